@@ -1,0 +1,32 @@
+"""Runs a raydc command on the cluster of a cluster file, through Ray's launcher:
+
+    ray submit cluster/onprem.yaml examples/submit.py run examples/digits/spec.yaml
+    ray submit cluster/onprem.yaml examples/submit.py -- run examples/digits/spec.yaml --set storage=/shared/raydc
+
+Ray copies this one file to the head and runs it there. It is the command line of raydc, attached to the running
+cluster, in the folder where the cluster file puts the project. Put `--` first where options follow; an argument
+with spaces needs quotes within quotes ("'...'"), because Ray joins the arguments with spaces. Ray turns any exit
+code into 0 or 1, so the last line says it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    project = Path(os.environ.get("RAYDC_PROJECT", "~/project")).expanduser()
+    environment = {"RAY_ADDRESS": "auto", "PYTHONUNBUFFERED": "1", **os.environ}
+    raydc = Path(sys.executable).with_name("raydc")
+    code = subprocess.run(
+        [raydc, *sys.argv[1:]], cwd=project if project.is_dir() else None, env=environment, check=False
+    ).returncode
+    print(f"raydc {' '.join(sys.argv[1:])}: exit code {code}", flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The manifest of a prepared data set: written last, and compared with the files before they are used.
+
+MANIFEST.json      what the set was made from, rows of each split, bytes and sha256 of every file
+features.json      the fitted features
+golden_rows.json   a few held-out rows as JSON, for the check of a replica
+*.arrow            the shards, see `raydc.data.shards`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raydc.errors import DataError
+from raydc.features import Features
+from raydc.storage import Storage, sha256
+
+FORMAT_VERSION = 1
+MANIFEST = "MANIFEST.json"
+_AGAIN = "Delete the folder and prepare the data set again."
+
+
+def read(folder: Storage) -> dict[str, Any]:
+    """The manifest of a prepared data set.
+
+    Raises:
+        DataError: There is none, or it is not one that this version reads.
+    """
+    hint = "Prepare the data set again; delete the folder first if it is there."
+    try:
+        manifest = folder.read_json(MANIFEST)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder.uri} is no prepared data set: {MANIFEST}: {error}", hint) from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT_VERSION:
+        raise DataError(f"{folder.uri}/{MANIFEST}: format {found!r}, but this raydc reads {FORMAT_VERSION}", hint)
+    return dict(manifest)
+
+
+def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False) -> None:
+    """Compares a folder with its manifest: names and sizes, and with `contents` the sha256 of each file.
+
+    Raises:
+        DataError: The first file that differs, with what was expected and what was found.
+    """
+    for name, entry in manifest["files"].items():
+        if not folder.exists(name):
+            raise DataError(f"{folder.uri}/{name} is missing", _AGAIN)
+        digest = sha256(folder.read_bytes(name)) if contents else entry["sha256"]
+        check_entry(folder, name, folder.size(name), digest, entry)
+
+
+def check_entry(folder: Storage, name: str, num_bytes: int, digest: str, entry: Mapping[str, Any]) -> None:
+    """Compares one file with its entry. Raises DataError where it differs."""
+    if (num_bytes, digest) == (entry["bytes"], entry["sha256"]):
+        return
+    expected, found = (f"{entry['bytes']} bytes", f"{num_bytes} bytes")
+    if num_bytes == entry["bytes"]:
+        expected, found = (f"sha256 {entry['sha256'][:12]}", digest[:12])
+    message = f"{folder.uri}/{name} is damaged: expected {expected}, found {found}"
+    raise DataError(message, _AGAIN)
+
+
+def write_file(folder: Storage, name: str, content: bytes) -> dict[str, Any]:
+    """Writes a file of a data set; returns its entry in the manifest."""
+    folder.write_bytes(name, content)
+    return {"bytes": len(content), "sha256": sha256(content)}
+
+
+def write(
+    folder: Storage,
+    features: Features,
+    golden_rows: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Completes a data set whose shards are written: features, golden rows, then the manifest.
+
+    Args:
+        folder: Where the shards are.
+        features: The fitted features.
+        golden_rows: Rows as JSON values.
+        files: `{name: {"bytes", "sha256"}}` of the shards.
+        facts: `rows`, `shards` (names by split), `rows_per_shard`, and what the set was made from. A `data_hash`
+            is added where there is none.
+    """
+    files = dict(files)
+    for name, value in (("features.json", features.to_dict()), ("golden_rows.json", list(golden_rows))):
+        folder.write_json(name, value)
+        files[name] = {"bytes": folder.size(name), "sha256": sha256(folder.read_bytes(name))}
+    data_hash = sha256("".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode())
+    manifest = {"format": FORMAT_VERSION, "data_hash": data_hash, **facts, "files": files}
+    folder.write_json(MANIFEST, manifest)
+    return manifest

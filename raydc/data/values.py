@@ -1,0 +1,145 @@
+"""Raw columns as Arrow tables hold them: which numbers, texts and images stand in them, and where one is wrong.
+
+Text of a number counts as a number, so that CSV, JSON Lines and Parquet follow one rule, and the type of a column is
+a statement about all of its values: it does not depend on where blocks begin and end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raydc.features.columns import text_of
+
+ROW_ID = "__row_id"
+DIGEST = "__digest"
+IMAGE = pa.struct(
+    [("pixels", pa.large_binary()), ("height", pa.int32()), ("width", pa.int32()), ("channels", pa.int32())]
+)
+_NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
+_NOT_FINITE = r"^\s*[+-]?(?i:inf|infinity|nan)\s*$"
+Floats = npt.NDArray[np.float64]
+
+
+def internal(name: str) -> bool:
+    """Columns that raydc adds."""
+    return name in (ROW_ID, DIGEST)
+
+
+def kind_of(column_type: pa.DataType) -> str:
+    """`number`, `text`, `image`, or `other` for types that are no input (dates, lists, ...)."""
+    if column_type == IMAGE:
+        return "image"
+    if pa.types.is_integer(column_type) or pa.types.is_floating(column_type) or pa.types.is_decimal(column_type):
+        return "number"
+    return "text" if pa.types.is_string(column_type) or pa.types.is_null(column_type) else "other"
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of a Parquet file in one of the few types that the rest knows; others stay as they are."""
+    if isinstance(column.type, pa.DictionaryType):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_boolean(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_float16(kind):
+        return column.cast(pa.float32())
+    return column
+
+
+def column_of(table: pa.Table, name: str) -> pa.Array:
+    """A column as one array; all null where the block has none (a key that no line of it holds)."""
+    if name not in table.column_names:
+        return pa.nulls(table.num_rows, pa.string())
+    combined = table.column(name).combine_chunks()
+    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def row_ids(table: pa.Table) -> npt.NDArray[np.int64]:
+    """int64 [B]."""
+    return np.asarray(table.column(ROW_ID).to_numpy())
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A column read as numbers.
+
+    Attributes:
+        values: float64 [B], NaN where a value is missing or wrong.
+        wrong: bool [B]: there is a value, and it is no number.
+        missing: bool [B]: there is no value (null or NaN).
+    """
+
+    values: Floats
+    wrong: npt.NDArray[np.bool_]
+    missing: npt.NDArray[np.bool_]
+
+
+def parse_numbers(column: pa.Array) -> Parsed:
+    """Reads a column of numbers or text as numbers."""
+    null = np.asarray(column.is_null())
+    if kind_of(column.type) == "number":
+        values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
+        return Parsed(values, np.zeros(len(values), dtype=bool), null | np.isnan(values))
+    text = column.cast(pa.string())
+    finite = pc.fill_null(pc.match_substring_regex(text, _NUMBER), False)
+    special = pc.fill_null(pc.match_substring_regex(text, _NOT_FINITE), False)
+    trimmed = pc.utf8_ltrim(pc.utf8_trim_whitespace(pc.if_else(finite, text, None)), "+")
+    values = np.array(trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    for row in np.flatnonzero(np.asarray(special)):
+        values[row] = float(text[int(row)].as_py())
+    number = np.asarray(finite) | np.asarray(special)
+    return Parsed(values, ~number & ~null, null | (number & np.isnan(values)))
+
+
+def missing(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """bool [B]: null, or NaN."""
+    nan_is_null = pa.types.is_floating(column.type)
+    return np.asarray(column.is_null(nan_is_null=nan_is_null))
+
+
+def texts(column: pa.Array) -> list[str | None]:
+    """Labels or categories: the text of each value, None where one is missing."""
+    if pa.types.is_string(column.type):
+        return list(column.to_pylist())
+    absent = missing(column)
+    return [None if gone else text_of(value) for value, gone in zip(column.to_pylist(), absent, strict=True)]
+
+
+def image_array(images: list[npt.NDArray[np.uint8] | None]) -> pa.Array:
+    """Decoded images [H, W, C], or None, as one Arrow column."""
+    rows = [
+        None if image is None else (image.tobytes(), image.shape[0], image.shape[1], image.shape[2]) for image in images
+    ]
+    return pa.array(rows, IMAGE)
+
+
+def image_block(images_BHW: npt.NDArray[np.uint8]) -> pa.Array:
+    """Grey images of one size [B, H, W] as an Arrow column, without a copy per image."""
+    num_rows, height, width = images_BHW.shape
+    offsets = np.arange(num_rows + 1, dtype=np.int64) * (height * width)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(images_BHW))]
+    pixels = pa.Array.from_buffers(pa.large_binary(), num_rows, buffers)
+    sizes = [pa.array(np.full(num_rows, size, dtype=np.int32)) for size in (height, width, 1)]
+    return pa.StructArray.from_arrays([pixels, *sizes], fields=list(IMAGE))
+
+
+def images_of(column: pa.Array) -> list[npt.NDArray[np.uint8]]:
+    """The inverse of `image_array`; nothing may be missing."""
+    pixels, *sizes = (column.field(index) for index in range(4))
+    shapes = zip(*(size.to_numpy() for size in sizes), strict=True)
+    return [
+        np.frombuffer(value.as_buffer(), dtype=np.uint8).reshape(shape)
+        for value, shape in zip(pixels, shapes, strict=True)
+    ]
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, cut to a line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

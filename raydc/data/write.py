@@ -1,0 +1,114 @@
+"""Shards out of blocks: which rows go into which shard, and the tasks that write them straight into storage."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raydc.data import manifest, values
+from raydc.data.clean import Cleaner
+from raydc.data.shards import SPLITS, shard_bytes, shard_name
+from raydc.features import Features
+from raydc.features.images import encode_png
+from raydc.storage import Storage
+
+NUM_GOLDEN_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to be made: `pieces` are (block, start, stop), counted in the rows of the split in that block."""
+
+    split: int
+    index: int
+    pieces: tuple[tuple[int, int, int], ...]
+
+    @property
+    def name(self) -> str:
+        return shard_name(SPLITS[self.split], self.index)
+
+
+def plan_shards(num_rows: Sequence[Sequence[int]], rows_per_shard: int) -> list[Shard]:
+    """Cuts the rows of every split, in the order of the blocks, into shards of equal size.
+
+    Args:
+        num_rows: Rows of each split in each block, [blocks][splits].
+        rows_per_shard: Rows of every shard but a split's last.
+    """
+    plan = []
+    for split in range(len(SPLITS)):
+        ends = list(itertools.accumulate((block[split] for block in num_rows), initial=0))
+        for index, start in enumerate(range(0, ends[-1], rows_per_shard)):
+            stop = min(start + rows_per_shard, ends[-1])
+            pieces = [
+                (block, max(start, first) - first, min(stop, last) - first)
+                for block, (first, last) in enumerate(itertools.pairwise(ends))
+                if first < stop and last > start
+            ]
+            plan.append(Shard(split, index, tuple(pieces)))
+    return plan
+
+
+def rows_of(shard: Shard, blocks: Sequence[pa.Table], cleaner: Cleaner) -> pa.Table:
+    """The raw rows of a shard; `blocks` are those of its pieces."""
+    parts = []
+    for table, (_, start, stop) in zip(blocks, shard.pieces, strict=True):
+        where = np.flatnonzero(cleaner.splits(table) == shard.split)[start:stop]
+        parts.append(table.take(pa.array(where)))
+    return pa.concat_tables(parts, promote_options="permissive")
+
+
+def raw_columns(rows: pa.Table, cleaner: Cleaner, first: int | None = None) -> dict[str, Any]:
+    """Input columns as `Features.apply` takes them, of all rows or the first few."""
+    part = rows if first is None else rows.slice(0, first)
+    return {name: _raw(values.column_of(part, name), kind) for name, kind in cleaner.kinds.items()}
+
+
+def _raw(column: pa.Array, kind: str) -> Any:
+    if kind == "categorical":
+        return values.texts(column)
+    if kind == "numeric":
+        return values.parse_numbers(column).values
+    images = values.images_of(column)
+    shapes = {image.shape for image in images}
+    return np.stack(images) if len(shapes) == 1 else images
+
+
+def raw_target(rows: pa.Table, cleaner: Cleaner) -> Any:
+    """The target as `Features.apply_target` takes it."""
+    kind = "numeric" if cleaner.data.task == "regression" else "categorical"
+    return _raw(values.column_of(rows, cleaner.data.target), kind)
+
+
+def write_shard(rows: pa.Table, name: str, folder: Storage, features: Features, cleaner: Cleaner) -> dict[str, Any]:
+    """Applies the features and writes the file; returns its entry in the manifest."""
+    x = features.apply(raw_columns(rows, cleaner))
+    y = features.apply_target(raw_target(rows, cleaner))
+    return manifest.write_file(folder, name, shard_bytes(x, y, values.row_ids(rows)).to_pybytes())
+
+
+def golden_rows(rows: pa.Table, cleaner: Cleaner) -> list[dict[str, Any]]:
+    """The first rows as JSON values, as a client would send them; missing values are left out."""
+    columns = raw_columns(rows, cleaner, NUM_GOLDEN_ROWS)
+    count = min(NUM_GOLDEN_ROWS, rows.num_rows)
+    listed = [{name: _json_value(cells[row]) for name, cells in columns.items()} for row in range(count)]
+    return [{name: value for name, value in row.items() if value is not None} for row in listed]
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return encode_png(_pixels(value))
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return None if np.isnan(number) else int(number) if number.is_integer() else number
+    return value
+
+
+def _pixels(value: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(value, dtype=np.uint8)

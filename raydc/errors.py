@@ -1,0 +1,111 @@
+"""Every deliberate error of raydc, and the exit code that the command line gives it.
+
+    RaydcError                1   anything below; never raised itself
+    ├── UsageError            2   a command, flag or argument that cannot be meant
+    ├── SpecError             2   one or more problems of a spec, each with its place
+    ├── DataError             3   a source, a row or a prepared data set that cannot be used
+    ├── CheckpointError       4   a checkpoint or a bundle that is missing or does not verify
+    ├── RunError              5   a run that exists, is missing or has changed
+    ├── TrainError            6   training ended without a model
+    ├── RegistryError         7   an unknown model, version or alias
+    ├── ServeError            8   an endpoint that did not come up, or that refused
+    └── ClusterError          9   no cluster, or one that cannot hold the job
+
+An error says what is wrong and, in `hint`, what to do next. All of them cross process boundaries: the
+default reduction of an exception (class, args, attributes) restores them as long as `__init__` can be
+called with `args`, which a test checks for each class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class RaydcError(Exception):
+    """Base of all deliberate errors.
+
+    Args:
+        message: What is wrong, where, and the offending value, in one sentence.
+        hint: What the reader can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(RaydcError):
+    """A command, flag or argument that cannot be meant."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a spec: `where` is `file:line:column` or `--set path`, `path` the dotted spec path."""
+
+    where: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.where, self.path, self.message) if part)
+
+
+class SpecError(RaydcError):
+    """All problems of a spec at once."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.args = (problems,)
+        self.problems = problems
+
+
+class DataError(RaydcError):
+    """A source, a row or a prepared data set that cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(RaydcError):
+    """A checkpoint or a bundle that is missing, torn or does not match its manifest."""
+
+    exit_code = 4
+
+
+class RunError(RaydcError):
+    """A run that exists already, is missing, or has changed under its name."""
+
+    exit_code = 5
+
+
+class TrainError(RaydcError):
+    """Training ended without a model."""
+
+    exit_code = 6
+
+
+class RegistryError(RaydcError):
+    """An unknown model, version or alias."""
+
+    exit_code = 7
+
+
+class ServeError(RaydcError):
+    """An endpoint that did not come up, or that refused a request."""
+
+    exit_code = 8
+
+
+class ClusterError(RaydcError):
+    """No cluster at the address, or one that cannot hold the job."""
+
+    exit_code = 9

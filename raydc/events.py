@@ -1,0 +1,88 @@
+"""What happened, as append-only JSON Lines: `events.jsonl` and `metrics.jsonl` of a run.
+
+One writer, one segment: on a local filesystem every writer appends whole lines to one file (a line is one
+`write` of an `O_APPEND` descriptor); an object store cannot append, so each writer owns an object beside the
+others (`events.00001.jsonl`, ...) and writes it anew at `flush`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from raydc.storage import Storage, canonical_json
+
+
+class Log:
+    """An append-only JSONL log named `stem`.jsonl in a folder."""
+
+    def __init__(self, folder: Storage, stem: str) -> None:
+        self.folder = folder
+        self.stem = stem
+        self._lines: list[bytes] = []
+        self._separator = b"\n"
+        # Segments sort by the time of their first line; the suffix keeps two writers of one moment apart.
+        self._segment = f"{stem}.{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
+
+    def write(self, **fields: Any) -> None:
+        """Appends one line; `time_s` (Unix time) is added."""
+        self.write_all([fields])
+
+    def write_all(self, records: list[dict[str, Any]]) -> None:
+        now = round(time.time(), 3)
+        lines = [canonical_json({"time_s": now, **record}) + b"\n" for record in records]
+        if not self.folder.is_local:
+            self._lines += lines
+            return
+        path = self.folder.local_path / f"{self.stem}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A killed writer may have left half a line; a blank line is nothing to `read`.
+        content, self._separator = self._separator + b"".join(lines), b""
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            if os.write(descriptor, content) != len(content):
+                raise OSError(errno.ENOSPC, "only a part of a line could be written", str(path))
+        finally:
+            os.close(descriptor)
+
+    def flush(self) -> None:
+        """Makes the lines so far visible to readers on any store."""
+        if self._lines:
+            self.folder.write_bytes(self._segment, b"".join(self._lines))
+
+
+def read(folder: Storage, stem: str) -> Iterator[dict[str, Any]]:
+    """The lines of a log in the order of writing. A torn line (of a killed writer) is left out."""
+    names = [n for n in folder.names() if n.startswith(f"{stem}.") and n.endswith(".jsonl")]
+    for name in sorted(names):
+        for line in folder.read_bytes(name).splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+
+def surviving(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The history that the final weights have seen.
+
+    A restart goes back to a checkpoint and does the steps after it again. Its first line is
+    `{"kind": "start", "step": s}`; whatever an earlier attempt wrote of steps after `s` is dropped.
+
+    Args:
+        records: Lines of `metrics.jsonl`, in the order of writing.
+
+    Returns:
+        The lines without `start` records, each (kind, step) at most once.
+    """
+    history: list[dict[str, Any]] = []
+    for record in records:
+        if record.get("kind") == "start":
+            history = [kept for kept in history if kept["step"] <= record["step"]]
+        else:
+            history.append(record)
+    return history

@@ -1,0 +1,202 @@
+"""The fitted features of a data set: one object from preparation to the replica.
+
+Shape suffixes: B rows, K outputs of the network.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raydc.errors import DataError
+from raydc.features.columns import (
+    Column,
+    Image,
+    Values,
+    column_from_dict,
+    column_to_dict,
+    numbers,
+    text_of,
+)
+from raydc.features.signature import Signature
+from raydc.storage import canonical_json, sha256
+
+
+@dataclass(frozen=True)
+class Features:
+    """Fitted on the training rows with `raydc.data.fit`, applied with plain array code everywhere.
+
+    Attributes:
+        signature: What the network takes and gives.
+        target: Name of the target column.
+        columns: Fitted input columns by name, in the order of the inputs.
+        target_mean: Mean of a regression's target over the training rows; 0 for a classification.
+        target_scale: Its standard deviation; 1 for a classification.
+        ignored: Columns that a raw row may carry without meaning anything: excluded ones.
+        missing_values: Strings that mean "missing".
+    """
+
+    signature: Signature
+    target: str
+    columns: dict[str, Column]
+    target_mean: float = 0.0
+    target_scale: float = 1.0
+    ignored: tuple[str, ...] = ()
+    missing_values: tuple[str, ...] = ()
+
+    def apply(self, columns: Mapping[str, Values]) -> npt.NDArray[Any]:
+        """Raw columns to network inputs.
+
+        Args:
+            columns: B values of every input column, by name; others are not looked at.
+
+        Returns:
+            [B, *signature.shape] of signature.dtype.
+
+        Raises:
+            DataError: A column that is not there, or a value that does not fit, named `rows[i].column`.
+        """
+        for name in self.columns:
+            if name not in columns:
+                raise DataError(f"column {name!r} is missing", f"The model needs {', '.join(self.columns)}.")
+        parts: list[npt.NDArray[np.float32]] = []
+        for name, column in self.columns.items():
+            if isinstance(column, Image):
+                return column.apply(columns[name], name)
+            parts.append(column.apply(columns[name], name, self._missing))
+        return np.concatenate(parts, axis=1)
+
+    def apply_target(self, values: Values) -> npt.NDArray[Any]:
+        """Raw targets to what a loss takes.
+
+        Returns:
+            int64 [B], positions in `signature.classes`; or float32 [B], standardised.
+
+        Raises:
+            DataError: A label outside the classes, or a target that is no number, named by its row.
+        """
+        if self.signature.task == "regression":
+            numbers_B = numbers(values, self.target, self._missing)
+            if np.isnan(numbers_B).any():
+                row = int(np.flatnonzero(np.isnan(numbers_B))[0])
+                raise DataError(f"rows[{row}].{self.target}: the target is missing")
+            return ((numbers_B - self.target_mean) / self.target_scale).astype(np.float32)
+        labels_B = np.empty(len(values), dtype=np.int64)
+        for row, value in enumerate(values):
+            label = self._class_position.get(text_of(value), -1)
+            if label < 0:
+                message = f"rows[{row}].{self.target}: {value!r} is not one of the model's classes"
+                raise DataError(message, f"They are {', '.join(self.signature.classes)}.")
+            labels_B[row] = label
+        return labels_B
+
+    def decode(self, outputs_BK: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
+        """Raw network outputs to answers.
+
+        Args:
+            outputs_BK: float32 [B, K], before any softmax.
+
+        Returns:
+            One per row: `{"label", "score", "scores": {class: probability}}`, or `{"value"}` in units of the target.
+        """
+        if self.signature.task == "regression":
+            return [{"value": float(value)} for value in self.unscale(outputs_BK)]
+        logits_BK = outputs_BK.astype(np.float64)
+        powers_BK = np.exp(logits_BK - logits_BK.max(axis=1, keepdims=True))
+        scores_BK = powers_BK / powers_BK.sum(axis=1, keepdims=True)
+        classes = self.signature.classes
+        answers = []
+        for scores_K in scores_BK:
+            best = int(scores_K.argmax())
+            scores = dict(zip(classes, scores_K.tolist(), strict=True))
+            answers.append({"label": classes[best], "score": scores[classes[best]], "scores": scores})
+        return answers
+
+    def unscale(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Standardised values [B] or [B, 1] of a regression to float64 [B] in units of the target."""
+        values_B = np.asarray(outputs, dtype=np.float64).reshape(len(outputs))
+        return values_B * self.target_scale + self.target_mean
+
+    def from_json_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Rows of JSON values to columns for `apply`.
+
+        A column that a row leaves out is missing there. An image is base64 text of a PNG or JPEG file, or nested
+        lists of numbers from 0 to 255. The target and excluded columns may be there; they are not looked at.
+
+        Raises:
+            DataError: A row that is no object or is empty, or a column that the model does not know.
+        """
+        for index, row in enumerate(rows):
+            self._check_row(index, row)
+        return {name: [row.get(name) for row in rows] for name in self.columns}
+
+    def _check_row(self, index: int, row: Mapping[str, Any]) -> None:
+        needs = f"The model needs {', '.join(self.columns)}."
+        if not isinstance(row, Mapping):
+            raise DataError(f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs)
+        if unknown := row.keys() - self._known:
+            name = min(unknown)
+            close = difflib.get_close_matches(name, self.columns, n=1, cutoff=0.6)
+            raise DataError(f"rows[{index}].{name}: unknown column", f"Did you mean {close[0]}?" if close else needs)
+        if not row.keys() & self.columns.keys():
+            raise DataError(f"rows[{index}]: none of the model's columns is there", needs)
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset([*self.columns, self.target, *self.ignored])
+
+    @cached_property
+    def _missing(self) -> frozenset[str]:
+        return frozenset(self.missing_values)
+
+    @cached_property
+    def _class_position(self) -> dict[str, int]:
+        return {name: position for position, name in enumerate(self.signature.classes)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "signature": self.signature.to_dict(),
+            "target": self.target,
+            # A list: the order of the columns is the order of the inputs, and JSON is written with sorted keys.
+            "columns": [{"name": name, **column_to_dict(column)} for name, column in self.columns.items()],
+            "target_mean": self.target_mean,
+            "target_scale": self.target_scale,
+            "ignored": list(self.ignored),
+            "missing_values": list(self.missing_values),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Features:
+        """The inverse of `to_dict`.
+
+        Raises:
+            DataError: The value was written by another version, or by something else.
+        """
+        try:
+            columns = {
+                item["name"]: column_from_dict({k: v for k, v in item.items() if k != "name"})
+                for item in value["columns"]
+            }
+            return cls(
+                Signature.from_dict(value["signature"]),
+                value["target"],
+                columns,
+                value["target_mean"],
+                value["target_scale"],
+                tuple(value["ignored"]),
+                tuple(value["missing_values"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"not the features of a data set: {error!r}") from error
+
+    @property
+    def hash(self) -> str:
+        """sha256 over the canonical JSON."""
+        return sha256(canonical_json(self.to_dict()))

@@ -1,0 +1,104 @@
+"""Images to arrays: decode, convert, resize. One function for preparation and for serving."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]  # [H, W, C], C is 1 (grey) or 3 (RGB)
+
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
+_PIL_ERRORS = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError)
+
+
+def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
+    """An image as pixels.
+
+    Args:
+        value: Bytes of an encoded image (PNG, JPEG, ...), base64 text of such bytes, or an array or nested list
+            [H, W] or [H, W, C] of whole numbers from 0 to 255.
+        size: (height, width) to resize to (bilinear, antialiased). Default: the image's own.
+        channels: 1 for grey, 3 for RGB. Default: the image's own.
+
+    Returns:
+        uint8 [H, W, C].
+
+    Raises:
+        ValueError: The value is no image; the message says why.
+    """
+    pixels = _open(value) if isinstance(value, bytes | bytearray | memoryview | str) else _from_array(value)
+    if channels == 1 and pixels.shape[2] == 3:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+    if size is not None and pixels.shape[:2] != size:
+        pixels = _resize(pixels, size)
+    return to_channels(pixels, channels)
+
+
+def to_channels(pixels: Pixels, channels: int | None) -> Pixels:
+    """Grey to RGB where that is asked for: the same value in three channels."""
+    if channels == 3 and pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return pixels
+
+
+def encode_png(pixels: Pixels) -> str:
+    """Base64 text of a lossless PNG: how an image stands in a JSON row."""
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _open(value: bytes | bytearray | memoryview | str) -> Pixels:
+    if isinstance(value, str):
+        try:
+            value = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"not base64 text: {error}") from error
+    try:
+        image = Image.open(io.BytesIO(value))
+        grey = image.mode in _GREY_MODES
+        if grey and image.mode not in ("1", "L", "LA", "La"):
+            return _from_deep_grey(np.asarray(image))
+        converted = np.asarray(image.convert("L" if grey else "RGB"))
+    except _PIL_ERRORS as error:
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(reason) from error
+    return converted[:, :, None] if grey else converted
+
+
+def _from_deep_grey(values: npt.NDArray[Any]) -> Pixels:
+    # PIL clips 16-bit grey at 255 instead of scaling it.
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError("a grey image with more than 16 bits per pixel")
+    return (values.astype(np.uint32) >> 8).astype(np.uint8)[:, :, None]
+
+
+def _from_array(value: Any) -> Pixels:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError("its rows differ in length") from error
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3) or array.size == 0:
+        raise ValueError(f"shape {array.shape} is not [H, W], [H, W, 1] or [H, W, 3]")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "iuf":
+        raise ValueError("its values are not numbers")
+    if not bool(((array >= 0) & (array <= 255) & (array == np.floor(array))).all()):
+        raise ValueError("its values are not whole numbers from 0 to 255")
+    return array.astype(np.uint8)
+
+
+def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    resized = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return resized[:, :, None] if resized.ndim == 2 else resized

@@ -1,0 +1,320 @@
+"""The stages of a run, one after the other: what `raydc run` does, and what each command does of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from raydc import engine, plan, spec
+from raydc.data import prepare, shards
+from raydc.errors import ClusterError, RunError, UsageError
+from raydc.registry import Registry, user
+from raydc.spec.sections import Spec
+from raydc.storage import Storage
+
+Report = Callable[[str], None]
+NODES_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A resolved spec on a connected Ray, with its places in storage."""
+
+    spec: Spec
+    engine: engine.Engine
+    report: Report
+    storage: Storage = field(init=False)
+    run_folder: Storage = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "storage", Storage(self.spec.storage))
+        object.__setattr__(self, "run_folder", self.storage / "runs" / self.spec.name)
+
+
+@dataclass(frozen=True)
+class Served:
+    """How a run ended: the version that answers, and what it answered on a held-out row."""
+
+    version: int
+    metrics: dict[str, float]
+    url: str | None = None
+    prediction: dict[str, Any] | None = None
+    expected: Any = None
+
+
+def open_job(given: Spec, address: str | None, report: Report) -> Job:
+    """Resolves a spec and connects to Ray.
+
+    Raises:
+        ClusterError: No cluster, or one that cannot hold the job.
+        UsageError: Storage that not every node can reach.
+    """
+    resolved = spec.resolve(given)
+    started = time.monotonic()
+    connected = _connect(resolved, address, report)
+    _refuse_unreachable(given.storage, resolved.storage, connected)
+    where = "a local Ray" if connected.local else f"the cluster at {connected.address}"
+    amounts = ", ".join(
+        f"{connected.resources[name]:g} {name}" for name in ("CPU", "GPU") if name in connected.resources
+    )
+    report(f"ray       {where}: {connected.num_nodes} node(s), {amounts} ({time.monotonic() - started:.0f} s)")
+    return Job(resolved, connected, report)
+
+
+def _connect(resolved: Spec, address: str | None, report: Report) -> engine.Engine:
+    # `ray up` returns when the head is up; the other nodes follow, and are waited for where the spec needs them.
+    connected = engine.connect(address)
+    deadline = time.monotonic() + NODES_TIMEOUT_S
+    waiting = False
+    while True:
+        try:
+            plan.make(resolved, connected.resources)
+            return connected
+        except ClusterError as error:
+            if connected.local or time.monotonic() > deadline:
+                raise
+            if not waiting:
+                report(f"ray       {error.message}; waiting up to {NODES_TIMEOUT_S:.0f} s for nodes to join")
+            waiting = True
+        time.sleep(1.0)
+        connected = engine.connect(address)
+
+
+def _refuse_unreachable(given: str, resolved: str, connected: engine.Engine) -> None:
+    hint = "Name a place that every node reaches: --set storage=/shared/raydc or s3://bucket/raydc"
+    if connected.local or not Storage(resolved).is_local or Path(given).is_absolute():
+        return
+    if connected.num_nodes > 1:
+        raise UsageError(
+            f"storage: {given!r} is a folder below the current directory, and this cluster has "
+            f"{connected.num_nodes} nodes",
+            hint,
+        )
+    if "working_dir_files" in Path(resolved).parts:
+        raise UsageError(f"storage: {given!r} is below the working folder of a Ray job, which Ray deletes", hint)
+
+
+def prepare_data(job: Job) -> prepare.Prepared:
+    """Stage prepare."""
+    return prepare.run(job.spec, lambda line: job.report(f"prepare   {line}"))
+
+
+def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool:
+    """Makes the run folder, or goes on with the one that is there.
+
+    Args:
+        job: The job.
+        given_text: The spec file as the user wrote it, kept beside the resolved one.
+        resume: Go on with an existing run.
+        new: Move an existing run aside and start afresh.
+
+    Returns:
+        True when an existing run goes on.
+
+    Raises:
+        RunError: A run of this name exists and neither was said; there is nothing to resume; or the spec has
+            changed since.
+    """
+    folder, name = job.run_folder, job.spec.name
+    exists = folder.exists("resolved.yaml")
+    if resume and not exists:
+        raise RunError(f"run {name!r}: nothing to resume at {folder.uri}", "Leave --resume out to start it.")
+    if exists and not resume and not new:
+        raise RunError(
+            f"run {name!r} exists already at {folder.uri}",
+            "Type --resume to go on with it, --new to start again (the old one is kept beside it), "
+            "or choose another name: --set name=...",
+        )
+    if exists and new:
+        job.report(f"run       the run before is now {_set_aside(job)}")
+    if exists and resume:
+        _refuse_changes(job)
+        return True
+    resolved = yaml.safe_dump(spec.to_dict(job.spec), sort_keys=False)
+    folder.write_bytes("spec.yaml", (given_text if given_text is not None else resolved).encode())
+    folder.write_bytes("resolved.yaml", resolved.encode())
+    return False
+
+
+def _set_aside(job: Job) -> str:
+    runs, name = job.storage / "runs", job.spec.name
+    taken = set(runs.names())
+    number = next(n for n in range(1, len(taken) + 2) if f"{name}.{n}" not in taken)
+    runs.move(name, f"{name}.{number}")
+    return f"{name}.{number}"
+
+
+# Sections that may differ between a run and its continuation: they do not change the model.
+_MAY_CHANGE = {"storage", "scaling", "fault_tolerance", "checkpoint", "serve"}
+
+
+def _refuse_changes(job: Job) -> None:
+    before = yaml.safe_load(job.run_folder.read_bytes("resolved.yaml"))
+    changed = sorted(_differences(before, spec.to_dict(job.spec), ""))
+    relevant = [line for line in changed if line.split(".")[0].split(":")[0] not in _MAY_CHANGE]
+    if relevant:
+        hint = "Undo the change to resume, or type --new to start again with it."
+        if all(line.startswith("train.logical_shards:") for line in relevant):
+            kept = before["train"]["logical_shards"]
+            hint = f"A step keeps its pieces when the workers change: --set train.logical_shards={kept}"
+        raise RunError(
+            f"run {job.spec.name!r} was started with another spec:\n    " + "\n    ".join(relevant),
+            hint,
+        )
+
+
+def _differences(before: Any, after: Any, path: str) -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            line
+            for key in before.keys() | after.keys()
+            for line in _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if before == after else [f"{path}: was {before!r}, is {after!r}"]
+
+
+def check_model(job: Job, data: prepare.Prepared) -> None:
+    """Builds the model once, while nothing has been written yet.
+
+    Raises:
+        SpecError: There is no such model, or it does not fit the data.
+    """
+    from raydc import models
+
+    section = job.spec.model
+    if getattr(section, "weights", None):
+        section = section.model_copy(update={"weights": None})  # Nothing is downloaded for a check.
+    models.build(section, data.features.signature, job.spec.seed)
+
+
+def train_model(job: Job, data: prepare.Prepared, resume: bool) -> Storage:
+    """Stage train: returns the folder of the bundle."""
+    from raydc import train
+
+    train.run(job.spec, data, job.run_folder, job.report, resume=resume)
+    return job.run_folder / "model"
+
+
+def search(job: Job, data: prepare.Prepared, resume: bool) -> Storage:
+    """Stage sweep: returns the folder of the winner's bundle."""
+    from raydc import sweep
+
+    return sweep.run(job.spec, data, job.run_folder, job.report, resume=resume).bundle_folder
+
+
+def evaluate_model(job: Job, bundle_folder: Storage, data: prepare.Prepared) -> dict[str, Any]:
+    """Stage evaluate: metrics on the held-out rows, or on the validation rows where none are held out."""
+    from raydc import evaluate
+
+    split = "test" if data.num_rows.get("test") else "validation"
+    metrics = evaluate.run(bundle_folder, data.folder, split)
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+    job.report(f"evaluate  {split}: {shown} ({data.num_rows[split]:,} rows)")
+    job.run_folder.write_json("evaluation.json", {"split": split, **metrics})
+    return metrics
+
+
+def register_model(job: Job, bundle_folder: Storage, metrics: dict[str, Any]) -> int:
+    """Stage register: the version number of this bundle; the same bundle keeps its version."""
+    source = {"run": job.spec.name, "by": user(), "metrics": metrics}
+    version = Registry(job.storage).register(job.spec.name, bundle_folder, source)
+    job.report(f"register  {job.spec.name} version {version}")
+    return version
+
+
+def serve_model(job: Job, version: int, why: str) -> str:
+    """Stage serve: the alias moves to a version and the endpoint answers with it. Returns its address."""
+    from raydc import serve
+
+    endpoint = serve.deploy(job.spec, job.storage, version=version, why=why)
+    job.report(f"serve     {endpoint.url} answers as {endpoint.model} version {endpoint.version}")
+    return endpoint.url
+
+
+def run(job: Job, given_text: str, resume: bool, new: bool) -> Served:
+    """All stages that the spec names."""
+    data = prepare_data(job)
+    check_model(job, data)
+    resumed = begin_run(job, given_text, resume, new)
+    stage = search if job.spec.sweep else train_model
+    bundle_folder = stage(job, data, resumed)
+    metrics = evaluate_model(job, bundle_folder, data)
+    version = register_model(job, bundle_folder, metrics)
+    if job.spec.serve is None:
+        return Served(version, metrics)
+    url = serve_model(job, version, f"raydc run {job.spec.name}")
+    return ask_held_out(job, data, Served(version, metrics, url))
+
+
+def ask_held_out(job: Job, data: prepare.Prepared, served: Served) -> Served:
+    """One real request: a held-out row, what the endpoint says of it, and what the data set says."""
+    from raydc import client
+
+    # Golden rows are the first of the held-out rows, or of the validation rows where none are held out.
+    row = data.folder.read_json("golden_rows.json")[0]
+    split = "test" if data.num_rows.get("test") else "validation"
+    _, y = shards.open_rows(data.folder, split).gather(np.zeros(1, dtype=np.int64))
+    classes = data.features.signature.classes
+    expected = classes[int(y[0])] if classes else float(data.features.unscale(y[:, None])[0])
+    answer = client.predict(served.url or "", rows=[row], timeout_s=30.0)
+    return Served(served.version, served.metrics, served.url, answer, expected)
+
+
+def version_to_serve(registry: Registry, given: Spec) -> int:
+    """The version that the spec's alias names, or the newest.
+
+    Raises:
+        RegistryError: The model has no version.
+    """
+    alias = given.serve.alias if given.serve else ""
+    if alias in registry.aliases(given.name):
+        return registry.resolve(given.name, alias)
+    known = registry.versions(given.name)
+    return max(known) if known else registry.resolve(given.name, alias)  # Which says that there is none.
+
+
+def predict_file(job: Job, source: str, output: str) -> None:
+    """Predicts every row of a file with the version that the endpoint would serve."""
+    from raydc import evaluate
+
+    registry = Registry(job.storage)
+    version = version_to_serve(registry, job.spec)
+    num_rows = evaluate.predict_file(registry.folder(job.spec.name, version), source, output)
+    job.report(f"predict   {num_rows:,} rows with {job.spec.name} version {version} -> {output}")
+
+
+def move_alias(given: Spec, address: str | None, alias: str | None, version: int | None, why: str) -> str:
+    """Moves an alias to a version, or back to the one before, and the endpoint with it where one is deployed.
+
+    Args:
+        given: A spec; its name, storage and `serve` section count.
+        address: Ray cluster; default `RAY_ADDRESS`, else a Ray that runs on this machine, if any.
+        alias: Alias to move; default `serve.alias`.
+        version: Where to; None goes back.
+        why: Reason, for the history.
+
+    Returns:
+        What happened, as one line.
+    """
+    from raydc import serve
+
+    resolved = spec.resolve(given)
+    alias = alias or (resolved.serve.alias if resolved.serve else "production")
+    storage = Storage(resolved.storage)
+    attached = engine.attach(address)
+    if version is None:
+        moved = serve.rollback(storage, resolved.name, alias, why=why, live=attached)
+    else:
+        moved = serve.promote(storage, resolved.name, alias, version, why=why, live=attached)
+    wanted = (storage.uri, resolved.name, alias, moved)
+    answers = attached and any(
+        (one["storage"], one["model"], one["alias"], one["version"]) == wanted for one in serve.status()
+    )
+    follows = "and the endpoint answers with it" if answers else "(no endpoint that could be found serves it)"
+    return f"{resolved.name}: alias {alias!r} is now version {moved} {follows}"

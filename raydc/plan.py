@@ -1,0 +1,159 @@
+"""What a spec will do with given resources. Pure: it asks nobody and starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from raydc import order
+from raydc.errors import ClusterError
+from raydc.spec.sections import Sources, Spec, WorkerRange
+
+STAGES = ("prepare", "sweep", "train", "evaluate", "register", "serve")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run and the size of each.
+
+    `num_workers` is how many workers fit now; `worker` and `replica` are Ray resources of one process each.
+    """
+
+    stages: tuple[str, ...]
+    num_workers: int
+    worker: dict[str, float]
+    replica: dict[str, float]
+    num_concurrent_trials: int
+    lines: tuple[str, ...]
+
+
+def uses_gpu(spec: Spec, resources: Mapping[str, float]) -> bool:
+    """Whether workers take a GPU each; `auto` means: when every worker can have one."""
+    if spec.scaling.use_gpu != "auto":
+        return bool(spec.scaling.use_gpu)
+    return resources.get("GPU", 0.0) >= max(1, spec.scaling.min_workers)
+
+
+def worker_resources(spec: Spec, resources: Mapping[str, float]) -> dict[str, float]:
+    """Ray resources of one worker."""
+    needs = dict(spec.scaling.resources_per_worker or {"CPU": 1.0})
+    if uses_gpu(spec, resources):
+        needs.setdefault("GPU", 1.0)
+    return needs
+
+
+def num_threads(spec: Spec) -> int:
+    """CPU threads of one worker: its CPUs, at least 1. It is part of the result, so it never depends on a machine."""
+    return max(1, int((spec.scaling.resources_per_worker or {}).get("CPU", 1.0)))
+
+
+def replica_resources(spec: Spec) -> dict[str, float]:
+    """Ray resources of one replica."""
+    if spec.serve is None:
+        return {}
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    options = spec.serve.ray_actor_options
+    needs = {names[key]: float(value) for key, value in options.items() if key in names}
+    return needs | {key: float(value) for key, value in options.get("resources", {}).items()}
+
+
+def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
+    """How many processes with these needs the resources hold together, ignoring how they lie on nodes."""
+    # A ratio such as 1.2 / 0.4 must not fall just below 3.
+    fits = [int(resources.get(name, 0.0) / amount + 1e-9) for name, amount in needs.items() if amount > 0]
+    return min(fits, default=1_000_000)
+
+
+def make(spec: Spec, resources: Mapping[str, float], num_rows: int | None = None) -> Plan:
+    """Says what a spec will do.
+
+    Args:
+        spec: A resolved spec.
+        resources: Totals of the cluster or of this machine, by Ray's names (`CPU`, `GPU`, ...).
+        num_rows: Training rows, where the data set is prepared already.
+
+    Raises:
+        ClusterError: The resources cannot hold the smallest form of a stage.
+    """
+    worker = worker_resources(spec, resources)
+    fits = how_many(worker, resources)
+    if spec.scaling.max_workers > 0 and fits < max(1, spec.scaling.min_workers):
+        raise _too_small("train", f"{spec.scaling.min_workers} worker(s)", worker, resources)
+    replica = replica_resources(spec)
+    if spec.serve is not None and how_many(replica, resources) < max(1, spec.serve.autoscaling_config.min_replicas):
+        least = max(1, spec.serve.autoscaling_config.min_replicas)
+        raise _too_small("serve", f"{least} replica(s)", replica, resources)
+    stages = ["prepare", "sweep" if spec.sweep else "train", "evaluate", "register"]
+    stages += ["serve"] if spec.serve else []
+    concurrent = min(spec.sweep.max_concurrent_trials or fits, fits) if spec.sweep else 0
+    plan = Plan(
+        stages=tuple(stages),
+        num_workers=min(spec.scaling.max_workers, fits),
+        worker=worker,
+        replica=replica,
+        num_concurrent_trials=concurrent,
+        lines=(),
+    )
+    return Plan(**{**plan.__dict__, "lines": tuple(_lines(spec, plan, num_rows))})
+
+
+def _too_small(stage: str, what: str, needs: Mapping[str, float], resources: Mapping[str, float]) -> ClusterError:
+    have = {name: resources.get(name, 0.0) for name in needs}
+    return ClusterError(
+        f"{stage}: {what} of {_amounts(needs)} each do not fit into {_amounts(have)}",
+        "Ask for fewer or smaller ones (scaling.num_workers, scaling.resources_per_worker, serve.ray_actor_options) "
+        "or give --address of a larger cluster.",
+    )
+
+
+def _amounts(needs: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(needs.items())) or "nothing"
+
+
+def _lines(spec: Spec, plan: Plan, num_rows: int | None) -> list[str]:
+    train = spec.train
+    source = spec.data.source
+    parts = " and a test part" if isinstance(source, Sources) else ""
+    lines = [f"prepare   {spec.data.task} of {spec.data.target!r} from {_source_name(spec)}{parts}"]
+    length = f"{train.epochs} epochs" if train.max_steps is None else f"{train.max_steps} steps"
+    if num_rows is not None and train.epochs is not None:
+        steps = order.num_steps(num_rows, train.global_batch_size)
+        length += f" of {steps} steps ({num_rows:,} rows)"
+    shards = f"{train.global_batch_size} rows a step in {train.logical_shards} logical shard(s)"
+    workers = spec.scaling.num_workers
+    if isinstance(workers, WorkerRange):
+        crew = f"{plan.num_workers} worker(s) now, {workers.min} to {workers.max}"
+    else:
+        crew = f"{workers} worker(s)" if workers else "the calling process"
+    if spec.sweep:
+        lines.append(
+            f"sweep     {spec.sweep.num_samples} samples over {', '.join(spec.sweep.space)}; "
+            f"{plan.num_concurrent_trials} at a time, {length} each, {shards}"
+        )
+    else:
+        lines.append(f"train     {length}, {shards}, on {crew} of {_amounts(plan.worker)}")
+        lines.append(f"          up to {spec.fault_tolerance.max_failures} failures survived; {_checkpoints(spec)}")
+    lines.append("evaluate  on the held-out rows")
+    lines.append(f"register  as the next version of model {spec.name!r}")
+    if spec.serve:
+        scaling = spec.serve.autoscaling_config
+        lines.append(
+            f"serve     alias {spec.serve.alias!r} at http://{spec.serve.host}:{spec.serve.port or '(a free port)'}, "
+            f"{scaling.min_replicas} to {scaling.max_replicas} replica(s) of {_amounts(plan.replica)}"
+        )
+    lines.append(f"storage   {spec.storage}")
+    return lines
+
+
+def _source_name(spec: Spec) -> str:
+    source = spec.data.source
+    if isinstance(source, Sources):
+        source = source.train
+    return source if isinstance(source, str) else f"{source.images} and {source.labels}"
+
+
+def _checkpoints(spec: Spec) -> str:
+    checkpoint = spec.checkpoint
+    if checkpoint.every_steps is not None:
+        return f"a checkpoint every {checkpoint.every_steps} steps and epoch"
+    return f"a checkpoint every {checkpoint.every_seconds or 60.0:g} s and epoch"

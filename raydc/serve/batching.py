@@ -1,0 +1,110 @@
+"""Batches of requests that nobody waits for.
+
+A forward pass takes whatever has queued up while the one before it ran; an idle model starts at once. Only a
+`wait_timeout_s` above 0 holds a batch back to let it fill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Batcher:
+    """Joins requests into forward passes of one model. Belongs to one event loop.
+
+    Args:
+        forward: [B, *shape] -> [B, K].
+        max_batch_size: Most requests of a forward pass, and most rows of requests that are joined: a request with
+            more rows than that is computed alone.
+        wait_timeout_s: How long a batch that is not full waits for more.
+        executor: Where `forward` runs; None runs it on the event loop, which saves two thread switches and is
+            right for a forward of less than a millisecond.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Array], Array],
+        max_batch_size: int,
+        wait_timeout_s: float = 0.0,
+        executor: Executor | None = None,
+    ) -> None:
+        self.forward = forward
+        self.max_batch_size = max_batch_size
+        self.wait_timeout_s = wait_timeout_s
+        self.executor = executor
+        self.batch_sizes: deque[int] = deque(maxlen=1024)
+        self._waiting: deque[tuple[Array, asyncio.Future[Array]]] = deque()
+        self._is_full = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def submit(self, x: Array) -> Array:
+        """Outputs [B, K] of one request [B, *shape].
+
+        Raises:
+            Whatever `forward` raised for the batch.
+        """
+        outputs: asyncio.Future[Array] = asyncio.get_running_loop().create_future()
+        self._waiting.append((x, outputs))
+        if len(self._waiting) >= self.max_batch_size:
+            self._is_full.set()
+        if self._task is None or self._task.done():
+            # The task starts in the loop's next round, with all requests of this one.
+            self._task = asyncio.create_task(self._drain())
+        return await outputs
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            if self.wait_timeout_s > 0:
+                await self._fill()
+            batch = self._take()
+            if batch:
+                await self._run(batch)
+
+    async def _fill(self) -> None:
+        self._is_full.clear()
+        if len(self._waiting) < self.max_batch_size:
+            try:
+                await asyncio.wait_for(self._is_full.wait(), self.wait_timeout_s)
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[tuple[Array, asyncio.Future[Array]]]:
+        batch: list[tuple[Array, asyncio.Future[Array]]] = []
+        num_rows = 0
+        while self._waiting:
+            x, outputs = self._waiting[0]
+            if batch and num_rows + len(x) > self.max_batch_size:
+                break
+            self._waiting.popleft()
+            if not outputs.done():  # Its client has gone, or its time is over.
+                batch.append((x, outputs))
+                num_rows += len(x)
+        return batch
+
+    async def _run(self, batch: list[tuple[Array, asyncio.Future[Array]]]) -> None:
+        self.batch_sizes.append(len(batch))
+        x = batch[0][0] if len(batch) == 1 else np.concatenate([x for x, _ in batch])
+        try:
+            if self.executor is None:
+                y = self.forward(x)
+            else:
+                y = await asyncio.get_running_loop().run_in_executor(self.executor, self.forward, x)
+        except Exception as error:  # noqa: BLE001 -- a model may raise anything; each request gets it.
+            for _, outputs in batch:
+                if not outputs.done():
+                    outputs.set_exception(error)
+            return
+        start = 0
+        for x, outputs in batch:
+            if not outputs.done():
+                outputs.set_result(y[start : start + len(x)])
+            start += len(x)

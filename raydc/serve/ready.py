@@ -1,0 +1,114 @@
+"""Waits until every replica of an endpoint answers with what was declared, or says why it will not."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from raydc import client
+from raydc.errors import RaydcError, ServeError
+from raydc.serve.app import DEPLOYMENT
+
+_POLL_INTERVAL_S = 0.1
+_STATE_TIMEOUT_S = 10.0
+_RAYDC_ERROR = re.compile(r"^raydc\.errors\.\w+: ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model answers."""
+
+    url: str
+    model: str
+    version: int
+    alias: str
+
+    @property
+    def app_name(self) -> str:
+        """Of the application in Ray Serve."""
+        return self.model
+
+
+def wait_until_served(endpoint: Endpoint, application: dict[str, Any], ready_timeout_s: float) -> None:
+    """Returns when all replicas say that they answer with these settings, and the address does too.
+
+    Raises:
+        ServeError: A replica refuses them, the application failed, or the time is over.
+    """
+    wanted = application["deployments"][0]["user_config"]
+    deadline = time.monotonic() + ready_timeout_s
+    seen = "nothing answers yet"
+    while time.monotonic() < deadline:
+        states = _replica_states(endpoint.app_name)
+        for state in states:
+            if state["refused"] and state["refused"]["settings"] == wanted:
+                raise ServeError(f"version {endpoint.version} is refused: {state['refused']['reason']}")
+        if states and all(state["settings"] == wanted for state in states):
+            seen = _answering_version(endpoint)
+            if seen == str(endpoint.version):
+                return
+        else:
+            _raise_if_failed(endpoint)
+            if not states:
+                _answering_version(endpoint)  # A request wakes an endpoint that has no replica.
+        time.sleep(_POLL_INTERVAL_S)
+    raise ServeError(
+        f"{endpoint.url} does not answer with {endpoint.model} version {endpoint.version} after "
+        f"{ready_timeout_s:g} s; last seen: {seen}",
+        _advice(endpoint.app_name),
+    )
+
+
+def _replica_states(app_name: str) -> list[dict[str, Any]]:
+    """What each running replica says; empty when none runs."""
+    import ray
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        handle = serve.get_deployment_handle(DEPLOYMENT, app_name)
+        states: list[dict[str, Any]] = handle.broadcast("state").results(timeout_s=_STATE_TIMEOUT_S)
+    except (KeyError, RayServeException, ray.exceptions.RayError, TimeoutError):  # KeyError: not deployed yet.
+        return []
+    return states
+
+
+def _answering_version(endpoint: Endpoint) -> str:
+    try:
+        return str(client.metadata(endpoint.url, endpoint.model, timeout_s=_STATE_TIMEOUT_S)["versions"][0])
+    except RaydcError as error:
+        return str(error)
+
+
+def _raise_if_failed(endpoint: Endpoint) -> None:
+    """Does not wait for Serve's further attempts where raydc itself has refused."""
+    from ray import serve
+
+    state = serve.status().applications.get(endpoint.app_name)
+    if state is None:
+        return
+    deployment = state.deployments.get(DEPLOYMENT)
+    message = (deployment.message if deployment else "") or state.message
+    if state.status.value == "DEPLOY_FAILED" or _RAYDC_ERROR.search(message):
+        raise ServeError(f"version {endpoint.version} of {endpoint.model} did not start: {_reason(message)}")
+
+
+def _reason(message: str) -> str:
+    """The error at the end of the traceback that Serve gives as its message."""
+    lines = [line for line in message.strip().splitlines() if line.strip()]
+    for start, line in reversed(list(enumerate(lines))):
+        if match := _RAYDC_ERROR.match(line):
+            return "\n".join([line[match.end() :], *lines[start + 1 :]])
+    return lines[-1].strip() if lines else "Ray Serve gives no reason"
+
+
+def _advice(app_name: str) -> str:
+    from ray import serve
+
+    state = serve.status().applications.get(app_name)
+    if state is None or DEPLOYMENT not in state.deployments:
+        return "Ray Serve knows no such application; `serve status` says what runs."
+    deployment = state.deployments[DEPLOYMENT]
+    return f"Ray Serve says {deployment.status.value}: {_reason(deployment.message)}"

@@ -1,0 +1,119 @@
+"""Section `data`: where the rows come from and how they are prepared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from raydc.spec.base import Count, Fraction, Section
+
+
+class IdxFiles(Section):
+    """A pair of IDX files, gzipped or not."""
+
+    images: str = Field(description="IDX3 file of uint8 images.")
+    labels: str = Field(description="IDX1 file of uint8 labels.")
+
+
+def _part_kind(value: Any) -> str:
+    return "files" if isinstance(value, dict | IdxFiles) else "path"
+
+
+Part = Annotated[
+    Annotated[str, Tag("path")] | Annotated[IdxFiles, Tag("files")],
+    Discriminator(_part_kind),
+]
+
+
+class Sources(Section):
+    """Separate files for training and for the held-out test, where a data set has an official split."""
+
+    train: Part = Field(description="Path, folder, glob or URI of the training rows.")
+    test: Part = Field(description="The same for the held-out rows; never trained on.")
+
+
+def _source_kind(value: Any) -> str:
+    if isinstance(value, Sources) or (isinstance(value, dict) and {"train", "test"} & set(value)):
+        return "parts"
+    return _part_kind(value)
+
+
+Source = Annotated[
+    Annotated[str, Tag("path")] | Annotated[IdxFiles, Tag("files")] | Annotated[Sources, Tag("parts")],
+    Discriminator(_source_kind),
+]
+
+
+class Split(Section):
+    """Fractions taken from the training rows by a hash of each row's id."""
+
+    validation_fraction: Fraction = Field(0.1, description="Rows that early stop and sweeps look at.")
+    test_fraction: Fraction | None = Field(
+        None, description="Rows held out for the end. Default 0.1, or none where the source has a test part."
+    )
+
+    @model_validator(mode="after")
+    def _leaves_rows(self) -> Split:
+        if self.validation_fraction + (self.test_fraction or 0.0) >= 1.0:
+            raise ValueError("validation_fraction + test_fraction leave no row to train on")
+        return self
+
+
+class Clean(Section):
+    """What happens to rows before they are split."""
+
+    missing: Literal["impute", "drop", "error"] = Field(
+        "impute",
+        description="A missing feature: fill in (mean of the training rows, or a category of its own), drop the "
+        "row, or stop. A missing target is dropped under `drop` and an error otherwise.",
+    )
+    missing_values: list[str] = Field(
+        default_factory=lambda: [""], description="Strings that mean 'missing' in CSV files."
+    )
+    duplicates: Literal["keep", "drop"] = Field("keep", description="Keep or drop later copies of an equal row.")
+
+
+class Features(Section):
+    """How raw columns become tensors. Columns that are not named are inferred from their type."""
+
+    exclude: list[str] = Field(default_factory=list, description="Columns that the model must not see.")
+    columns: dict[str, Literal["numeric", "categorical", "image"]] = Field(
+        default_factory=dict, description="Kinds of columns, where the inferred kind is wrong."
+    )
+    scale: Literal["standard", "min_max", "none"] = Field("standard", description="Scaling of numbers and pixels.")
+    max_categories: Count = Field(
+        128, description="The most frequent values of a categorical column that get an input of their own."
+    )
+    image_size: list[Count] | None = Field(
+        None, min_length=2, max_length=2, description="[height, width] that images are resized to."
+    )
+    image_channels: Literal[1, 3] | None = Field(None, description="Convert images to grey (1) or RGB (3).")
+
+
+class Data(Section):
+    """Where the rows come from and how they are prepared."""
+
+    source: Source = Field(
+        description="Path, folder, glob or URI; or {train, test} where the data set has an official split. "
+        "Relative paths start at the current directory."
+    )
+    format: Literal["auto", "csv", "parquet", "jsonl", "image_folder", "idx"] = Field(
+        "auto", description="By default the file names decide."
+    )
+    task: Literal["classification", "regression"] = Field("classification", description="What is predicted.")
+    target: str = Field("label", description="Column to predict. Image folders and IDX files call it `label`.")
+    classes: list[str] | None = Field(
+        None, min_length=2, description="All class names, in order. Default: the sorted labels of the training rows."
+    )
+    split: Split = Field(Split(), description="Fractions of the hash split.")
+    clean: Clean = Field(Clean(), description="Missing values and duplicates.")
+    features: Features = Field(Features(), description="From columns to tensors.")
+
+    @model_validator(mode="after")
+    def _classes_fit_task(self) -> Data:
+        if self.classes and self.task == "regression":
+            raise ValueError("classes are for classification; this is a regression")
+        if self.classes and len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes holds a name twice")
+        return self

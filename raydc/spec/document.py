@@ -1,0 +1,154 @@
+"""YAML with positions: the scalars of YAML 1.2's core schema, no duplicate keys, a place for every path.
+
+PyYAML's own resolver follows YAML 1.1, in which `1e-3` is a string and `no` is false.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from raydc.errors import Problem, SpecError
+
+Path = tuple[str | int, ...]
+
+_NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$")
+_FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
+_INFINITY = re.compile(r"^([-+]?)\.(?:inf|Inf|INF)$")
+_NAN = re.compile(r"^\.(?:nan|NaN|NAN)$")
+
+
+@dataclass
+class Document:
+    """A parsed file: plain values, and the (line, column) of each path, both from 1."""
+
+    name: str
+    value: Any
+    places: dict[Path, tuple[int, int]] = field(default_factory=dict)
+
+    def where(self, path: Path) -> str:
+        """`file:line:column` of a path, or of its nearest ancestor that stands in the file."""
+        while path and path not in self.places:
+            path = path[:-1]
+        line, column = self.places.get(path, (1, 1))
+        return f"{self.name}:{line}:{column}"
+
+
+def scalar(text: str) -> Any:
+    """The value of a plain (unquoted) scalar under the core schema of YAML 1.2."""
+    if _NULL.match(text):
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    if _INT.match(text):
+        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    if _FLOAT.match(text):
+        return float(text)
+    if sign := _INFINITY.match(text):
+        return -math.inf if sign[1] == "-" else math.inf
+    if _NAN.match(text):
+        return math.nan
+    return text
+
+
+def parse(text: str, name: str) -> Document:
+    """Parses one YAML document.
+
+    Args:
+        text: The file's text.
+        name: How messages name the file.
+
+    Raises:
+        SpecError: Broken syntax, more than one document, duplicate or non-string keys, an unknown tag, or
+            a top level that is no mapping.
+    """
+    document = Document(name, None)
+    problems: list[Problem] = []
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise SpecError([Problem(where, "", f"not YAML: {error.problem or error.context}")]) from error
+    except yaml.YAMLError as error:
+        raise SpecError([Problem(name, "", f"not YAML: {error}")]) from error
+    if not isinstance(node, yaml.MappingNode):
+        what = "empty" if node is None else "not a mapping of sections (name, data, model, ...)"
+        raise SpecError([Problem(f"{name}:1:1", "", f"the file is {what}")])
+    document.value = _construct(node, (), document, problems, frozenset())
+    if problems:
+        raise SpecError(problems)
+    return document
+
+
+def parse_value(text: str, name: str) -> Any:
+    """The value after `--set path=`: any YAML value, a plain string included.
+
+    Raises:
+        SpecError: Broken YAML.
+    """
+    document = Document(name, None)
+    problems: list[Problem] = []
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise SpecError([Problem(name, "", f"{text!r} is not YAML")]) from error
+    value = None if node is None else _construct(node, (), document, problems, frozenset())
+    if problems:
+        raise SpecError([Problem(name, "", problem.message) for problem in problems])
+    return value
+
+
+def _construct(
+    node: yaml.Node, path: Path, document: Document, problems: list[Problem], open_nodes: frozenset[int]
+) -> Any:
+    mark = node.start_mark
+    document.places.setdefault(path, (mark.line + 1, mark.column + 1))
+    if id(node) in open_nodes:
+        problems.append(Problem(document.where(path), "", "an alias that contains itself"))
+        return None
+    open_nodes |= {id(node)}
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(v, (*path, i), document, problems, open_nodes) for i, v in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode):
+        return _construct_mapping(node, path, document, problems, open_nodes)
+    is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    if is_plain and not _has_explicit_tag(node):
+        return scalar(node.value)
+    if is_plain:
+        problems.append(Problem(document.where(path), "", f"tags are not used here: {node.tag}"))
+    return node.value
+
+
+def _has_explicit_tag(node: yaml.Node) -> bool:
+    # PyYAML resolves implicit tags by YAML 1.1; any tag that it cannot have guessed was written out.
+    guessed = {"null", "bool", "int", "float", "str", "timestamp", "merge", "value"}
+    prefix, _, kind = node.tag.rpartition(":")
+    return prefix != "tag:yaml.org,2002" or kind not in guessed
+
+
+def _construct_mapping(
+    node: yaml.MappingNode, path: Path, document: Document, problems: list[Problem], open_nodes: frozenset[int]
+) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+        place = f"{document.name}:{line}:{column}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            problems.append(Problem(place, "", "a key must be a plain word"))
+            continue
+        key = key_node.value
+        dotted = ".".join(str(part) for part in (*path, key))
+        if key in value:
+            first = document.where((*path, key))
+            problems.append(Problem(place, dotted, f"given twice; the first is at {first}"))
+            continue
+        document.places[(*path, key)] = (line, column)
+        value[key] = _construct(value_node, (*path, key), document, problems, open_nodes)
+    return value

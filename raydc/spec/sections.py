@@ -1,0 +1,143 @@
+"""The whole spec, and its sections `sweep` and `serve`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from raydc.spec.base import Count, NotNegative, Positive, Section, named
+from raydc.spec.data import Clean, Data, Features, IdxFiles, Sources, Split
+from raydc.spec.model import Builder, Cnn, Linear, Mlp, Model, Torchvision, model_kind
+from raydc.spec.space import Domain
+from raydc.spec.train import (
+    Checkpoint,
+    EarlyStop,
+    FaultTolerance,
+    LrScheduler,
+    Optimizer,
+    Scaling,
+    Train,
+    WorkerRange,
+)
+
+__all__ = [
+    "AutoscalingConfig",
+    "Builder",
+    "Checkpoint",
+    "Clean",
+    "Cnn",
+    "Data",
+    "Domain",
+    "EarlyStop",
+    "FaultTolerance",
+    "Features",
+    "IdxFiles",
+    "Linear",
+    "LrScheduler",
+    "Mlp",
+    "Model",
+    "Optimizer",
+    "Scaling",
+    "Section",
+    "Serve",
+    "Sources",
+    "Spec",
+    "Split",
+    "Sweep",
+    "SweepScheduler",
+    "Torchvision",
+    "Train",
+    "WorkerRange",
+    "model_kind",
+]
+
+
+class SweepScheduler(Section):
+    """Which trials go on."""
+
+    name: Literal["asha", "fifo"] = Field("asha", description="asha stops the worse trials early; fifo runs all.")
+    grace_period: Count = Field(1, description="Epochs that every trial gets.")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(3, description="Of so many trials, one goes on.")
+
+
+class Sweep(Section):
+    """A search over any paths of the spec. The names are Ray Tune's."""
+
+    space: dict[str, Domain] = Field(min_length=1, description="Spec path to domain.")
+    num_samples: Count = Field(8, description="Trials, or repetitions of the grid.")
+    max_concurrent_trials: Count | None = Field(None, description="Default: as many as the cluster can hold.")
+    scheduler: SweepScheduler = Field(SweepScheduler(), description="A name, or a name with arguments.")
+
+    _expand_names = field_validator("scheduler", mode="before")(named)
+
+
+class AutoscalingConfig(Section):
+    """Ray Serve's autoscaling of replicas."""
+
+    min_replicas: int = Field(1, ge=0, description="Replicas that always run.")
+    max_replicas: Count = Field(2, description="Most replicas.")
+    target_ongoing_requests: Positive = Field(16.0, description="Requests in flight per replica to aim at.")
+    upscale_delay_s: NotNegative = Field(2.0, description="Seconds of load before a replica is added.")
+    downscale_delay_s: NotNegative = Field(60.0, description="Seconds of calm before one is removed.")
+    look_back_period_s: Positive = Field(5.0, description="Seconds over which the load is averaged.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AutoscalingConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas ({self.min_replicas}) must not exceed max_replicas ({self.max_replicas})")
+        return self
+
+
+class Serve(Section):
+    """The endpoint. Most names are Ray Serve's."""
+
+    alias: str = Field("production", pattern=r"^[A-Za-z][\w.-]*$", description="The alias that is served.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    autoscaling_config: AutoscalingConfig = AutoscalingConfig()
+    max_ongoing_requests: Count = Field(256, description="Requests that a replica takes at a time.")
+    max_queued_requests: Annotated[int, Field(ge=-1)] = Field(512, description="Requests that wait; -1: no limit.")
+    max_batch_size: Count = Field(64, description="Most requests of one forward pass.")
+    batch_wait_timeout_s: NotNegative = Field(0.0, description="How long a batch waits to fill up.")
+    request_timeout_s: Positive = Field(30.0, description="Longest time that a request may take.")
+    max_request_bytes: Count = Field(8 * 1024 * 1024, description="Largest request body.")
+    ray_actor_options: dict[str, Any] = Field(
+        default_factory=lambda: {"num_cpus": 1}, description="Resources of a replica."
+    )
+
+    @field_validator("ray_actor_options")
+    @classmethod
+    def _are_resources(cls, options: dict[str, Any]) -> dict[str, Any]:
+        own = options.get("resources", {})
+        if not isinstance(own, dict):
+            raise ValueError("resources must be a mapping of names to amounts")
+        amounts = {**options, **own}
+        kind = amounts.pop("accelerator_type", "")
+        amounts.pop("resources", None)
+        unknown = sorted(set(amounts) - {"num_cpus", "num_gpus", "memory", *own})
+        if unknown or not isinstance(kind, str):
+            raise ValueError(
+                f"unknown {unknown or kind!r}; known: num_cpus, num_gpus, memory, resources, accelerator_type"
+            )
+        for name, amount in amounts.items():
+            if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, not {amount!r}")
+        return options
+
+
+class Spec(Section):
+    """One YAML file: from a data set to an answering endpoint."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of the run and of the model.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of everything that is random.")
+    storage: str = Field("store", description="Folder or URI for data, runs and models; every node must reach it.")
+    data: Data
+    model: Model
+    train: Train = Train()
+    scaling: Scaling = Scaling()
+    fault_tolerance: FaultTolerance = FaultTolerance()
+    checkpoint: Checkpoint = Checkpoint()
+    sweep: Sweep | None = None
+    serve: Serve | None = None

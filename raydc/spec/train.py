@@ -1,0 +1,137 @@
+"""Sections `train`, `scaling`, `fault_tolerance` and `checkpoint`: how, where and how safely a model is fitted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
+
+
+class Optimizer(Section):
+    """An optimiser of torch.optim."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    weight_decay: NotNegative | None = Field(None, description="Default: torch's own for the optimiser.")
+    momentum: Fraction = Field(0.0, description="For sgd.")
+    nesterov: bool = Field(False, description="For sgd with momentum.")
+
+    @model_validator(mode="after")
+    def _sgd_only(self) -> Optimizer:
+        if self.name != "sgd" and (self.momentum or self.nesterov):
+            raise ValueError(f"momentum and nesterov are for sgd, not for {self.name}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum > 0")
+        return self
+
+
+class LrScheduler(Section):
+    """The course of the learning rate over all steps, after a linear warm-up."""
+
+    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from 0.")
+    final_fraction: Fraction = Field(0.0, description="Rate at the end, as a fraction: for cosine and linear.")
+    step_epochs: Count = Field(10, description="Epochs between two drops: for step.")
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.1, description="Factor of a drop: for step.")
+
+
+class EarlyStop(Section):
+    """Stops when the validation metric has not become better."""
+
+    patience: Count = Field(description="Epochs without improvement before the run stops.")
+    min_delta: NotNegative = Field(0.0, description="Least change that counts as an improvement.")
+
+
+class Train(Section):
+    """How the model is fitted."""
+
+    epochs: Count | None = Field(None, description="Passes over the training rows (default 10).")
+    max_steps: Count | None = Field(None, description="Steps, instead of epochs.")
+    global_batch_size: Count = Field(256, description="Rows of one step, over all workers.")
+    logical_shards: Count | None = Field(
+        None, description="Pieces that a step is cut into, whatever the number of workers. Default: the most workers."
+    )
+    optimizer: Optimizer = Field(Optimizer(), description="A name, or a name with its arguments.")
+    learning_rate: Positive = Field(1e-3, description="The highest learning rate.")
+    lr_scheduler: LrScheduler = Field(LrScheduler(), description="A name, or a name with arguments.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: mixed precision (autocast).")
+    gradient_clip_norm: Positive | None = Field(None, description="Largest norm of the gradient.")
+    early_stop: EarlyStop | None = Field(None, description="Stop when validation no longer improves.")
+    metric: Literal["accuracy", "f1", "loss", "rmse", "mae", "r2"] | None = Field(
+        None, description="What counts as better. Default: accuracy, or rmse for a regression."
+    )
+    mode: Literal["max", "min"] | None = Field(None, description="Default: by the metric.")
+    log_every_steps: Count = Field(10, description="Steps between two writes of metrics and progress.")
+
+    _expand_names = field_validator("optimizer", "lr_scheduler", mode="before")(named)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("give epochs or max_steps, not both")
+        if self.logical_shards is not None and self.logical_shards > self.global_batch_size:
+            raise ValueError(
+                f"logical_shards ({self.logical_shards}) must not exceed global_batch_size "
+                f"({self.global_batch_size}): a shard needs a row"
+            )
+        return self
+
+
+class WorkerRange(Section):
+    """An elastic number of workers."""
+
+    min: Count
+    max: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) must not exceed max ({self.max})")
+        return self
+
+
+def _workers_kind(value: Any) -> str:
+    return "range" if isinstance(value, dict | WorkerRange) else "number"
+
+
+class Scaling(Section):
+    """Workers and what each of them holds. The names are Ray Train's."""
+
+    num_workers: Annotated[
+        Annotated[int, Field(ge=0), Tag("number")] | Annotated[WorkerRange, Tag("range")],
+        Discriminator(_workers_kind),
+    ] = Field(1, description="A number, or {min, max} to be elastic. 0 trains inside the calling process.")
+    use_gpu: Literal["auto", True, False] = Field("auto", description="auto: when the cluster has as many GPUs.")
+    resources_per_worker: dict[str, Positive] | None = Field(
+        None, description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. CPUs set its threads."
+    )
+
+    @property
+    def max_workers(self) -> int:
+        return self.num_workers.max if isinstance(self.num_workers, WorkerRange) else self.num_workers
+
+    @property
+    def min_workers(self) -> int:
+        return self.num_workers.min if isinstance(self.num_workers, WorkerRange) else self.num_workers
+
+
+class FaultTolerance(Section):
+    """How many failures a run survives. The names are Ray Train's."""
+
+    max_failures: int = Field(3, ge=-1, description="Failures of workers before the run fails; -1: no limit.")
+    max_preemption_failures: int = Field(-1, ge=-1, description="The same for preempted nodes.")
+
+
+class Checkpoint(Section):
+    """When a checkpoint is written. There is always one at the end of an epoch and of the run."""
+
+    every_steps: Count | None = Field(None, description="Steps between two checkpoints.")
+    every_seconds: Positive | None = Field(None, description="Seconds between two checkpoints (default 60).")
+    num_to_keep: Count = Field(3, description="Newest checkpoints that are kept.")
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> Checkpoint:
+        if self.every_steps is not None and self.every_seconds is not None:
+            raise ValueError("give every_steps or every_seconds, not both")
+        return self

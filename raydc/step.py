@@ -1,0 +1,272 @@
+"""One optimiser step over logical shards: torch only.
+
+A step is V logical shards, whoever computes them. Each shard starts from the same weights and buffers and from random
+state of its own; gradients, losses and changes of buffers are summed over the shards of a worker and then over the
+workers, and divided once by the rows (the buffers: by the shards) of the whole step.
+
+Shape suffixes: B rows of this worker, K outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer, lr_scheduler
+
+from raydc.group import Group
+from raydc.metrics import loss_sum
+from raydc.models import Network
+from raydc.spec.train import Train
+
+Shards = Sequence[tuple[int, slice]]
+
+
+def make_optimizer(train: Train, network: nn.Module) -> Optimizer:
+    """The optimiser of a spec, in torch's fused form."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    section = train.optimizer
+    arguments: dict[str, Any] = {"lr": train.learning_rate, "fused": True}
+    if section.weight_decay is not None:
+        arguments["weight_decay"] = section.weight_decay
+    if section.name == "sgd":
+        return torch.optim.SGD(parameters, momentum=section.momentum, nesterov=section.nesterov, **arguments)
+    if section.name == "adam":
+        return torch.optim.Adam(parameters, **arguments)
+    return torch.optim.AdamW(parameters, **arguments)
+
+
+def make_scheduler(
+    train: Train, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+) -> lr_scheduler.LRScheduler | None:
+    """The course of the learning rate, advanced once a step; None where it is constant.
+
+    Args:
+        train: Section `train`.
+        optimizer: A new one, at its highest rate.
+        total_steps: Steps of the whole run.
+        steps_per_epoch: Steps of an epoch.
+    """
+    section = train.lr_scheduler
+    warmup = min(section.warmup_steps, total_steps - 1)
+    remaining = max(1, total_steps - warmup)
+    course: lr_scheduler.LRScheduler | None = None
+    if section.name == "cosine":
+        lowest = train.learning_rate * section.final_fraction
+        course = lr_scheduler.CosineAnnealingLR(optimizer, remaining, lowest)
+    elif section.name == "linear":
+        course = lr_scheduler.LinearLR(optimizer, 1.0, section.final_fraction, remaining)
+    elif section.name == "step":
+        period = section.step_epochs * steps_per_epoch
+        drops = [step - warmup for step in range(period, total_steps, period) if step > warmup]
+        course = lr_scheduler.MultiStepLR(optimizer, drops, section.gamma)
+    if warmup < 1:
+        return course
+    # Step s of the warm-up runs at (s + 1) / (warmup + 1) of the highest rate.
+    rise = lr_scheduler.LinearLR(optimizer, 1.0 / (warmup + 1), 1.0, warmup)
+    course = course or lr_scheduler.ConstantLR(optimizer, 1.0, 0)
+    return lr_scheduler.SequentialLR(optimizer, [rise, course], [warmup])
+
+
+def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
+    """Sets the random state in which a logical shard is computed: a function of these three numbers alone."""
+    digest = hashlib.blake2b(b"%d.%d.%d" % (seed, step, shard), digest_size=8).digest()
+    key = int.from_bytes(digest, "little") >> 1
+    torch.default_generator.manual_seed(key)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(key)
+
+
+class _ShardBuffers:
+    """Buffers that a forward pass changes (statistics of batch normalisation): each shard starts from the step's.
+
+    The new value is start + mean over all shards of the change, so that buffers that never change stay as they
+    are to the last bit. Nothing is done for a step of one shard.
+    """
+
+    def __init__(self, network: Network, num_shards: int) -> None:
+        buffers = [b for name, b in network.named_buffers() if not name.startswith("input.") and b.dtype != torch.bool]
+        self.num_shards = num_shards
+        self.buffers = buffers if num_shards > 1 else []
+        self.sums = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self.buffers]
+        self._start: list[Tensor] = []
+
+    def begin(self) -> None:
+        self._start = [buffer.clone() for buffer in self.buffers]
+        for total in self.sums:
+            total.zero_()
+
+    def restore(self) -> None:
+        for buffer, start in zip(self.buffers, self._start, strict=True):
+            buffer.copy_(start)
+
+    def collect(self) -> None:
+        for total, buffer, start in zip(self.sums, self.buffers, self._start, strict=True):
+            total.add_(buffer - start)
+
+    def finish(self, num_rows: int) -> None:
+        num_shards = min(self.num_shards, num_rows)  # A short last step leaves shards without rows.
+        for total, buffer, start in zip(self.sums, self.buffers, self._start, strict=True):
+            change = total / num_shards
+            buffer.copy_(start + (change if buffer.is_floating_point() else change.round()))
+
+
+@contextlib.contextmanager
+def _one_row(network: nn.Module, num_rows: int) -> Iterator[None]:
+    """One row has no statistics: batch normalisation uses the running ones for a shard of one."""
+    modules = network.modules() if num_rows == 1 else ()  # Every step comes by here: no walk where none is needed.
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
+class Step:
+    """Does optimiser steps on a network.
+
+    Args:
+        network: On its device, in training mode.
+        task: classification or regression.
+        train: Section `train` of a resolved spec.
+        seed: Seed of the run.
+        total_steps: Steps of the whole run, for the schedule.
+        steps_per_epoch: Steps of an epoch, for the schedule.
+        group: The workers.
+        device: Of the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        task: str,
+        train: Train,
+        seed: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        group: Group,
+        device: torch.device,
+    ) -> None:
+        self.network = network
+        self.optimizer = make_optimizer(train, network)
+        self.scheduler = make_scheduler(train, self.optimizer, total_steps, steps_per_epoch)
+        self._task = task
+        self._seed = seed
+        self._group = group
+        self._device = device
+        self._mixed = train.precision == "bf16"
+        self._clip_norm = train.gradient_clip_norm
+        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._buffers = _ShardBuffers(network, train.logical_shards or 1)
+        self._flat, self._views = self._make_bucket() if group.world_size > 1 else (torch.empty(0), [])
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def __call__(self, step: int, num_rows: int, x: Tensor, y_B: Tensor, shards: Shards) -> Tensor:
+        """Computes the logical shards of this worker, adds up over all workers and updates the weights.
+
+        Args:
+            step: Steps done before this one; with the seed it fixes the random state.
+            num_rows: Rows of the step over all workers.
+            x: [B, *shape] rows of this worker, on the device.
+            y_B: Their targets.
+            shards: Index of each logical shard of this worker that has rows, and its slice of B.
+
+        Returns:
+            The loss of the step, the mean over the rows of all workers: one number, on the device.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self._buffers.begin()
+        losses = [self._shard(step, shard, x[rows], y_B[rows]) for shard, rows in shards]
+        loss = self._sum_over_workers(self._sum(losses))
+        self._buffers.finish(num_rows)
+        self._update(num_rows)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return loss / num_rows
+
+    def _shard(self, step: int, shard: int, x: Tensor, y_B: Tensor) -> Tensor:
+        seed_shard(self._seed, step, shard, self._device)
+        self._buffers.restore()
+        with _one_row(self.network, len(x)):
+            loss = loss_sum(self._task, self.forward(x), y_B)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._buffers.collect()
+        return loss.detach()
+
+    def _sum(self, losses: list[Tensor]) -> Tensor:
+        if not losses:
+            return torch.zeros((), device=self._device)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw outputs, float32 [B, K], in the precision of the spec."""
+        if not self._mixed:
+            outputs_BK: Tensor = self.network(x)
+            return outputs_BK
+        with torch.autocast(self._device.type, torch.bfloat16):
+            return self.network(x)  # type: ignore[no-any-return]
+
+    def _sum_over_workers(self, loss: Tensor) -> Tensor:
+        """Gradients, buffers and loss become sums over all workers; returns the loss."""
+        for parameter in self._parameters:
+            if parameter.grad is None:  # Not used in this step. A zero, so that weight decay is the same everywhere.
+                parameter.grad = torch.zeros_like(parameter)
+        if self._group.world_size == 1:
+            return loss
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        torch._foreach_copy_(self._views, [*gradients, *self._buffers.sums, loss])
+        self._group.sum_(self._flat)
+        split = len(gradients)
+        for total, view in zip(self._buffers.sums, self._views[split:-1], strict=True):
+            total.copy_(view)
+        for parameter, view in zip(self._parameters, self._views[:split], strict=True):
+            parameter.grad = view
+        return self._views[-1].clone()
+
+    def _update(self, num_rows: int) -> None:
+        """Divides the gradients by the rows of the step and moves the weights."""
+        optimizer: Any = self.optimizer
+        if self._clip_norm is None:
+            # The fused kernels divide on their way, as they do for a gradient scaler: no pass of its own.
+            optimizer.grad_scale = torch.tensor(float(num_rows), device=self._device)
+        else:
+            torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], float(num_rows))
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
+        optimizer.step()
+
+    def _make_bucket(self) -> tuple[Tensor, list[Tensor]]:
+        """One flat tensor for everything that is summed, and a view for each part, in the memory order of the part."""
+        parts = [*self._parameters, *self._buffers.sums, torch.empty((), device=self._device)]
+        flat = torch.zeros(sum(part.numel() for part in parts), device=self._device)
+        views, offset = [], 0
+        for part in parts:
+            views.append(torch.as_strided(flat, part.size(), part.stride(), offset))
+            offset += part.numel()
+        return flat, views
+
+    def state(self) -> dict[str, Any]:
+        """Optimiser and schedule, for `load_state`. Tensors are the live ones."""
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave. Raises ValueError where it belongs to another network."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        # The fused kernels walk memory: what belongs to a weight must lie as the weight does (channels_last).
+        for parameter, kept in self.optimizer.state.items():
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter).copy_(value)
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])

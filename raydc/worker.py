@@ -1,0 +1,304 @@
+"""The loop that a worker runs, from the newest checkpoint that verifies to the last epoch.
+
+It knows no Ray: a Ray Train worker, a Ray Tune trial and the calling process run the same loop. Position and weights
+advance together: a checkpoint holds the network, the optimiser, the schedule and the number of steps done, and the
+number of steps says which rows come next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from raydc import device as devices
+from raydc import models, order, plan
+from raydc import spec as specs
+from raydc.checkpoint import CheckpointStore, Found, Writer
+from raydc.data import prepare
+from raydc.data.shards import open_rows
+from raydc.errors import CheckpointError, RunError
+from raydc.feed import Batch, Feed
+from raydc.group import Alone, Group, members, peers
+from raydc.journal import Journal, Publish
+from raydc.metrics import Scores
+from raydc.spec.sections import Spec
+from raydc.state import State, judge, pack, spec_hash, state_of, to_host, unpack_step, unpack_weights
+from raydc.step import Step
+from raydc.storage import Storage
+
+OnEpoch = Callable[[dict[str, Any]], bool]
+_VALIDATION_ROWS = 512
+_LOCK = "run.lock.yaml"
+_IDENTITY = ("seed", "data", "model", "train")
+
+
+def fit(
+    spec: Spec,
+    run_folder: Storage,
+    data_folder: Storage,
+    group: Group | None = None,
+    on_epoch: OnEpoch | None = None,
+    publish: Publish | None = None,
+    device: torch.device | None = None,
+) -> State:
+    """Trains, or goes on training: what `run_folder` holds decides.
+
+    Args:
+        spec: A resolved spec.
+        run_folder: Takes checkpoints, metrics and events.
+        data_folder: A prepared data set.
+        group: The workers. Default: this process alone.
+        on_epoch: Called by rank 0 at the end of each epoch with its record and `metric`; False stops the run.
+        publish: Called by rank 0 with events and progress.
+        device: Default: a GPU where there is one and the spec does not refuse it.
+
+    Returns:
+        How the run ended; the same on every rank.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none verifies.
+        RunError: The checkpoint is of another spec or data set.
+        TrainError: The loss is no longer a number.
+    """
+    device = device or devices.choose(spec.scaling.use_gpu)
+    with devices.settings(plan.num_threads(spec), device):
+        run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device)
+        with run.writer, run.noting_step():
+            run.begin()
+            while run.state.reason is None:
+                for batch in run.rest_of_epoch():
+                    run.do_step(batch)
+                    run.checkpoint_if_due()
+                run.end_epoch(on_epoch)
+        run.finish()
+    return run.state
+
+
+class _Run:
+    """A run in one worker."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        run_folder: Storage,
+        data_folder: Storage,
+        group: Group,
+        publish: Publish | None,
+        device: torch.device,
+    ) -> None:
+        data = prepare.load(data_folder)
+        train = spec.train
+        self.spec = spec
+        self.group = group
+        self.device = device
+        self.features = data.features
+        self.folder = run_folder
+        self.validation = open_rows(data_folder, "validation")
+        rows = open_rows(data_folder, "train")
+        num_shards = train.logical_shards or 1
+        world = (group.rank, group.world_size, device)
+        self.feed = Feed(rows, spec.seed, train.global_batch_size, num_shards, *world)
+        self.total_steps = train.max_steps or (train.epochs or 1) * self.feed.steps_per_epoch
+        self.network = models.build(spec.model, data.features.signature, spec.seed).to(device).train()
+        task, lengths = data.features.signature.task, (self.total_steps, self.feed.steps_per_epoch)
+        self.step = Step(self.network, task, train, spec.seed, *lengths, group, device)
+        self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
+        self.writer = Writer(self.store)
+        self.journal = Journal(run_folder, group.rank == 0, publish)
+        self.state = State()
+        self.meta = {"data_hash": data.data_hash, "spec_hash": spec_hash(spec), "world_size": group.world_size}
+        self.last_checkpoint_s = time.monotonic()
+
+    # Begin -------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Restores the newest checkpoint that verifies; rank 0 says which one that is."""
+        found = self._newest() if self.group.rank == 0 else None
+        step = self.group.broadcast(-1 if found is None else found.step)
+        if step >= 0:
+            self._restore(found or self.store.read(step))
+        hosts, pids = zip(*members(self.group, self.device), strict=True)
+        world = {"world_size": self.group.world_size, "hosts": list(hosts), "pids": list(pids)}
+        self.journal.event("attempt_started", step=self.state.step, **world)
+        if self.group.rank == 0:
+            self._lock_environment()
+        self.journal.start(self.state.step)
+        self.journal.restart_clock()
+
+    def _lock_environment(self) -> None:
+        """Writes down what the bits depend on besides the spec; a resumed run says where that has changed."""
+        now = {
+            **devices.environment(self.device, plan.num_threads(self.spec)),
+            "data_hash": self.meta["data_hash"],
+            "spec_hash": self.meta["spec_hash"],
+        }
+        if not self.folder.exists(_LOCK):
+            self.folder.write_bytes(_LOCK, yaml.safe_dump(now).encode())
+            return
+        before = yaml.safe_load(self.folder.read_bytes(_LOCK))
+        changes = {name: [before.get(name), value] for name, value in now.items() if before.get(name) != value}
+        if changes:
+            self.journal.event("environment_changed", changes=changes)
+
+    def _newest(self) -> Found | None:
+        self.store.sweep_drafts()
+        found, skipped = self.store.newest()
+        for skip in skipped:
+            self.journal.event("checkpoint_skipped", checkpoint=skip.name, reason=skip.reason)
+        if found is None and skipped:
+            raise CheckpointError(
+                f"none of the {len(skipped)} checkpoints in {self.store.folder.uri} verifies; {skipped[0].reason}",
+                "Put back an intact copy, or type --new to start again.",
+            )
+        for skip in skipped:
+            self.store.set_aside(skip.step)
+        return found
+
+    def _restore(self, found: Found) -> None:
+        self._refuse_changes(found)
+        self.network.load_state_dict(unpack_weights(found))
+        self.step.load_state(unpack_step(found))
+        self.state = state_of(found)
+
+    def _refuse_changes(self, found: Found) -> None:
+        if found.meta["data_hash"] != self.meta["data_hash"]:
+            then, now = found.meta["data_hash"][:12], str(self.meta["data_hash"])[:12]
+            raise RunError(
+                f"run {self.spec.name!r} was trained on data set {then}, but the prepared data set is {now}",
+                "Restore the sources, or type --new to start again with the changed data.",
+            )
+        before, after = yaml.safe_load(found.files["spec.yaml"]), specs.to_dict(self.spec)
+        changed = [key for key in _IDENTITY if before.get(key) != after.get(key)]
+        if changed:
+            raise RunError(
+                f"run {self.spec.name!r} was trained with another {' and another '.join(changed)} section",
+                "Undo the change to resume, or type --new to start again with it.",
+            )
+
+    # Steps -------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next step, from 0."""
+        return self.state.step // self.feed.steps_per_epoch
+
+    def rest_of_epoch(self) -> Iterator[Batch]:
+        """Batches from the position to the end of the epoch, or of the run."""
+        start = self.epoch * self.feed.steps_per_epoch
+        stop = min(self.feed.steps_per_epoch, self.total_steps - start)
+        return self.feed.batches(self.epoch, self.state.step - start, stop)
+
+    def do_step(self, batch: Batch) -> None:
+        """One step, and its record."""
+        epoch, rate = self.epoch + 1, self.step.learning_rate
+        loss = self.step(self.state.step, len(batch.ids_G), batch.x, batch.y_B, batch.shards)
+        done = self.state.step + 1
+        self.state = replace(self.state, step=done, loss_rows=self.state.loss_rows + len(batch.ids_G))
+        self.journal.step(done, epoch, loss, rate, batch.ids_G)
+        if done % self.spec.train.log_every_steps == 0:
+            self._flush(epoch)
+
+    def _flush(self, epoch: int) -> None:
+        self.state = replace(self.state, loss_sum=self.journal.flush(self.state.loss_sum))
+        loss = self.state.loss_sum / max(1, self.state.loss_rows)
+        size = {"total_steps": self.total_steps, "epochs": self.num_epochs, "world_size": self.group.world_size}
+        self.journal.progress(loss, step=self.state.step, epoch=epoch, **size)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run, a last partial one included."""
+        return -(-self.total_steps // self.feed.steps_per_epoch)
+
+    # Checkpoints -------------------------------------------------------------------------------------
+
+    def checkpoint_if_due(self) -> None:
+        """Writes a checkpoint in the middle of an epoch where the spec asks for it."""
+        step, section = self.state.step, self.spec.checkpoint
+        if step % self.feed.steps_per_epoch == 0 or step == self.total_steps:
+            return  # The epoch is about to end, and ends with one.
+        if section.every_steps is not None:
+            due = step % section.every_steps == 0
+        else:
+            due = time.monotonic() - self.last_checkpoint_s >= (section.every_seconds or 60.0)
+        if due and self.group.rank == 0:
+            self._flush(self.epoch + 1)
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if self.group.rank != 0:
+            return
+        self.last_checkpoint_s = time.monotonic()
+        self.journal.sync()
+        weights = {name: to_host(tensor) for name, tensor in self.network.state_dict().items()}
+        make_files = partial(pack, weights, to_host(self.step.state()), self.state, self.spec, self.features.to_dict())
+        step, best_step = self.state.step, self.state.best_step
+
+        def written(name: str) -> None:
+            self.journal.event("checkpoint", step=step, checkpoint=name)
+
+        self.writer.submit(step, make_files, self.meta, best_step, written)
+
+    # Epochs ------------------------------------------------------------------------------------------
+
+    def end_epoch(self, on_epoch: OnEpoch | None) -> None:
+        """Validates, decides whether the run goes on, and writes a checkpoint."""
+        epoch = -(-self.state.step // self.feed.steps_per_epoch)
+        self._flush(epoch)
+        record = self._validate(epoch)
+        self.state = judge(self.state, record, self.spec.train, self.total_steps)
+        self.journal.epoch(record)
+        self.journal.event("epoch", **{key: value for key, value in record.items() if key != "kind"})
+        if on_epoch is not None and self.state.reason is None:
+            metric = record.get(self.spec.train.metric or "loss")
+            goes_on = self.group.rank != 0 or on_epoch({**record, "metric": metric})
+            if not self.group.broadcast(int(goes_on)):
+                self.state = replace(self.state, reason="stopped")
+        self._checkpoint()
+        self.journal.restart_clock()
+
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        train_loss = self.state.loss_sum / max(1, self.state.loss_rows)
+        record = {"kind": "epoch", "step": self.state.step, "epoch": epoch, "train_loss": train_loss}
+        if not len(self.validation):
+            return {**record, "split": "train", "loss": train_loss}
+        return {**record, "split": "validation", **self._scores()}
+
+    @torch.inference_mode()
+    def _scores(self) -> dict[str, float | None]:
+        """Blocks of rows that do not depend on the workers are dealt out to them; all get the scores of all."""
+        scores = Scores(self.features)
+        self.network.eval()
+        for block in range(
+            self.group.rank, order.num_steps(len(self.validation), _VALIDATION_ROWS), self.group.world_size
+        ):
+            first = block * _VALIDATION_ROWS
+            ids = np.arange(first, min(first + _VALIDATION_ROWS, len(self.validation)), dtype=np.int64)
+            x, y_B = (torch.from_numpy(array) for array in self.validation.gather(ids))
+            scores.update(self.step.forward(x.to(self.device)), y_B)
+        self.network.train()
+        with peers(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``compute`` method")  # A worker without a block.
+            return scores.compute()
+
+    @contextlib.contextmanager
+    def noting_step(self) -> Iterator[None]:
+        """Adds to an unexpected error where the run was."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"after step {self.state.step}")
+            raise
+
+    def finish(self) -> None:
+        """The run has ended: all is on disk."""
+        self.journal.event("run_finished", step=self.state.step, reason=self.state.reason)
+        self.journal.close()

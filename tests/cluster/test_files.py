@@ -1,0 +1,39 @@
+"""The cluster files, as Ray's launcher reads them. No host is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "cluster").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_ray_takes_the_file(file: Path) -> None:
+    validate_config(prepare_config(yaml.safe_load(file.read_text())))
+
+
+def test_ray_refuses_a_key_that_it_does_not_know() -> None:
+    config = yaml.safe_load(FILES[0].read_text()) | {"worker_start_commands": []}
+    with pytest.raises(Exception, match="worker_start_commands"):
+        validate_config(prepare_config(config))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_the_cluster_is_closed_to_strangers(file: Path) -> None:
+    config = yaml.safe_load(file.read_text())
+    head, worker = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]
+    assert "RAY_AUTH_MODE=token" in head
+    assert "RAY_AUTH_MODE=token" in worker
+    assert "--dashboard-host=127.0.0.1" in head
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_what_is_copied_exists(file: Path) -> None:
+    sources = yaml.safe_load(file.read_text())["file_mounts"].values()
+    missing = [path for path in sources if not path.startswith("~") and not (file.parent.parent / path).exists()]
+    assert missing == []

@@ -1,0 +1,45 @@
+"""What all tests share: the folder decides the marker, real data sets, a small data set made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("unit", "integration", "faults", "cluster")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="also run the long tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        kind = Path(item.path).relative_to(ROOT / "tests").parts[0]
+        if kind in KINDS:
+            item.add_marker(kind)
+        if item.get_closest_marker("soak") and not config.getoption("--soak"):
+            item.add_marker(pytest.mark.skip(reason="long; run it with `make soak`"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets, beside a checkout that has them."""
+    folder = Path(os.environ.get("RAYDC_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data sets at {folder}; set RAYDC_TEST_DATA to a folder that holds them")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_ray() -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.pop("RAY_ADDRESS", None)

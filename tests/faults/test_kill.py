@@ -1,0 +1,162 @@
+"""kill -9 of a worker and of the driver: the run goes on, and its weights are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from training import NUM_ROWS, check_ledger, event_kinds, training_spec, weights_hash, write_pictures
+
+from raydc import engine, events, train, worker
+from raydc import spec as specs
+from raydc.data import prepare
+from raydc.storage import Storage
+
+CONDITION_TIMEOUT_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def ray_engine() -> Iterator[engine.Engine]:
+    yield engine.connect(num_cpus=4)
+    engine.disconnect()
+
+
+def run_with_kills(
+    folder: Path, data: prepare.Prepared, faults: dict[str, list[int]], epochs: int = 3
+) -> tuple[Storage, Any, specs.Spec]:
+    """Trains on two workers that die where `faults` says."""
+    folder.mkdir()
+    model = {"builder": "dying:network", "arguments": {"folder": str(folder), "faults": faults}}
+    num_kills = sum(len(calls) for calls in faults.values())
+    spec = training_spec(
+        str(folder),
+        model=model,
+        train={"epochs": epochs},
+        scaling={"num_workers": 2},
+        fault_tolerance={"max_failures": num_kills},
+    )
+    run = Storage(str(folder / "run"))
+    return run, train.run(spec, data, run, lambda line: None), spec
+
+
+@pytest.mark.usefixtures("ray_engine")
+@pytest.mark.parametrize(("rank", "call", "goes_on_at"), [(1, 11, 8), (0, 6, 4)])
+def test_killed_worker(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, call: int, goes_on_at: int
+) -> None:
+    monkeypatch.chdir(root / "tests" / "faults")
+    data = prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+    undisturbed, _, _ = run_with_kills(tmp_path / "undisturbed", data, {})
+    run, result, spec = run_with_kills(tmp_path / "killed", data, {str(rank): [call]})
+    assert (tmp_path / "killed" / f"fault-{rank}-0").exists()
+    assert (result.restarts, result.reason) == (1, "completed")
+    starts = [record["step"] for record in events.read(run, "metrics") if record["kind"] == "start"]
+    assert starts[0] == 0
+    # The newest checkpoint is from before the kill; whether its writing was complete is up to the kill.
+    assert starts[1] in (goes_on_at, goes_on_at - 4, 7)
+    check_ledger(run, spec)
+    assert weights_hash(run, result.steps) == weights_hash(undisturbed, result.steps)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("ray_engine")
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_again_and_again(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.chdir(root / "tests" / "faults")
+    data = prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+    rng = random.Random(seed)
+    faults = {str(rank): sorted(rng.sample(range(1, 30), 2)) for rank in range(2)}
+    undisturbed, _, _ = run_with_kills(tmp_path / "undisturbed", data, {}, epochs=8)
+    run, result, spec = run_with_kills(tmp_path / "killed", data, faults, epochs=8)
+    fired = sorted(path.name for path in (tmp_path / "killed").glob("fault-*"))
+    assert fired
+    assert 1 <= result.restarts <= len(fired)
+    check_ledger(run, spec)
+    assert weights_hash(run, result.steps) == weights_hash(undisturbed, result.steps)
+
+
+# The driver ------------------------------------------------------------------------------------------
+
+
+def write_project(folder: Path, fault_folder: Path) -> Path:
+    """A table, and a spec file that trains on it; in its second epoch the worker stops and waits."""
+    folder.mkdir()
+    rng = random.Random(0)
+    lines = ["a,b,label"]
+    for _ in range(sum(NUM_ROWS.values())):
+        a, b = rng.uniform(-1, 1), rng.uniform(-1, 1)
+        lines.append(f"{a:.4f},{b:.4f},{'yes' if a + b > 0 else 'no'}")
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n")
+    arguments = {"folder": str(fault_folder), "faults": {"0": [12]}, "fault": "wait"}
+    value = {
+        "name": "driven",
+        "storage": str(folder / "runs"),
+        "data": {"source": "rows.csv"},
+        "model": {"builder": "dying:network", "arguments": arguments},
+        "train": {"epochs": 3, "global_batch_size": 32, "log_every_steps": 3},
+        "scaling": {"num_workers": 1},
+        "checkpoint": {"every_steps": 4},
+    }
+    (folder / "spec.yaml").write_text(yaml.safe_dump(value))
+    return folder / "runs" / "runs" / "driven"
+
+
+def train_command(folder: Path, root: Path, *flags: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(root / "tests" / "faults")}
+    command = [sys.executable, "-c", "from raydc.cli import main; main()", "train", "spec.yaml", *flags]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + CONDITION_TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_killed_driver_resumes_and_a_flipped_byte_is_refused(tmp_path: Path, root: Path) -> None:
+    run_path = write_project(tmp_path / "killed", tmp_path / "faults")
+    (tmp_path / "faults").mkdir()
+    process = train_command(tmp_path / "killed", root)
+    wait_for((tmp_path / "faults" / "fault-0-0").exists, process)
+    # Checkpoints are written beside the steps: the one of step 8 may still be under way.
+    wait_for((run_path / "checkpoints" / "step_00000008" / "MANIFEST.json").exists, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(CONDITION_TIMEOUT_S) == -signal.SIGKILL
+
+    run = Storage(str(run_path))
+    newest = max(name for name in run.names("checkpoints") if not name.endswith(".tmp"))
+    path = run_path / "checkpoints" / newest / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    resumed = train_command(tmp_path / "killed", root, "--resume")
+    output = resumed.communicate(timeout=CONDITION_TIMEOUT_S)[0]
+    assert resumed.returncode == 0, output
+    assert f"{newest} does not verify and is skipped" in output
+    assert "checkpoint_skipped" in event_kinds(run)
+    starts = [record["step"] for record in events.read(run, "metrics") if record["kind"] == "start"]
+    assert 0 < starts[1] < int(newest.removeprefix("step_"))
+
+    spec = specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml")))
+    data = prepare.load(Storage(str(next((tmp_path / "killed" / "runs" / "data").iterdir()))))
+    check_ledger(run, spec, data.num_rows["train"])
+    # The fault fires once, so the calling process trains undisturbed, and computes what a Ray worker computes.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root / "tests" / "faults")
+        undisturbed = Storage(str(tmp_path / "undisturbed"))
+        state = worker.fit(spec, undisturbed, data.folder)
+    assert weights_hash(run, state.step) == weights_hash(undisturbed, state.step)

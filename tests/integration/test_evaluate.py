@@ -1,0 +1,196 @@
+"""Scores and batch predictions with Ray Data are those of the bundle, row by row and in order."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import small_models
+import torch
+from sklearn import metrics
+
+from raydc import bundle, evaluate
+from raydc.bundle import Bundle
+from raydc.data import shards
+from raydc.errors import CheckpointError, DataError, UsageError
+from raydc.features.images import encode_png
+from raydc.storage import Storage
+
+pytestmark = pytest.mark.usefixtures("ray_engine")
+
+# More than two batches.
+NUM_ROWS = 2500
+
+
+def make(folder: Path, features: Any) -> tuple[Storage, Bundle]:
+    place = Storage(str(folder / "bundle"))
+    small_models.write_bundle(place, features)
+    return place, bundle.load(place)
+
+
+def data_set(folder: Path, features: Any, x: Any, y: Any) -> Storage:
+    place = Storage(str(folder / "data"))
+    shards.write_data_set(place, features, {"train": (x[:10], y[:10]), "test": (x, y)})
+    return place
+
+
+# Scores -----------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_a_classification(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.table_features())
+    rows = small_models.table_rows(NUM_ROWS)
+    x = loaded.features.apply(loaded.features.from_json_rows(rows))
+    y = np.random.default_rng(1).integers(0, 3, NUM_ROWS)
+    found = evaluate.run(place, data_set(tmp_path, loaded.features, x, y))
+    outputs = loaded.forward(x)
+    predicted = outputs.argmax(axis=1)
+    assert found["num_rows"] == NUM_ROWS
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(y, predicted), abs=1e-12)
+    assert found["f1"] == pytest.approx(metrics.f1_score(y, predicted, average="macro"), abs=1e-12)
+    assert found["confusion_matrix"] == metrics.confusion_matrix(y, predicted).tolist()
+    assert found["support"] == dict(zip(small_models.CLASSES, np.bincount(y).tolist(), strict=True))
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(outputs).double(), torch.from_numpy(y))
+    assert found["loss"] == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_scores_of_a_regression_are_in_units_of_the_target(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.price_features())
+    sizes = np.random.default_rng(0).uniform(10, 90, NUM_ROWS)
+    prices = 250 + 2 * sizes
+    x, y = loaded.features.apply({"size": sizes}), loaded.features.apply_target(prices)
+    found = evaluate.run(place, data_set(tmp_path, loaded.features, x, y))
+    predicted = loaded.features.unscale(loaded.forward(x))
+    assert found["mae"] == pytest.approx(metrics.mean_absolute_error(prices, predicted), rel=1e-5)
+    assert found["rmse"] == pytest.approx(metrics.mean_squared_error(prices, predicted) ** 0.5, rel=1e-5)
+    assert found["r2"] == pytest.approx(metrics.r2_score(prices, predicted), rel=1e-4)
+    assert "confusion_matrix" not in found
+
+
+def test_data_that_does_not_belong_to_the_bundle_is_refused(tmp_path: Path) -> None:
+    place, _ = make(tmp_path, small_models.table_features())
+    other = small_models.price_features()
+    folder = data_set(tmp_path, other, np.zeros((20, 1), np.float32), np.zeros(20, np.float32))
+    with pytest.raises(DataError, match="was prepared with other features"):
+        evaluate.run(place, folder)
+
+
+def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.price_features())
+    folder = data_set(tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32))
+    assert shards.SPLITS == ("train", "validation", "test")
+    with pytest.raises(DataError, match="has no validation rows"):
+        evaluate.run(place, folder, "validation")
+
+
+def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.price_features())
+    folder = data_set(tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32))
+    (place.local_path / "features.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"features\.json"):
+        evaluate.run(place, folder)
+
+
+# Batch prediction -------------------------------------------------------------------------------------------
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> str:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".parquet":
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_predictions_of_a_file_are_those_of_the_bundle(tmp_path: Path, suffix: str) -> None:
+    place, loaded = make(tmp_path, small_models.table_features())
+    rows = small_models.table_rows(300)
+    source = write_csv(tmp_path / "rows.csv", [{"id": i, **row} for i, row in enumerate(rows)])
+    output = tmp_path / f"out.{suffix}"
+    assert evaluate.predict_file(place, source, str(output)) == 300
+    found = read(output)
+    offline = loaded.predict_rows(rows)
+    assert [int(row["id"]) for row in found] == list(range(300))
+    assert [row["prediction"] for row in found] == [answer["label"] for answer in offline]
+    assert [float(row["score"]) for row in found] == [answer["score"] for answer in offline], "bit for bit"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["bundle", "rows.csv", output.name])
+
+
+def test_rows_keep_their_order_over_files_and_processes(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.price_features())
+    (tmp_path / "in").mkdir()
+    for part in range(12):
+        write_csv(tmp_path / "in" / f"{part:02}.csv", [{"size": part * 1000 + i} for i in range(200 - 10 * part)])
+    num_rows = evaluate.predict_file(place, str(tmp_path / "in"), str(tmp_path / "out.parquet"))
+    found = read(tmp_path / "out.parquet")
+    sizes = [part * 1000 + i for part in range(12) for i in range(200 - 10 * part)]
+    assert num_rows == len(sizes)
+    assert [int(row["size"]) for row in found] == sizes
+    expected = [answer["value"] for answer in loaded.predict_rows([{"size": size} for size in sizes])]
+    assert [row["prediction"] for row in found] == pytest.approx(expected, rel=1e-5)
+    assert "score" not in found[0]
+
+
+def test_pictures_of_a_folder(tmp_path: Path) -> None:
+    import base64
+
+    place, loaded = make(tmp_path, small_models.picture_features())
+    pictures = small_models.pictures(9)
+    for index, pixels in enumerate(pictures):
+        path = tmp_path / "in" / small_models.CLASSES[index % 3] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(encode_png(pixels)))
+    assert evaluate.predict_file(place, str(tmp_path / "in"), str(tmp_path / "out.jsonl")) == 9
+    found = read(tmp_path / "out.jsonl")
+    # The rows of a folder are in the order of its files.
+    order = sorted(range(9), key=lambda index: (small_models.CLASSES[index % 3], f"{index}.png"))
+    offline = loaded.predict_columns({"image": [pictures[index] for index in order]})
+    assert [row["prediction"] for row in found] == [answer["label"] for answer in offline]
+    assert [row["label"] for row in found] == [small_models.CLASSES[index % 3] for index in order]
+
+
+def test_a_wrong_row_is_named_by_its_place_and_nothing_is_left(tmp_path: Path) -> None:
+    place, _ = make(tmp_path, small_models.table_features())
+    rows = small_models.table_rows(30)
+    rows[17]["age"] = "old"
+    source = write_csv(tmp_path / "rows.csv", rows)
+    with pytest.raises(DataError, match=r"rows\.csv: row 18: age: 'old' is not a number"):
+        evaluate.predict_file(place, source, str(tmp_path / "out.csv"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "rows.csv"]
+
+
+def test_a_source_without_a_column_is_refused(tmp_path: Path) -> None:
+    place, _ = make(tmp_path, small_models.table_features())
+    source = write_csv(tmp_path / "rows.csv", [{"age": 1, "job": "cook"}])
+    with pytest.raises(DataError, match="column 'hours' is missing"):
+        evaluate.predict_file(place, source, str(tmp_path / "out.csv"))
+
+
+def test_a_source_with_a_column_of_predictions_is_refused(tmp_path: Path) -> None:
+    place, _ = make(tmp_path, small_models.price_features())
+    source = write_csv(tmp_path / "rows.csv", [{"size": 1, "prediction": 2}])
+    with pytest.raises(DataError, match="has a column 'prediction' already"):
+        evaluate.predict_file(place, source, str(tmp_path / "out.csv"))
+
+
+@pytest.mark.parametrize("name", ["out", "out.txt", "folder/out.csv.gz"])
+def test_an_output_without_a_known_format_is_refused(tmp_path: Path, name: str) -> None:
+    place, _ = make(tmp_path, small_models.price_features())
+    with pytest.raises(UsageError, match="no format is known"):
+        evaluate.predict_file(place, "rows.csv", str(tmp_path / name))

@@ -1,0 +1,113 @@
+"""`raydc run` as a user gives it: every stage, exit codes, and what --resume and --new do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydc import bundle, engine
+from raydc.registry import Registry
+from raydc.storage import Storage
+
+RUN_TIMEOUT_S = 400
+
+
+@pytest.fixture(scope="module")
+def digits(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the examples and the digits."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "examples").symlink_to(root / "examples")
+    subprocess.run([sys.executable, root / "examples" / "download.py", "digits"], check=True, timeout=120, cwd=root)
+    return folder
+
+
+def raydc(folder: Path, ray: engine.Engine, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, attached to the Ray of the tests."""
+    environment = {**os.environ, "RAY_ADDRESS": ray.address}
+    command = [str(Path(sys.executable).with_name("raydc")), *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+    )
+
+
+def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, digits: Path) -> None:
+    small = ["--set", "train.epochs=3", "--set", "serve.port=0", "--set", "serve.ray_actor_options={num_cpus: 0.5}"]
+    done = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
+    assert done.returncode == 0, done.stdout + done.stderr
+    storage = Storage(str(digits / "store"))
+    trials = storage.read_json("runs/digits-sweep/sweep/trials.json")
+    assert len(trials) == 8
+    winner = max((trial for trial in trials if trial["metric"] is not None), key=lambda trial: trial["metric"])
+    registry = Registry(storage)
+    assert registry.aliases("digits-sweep") == {"production": 1}
+    served = bundle.load(registry.folder("digits-sweep", 1))
+    assert served.spec.train.learning_rate == winner["values"]["train.learning_rate"]
+    assert served.spec.model.depth == winner["values"]["model.depth"]  # type: ignore[union-attr]
+    assert "answers as digits-sweep version 1" in done.stdout
+    predicted = next(line for line in done.stdout.splitlines() if line.startswith("predict"))
+    assert "answered" in predicted
+    assert "the held-out row says" in predicted
+
+    # The run exists now: it is neither overwritten nor begun again unasked.
+    again = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
+    assert (again.returncode, "--resume" in again.stderr, "--new" in again.stderr) == (5, True, True)
+    changed = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--set", "seed=7", "--resume")
+    assert changed.returncode == 5
+    assert "seed: was 0, is 7" in changed.stderr
+
+    listed = raydc(digits, ray_engine, "runs")
+    assert "digits-sweep" in listed.stdout
+    assert "production -> 1" in listed.stdout
+
+
+def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, digits: Path) -> None:
+    common = ["examples/digits/spec.yaml", "--set", "train.epochs=2", "--set", "name=steps", "--set", "serve.port=0"]
+    common += ["--set", "serve.ray_actor_options={num_cpus: 0.5}"]
+    for command in (["prepare"], ["train"], ["evaluate"], ["serve", "--once"], ["train", "--resume"], ["evaluate"]):
+        done = raydc(digits, ray_engine, command[0], *common, *command[1:])
+        assert done.returncode == 0, done.stdout + done.stderr
+    registry = Registry(Storage(str(digits / "store")))
+    assert registry.versions("steps") == [1]  # The same model has one version, however often it is evaluated.
+    metrics = json.loads((digits / "store/runs/steps/evaluation.json").read_text())
+    assert metrics["split"] == "test"
+
+    output = digits / "predictions.csv"
+    done = raydc(digits, ray_engine, "predict", *common, "--input", "examples/digits/data", "--output", str(output))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(output.read_text().splitlines()) == 1798
+
+    renewed = raydc(digits, ray_engine, "train", *common, "--set", "seed=5", "--new")
+    assert renewed.returncode == 0, renewed.stderr
+    assert (digits / "store/runs/steps.1/checkpoints").is_dir()
+    evaluated = raydc(digits, ray_engine, "evaluate", *common, "--set", "seed=5")
+    assert "steps version 2" in evaluated.stdout
+    moved = raydc(digits, ray_engine, "promote", *common, "--version", "2", "--why", "better")
+    assert "alias 'production' is now version 2" in moved.stdout, moved.stderr
+    back = raydc(digits, ray_engine, "rollback", *common)
+    assert "alias 'production' is now version 1" in back.stdout, back.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "missing.yaml"], 2, "missing.yaml"),
+        (["run", "examples/digits/spec.yaml", "--set", "data.source=nowhere"], 3, "nowhere"),
+        (["run", "examples/digits/spec.yaml", "--set", "scaling.num_workers=50"], 9, "do not fit"),
+        (["train", "examples/digits/spec.yaml", "--set", "model={name: resnet81}"], 2, "resnet18"),
+        (["train", "examples/digits/spec.yaml", "--set", "name=unknown", "--resume"], 5, "nothing to resume"),
+        (["serve", "examples/digits/spec.yaml", "--set", "name=unknown"], 7, "unknown"),
+        (["serve", "examples/digits/spec.yaml", "--set", "name=steps", "--version", "77"], 7, "77"),
+    ],
+)
+def test_a_fault_is_one_message_and_a_code(
+    ray_engine: engine.Engine, digits: Path, arguments: list[str], code: int, message: str
+) -> None:
+    done = raydc(digits, ray_engine, *arguments)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((digits / "store").glob("**/*.tmp"))

@@ -1,0 +1,406 @@
+"""The endpoint on Ray Serve: what answers is what was registered, and a change of version fails no request."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import small_models
+from ray import serve as ray_serve
+
+from raydc import bundle, checkpoint, client, engine, evaluate, serve
+from raydc.errors import CheckpointError, RegistryError, ServeError
+from raydc.features import Features, Numeric, Signature
+from raydc.registry import Registry
+from raydc.serve.app import DEPLOYMENT
+from raydc.spec.sections import Spec
+from raydc.storage import Storage
+
+# So that replicas fit beside what other tests run.
+SMALL = {"num_cpus": 0.1}
+WAIT_S = 60.0
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
+        time.sleep(0.1)
+
+
+def register(
+    storage: Storage, features: Features, seed: int, name: str = "small", golden_is_wrong: bool = False
+) -> int:
+    made = storage / f"made-{name}-{seed}"
+    small_models.write_bundle(made, features, seed, name)
+    if golden_is_wrong:
+        meta, files = checkpoint.read_artefact(made)
+        golden = json.loads(files["golden.json"])
+        golden["outputs"][0][0] += 1.0
+        checkpoint.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+    return Registry(storage).register(name, made, {"seed": seed})
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """A registry with version 1 and 2 of `small`, and a version 3 whose golden rows do not match."""
+    store = Storage(str(tmp_path_factory.mktemp("serve") / "store"))
+    for seed in range(3):
+        register(store, small_models.table_features(), seed, golden_is_wrong=seed == 2)
+    return store
+
+
+@pytest.fixture(scope="module")
+def spec(storage: Storage) -> Spec:
+    return small_models.small_spec(storage.uri, ray_actor_options=SMALL, autoscaling_config={"max_replicas": 1})
+
+
+@pytest.fixture(scope="module")
+def endpoint(ray_engine: engine.Engine, storage: Storage, spec: Spec) -> Iterator[serve.Endpoint]:
+    yield serve.deploy(spec, storage, 1, who="ada", why="first")
+    serve.shutdown()
+
+
+@pytest.fixture
+def first(endpoint: serve.Endpoint, storage: Storage) -> serve.Endpoint:
+    """The endpoint, with version 1."""
+    serve.promote(storage, "small", "production", 1)
+    return endpoint
+
+
+def test_a_port_that_is_taken_is_named(ray_engine: engine.Engine, storage: Storage, tmp_path: Path) -> None:
+    if engine.serve_applications():
+        pytest.skip("Ray Serve runs already, and listens elsewhere")
+    ray_serve.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = small_models.small_spec(storage.uri, ray_actor_options=SMALL, port=port)
+        with pytest.raises(ServeError, match=rf"no endpoint at 127\.0\.0\.1:{port}.*{port}") as error:
+            serve.deploy(given, storage, 1)
+    assert "choose another serve.port" in str(error.value)
+    assert Registry(storage).aliases("small") == {}
+
+
+# Answers ----------------------------------------------------------------------------------------------------
+
+
+def test_served_predictions_are_the_offline_ones(first: serve.Endpoint, storage: Storage) -> None:
+    rows = small_models.table_rows(40)
+    offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
+    answer = client.predict(first.url, rows=rows)
+    assert answer == {"predictions": offline, "model": "small", "version": "1"}, "bit for bit at the same batch shape"
+    for row, expected in zip(rows[:8], offline, strict=False):
+        (alone,) = client.predict(first.url, rows=[row])["predictions"]
+        assert alone["scores"] == pytest.approx(expected["scores"], abs=1e-6)
+
+
+def test_batch_predictions_are_the_served_ones(first: serve.Endpoint, storage: Storage, tmp_path: Path) -> None:
+    rows = small_models.table_rows(40)
+    source, output = tmp_path / "rows.jsonl", tmp_path / "predictions.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert evaluate.predict_file(Registry(storage).folder("small", 1), str(source), str(output)) == 40
+    batch = [json.loads(line) for line in output.read_text().splitlines()]
+    served = client.predict(first.url, rows=rows)["predictions"]
+    assert [(row["prediction"], row["score"]) for row in batch] == [(one["label"], one["score"]) for one in served]
+
+
+def ask(url: str, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], Any]:
+    """One request, without retries: status, headers and JSON."""
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    try:
+        connection.request(method, parts.path + path, body, {n.replace("_", "-"): v for n, v in headers.items()})
+        response = connection.getresponse()
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, received, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_the_open_inference_protocol(first: serve.Endpoint, storage: Storage) -> None:
+    rows = small_models.table_rows(6)
+    metadata = client.metadata(first.url, "small")
+    kinds = {"age": "FP64", "hours": "FP64", "job": "BYTES"}
+    assert [(one["name"], one["datatype"]) for one in metadata["inputs"]] == list(kinds.items())
+    inputs = [
+        {"name": name, "shape": [6], "datatype": datatype, "data": [row[name] for row in rows]}
+        for name, datatype in kinds.items()
+    ]
+    body = json.dumps({"id": "q-1", "inputs": inputs}).encode()
+    path = f"/v2/models/small/versions/{metadata['versions'][0]}/infer"
+    status, headers, answer = ask(first.url, "POST", path, body, content_type="application/json", x_request_id="r-1")
+    assert (status, answer["id"], answer["model_version"]) == (200, "q-1", "1")
+    assert (headers["x-raydc-model-version"], headers["x-request-id"]) == ("1", "r-1")
+    offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
+    expected = np.array([list(p["scores"].values()) for p in offline], dtype=np.float32).reshape(-1).tolist()
+    assert answer["outputs"][0]["data"] == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "kind", "status"),
+    [
+        ("POST", "/predict", b"{", "application/json", 400),
+        ("POST", "/predict", b'[{"age": "old"}]', "application/json", 422),
+        ("POST", "/predict", b"hello", "text/plain", 415),
+        ("GET", "/predict", b"", "application/json", 405),
+        ("GET", "/nowhere", b"", "application/json", 404),
+        ("GET", "/v2/models/small/versions/99", b"", "application/json", 404),
+        ("POST", "/predict", b" " * (8 * 1024 * 1024 + 1), "application/json", 413),
+    ],
+)
+def test_refusals_reach_the_client_as_json(
+    first: serve.Endpoint, method: str, path: str, body: bytes, kind: str, status: int
+) -> None:
+    found, headers, answer = ask(first.url, method, path, body, content_type=kind)
+    assert found == status
+    assert answer["error"]
+    assert answer["request_id"] == headers["x-request-id"]
+
+
+# Versions ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Load:
+    """A steady load: every answer is counted, none is tried again."""
+
+    url: str
+    versions: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Load:
+        self._threads = [threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(3)]
+        for thread in self._threads:
+            thread.start()
+        self.grow()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=WAIT_S)
+
+    def grow(self) -> None:
+        """Waits for some more answers."""
+        wanted = len(self.versions) + 30
+        wait_for(lambda: bool(self.failures) or len(self.versions) >= wanted, "answers under load")
+
+    def _run(self, seed: int) -> None:
+        body = json.dumps(small_models.table_rows(1, seed)).encode()
+        while not self._stop.is_set():
+            try:
+                status, _, answer = ask(self.url, "POST", "/predict", body, content_type="application/json")
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.failures.append(repr(error))
+                continue
+            if status == 200:
+                self.versions.append(answer["version"])
+            else:
+                self.failures.append(f"{status}: {answer}")
+
+
+def test_promote_and_rollback_fail_no_request(first: serve.Endpoint, storage: Storage) -> None:
+    with Load(first.url) as load:
+        assert serve.promote(storage, "small", "production", 2, why="better") == 2
+        num_before = len(load.versions)
+        load.grow()
+        # Those in flight when promote returned may carry the old version, at most one per client.
+        assert set(load.versions[num_before + 3 :]) == {"2"}
+        assert client.metadata(first.url, "small")["versions"] == ["2"]
+        assert serve.rollback(storage, "small", "production", why="worse") == 1
+        load.grow()
+    assert load.failures == []
+    assert set(load.versions) == {"1", "2"}
+    assert load.versions[-1] == "1"
+
+
+def test_a_version_that_does_not_load_never_answers(first: serve.Endpoint, storage: Storage) -> None:
+    history = Registry(storage).history("small")
+    with Load(first.url) as load:
+        with pytest.raises(ServeError, match=r"version 3 is refused: golden rows\[0\]: output 'no'"):
+            serve.promote(storage, "small", "production", 3)
+        load.grow()
+        serve.promote(storage, "small", "production", 2)
+        load.grow()
+    assert load.failures == []
+    assert set(load.versions) == {"1", "2"}
+    assert Registry(storage).aliases("small") == {"production": 2}
+    assert len(Registry(storage).history("small")) == len(history) + 1
+
+
+def test_a_damaged_version_is_refused_before_anything_moves(
+    first: serve.Endpoint, storage: Storage, spec: Spec
+) -> None:
+    version = register(storage, small_models.table_features(), 7)
+    weights = Registry(storage).folder("small", version).local_path / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        serve.deploy(spec, storage, version)
+    with pytest.raises(ServeError, match=r"model\.safetensors"):
+        serve.promote(storage, "small", "production", version)
+    assert client.predict(first.url, rows=small_models.table_rows(1))["version"] == "1"
+    assert Registry(storage).aliases("small") == {"production": 1}
+
+
+def test_versions_that_are_not_there_are_refused(first: serve.Endpoint, storage: Storage) -> None:
+    with pytest.raises(RegistryError, match="no version 99"):
+        serve.promote(storage, "small", "production", 99)
+    with pytest.raises(RegistryError, match="no alias 'canary'"):
+        serve.rollback(storage, "small", "canary")
+
+
+def test_another_alias_moves_without_the_endpoint(first: serve.Endpoint, storage: Storage) -> None:
+    serve.promote(storage, "small", "staging", 2)
+    assert client.metadata(first.url, "small")["versions"] == ["1"]
+
+
+# The spec ---------------------------------------------------------------------------------------------------
+
+
+def replicas(model: str) -> list[dict[str, Any]]:
+    states: list[dict[str, Any]] = (
+        ray_serve.get_deployment_handle(DEPLOYMENT, model).broadcast("state").results(timeout_s=30)
+    )
+    return states
+
+
+def declared(model: str) -> dict[str, Any]:
+    """The deployment's configuration as Serve's controller holds it."""
+    details = engine._serve_client().get_serve_details()
+    config: dict[str, Any] = details["applications"][model]["deployments"][DEPLOYMENT]["deployment_config"]
+    return config
+
+
+def test_the_spec_reaches_serve(first: serve.Endpoint, storage: Storage) -> None:
+    autoscaling = {
+        "min_replicas": 1,
+        "max_replicas": 3,
+        "target_ongoing_requests": 7.0,
+        "upscale_delay_s": 11.0,
+        "downscale_delay_s": 12.0,
+        "look_back_period_s": 13.0,
+    }
+    changed = small_models.small_spec(
+        storage.uri,
+        ray_actor_options=SMALL,
+        autoscaling_config=autoscaling,
+        max_ongoing_requests=20,
+        max_queued_requests=30,
+        max_batch_size=5,
+        batch_wait_timeout_s=0.001,
+        request_timeout_s=9.0,
+        max_request_bytes=1000,
+    )
+    assert serve.deploy(changed, storage, 1).url == first.url
+    config = declared("small")
+    assert {name: config["autoscaling_config"][name] for name in autoscaling} == autoscaling
+    assert config["max_ongoing_requests"] > 20 + 30, "a replica must get what it is to refuse"
+    assert config["ray_actor_options"]["num_cpus"] == 0.1
+    (state,) = replicas("small")
+    section = changed.serve
+    assert section is not None
+    for name in ("max_ongoing_requests", "max_queued_requests", "max_batch_size", "batch_wait_timeout_s"):
+        assert state["settings"][name] == getattr(section, name)
+    assert ask(first.url, "POST", "/predict", b" " * 1001, content_type="application/json")[0] == 413
+
+
+def test_a_running_serve_cannot_change_its_port(first: serve.Endpoint, storage: Storage) -> None:
+    port = urllib.parse.urlsplit(first.url).port
+    given = small_models.small_spec(storage.uri, port=1 if port != 1 else 2)
+    with pytest.raises(ServeError, match=f"listens on 127.0.0.1:{port} already"):
+        serve.deploy(given, storage, 1)
+
+
+def slow_features() -> Features:
+    """One number: the seconds that the forward pass takes."""
+    return Features(
+        Signature("vector", (1,), "float32", (), (), "regression"), "took", {"seconds": Numeric(0.0, 0.0, 1.0)}
+    )
+
+
+@pytest.fixture
+def slow(first: serve.Endpoint, storage: Storage) -> Iterator[serve.Endpoint]:
+    """A second model of the same Serve, which takes as long as it is told, on up to two replicas."""
+    made = storage / "made-slow"
+    small_models.write_slow_bundle(made, slow_features())
+    version = Registry(storage).register("slow", made, {})
+    autoscaling = {"max_replicas": 2, "target_ongoing_requests": 1.0, "upscale_delay_s": 0.0, "look_back_period_s": 2.0}
+    given = small_models.small_spec(
+        storage.uri,
+        "slow",
+        ray_actor_options=SMALL,
+        autoscaling_config=autoscaling,
+        max_ongoing_requests=2,
+        max_queued_requests=1,
+        request_timeout_s=20.0,
+    )
+    yield serve.deploy(given, storage, version)
+    serve.shutdown("slow")
+
+
+def test_a_second_model_with_a_users_builder_scales_and_refuses(slow: serve.Endpoint, first: serve.Endpoint) -> None:
+    assert slow.url == f"{first.url}/slow"
+    assert {one["model"]: one["status"] for one in serve.status()} == {"small": "RUNNING", "slow": "RUNNING"}
+    assert client.predict(slow.url, rows=[{"seconds": 0.0}])["model"] == "slow"
+    stop = threading.Event()
+    codes: Counter[int] = Counter()
+
+    def press() -> None:
+        body = json.dumps([{"seconds": 0.5}]).encode()
+        while not stop.is_set():
+            status, headers, _ = ask(slow.url, "POST", "/predict", body, content_type="application/json")
+            codes[status] += 1
+            if status == 429:
+                assert headers["retry-after"] == "1"
+                time.sleep(0.2)
+
+    with ThreadPoolExecutor(8) as pool:
+        pressing = [pool.submit(press) for _ in range(8)]
+        try:
+            wait_for(lambda: codes[429] > 0 and codes[200] > 0, "requests over the limits are refused")
+            wait_for(lambda: len(replicas("slow")) == 2, "a second replica")
+        finally:
+            stop.set()
+        for one in pressing:
+            one.result(timeout=WAIT_S)
+    assert set(codes) == {200, 429}
+    assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
+
+
+def test_a_first_deployment_that_fails_leaves_nothing(first: serve.Endpoint, storage: Storage) -> None:
+    version = register(storage, small_models.table_features(), 11, "bad", golden_is_wrong=True)
+    given = small_models.small_spec(storage.uri, "bad", ray_actor_options=SMALL)
+    with pytest.raises(ServeError, match="golden rows"):
+        serve.deploy(given, storage, version)
+    assert [one["model"] for one in serve.status()] == ["small"]
+    assert Registry(storage).aliases("bad") == {}
+    assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
+
+
+def test_a_replica_that_dies_comes_back_with_its_version(first: serve.Endpoint, storage: Storage) -> None:
+    serve.promote(storage, "small", "production", 2)
+    (actor,) = [name for name in ray.util.list_named_actors(all_namespaces=True) if "small#" in name["name"]]
+    ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
+
+    def is_back() -> bool:
+        names = [name["name"] for name in ray.util.list_named_actors(all_namespaces=True) if "small#" in name["name"]]
+        return len(names) == 1 and names != [actor["name"]]
+
+    wait_for(is_back, "another replica")
+    assert client.predict(first.url, rows=small_models.table_rows(1), timeout_s=WAIT_S)["version"] == "2"

@@ -1,0 +1,88 @@
+"""Training on Ray Train workers."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import check_ledger, event_kinds, training_spec, weights_hash, write_pictures
+
+from raydc import bundle, engine, train, worker
+from raydc.data import prepare
+from raydc.data.shards import open_rows
+from raydc.errors import ClusterError, RunError, TrainError
+from raydc.storage import Storage
+
+pytestmark = pytest.mark.usefixtures("ray_engine")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> prepare.Prepared:
+    return prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+
+
+@pytest.fixture
+def builder(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Section `model` of the network that fails on purpose."""
+    monkeypatch.chdir(root / "tests" / "faults")
+    return {"builder": "dying:network", "arguments": {"folder": str(tmp_path), "faults": {}, "fault": "bug"}}
+
+
+def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepare.Prepared) -> None:
+    spec = training_spec(str(tmp_path), scaling={"num_workers": 2})
+    run, lines = Storage(str(tmp_path / "run")), []
+    result = train.run(spec, data, run, lines.append)
+    assert (result.steps, result.epochs, result.reason, result.restarts) == (21, 3, "completed", 0)
+    check_ledger(run, spec)
+    assert event_kinds(run)[0] == "run_started"
+    assert event_kinds(run).count("attempt_started") == 1
+    assert not run.exists("ray")
+    assert run.exists("run.lock.yaml")
+    assert any(line.startswith("train     epoch 3") for line in lines)
+    loaded = bundle.load(run / "model")
+    x, y = open_rows(data.folder, "validation").gather(open_rows(data.folder, "validation").ids - 200)
+    accuracy = float((loaded.forward(x).argmax(axis=1) == y).mean())
+    assert accuracy == pytest.approx(result.metrics["accuracy"])
+    assert loaded.facts["data_hash"] == data.data_hash
+    with pytest.raises(RunError, match="trained already"):
+        train.run(spec, data, run, lines.append)
+
+
+def test_one_ray_worker_computes_what_the_calling_process_computes(tmp_path: Path, data: prepare.Prepared) -> None:
+    there, here = Storage(str(tmp_path / "there")), Storage(str(tmp_path / "here"))
+    train.run(training_spec(str(tmp_path), scaling={"num_workers": 1}), data, there, lambda line: None)
+    worker.fit(training_spec(str(tmp_path)), here, data.folder)
+    assert weights_hash(there, 21) == weights_hash(here, 21)
+
+
+def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepare.Prepared) -> None:
+    diverging = {"optimizer": "sgd", "learning_rate": 1e30}
+    spec = training_spec(str(tmp_path), train=diverging, scaling={"num_workers": 1})
+    run = Storage(str(tmp_path / "run"))
+    with pytest.raises(TrainError, match="the loss is"):
+        train.run(spec, data, run, lambda line: None)
+    assert event_kinds(run).count("attempt_started") == 1
+
+
+def test_same_failure_twice_is_the_end(tmp_path: Path, data: prepare.Prepared, builder: dict[str, Any]) -> None:
+    builder["arguments"]["faults"] = {"0": [6]}
+    tolerance = {"max_failures": -1}
+    spec = training_spec(str(tmp_path), model=builder, scaling={"num_workers": 1}, fault_tolerance=tolerance)
+    # Without checkpoints between, the second attempt reaches the same step.
+    spec = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"every_steps": 100})})
+    run = Storage(str(tmp_path / "run"))
+    with pytest.raises(TrainError) as caught:
+        train.run(spec, data, run, lambda line: None)
+    message = caught.value.message
+    assert f"rank 0 on {socket.gethostname()} failed after step 5: ValueError: the cat sat on the tensor" in message
+    assert "dying.py:" in message
+    assert event_kinds(run).count("attempt_started") == 2
+
+
+def test_more_workers_than_the_cluster_holds(tmp_path: Path, data: prepare.Prepared) -> None:
+    total = engine.connect().resources["CPU"]
+    spec = training_spec(str(tmp_path), scaling={"num_workers": 2, "resources_per_worker": {"CPU": total}})
+    with pytest.raises(ClusterError, match=r"2 worker\(s\) of 4 CPU each do not fit into 4 CPU"):
+        train.run(spec, data, Storage(str(tmp_path / "run")), lambda line: None)

@@ -1,0 +1,101 @@
+"""Small data sets and specs to train on them: for tests of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from raydc import events, order
+from raydc import spec as specs
+from raydc.data import shards
+from raydc.features import Features, Image, Numeric, Signature
+from raydc.spec.sections import Spec
+from raydc.storage import Storage, sha256
+
+NUM_ROWS = {"train": 200, "validation": 60, "test": 40}
+CLASSES = ("a", "b", "c")
+
+
+def picture_features() -> Features:
+    """Grey images of 8x8 to three classes."""
+    signature = Signature("image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", CLASSES)
+    return Features(signature, "label", {"image": Image(8, 8, 1)})
+
+
+def write_pictures(folder: Storage, seed: int = 0, num_rows: dict[str, int] | None = None) -> Storage:
+    """A prepared data set of noisy images whose brightest third is their class."""
+    rng = np.random.default_rng(seed)
+    splits = {}
+    for split, count in (num_rows or NUM_ROWS).items():
+        y = rng.integers(0, 3, count)
+        x = rng.integers(0, 120, (count, 1, 8, 8))
+        for row, label in enumerate(y):
+            x[row, 0, 2 * label : 2 * label + 3] += 60
+        splits[split] = (x.astype(np.uint8), y.astype(np.int64))
+    shards.write_data_set(folder, picture_features(), splits, num_rows_per_shard=64)
+    return folder
+
+
+def write_line(folder: Storage) -> Storage:
+    """A prepared data set of a regression: the price is 300 + 100 * (0.5 a - b)."""
+    signature = Signature("vector", (2,), "float32", (), (), "regression")
+    columns = {"a": Numeric(0.0, 0.0, 1.0), "b": Numeric(0.0, 0.0, 1.0)}
+    features = Features(signature, "price", columns, target_mean=300.0, target_scale=100.0)
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, count in NUM_ROWS.items():
+        x = rng.normal(size=(count, 2)).astype(np.float32)
+        splits[split] = (x, (x @ np.array([0.5, -1.0], dtype=np.float32)))
+    shards.write_data_set(folder, features, splits)
+    return folder
+
+
+def training_spec(storage: str, **sections: Any) -> Spec:
+    """A resolved spec of a short run in the calling process; `sections` are merged in."""
+    value: dict[str, Any] = {
+        "name": "short",
+        "storage": storage,
+        "data": {"source": "rows.csv"},
+        "model": {"name": "mlp", "hidden": [16], "dropout": 0.2},
+        "train": {"epochs": 3, "global_batch_size": 32, "log_every_steps": 3, "learning_rate": 1e-2},
+        "scaling": {"num_workers": 0},
+        "checkpoint": {"every_steps": 4},
+    }
+    for name, section in sections.items():
+        fits = isinstance(section, dict) and name != "model"
+        value[name] = {**value.get(name, {}), **section} if fits else section
+    return specs.resolve(specs.from_dict(value))
+
+
+def weights_hash(run_folder: Storage, step: int) -> str:
+    """Of the weights in a checkpoint."""
+    return sha256(run_folder.read_bytes(f"checkpoints/step_{step:08d}/model.safetensors"))
+
+
+def step_records(run_folder: Storage) -> list[dict[str, Any]]:
+    """Lines of the steps that the final weights have seen."""
+    history = events.surviving(events.read(run_folder, "metrics"))
+    return [record for record in history if record["kind"] == "step"]
+
+
+def event_kinds(run_folder: Storage) -> list[str]:
+    return [record["kind"] for record in events.read(run_folder, "events")]
+
+
+def check_ledger(run_folder: Storage, spec: Spec, num_rows: int = NUM_ROWS["train"]) -> None:
+    """Every row exactly once per epoch in the history that survives, and in the order that the seed says."""
+    batch_size = spec.train.global_batch_size
+    per_epoch = order.num_steps(num_rows, batch_size)
+    records = step_records(run_folder)
+    assert [record["step"] for record in records] == list(range(1, len(records) + 1))
+    for record in records:
+        epoch, step = divmod(record["step"] - 1, per_epoch)
+        ids = order.batch_rows(spec.seed, epoch, step, num_rows, batch_size)
+        assert (record["rows"], record["row_fingerprint"]) == (len(ids), str(order.fingerprint(ids)))
+        assert record["epoch"] == epoch + 1
+    whole = order.fingerprint(np.arange(num_rows))
+    for epoch in range(len(records) // per_epoch):
+        lines = records[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sum(line["rows"] for line in lines) == num_rows
+        assert sum(int(line["row_fingerprint"]) for line in lines) % 2**64 == whole

@@ -1,0 +1,95 @@
+"""The command line: light to import, frozen in its options, one message and a code for every fault."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from raydc.cli import main
+
+COMMANDS = {
+    "run": {"--set", "--address", "--resume", "--new", "--once"},
+    "validate": {"--set"},
+    "plan": {"--set", "--address"},
+    "prepare": {"--set", "--address"},
+    "train": {"--set", "--address", "--resume", "--new"},
+    "sweep": {"--set", "--address", "--resume", "--new"},
+    "evaluate": {"--set", "--address"},
+    "serve": {"--set", "--address", "--version", "--once"},
+    "predict": {"--set", "--address", "--url", "--row", "--image", "--input", "--output", "--timeout"},
+    "promote": {"--set", "--address", "--version", "--alias", "--why"},
+    "rollback": {"--set", "--address", "--alias", "--why"},
+    "runs": {"--storage"},
+    "schema": set(),
+}
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text("name: good\ndata: {source: a.csv}\nmodel: {name: mlp}\n")
+    return path
+
+
+def test_options_are_frozen() -> None:
+    # Configuration has one home, the spec; a new option needs a reason and a change here.
+    found = {name: {o for p in c.params for o in p.opts if o.startswith("--")} for name, c in main.commands.items()}
+    assert found == COMMANDS
+
+
+def test_help_imports_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from raydc.cli import main; "
+        "r = CliRunner().invoke(main, ['--help']); assert r.exit_code == 0, r; "
+        "heavy = {'ray', 'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_validate_says_valid_or_every_problem(good: Path) -> None:
+    result = CliRunner().invoke(main, ["validate", str(good)])
+    assert (result.exit_code, "valid" in result.output) == (0, True)
+    result = CliRunner().invoke(main, ["validate", str(good), "--set", "seed=x", "--set", "train.epochs=0"])
+    assert result.exit_code == 2
+    assert "2 problem(s) in the spec; nothing was started." in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate", "none.yaml"], "none.yaml"),
+        (["predict"], "nothing to predict"),
+        (["predict", "--row", "{}"], "no endpoint"),
+        (["predict", "--url", "http://localhost:1", "--row", "{"], "not JSON"),
+        (["predict", "--input", "a.csv"], "--input needs SPEC and --output"),
+        (["run", "good.yaml", "--resume", "--new"], "exclude each other"),
+    ],
+)
+def test_usage_faults_exit_with_2(
+    good: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(good.parent)
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+def test_plan_says_what_would_happen(good: Path) -> None:
+    result = CliRunner().invoke(main, ["plan", str(good)])
+    assert result.exit_code == 0
+    assert "10 epochs, 256 rows a step" in result.output
+    result = CliRunner().invoke(main, ["plan", str(good), "--set", "scaling.num_workers=200"])
+    assert (result.exit_code, "do not fit" in result.output) == (9, True)
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(CliRunner().invoke(main, ["schema"]).output)["title"] == "Spec"
+
+
+def test_runs_of_an_empty_storage(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["runs", "--storage", str(tmp_path)])
+    assert (result.exit_code, "no runs" in result.output) == (0, True)

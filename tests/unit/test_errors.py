@@ -1,0 +1,31 @@
+"""Errors cross processes whole, and no exit code is used twice for different things."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from raydc import errors
+from raydc.errors import Problem, RaydcError, SpecError
+
+CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, RaydcError)]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_error_survives_pickling(kind: type[RaydcError]) -> None:
+    error = SpecError([Problem("a.yaml:1:2", "x", "bad")]) if kind is SpecError else kind("what", "do this")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - exceptions cross Ray's processes pickled
+    assert type(copy) is kind
+    assert (str(copy), copy.hint, copy.args) == (str(error), error.hint, error.args)
+
+
+def test_every_class_is_drawn_in_the_tree() -> None:
+    assert all(kind.__name__ in (errors.__doc__ or "") for kind in CLASSES)
+    for kind in CLASSES:
+        line = next(line for line in (errors.__doc__ or "").splitlines() if kind.__name__ in line)
+        assert f" {kind.exit_code} " in line
+
+
+def test_the_hint_is_part_of_the_message() -> None:
+    assert str(errors.DataError("row 3 is bad", "fix it")) == "row 3 is bad\n  fix it"

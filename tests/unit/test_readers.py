@@ -1,0 +1,156 @@
+"""Readers without Ray: the dialects of CSV, the types of Parquet, and what becomes of them."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raydc.data import fit, infer, sources, values, write
+from raydc.data.clean import Cleaner
+from raydc.data.readers import Reader
+from raydc.errors import DataError
+from raydc.features import Features
+from raydc.spec import from_dict
+
+BODY = "".join(f"{row},{'uv'[row % 2]},{('no', 'yes')[row % 2]}\n" for row in range(50)).encode()
+
+
+def _read(path: Path, **data: Any) -> tuple[list[pa.Table], dict[str, str], Cleaner, sources.Layout]:
+    section = {"source": str(path), "target": "y", **data}
+    spec = from_dict({"name": "x", "data": section, "model": {"name": "linear"}})
+    layout = sources.locate(spec.data)
+    tables = [table for piece in Reader.of(layout, spec.data).pieces(layout.files) for table in piece()]
+    kinds = infer.Decision(spec.data, layout, infer.merge(map(infer.scan, tables)), print).kinds()
+    return tables, kinds, Cleaner(None, spec.data, 0, kinds), layout
+
+
+def _kinds(path: Path, **data: Any) -> dict[str, str]:
+    return _read(path, **data)[1]
+
+
+def _fitted(path: Path, **data: Any) -> tuple[Features, pa.Table, Cleaner]:
+    tables, _, cleaner, layout = _read(path, **data)
+    features = fit.finish(fit.merge(fit.partial(table, cleaner) for table in tables), cleaner, layout)
+    return features, pa.concat_tables(tables), cleaner
+
+
+def _file(folder: Path, content: bytes, name: str = "rows.csv") -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a,b,y\n" + BODY,
+        b"a,b,y\n" + BODY[:-1],
+        b"\xef\xbb\xbfa,b,y\n" + BODY,
+        (b"a,b,y\n" + BODY).replace(b"\n", b"\r\n"),
+        b'"a","b","y"\n' + BODY,
+        b"a,b,y\n\n" + BODY,
+    ],
+    ids=["plain", "no last newline", "byte order mark", "crlf", "quoted header", "blank line"],
+)
+def test_dialects_of_csv_give_the_same_rows(tmp_path: Path, content: bytes) -> None:
+    tables, kinds, _, _ = _read(_file(tmp_path, content))
+    table = pa.concat_tables(tables)
+    assert kinds == {"a": "numeric", "b": "categorical"}
+    assert table.column("a").to_pylist() == [str(row) for row in range(50)]
+    assert values.row_ids(table).tolist() == list(range(50))
+
+
+def test_tabs_separate_the_cells_of_tsv(tmp_path: Path) -> None:
+    assert _kinds(_file(tmp_path, (b"a,b,y\n" + BODY).replace(b",", b"\t"), "rows.tsv")) == {
+        "a": "numeric",
+        "b": "categorical",
+    }
+
+
+def test_quotes_hold_commas_and_line_breaks_together(tmp_path: Path) -> None:
+    content = b'a,"b, c",y\n' + b'1,"x, ""y""\nz",no\n2,w,yes\n' * 20
+    features, rows, cleaner = _fitted(_file(tmp_path, content))
+    assert write.golden_rows(rows, cleaner)[:2] == [{"a": 1, "b, c": 'x, "y"\nz'}, {"a": 2, "b, c": "w"}]
+    assert set(features.columns) == {"a", "b, c"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b,y\n1,café,no\n".encode("latin1"), "not UTF-8 text"),
+        ("a,café,y\n".encode("latin1"), "not UTF-8 text"),
+        (("a,b,y\n" + BODY.decode()).encode("utf-16"), "not UTF-8 text"),
+        (b"\0\0\0\0", "cannot be read"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=rf"^{tmp_path}/rows\.csv:? {message}"):
+        _read(_file(tmp_path, content))
+
+
+def test_types_of_parquet(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "int": pa.array([None if row % 7 == 0 else row for row in range(60)], pa.int64()),
+            "unsigned": pa.array(range(60), pa.uint64()),
+            "half": pa.array(np.arange(60, dtype=np.float16)),
+            "float": pa.array([float("nan") if row % 5 == 0 else row / 10 for row in range(60)]),
+            "bool": pa.array([row % 2 == 0 for row in range(60)]),
+            "decimal": pa.array([decimal.Decimal(row) / 4 for row in range(60)], pa.decimal128(10, 2)),
+            "codes": pa.array(["p", "q", None] * 20).dictionary_encode(),
+            "numbers": pa.array([1, 2, None] * 20).dictionary_encode(),
+            "large": pa.array(["p", "q", None] * 20, pa.large_string()),
+            "y": pa.array([row % 3 * 1.0 for row in range(60)]),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    features, rows, cleaner = _fitted(tmp_path / "rows.parquet")
+    numeric = {"int", "unsigned", "half", "float", "decimal", "numbers"}
+    assert {name for name, column in features.columns.items() if column.kind == "numeric"} == numeric
+    assert features.signature.classes == ("0", "1", "2")
+    golden = write.golden_rows(rows, cleaner)
+    # What is missing in row 5 is left out.
+    assert golden[5] == {"int": 5, "unsigned": 5, "half": 5, "bool": "false", "decimal": 1.25}
+    x = features.apply(write.raw_columns(rows, cleaner, write.NUM_GOLDEN_ROWS))
+    np.testing.assert_array_equal(features.apply(features.from_json_rows(golden)), x)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("date32", pa.array([datetime.date(2020, 1, 1)] * 40)),
+        ("list", pa.array([[1]] * 40)),
+        ("struct", pa.array([{"q": 1}] * 40)),
+    ],
+)
+def test_types_that_are_no_input_can_be_excluded(tmp_path: Path, name: str, cells: pa.Array) -> None:
+    table = pa.table({"a": range(40), "odd": cells, "y": ["no", "yes"] * 20})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=rf"column 'odd' holds {name}.*\n.*exclude: \[odd\]"):
+        _read(tmp_path / "rows.parquet")
+    for duplicates in ("keep", "drop"):
+        data = {"features": {"exclude": ["odd"]}, "clean": {"duplicates": duplicates}}
+        assert _kinds(tmp_path / "rows.parquet", **data) == {"a": "numeric"}
+
+
+def test_lines_of_json_may_lack_keys_and_be_blank(tmp_path: Path) -> None:
+    lines = [b'{"a": 1, "y": "no"}', b"", b'{"y": "yes", "b": true}'] * 20
+    tables, kinds, _, layout = _read(_file(tmp_path, b"\n".join(lines), "rows.jsonl"))
+    assert kinds == {"a": "numeric", "b": "categorical"}
+    ids = values.row_ids(pa.concat_tables(tables, promote_options="default"))
+    assert ids.tolist()[:4] == [0, 2, 3, 5]
+    assert layout.place(5).endswith("rows.jsonl: line 6")
+
+
+def test_equal_rows_have_equal_digests_and_others_do_not(tmp_path: Path) -> None:
+    content = b"a,b,y\nab,c,no\na,bc,no\nab,c,no\n,c,no\n-,c,no\nab,c,yes\n"
+    tables, *_ = _read(_file(tmp_path, content), clean={"duplicates": "drop"})
+    digests = pa.concat_tables(tables).column(values.DIGEST).to_pylist()
+    assert digests[0] == digests[2]
+    assert len(set(digests)) == 5

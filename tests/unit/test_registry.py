@@ -1,0 +1,180 @@
+"""Versions that do not change, aliases that move, and a history that nothing gets lost from."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydc import checkpoint
+from raydc.errors import CheckpointError, RegistryError, UsageError
+from raydc.registry import Registry
+from raydc.storage import Storage
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(Storage(str(tmp_path / "store")))
+
+
+def bundle(tmp_path: Path, content: str) -> Storage:
+    folder = Storage(str(tmp_path / f"bundle-{content}"))
+    checkpoint.write_artefact(folder, {"weights": content.encode(), "card.md": b"# card\n"}, {"kind": "bundle"})
+    return folder
+
+
+def with_versions(registry: Registry, tmp_path: Path, count: int) -> Registry:
+    for number in range(count):
+        registry.register("digits", bundle(tmp_path, f"v{number}"), {"run": f"run-{number}"})
+    return registry
+
+
+def test_versions_count_from_one_and_hold_a_copy(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 3)
+    assert registry.versions("digits") == [1, 2, 3]
+    assert registry.models() == ["digits"]
+    assert registry.folder("digits", 2).read_bytes("weights") == b"v1"
+    source = registry.source("digits", 2)
+    assert source["run"] == "run-1"
+    assert len(source["digest"]) == 64
+
+
+def test_the_same_bundle_keeps_its_version(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 2)
+    assert registry.register("digits", bundle(tmp_path, "v0"), {}) == 1
+    assert registry.versions("digits") == [1, 2]
+
+
+def test_a_bundle_that_does_not_verify_is_refused(registry: Registry, tmp_path: Path) -> None:
+    folder = bundle(tmp_path, "v0")
+    (folder.local_path / "weights").write_bytes(b"xx")
+    with pytest.raises(CheckpointError, match="weights"):
+        registry.register("digits", folder, {})
+    assert registry.versions("digits") == []
+
+
+def test_a_copy_that_does_not_verify_is_removed(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes, fired = Storage.write_bytes, []
+
+    def torn(self: Storage, name: str, content: bytes) -> None:
+        if name == "weights":
+            fired.append(name)
+            content = content[:-1]
+        write_bytes(self, name, content)
+
+    folder = bundle(tmp_path, "v0")
+    monkeypatch.setattr(Storage, "write_bytes", torn)
+    with pytest.raises(CheckpointError, match="weights"):
+        registry.register("digits", folder, {})
+    assert fired
+    assert registry.versions("digits") == []
+    monkeypatch.undo()
+    assert registry.register("digits", folder, {}) == 2, "a number that was taken is not given again"
+
+
+def test_aliases_move_and_the_history_says_who_and_why(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 2)
+    registry.set_alias("digits", "production", 1, who="ada", why="first")
+    registry.set_alias("digits", "staging", 2, who="ada", why="try it")
+    registry.set_alias("digits", "production", 2, who="bob", why="better")
+    assert registry.aliases("digits") == {"production": 2, "staging": 2}
+    assert registry.resolve("digits", "production") == 2
+    assert registry.resolve("digits", 1) == registry.resolve("digits", "1") == 1
+    moves = [(m["kind"], m["alias"], m["from"], m["to"], m["who"], m["why"]) for m in registry.history("digits")]
+    assert moves == [
+        ("set", "production", None, 1, "ada", "first"),
+        ("set", "staging", None, 2, "ada", "try it"),
+        ("set", "production", 1, 2, "bob", "better"),
+    ]
+
+
+def test_a_move_to_where_it_is_leaves_no_trace(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 1)
+    for _ in range(2):
+        registry.set_alias("digits", "production", 1)
+    assert len(registry.history("digits")) == 1
+
+
+def test_rollbacks_go_back_step_by_step(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 3)
+    for version in (1, 2, 3):
+        registry.set_alias("digits", "production", version)
+    assert registry.previous("digits", "production") == 2
+    assert registry.rollback("digits", "production", who="ada", why="worse") == 2
+    assert registry.rollback("digits", "production") == 1
+    with pytest.raises(RegistryError, match="has stood for version 1 only") as error:
+        registry.rollback("digits", "production")
+    assert "There are: 1, 2, 3" in str(error.value)
+    assert [move["kind"] for move in registry.history("digits")] == ["set"] * 3 + ["rollback"] * 2
+    registry.set_alias("digits", "production", 3)
+    assert registry.rollback("digits", "production") == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message", "hint"),
+    [
+        (lambda r: r.resolve("digit", "production"), "no model digit", "Did you mean digits?"),
+        (lambda r: r.resolve("digits", "prodction"), "no alias 'prodction'", "Did you mean production?"),
+        (lambda r: r.resolve("digits", 7), "no version 7", "There are: 1, 2"),
+        (lambda r: r.folder("digits", 7), "no version 7", "There are: 1, 2"),
+        (lambda r: r.set_alias("digits", "production", 7), "no version 7", "There are: 1, 2"),
+        (lambda r: r.rollback("digits", "staging"), "no alias 'staging'", "There are: production"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_is(
+    registry: Registry, tmp_path: Path, call: Any, message: str, hint: str
+) -> None:
+    with_versions(registry, tmp_path, 2)
+    registry.set_alias("digits", "production", 1)
+    with pytest.raises(RegistryError, match=message) as error:
+        call(registry)
+    assert hint in str(error.value)
+
+
+def test_an_empty_registry_says_so(registry: Registry) -> None:
+    assert registry.models() == registry.versions("digits") == registry.history("digits") == []
+    assert registry.aliases("digits") == {}
+    with pytest.raises(RegistryError, match="Nothing is registered there yet"):
+        registry.resolve("digits", "production")
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden"])
+def test_a_model_name_is_no_path(registry: Registry, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a model"):
+        registry.versions(name)
+
+
+@pytest.mark.parametrize("alias", ["", "1", "a/b", "-x"])
+def test_an_alias_is_a_word(registry: Registry, tmp_path: Path, alias: str) -> None:
+    with_versions(registry, tmp_path, 1)
+    with pytest.raises(UsageError, match="cannot name an alias"):
+        registry.set_alias("digits", alias, 1)
+
+
+def _register_and_promote(uri: str, folder: str, alias: str) -> int:
+    registry = Registry(Storage(uri))
+    version = registry.register("digits", Storage(folder), {"run": alias})
+    registry.set_alias("digits", alias, version, why=alias)
+    registry.set_alias("digits", "production", version, why=alias)
+    return version
+
+
+def test_writers_at_once_lose_nothing(registry: Registry, tmp_path: Path) -> None:
+    count = 8
+    jobs = [(registry.storage.uri, bundle(tmp_path, f"v{n}").uri, f"alias-{n}") for n in range(count)]
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        versions = pool.starmap(_register_and_promote, jobs)
+    assert sorted(versions) == registry.versions("digits") == list(range(1, count + 1))
+    aliases = registry.aliases("digits")
+    assert {alias: version for alias, version in aliases.items() if alias != "production"} == {
+        alias: version for (_, _, alias), version in zip(jobs, versions, strict=True)
+    }
+    moves = [move for move in registry.history("digits") if move["alias"] == "production"]
+    assert len(moves) == count
+    chain = [None, *(move["to"] for move in moves)]
+    assert [move["from"] for move in moves] == chain[:-1], "each move began where the one before it ended"
+    assert aliases["production"] == chain[-1]

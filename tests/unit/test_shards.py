@@ -1,0 +1,154 @@
+"""Shards: what is written is what is gathered, and damage is named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydc.data import manifest, shards
+from raydc.errors import DataError
+from raydc.features import Features, Image, Numeric, Signature
+from raydc.storage import Storage
+
+IMAGES = Features(
+    Signature("image", (1, 4, 3), "uint8", (0.0,), (255.0,), "classification", ("a", "b")),
+    "label",
+    {"image": Image(4, 3, 1)},
+)
+VECTORS = Features(
+    Signature("vector", (2,), "float32", (), (), "regression"),
+    "y",
+    {"a": Numeric(0.0, 0.0, 1.0), "b": Numeric(0.0, 0.0, 1.0)},
+)
+
+
+def _images(num_rows: int) -> tuple[Any, Any]:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, 256, (num_rows, 1, 4, 3), dtype=np.uint8), generator.integers(0, 2, num_rows)
+
+
+def _vectors(num_rows: int) -> tuple[Any, Any]:
+    x = np.random.default_rng(1).normal(size=(num_rows, 2)).astype(np.float32)
+    return x, x[:, 0] * 2
+
+
+@pytest.mark.parametrize("num_rows_per_shard", [1, 7, 50, 1000])
+@pytest.mark.parametrize(("features", "make"), [(IMAGES, _images), (VECTORS, _vectors)])
+def test_gathers_rows_in_any_order(tmp_path: Path, features: Features, make: Any, num_rows_per_shard: int) -> None:
+    x, y = make(50)
+    folder = Storage(str(tmp_path / "set"))
+    shards.write_data_set(folder, features, {"train": (x, y)}, num_rows_per_shard=num_rows_per_shard)
+    rows = shards.open_rows(folder, "train")
+    positions = np.random.default_rng(2).integers(0, 50, 200)
+
+    found_x, found_y = rows.gather(positions)
+
+    assert len(rows) == 50
+    assert found_x.dtype == x.dtype
+    np.testing.assert_array_equal(found_x, x[positions])
+    np.testing.assert_array_equal(found_y, y[positions])
+    np.testing.assert_array_equal(rows.ids, np.arange(50))
+
+
+def test_gathered_rows_are_copies(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path / "set"))
+    x, y = _images(5)
+    shards.write_data_set(folder, IMAGES, {"train": (x, y)})
+    rows = shards.open_rows(folder, "train")
+    found, _ = rows.gather(np.array([0]))
+    found[:] = 0
+    np.testing.assert_array_equal(rows.gather(np.array([0]))[0], x[:1])
+
+
+@pytest.mark.parametrize("num_rows_per_shard", [3, 1000])
+@pytest.mark.parametrize("position", [-1, 5])
+def test_a_position_outside_is_refused(tmp_path: Path, num_rows_per_shard: int, position: int) -> None:
+    folder = Storage(str(tmp_path / "set"))
+    shards.write_data_set(folder, IMAGES, {"train": _images(5)}, num_rows_per_shard=num_rows_per_shard)
+    with pytest.raises(IndexError, match=r"\[0, 5\)"):
+        shards.open_rows(folder, "train").gather(np.array([0, position]))
+
+
+def test_a_shard_is_a_function_of_its_rows() -> None:
+    x, y = _images(9)
+    ids = np.arange(9)
+    first = shards.shard_bytes(x, y, ids).to_pybytes()
+    assert shards.shard_bytes(x.copy(), y.copy(), ids.copy()).to_pybytes() == first
+    x[3, 0, 0, 0] ^= 1
+    assert shards.shard_bytes(x, y, ids).to_pybytes() != first
+
+
+def test_splits_count_row_ids_through(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path / "set"))
+    written = shards.write_data_set(folder, IMAGES, {"train": _images(6), "test": _images(2)})
+    assert written["rows"] == {"train": 6, "validation": 0, "test": 2}
+    assert len(shards.open_rows(folder, "validation")) == 0
+    np.testing.assert_array_equal(shards.open_rows(folder, "test").ids, [6, 7])
+
+
+def test_a_missing_manifest_is_no_data_set(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no prepared data set"):
+        shards.open_rows(Storage(str(tmp_path)), "train")
+
+
+def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    folder.write_json(manifest.MANIFEST, {"format": 99})
+    with pytest.raises(DataError, match="format 99, but this raydc reads 1"):
+        shards.open_rows(folder, "train")
+
+
+def test_a_shorter_shard_is_named_at_once(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    shards.write_data_set(folder, IMAGES, {"train": _images(5)})
+    path = tmp_path / "train-00000.arrow"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged: expected \d+ bytes, found \d+ bytes"):
+        shards.open_rows(folder, "train")
+
+
+def test_a_flipped_byte_is_found_on_request(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    written = shards.write_data_set(folder, IMAGES, {"train": _images(5)})
+    path = tmp_path / "train-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    manifest.verify(folder, written)
+    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged: expected sha256"):
+        manifest.verify(folder, written, contents=True)
+
+
+class _Remote(Storage):
+    """A folder that counts what is read from it, as if it were far away."""
+
+    reads = 0
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    def read_bytes(self, name: str) -> bytes:
+        type(self).reads += name.endswith(".arrow")
+        return super().read_bytes(name)
+
+
+def test_a_remote_shard_is_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
+    x, y = _images(20)
+    shards.write_data_set(Storage(str(tmp_path / "set")), IMAGES, {"train": (x, y)}, num_rows_per_shard=10)
+    remote = _Remote(str(tmp_path / "set"))
+    for _ in range(2):
+        rows = shards.open_rows(remote, "train")
+        np.testing.assert_array_equal(rows.gather(np.arange(20)[::-1])[0], x[::-1])
+    assert _Remote.reads == 2
+
+
+def test_reading_shards_needs_no_ray() -> None:
+    code = "import sys, raydc.data.shards, raydc.features; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,195 @@
+"""The spec refuses what it does not understand, says where, and says it all at once."""
+
+# ruff: noqa: E501 - a table reads best with a fault in a line
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from raydc import spec
+from raydc.errors import SpecError, UsageError
+from raydc.spec import document
+from raydc.spec.load import known_keys
+from raydc.spec.sections import Spec
+
+GOOD = """\
+name: trial
+data:
+  source: rows.csv
+  target: y
+model:
+  name: mlp
+  depth: 2
+train:
+  epochs: 3
+  learning_rate: 1e-3
+"""
+
+# One line of GOOD replaced (or lines added at the end), the place, and what the message must say.
+WRONG = [
+    ("  epochs: 3", "  epochs: 3\n  globl_batch_size: 8", "spec.yaml:10:3: train.globl_batch_size: unknown field; did you mean global_batch_size?"),
+    ("name: trial", "name: ''", "spec.yaml:1:1: name:"),
+    ("name: trial", "", "spec.yaml:2:1: name: required"),
+    ("  epochs: 3", "  epochs: three", "spec.yaml:9:3: train.epochs: input should be a valid integer, not 'three'"),
+    ("  epochs: 3", "  epochs: 0", "spec.yaml:9:3: train.epochs: input should be greater than or equal to 1, not 0"),
+    ("  epochs: 3", "  epochs: 3\n  max_steps: 5", "train: give epochs or max_steps, not both"),
+    ("  epochs: 3", "  epochs: 3\n  epochs: 4", "spec.yaml:10:3: train.epochs: given twice; the first is at spec.yaml:9:3"),
+    ("  learning_rate: 1e-3", "  learning_rate: fast", "spec.yaml:10:3: train.learning_rate: input should be a valid number"),
+    ("  learning_rate: 1e-3", "  learning_rate: -1", "train.learning_rate: input should be greater than 0"),
+    ("  learning_rate: 1e-3", "  learning_rate: .nan", "train.learning_rate:"),
+    ("  depth: 2", "  depht: 2", "spec.yaml:7:3: model.depht: unknown field; did you mean depth?"),
+    ("  depth: 2", "  depth: 2\n  hidden: [3]", "model: give hidden, or depth and width, not both"),
+    ("  depth: 2", "  depth: 2\n  dropout: 1.0", "spec.yaml:8:3: model.dropout: input should be less than 1, not 1.0"),
+    ("  source: rows.csv", "  source: [a, b]", "data.source: input should be a valid string"),
+    ("  source: rows.csv", "  source: {train: a.csv}", "spec.yaml:3:3: data.source.test: required"),
+    ("  target: y", "  target: y\n  task: ranking", "data.task: input should be 'classification' or 'regression', not 'ranking'"),
+    ("  target: y", "  target: y\n  split: {validation_fraction: 0.6, test_fraction: 0.5}", "leave no row to train on"),
+    ("  target: y", "  target: y\n  classes: [a, a]", "classes holds a name twice"),
+    ("  target: y", "  target: [", "not YAML"),
+    ("  epochs: 3", "  epochs: 3\n  metric: rmse", "spec.yaml:10:3: train.metric: 'rmse' is no metric of a classification"),
+    ("  epochs: 3", "  epochs: 3\n  optimizer: {name: adam, momentum: 0.9}", "momentum and nesterov are for sgd"),
+    ("  epochs: 3", "  epochs: 3\n  lr_scheduler: cosin", "train.lr_scheduler"),
+    ("  epochs: 3", "  epochs: 3\n  logical_shards: 2\nscaling: {num_workers: 4}", "train.logical_shards: 2 shards cannot occupy 4 workers"),
+    ("  epochs: 3", "  epochs: 3\nscaling: {num_workers: {min: 3, max: 2}}", "scaling.num_workers: min (3) must not exceed max (2)"),
+    ("  epochs: 3", "  epochs: 3\ncheckpoint: {every_steps: 5, every_seconds: 5}", "give every_steps or every_seconds, not both"),
+    ("  epochs: 3", "  epochs: 3\nserve: {port: 70000}", "serve.port: input should be less than or equal to 65535, not 70000"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {train.learning_rte: {uniform: [0.1, 1]}}}", "did you mean train.learning_rate?"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {train.learning_rate: {loguniform: [1, 0.1]}}}", "[low, high] with low < high"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {model.depth: {choice: [1, 0]}}}", "sweep.space.model.depth: 0 is not allowed there"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {model.depth: {choice: [1], grid: [2]}}}", "give exactly one of"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {storage: {choice: [a]}}}", "does not change the model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG, ids=[f"{n:02d}" for n in range(len(WRONG))])
+def test_a_wrong_spec_is_one_clear_message(old: str, new: str, message: str) -> None:
+    where = (
+        "train.logical_shards" in message or "sweep" in new or "scaling" in new or "serve" in new or "checkpoint" in new
+    )
+    text = GOOD.replace(old, new) if not where else _insert(new)
+    with pytest.raises(SpecError) as caught:
+        spec.loads(text)
+    assert message in str(caught.value)
+    assert len(caught.value.problems) == 1, str(caught.value)
+
+
+def _insert(new: str) -> str:
+    # A further top-level section goes to the end of the file, its `train` lines to their place.
+    train_lines, _, section = new.partition("\n")
+    extra = [line for line in section.splitlines() if line.startswith("  ")]
+    rest = [line for line in section.splitlines() if not line.startswith("  ")]
+    return GOOD.replace("  epochs: 3", "\n".join([train_lines, *extra])) + "\n".join(rest) + "\n"
+
+
+def test_all_problems_come_at_once_and_in_order() -> None:
+    text = GOOD.replace("target:", "targt:").replace("depth: 2", "depth: x").replace("epochs: 3", "epochs: -1")
+    with pytest.raises(SpecError) as caught:
+        spec.loads(text)
+    assert [problem.where for problem in caught.value.problems] == ["spec.yaml:4:3", "spec.yaml:7:3", "spec.yaml:9:3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001), ("no", "no"), ("yes", "yes"), ("on", "on"), ("true", True), ("12", 12), ("0o14", 12),
+        ("012", 12), ("0x1F", 31), ("1_000", "1_000"), (".5", 0.5), ("1.", 1.0), ("~", None), ("null", None),
+        ("2024-01-01", "2024-01-01"), ("12:30:45", "12:30:45"), ("-.inf", -math.inf), ("'1'", "1"), ('"no"', "no"),
+    ],
+)  # fmt: skip
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    parsed = document.parse(f"key: {text}", "x").value["key"]
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a", "just text", "a: !!python/object:os.system {}", "a: !mine 3", "? [a]\n: b"]
+)
+def test_documents_that_are_no_specs(text: str) -> None:
+    with pytest.raises(SpecError):
+        spec.loads(text)
+
+
+def test_set_overrides_and_is_named_in_its_errors() -> None:
+    loaded = spec.loads(
+        GOOD, overrides=["train.learning_rate=1e-2", "train.optimizer=sgd", "train.optimizer.momentum=0.9"]
+    )
+    assert loaded.train.learning_rate == 0.01
+    assert (loaded.train.optimizer.name, loaded.train.optimizer.momentum) == ("sgd", 0.9)
+    with pytest.raises(SpecError, match=r"--set train\.epochs=x: train\.epochs: input should be a valid integer"):
+        spec.loads(GOOD, overrides=["train.epochs=x"])
+    with pytest.raises(SpecError, match="did you mean epochs"):
+        spec.loads(GOOD, overrides=["train.epoch=2"])
+    with pytest.raises(UsageError, match="not of the form path=value"):
+        spec.loads(GOOD, overrides=["train.epochs"])
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        spec.load(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        spec.load(tmp_path / "binary.yaml")
+
+
+def test_resolve_fills_what_depends_on_other_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    resolved = spec.resolve(spec.loads(GOOD, overrides=["scaling.num_workers={min: 1, max: 3}"]))
+    assert resolved.data.source == str(tmp_path / "rows.csv")
+    assert resolved.storage == str(tmp_path / "store")
+    assert (resolved.train.metric, resolved.train.mode, resolved.train.logical_shards) == ("accuracy", "max", 3)
+    assert resolved.data.split.test_fraction == 0.1
+    assert spec.resolve(resolved) == resolved
+    uri = spec.resolve(spec.loads(GOOD, overrides=["storage=s3://bucket/runs", "data.task=regression"]))
+    assert (uri.storage, uri.train.metric, uri.train.mode) == ("s3://bucket/runs", "rmse", "min")
+    official = spec.resolve(spec.loads(GOOD, overrides=["data.source={train: a.csv, test: b.csv}"]))
+    assert official.data.split.test_fraction == 0.0
+
+
+def test_with_values_makes_a_trial() -> None:
+    base = spec.loads(GOOD)
+    trial = spec.with_values(base, {"train.learning_rate": 0.5, "model.depth": 4})
+    assert (trial.train.learning_rate, trial.model.depth, base.model.depth) == (0.5, 4, 2)  # type: ignore[union-attr]
+    with pytest.raises(SpecError, match=r"model\.depth"):
+        spec.with_values(base, {"model.depth": 0})
+
+
+def test_a_spec_survives_its_own_dump() -> None:
+    loaded = spec.resolve(spec.loads(GOOD, overrides=["serve={}", "sweep.space={model.depth: {choice: [1, 2]}}"]))
+    assert spec.loads(yaml.safe_dump(spec.to_dict(loaded))) == loaded
+
+
+def test_the_json_schema_agrees_with_the_spec() -> None:
+    schema = Spec.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(yaml.safe_load(GOOD.replace("1e-3", "0.001")))
+    assert list(validator.iter_errors(yaml.safe_load(GOOD.replace("epochs: 3", "epoch: 3").replace("1e-3", "0.001"))))
+
+
+def test_every_field_has_a_description() -> None:
+    missing = [
+        f"{name}.{key}"
+        for name, definition in Spec.model_json_schema()["$defs"].items()
+        for key, value in definition.get("properties", {}).items()
+        if "description" not in value and "$ref" not in value and key not in ("name", "min", "max", "data", "model")
+    ]
+    assert not missing
+
+
+def test_every_shipped_spec_loads(root: Path) -> None:
+    found = sorted((root / "examples").rglob("*.yaml"))
+    assert found
+    for path in found:
+        spec.resolve(spec.load(path))
+
+
+def test_known_keys_follow_the_model() -> None:
+    assert "hidden" in known_keys(("model",), {"model": {"name": "mlp"}})
+    assert "channels" in known_keys(("model",), {"model": {"name": "cnn"}})
+    assert known_keys(("train", "optimizer")) == ["momentum", "name", "nesterov", "weight_decay"]

@@ -1,0 +1,217 @@
+"""One optimiser step over logical shards."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raydc import group, models, order
+from raydc import step as steps
+from raydc.features import Signature
+from raydc.group import Alone
+from raydc.spec.model import Cnn, Mlp
+from raydc.spec.train import Train
+from raydc.step import Step
+
+SIGNATURE = Signature("image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", ("a", "b", "c"))
+CPU = torch.device("cpu")
+
+
+def batch(num_rows: int = 24) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (num_rows, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return x, torch.randint(0, 3, (num_rows,), generator=generator)
+
+
+def make(model: Any, train: dict[str, Any], workers: group.Group | None = None, total_steps: int = 10) -> Step:
+    network = models.build(model, SIGNATURE, 0)
+    return Step(network, "classification", Train(**train), 0, total_steps, 5, workers or Alone(), CPU)
+
+
+def all_shards(num_rows: int, num_shards: int) -> list[tuple[int, slice]]:
+    return [(i, part) for i, part in enumerate(order.logical_shards(num_rows, num_shards)) if part.start < part.stop]
+
+
+def weights(step: Step) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in step.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("num_shards", [1, 3, 4])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_equals_the_plain_step_on_the_whole_batch(name: str, num_shards: int, clip_norm: float | None) -> None:
+    x, y_B = batch()
+    train = {"optimizer": {"name": name}, "logical_shards": num_shards, "gradient_clip_norm": clip_norm}
+    step = make(Mlp(name="mlp", hidden=[8]), train)
+    network = models.build(Mlp(name="mlp", hidden=[8]), SIGNATURE, 0)
+    plain = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+    optimizer = plain(network.parameters(), lr=1e-3)
+    for number in range(3):
+        loss = step(number, 24, x, y_B, all_shards(24, num_shards))
+        optimizer.zero_grad()
+        expected = torch.nn.functional.cross_entropy(network(x), y_B)
+        expected.backward()
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+        optimizer.step()
+        torch.testing.assert_close(loss, expected.detach())
+    for name_, tensor in network.state_dict().items():
+        torch.testing.assert_close(step.network.state_dict()[name_], tensor, rtol=1e-4, atol=1e-6)
+
+
+class Threads:
+    """A group of threads in this process: the sum over all of them, in the order of the ranks."""
+
+    def __init__(self, rank: int, world_size: int, meeting: Any) -> None:
+        self.rank, self.world_size, self._meeting = rank, world_size, meeting
+
+    def sum_(self, flat: Tensor) -> None:
+        barrier, parts = self._meeting
+        parts[self.rank] = flat.clone()
+        barrier.wait(timeout=30)
+        flat.copy_(torch.stack([parts[rank] for rank in range(self.world_size)]).sum(0))
+        barrier.wait(timeout=30)
+
+    def broadcast(self, number: int) -> int:
+        return number
+
+
+def train_together(model: Any, train: dict[str, Any], world_size: int, num_rows: int) -> list[Step]:
+    """Three steps of several workers. They take turns, because random state belongs to the process."""
+    x, y_B = batch(num_rows)
+    meeting = (threading.Barrier(world_size), {})
+    turn = threading.Lock()
+    everyone = [make(model, train, Threads(rank, world_size, meeting)) for rank in range(world_size)]
+    shards = order.logical_shards(num_rows, train["logical_shards"])
+    for step in everyone:
+        computes = step._shard
+
+        def alone(*given: Any, computes: Any = computes) -> Tensor:
+            with turn:
+                return computes(*given)
+
+        step._shard = alone  # type: ignore[method-assign]
+
+    def work(step: Step) -> None:
+        mine = order.shards_of_rank(train["logical_shards"], step._group.rank, world_size)
+        first, last = shards[mine[0]].start, shards[mine[-1]].stop
+        own = [(i, slice(shards[i].start - first, shards[i].stop - first)) for i in mine]
+        own = [(i, part) for i, part in own if part.start < part.stop]
+        for number in range(3):
+            step(number, num_rows, x[first:last], y_B[first:last], own)
+
+    threads = [threading.Thread(target=work, args=(step,)) for step in everyone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    return everyone
+
+
+@pytest.mark.parametrize("num_rows", [24, 3])
+@pytest.mark.parametrize(
+    "model",
+    [Mlp(name="mlp", hidden=[8], dropout=0.5), Cnn(name="cnn", channels=[4], batch_norm=True, dropout=0.5)],
+    ids=["dropout", "batch_norm"],
+)
+def test_number_of_workers_does_not_change_the_step(model: Any, num_rows: int) -> None:
+    train = {"logical_shards": 4, "global_batch_size": 24, "optimizer": {"name": "sgd"}, "learning_rate": 0.1}
+    alone = make(model, train)
+    x, y_B = batch(num_rows)
+    for number in range(3):
+        alone(number, num_rows, x, y_B, all_shards(num_rows, 4))
+    for world_size in (2, 3, 4):
+        everyone = train_together(model, train, world_size, num_rows)
+        for step in everyone:
+            for name, tensor in weights(alone).items():
+                torch.testing.assert_close(step.network.state_dict()[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+        first = weights(everyone[0])
+        assert all(torch.equal(first[name], t) for step in everyone for name, t in weights(step).items())
+
+
+def test_statistics_belong_to_a_shard() -> None:
+    x, y_B = batch(6)
+    step = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2, "learning_rate": 1e-3})
+    network = models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0)
+    moved = []
+    for part in (slice(0, 3), slice(3, 6)):
+        network.load_state_dict(models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0).state_dict())
+        network(x[part])
+        moved.append({name: buffer.clone() for name, buffer in network.named_buffers()})
+    step(0, 6, x, y_B, all_shards(6, 2))
+    for name, buffer in step.network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            assert int(buffer) == 1
+        else:
+            torch.testing.assert_close(buffer, (moved[0][name] + moved[1][name]) / 2)
+
+
+def test_random_state_is_a_function_of_seed_step_and_shard() -> None:
+    def draw(*key: int) -> float:
+        steps.seed_shard(*key, CPU)
+        return float(torch.rand(1, dtype=torch.float64))
+
+    keys = [(seed, step, shard) for seed in range(3) for step in range(5) for shard in range(5)]
+    values = [draw(*key) for key in keys]
+    assert len(set(values)) == len(keys)
+    assert [draw(*key) for key in keys] == values
+
+
+def test_parameter_without_a_gradient_counts_as_zero() -> None:
+    step = make(Mlp(name="mlp", hidden=[8]), {"optimizer": {"name": "adamw", "weight_decay": 0.1}})
+    unused = torch.nn.Parameter(torch.ones(3))
+    step.network.register_parameter("unused", unused)
+    step._parameters.append(unused)
+    step.optimizer.add_param_group({"params": [unused]})
+    x, y_B = batch()
+    step(0, 24, x, y_B, all_shards(24, 1))
+    assert float(unused[0].detach()) == pytest.approx(1.0 - 1e-3 * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"name": "constant"}, [1.0] * 10),
+        ({"name": "constant", "warmup_steps": 4}, [0.2, 0.4, 0.6, 0.8] + [1.0] * 6),
+        ({"name": "linear", "final_fraction": 0.5}, [1 - 0.05 * s for s in range(10)]),
+        ({"name": "cosine"}, [(1 + np.cos(np.pi * s / 10)) / 2 for s in range(10)]),
+        ({"name": "cosine", "warmup_steps": 2}, [1 / 3, 2 / 3] + [(1 + np.cos(np.pi * s / 8)) / 2 for s in range(8)]),
+        ({"name": "step", "step_epochs": 1, "gamma": 0.1}, [1.0] * 5 + [0.1] * 5),
+        ({"name": "step", "step_epochs": 1, "gamma": 0.1, "warmup_steps": 1}, [0.5] + [1.0] * 4 + [0.1] * 5),
+    ],
+)
+def test_schedules_and_their_restoration(section: dict[str, Any], expected: list[float]) -> None:
+    x, y_B = batch()
+    train = {"lr_scheduler": section, "learning_rate": 1.0, "optimizer": {"name": "sgd"}}
+    step, rates = make(Mlp(name="mlp", hidden=[4]), train), []
+    for number in range(10):
+        if number == 6:
+            state = step.state()
+            step = make(Mlp(name="mlp", hidden=[4]), train)
+            step.load_state(state)
+        rates.append(step.learning_rate)
+        step(number, 24, x, y_B, all_shards(24, 1))
+    assert rates == pytest.approx(expected, abs=1e-9)
+
+
+def test_bf16_is_mixed() -> None:
+    step = make(Mlp(name="mlp", hidden=[8]), {"precision": "bf16"})
+    x, y_B = batch()
+    plain = make(Mlp(name="mlp", hidden=[8]), {})
+    outputs = step.forward(x)
+    assert outputs.dtype == torch.float32
+    assert not torch.equal(outputs, plain.forward(x))
+    torch.testing.assert_close(outputs, plain.forward(x), rtol=0.05, atol=0.05)
+    assert {p.dtype for p in step.network.parameters()} == {torch.float32}
+    step(0, 24, x, y_B, all_shards(24, 1))
+
+
+def test_lost_peer_has_a_name() -> None:
+    with pytest.raises(group.PeerLostError, match="lost the other workers: Connection closed"), group.peers():
+        raise RuntimeError("Connection closed by peer\nmore")

@@ -1,0 +1,74 @@
+"""Writing is atomic, on a local folder and on any pyarrow filesystem."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from raydc.errors import UsageError
+from raydc.storage import Storage, canonical_json
+
+
+@pytest.fixture(params=["path", "uri"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path) if request.param == "path" else tmp_path.as_uri())
+
+
+def test_files_come_back(store: Storage) -> None:
+    store.write_bytes("a/b.bin", b"123")
+    (store / "a").write_json("c.json", {"x": [1, 2]})
+    assert store.read_bytes("a/b.bin") == b"123"
+    assert store.read_json("a/c.json") == {"x": [1, 2]}
+    assert store.names("a") == ["b.bin", "c.json"]
+    assert (store.exists("a"), store.exists("z"), store.names("z")) == (True, False, [])
+    assert store.size("a/b.bin") == 3
+    store.move("a", "m")
+    assert store.names() == ["m"]
+    store.delete("m")
+    store.delete("m")
+    assert store.names() == []
+
+
+def test_a_failed_write_leaves_the_old_content(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write_bytes("x", b"old")
+
+    def broken(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        store.write_bytes("x", b"new")
+    assert store.read_bytes("x") == b"old"
+    assert store.names() == ["x"]
+
+
+def test_only_the_first_creates(store: Storage) -> None:
+    assert store.create_bytes("n", b"1")
+    assert not store.create_bytes("n", b"2")
+    assert store.read_bytes("n") == b"1"
+    assert store.names() == ["n"]
+
+
+def test_a_storage_crosses_processes(store: Storage) -> None:
+    copy = pickle.loads(pickle.dumps(store / "deep"))  # noqa: S301 - Ray moves arguments pickled
+    assert copy.uri == (store / "deep").uri
+
+
+def test_a_query_stays_at_the_end_of_a_uri() -> None:
+    folder = Storage("s3://bucket/runs?endpoint_override=localhost:9&scheme=http&region=eu") / "data"
+    assert folder.uri == "s3://bucket/runs/data?endpoint_override=localhost:9&scheme=http&region=eu"
+    assert folder.root == "bucket/runs/data"
+    assert not folder.is_local
+
+
+def test_a_bad_uri_is_refused() -> None:
+    with pytest.raises(UsageError, match="nowhere://x"):
+        Storage("nowhere://x")
+
+
+def test_json_is_canonical() -> None:
+    assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
+    with pytest.raises(ValueError, match="Out of range"):
+        canonical_json(float("nan"))
