@@ -25,7 +25,6 @@ class Log:
         self.folder = folder
         self.stem = stem
         self._lines: list[bytes] = []
-        self._separator = b"\n"
         # Segments sort by the time of their first line; the suffix keeps two writers of one moment apart.
         self._segment = f"{stem}.{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
 
@@ -41,10 +40,9 @@ class Log:
             return
         path = self.folder.local_path / f"{self.stem}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A killed writer may have left half a line; a blank line is nothing to `read`.
-        content, self._separator = self._separator + b"".join(lines), b""
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            content = b"".join(lines) if _ends_a_line(descriptor) else b"\n" + b"".join(lines)
             if os.write(descriptor, content) != len(content):
                 raise OSError(errno.ENOSPC, "only a part of a line could be written", str(path))
         finally:
@@ -54,6 +52,12 @@ class Log:
         """Makes the lines so far visible to readers on any store."""
         if self._lines:
             self.folder.write_bytes(self._segment, b"".join(self._lines))
+
+
+def _ends_a_line(descriptor: int) -> bool:
+    """Whether a file is empty or ends with a line break; a killed writer may have left half a line."""
+    size = os.fstat(descriptor).st_size
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
 def read(folder: Storage, stem: str) -> Iterator[dict[str, Any]]:
