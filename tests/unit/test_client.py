@@ -85,6 +85,16 @@ def test_an_endpoint_below_a_path_is_reached(endpoint: Scripted) -> None:
     assert endpoint.requests[0][1] == "/digits/predict"
 
 
+def test_a_model_answers_at_the_root_or_below_its_name(endpoint: Scripted) -> None:
+    assert client.locate(endpoint.url, "digits") == endpoint.url
+    endpoint.answers = [error(404, "no model 'digits'"), OK]
+    assert client.locate(endpoint.url, "digits") == f"{endpoint.url}/digits"
+    assert [path for _, path, _, _ in endpoint.requests[1:]] == ["/v2/models/digits", "/digits/v2/models/digits"]
+    endpoint.answers = [error(404, "no model 'digits'")]
+    with pytest.raises(ServeError, match="no model 'digits'"):
+        client.locate(endpoint.url, "digits")
+
+
 def test_an_image_is_posted_as_it_is(endpoint: Scripted, tmp_path: Any) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG...")

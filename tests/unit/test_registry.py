@@ -123,6 +123,7 @@ def test_rollbacks_go_back_step_by_step(registry: Registry, tmp_path: Path) -> N
         (lambda r: r.folder("digits", 7), "no version 7", "There are: 1, 2"),
         (lambda r: r.set_alias("digits", "production", 7), "no version 7", "There are: 1, 2"),
         (lambda r: r.rollback("digits", "staging"), "no alias 'staging'", "There are: production"),
+        (lambda r: r.rollback("digits", "1"), "1 is a version of digits, not an alias", "raydc promote --version"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(

@@ -63,6 +63,11 @@ WRONG = [
     ("  epochs: 3", "  epochs: 3\nsweep: {space: {model.depth: {choice: [1, 0]}}}", "sweep.space.model.depth: 0 is not allowed there"),
     ("  epochs: 3", "  epochs: 3\nsweep: {space: {model.depth: {choice: [1], grid: [2]}}}", "give exactly one of"),
     ("  epochs: 3", "  epochs: 3\nsweep: {space: {storage: {choice: [a]}}}", "does not change the model"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {data.clean.missing: {choice: [drop]}}}", "prepared once for all trials"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {train.metric: {choice: [loss]}}}", "the same for all trials"),
+    ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {cpus: 1}}", "serve.ray_actor_options: unknown ['cpus']; known: num_cpus"),
+    ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {num_cpus: -1}}", "num_cpus must be a number of at least 0, not -1"),
+    ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {resources: 3}}", "resources must be a mapping"),
 ]  # fmt: skip
 
 

@@ -152,6 +152,24 @@ def test_statistics_belong_to_a_shard() -> None:
             torch.testing.assert_close(buffer, (moved[0][name] + moved[1][name]) / 2)
 
 
+def test_a_shard_of_one_row_takes_the_running_statistics() -> None:
+    step = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2})
+    frozen = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2})
+    x, y_B = batch(3)
+    network = models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0)
+    start = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(x[1:])
+    step(0, 3, x, y_B, all_shards(3, 2))  # A shard of one row, which changes no statistics, and one of two.
+    for name, buffer in step.network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(buffer, (start[name] + network.get_buffer(name)) / 2)
+    norm = next(m for m in frozen.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm.eval()
+    frozen(0, 1, x[:1], y_B[:1], [(0, slice(0, 1))])
+    assert not norm.training, "what the user froze stays frozen"
+    assert all(m.training for m in step.network.modules())
+
+
 def test_random_state_is_a_function_of_seed_step_and_shard() -> None:
     def draw(*key: int) -> float:
         steps.seed_shard(*key, CPU)
