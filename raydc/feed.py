@@ -7,7 +7,6 @@ Shape suffixes: B rows of this worker, G rows of the step over all workers.
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from raydc import order
+from raydc.augment import Augmenter
 from raydc.data.shards import Rows
 from raydc.step import Shards
 
@@ -56,6 +56,7 @@ class Feed:
         rank: Of this worker.
         world_size: Workers.
         device: Where batches go to.
+        augment: Changes images, by epoch and row ids.
     """
 
     rows: Rows
@@ -65,6 +66,7 @@ class Feed:
     rank: int
     world_size: int
     device: torch.device
+    augment: Augmenter | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,22 +75,24 @@ class Feed:
 
     def batches(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         """Batches of the steps [start, stop) of an epoch, counted from 0 inside it."""
-        batches = itertools.starmap(self._load, self._ids(epoch, start, stop))
+        batches = (self._load(epoch, ids_G) for ids_G in self._ids(epoch, start, stop))
         return batches if self.device.type == "cpu" else _ahead(batches)
 
-    def _ids(self, epoch: int, start: int, stop: int) -> Iterator[tuple[order.Ids]]:
+    def _ids(self, epoch: int, start: int, stop: int) -> Iterator[order.Ids]:
         for first in range(start, stop, _STEPS_AT_ONCE):
             low = first * self.batch_size
             high = min(min(first + _STEPS_AT_ONCE, stop) * self.batch_size, len(self.rows))
             ids = order.permute(np.arange(low, high, dtype=np.int64), len(self.rows), self.seed, epoch)
             for offset in range(0, len(ids), self.batch_size):
-                yield (ids[offset : offset + self.batch_size],)
+                yield ids[offset : offset + self.batch_size]
 
-    def _load(self, ids_G: order.Ids) -> Batch:
+    def _load(self, epoch: int, ids_G: order.Ids) -> Batch:
         shards = order.logical_shards(len(ids_G), self.num_shards)
         mine = order.shards_of_rank(self.num_shards, self.rank, self.world_size)
         first, last = shards[mine[0]].start, shards[mine[-1]].stop
         x, y_B = self.rows.gather(ids_G[first:last])
+        if self.augment is not None:
+            x = self.augment(epoch, ids_G[first:last], x)
         own = [(shard, slice(shards[shard].start - first, shards[shard].stop - first)) for shard in mine]
         own = [(shard, rows) for shard, rows in own if rows.start < rows.stop]
         return Batch(ids_G, self._to_device(x), self._to_device(y_B), own)

@@ -71,6 +71,21 @@ def _feistel(ids: _U64, left_bits: int, right_bits: int, keys: _U64) -> _U64:
     return (left << np.uint64(right_bits)) | right
 
 
+def draw(ids: Ids, seed: int, epoch: int) -> _U64:
+    """64 random bits for each row, anew in each epoch.
+
+    Args:
+        ids: int64 [B], row ids.
+        seed: Any integer.
+        epoch: Epoch, from 0.
+
+    Returns:
+        uint64 [B]; equal for equal (seed, epoch, row id).
+    """
+    first, second = _round_keys(seed, epoch)[:2]
+    return mix(mix(ids.astype(np.uint64) + first) ^ second)
+
+
 def num_steps(num_rows: int, global_batch_size: int) -> int:
     """Steps of an epoch; the last one may be smaller."""
     return -(-num_rows // global_batch_size)

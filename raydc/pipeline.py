@@ -183,9 +183,11 @@ def check_model(job: Job, data: prepare.Prepared) -> None:
     """Builds the model once, while nothing has been written yet.
 
     Raises:
-        SpecError: There is no such model, or it does not fit the data.
+        SpecError: There is no such model, or it or the augmentation does not fit the data.
     """
-    from raydc import models
+    from raydc import augment, models
+
+    augment.make(job.spec.data.augment, data.features.signature, job.spec.seed)
 
     section = job.spec.model
     if getattr(section, "weights", None):

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 import yaml
 
+from raydc import augment, models, order, plan
 from raydc import device as devices
-from raydc import models, order, plan
 from raydc import spec as specs
 from raydc.checkpoint import CheckpointStore, Found, Writer
 from raydc.data import prepare
@@ -106,7 +106,8 @@ class _Run:
         rows = open_rows(data_folder, "train")
         num_shards = train.logical_shards or 1
         world = (group.rank, group.world_size, device)
-        self.feed = Feed(rows, spec.seed, train.global_batch_size, num_shards, *world)
+        augmenter = augment.make(spec.data.augment, data.features.signature, spec.seed)
+        self.feed = Feed(rows, spec.seed, train.global_batch_size, num_shards, *world, augmenter)
         self.total_steps = train.max_steps or (train.epochs or 1) * self.feed.steps_per_epoch
         self.network = models.build(spec.model, data.features.signature, spec.seed).to(device).train()
         task, lengths = data.features.signature.task, (self.total_steps, self.feed.steps_per_epoch)

@@ -109,7 +109,8 @@ def _made_from(spec: Spec, layout: Layout) -> dict[str, Any]:
         [partial(_hash_files, layout.filesystem, [file.path for file in chunk]) for chunk in chunks], "HashSources"
     )
     hashed = zip(files, (digest for chunk in digests for digest in chunk), strict=True)
-    data = spec.data.model_dump(mode="json", exclude={"source"})
+    # Augmentation happens while training: the data set is the same with and without it.
+    data = spec.data.model_dump(mode="json", exclude={"source", "augment"})
     return {
         "format": manifest.FORMAT_VERSION,
         "data": {**data, "format": layout.format},

@@ -91,6 +91,15 @@ class Features(Section):
     image_channels: Literal[1, 3] | None = Field(None, description="Convert images to grey (1) or RGB (3).")
 
 
+class Augment(Section):
+    """Random changes of training images, anew in each epoch; never at validation or serving."""
+
+    crop_padding: int = Field(
+        0, ge=0, description="Black pixels put around an image, of which a window of its own size is cut at random."
+    )
+    horizontal_flip: bool = Field(False, description="Mirror half of the images, left to right.")
+
+
 class Data(Section):
     """Where the rows come from and how they are prepared."""
 
@@ -109,6 +118,7 @@ class Data(Section):
     split: Split = Field(Split(), description="Fractions of the hash split.")
     clean: Clean = Field(Clean(), description="Missing values and duplicates.")
     features: Features = Field(Features(), description="From columns to tensors.")
+    augment: Augment | None = Field(None, description="Random changes of training images.")
 
     @model_validator(mode="after")
     def _classes_fit_task(self) -> Data:

@@ -245,7 +245,7 @@ def _path_fault(dotted: str, value: Any) -> str | None:
     parts = dotted.split(".")
     if parts[0] in _NOT_SEARCHABLE:
         return f"{parts[0]} does not change the model, so it cannot be searched"
-    if parts[0] == "data":
+    if parts[0] == "data" and parts[1:2] != ["augment"]:
         return "the data set is prepared once for all trials, so it cannot be searched"
     if dotted in ("train.logical_shards", "train.metric", "train.mode"):
         return "it is the same for all trials, so that they can be compared"

@@ -123,11 +123,12 @@ def test_the_second_time_nothing_is_done_and_that_is_said(tmp_path: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in first.folder.local_path.iterdir()} == before
 
 
-def test_a_moved_source_is_the_same_data_set(tmp_path: Path) -> None:
+def test_a_moved_source_and_augmentation_leave_the_data_set_as_it_is(tmp_path: Path) -> None:
     data = _csv_files(tmp_path)
     first, _ = preparing.run(tmp_path / "storage", data)
     (tmp_path / "rows").rename(tmp_path / "elsewhere")
-    moved, _ = preparing.run(tmp_path / "storage", {**data, "source": str(tmp_path / "elsewhere")})
+    elsewhere = {"source": str(tmp_path / "elsewhere"), "augment": {"horizontal_flip": True}}
+    moved, _ = preparing.run(tmp_path / "storage", {**data, **elsewhere})
     assert moved.reused
     assert moved.data_hash == first.data_hash
 

@@ -14,6 +14,7 @@ import yaml
 from raydc import spec
 from raydc.errors import SpecError, UsageError
 from raydc.spec import document
+from raydc.spec.data import Augment
 from raydc.spec.load import known_keys
 from raydc.spec.sections import Spec
 
@@ -47,6 +48,7 @@ WRONG = [
     ("  depth: 2", "  depth: 2\n  dropout: 1.0", "spec.yaml:8:3: model.dropout: input should be less than 1, not 1.0"),
     ("  source: rows.csv", "  source: [a, b]", "data.source: input should be a valid string"),
     ("  source: rows.csv", "  source: {train: a.csv}", "spec.yaml:3:3: data.source.test: required"),
+    ("  target: y", "  target: y\n  augment: {crop_padding: -1}", "data.augment.crop_padding: input should be greater than or equal to 0"),
     ("  target: y", "  target: y\n  task: ranking", "data.task: input should be 'classification' or 'regression', not 'ranking'"),
     ("  target: y", "  target: y\n  split: {validation_fraction: 0.6, test_fraction: 0.5}", "leave no row to train on"),
     ("  target: y", "  target: y\n  classes: [a, a]", "classes holds a name twice"),
@@ -68,6 +70,7 @@ WRONG = [
     ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {cpus: 1}}", "serve.ray_actor_options: unknown ['cpus']; known: num_cpus"),
     ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {num_cpus: -1}}", "num_cpus must be a number of at least 0, not -1"),
     ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {resources: 3}}", "resources must be a mapping"),
+    ("  epochs: 3", "  epochs: 3\nsweep: {space: {data.augment.flip: {choice: [true]}}}", "known here: crop_padding, horizontal_flip"),
 ]  # fmt: skip
 
 
@@ -162,6 +165,13 @@ def test_with_values_makes_a_trial() -> None:
     assert (trial.train.learning_rate, trial.model.depth, base.model.depth) == (0.5, 4, 2)  # type: ignore[union-attr]
     with pytest.raises(SpecError, match=r"model\.depth"):
         spec.with_values(base, {"model.depth": 0})
+
+
+def test_augmentation_can_be_searched() -> None:
+    space = "{data.augment.horizontal_flip: {grid: [true, false]}}"
+    loaded = spec.loads(GOOD, overrides=[f"sweep.space={space}"])
+    trial = spec.with_values(loaded, {"data.augment.horizontal_flip": True})
+    assert trial.data.augment == Augment(horizontal_flip=True)
 
 
 def test_a_spec_survives_its_own_dump() -> None:

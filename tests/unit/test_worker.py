@@ -76,13 +76,15 @@ def test_regression_scores_in_units_of_the_target(tmp_path: Path) -> None:
     assert rmse == pytest.approx(100.0 * loss**0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("model", ["mlp", "batch_norm", "momentum"])
+@pytest.mark.parametrize("model", ["mlp", "batch_norm", "momentum", "augment"])
 @pytest.mark.parametrize("killed_at", [2, 9, 13, 20])
 def test_killed_and_resumed_is_bit_for_bit_undisturbed(
     tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch, killed_at: int, model: str
 ) -> None:
     section = {"name": "cnn", "channels": [4, 8], "batch_norm": True, "dropout": 0.3} if model != "mlp" else None
     sections: dict[str, Any] = {"model": section} if section else {}
+    if model == "augment":
+        sections["data"] = {"augment": {"crop_padding": 2, "horizontal_flip": True}}
     schedule = {"lr_scheduler": {"name": "cosine", "warmup_steps": 3}, "logical_shards": 3, "gradient_clip_norm": 1.0}
     if model == "momentum":
         schedule["optimizer"] = {"name": "sgd", "momentum": 0.9}
@@ -145,6 +147,8 @@ def test_another_data_set_or_spec_is_refused(tmp_path: Path, data: Storage) -> N
         worker.fit(training_spec(str(tmp_path)), run, other)
     with pytest.raises(RunError, match="another train section"):
         worker.fit(training_spec(str(tmp_path), train={"learning_rate": 0.5}), run, data)
+    with pytest.raises(RunError, match="another data section"):
+        worker.fit(training_spec(str(tmp_path), data={"augment": {"horizontal_flip": True}}), run, data)
 
 
 def test_loss_that_is_no_number(tmp_path: Path, data: Storage) -> None:
