@@ -4,8 +4,9 @@
 
 Every contender trains the same network with the same batch (256), optimiser (AdamW) and one thread a worker, each in
 a process of its own, one after the other, in turn for several rounds. The ceiling is the bare step: forward, backward
-and optimiser on slices of a tensor that is ready. A rate is that of the last steps, inside an epoch, so
-start-up, validation and checkpoints do not count. Prints one table, writes one JSON file.
+and optimiser on slices of a tensor that is ready; for the cnn also in the memory format and with the order of pooling
+and ReLU that raydc chooses. A rate is that of the last steps, inside an epoch, so start-up, validation and checkpoints
+do not count. Prints one table, writes one JSON file.
 
 The usual PyTorch script gets a loader process beside its training process, so it has two cores where raydc has one.
 """
@@ -30,9 +31,10 @@ BATCH = 256
 STEPS = {"mlp": 460, "cnn": 120}
 # The last steps are measured. They lie inside an epoch (235 steps): start-up, validation and checkpoints do not count.
 MEASURED = {"mlp": 200, "cnn": 60}
-CONTENDERS = ("bare", "raydc", "raydc-2", "pytorch", "lightning", "ray-train")
+CONTENDERS = ("bare", "bare-tuned", "raydc", "raydc-2", "pytorch", "lightning", "ray-train")
 LABELS = {
     "bare": "bare step (ceiling)",
+    "bare-tuned": "bare step, channels_last",
     "raydc": "raydc, 1 worker",
     "raydc-2": "raydc, 2 workers",
     "pytorch": "PyTorch, DataLoader",
@@ -70,6 +72,8 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, dict[str, list
     for round_number in range(options.rounds):
         for model in options.models:
             for contender in options.contenders:
+                if (model, contender) == ("mlp", "bare-tuned"):
+                    continue
                 command = [sys.executable, __file__, "--data", str(options.data), "--one", contender, model, str(work)]
                 result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
                 if result.returncode:
@@ -110,6 +114,7 @@ def show(rates: dict[str, dict[str, list[float]]]) -> None:
 def run_one(contender: str, model: str, data: Path, work: Path) -> float:
     run: dict[str, Callable[[], float]] = {
         "bare": lambda: bare(model, data),
+        "bare-tuned": lambda: bare(model, data, tuned=True),
         "pytorch": lambda: pytorch(model, data),
         "lightning": lambda: lightning(model, data),
         "ray-train": lambda: ray_train(model, data),
@@ -148,7 +153,8 @@ def read(data: Path) -> tuple[Any, Any]:
     return images, content("train-labels-idx1-ubyte", 8).astype(np.int64)
 
 
-def network(model: str) -> Any:
+def network(model: str, tuned: bool = False) -> Any:
+    import torch
     from torch import nn
 
     if model == "mlp":
@@ -157,14 +163,15 @@ def network(model: str) -> Any:
             *(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU()),
             *(nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)),
         )
-    return nn.Sequential(
-        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+    layers = (nn.MaxPool2d(2), nn.ReLU()) if tuned else (nn.ReLU(), nn.MaxPool2d(2))
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), *layers, nn.Conv2d(32, 64, 3, padding=1), *layers),
         *(nn.Flatten(), nn.Linear(64 * 7 * 7, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
+    return net.to(memory_format=torch.channels_last) if tuned else net
 
 
-def bare(model: str, data: Path) -> float:
+def bare(model: str, data: Path, tuned: bool = False) -> float:
     import torch
     import torch.nn.functional as F
 
@@ -173,7 +180,9 @@ def bare(model: str, data: Path) -> float:
     images, labels = read(data)
     x = torch.from_numpy(images.copy()).float().div_(255).sub_(MEAN).div_(STD).unsqueeze(1)
     y = torch.from_numpy(labels)
-    net = network(model)
+    if tuned:
+        x = x.contiguous(memory_format=torch.channels_last)
+    net = network(model, tuned)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     clock = Clock(model)
     for start in endless(len(x)):

@@ -77,9 +77,11 @@ def test_seed_and_fractions_make_the_split(tmp_path: Path, rows: str) -> None:
     assert ids("test", 0, test_fraction=0.2) != ids("test", 1, test_fraction=0.2)
 
 
-def test_no_fractions_leave_all_rows_to_training(tmp_path: Path, rows: str) -> None:
-    prepared = _made(tmp_path, rows, split={"validation_fraction": 0.0, "test_fraction": 0.0})
-    assert prepared.num_rows == {"train": 300, "validation": 0, "test": 0}
+def test_a_fraction_of_zero_is_an_empty_part(tmp_path: Path, rows: str) -> None:
+    prepared = _made(tmp_path, rows, split={"validation_fraction": 0.0, "test_fraction": 0.1})
+    assert prepared.num_rows["validation"] == 0
+    assert prepared.num_rows["train"] + prepared.num_rows["test"] == 300
+    assert 0 < prepared.num_rows["test"] < 60
     assert len(prepared.folder.read_json("golden_rows.json")) == 8
 
 

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from training import training_spec
 
-from raydc import bundle, engine
+from raydc import bundle, engine, pipeline
+from raydc.errors import ClusterError
 from raydc.registry import Registry
 from raydc.storage import Storage
 
@@ -67,7 +69,7 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
 
 def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, digits: Path) -> None:
     common = ["examples/digits/spec.yaml", "--set", "train.epochs=2", "--set", "name=steps", "--set", "serve.port=0"]
-    common += ["--set", "serve.ray_actor_options={num_cpus: 0.5}"]
+    common += ["--set", "serve.ray_actor_options={num_cpus: 0.5}", "--set", "scaling.num_workers=0"]
     for command in (["prepare"], ["train"], ["evaluate"], ["serve", "--once"], ["train", "--resume"], ["evaluate"]):
         done = raydc(digits, ray_engine, command[0], *common, *command[1:])
         assert done.returncode == 0, done.stdout + done.stderr
@@ -92,12 +94,22 @@ def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, di
     assert "alias 'production' is now version 1" in back.stdout, back.stderr
 
 
+def test_a_job_that_never_fits_is_refused(
+    ray_engine: engine.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = training_spec(str(tmp_path), scaling={"num_workers": 50}, train={"global_batch_size": 64})
+    lines: list[str] = []
+    monkeypatch.setattr(pipeline, "NODES_TIMEOUT_S", 1.0)
+    with pytest.raises(ClusterError, match=r"50 worker\(s\) of 1 CPU each do not fit into 4 CPU"):
+        pipeline.open_job(given, ray_engine.address, lines.append)
+    assert any("waiting up to 1 s for nodes to join" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["run", "missing.yaml"], 2, "missing.yaml"),
         (["run", "examples/digits/spec.yaml", "--set", "data.source=nowhere"], 3, "nowhere"),
-        (["run", "examples/digits/spec.yaml", "--set", "scaling.num_workers=50"], 9, "do not fit"),
         (["train", "examples/digits/spec.yaml", "--set", "model={name: resnet81}"], 2, "resnet18"),
         (["train", "examples/digits/spec.yaml", "--set", "name=unknown", "--resume"], 5, "nothing to resume"),
         (["serve", "examples/digits/spec.yaml", "--set", "name=unknown"], 7, "unknown"),

@@ -51,6 +51,7 @@ WRONG = [
     ("  target: y", "  target: y\n  augment: {crop_padding: -1}", "data.augment.crop_padding: input should be greater than or equal to 0"),
     ("  target: y", "  target: y\n  task: ranking", "data.task: input should be 'classification' or 'regression', not 'ranking'"),
     ("  target: y", "  target: y\n  split: {validation_fraction: 0.6, test_fraction: 0.5}", "leave no row to train on"),
+    ("  target: y", "  target: y\n  split: {validation_fraction: 0, test_fraction: 0}", "data.split: no row would be held out to evaluate on"),
     ("  target: y", "  target: y\n  classes: [a, a]", "classes holds a name twice"),
     ("  target: y", "  target: [", "not YAML"),
     ("  epochs: 3", "  epochs: 3\n  metric: rmse", "spec.yaml:10:3: train.metric: 'rmse' is no metric of a classification"),
