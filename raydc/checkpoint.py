@@ -6,27 +6,40 @@ no artefact: the newest checkpoint that verifies wins, and a skipped one is name
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from raydc.errors import CheckpointError
-from raydc.storage import Storage, sha256
+from raydc.storage import Content, Storage, sha256
 
 MANIFEST = "MANIFEST.json"
+Reached = Callable[[str], None]
 _NAME = re.compile(r"^step_(\d{8,})$")
 
 
-def write_artefact(folder: Storage, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> None:
+def nothing(phase: str) -> None:
+    """Where nobody wants to know which phase of a write is reached."""
+
+
+def write_artefact(
+    folder: Storage,
+    files: Mapping[str, Content],
+    meta: Mapping[str, Any],
+    hashes: Mapping[str, str] | None = None,
+    reached: Reached = nothing,
+) -> None:
     """Writes files, then the manifest that makes them an artefact.
 
     Args:
         folder: Where to. A manifest that is there goes first, so that a torn rewrite is no artefact.
         files: Content by name.
         meta: JSON values that describe it.
+        hashes: sha256 of each file, where it is known already.
+        reached: Called with `wrote NAME` after each file.
 
     Raises:
         OSError: The store refuses.
@@ -35,8 +48,10 @@ def write_artefact(folder: Storage, files: Mapping[str, bytes], meta: Mapping[st
     entries = {}
     for name in sorted(files):
         folder.write_bytes(name, files[name])
-        entries[name] = {"bytes": len(files[name]), "sha256": sha256(files[name])}
+        entries[name] = {"bytes": len(files[name]), "sha256": hashes[name] if hashes else sha256(files[name])}
+        reached(f"wrote {name}")
     folder.write_json(MANIFEST, {"meta": dict(meta), "files": entries})
+    reached(f"wrote {MANIFEST}")
 
 
 def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -118,49 +133,87 @@ class CheckpointStore:
     Args:
         folder: `runs/<name>/checkpoints`.
         num_to_keep: Newest checkpoints that stay when another is written.
+        reached: Called in the writing thread at each phase of a write, by name: `wrote FILE`, `moved`, `pruning`,
+            `pruned`. What breaks a run on purpose hooks in here.
     """
 
-    def __init__(self, folder: Storage, num_to_keep: int) -> None:
+    def __init__(self, folder: Storage, num_to_keep: int, reached: Reached = nothing) -> None:
         self.folder = folder
         self.num_to_keep = num_to_keep
+        self.reached = reached
 
     def write(
-        self, step: int, files: Mapping[str, bytes], meta: Mapping[str, Any], best_step: int | None = None
+        self,
+        step: int,
+        files: Mapping[str, Content],
+        meta: Mapping[str, Any],
+        best_step: int | None = None,
+        hashes: Mapping[str, str] | None = None,
     ) -> str:
         """Writes a checkpoint and removes those that are neither among the newest nor the best.
 
         Args:
-            step: Steps done so far. A checkpoint of the same step is replaced.
+            step: Steps done so far. A checkpoint of the same step that verifies stays as it is.
             files: Content by name.
             meta: JSON values that describe it.
             best_step: Step of the best checkpoint, which stays whatever its age.
+            hashes: sha256 of each file, where it is known already.
 
         Returns:
             Its name.
 
         Raises:
-            OSError: The store refuses.
+            OSError: The store refuses. What was there before is still there.
         """
         name = name_of(step)
+        if self.folder.exists(name) and self._keeps(step):
+            return name
         meta = {**meta, "step": step}
         if self.folder.is_local:
-            # Written beside its place and moved there whole: a kill leaves nothing that looks like a checkpoint.
-            draft = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
-            write_artefact(self.folder / draft, files, meta)
-            self.folder.delete(name)
-            self.folder.move(draft, name)
+            self._write_beside(name, files, meta, hashes)
         else:
-            self.folder.delete(name)
-            write_artefact(self.folder / name, files, meta)
+            write_artefact(self.folder / name, files, meta, hashes, self.reached)
+        self.reached("moved")
         self._prune(best_step)
+        self.reached("pruned")
         return name
+
+    def _keeps(self, step: int) -> bool:
+        try:
+            self.read(step)
+        except CheckpointError:
+            self.set_aside(step)
+            return False
+        return True
+
+    def _write_beside(
+        self, name: str, files: Mapping[str, Content], meta: Mapping[str, Any], hashes: Mapping[str, str] | None
+    ) -> None:
+        """Written beside its place and moved there whole: a kill leaves nothing that looks like a checkpoint."""
+        draft = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            write_artefact(self.folder / draft, files, meta, hashes, self.reached)
+            self.folder.move(draft, name)
+        except OSError:
+            with contextlib.suppress(OSError):  # On a full disk its space is what the next one needs.
+                self.folder.delete(draft)
+            raise
 
     def _prune(self, best_step: int | None) -> None:
         steps = self.steps()
         kept = {*steps[-self.num_to_keep :], best_step}
         for step in steps:
             if step not in kept:
-                self.folder.delete(name_of(step))
+                self._remove(name_of(step))
+
+    def _remove(self, name: str) -> None:
+        if self.folder.is_local:  # A folder goes file by file: first it stops to look like a checkpoint.
+            self.folder.move(name, f"{name}.pruned.tmp")
+            name = f"{name}.pruned.tmp"
+        else:
+            self.folder.delete(f"{name}/{MANIFEST}")
+        self.reached("pruning")
+        self.folder.delete(name)
 
     def sweep_drafts(self) -> None:
         """Removes what a killed writer left. Only for the process that writes."""
@@ -208,55 +261,3 @@ class CheckpointStore:
                 yield self.read(step)
             except CheckpointError as error:
                 yield Skipped(step, error.message)
-
-
-class Writer:
-    """Writes checkpoints in a thread, one at a time: a step waits for the copy of its state, not for the store.
-
-    A context manager; leaving it waits for the last one.
-    """
-
-    def __init__(self, store: CheckpointStore) -> None:
-        self._store = store
-        self._pool = ThreadPoolExecutor(1, "raydc-checkpoint")
-        self._written: Future[None] | None = None
-
-    def submit(
-        self,
-        step: int,
-        make_files: Callable[[], Mapping[str, bytes]],
-        meta: Mapping[str, Any],
-        best_step: int | None,
-        on_written: Callable[[str], None],
-    ) -> None:
-        """Starts to write a checkpoint, after the one before it.
-
-        Args:
-            step: Steps done so far.
-            make_files: Gives the content by name; runs in the thread.
-            meta: JSON values that describe it.
-            best_step: Step of the best checkpoint, which stays.
-            on_written: Called in the thread with the name, once it is complete.
-
-        Raises:
-            OSError: The store refused the checkpoint before this one.
-        """
-        self.wait()
-
-        def write() -> None:
-            on_written(self._store.write(step, make_files(), meta, best_step))
-
-        self._written = self._pool.submit(write)
-
-    def wait(self) -> None:
-        """Until all is written. Raises OSError where the store refuses."""
-        if self._written is not None:
-            written, self._written = self._written, None
-            written.result()
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(wait=True)
-        self.wait()

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from raydc import engine, plan, spec
+from raydc import resume as resuming
 from raydc.data import prepare, shards
 from raydc.errors import ClusterError, RunError, UsageError
 from raydc.registry import Registry, user
@@ -134,7 +135,7 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
     if exists and new:
         job.report(f"run       the run before is now {_set_aside(job)}")
     if exists and resume:
-        _refuse_changes(job)
+        resuming.refuse_other_spec(job.spec, yaml.safe_load(folder.read_bytes("resolved.yaml")))
         return True
     resolved = yaml.safe_dump(spec.to_dict(job.spec), sort_keys=False)
     folder.write_bytes("spec.yaml", (given_text if given_text is not None else resolved).encode())
@@ -148,35 +149,6 @@ def _set_aside(job: Job) -> str:
     number = next(n for n in range(1, len(taken) + 2) if f"{name}.{n}" not in taken)
     runs.move(name, f"{name}.{number}")
     return f"{name}.{number}"
-
-
-# Sections that may differ between a run and its continuation: they do not change the model.
-_MAY_CHANGE = {"storage", "scaling", "fault_tolerance", "checkpoint", "serve"}
-
-
-def _refuse_changes(job: Job) -> None:
-    before = yaml.safe_load(job.run_folder.read_bytes("resolved.yaml"))
-    changed = sorted(_differences(before, spec.to_dict(job.spec), ""))
-    relevant = [line for line in changed if line.split(".")[0].split(":")[0] not in _MAY_CHANGE]
-    if relevant:
-        hint = "Undo the change to resume, or type --new to start again with it."
-        if all(line.startswith("train.logical_shards:") for line in relevant):
-            kept = before["train"]["logical_shards"]
-            hint = f"A step keeps its pieces when the workers change: --set train.logical_shards={kept}"
-        raise RunError(
-            f"run {job.spec.name!r} was started with another spec:\n    " + "\n    ".join(relevant),
-            hint,
-        )
-
-
-def _differences(before: Any, after: Any, path: str) -> list[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            line
-            for key in before.keys() | after.keys()
-            for line in _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if before == after else [f"{path}: was {before!r}, is {after!r}"]
 
 
 def check_model(job: Job, data: prepare.Prepared) -> None:

@@ -156,4 +156,6 @@ def _checkpoints(spec: Spec) -> str:
     checkpoint = spec.checkpoint
     if checkpoint.every_steps is not None:
         return f"a checkpoint every {checkpoint.every_steps} steps and epoch"
+    if checkpoint.every_seconds == "auto":
+        return "a checkpoint as often as pays, and every epoch"
     return f"a checkpoint every {checkpoint.every_seconds or 60.0:g} s and epoch"

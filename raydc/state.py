@@ -1,10 +1,11 @@
 """Where a run is, what it has seen, and how both lie in a checkpoint.
 
-model.safetensors  weights and buffers
-optimizer.pt       optimiser and schedule: tensors and plain values, read with `weights_only=True`
-state.json         `State`
-spec.yaml          the resolved spec
-features.json      the fitted features
+model.safetensors      weights and buffers
+optimizer.safetensors  tensors of optimiser and schedule
+optimizer.pt           their plain values, and which tensor belongs where; read with `weights_only=True`
+state.json             `State`
+spec.yaml              the resolved spec
+features.json          the fitted features
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import yaml
 from raydc import spec as specs
 from raydc.checkpoint import Found
 from raydc.errors import CheckpointError
+from raydc.snapshot import join
 from raydc.spec.sections import Spec
 from raydc.spec.train import Train
 from raydc.storage import canonical_json, sha256
@@ -98,36 +100,22 @@ def spec_hash(spec: Spec) -> str:
     return sha256(canonical_json(specs.to_dict(spec)))
 
 
-def pack(weights: Any, step_state: Any, state: State, spec: Spec, features: dict[str, Any]) -> dict[str, bytes]:
-    """The files of a checkpoint.
+def constant_files(spec: Spec, features: dict[str, Any]) -> dict[str, bytes]:
+    """The files that are the same in all checkpoints of a run.
 
     Args:
-        weights: State of the network, in host memory.
-        step_state: Of `Step.state`, in host memory.
-        state: Where the run is.
         spec: The resolved spec.
         features: Of `Features.to_dict`.
     """
-    optimizer = io.BytesIO()
-    torch.save(step_state, optimizer)
     return {
-        "model.safetensors": safetensors.torch.save(weights),
-        "optimizer.pt": optimizer.getvalue(),
-        "state.json": canonical_json(asdict(state), indent=2) + b"\n",
         "features.json": canonical_json(features, indent=2) + b"\n",
         "spec.yaml": yaml.safe_dump(specs.to_dict(spec), sort_keys=False).encode(),
     }
 
 
-def to_host(value: Any) -> Any:
-    """A copy in host memory of everything inside, so that training can go on while it is written."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True).contiguous()
-    if isinstance(value, dict):
-        return {key: to_host(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(to_host(item) for item in value)
-    return value
+def state_file(state: State) -> bytes:
+    """`state.json`."""
+    return canonical_json(asdict(state), indent=2) + b"\n"
 
 
 def unpack_weights(found: Found) -> dict[str, torch.Tensor]:
@@ -138,5 +126,6 @@ def unpack_weights(found: Found) -> dict[str, torch.Tensor]:
 
 def unpack_step(found: Found) -> dict[str, Any]:
     """State of optimiser and schedule, for `Step.load_state`."""
-    state: dict[str, Any] = torch.load(io.BytesIO(found.files["optimizer.pt"]), weights_only=True, map_location="cpu")
+    rest = torch.load(io.BytesIO(found.files["optimizer.pt"]), weights_only=True, map_location="cpu")
+    state: dict[str, Any] = join(rest, safetensors.torch.load(found.files["optimizer.safetensors"]))
     return state

@@ -18,6 +18,8 @@ from pyarrow import fs as pafs
 
 from raydc.errors import UsageError
 
+Content = bytes | memoryview
+
 
 class Storage:
     """A folder on a pyarrow filesystem. Picklable: it is its URI."""
@@ -78,7 +80,7 @@ class Storage:
         """Raises OSError, or ValueError where the file is not JSON."""
         return json.loads(self.read_bytes(name))
 
-    def write_bytes(self, name: str, content: bytes) -> None:
+    def write_bytes(self, name: str, content: Content) -> None:
         """Writes a whole file, atomically and durably."""
         path = self._path(name)
         if not self.is_local:
@@ -152,5 +154,5 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
     ).encode()
 
 
-def sha256(content: bytes) -> str:
+def sha256(content: Content) -> str:
     return hashlib.sha256(content).hexdigest()

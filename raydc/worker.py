@@ -8,37 +8,34 @@ number of steps says which rows come next.
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
-from raydc import augment, models, order, plan
+from raydc import augment, events, models, order, plan, resume
 from raydc import device as devices
-from raydc import spec as specs
-from raydc.checkpoint import CheckpointStore, Found, Writer
+from raydc.checkpoint import CheckpointStore, Found
 from raydc.data import prepare
 from raydc.data.shards import open_rows
-from raydc.errors import CheckpointError, RunError
 from raydc.feed import Batch, Feed
 from raydc.group import Alone, Group, members, peers
+from raydc.interval import observed
 from raydc.journal import Journal, Publish
 from raydc.metrics import Scores
+from raydc.save import Parts, Recent, Saver
 from raydc.spec.sections import Spec
-from raydc.state import State, judge, pack, spec_hash, state_of, to_host, unpack_step, unpack_weights
+from raydc.state import State, judge, spec_hash, state_of, unpack_step, unpack_weights
 from raydc.step import Step
 from raydc.storage import Storage
 
 OnEpoch = Callable[[dict[str, Any]], bool]
 _VALIDATION_ROWS = 512
 _LOCK = "run.lock.yaml"
-_IDENTITY = ("seed", "data", "model", "train")
 
 
 def fit(
@@ -49,6 +46,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     publish: Publish | None = None,
     device: torch.device | None = None,
+    recent: Recent | None = None,
 ) -> State:
     """Trains, or goes on training: what `run_folder` holds decides.
 
@@ -60,19 +58,20 @@ def fit(
         on_epoch: Called by rank 0 at the end of each epoch with its record and `metric`; False stops the run.
         publish: Called by rank 0 with events and progress.
         device: Default: a GPU where there is one and the spec does not refuse it.
+        recent: Memory that outlives the workers, which rank 0 keeps recent states in. Default: there is none.
 
     Returns:
         How the run ended; the same on every rank.
 
     Raises:
-        CheckpointError: There are checkpoints, but none verifies.
+        CheckpointError: There are checkpoints, but none verifies, or none can be written.
         RunError: The checkpoint is of another spec or data set.
         TrainError: The loss is no longer a number.
     """
     device = device or devices.choose(spec.scaling.use_gpu)
     with devices.settings(plan.num_threads(spec), device):
-        run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device)
-        with run.writer, run.noting_step():
+        run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device, recent)
+        with run.saver or contextlib.nullcontext(), run.noting_step():
             run.begin()
             while run.state.reason is None:
                 for batch in run.rest_of_epoch():
@@ -94,6 +93,7 @@ class _Run:
         group: Group,
         publish: Publish | None,
         device: torch.device,
+        recent: Recent | None,
     ) -> None:
         data = prepare.load(data_folder)
         train = spec.train
@@ -113,24 +113,30 @@ class _Run:
         task, lengths = data.features.signature.task, (self.total_steps, self.feed.steps_per_epoch)
         self.step = Step(self.network, task, train, spec.seed, *lengths, group, device)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
-        self.writer = Writer(self.store)
         self.journal = Journal(run_folder, group.rank == 0, publish)
         self.state = State()
         self.meta = {"data_hash": data.data_hash, "spec_hash": spec_hash(spec), "world_size": group.world_size}
-        self.last_checkpoint_s = time.monotonic()
+        self.recent = recent
+        self.saver: Saver | None = None
+        if group.rank == 0:
+            features = data.features.to_dict()
+            self.saver = Saver(self.store, spec, features, self.meta, self.journal, device, recent)
 
     # Begin -------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Restores the newest checkpoint that verifies; rank 0 says which one that is."""
-        found = self._newest() if self.group.rank == 0 else None
-        step = self.group.broadcast(-1 if found is None else found.step)
+        """Restores the newest state that verifies; rank 0 says which one that is."""
+        found, place = resume.newest(self.store, self.recent, self.journal) if self.saver else (None, 0)
+        step, place = (self.group.broadcast(number) for number in (-1 if found is None else found.step, place))
         if step >= 0:
-            self._restore(found or self.store.read(step))
+            self._restore(found or resume.read(self.store, self.recent, step, place))
         hosts, pids = zip(*members(self.group, self.device), strict=True)
+        if self.saver:
+            self.saver.begin(self.state.step, observed(events.read(self.folder, "events")))
         world = {"world_size": self.group.world_size, "hosts": list(hosts), "pids": list(pids)}
-        self.journal.event("attempt_started", step=self.state.step, **world)
-        if self.group.rank == 0:
+        source = ("storage", "memory")[place]
+        self.journal.event("attempt_started", step=self.state.step, source=source, **world)
+        if self.saver:
             self._lock_environment()
         self.journal.start(self.state.step)
         self.journal.restart_clock()
@@ -150,40 +156,11 @@ class _Run:
         if changes:
             self.journal.event("environment_changed", changes=changes)
 
-    def _newest(self) -> Found | None:
-        self.store.sweep_drafts()
-        found, skipped = self.store.newest()
-        for skip in skipped:
-            self.journal.event("checkpoint_skipped", checkpoint=skip.name, reason=skip.reason)
-        if found is None and skipped:
-            raise CheckpointError(
-                f"none of the {len(skipped)} checkpoints in {self.store.folder.uri} verifies; {skipped[0].reason}",
-                "Put back an intact copy, or type --new to start again.",
-            )
-        for skip in skipped:
-            self.store.set_aside(skip.step)
-        return found
-
     def _restore(self, found: Found) -> None:
-        self._refuse_changes(found)
+        resume.refuse_changes(self.spec, str(self.meta["data_hash"]), found)
         self.network.load_state_dict(unpack_weights(found))
         self.step.load_state(unpack_step(found))
         self.state = state_of(found)
-
-    def _refuse_changes(self, found: Found) -> None:
-        if found.meta["data_hash"] != self.meta["data_hash"]:
-            then, now = found.meta["data_hash"][:12], str(self.meta["data_hash"])[:12]
-            raise RunError(
-                f"run {self.spec.name!r} was trained on data set {then}, but the prepared data set is {now}",
-                "Restore the sources, or type --new to start again with the changed data.",
-            )
-        before, after = yaml.safe_load(found.files["spec.yaml"]), specs.to_dict(self.spec)
-        changed = [key for key in _IDENTITY if before.get(key) != after.get(key)]
-        if changed:
-            raise RunError(
-                f"run {self.spec.name!r} was trained with another {' and another '.join(changed)} section",
-                "Undo the change to resume, or type --new to start again with it.",
-            )
 
     # Steps -------------------------------------------------------------------------------------------
 
@@ -222,31 +199,31 @@ class _Run:
     # Checkpoints -------------------------------------------------------------------------------------
 
     def checkpoint_if_due(self) -> None:
-        """Writes a checkpoint in the middle of an epoch where the spec asks for it."""
-        step, section = self.state.step, self.spec.checkpoint
-        if step % self.feed.steps_per_epoch == 0 or step == self.total_steps:
+        """Writes a checkpoint in the middle of an epoch where it is due."""
+        if self._is_epoch_done:
             return  # The epoch is about to end, and ends with one.
-        if section.every_steps is not None:
-            due = step % section.every_steps == 0
-        else:
-            due = time.monotonic() - self.last_checkpoint_s >= (section.every_seconds or 60.0)
-        if due and self.group.rank == 0:
+        if self.saver and self.saver.is_due(self.state.step):
             self._flush(self.epoch + 1)
-            self._checkpoint()
+            self.saver.save(self._parts())
 
-    def _checkpoint(self) -> None:
-        if self.group.rank != 0:
-            return
-        self.last_checkpoint_s = time.monotonic()
-        self.journal.sync()
-        weights = {name: to_host(tensor) for name, tensor in self.network.state_dict().items()}
-        make_files = partial(pack, weights, to_host(self.step.state()), self.state, self.spec, self.features.to_dict())
-        step, best_step = self.state.step, self.state.best_step
+    def checkpoint_now(self, timeout_s: float) -> None:
+        """Returns on every rank when the state is where it survives the workers. Not for the last step of an epoch,
+        whose checkpoint is that of `end_epoch`.
 
-        def written(name: str) -> None:
-            self.journal.event("checkpoint", step=step, checkpoint=name)
+        Raises:
+            CheckpointError: It was not safe in time.
+        """
+        if self.saver:
+            self._flush(self.epoch + 1)
+            self.saver.save_now(self._parts(), timeout_s)
+        self.group.broadcast(0)
 
-        self.writer.submit(step, make_files, self.meta, best_step, written)
+    @property
+    def _is_epoch_done(self) -> bool:
+        return self.state.step % self.feed.steps_per_epoch == 0 or self.state.step == self.total_steps
+
+    def _parts(self) -> Parts:
+        return Parts(self.state, self.network.state_dict(), self.step.state())
 
     # Epochs ------------------------------------------------------------------------------------------
 
@@ -263,7 +240,8 @@ class _Run:
             goes_on = self.group.rank != 0 or on_epoch({**record, "metric": metric})
             if not self.group.broadcast(int(goes_on)):
                 self.state = replace(self.state, reason="stopped")
-        self._checkpoint()
+        if self.saver:
+            self.saver.save(self._parts(), must=True)
         self.journal.restart_clock()
 
     def _validate(self, epoch: int) -> dict[str, Any]:
@@ -300,6 +278,8 @@ class _Run:
             raise
 
     def finish(self) -> None:
-        """The run has ended: all is on disk."""
+        """The run has ended: all is in storage."""
+        if self.saver:
+            self.saver.finish(self._parts())
         self.journal.event("run_finished", step=self.state.step, reason=self.state.reason)
         self.journal.close()

@@ -1,6 +1,18 @@
 """The spec: one YAML file, strict, with a place for every problem."""
 
+from raydc.spec.changes import Change, differences
 from raydc.spec.load import absolute, from_dict, load, loads, resolve, to_dict, with_values
 from raydc.spec.sections import Spec
 
-__all__ = ["Spec", "absolute", "from_dict", "load", "loads", "resolve", "to_dict", "with_values"]
+__all__ = [
+    "Change",
+    "Spec",
+    "absolute",
+    "differences",
+    "from_dict",
+    "load",
+    "loads",
+    "resolve",
+    "to_dict",
+    "with_values",
+]

@@ -117,17 +117,24 @@ class Scaling(Section):
 
 
 class FaultTolerance(Section):
-    """How many failures a run survives. The names are Ray Train's."""
+    """How many failures a run survives, and what they cost. The names of the first two are Ray Train's."""
 
     max_failures: int = Field(3, ge=-1, description="Failures of workers before the run fails; -1: no limit.")
     max_preemption_failures: int = Field(-1, ge=-1, description="The same for preempted nodes.")
+    max_recomputed_steps: int = Field(
+        10, ge=0, description="Steps that a lost worker costs at most: its state is kept in other memory. 0: off."
+    )
 
 
 class Checkpoint(Section):
     """When a checkpoint is written. There is always one at the end of an epoch and of the run."""
 
     every_steps: Count | None = Field(None, description="Steps between two checkpoints.")
-    every_seconds: Positive | None = Field(None, description="Seconds between two checkpoints (default 60).")
+    every_seconds: Positive | Literal["auto"] | None = Field(
+        None,
+        description="Seconds between two checkpoints (default 60); auto: what loses the least time (Young, Daly), from "
+        "the measured cost of a checkpoint and the observed time between failures.",
+    )
     num_to_keep: Count = Field(3, description="Newest checkpoints that are kept.")
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raydc import checkpoint
-from raydc.checkpoint import CheckpointStore, Writer
+from raydc.checkpoint import CheckpointStore
 from raydc.errors import CheckpointError
 from raydc.storage import Storage
 
@@ -108,21 +108,3 @@ def test_drafts_of_a_killed_writer_are_removed(folder: Storage) -> None:
     assert store.newest() == (None, [])
     store.sweep_drafts()
     assert folder.names() == []
-
-
-def test_writer_reports_the_error_of_the_one_before(folder: Storage) -> None:
-    written: list[str] = []
-
-    def write() -> None:
-        with Writer(CheckpointStore(folder, 2)) as writer:
-            writer.submit(1, lambda: FILES, {}, None, written.append)
-            writer.submit(2, no_space, {}, None, written.append)
-            writer.wait()
-
-    with pytest.raises(OSError, match="no space"):
-        write()
-    assert written == ["step_00000001"]
-
-
-def no_space() -> dict[str, bytes]:
-    raise OSError("no space")

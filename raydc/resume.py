@@ -1,0 +1,115 @@
+"""What a run goes on from: the newest state that verifies, in memory or in storage, and only if it is of this run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import yaml
+
+from raydc import spec as specs
+from raydc.checkpoint import CheckpointStore, Found
+from raydc.errors import CheckpointError, RunError
+from raydc.journal import Journal
+from raydc.save import Recent
+from raydc.spec.sections import Spec
+from raydc.storage import Storage
+
+T = TypeVar("T")
+# Sections that may differ between a run and its continuation: they do not change the model.
+_MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "serve"}
+# Storage that does not answer: seconds before it is asked again.
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+STORAGE, MEMORY = 0, 1
+
+
+def newest(store: CheckpointStore, recent: Recent | None, journal: Journal) -> tuple[Found | None, int]:
+    """The newest state that verifies, and where it is; what is skipped is named and taken out of the way.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none verifies, or storage does not answer.
+    """
+    store.sweep_drafts()
+    found, skipped = patiently(store.newest, store.folder)
+    for skip in skipped:
+        journal.event("checkpoint_skipped", checkpoint=skip.name, reason=skip.reason)
+    in_memory = recent.newest() if recent is not None else None
+    if in_memory is not None and (found is None or in_memory.step > found.step):
+        found, place = in_memory, MEMORY
+    else:
+        place = STORAGE
+    if found is None and skipped:
+        raise CheckpointError(
+            f"none of the {len(skipped)} checkpoints in {store.folder.uri} verifies; {skipped[0].reason}",
+            "Put back an intact copy, or type --new to start again.",
+        )
+    for skip in skipped:
+        store.set_aside(skip.step)
+    return found, place
+
+
+def read(store: CheckpointStore, recent: Recent | None, step: int, place: int) -> Found:
+    """The state that rank 0 found.
+
+    Raises:
+        CheckpointError: It is no longer there, or does not verify.
+    """
+    if place == MEMORY and recent is not None:
+        return recent.read(step)
+    return patiently(lambda: store.read(step), store.folder)
+
+
+def patiently(ask: Callable[[], T], folder: Storage) -> T:
+    """An answer of storage that may be away for a minute.
+
+    Raises:
+        CheckpointError: It was away for longer.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            return ask()
+        except OSError:
+            time.sleep(pause_s)
+    try:
+        return ask()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder.uri} cannot be read: {error}", "Give access to it, then type --resume."
+        ) from error
+
+
+def refuse_changes(spec: Spec, data_hash: str, found: Found) -> None:
+    """A state of another spec or data set is not gone on from.
+
+    Raises:
+        RunError: What differs, with both values.
+    """
+    if found.meta["data_hash"] != data_hash:
+        raise RunError(
+            f"run {spec.name!r} was trained on data set {found.meta['data_hash'][:12]}, "
+            f"but the prepared data set is {data_hash[:12]}",
+            "Restore the sources, or type --new to start again with the changed data.",
+        )
+    refuse_other_spec(spec, yaml.safe_load(found.files["spec.yaml"]))
+
+
+def refuse_other_spec(spec: Spec, before: Mapping[str, Any]) -> None:
+    """A run goes on with the spec that it was started with.
+
+    Args:
+        spec: The resolved spec of now.
+        before: The resolved spec of then, as plain values.
+
+    Raises:
+        RunError: Each key that differs, with both values.
+    """
+    changed = specs.differences(before, specs.to_dict(spec))
+    relevant = [change for change in changed if change.path.split(".")[0] not in _MAY_CHANGE]
+    if not relevant:
+        return
+    hint = "Undo the change to resume, or type --new to start again with it."
+    if all(change.path == "train.logical_shards" for change in relevant):
+        hint = f"A step keeps its pieces when the workers change: --set train.logical_shards={relevant[0].before}"
+    lines = "\n    ".join(map(str, relevant))
+    raise RunError(f"run {spec.name!r} was started with another spec:\n    {lines}", hint)

@@ -1,0 +1,258 @@
+"""Keeps the state of a run safe: when, copied how, and brought where.
+
+A step waits for a copy to host memory (`raydc.snapshot`). A thread brings the copy to storage, another one into the
+memory of other processes where there is such a place (`Recent`). Each has one copy at a time. What is due while the
+last one is still on its way:
+
+- by seconds or `auto`: it is taken when the last one has arrived;
+- by steps, at the end of an epoch, and in memory: the step waits, so that no more is lost than was promised;
+- while storage refuses: nobody waits; the newest copy takes the place of the one that could not be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from raydc.checkpoint import CheckpointStore, Found
+from raydc.courier import Courier
+from raydc.errors import CheckpointError
+from raydc.interval import Failures, Interval
+from raydc.journal import Journal
+from raydc.snapshot import Copy, Snapshots
+from raydc.spec.sections import Spec
+from raydc.state import State, constant_files, state_file
+
+# Between the tries to write one checkpoint: storage that is away for a minute costs none.
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+_MAX_FAILURES = 3
+_ARRIVAL_TIMEOUT_S = 60.0
+_FINISH_TIMEOUT_S = 600.0
+_LEAVE_TIMEOUT_S = 10.0
+
+
+class Recent(Protocol):
+    """Memory that outlives the workers, for states that are newer than the newest checkpoint."""
+
+    def put(self, copy: Copy) -> None:
+        """Returns when the state is safe. Raises OSError where it is not."""
+
+    def newest(self) -> Found | None:
+        """The newest state that verifies."""
+
+    def read(self, step: int) -> Found:
+        """The state after `step` steps. Raises CheckpointError where there is none."""
+
+    def forget_after(self, step: int) -> None:
+        """The run goes on after `step` steps: what is newer belongs to a history that no longer counts."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The live state of a run: what a checkpoint is made of."""
+
+    state: State
+    weights: Mapping[str, Tensor]
+    step_state: Any
+
+
+class Saver:
+    """Keeps the state of a run safe. Only rank 0 has one that does anything.
+
+    Args:
+        store: Takes the checkpoints.
+        spec: The resolved spec.
+        features: Of `Features.to_dict`.
+        meta: JSON values that describe the states of this attempt.
+        journal: Whose lines must be safe before a state is.
+        device: Of the network.
+        recent: Memory that outlives the workers, if there is any.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        spec: Spec,
+        features: dict[str, Any],
+        meta: Mapping[str, Any],
+        journal: Journal,
+        device: torch.device,
+        recent: Recent | None,
+    ) -> None:
+        self.waited_s = 0.0
+        self._store, self._spec, self._meta, self._journal, self._recent = store, spec, meta, journal, recent
+        self._others = constant_files(spec, features)
+        self._snapshots = Snapshots(device)
+        self._to_storage = Courier("raydc-checkpoint", self._write, self._not_written, _PAUSES_S)
+        self._to_memory = Courier("raydc-recent", self._put, self._not_put)
+        self._num_failures = 0
+        self._reason = ""
+        self._max_recomputed_steps = spec.fault_tolerance.max_recomputed_steps
+        self._step_in_storage = -1
+        self.begin(0, Failures())
+
+    def begin(self, step: int, failures: Failures) -> None:
+        """The attempt goes on after `step` steps, in a run that has failed before as `failures` says."""
+        self._interval = Interval(self._spec.checkpoint, failures, step, time.monotonic())
+        self._step_in_memory = step
+        self._shown_s = 0.0
+        if self._recent is not None:
+            self._recent.forget_after(step)
+
+    # Which state -------------------------------------------------------------------------------------
+
+    def is_due(self, step: int) -> bool:
+        """Whether `save` would do something after `step` steps."""
+        return self._is_storage_due(step) or self._is_memory_due(step)
+
+    def _is_storage_due(self, step: int) -> bool:
+        due = self._interval.is_due(step, time.monotonic())
+        return due and (self._interval.is_a_promise or self._to_storage.wait(0.0))
+
+    def _is_memory_due(self, step: int) -> bool:
+        # Twice as often as promised: until one has arrived, the one before it counts.
+        every = max(1, self._max_recomputed_steps // 2)
+        return self._recent is not None and step - self._step_in_memory >= every
+
+    def save(self, parts: Parts, must: bool = False) -> None:
+        """Copies the state and hands it over to the threads, as far as it is due.
+
+        Args:
+            parts: The live state. Its lines of metrics are flushed.
+            must: To storage whether it is due or not.
+
+        Raises:
+            CheckpointError: Storage has refused for too long.
+        """
+        if self._num_failures >= _MAX_FAILURES:
+            raise self._refused(f"{self._num_failures} checkpoints in a row")
+        started_s, step = time.monotonic(), parts.state.step
+        to_storage = (must or self._is_storage_due(step)) and self._wait(self._to_storage, step)
+        to_memory = self._is_memory_due(step) and self._wait(self._to_memory, step)
+        if to_storage or to_memory:
+            self._hand_over(parts, to_storage, to_memory).let_go()
+        waited_s = time.monotonic() - started_s
+        self.waited_s += waited_s
+        if to_storage:
+            self._interval.taken(step, time.monotonic(), waited_s)
+            self._show_interval()
+
+    def _show_interval(self) -> None:
+        """Says what `auto` has come to, once and whenever it has changed much."""
+        chosen_s = self._interval.seconds(time.monotonic())
+        if self._spec.checkpoint.every_seconds == "auto" and not 1 / 1.5 < self._shown_s / chosen_s < 1.5:
+            self._shown_s = chosen_s
+            self._journal.event("checkpoint_interval", **self._interval.explain(time.monotonic()))
+
+    def _wait(self, courier: Courier, step: int) -> bool:
+        if courier.wait(_ARRIVAL_TIMEOUT_S):
+            return True
+        reason = f"the one before has been on its way for more than {_ARRIVAL_TIMEOUT_S:.0f} s"
+        self._journal.event("checkpoint_failed", step=step, reason=reason)
+        return False
+
+    def _hand_over(self, parts: Parts, to_storage: bool, to_memory: bool) -> Copy:
+        state = parts.state
+        others = {**self._others, "state.json": state_file(state)}
+        copy = self._snapshots.take(state.step, parts.weights, parts.step_state, others, self._meta, state.best_step)
+        self._store.reached("copied")
+        if to_storage:
+            self._to_storage.take(copy)
+        if to_memory:
+            self._to_memory.take(copy)
+            self._step_in_memory = copy.step
+        return copy
+
+    def save_now(self, parts: Parts, timeout_s: float) -> str:
+        """Returns when the state is in storage or in the memory of another process, whatever was due.
+
+        Args:
+            parts: The live state. Its lines of metrics are flushed.
+            timeout_s: Longest time.
+
+        Returns:
+            Where it is: storage or memory.
+
+        Raises:
+            CheckpointError: It is neither in time.
+        """
+        started_s = time.monotonic()
+        to_storage, to_memory = self._to_storage.wait(timeout_s), False
+        if self._recent is not None:
+            to_memory = self._to_memory.wait(timeout_s)
+        copy = self._hand_over(parts, to_storage, to_memory)
+        copy.is_safe.wait(max(0.0, started_s + timeout_s - time.monotonic()))
+        place = copy.place
+        copy.let_go()
+        self.waited_s += time.monotonic() - started_s
+        if place is None:
+            raise CheckpointError(
+                f"the state after step {copy.step} was not safe within {timeout_s:.0f} s{self._reason}",
+                "The run goes on from the checkpoint before.",
+            )
+        self._journal.event("handed_over", step=copy.step, to=place)
+        return place
+
+    # In the threads ----------------------------------------------------------------------------------
+
+    def _write(self, copy: Copy) -> None:
+        started_s = time.monotonic()
+        self._journal.sync()
+        name = self._store.write(copy.step, copy.files, copy.meta, copy.best_step, copy.hashes())
+        copy.arrived("storage")
+        self._step_in_storage, self._num_failures = copy.step, 0
+        write_s = time.monotonic() - started_s
+        self._interval.written(write_s)
+        self._journal.event("checkpoint", step=copy.step, checkpoint=name, write_s=round(write_s, 4))
+
+    def _not_written(self, copy: Copy, error: OSError, is_last_try: bool) -> None:
+        self._reason = f": {error}"
+        self._num_failures += is_last_try
+        kind = "checkpoint_failed" if is_last_try else "checkpoint_delayed"
+        self._journal.event(kind, step=copy.step, reason=str(error))
+
+    def _put(self, copy: Copy) -> None:
+        if self._recent is not None:
+            self._recent.put(copy)
+            copy.arrived("memory")
+
+    def _not_put(self, copy: Copy, error: OSError, is_last_try: bool) -> None:
+        self._journal.event("recent_state_failed", step=copy.step, reason=str(error))
+
+    # The end -----------------------------------------------------------------------------------------
+
+    def finish(self, parts: Parts) -> None:
+        """Returns when the last state is in storage; tries once more where it is not.
+
+        Raises:
+            CheckpointError: Storage refuses it.
+        """
+        for last in (False, True):
+            arrived = self._to_storage.wait(_FINISH_TIMEOUT_S, idle=True)
+            if arrived and self._step_in_storage == parts.state.step:
+                return
+            if arrived and not last:
+                self.save(parts, must=True)
+        raise self._refused(f"the last checkpoint, of step {parts.state.step},")
+
+    def _refused(self, what: str) -> CheckpointError:
+        kept = self._store.steps()
+        newest = f"The newest that is there is of step {kept[-1]}. " if kept else ""
+        return CheckpointError(
+            f"{what} could not be written to {self._store.folder.uri}{self._reason}",
+            f"{newest}Make room or give access there, then type --resume.",
+        )
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """What is on its way may arrive; an error of its own would hide the one that ends the run."""
+        with contextlib.suppress(Exception):
+            self._to_storage.wait(_LEAVE_TIMEOUT_S, idle=True)
