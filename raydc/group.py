@@ -25,7 +25,13 @@ class Group(Protocol):
     world_size: int
 
     def sum_(self, flat: Tensor) -> None:
-        """Replaces a tensor with its sum over all workers."""
+        """Replaces a tensor with its sum over all workers, added in any order."""
+
+    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+        """Gives each rank its part of a flat tensor, and takes one from each: the sizes are by rank."""
+
+    def gather(self, whole: Tensor, parts: Tensor) -> None:
+        """Gives each rank the first row of every rank's `parts`, by rank; the other rows are room to work in."""
 
     def broadcast(self, number: int) -> int:
         """The number that rank 0 gives."""
@@ -39,6 +45,14 @@ class Alone:
 
     def sum_(self, flat: Tensor) -> None:
         """The sum over one worker is there already."""
+
+    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+        """The only part stays here."""
+        received.copy_(sent)
+
+    def gather(self, whole: Tensor, parts: Tensor) -> None:
+        """There is one row."""
+        whole.copy_(parts[0])
 
     def broadcast(self, number: int) -> int:
         """Rank 0 is this one."""
@@ -57,6 +71,21 @@ class Workers:
         """All-reduce. Raises PeerLostError."""
         with peers():
             torch.distributed.all_reduce(flat)
+
+    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+        """All-to-all. Raises PeerLostError."""
+        with peers():
+            torch.distributed.all_to_all_single(received, sent, sizes_in, sizes_out)
+
+    def gather(self, whole: Tensor, parts: Tensor) -> None:
+        """All-gather. Raises PeerLostError."""
+        with peers():
+            if self._device.type != "cpu":
+                torch.distributed.all_gather_into_tensor(whole, parts[0])
+                return
+            # Gloo's all-gather works in fresh memory each time; on large tensors this is twice as fast.
+            parts[1:].copy_(parts[0])
+            torch.distributed.all_to_all_single(whole, parts.view(-1))
 
     def broadcast(self, number: int) -> int:
         """Raises PeerLostError."""

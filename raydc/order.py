@@ -120,6 +120,14 @@ def shards_of_rank(num_shards: int, rank: int, world_size: int) -> range:
     return range(rank * num_shards // world_size, (rank + 1) * num_shards // world_size)
 
 
+def num_shares(num_rows: int, num_shards: int, world_size: int) -> int:
+    """How many of the ranks have rows in a step: with fewer rows than logical shards, not all of them have."""
+    if num_rows >= num_shards:
+        return world_size
+    firsts = {shards_of_rank(num_shards, rank, world_size).start * num_rows // num_shards for rank in range(world_size)}
+    return len(firsts | {num_rows}) - 1
+
+
 def fingerprint(ids: Ids) -> int:
     """A 64-bit sum that is the same for the same set of ids in any order: the ledger of exactly-once."""
     return int(mix(ids.astype(np.uint64) + np.uint64(_GOLDEN)).sum(dtype=np.uint64))

@@ -1,8 +1,9 @@
 """One optimiser step over logical shards: torch only.
 
 A step is V logical shards, whoever computes them. Each shard starts from the same weights and buffers and from random
-state of its own; gradients, losses and changes of buffers are summed over the shards of a worker and then over the
-workers, and divided once by the rows (the buffers: by the shards) of the whole step.
+state of its own; gradients, losses and changes of buffers are summed over all shards along one tree, and divided once
+by the rows (the buffers: by the shards) of the whole step. Where the spec says `exact: false`, the rows of a worker are
+one shard, as in plain data parallelism.
 
 Shape suffixes: B rows of this worker, K outputs.
 """
@@ -18,12 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
+from raydc import order
+from raydc.buffers import ShardBuffers
 from raydc.group import Group
 from raydc.metrics import loss_sum
 from raydc.models import Network
+from raydc.reduction import Reduction
 from raydc.spec.train import Train
 
 Shards = Sequence[tuple[int, slice]]
+# The last bits of a matrix product depend on whether its operands lie on such addresses, as tensors of their own do.
+_ALIGN_BYTES = 64
 
 
 def make_optimizer(train: Train, network: nn.Module) -> Optimizer:
@@ -81,40 +87,6 @@ def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
         torch.cuda.default_generators[device.index or 0].manual_seed(key)
 
 
-class _ShardBuffers:
-    """Buffers that a forward pass changes (statistics of batch normalisation): each shard starts from the step's.
-
-    The new value is start + mean over all shards of the change, so that buffers that never change stay as they
-    are to the last bit. Nothing is done for a step of one shard.
-    """
-
-    def __init__(self, network: Network, num_shards: int) -> None:
-        buffers = [b for name, b in network.named_buffers() if not name.startswith("input.") and b.dtype != torch.bool]
-        self.num_shards = num_shards
-        self.buffers = buffers if num_shards > 1 else []
-        self.sums = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self.buffers]
-        self._start: list[Tensor] = []
-
-    def begin(self) -> None:
-        self._start = [buffer.clone() for buffer in self.buffers]
-        for total in self.sums:
-            total.zero_()
-
-    def restore(self) -> None:
-        for buffer, start in zip(self.buffers, self._start, strict=True):
-            buffer.copy_(start)
-
-    def collect(self) -> None:
-        for total, buffer, start in zip(self.sums, self.buffers, self._start, strict=True):
-            total.add_(buffer - start)
-
-    def finish(self, num_rows: int) -> None:
-        num_shards = min(self.num_shards, num_rows)  # A short last step leaves shards without rows.
-        for total, buffer, start in zip(self.sums, self.buffers, self._start, strict=True):
-            change = total / num_shards
-            buffer.copy_(start + (change if buffer.is_floating_point() else change.round()))
-
-
 @contextlib.contextmanager
 def _one_row(network: nn.Module, num_rows: int) -> Iterator[None]:
     """One row has no statistics: batch normalisation uses the running ones for a shard of one."""
@@ -127,6 +99,11 @@ def _one_row(network: nn.Module, num_rows: int) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.train()
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """The same rows. Bytes go as they are: the input layer makes new numbers of them, one by one."""
+    return x.clone() if x.is_floating_point() and x.data_ptr() % _ALIGN_BYTES else x
 
 
 class Step:
@@ -163,9 +140,13 @@ class Step:
         self._device = device
         self._mixed = train.precision == "bf16"
         self._clip_norm = train.gradient_clip_norm
+        self._exact = train.exact
+        self._num_logical = train.logical_shards or 1
+        self._num_shards = self._num_logical if train.exact else group.world_size
         self._parameters = [p for p in network.parameters() if p.requires_grad]
-        self._buffers = _ShardBuffers(network, train.logical_shards or 1)
-        self._flat, self._views = self._make_bucket() if group.world_size > 1 else (torch.empty(0), [])
+        self._buffers = ShardBuffers(network, self._num_shards)
+        extras = [*self._buffers.changes, torch.zeros((), device=device)]
+        self._reduction = Reduction(self._parameters, extras, self._num_shards, group, train.exact)
 
     @property
     def learning_rate(self) -> float:
@@ -187,52 +168,36 @@ class Step:
         """
         self.optimizer.zero_grad(set_to_none=True)
         self._buffers.begin()
-        losses = [self._shard(step, shard, x[rows], y_B[rows]) for shard, rows in shards]
-        loss = self._sum_over_workers(self._sum(losses))
-        self._buffers.finish(num_rows)
+        self._reduction.begin()
+        rows_of = dict(shards) if self._exact else {self._group.rank: slice(0, len(x))}
+        for shard in self._reduction.shards:
+            rows = rows_of.get(shard, slice(0, 0))
+            self._reduction.add(shard, self._shard(step, shard, x[rows], y_B[rows]) if rows.stop > rows.start else None)
+        *changes, loss = self._reduction.finish()
+        self._buffers.finish(changes, order.num_shares(num_rows, self._num_logical, self._num_shards))
         self._update(num_rows)
         if self.scheduler is not None:
             self.scheduler.step()
         return loss / num_rows
 
-    def _shard(self, step: int, shard: int, x: Tensor, y_B: Tensor) -> Tensor:
+    def _shard(self, step: int, shard: int, x: Tensor, y_B: Tensor) -> list[Tensor]:
+        """Computes gradients, for the reduction to take; returns changes of buffers, and the loss."""
         seed_shard(self._seed, step, shard, self._device)
         self._buffers.restore()
+        self._reduction.expect(shard)
         with _one_row(self.network, len(x)):
             loss = loss_sum(self._task, self.forward(x), y_B)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._buffers.collect()
-        return loss.detach()
-
-    def _sum(self, losses: list[Tensor]) -> Tensor:
-        if not losses:
-            return torch.zeros((), device=self._device)
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return [*self._buffers.collect(), loss.detach()]
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw outputs, float32 [B, K], in the precision of the spec."""
+        x = _aligned(x)
         if not self._mixed:
             outputs_BK: Tensor = self.network(x)
             return outputs_BK
         with torch.autocast(self._device.type, torch.bfloat16):
             return self.network(x)  # type: ignore[no-any-return]
-
-    def _sum_over_workers(self, loss: Tensor) -> Tensor:
-        """Gradients, buffers and loss become sums over all workers; returns the loss."""
-        for parameter in self._parameters:
-            if parameter.grad is None:  # Not used in this step. A zero, so that weight decay is the same everywhere.
-                parameter.grad = torch.zeros_like(parameter)
-        if self._group.world_size == 1:
-            return loss
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        torch._foreach_copy_(self._views, [*gradients, *self._buffers.sums, loss])
-        self._group.sum_(self._flat)
-        split = len(gradients)
-        for total, view in zip(self._buffers.sums, self._views[split:-1], strict=True):
-            total.copy_(view)
-        for parameter, view in zip(self._parameters, self._views[:split], strict=True):
-            parameter.grad = view
-        return self._views[-1].clone()
 
     def _update(self, num_rows: int) -> None:
         """Divides the gradients by the rows of the step and moves the weights."""
@@ -244,16 +209,6 @@ class Step:
             torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], float(num_rows))
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
         optimizer.step()
-
-    def _make_bucket(self) -> tuple[Tensor, list[Tensor]]:
-        """One flat tensor for everything that is summed, and a view for each part, in the memory order of the part."""
-        parts = [*self._parameters, *self._buffers.sums, torch.empty((), device=self._device)]
-        flat = torch.zeros(sum(part.numel() for part in parts), device=self._device)
-        views, offset = [], 0
-        for part in parts:
-            views.append(torch.as_strided(flat, part.size(), part.stride(), offset))
-            offset += part.numel()
-        return flat, views
 
     def state(self) -> dict[str, Any]:
         """Optimiser and schedule, for `load_state`. Tensors are the live ones."""

@@ -37,16 +37,16 @@ def write_pictures(folder: Storage, seed: int = 0, num_rows: dict[str, int] | No
     return folder
 
 
-def write_line(folder: Storage) -> Storage:
-    """A prepared data set of a regression: the price is 300 + 100 * (0.5 a - b)."""
-    signature = Signature("vector", (2,), "float32", (), (), "regression")
-    columns = {"a": Numeric(0.0, 0.0, 1.0), "b": Numeric(0.0, 0.0, 1.0)}
+def write_line(folder: Storage, num_columns: int = 2) -> Storage:
+    """A prepared data set of a regression: the price is 300 + 100 * (0.5 a - b), and other columns do not matter."""
+    signature = Signature("vector", (num_columns,), "float32", (), (), "regression")
+    columns = {name: Numeric(0.0, 0.0, 1.0) for name in "abcdefghij"[:num_columns]}
     features = Features(signature, "price", columns, target_mean=300.0, target_scale=100.0)
     rng = np.random.default_rng(0)
     splits = {}
     for split, count in NUM_ROWS.items():
-        x = rng.normal(size=(count, 2)).astype(np.float32)
-        splits[split] = (x, (x @ np.array([0.5, -1.0], dtype=np.float32)))
+        x = rng.normal(size=(count, num_columns)).astype(np.float32)
+        splits[split] = (x, (x[:, :2] @ np.array([0.5, -1.0], dtype=np.float32)))
     shards.write_data_set(folder, features, splits)
     return folder
 

@@ -52,6 +52,11 @@ class Train(Section):
     logical_shards: Count | None = Field(
         None, description="Pieces that a step is cut into, whatever the number of workers. Default: the most workers."
     )
+    exact: bool = Field(
+        True,
+        description="The same bits for every number of workers: shards are computed one by one and summed along one "
+        "tree. false: a worker computes its rows in one piece, and workers are summed in any order.",
+    )
     optimizer: Optimizer = Field(Optimizer(), description="A name, or a name with its arguments.")
     learning_rate: Positive = Field(1e-3, description="The highest learning rate.")
     lr_scheduler: LrScheduler = Field(LrScheduler(), description="A name, or a name with arguments.")

@@ -1,0 +1,53 @@
+"""Networks of a user, small: what the built-in ones do not have."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from raydc.features import Signature
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.inner(x))
+
+
+def residual(signature: Signature, channels: int = 8, blocks: int = 2) -> nn.Module:
+    """Blocks with batch normalisation and a way around them, then an average over the picture."""
+    stem = nn.Conv2d(signature.shape[0], channels, 3, padding=1, bias=False)
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, signature.num_outputs)]
+    body = [_Residual(channels) for _ in range(blocks)]
+    return nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(), *body, *head).to(memory_format=torch.channels_last)
+
+
+class _Patches(nn.Module):
+    """An encoder over the rows of a picture."""
+
+    def __init__(self, signature: Signature, width: int, dropout: float) -> None:
+        super().__init__()
+        channels, height, side = signature.shape
+        self.embed = nn.Linear(channels * side, width)
+        self.place = nn.Parameter(torch.zeros(height, width))
+        layer = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.head = nn.Linear(width, signature.num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.transpose(1, 2).flatten(2)
+        return self.head(self.encoder(self.embed(rows) + self.place).mean(1))
+
+
+def transformer(signature: Signature, width: int = 16, dropout: float = 0.1) -> nn.Module:
+    """Two layers of attention and feed-forward; without dropout torch takes its fused attention."""
+    return _Patches(signature, width, dropout)

@@ -1,0 +1,128 @@
+"""Processes that train together over gloo, without Ray: started once, used for many small runs."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from raydc import spec as specs
+from raydc.spec.sections import Spec
+from raydc.state import State
+from raydc.storage import Storage
+
+_TIMEOUT_S = 120
+
+
+class StoppedError(Exception):
+    """Stands for a kill of all ranks at once."""
+
+
+class Ranks:
+    """Up to `num_processes` ranks.
+
+    Args:
+        num_processes: As many as the largest group.
+        folder: For the files by which ranks find each other.
+    """
+
+    def __init__(self, num_processes: int, folder: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["raydc.worker", "torchmetrics.classification"])
+        self._folder = folder
+        self._meetings = itertools.count()
+        self._members = []
+        for _ in range(num_processes):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there,), daemon=True)
+            process.start()
+            self._members.append((process, here))
+
+    def fit(
+        self, world_size: int, spec: Spec, run_folder: Storage, data: Storage, stop_after: int | None = None
+    ) -> State | None:
+        """Trains on the first `world_size` processes.
+
+        Args:
+            world_size: Ranks.
+            spec: A resolved spec.
+            run_folder: Of the run.
+            data: A prepared data set.
+            stop_after: All ranks die when so many steps are done.
+
+        Returns:
+            The final state; None where it was stopped.
+        """
+        meeting = self._folder / f"meeting_{next(self._meetings)}"
+        members = self._members[:world_size]
+        for rank, (_, connection) in enumerate(members):
+            where = (str(meeting), rank, world_size)
+            connection.send((where, specs.to_dict(spec), run_folder.uri, data.uri, stop_after))
+        answers = []
+        for rank, (_, connection) in enumerate(members):
+            if not connection.poll(_TIMEOUT_S):
+                raise TimeoutError(f"rank {rank} of {world_size} did not answer within {_TIMEOUT_S} s")
+            answers.append(connection.recv())
+        failures = [answer for answer in answers if isinstance(answer, str)]
+        if failures:
+            raise RuntimeError("\n".join(failures))
+        assert all(answer == answers[0] for answer in answers)
+        return answers[0]
+
+    def close(self) -> None:
+        for process, _ in self._members:
+            process.kill()
+            process.join()
+
+
+def _serve(connection: Connection) -> None:
+    while True:
+        where, *work = connection.recv()
+        try:
+            connection.send(_fit(where, *work))
+        except Exception:  # noqa: BLE001 - raised again in the process that asked.
+            connection.send(f"rank {where[1]}:\n{traceback.format_exc()}")
+
+
+def _fit(
+    where: tuple[str, int, int], spec: dict[str, Any], run_folder: str, data: str, stop_after: int | None
+) -> State | None:
+    import torch
+
+    from raydc import reduction, worker
+    from raydc.group import Alone, Workers
+
+    meeting, rank, world_size = where
+    if world_size > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    try:
+        group = Workers(torch.device("cpu")) if world_size > 1 else Alone()
+        # Small networks, small buckets: so that they have several, as large ones do.
+        with _stopping(stop_after), mock.patch.object(reduction, "BUCKET_BYTES", 1024):
+            return worker.fit(specs.from_dict(spec), Storage(run_folder), Storage(data), group)
+    except StoppedError:
+        return None
+    finally:
+        if world_size > 1:
+            torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _stopping(stop_after: int | None) -> Iterator[None]:
+    from raydc import worker
+
+    do_step = worker._Run.do_step
+
+    def stopping(run: Any, batch: Any) -> None:
+        if run.state.step == stop_after:
+            raise StoppedError
+        do_step(run, batch)
+
+    with mock.patch.object(worker._Run, "do_step", stopping):
+        yield
