@@ -62,7 +62,8 @@ def observed(events: Iterable[Mapping[str, Any]]) -> Failures:
                 observed_s += max(0.0, last_s - begun_s)
                 num_failures += not on_purpose
             begun_s, on_purpose = event["time_s"], False
-        last_s = event["time_s"]
+        if event["kind"] != "time":  # Of which the next attempt may have written the last.
+            last_s = event["time_s"]
         on_purpose = on_purpose or event["kind"] in ("run_finished", "handed_over")
     if begun_s is not None:
         observed_s += max(0.0, last_s - begun_s)

@@ -44,9 +44,10 @@ class Journal:
         """Something happened: to events.jsonl and to whoever watches."""
         if not self.writes:
             return
-        self._events.write(kind=kind, **fields)
+        record = {"kind": kind, "time_s": round(time.time(), 3), **fields}
+        self._events.write(**record)
         if self._publish is not None:
-            self._publish({"kind": kind, **fields})
+            self._publish(record)
 
     def start(self, step: int) -> None:
         """The first line of an attempt: what was written of steps after `step` no longer counts."""

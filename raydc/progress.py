@@ -22,10 +22,14 @@ class Progress:
     Args:
         report: Takes lines that stay.
         batch_size: Rows of a step, for the time that is left.
+        also: Takes the same records.
     """
 
-    def __init__(self, report: Report, batch_size: int) -> None:
+    def __init__(
+        self, report: Report, batch_size: int, also: Callable[[dict[str, Any]], None] = lambda record: None
+    ) -> None:
         self._report = report
+        self._also = also
         self._batch_size = batch_size
         self._last_line_s = time.monotonic()
         self._held: str | None = None
@@ -46,6 +50,7 @@ class Progress:
 
     def take(self, record: dict[str, Any]) -> None:
         """One published record."""
+        self._also(record)
         kind = record["kind"]
         if kind == "progress":
             self._show(line_of(record, self._batch_size))

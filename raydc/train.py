@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raydc import bundle, events, plan, worker
+from raydc import account, bundle, events, plan, worker
 from raydc import spec as specs
 from raydc.checkpoint import CheckpointStore, Found, name_of
+from raydc.clock import CHECKPOINT, account_of, noting
 from raydc.data.prepare import Prepared
 from raydc.errors import CheckpointError, ClusterError, RunError, TrainError
+from raydc.meters import Meters
 from raydc.progress import Progress, Report
 from raydc.spec.sections import Spec
 from raydc.spec.train import WorkerRange
@@ -76,22 +78,38 @@ def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume:
             f"run {spec.name!r} has been trained already: {len(store.steps())} checkpoints at {run_folder.uri}",
             "Type --resume to go on with it, or --new to start again.",
         )
-    log = events.Log(run_folder, "events")
-    log.write(kind="run_started", spec_hash=spec_hash(spec), data_hash=data.data_hash, resume=resume)
     attempts_before = _num_attempts(run_folder)
-    with Progress(report, spec.train.global_batch_size) as progress:
-        if spec.scaling.max_workers == 0:
-            worker.fit(spec, run_folder, data.folder, publish=progress.take)
-        else:
-            _fit_on_ray(spec, data.folder, run_folder, progress)
-    found = export(spec, data, run_folder, run_folder / "model")
+    facts = {"spec_hash": spec_hash(spec), "data_hash": data.data_hash, "resume": resume}
+    with _driver(run_folder, **facts) as log:
+        with Progress(report, spec.train.global_batch_size, Meters(spec.name).take) as progress:
+            if spec.scaling.max_workers == 0:
+                worker.fit(spec, run_folder, data.folder, publish=progress.take)
+            else:
+                _fit_on_ray(spec, data.folder, run_folder, progress)
+        with noting(log, CHECKPOINT):
+            found = export(spec, data, run_folder, run_folder / "model")
     last, chosen = state_of(_newest(store)), state_of(found)
     restarts = max(0, _num_attempts(run_folder) - attempts_before - 1)
     epochs = -(-last.step // -(-data.num_rows["train"] // spec.train.global_batch_size))
     metrics, reason = chosen.metrics or {}, last.reason or "completed"
     result = TrainResult(last.step, epochs, metrics, name_of(found.step), reason, restarts)
     report(_summary(result))
+    for line in account.lines(account_of(run_folder)):
+        report(f"          {line}")
     return result
+
+
+@contextlib.contextmanager
+def _driver(run_folder: Storage, **facts: Any) -> Iterator[events.Log]:
+    """The life of a driver, from `run_started` to `driver_ended` in the events of the run."""
+    log = events.Log(run_folder, "events")
+    log.write(kind="run_started", **facts)
+    log.flush()
+    try:
+        yield log
+    finally:
+        log.write(kind="driver_ended")
+        log.flush()
 
 
 def export(spec: Spec, data: Prepared, run_folder: Storage, bundle_folder: Storage) -> Found:

@@ -19,7 +19,9 @@ import yaml
 
 from raydc import augment, events, models, order, plan, resume
 from raydc import device as devices
+from raydc.account import VALIDATION
 from raydc.checkpoint import CheckpointStore, Found
+from raydc.clock import CHECKPOINT, Clock
 from raydc.data import prepare
 from raydc.data.shards import open_rows
 from raydc.feed import Batch, Feed
@@ -71,13 +73,14 @@ def fit(
     device = device or devices.choose(spec.scaling.use_gpu)
     with devices.settings(plan.num_threads(spec), device):
         run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device, recent)
-        with run.saver or contextlib.nullcontext(), run.noting_step():
+        with run.clock, run.saver or contextlib.nullcontext(), run.noting_step():
             run.begin()
             while run.state.reason is None:
-                for batch in run.rest_of_epoch():
+                for batch in run.clock.waits(run.rest_of_epoch()):
                     run.do_step(batch)
                     run.checkpoint_if_due()
                 run.end_epoch(on_epoch)
+            run.clock.switch(CHECKPOINT)  # What is left is to wait until the last one is written.
         run.finish()
     return run.state
 
@@ -114,6 +117,7 @@ class _Run:
         self.step = Step(self.network, task, train, spec.seed, *lengths, group, device)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
         self.journal = Journal(run_folder, group.rank == 0, publish)
+        self.clock = Clock(run_folder, group.rank == 0, self.journal.event)
         self.state = State()
         self.meta = {"data_hash": data.data_hash, "spec_hash": spec_hash(spec), "world_size": group.world_size}
         self.recent = recent
@@ -135,6 +139,7 @@ class _Run:
             self.saver.begin(self.state.step, observed(events.read(self.folder, "events")))
         world = {"world_size": self.group.world_size, "hosts": list(hosts), "pids": list(pids)}
         source = ("storage", "memory")[place]
+        self.clock.begin(self.state.step)
         self.journal.event("attempt_started", step=self.state.step, source=source, **world)
         if self.saver:
             self._lock_environment()
@@ -182,6 +187,7 @@ class _Run:
         done = self.state.step + 1
         self.state = replace(self.state, step=done, loss_rows=self.state.loss_rows + len(batch.ids_G))
         self.journal.step(done, epoch, loss, rate, batch.ids_G)
+        self.clock.step(done, len(batch.ids_G))
         if done % self.spec.train.log_every_steps == 0:
             self._flush(epoch)
 
@@ -190,6 +196,7 @@ class _Run:
         loss = self.state.loss_sum / max(1, self.state.loss_rows)
         size = {"total_steps": self.total_steps, "epochs": self.num_epochs, "world_size": self.group.world_size}
         self.journal.progress(loss, step=self.state.step, epoch=epoch, **size)
+        self.clock.record_if_due()
 
     @property
     def num_epochs(self) -> int:
@@ -204,7 +211,8 @@ class _Run:
             return  # The epoch is about to end, and ends with one.
         if self.saver and self.saver.is_due(self.state.step):
             self._flush(self.epoch + 1)
-            self.saver.save(self._parts())
+            with self.clock.of(CHECKPOINT):
+                self.saver.save(self._parts())
 
     def checkpoint_now(self, timeout_s: float) -> None:
         """Returns on every rank when the state is where it survives the workers. Not for the last step of an epoch,
@@ -215,7 +223,8 @@ class _Run:
         """
         if self.saver:
             self._flush(self.epoch + 1)
-            self.saver.save_now(self._parts(), timeout_s)
+            with self.clock.of(CHECKPOINT):
+                self.saver.save_now(self._parts(), timeout_s)
         self.group.broadcast(0)
 
     @property
@@ -231,7 +240,8 @@ class _Run:
         """Validates, decides whether the run goes on, and writes a checkpoint."""
         epoch = -(-self.state.step // self.feed.steps_per_epoch)
         self._flush(epoch)
-        record = self._validate(epoch)
+        with self.clock.of(VALIDATION):
+            record = self._validate(epoch)
         self.state = judge(self.state, record, self.spec.train, self.total_steps)
         self.journal.epoch(record)
         self.journal.event("epoch", **{key: value for key, value in record.items() if key != "kind"})
@@ -241,7 +251,8 @@ class _Run:
             if not self.group.broadcast(int(goes_on)):
                 self.state = replace(self.state, reason="stopped")
         if self.saver:
-            self.saver.save(self._parts(), must=True)
+            with self.clock.of(CHECKPOINT):
+                self.saver.save(self._parts(), must=True)
         self.journal.restart_clock()
 
     def _validate(self, epoch: int) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def test_without_validation_rows(tmp_path: Path) -> None:
 
 def test_events_tell_the_story(tmp_path: Path, data: Storage) -> None:
     worker.fit(training_spec(str(tmp_path), train={"epochs": 1}), folder(tmp_path), data)
-    kinds = event_kinds(folder(tmp_path))
+    kinds = [kind for kind in event_kinds(folder(tmp_path)) if kind != "time"]
     assert kinds[0] == "attempt_started"
     assert kinds[-1] == "run_finished"
     assert kinds.count("checkpoint") == 2
