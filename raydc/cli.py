@@ -331,12 +331,16 @@ def rollback(spec: str, overrides: tuple[str, ...], address: str | None, alias: 
 
 
 @main.command()
+@click.argument("name", required=False)
 @click.option("--storage", default="store", show_default=True, help="Folder or URI of the runs.")
-def runs(storage: str) -> None:
-    """List runs, models and aliases."""
+def runs(name: str | None, storage: str) -> None:
+    """List runs, models and aliases, or say where the time of one run went."""
     from raydc import listing
 
-    listing.show(storage)
+    if name is None:
+        listing.show(storage)
+    else:
+        listing.show_run(storage, name)
 
 
 @main.command()

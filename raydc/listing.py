@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raydc import events
+from raydc import account, events
+from raydc.clock import account_of
+from raydc.errors import RunError
 from raydc.registry import Registry
 from raydc.storage import Storage
 
@@ -25,6 +27,23 @@ def show(uri: str) -> None:
         table.add_row(name, *describe_run(storage / "runs" / name))
     console.print(table)
     _show_models(console, storage)
+
+
+def show_run(uri: str, name: str) -> None:
+    """Prints the state of one run, and where its time went.
+
+    Raises:
+        RunError: There is no such run.
+    """
+    folder = Storage(uri) / "runs" / name
+    if not folder.exists("resolved.yaml"):
+        raise RunError(f"no run {name!r} at {folder.uri}", "raydc runs lists those that there are.")
+    console = Console(highlight=False)
+    titles = ("state", "epoch", "step", "validation", "held-out")
+    told = [*zip(titles, describe_run(folder), strict=True)]
+    told += [("time" if number == 0 else "", line) for number, line in enumerate(account.lines(account_of(folder)))]
+    for title, text in told:
+        console.print(f"{title:<12}{text}", soft_wrap=True)
 
 
 def describe_run(folder: Storage) -> tuple[str, str, str, str, str]:

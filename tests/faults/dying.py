@@ -1,19 +1,25 @@
 """A network whose process dies, waits or fails at a chosen step of a chosen rank: the injector of the fault tests.
 
+It can also make the training rows of rank 0 come late once.
+
 Each fault fires once per `folder`: it leaves a file there first, which is the proof that it fired.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raydc.data.shards import Rows
 from raydc.features import Signature
+from raydc.order import Ids
 
 LONGEST_WAIT_S = 300.0
 
@@ -52,6 +58,25 @@ class Dying(nn.Module):
         time.sleep(LONGEST_WAIT_S)
 
 
-def network(signature: Signature, folder: str, faults: dict[str, list[int]], fault: str = "kill") -> nn.Module:
-    """Faults by rank: after how many of its own shards of this process."""
+def network(
+    signature: Signature, folder: str, faults: dict[str, list[int]], fault: str = "kill", stall_s: float = 0.0
+) -> nn.Module:
+    """Faults by rank: after how many of its own shards of this process. The rows stall at the third step."""
+    if stall_s:
+        stall(Path(folder) / "stalled", stall_s)
     return Dying(signature, folder, faults, fault)
+
+
+def stall(proof: Path, seconds: float) -> None:
+    """Lets rank 0 of a run wait for the rows of one step."""
+    gather = Rows.gather
+    calls = itertools.count(1)
+
+    def late(rows: Rows, positions: Ids) -> tuple[Any, Any]:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        if rank == 0 and next(calls) == 3 and not proof.exists():
+            proof.touch()
+            time.sleep(seconds)
+        return gather(rows, positions)
+
+    Rows.gather = late  # type: ignore[method-assign]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,27 +20,34 @@ from training import NUM_ROWS, check_ledger, event_kinds, training_spec, weights
 
 from raydc import engine, events, train, worker
 from raydc import spec as specs
+from raydc.account import Account
+from raydc.clock import account_of
 from raydc.data import prepare
 from raydc.storage import Storage
 
 CONDITION_TIMEOUT_S = 240.0
+STALL_S = 3.0
 
 
 @pytest.fixture(scope="module")
 def ray_engine() -> Iterator[engine.Engine]:
-    yield engine.connect(num_cpus=4)
-    engine.disconnect()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_metrics_report_interval_ms", "500")
+        yield engine.connect(num_cpus=4)
+        engine.disconnect()
 
 
 def run_with_kills(
-    folder: Path, data: prepare.Prepared, faults: dict[str, list[int]], epochs: int = 3
+    folder: Path, data: prepare.Prepared, faults: dict[str, list[int]], epochs: int = 3, stall_s: float = 0.0
 ) -> tuple[Storage, Any, specs.Spec]:
-    """Trains on two workers that die where `faults` says."""
+    """Trains on two workers that die where `faults` says, and wait once for their rows."""
     folder.mkdir()
-    model = {"builder": "dying:network", "arguments": {"folder": str(folder), "faults": faults}}
+    arguments = {"folder": str(folder), "faults": faults, "stall_s": stall_s}
+    model = {"builder": "dying:network", "arguments": arguments}
     num_kills = sum(len(calls) for calls in faults.values())
     spec = training_spec(
         str(folder),
+        name=folder.name,
         model=model,
         train={"epochs": epochs},
         scaling={"num_workers": 2},
@@ -56,8 +65,11 @@ def test_killed_worker(
     monkeypatch.chdir(root / "tests" / "faults")
     data = prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
     undisturbed, _, _ = run_with_kills(tmp_path / "undisturbed", data, {})
-    run, result, spec = run_with_kills(tmp_path / "killed", data, {str(rank): [call]})
-    assert (tmp_path / "killed" / f"fault-{rank}-0").exists()
+    began_s = time.monotonic()
+    run, result, spec = run_with_kills(tmp_path / f"killed-{rank}", data, {str(rank): [call]}, stall_s=STALL_S)
+    wall_s = time.monotonic() - began_s
+    assert (tmp_path / f"killed-{rank}" / f"fault-{rank}-0").exists()
+    assert (tmp_path / f"killed-{rank}" / "stalled").exists()
     assert (result.restarts, result.reason) == (1, "completed")
     starts = [record["step"] for record in events.read(run, "metrics") if record["kind"] == "start"]
     assert starts[0] == 0
@@ -65,6 +77,55 @@ def test_killed_worker(
     assert starts[1] in (goes_on_at, goes_on_at - 4, 7)
     check_ledger(run, spec)
     assert weights_hash(run, result.steps) == weights_hash(undisturbed, result.steps)
+    account = account_of(run)
+    check_account(account, wall_s, result.steps)
+    # Rank 0 may learn of the death of another before it has counted the step before.
+    lost = call - 1 - starts[1]
+    assert account.recomputed_steps in ({lost} if rank == 0 else {lost - 1, lost})
+    wait_for_metrics(spec.name, account)
+
+
+def check_account(account: Account, wall_s: float, num_steps: int) -> None:
+    """Every second has one name: together they are the wall time, and the stall is where it belongs."""
+    assert account.wall_s == pytest.approx(wall_s, rel=0.01)
+    assert account.useful_steps == num_steps
+    assert account.seconds["data_wait"] >= STALL_S
+    assert account.seconds["start_up"] > 0
+    assert (account.seconds["recomputed_step"] > 0) == (account.recomputed_steps > 0)
+    assert (account.seconds["resize"], account.restarts) == (0.0, 1)
+
+
+def wait_for_metrics(run: str, account: Account) -> None:
+    """Until Ray's metrics agent exports what the account says."""
+    import ray
+
+    url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
+    expected = {
+        ("restarts", ""): account.restarts,
+        ("steps", "useful"): account.useful_steps,
+        ("steps", "recomputed"): account.recomputed_steps,
+        ("rows", ""): account.rows,
+        # Without the export of the model and the end of the driver, which no worker publishes.
+        ("time_seconds", "data_wait"): account.seconds["data_wait"],
+        ("time_seconds", "recomputed_step"): account.seconds["recomputed_step"],
+    }
+    expected = {key: value for key, value in expected.items() if value}
+    deadline = time.monotonic() + CONDITION_TIMEOUT_S
+    while True:
+        with urllib.request.urlopen(url, timeout=CONDITION_TIMEOUT_S) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if f'run="{run}"' in line]
+        found = dict(map(read_metric, lines))
+        if all(found.get(key) == pytest.approx(value) for key, value in expected.items()):
+            return
+        assert time.monotonic() < deadline, (found, expected)
+        time.sleep(0.2)
+
+
+def read_metric(line: str) -> tuple[tuple[str, str], float]:
+    name = re.match(r"ray_raydc_(\w+)_total\{", line)
+    kind = re.search(r'(?:phase|kind)="(\w+)"', line)
+    assert name is not None
+    return (name[1], kind[1] if kind else ""), float(line.rpartition(" ")[2])
 
 
 @pytest.mark.soak

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from raydc import events
 from raydc.cli import main
+from raydc.storage import Storage
 
 COMMANDS = {
     "run": {"--set", "--address", "--resume", "--new", "--once"},
@@ -93,3 +95,19 @@ def test_schema_is_json() -> None:
 def test_runs_of_an_empty_storage(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["runs", "--storage", str(tmp_path)])
     assert (result.exit_code, "no runs" in result.output) == (0, True)
+
+
+def test_runs_tells_of_one_run(tmp_path: Path) -> None:
+    run = Storage(str(tmp_path)) / "runs" / "dead"
+    run.write_bytes("resolved.yaml", b"name: dead")
+    log = events.Log(run, "events")
+    log.write(kind="run_started", time_s=100.0)
+    seconds = {"start_up": 2.0, "useful_step": 5.0}
+    log.write(kind="time", since_s=103.0, until_s=110.0, step=7, useful_steps=7, recomputed_steps=0, seconds=seconds)
+    result = CliRunner().invoke(main, ["runs", "dead", "--storage", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "unfinished" in result.output
+    assert "10.0 s: useful step 5.0 50%" in result.output
+    assert "start up 5.0 50%" in result.output
+    result = CliRunner().invoke(main, ["runs", "alive", "--storage", str(tmp_path)])
+    assert (result.exit_code, "no run 'alive'" in result.output) == (5, True)
