@@ -15,6 +15,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydc import recent
 from raydc.errors import RaydcError, TrainError
 from raydc.group import PeerLostError
 
@@ -29,6 +30,7 @@ class Board:
         self._records: list[dict[str, Any]] = []
         self._verdict: RaydcError | None = None
         self._failures: dict[str, int] = {}
+        self._holders: dict[str, Any] = {}
 
     def publish(self, record: dict[str, Any]) -> None:
         """From rank 0. Of progress only the newest is kept."""
@@ -54,6 +56,20 @@ class Board:
     def verdict(self) -> RaydcError | None:
         """Why the run is over, if it is."""
         return self._verdict
+
+    def holder(self, node_id: str) -> Any:
+        """The holder of recent states on a node, started where there is none."""
+        if node_id not in self._holders:
+            self._holders[node_id] = recent.start_holder(node_id)
+        return self._holders[node_id]
+
+    def holders(self) -> dict[str, Any]:
+        """All holders, by node."""
+        return dict(self._holders)
+
+    def drop_holder(self, node_id: str) -> None:
+        """A holder that does not answer; what it has no longer counts."""
+        self._holders.pop(node_id, None)
 
 
 def create() -> Any:

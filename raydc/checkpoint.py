@@ -133,14 +133,15 @@ class CheckpointStore:
     Args:
         folder: `runs/<name>/checkpoints`.
         num_to_keep: Newest checkpoints that stay when another is written.
-        reached: Called in the writing thread at each phase of a write, by name: `wrote FILE`, `moved`, `pruning`,
-            `pruned`. What breaks a run on purpose hooks in here.
     """
 
-    def __init__(self, folder: Storage, num_to_keep: int, reached: Reached = nothing) -> None:
+    # Called at each phase of a write, by name: `copied`, `wrote FILE`, `moved`, `pruning`, `pruned`. What breaks a run
+    # on purpose puts its own here.
+    reached: Reached = staticmethod(nothing)
+
+    def __init__(self, folder: Storage, num_to_keep: int) -> None:
         self.folder = folder
         self.num_to_keep = num_to_keep
-        self.reached = reached
 
     def write(
         self,

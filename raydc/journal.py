@@ -6,6 +6,7 @@ Losses stay tensors until `flush`, so that no step waits for a device.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,9 @@ class Journal:
 
     def __init__(self, run_folder: Storage, writes: bool, publish: Publish | None) -> None:
         self.writes = writes
-        self._events = events.Log(run_folder, "events")
-        self._metrics = events.Log(run_folder, "metrics")
+        # A full disk ends no run: the lines wait, and no checkpoint is written before them (see `sync`).
+        self._events = events.Log(run_folder, "events", patient=True)
+        self._metrics = events.Log(run_folder, "metrics", patient=True)
         self._publish = publish if writes else None
         self._pending: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
@@ -49,9 +51,19 @@ class Journal:
         if self._publish is not None:
             self._publish(record)
 
-    def start(self, step: int) -> None:
-        """The first line of an attempt: what was written of steps after `step` no longer counts."""
+    def unseen(self) -> bytes:
+        """Lines of steps that would be lost with this process: they travel with a state in memory."""
+        return self._metrics.invisible()
+
+    def start(self, step: int, unseen: bytes) -> None:
+        """The first line of an attempt: what was written of steps after `step` no longer counts.
+
+        Args:
+            step: Steps done.
+            unseen: Lines of the steps before it that nobody could write.
+        """
         if self.writes:
+            self._metrics.adopt(unseen)
             self._metrics.write(kind="start", step=step)
 
     def step(self, step: int, epoch: int, loss: Tensor, rate: float, ids: order.Ids) -> None:
@@ -120,29 +132,54 @@ class Journal:
             self._write_scalars(record, record["split"])
 
     def sync(self) -> None:
-        """Makes everything so far visible to readers on any store."""
+        """Makes everything so far visible to readers on any store. Raises OSError. Any thread may call it."""
         if self.writes:
             self._metrics.flush()
             self._events.flush()
+            self._flush_scalars()
 
     def close(self) -> None:
-        """Ends the files."""
+        """All is in the files. Raises OSError."""
         self.sync()
-        if self._board is not None:
-            self._board.close()
 
     def _write_scalars(self, record: dict[str, Any], split: str) -> None:
+        numbers = {f"{split}/{name}": value for name, value in record.items() if isinstance(value, float)}
+        self._on_board(lambda board: board.write(numbers, record["step"]))
+
+    def _flush_scalars(self) -> None:
+        self._on_board(lambda board: board.flush())
+
+    def _on_board(self, do: Callable[[_Board], None]) -> None:
+        """The pictures are a convenience: a disk that refuses them ends them, not the run."""
         if self._board is None:
             return
-        for name, value in record.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"{split}/{name}", value, record["step"])
+        try:
+            do(self._board)
+        except OSError as error:
+            self._board = None
+            self.event("tensorboard_stopped", reason=str(error))
 
 
-def _tensorboard(run_folder: Storage) -> Any:
-    """A writer of TensorBoard files; they are appended to, which only a local folder can."""
-    if not run_folder.is_local:
-        return None
-    from tensorboardX import SummaryWriter
+class _Board:
+    """A file of TensorBoard. It is written here, not in tensorboardX's thread, which a full disk would end unseen."""
 
-    return SummaryWriter(str(run_folder.local_path / "tensorboard"))
+    def __init__(self, folder: str) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        os.makedirs(folder, exist_ok=True)
+        self._writer = EventsWriter(f"{folder}/events")
+
+    def write(self, numbers: dict[str, float], step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, number in numbers.items():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, number)))
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+
+def _tensorboard(run_folder: Storage) -> _Board | None:
+    """They are appended to, which only a local folder can."""
+    return _Board(str(run_folder.local_path / "tensorboard")) if run_folder.is_local else None

@@ -33,6 +33,8 @@ from raydc.state import State, constant_files, state_file
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _MAX_FAILURES = 3
 _ARRIVAL_TIMEOUT_S = 60.0
+# Memory that has refused a state is left alone for so long.
+_MEMORY_PAUSE_S = 30.0
 _FINISH_TIMEOUT_S = 600.0
 _LEAVE_TIMEOUT_S = 10.0
 
@@ -40,8 +42,12 @@ _LEAVE_TIMEOUT_S = 10.0
 class Recent(Protocol):
     """Memory that outlives the workers, for states that are newer than the newest checkpoint."""
 
-    def put(self, copy: Copy) -> None:
-        """Returns when the state is safe. Raises OSError where it is not."""
+    def put(self, copy: Copy) -> bool:
+        """Returns when the state is in memory; whether that is of another node, or there is no other.
+
+        Raises:
+            OSError: It is not.
+        """
 
     def newest(self) -> Found | None:
         """The newest state that verifies."""
@@ -94,14 +100,15 @@ class Saver:
         self._num_failures = 0
         self._reason = ""
         self._max_recomputed_steps = spec.fault_tolerance.max_recomputed_steps
-        self._step_in_storage = -1
-        self.begin(0, Failures())
+        self._step_in_storage, self._step_in_memory = -1, 0
+        self._is_in_memory, self._no_memory_before_s = False, 0.0
+        self._shown_s = 0.0
+        self._interval = Interval(spec.checkpoint, Failures(), 0, time.monotonic())
 
     def begin(self, step: int, failures: Failures) -> None:
         """The attempt goes on after `step` steps, in a run that has failed before as `failures` says."""
         self._interval = Interval(self._spec.checkpoint, failures, step, time.monotonic())
         self._step_in_memory = step
-        self._shown_s = 0.0
         if self._recent is not None:
             self._recent.forget_after(step)
 
@@ -118,7 +125,10 @@ class Saver:
     def _is_memory_due(self, step: int) -> bool:
         # Twice as often as promised: until one has arrived, the one before it counts.
         every = max(1, self._max_recomputed_steps // 2)
-        return self._recent is not None and step - self._step_in_memory >= every
+        if self._recent is None or step - self._step_in_memory < every:
+            return False
+        # Nobody waits for memory that has not come up yet, or has just refused.
+        return self._is_in_memory or (time.monotonic() >= self._no_memory_before_s and self._to_memory.wait(0.0))
 
     def save(self, parts: Parts, must: bool = False) -> None:
         """Copies the state and hands it over to the threads, as far as it is due.
@@ -160,6 +170,8 @@ class Saver:
     def _hand_over(self, parts: Parts, to_storage: bool, to_memory: bool) -> Copy:
         state = parts.state
         others = {**self._others, "state.json": state_file(state)}
+        if to_memory and (unseen := self._journal.unseen()):
+            others["metrics.jsonl"] = unseen
         copy = self._snapshots.take(state.step, parts.weights, parts.step_state, others, self._meta, state.best_step)
         self._store.reached("copied")
         if to_storage:
@@ -218,11 +230,14 @@ class Saver:
         self._journal.event(kind, step=copy.step, reason=str(error))
 
     def _put(self, copy: Copy) -> None:
-        if self._recent is not None:
-            self._recent.put(copy)
+        if self._recent is not None and self._recent.put(copy):
             copy.arrived("memory")
+            if not self._is_in_memory:
+                self._journal.event("recent_state", step=copy.step)
+            self._is_in_memory = True
 
     def _not_put(self, copy: Copy, error: OSError, is_last_try: bool) -> None:
+        self._is_in_memory, self._no_memory_before_s = False, time.monotonic() + _MEMORY_PAUSE_S
         self._journal.event("recent_state_failed", step=copy.step, reason=str(error))
 
     # The end -----------------------------------------------------------------------------------------

@@ -248,7 +248,7 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import get_device
 
-    from raydc import board
+    from raydc import board, recent
     from raydc.group import Alone, Workers
 
     if config["import_from"] not in sys.path and os.path.isdir(config["import_from"]):
@@ -256,13 +256,15 @@ def _work(config: dict[str, Any]) -> None:
     context, handle, device = ray.train.get_context(), config["board"], get_device()
 
     def fit() -> State:
+        spec = specs.from_dict(config["spec"], "resolved spec")
         return worker.fit(
-            specs.from_dict(config["spec"], "resolved spec"),
+            spec,
             Storage(config["run_folder"]),
             Storage(config["data_folder"]),
             group=Workers(device) if context.get_world_size() > 1 else Alone(),
             publish=handle.publish.remote,
             device=device,
+            recent=recent.InHolders(handle) if spec.fault_tolerance.max_recomputed_steps else None,
         )
 
     board.guard(handle, context.get_world_rank(), fit)

@@ -143,7 +143,7 @@ class _Run:
         self.journal.event("attempt_started", step=self.state.step, source=source, **world)
         if self.saver:
             self._lock_environment()
-        self.journal.start(self.state.step)
+        self.journal.start(self.state.step, found.files.get("metrics.jsonl", b"") if found else b"")
         self.journal.restart_clock()
 
     def _lock_environment(self) -> None:

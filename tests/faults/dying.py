@@ -27,24 +27,35 @@ LONGEST_WAIT_S = 300.0
 class Dying(nn.Module):
     """Two layers with dropout; counts the shards that it computes in training mode."""
 
-    def __init__(self, signature: Signature, folder: str, faults: dict[str, list[int]], fault: str) -> None:
+    def __init__(
+        self, signature: Signature, folder: str, faults: dict[str, list[int]], fault: str, waits: dict[str, Any] | None
+    ) -> None:
         super().__init__()
         features = torch.Size(signature.shape).numel()
         self.layers = nn.Sequential(
             *(nn.Flatten(), nn.Linear(features, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, signature.num_outputs))
         )
         self.folder, self.faults, self.fault = folder, faults, fault
-        self.num_calls = 0
+        self.num_calls, self.waits = 0, waits or {}
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_calls += 1
+            if self.num_calls == self.waits.get("call"):
+                self.wait_for(Path(self.waits["file"]), self.waits["text"])
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
             for number, call in enumerate(self.faults.get(str(rank), [])):
                 if self.num_calls == call:
                     self.fire(f"fault-{rank}-{number}")
         outputs: Tensor = self.layers(x)
         return outputs
+
+    def wait_for(self, path: Path, text: str) -> None:
+        deadline_s = time.monotonic() + LONGEST_WAIT_S
+        while text not in path.read_text():
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{path} never said {text}")
+            time.sleep(0.02)
 
     def fire(self, name: str) -> None:
         if self.fault == "bug":
@@ -59,12 +70,18 @@ class Dying(nn.Module):
 
 
 def network(
-    signature: Signature, folder: str, faults: dict[str, list[int]], fault: str = "kill", stall_s: float = 0.0
+    signature: Signature,
+    folder: str,
+    faults: dict[str, list[int]],
+    fault: str = "kill",
+    stall_s: float = 0.0,
+    waits: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Faults by rank: after how many of its own shards of this process. The rows stall at the third step."""
+    """Faults by rank: after how many of its own shards of this process. The rows stall at the third step; before its
+    shard number `call` every rank waits until `file` contains `text`."""
     if stall_s:
         stall(Path(folder) / "stalled", stall_s)
-    return Dying(signature, folder, faults, fault)
+    return Dying(signature, folder, faults, fault, waits)
 
 
 def stall(proof: Path, seconds: float) -> None:
