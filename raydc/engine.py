@@ -1,4 +1,4 @@
-"""The connection to Ray, and every use of it that is not public API.
+"""The connection to Ray.
 
 raydc attaches to the cluster of `--address` or `RAY_ADDRESS`; where there is none it starts a Ray of its own
 in this process, which ends with it. Supervision, restarts, placement and autoscaling are Ray's.
@@ -15,20 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydc import rayinternals
 from raydc.errors import ClusterError, RaydcError, ServeError
 
 # Ray Train reads these in the driver and hands them to its controller and workers. Chosen by measurement:
-# a dead worker is seen within half a second, and a group that cannot be placed is retried at another size.
+# a dead worker is seen within a fifth of a second, and a group that cannot be placed is retried at another size.
 _TRAIN_ENVIRONMENT = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    # raydc.elastic asks for draining nodes itself, and spares each start of a group the process that would.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "120",
 }
 # These must reach the worker processes themselves.
 _WORKER_ENVIRONMENT = {
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
 _SERVE_TIMEOUT_S = 30.0
@@ -57,10 +58,9 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
         ClusterError: There is no cluster at the address, or it refuses.
     """
     import ray
-    from ray._private import auto_init_hook
 
     # Threads that Serve leaves in the driver ask Ray once more when it has ended: they would start another.
-    auto_init_hook.enable_auto_connect = False
+    rayinternals.never_start_by_itself()
     address = address or os.environ.get("RAY_ADDRESS")
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -68,7 +68,7 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
         return _describe(local=address is None)
     # The default of 30 s is short for a machine that does other things as well.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-    _choose_auth(local=address is None)
+    choose_auth(local=address is None)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Silences a warning of Ray's.
     level = logging.ERROR if quiet else logging.INFO
     options: dict[str, Any] = {
@@ -123,9 +123,8 @@ def attach(address: str | None = None) -> bool:
 def machine() -> dict[str, float]:
     """CPUs and GPUs that a local Ray would find here, limits of a container included. Starts nothing."""
     import torch
-    from ray._private.utils import get_num_cpus
 
-    return {"CPU": float(get_num_cpus()), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(rayinternals.get_num_cpus()), "GPU": float(torch.cuda.device_count())}
 
 
 def sample(space: dict[str, Any], num_samples: int, seed: int) -> list[dict[str, Any]]:
@@ -137,8 +136,8 @@ def sample(space: dict[str, Any], num_samples: int, seed: int) -> list[dict[str,
         seed: Of the random numbers.
     """
     import numpy as np
-    from ray.tune.search.variant_generator import generate_variants
 
+    generate_variants = rayinternals.generate_variants
     random = np.random.RandomState(seed)
     return [values for _ in range(num_samples) for _, values in generate_variants(dict(space), random_state=random)]
 
@@ -158,20 +157,18 @@ def _describe(local: bool) -> Engine:
     return Engine(local, ray.get_runtime_context().gcs_address, len(nodes), resources)
 
 
-def _choose_auth(local: bool) -> None:
+def choose_auth(local: bool) -> None:
     """Token authentication unless the environment says otherwise, with a token that only its owner reads.
 
     A local Ray always gets it; a cluster is asked with a token where this user has one. Ray 2.60 writes a
     missing token readable by everybody, hence the file is made here.
     """
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    loader = AuthenticationTokenLoader.instance()
+    loader = rayinternals.AuthenticationTokenLoader.instance()
     if "RAY_AUTH_MODE" not in os.environ:
         if not local and not loader.has_token(ignore_auth_mode=True):
             return
         os.environ["RAY_AUTH_MODE"] = "token"
-    Config.initialize("")  # Ray reads the variable when it is imported, and not again.
+    rayinternals.Config.initialize("")  # Ray reads the variable when it is imported, and not again.
     if os.environ["RAY_AUTH_MODE"] == "token" and not loader.has_token(ignore_auth_mode=True):
         _create_token()
         loader.reset_cache()
@@ -308,16 +305,15 @@ def _require_serve() -> Any:
 def _serve_client() -> Any:
     """The client of a Serve controller that answers, or None. Never starts a Ray."""
     import ray
-    from ray.serve.context import _get_global_client, _set_global_client
 
     if not ray.is_initialized():
         return None
-    client = _get_global_client(raise_if_no_controller_running=False)
+    client = rayinternals._get_global_client(raise_if_no_controller_running=False)
     if client is None:
         return None
     try:
         ray.get(client._controller.check_alive.remote(), timeout=_SERVE_TIMEOUT_S)
     except ray.exceptions.RayActorError:  # Shut down by another process.
-        _set_global_client(None)
+        rayinternals._set_global_client(None)
         return None
     return client
