@@ -18,6 +18,8 @@ called with `args`, which a test checks for each class.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 
@@ -109,3 +111,14 @@ class ClusterError(RaydcError):
     """No cluster at the address, or one that cannot hold the job."""
 
     exit_code = 9
+
+
+@contextlib.contextmanager
+def noting(notes: Callable[[], list[str]]) -> Iterator[None]:
+    """Adds to whatever goes wrong inside where that was."""
+    try:
+        yield
+    except Exception as error:
+        for note in notes():
+            error.add_note(note)
+        raise

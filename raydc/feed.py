@@ -86,6 +86,13 @@ class Feed:
             for offset in range(0, len(ids), self.batch_size):
                 yield ids[offset : offset + self.batch_size]
 
+    def ids_of(self, epoch: int, step: int) -> order.Ids:
+        """Row ids of this worker in a step of an epoch, both counted from 0."""
+        ids_G = order.batch_rows(self.seed, epoch, step, len(self.rows), self.batch_size)
+        shards = order.logical_shards(len(ids_G), self.num_shards)
+        mine = order.shards_of_rank(self.num_shards, self.rank, self.world_size)
+        return ids_G[shards[mine[0]].start : shards[mine[-1]].stop]
+
     def _load(self, epoch: int, ids_G: order.Ids) -> Batch:
         shards = order.logical_shards(len(ids_G), self.num_shards)
         mine = order.shards_of_rank(self.num_shards, self.rank, self.world_size)

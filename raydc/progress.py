@@ -13,6 +13,13 @@ from rich.text import Text
 
 Report = Callable[[str], None]
 _LINE_EVERY_S = 5.0
+# What the controller tells. Of an attempt's end, what follows says enough.
+_TOLD = {
+    "waits_for_resources": "train     waits: there is room for {fits} of at least {least} worker(s) of {needs}",
+    "node_lost": "train     lost a node: {nodes}",
+    "drain_noticed": "train     a node is about to go: {nodes}",
+    "resize_planned": "train     there is room for more: {world_size} -> {to} workers",
+}
 _SHOWN = ("loss", "accuracy", "f1", "rmse", "mae", "r2")
 
 
@@ -60,6 +67,8 @@ class Progress:
             self.say(f"train     {record['checkpoint']} does not verify and is skipped: {record['reason']}")
         elif kind == "attempt_started":
             self._start(record)
+        elif kind in _TOLD:
+            self.say(_TOLD[kind].format(**record))
         elif kind == "environment_changed":
             self.say(f"train     not as when the run began, bits may differ: {record['changes']}")
 

@@ -24,11 +24,13 @@ from raydc.checkpoint import CheckpointStore, Found
 from raydc.clock import CHECKPOINT, Clock
 from raydc.data import prepare
 from raydc.data.shards import open_rows
+from raydc.errors import CheckpointError, noting
 from raydc.feed import Batch, Feed
 from raydc.group import Alone, Group, members, peers
 from raydc.interval import observed
 from raydc.journal import Journal, Publish
 from raydc.metrics import Scores
+from raydc.notices import Agreement, LeftError, Pending
 from raydc.save import Parts, Recent, Saver
 from raydc.spec.sections import Spec
 from raydc.state import State, judge, spec_hash, state_of, unpack_step, unpack_weights
@@ -37,6 +39,9 @@ from raydc.storage import Storage
 
 OnEpoch = Callable[[dict[str, Any]], bool]
 _VALIDATION_ROWS = 512
+_SHOWN_ROWS = 64
+# Less than the other ranks wait for one.
+_LEAVE_TIMEOUT_S = 60.0
 _LOCK = "run.lock.yaml"
 
 
@@ -49,6 +54,7 @@ def fit(
     publish: Publish | None = None,
     device: torch.device | None = None,
     recent: Recent | None = None,
+    pending: Pending | None = None,
 ) -> State:
     """Trains, or goes on training: what `run_folder` holds decides.
 
@@ -61,6 +67,7 @@ def fit(
         publish: Called by rank 0 with events and progress.
         device: Default: a GPU where there is one and the spec does not refuse it.
         recent: Memory that outlives the workers, which rank 0 keeps recent states in. Default: there is none.
+        pending: Says why the workers should end, where somebody asked rank 0 for it.
 
     Returns:
         How the run ended; the same on every rank.
@@ -69,14 +76,16 @@ def fit(
         CheckpointError: There are checkpoints, but none verifies, or none can be written.
         RunError: The checkpoint is of another spec or data set.
         TrainError: The loss is no longer a number.
+        LeftError: The workers were asked to end, and have, with a checkpoint of the step where they agreed to.
     """
     device = device or devices.choose(spec.scaling.use_gpu)
     with devices.settings(plan.num_threads(spec), device):
-        run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device, recent)
-        with run.clock, run.saver or contextlib.nullcontext(), run.noting_step():
+        run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device, recent, pending or (lambda: None))
+        with run.clock, run.saver or contextlib.nullcontext(), noting(run.where):
             run.begin()
             while run.state.reason is None:
                 for batch in run.clock.waits(run.rest_of_epoch()):
+                    run.leave_if_asked()
                     run.do_step(batch)
                     run.checkpoint_if_due()
                 run.end_epoch(on_epoch)
@@ -97,6 +106,7 @@ class _Run:
         publish: Publish | None,
         device: torch.device,
         recent: Recent | None,
+        pending: Pending,
     ) -> None:
         data = prepare.load(data_folder)
         train = spec.train
@@ -119,6 +129,7 @@ class _Run:
         self.journal = Journal(run_folder, group.rank == 0, publish)
         self.clock = Clock(run_folder, group.rank == 0, self.journal.event)
         self.state = State()
+        self.agreement = Agreement(group, pending)
         self.meta = {"data_hash": data.data_hash, "spec_hash": spec_hash(spec), "world_size": group.world_size}
         self.recent = recent
         self.saver: Saver | None = None
@@ -214,18 +225,31 @@ class _Run:
             with self.clock.of(CHECKPOINT):
                 self.saver.save(self._parts())
 
-    def checkpoint_now(self, timeout_s: float) -> None:
-        """Returns on every rank when the state is where it survives the workers. Not for the last step of an epoch,
-        whose checkpoint is that of `end_epoch`.
+    def leave_if_asked(self) -> None:
+        """Ends this attempt where rank 0 was asked to: on all ranks, and with a state that survives them.
+
+        Goes on where that state cannot be kept safe.
 
         Raises:
-            CheckpointError: It was not safe in time.
+            LeftError: This attempt has ended.
         """
+        reason = self.agreement.reached()
+        if reason is None:
+            return
+        is_safe = True
         if self.saver:
             self._flush(self.epoch + 1)
-            with self.clock.of(CHECKPOINT):
-                self.saver.save_now(self._parts(), timeout_s)
-        self.group.broadcast(0)
+            try:
+                with self.clock.of(CHECKPOINT):
+                    self.saver.save_now(self._parts(), _LEAVE_TIMEOUT_S)
+            except CheckpointError as error:
+                is_safe = False
+                self.journal.event("stayed", step=self.state.step, reason=error.message)
+        if not self.group.broadcast(int(is_safe)):
+            return
+        self.journal.event("resize", step=self.state.step, reason=reason)
+        self.journal.close()
+        raise LeftError(reason, self.state.step)
 
     @property
     def _is_epoch_done(self) -> bool:
@@ -279,14 +303,14 @@ class _Run:
             warnings.filterwarnings("ignore", message="The ``compute`` method")  # A worker without a block.
             return scores.compute()
 
-    @contextlib.contextmanager
-    def noting_step(self) -> Iterator[None]:
-        """Adds to an unexpected error where the run was."""
-        try:
-            yield
-        except Exception as error:
-            error.add_note(f"after step {self.state.step}")
-            raise
+    def where(self) -> list[str]:
+        """Notes for an unexpected error: the step, and the rows that this worker had to do there."""
+        notes = [f"after step {self.state.step}"]
+        if self.state.step < self.total_steps:
+            ids_B = self.feed.ids_of(*divmod(self.state.step, self.feed.steps_per_epoch))
+            more = ", ..." if len(ids_B) > _SHOWN_ROWS else ""
+            notes.append(f"its {len(ids_B)} training rows there: {', '.join(map(str, ids_B[:_SHOWN_ROWS]))}{more}")
+        return notes
 
     def finish(self) -> None:
         """The run has ended: all is in storage."""

@@ -111,6 +111,9 @@ class Scaling(Section):
     resources_per_worker: dict[str, Positive] | None = Field(
         None, description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. CPUs set its threads."
     )
+    start_timeout_s: Positive = Field(
+        600.0, description="How long the workers wait for free resources, at the beginning and when a node was lost."
+    )
 
     @property
     def max_workers(self) -> int:
@@ -128,6 +131,9 @@ class FaultTolerance(Section):
     max_preemption_failures: int = Field(-1, ge=-1, description="The same for preempted nodes.")
     max_recomputed_steps: int = Field(
         10, ge=0, description="Steps that a lost worker costs at most: its state is kept in other memory. 0: off."
+    )
+    spare_workers: bool = Field(
+        True, description="A process with everything imported stands by for each worker; about 0.4 GB each."
     )
 
 

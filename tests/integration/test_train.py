@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import check_ledger, event_kinds, training_spec, weights_hash, write_pictures
+import ray
+from training import NUM_ROWS, check_ledger, event_kinds, training_spec, weights_hash, write_pictures
 
-from raydc import bundle, engine, train, worker
+from raydc import board, bundle, engine, events, order, train, worker
 from raydc.data import prepare
 from raydc.data.shards import open_rows
 from raydc.errors import ClusterError, RunError, TrainError
@@ -66,19 +67,37 @@ def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepare.Prepa
     assert event_kinds(run).count("attempt_started") == 1
 
 
-def test_same_failure_twice_is_the_end(tmp_path: Path, data: prepare.Prepared, builder: dict[str, Any]) -> None:
+def test_the_third_same_failure_is_the_end(tmp_path: Path, data: prepare.Prepared, builder: dict[str, Any]) -> None:
     builder["arguments"]["faults"] = {"0": [6]}
     tolerance = {"max_failures": -1}
     spec = training_spec(str(tmp_path), model=builder, scaling={"num_workers": 1}, fault_tolerance=tolerance)
-    # Without checkpoints between, the second attempt reaches the same step.
+    # Without checkpoints between, each attempt reaches the same step.
     spec = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"every_steps": 100})})
     run = Storage(str(tmp_path / "run"))
     with pytest.raises(TrainError) as caught:
         train.run(spec, data, run, lambda line: None)
-    message = caught.value.message
-    assert f"rank 0 on {socket.gethostname()} failed after step 5: ValueError: the cat sat on the tensor" in message
-    assert "dying.py:" in message
-    assert event_kinds(run).count("attempt_started") == 2
+    rows = order.batch_rows(spec.seed, 0, 5, NUM_ROWS["train"], 32).tolist()
+    page = caught.value.message.splitlines()
+    assert page[0] == (
+        f"rank 0 on {socket.gethostname()} failed after step 5, its 32 training rows there: {', '.join(map(str, rows))}"
+    )
+    assert page[1] == "  ValueError: the cat sat on the tensor"
+    assert "dying.py:" in page[2]
+    assert "num_workers=0" in (caught.value.hint or "")
+    assert event_kinds(run).count("attempt_started") == 3
+    causes = [record["cause"] for record in events.read(run, "events") if record["kind"] == "attempt_ended"]
+    assert causes == ["error"] * 3
+
+
+def test_waits_for_room_as_long_as_the_spec_allows(tmp_path: Path, data: prepare.Prepared) -> None:
+    holder = ray.remote(num_cpus=3.5)(board.Board).remote()
+    ray.get(holder.collect.remote())
+    scaling = {"num_workers": 1, "start_timeout_s": 0.5}
+    lines: list[str] = []
+    with pytest.raises(ClusterError, match=r"after 0.5 s there is still room for 0 of at least 1 worker"):
+        train.run(training_spec(str(tmp_path), scaling=scaling), data, Storage(str(tmp_path / "run")), lines.append)
+    assert any("waits: there is room for 0 of at least 1" in line for line in lines)
+    ray.kill(holder)
 
 
 def test_more_workers_than_the_cluster_holds(tmp_path: Path, data: prepare.Prepared) -> None:

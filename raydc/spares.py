@@ -1,0 +1,96 @@
+"""Processes that stand by on the nodes of a run, with everything imported, for the workers after these.
+
+Most of a restart is the start of processes and the import of torch. Ray gives a new worker a process that stands by,
+where it has one of the same job and environment; it is asked here for some.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import grpc
+import ray
+
+from raydc import rayinternals
+from raydc.capacity import Node
+
+_log = logging.getLogger("ray.train")
+_ANSWER_TIMEOUT_S = 2.0
+# Ray ends idle processes beyond the CPUs of a node after a second, unless they were asked for by a time.
+_STAY_S = 7 * 24 * 3600
+# The workers that have just started come first.
+_AFTER_S = 4.0
+
+
+def environment(entry: str) -> dict[str, Any]:
+    """The runtime environment of processes that call `entry` (module.function) when they start."""
+    return {"env_vars": {rayinternals.WORKER_PROCESS_SETUP_HOOK_ENV_VAR: entry}}
+
+
+def _own_environment() -> str:
+    """Of this process, as Ray compares it."""
+    return str(ray.get_runtime_context().get_runtime_env_string())
+
+
+class Spares:
+    """The processes that stand by for one run.
+
+    Args:
+        wanted: Whether there should be any.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._standing_by: Counter[str] = Counter()
+        self._environment: Any = None
+        self._from_s = 0.0
+
+    def started(self, workers: list[Any]) -> None:
+        """These workers have started, out of the processes that stood by where there were any."""
+        if workers and self._wanted:
+            self._standing_by -= Counter(worker.metadata.node_id for worker in workers)
+            self._environment = workers[0].execute_async(_own_environment)
+            self._from_s = time.monotonic() + _AFTER_S
+
+    def ask_for(self, counts: Mapping[str, int], nodes: Iterable[Node]) -> None:
+        """Asks for processes where fewer stand by than they should.
+
+        Args:
+            counts: How many should, by node id.
+            nodes: Those that answer.
+        """
+        if self._environment is None or time.monotonic() < self._from_s:
+            return
+        for node in nodes:
+            missing = counts.get(node.node_id, 0) - self._standing_by[node.node_id]
+            if missing > 0 and self._start(node, missing):
+                self._standing_by[node.node_id] += missing
+
+    def _start(self, node: Node, num_processes: int) -> bool:
+        if not isinstance(self._environment, str):
+            ready, _ = ray.wait([self._environment], timeout=0)
+            if not ready:
+                return False
+            try:
+                self._environment = ray.get(self._environment, timeout=_ANSWER_TIMEOUT_S)
+            except ray.exceptions.RayError:
+                self._environment = None
+                return False
+        request = rayinternals.PrestartWorkersRequest(
+            job_id=bytes.fromhex(ray.get_runtime_context().get_job_id()),
+            num_workers=num_processes,
+            keep_alive_duration_secs=_STAY_S,
+        )
+        request.runtime_env_info.serialized_runtime_env = self._environment
+        try:
+            with rayinternals.init_grpc_channel(node.address) as channel:
+                stub = rayinternals.NodeManagerServiceStub(channel)
+                stub.PrestartWorkers(request, timeout=_ANSWER_TIMEOUT_S)
+        except grpc.RpcError as error:
+            _log.warning("raydc: no processes stand by on %s: %s", node.address, error)
+            return False
+        return True
