@@ -1,0 +1,177 @@
+"""What a checkpoint every 10 steps costs the steps: raydc beside none, and beside the usual way.
+
+    python bench/checkpoint.py [--rounds 12] [--models resnet18 mlp] [--threads 1] [--folder DIR]
+
+The same steps of the same network in one process, 10 at a time and in turn: without anything; with a checkpoint of
+raydc (copied beside the step, hashed, written and synchronised by its thread); with its recent states in the memory
+of a Ray actor, every 5 steps; with torch.save and fsync before the next step. A block of 10 steps ends when its
+checkpoint has arrived, so nothing is left to the next one. A ratio is that of two blocks of one round; the table has
+the medians. `--threads` as many as there are CPUs leaves no core for what runs beside the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydc import engine, models
+from raydc import spec as specs
+from raydc.checkpoint import CheckpointStore
+from raydc.features import Signature
+from raydc.group import Alone
+from raydc.journal import Journal
+from raydc.save import Parts, Saver
+from raydc.state import State
+from raydc.step import Step
+from raydc.storage import Storage
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 10
+LABELS = {
+    "none": "none",
+    "raydc": "raydc, every 10 steps",
+    "memory": "raydc, in memory every 5",
+    "usual": "torch.save + fsync, every 10",
+}
+# Name: section of a spec, shape of a row, rows of a step.
+MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
+    "resnet18": ({"name": "resnet18"}, (3, 32, 32), 64),
+    "mlp": ({"name": "mlp", "hidden": [512, 256, 128]}, (1, 28, 28), 256),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the steps")
+    parser.add_argument("--folder", help="where checkpoints go; default: a temporary folder")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    engine.connect(num_cpus=os.cpu_count())
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="raydc-bench-", dir=options.folder) as folder:
+        for model in options.models:
+            rows += measure(model, Storage(f"{folder}/{model}"), options.rounds)
+    engine.disconnect()
+    show(rows, options.threads)
+
+
+class Run:
+    """A network in training, as a worker has it."""
+
+    def __init__(self, model: str) -> None:
+        section, shape, batch_size = MODELS[model]
+        value = {"name": "bench", "data": {"source": "x"}, "model": section, "train": {"max_steps": 10**9}}
+        self.spec = specs.resolve(specs.from_dict(value | {"checkpoint": {"every_steps": STEPS}}))
+        signature = Signature(
+            "image", shape, "uint8", (120.0,) * shape[0], (60.0,) * shape[0], "classification", tuple("0123456789")
+        )
+        network = models.build(self.spec.model, signature, 0).train()
+        device = torch.device("cpu")
+        self.step = Step(network, "classification", self.spec.train, 0, 10**9, 1000, Alone(), device)
+        self.x = torch.randint(0, 256, (batch_size, *shape), dtype=torch.uint8)
+        self.y_B = torch.randint(0, 10, (batch_size,))
+        self.done = 0
+
+    def do(self, num_steps: int, after: Callable[[], Any] = lambda: None) -> None:
+        rows = len(self.x)
+        for _ in range(num_steps):
+            self.step(self.done, rows, self.x, self.y_B, [(0, slice(0, rows))])
+            self.done += 1
+            after()
+
+    def parts(self) -> Parts:
+        return Parts(State(step=self.done), self.step.network.state_dict(), self.step.state())
+
+    def saver(self, folder: Storage, recent: Any = None) -> Saver:
+        journal = Journal(folder, True, None)
+        store = CheckpointStore(folder / "checkpoints", 2)
+        return Saver(store, self.spec, {}, {}, journal, torch.device("cpu"), recent)
+
+
+def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]]:
+    from raydc import board
+    from raydc.recent import InHolders
+
+    run, handle = Run(model), board.create()
+    holders = InHolders(handle)
+    holders.forget_after(0)
+    in_memory = run.saver(folder / "memory", holders)
+    on_disk = run.saver(folder / "raydc")
+    contenders = {
+        "none": lambda: run.do(STEPS),
+        "raydc": lambda: storage_block(run, on_disk),
+        "memory": lambda: memory_block(run, in_memory),
+        "usual": lambda: usual_block(run, folder / "usual"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(num_rounds + 1):
+        for name, block in contenders.items():
+            began_s = time.perf_counter()
+            block()
+            if number:  # The first round makes buffers and starts threads.
+                times[name].append((time.perf_counter() - began_s) / STEPS)
+        print(f"{model}: round {number} of {num_rounds}", file=sys.stderr)
+    num_bytes = sum(folder.size(f"usual/{name}") for name in folder.names("usual"))
+    waits_s = on_disk.waited_s / (num_rounds + 1)
+    rows = []
+    for name, values in times.items():
+        ratios = [value / none for value, none in zip(values, times["none"], strict=True)]
+        rows.append(
+            {
+                "model": model,
+                "contender": LABELS[name],
+                "step_ms": statistics.median(values) * 1e3,
+                "of_none": statistics.median(ratios),
+                "state_mb": num_bytes / 1e6,
+                "copy_ms": waits_s * 1e3 if name == "raydc" else None,
+                "rounds": ratios,
+            }
+        )
+    return rows
+
+
+def storage_block(run: Run, saver: Saver) -> None:
+    saver.save(run.parts(), must=True)
+    run.do(STEPS)
+    saver.finish(run.parts())
+
+
+def memory_block(run: Run, saver: Saver) -> None:
+    run.do(STEPS, lambda: saver.save(run.parts()))
+
+
+def usual_block(run: Run, folder: Storage) -> None:
+    stream = io.BytesIO()
+    torch.save({"model": run.step.network.state_dict(), **run.step.state()}, stream)
+    folder.write_bytes("checkpoint.pt", stream.getvalue())
+    run.do(STEPS)
+
+
+def show(rows: list[dict[str, Any]], num_threads: int) -> None:
+    print(f"{'model':10}{'checkpoints':30}{'ms a step':>10}{'of none':>9}{'cost':>8}   (state in MB, wait in ms)")
+    for row in rows:
+        extra = f"   ({row['state_mb']:.0f}, {row['copy_ms']:.1f})" if row["copy_ms"] is not None else ""
+        cost = f"{(row['of_none'] - 1) * 100:+.1f}%"
+        print(f"{row['model']:10}{row['contender']:30}{row['step_ms']:10.2f}{row['of_none']:9.3f}{cost:>8}{extra}")
+    target = ROOT / "bench" / "results" / "checkpoint.json"
+    target.parent.mkdir(exist_ok=True)
+    facts = {"torch": torch.__version__, "cpus": os.cpu_count(), "threads": num_threads}
+    target.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+    print(f"written to {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
