@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import click
 from raydc.errors import RaydcError, RunError, SpecError, UsageError
 
 if TYPE_CHECKING:
+    from raydc.data.prepare import Prepared
     from raydc.pipeline import Job, Served
     from raydc.spec.sections import Spec
 
@@ -23,6 +23,7 @@ ADDRESS = click.option(
 )
 RESUME = click.option("--resume", is_flag=True, help="Go on with the run of this name.")
 NEW = click.option("--new", is_flag=True, help="Start again; the run of this name is kept beside the new one.")
+FORK = click.option("--fork", metavar="RUN[:STEP]", help="Start a new run with the weights of another one.")
 ALIAS = click.option("--alias", help="Alias to move. Default: serve.alias of the spec.")
 WHY = click.option("--why", default="", help="Reason, for the history.")
 
@@ -84,22 +85,30 @@ def _job(path: str, overrides: tuple[str, ...], address: str | None) -> Job:
 @ADDRESS
 @RESUME
 @NEW
+@FORK
 @click.option("--once", is_flag=True, help="End after the first answered prediction, and take the endpoint down.")
-def run(spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, once: bool) -> None:
+def run(
+    spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, fork: str | None, once: bool
+) -> None:
     """Do all stages of a spec, from data to endpoint."""
-    _one_of(resume, new)
+    _one_of(resume, new, fork)
     from raydc import pipeline
 
     job = _job(spec, overrides, address)
-    served = pipeline.run(job, Path(spec).read_text(), resume, new)
+    if fork and job.spec.sweep:
+        raise UsageError(f"{spec} has a sweep, which --fork does not start", "Use raydc train, which leaves it out.")
+    served = pipeline.run(job, Path(spec).read_text(), resume, new, fork)
     _summary(job, served)
     if served.url:
         _stay(job, once)
 
 
-def _one_of(resume: bool, new: bool) -> None:
+def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
     if resume and new:
         raise UsageError("--resume and --new exclude each other", "--resume goes on, --new starts again.")
+    if resume and fork:
+        hint = "--resume goes on with the run of this name, also with a fork; --fork starts a new one."
+        raise UsageError("--resume and --fork exclude each other", hint)
 
 
 def _summary(job: Job, served: Served) -> None:
@@ -183,9 +192,19 @@ def prepare(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
 @ADDRESS
 @RESUME
 @NEW
-def train(spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool) -> None:
+@FORK
+def train(
+    spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, fork: str | None
+) -> None:
     """Train the spec as it is, without its sweep."""
-    _fit(spec, overrides, address, resume, new, "train")
+    _one_of(resume, new, fork)
+    from raydc import pipeline
+
+    job = _job(spec, overrides, address)
+    data = _prepare(job)
+    weights = pipeline.load_fork(job, data, fork)
+    resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
+    report(f"done      the model is in {pipeline.train_model(job, data, resumed, weights).uri}")
 
 
 @main.command()
@@ -196,22 +215,23 @@ def train(spec: str, overrides: tuple[str, ...], address: str | None, resume: bo
 @NEW
 def sweep(spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool) -> None:
     """Search the spec's space and show the trials."""
-    _fit(spec, overrides, address, resume, new, "sweep")
-
-
-def _fit(spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, stage: str) -> None:
     _one_of(resume, new)
     from raydc import pipeline
 
     job = _job(spec, overrides, address)
-    if stage == "sweep" and job.spec.sweep is None:
+    if job.spec.sweep is None:
         raise UsageError(f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train.")
+    data = _prepare(job)
+    resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
+    report(f"done      the model is in {pipeline.search(job, data, resumed).uri}")
+
+
+def _prepare(job: Job) -> Prepared:
+    from raydc import pipeline
+
     data = pipeline.prepare_data(job)
     pipeline.check_model(job, data)
-    resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
-    do: Callable[..., Any] = pipeline.search if stage == "sweep" else pipeline.train_model
-    folder = do(job, data, resumed)
-    report(f"done      the model is in {folder.uri}")
+    return data
 
 
 @main.command()

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -91,6 +91,21 @@ def owner(folder: Storage) -> str | None:
     """Token of the claim on a run, or None. Raises OSError."""
     driver = read(folder)
     return driver.token if driver else None
+
+
+def watch(folder: Storage) -> Callable[[], None]:
+    """A check for those who write to a run: raises RunError once another process than now drives it."""
+    token = owner(folder)
+
+    def check() -> None:
+        now = read(folder)
+        if token is not None and now is not None and now.token != token:
+            raise RunError(
+                f"the run at {folder.uri} has been taken over by {now}, while this process did not answer",
+                "Nothing more is written here. Follow it there.",
+            )
+
+    return check
 
 
 def read(folder: Storage) -> Driver | None:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raydc import account, events
+from raydc import account, events, lease
 from raydc.clock import account_of
 from raydc.errors import RunError
 from raydc.registry import Registry
@@ -49,7 +49,10 @@ def show_run(uri: str, name: str) -> None:
 def describe_run(folder: Storage) -> tuple[str, str, str, str, str]:
     """State, epoch, step, last validation metrics and held-out metrics of a run, as text."""
     kinds = [record["kind"] for record in events.read(folder, "events")]
+    driver = lease.read(folder)
     state = "finished" if {"run_finished", "sweep_finished"} & set(kinds) else "unfinished"
+    if driver is not None and lease.seems_alive(driver):
+        state = f"alive on {driver.host}"
     history = events.surviving(events.read(folder, "metrics"))
     epochs = [record for record in history if record["kind"] == "epoch"]
     last = history[-1] if history else {}

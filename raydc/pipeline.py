@@ -6,18 +6,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from raydc import engine, plan, spec
+from raydc import engine, lease, plan, spec
 from raydc import resume as resuming
 from raydc.data import prepare, shards
 from raydc.errors import ClusterError, RunError, UsageError
 from raydc.registry import Registry, user
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
+
+if TYPE_CHECKING:
+    from raydc.fork import Fork
 
 Report = Callable[[str], None]
 NODES_TIMEOUT_S = 60.0
@@ -119,13 +122,13 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
         True when an existing run goes on.
 
     Raises:
-        RunError: A run of this name exists and neither was said; there is nothing to resume; or the spec has
-            changed since.
+        RunError: A run of this name exists and neither was said; there is nothing to resume; the spec has changed
+            since; or another process drives it.
     """
     folder, name = job.run_folder, job.spec.name
     exists = folder.exists("resolved.yaml")
-    if resume and not exists:
-        raise RunError(f"run {name!r}: nothing to resume at {folder.uri}", "Leave --resume out to start it.")
+    if resume:
+        resuming.require_run(folder, job.storage / "runs", name)
     if exists and not resume and not new:
         raise RunError(
             f"run {name!r} exists already at {folder.uri}",
@@ -134,20 +137,23 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
         )
     if exists and new:
         job.report(f"run       the run before is now {_set_aside(job)}")
-    if exists and resume:
-        resuming.refuse_other_spec(job.spec, yaml.safe_load(folder.read_bytes("resolved.yaml")))
-        return True
-    resolved = yaml.safe_dump(spec.to_dict(job.spec), sort_keys=False)
-    folder.write_bytes("spec.yaml", (given_text if given_text is not None else resolved).encode())
-    folder.write_bytes("resolved.yaml", resolved.encode())
-    return False
+    with lease.hold(folder):
+        if exists and resume:
+            resuming.refuse_other_spec(job.spec, yaml.safe_load(folder.read_bytes("resolved.yaml")))
+            return True
+        resolved = yaml.safe_dump(spec.to_dict(job.spec), sort_keys=False)
+        folder.write_bytes("spec.yaml", (given_text if given_text is not None else resolved).encode())
+        folder.write_bytes("resolved.yaml", resolved.encode())
+        return False
 
 
 def _set_aside(job: Job) -> str:
     runs, name = job.storage / "runs", job.spec.name
     taken = set(runs.names())
     number = next(n for n in range(1, len(taken) + 2) if f"{name}.{n}" not in taken)
-    runs.move(name, f"{name}.{number}")
+    with lease.hold(job.run_folder):
+        runs.move(name, f"{name}.{number}")
+    (runs / f"{name}.{number}").delete(lease.FILE)
     return f"{name}.{number}"
 
 
@@ -167,11 +173,18 @@ def check_model(job: Job, data: prepare.Prepared) -> None:
     models.build(section, data.features.signature, job.spec.seed)
 
 
-def train_model(job: Job, data: prepare.Prepared, resume: bool) -> Storage:
+def load_fork(job: Job, data: prepare.Prepared, given: str | None) -> Fork | None:
+    """The weights that a new run starts with: of RUN or RUN:STEP; see `raydc.fork.load`."""
+    from raydc import fork
+
+    return fork.load(job.spec, data, job.storage / "runs", given) if given else None
+
+
+def train_model(job: Job, data: prepare.Prepared, resume: bool, fork: Fork | None = None) -> Storage:
     """Stage train: returns the folder of the bundle."""
     from raydc import train
 
-    train.run(job.spec, data, job.run_folder, job.report, resume=resume)
+    train.run(job.spec, data, job.run_folder, job.report, resume=resume, fork=fork)
     return job.run_folder / "model"
 
 
@@ -211,13 +224,13 @@ def serve_model(job: Job, version: int, why: str) -> str:
     return endpoint.url
 
 
-def run(job: Job, given_text: str, resume: bool, new: bool) -> Served:
-    """All stages that the spec names."""
+def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = None) -> Served:
+    """All stages that the spec names; `fork` as in `load_fork`."""
     data = prepare_data(job)
     check_model(job, data)
+    weights = load_fork(job, data, fork)
     resumed = begin_run(job, given_text, resume, new)
-    stage = search if job.spec.sweep else train_model
-    bundle_folder = stage(job, data, resumed)
+    bundle_folder = search(job, data, resumed) if job.spec.sweep else train_model(job, data, resumed, weights)
     metrics = evaluate_model(job, bundle_folder, data)
     version = register_model(job, bundle_folder, metrics)
     if job.spec.serve is None:

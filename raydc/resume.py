@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import yaml
@@ -49,6 +50,43 @@ def newest(store: CheckpointStore, recent: Recent | None, journal: Journal) -> t
     return found, place
 
 
+def require_run(folder: Storage, runs: Storage, name: str) -> None:
+    """A run that never was cannot be gone on with.
+
+    Raises:
+        RunError: There is no such run; it names those that are close.
+    """
+    if folder.exists("resolved.yaml"):
+        return
+    known = [known for known in runs.names() if (runs / known).exists("resolved.yaml")]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:5]
+    there = f"there are: {', '.join(close)}" if close else "there is none"
+    raise RunError(
+        f"there is no run {name!r} at {folder.uri}; {there}",
+        "Check name and storage; `raydc runs` lists what there is.",
+    )
+
+
+def refuse_lost_checkpoints(spec: Spec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]) -> None:
+    """A run whose checkpoints are gone does not begin again unasked.
+
+    Args:
+        spec: The resolved spec.
+        store: Which holds no checkpoint.
+        history: Lines of the run's events.
+
+    Raises:
+        CheckpointError: It once had some.
+    """
+    steps = [event["step"] for event in history if event["kind"] == "checkpoint"]
+    if steps:
+        raise CheckpointError(
+            f"run {spec.name!r} has written {len(steps)} checkpoints, the last after step {steps[-1]}, "
+            f"but {store.folder.uri} holds none",
+            "Put one back to go on from it, or type --new to start again.",
+        )
+
+
 def read(store: CheckpointStore, recent: Recent | None, step: int, place: int) -> Found:
     """The state that rank 0 found.
 
@@ -85,13 +123,22 @@ def refuse_changes(spec: Spec, data_hash: str, found: Found) -> None:
     Raises:
         RunError: What differs, with both values.
     """
-    if found.meta["data_hash"] != data_hash:
-        raise RunError(
-            f"run {spec.name!r} was trained on data set {found.meta['data_hash'][:12]}, "
-            f"but the prepared data set is {data_hash[:12]}",
-            "Restore the sources, or type --new to start again with the changed data.",
-        )
+    refuse_other_data(spec, found.meta["data_hash"], data_hash)
     refuse_other_spec(spec, yaml.safe_load(found.files["spec.yaml"]))
+
+
+def refuse_other_data(spec: Spec, before: str, now: str) -> None:
+    """A run goes on with the data set that it was started with, by hash.
+
+    Raises:
+        RunError: It is another one.
+    """
+    if before != now:
+        raise RunError(
+            f"run {spec.name!r} was trained on data set {before[:12]}, but the prepared data set is {now[:12]}",
+            "Restore the sources, type --new to start again with the changed data, or give the run another name and "
+            f"--fork {spec.name} to start from its weights.",
+        )
 
 
 def refuse_other_spec(spec: Spec, before: Mapping[str, Any]) -> None:
@@ -108,7 +155,10 @@ def refuse_other_spec(spec: Spec, before: Mapping[str, Any]) -> None:
     relevant = [change for change in changed if change.path.split(".")[0] not in _MAY_CHANGE]
     if not relevant:
         return
-    hint = "Undo the change to resume, or type --new to start again with it."
+    hint = (
+        "Undo the change to resume, type --new to start again with it, or give the run another name and "
+        f"--fork {spec.name} to start from its weights."
+    )
     if all(change.path == "train.logical_shards" for change in relevant):
         hint = f"A step keeps its pieces when the workers change: --set train.logical_shards={relevant[0].before}"
     lines = "\n    ".join(map(str, relevant))

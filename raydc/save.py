@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +79,7 @@ class Saver:
         journal: Whose lines must be safe before a state is.
         device: Of the network.
         recent: Memory that outlives the workers, if there is any.
+        still_ours: Raises RunError once another driver has taken the run.
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class Saver:
         journal: Journal,
         device: torch.device,
         recent: Recent | None,
+        still_ours: Callable[[], None] = lambda: None,
     ) -> None:
         self.waited_s = 0.0
         self._store, self._spec, self._meta, self._journal, self._recent = store, spec, meta, journal, recent
+        self._still_ours = still_ours
         self._others = constant_files(spec, features)
         self._snapshots = Snapshots(device)
         self._to_storage = Courier("raydc-checkpoint", self._write, self._not_written, _PAUSES_S)
@@ -215,6 +218,7 @@ class Saver:
 
     def _write(self, copy: Copy) -> None:
         started_s = time.monotonic()
+        self._still_ours()
         self._journal.sync()
         name = self._store.write(copy.step, copy.files, copy.meta, copy.best_step, copy.hashes())
         copy.arrived("storage")

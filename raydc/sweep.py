@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raydc import engine, events, plan, train, worker
+from raydc import engine, events, lease, plan, train, worker
 from raydc import spec as specs
 from raydc.data.prepare import Prepared, load
 from raydc.errors import TrainError
@@ -59,9 +59,11 @@ def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume:
 
     Raises:
         TrainError: No trial produced a model.
+        RunError: Another process drives this run.
     """
     folder = run_folder / "sweep"
-    results = _fit(spec, data, folder, report)
+    with lease.hold(run_folder):
+        results = _fit(spec, data, folder, report)
     trials = tuple(_trial_of(spec, folder, result.config, bool(result.error)) for result in results)
     folder.write_json("trials.json", [asdict(trial) for trial in trials])
     winner = best(trials, spec.train.mode or "max")

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raydc import account, bundle, events, worker
-from raydc.checkpoint import CheckpointStore, Found, name_of
+from raydc import account, bundle, events, lease, worker
+from raydc import fork as forks
+from raydc import resume as resuming
+from raydc.checkpoint import CheckpointStore, Found, name_of, read_manifest
 from raydc.clock import CHECKPOINT, account_of, noting
 from raydc.data.prepare import Prepared
 from raydc.errors import CheckpointError, RunError
+from raydc.fork import Fork
 from raydc.meters import Meters
 from raydc.progress import Progress, Report
 from raydc.spec.sections import Spec
@@ -40,7 +43,14 @@ class TrainResult:
     restarts: int
 
 
-def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume: bool = False) -> TrainResult:
+def run(
+    spec: Spec,
+    data: Prepared,
+    run_folder: Storage,
+    report: Report,
+    resume: bool = False,
+    fork: Fork | None = None,
+) -> TrainResult:
     """Trains a model and writes its bundle to `run_folder`/model.
 
     Args:
@@ -49,9 +59,11 @@ def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume:
         run_folder: Of the run: checkpoints, metrics, events, model.
         report: Takes lines of progress.
         resume: Go on with what the folder holds.
+        fork: Weights of another run that a new run starts with.
 
     Raises:
-        RunError: The folder holds a run and `resume` was not given, or it is of another spec or data set.
+        RunError: The folder holds a run and `resume` was not given, or it is of another spec or data set, or is driven
+            by another process.
         ClusterError: The cluster cannot hold the workers.
         TrainError: Training failed more often than the spec allows, or in the same way twice.
         CheckpointError: No checkpoint verifies.
@@ -64,7 +76,14 @@ def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume:
         )
     attempts_before = _num_attempts(run_folder)
     facts = {"spec_hash": spec_hash(spec), "data_hash": data.data_hash, "resume": resume}
-    with _driver(run_folder, **facts) as log:
+    with lease.hold(run_folder), _driver(run_folder, **facts) as log:
+        if resume:
+            _check(spec, data, store, run_folder, report)
+        elif fork is not None:
+            forks.begin(fork, spec, data, run_folder)
+            log.write(kind="forked", **{f"from_{name}": value for name, value in vars(fork.origin).items()})
+            other = "" if fork.origin.data_hash == data.data_hash else ", which were trained on another data set"
+            report(f"train     starts with the weights of {fork.origin}{other}")
         with Progress(report, spec.train.global_batch_size, Meters(spec.name).take) as progress:
             if spec.scaling.max_workers == 0:
                 worker.fit(spec, run_folder, data.folder, publish=progress.take)
@@ -83,6 +102,19 @@ def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume:
     for line in account.lines(account_of(run_folder)):
         report(f"          {line}")
     return result
+
+
+def _check(spec: Spec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Report) -> None:
+    """Refuses before anything starts what the workers would refuse; says so where there is nothing to go on from."""
+    steps = store.steps()
+    if not steps:
+        resuming.refuse_lost_checkpoints(spec, store, events.read(run_folder, "events"))
+        report("train     no checkpoint was written before: starts at step 0")
+        return
+    with contextlib.suppress(CheckpointError):  # The workers look for one that verifies.
+        resuming.refuse_other_data(
+            spec, read_manifest(store.folder / name_of(steps[-1]))[0]["data_hash"], data.data_hash
+        )
 
 
 @contextlib.contextmanager
@@ -125,6 +157,8 @@ def export(spec: Spec, data: Prepared, run_folder: Storage, bundle_folder: Stora
         "data_hash": data.data_hash,
         "spec_hash": found.meta["spec_hash"],
     }
+    if origin := forks.origin_of(run_folder):
+        facts["forked_from"] = str(origin)
     golden_rows = data.folder.read_json("golden_rows.json")
     bundle.write(bundle_folder, spec, data.features, unpack_weights(found), golden_rows, facts)
     return found

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import yaml
 
-from raydc import augment, events, models, order, plan, resume
+from raydc import augment, events, lease, models, order, plan, resume
 from raydc import device as devices
 from raydc.account import VALIDATION
 from raydc.checkpoint import CheckpointStore, Found
@@ -135,7 +135,9 @@ class _Run:
         self.saver: Saver | None = None
         if group.rank == 0:
             features = data.features.to_dict()
-            self.saver = Saver(self.store, spec, features, self.meta, self.journal, device, recent)
+            self.saver = Saver(
+                self.store, spec, features, self.meta, self.journal, device, recent, lease.watch(run_folder)
+            )
 
     # Begin -------------------------------------------------------------------------------------------
 
@@ -175,7 +177,8 @@ class _Run:
     def _restore(self, found: Found) -> None:
         resume.refuse_changes(self.spec, str(self.meta["data_hash"]), found)
         self.network.load_state_dict(unpack_weights(found))
-        self.step.load_state(unpack_step(found))
+        if found.step:  # A fork starts with weights alone.
+            self.step.load_state(unpack_step(found))
         self.state = state_of(found)
 
     # Steps -------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
     assert (again.returncode, "--resume" in again.stderr, "--new" in again.stderr) == (5, True, True)
     changed = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--set", "seed=7", "--resume")
     assert changed.returncode == 5
-    assert "seed: was 0, is 7" in changed.stderr
+    assert "seed: 0 then, 7 now" in changed.stderr
 
     listed = raydc(digits, ray_engine, "runs")
     assert "digits-sweep" in listed.stdout
@@ -111,7 +111,7 @@ def test_a_job_that_never_fits_is_refused(
         (["run", "missing.yaml"], 2, "missing.yaml"),
         (["run", "examples/digits/spec.yaml", "--set", "data.source=nowhere"], 3, "nowhere"),
         (["train", "examples/digits/spec.yaml", "--set", "model={name: resnet81}"], 2, "resnet18"),
-        (["train", "examples/digits/spec.yaml", "--set", "name=unknown", "--resume"], 5, "nothing to resume"),
+        (["train", "examples/digits/spec.yaml", "--set", "name=unknown", "--resume"], 5, "there is no run 'unknown'"),
         (["serve", "examples/digits/spec.yaml", "--set", "name=unknown"], 7, "unknown"),
         (["serve", "examples/digits/spec.yaml", "--set", "name=steps", "--version", "77"], 7, "77"),
     ],

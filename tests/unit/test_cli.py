@@ -15,11 +15,11 @@ from raydc.cli import main
 from raydc.storage import Storage
 
 COMMANDS = {
-    "run": {"--set", "--address", "--resume", "--new", "--once"},
+    "run": {"--set", "--address", "--resume", "--new", "--fork", "--once"},
     "validate": {"--set"},
     "plan": {"--set", "--address"},
     "prepare": {"--set", "--address"},
-    "train": {"--set", "--address", "--resume", "--new"},
+    "train": {"--set", "--address", "--resume", "--new", "--fork"},
     "sweep": {"--set", "--address", "--resume", "--new"},
     "evaluate": {"--set", "--address"},
     "serve": {"--set", "--address", "--version", "--once"},
@@ -70,6 +70,7 @@ def test_validate_says_valid_or_every_problem(good: Path) -> None:
         (["predict", "--url", "http://localhost:1", "--row", "{"], "not JSON"),
         (["predict", "--input", "a.csv"], "--input needs SPEC and --output"),
         (["run", "good.yaml", "--resume", "--new"], "exclude each other"),
+        (["train", "good.yaml", "--resume", "--fork", "other"], "--resume and --fork exclude each other"),
     ],
 )
 def test_usage_faults_exit_with_2(
