@@ -119,7 +119,8 @@ def _lines(spec: Spec, plan: Plan, num_rows: int | None) -> list[str]:
     if num_rows is not None and train.epochs is not None:
         steps = order.num_steps(num_rows, train.global_batch_size)
         length += f" of {steps} steps ({num_rows:,} rows)"
-    shards = f"{train.global_batch_size} rows a step in {train.logical_shards} logical shard(s)"
+    how = f"in {train.logical_shards} logical shard(s)" if train.exact else "(exact: false)"
+    shards = f"{train.global_batch_size} rows a step {how}"
     workers = spec.scaling.num_workers
     if isinstance(workers, WorkerRange):
         crew = f"{plan.num_workers} worker(s) now, {workers.min} to {workers.max}"

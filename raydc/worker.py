@@ -75,11 +75,11 @@ def fit(
     Raises:
         CheckpointError: There are checkpoints, but none verifies, or none can be written.
         RunError: The checkpoint is of another spec or data set.
-        TrainError: The loss is no longer a number.
+        TrainError: The loss is no longer a number, or the network has an operation whose bits vary.
         LeftError: The workers were asked to end, and have, with a checkpoint of the step where they agreed to.
     """
     device = device or devices.choose(spec.scaling.use_gpu)
-    with devices.settings(plan.num_threads(spec), device):
+    with devices.settings(plan.num_threads(spec), device, spec.train.exact):
         run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device, recent, pending or (lambda: None))
         with run.clock, run.saver or contextlib.nullcontext(), noting(run.where):
             run.begin()

@@ -72,3 +72,13 @@ def test_the_fingerprint_knows_a_set_and_not_its_order() -> None:
     assert parts == whole
     assert order.fingerprint(ids[1:]) != whole
     assert order.fingerprint(np.append(ids[1:], 1)) != whole
+
+
+@pytest.mark.parametrize("num_shards", [1, 4, 5])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 5, 24])
+def test_ranks_with_rows(num_rows: int, num_shards: int) -> None:
+    slices = order.logical_shards(num_rows, num_shards)
+    for world_size in range(1, num_shards + 1):
+        owned = [order.shards_of_rank(num_shards, rank, world_size) for rank in range(world_size)]
+        expected = sum(slices[own[-1]].stop > slices[own[0]].start for own in owned)
+        assert order.num_shares(num_rows, num_shards, world_size) == expected

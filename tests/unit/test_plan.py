@@ -52,3 +52,8 @@ def test_threads_are_the_workers_cpus() -> None:
     assert plan.num_threads(spec.loads(BASE)) == 1
     assert plan.num_threads(spec.loads(BASE, overrides=["scaling.resources_per_worker={CPU: 3}"])) == 3
     assert plan.num_threads(spec.loads(BASE, overrides=["scaling.resources_per_worker={CPU: 0.5}"])) == 1
+
+
+def test_how_a_step_is_summed() -> None:
+    assert "256 rows a step in 4 logical shard(s)" in made({"CPU": 4}, "scaling.num_workers=4").lines[1]
+    assert "256 rows a step (exact: false)" in made({"CPU": 4}, "train.exact=false").lines[1]

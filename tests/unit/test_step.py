@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from raydc import group, models, order, reduction
 from raydc import step as steps
+from raydc.errors import TrainError
 from raydc.features import Signature
 from raydc.group import Alone
 from raydc.spec.model import Cnn, Mlp
@@ -172,6 +175,54 @@ def test_not_exact_computes_the_rows_of_a_worker_in_one_piece() -> None:
     network(x)
     for name, buffer in network.named_buffers():
         assert torch.equal(step.network.get_buffer(name), buffer)
+
+
+class Half:
+    """The first of two workers; the other one's gradients are zero."""
+
+    rank, world_size = 0, 2
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+
+    def sum_(self, flat: Tensor) -> None:
+        self.left.set()
+
+
+def test_buckets_leave_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduction, "BUCKET_BYTES", 64)
+    x, y_B = batch()
+    step = make(Mlp(name="mlp", hidden=[8, 8]), {"logical_shards": 2}, half := Half())
+    first_layer, waited = step.network.get_submodule("body.1"), []
+    # The pass cannot end before it has computed the first layer, which here waits for the last one to have left.
+    first_layer.weight.register_post_accumulate_grad_hook(lambda _: waited.append(half.left.wait(timeout=30)))
+    step(0, 24, x, y_B, all_shards(24, 2)[:1])
+    assert waited == [True]
+
+
+class _Twice(torch.nn.Module):
+    """Uses a layer twice, each time computed again in a backward pass of its own."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.layer = torch.nn.Linear(64, 8), torch.nn.Linear(8, 8)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1))
+        for _ in range(2):
+            x = checkpoint(self.layer, x, use_reentrant=self.use_reentrant)
+        return x
+
+
+def test_gradient_that_comes_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduction, "BUCKET_BYTES", 64)
+    x, y_B = batch()
+    for use_reentrant in (False, True):
+        network = models.Network(models.Input(SIGNATURE), _Twice(use_reentrant))
+        step = Step(network, "classification", Train(logical_shards=2), 0, 10, 5, Half(), CPU)
+        with pytest.raises(TrainError, match="in several pieces") if use_reentrant else contextlib.nullcontext():
+            step(0, 24, x, y_B, all_shards(24, 2)[:1])
 
 
 def test_statistics_belong_to_a_shard() -> None:
