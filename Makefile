@@ -32,8 +32,9 @@ fmt: $(INSTALLED) ## Format, and mend what ruff can mend.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED_BENCH) ## Rows per second against the usual ways to train.
+bench: $(INSTALLED_BENCH) ## Rows per second against the usual ways to train; what the same bits cost.
 	$(BIN)/python bench/train.py
+	$(BIN)/python bench/exact.py
 
 docs: $(INSTALLED) ## Write docs/spec.md from the classes of the spec.
 	$(BIN)/python docs/generate.py

@@ -91,7 +91,9 @@ def measure(rank: int, world_size: int, model: str, num_rounds: int, work: str) 
     trainers = {name: trainer(name, model, num_shards, world_size) for name, num_shards in shards_of.items()}
     feeds = {name: Feed(rows, 0, BATCH, num, rank, world_size, CPU) for name, num in shards_of.items()}
     batches = {name: feed.batches(0, 0, feed.steps_per_epoch - 1) for name, feed in feeds.items()}
-    for number, name in itertools.product(range(num_rounds + 1), shards_of):
+    names = list(shards_of)
+    for number, turn in itertools.product(range(num_rounds + 1), range(len(names))):
+        name = names[(number + turn) % len(names)]
         distributed.barrier()
         start_s = time.perf_counter()
         for step in range(BLOCK[model]):

@@ -49,6 +49,9 @@ def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepare.Prep
     assert loaded.facts["data_hash"] == data.data_hash
     with pytest.raises(RunError, match="trained already"):
         train.run(spec, data, run, lines.append)
+    alone = Storage(str(tmp_path / "alone"))
+    worker.fit(training_spec(str(tmp_path), train={"logical_shards": 2}), alone, data.folder)
+    assert weights_hash(alone, 21) == weights_hash(run, 21)
 
 
 def test_one_ray_worker_computes_what_the_calling_process_computes(tmp_path: Path, data: prepare.Prepared) -> None:
