@@ -5,12 +5,12 @@
     checkpoint       the steps wait for a copy of their state, or the run for its last checkpoint and its model
     data_wait        the step waits for its rows
     start_up         from a start, or from the last sign of life of an attempt that died, to the first wait for rows
-    resize           the same after an attempt that ended to go on with another number of workers
+    resize           the same after an attempt that left on purpose: to go on with other workers, or on another node
     idle             the rest: waiting for nodes, ending, and between the death of a driver and the next driver
 
 The wall time is that from the first `run_started` to the last sign of life, over all attempts and all drivers. The
 records are `events.jsonl`: drivers write `run_started` and `driver_ended`, rank 0 of an attempt writes
-`attempt_started`, and `time` with the sums of its clock (`raydc.clock`).
+`attempt_started`, `left` where it ends on purpose, and `time` with the sums of its clock (`raydc.clock`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BETWEEN = {
     "run_started": "start_up",
     "waits_for_resources": "idle",
     "attempt_started": "start_up",
-    "resize": "resize",
+    "left": "resize",
     "run_finished": "idle",
     "driver_ended": "idle",
 }

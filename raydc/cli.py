@@ -351,6 +351,30 @@ def rollback(spec: str, overrides: tuple[str, ...], address: str | None, alias: 
 
 
 @main.command()
+@SPEC
+@SET
+@ADDRESS
+@click.option("--steps", default=24, show_default=True, help="Steps of the small run.")
+@click.option("--kills", default=5, show_default=True, help="How often something is killed.")
+@click.option("--seed", default=0, show_default=True, help="Decides what is killed, and when.")
+@click.option(
+    "--only", multiple=True, metavar="KIND", help="worker, checkpoint, restore, driver or resize; repeatable."
+)
+def chaos(
+    spec: str, overrides: tuple[str, ...], address: str | None, steps: int, kills: int, seed: int, only: tuple[str, ...]
+) -> None:
+    """Break a small run of the spec on purpose, and prove that it ends as an undisturbed one."""
+    from raydc import chaos as breaking
+    from raydc import pipeline
+
+    job = _job(spec, overrides, address)
+    data = pipeline.prepare_data(job)
+    pipeline.check_model(job, data)
+    options = breaking.Options(steps, seed, kills, only)
+    breaking.run(job.spec, data, job.storage, job.engine, report, options)
+
+
+@main.command()
 @click.argument("name", required=False)
 @click.option("--storage", default="store", show_default=True, help="Folder or URI of the runs.")
 def runs(name: str | None, storage: str) -> None:

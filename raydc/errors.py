@@ -9,7 +9,8 @@
     ├── TrainError            6   training ended without a model
     ├── RegistryError         7   an unknown model, version or alias
     ├── ServeError            8   an endpoint that did not come up, or that refused
-    └── ClusterError          9   no cluster, or one that cannot hold the job
+    ├── ClusterError          9   no cluster, or one that cannot hold the job
+    └── ChaosError           10   a run that was broken on purpose and did not end as an undisturbed one
 
 An error says what is wrong and, in `hint`, what to do next. All of them cross process boundaries: the
 default reduction of an exception (class, args, attributes) restores them as long as `__init__` can be
@@ -111,6 +112,12 @@ class ClusterError(RaydcError):
     """No cluster at the address, or one that cannot hold the job."""
 
     exit_code = 9
+
+
+class ChaosError(RaydcError):
+    """A run that was broken on purpose and did not end as an undisturbed one."""
+
+    exit_code = 10
 
 
 @contextlib.contextmanager

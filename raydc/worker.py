@@ -25,6 +25,7 @@ from raydc.clock import CHECKPOINT, Clock
 from raydc.data import prepare
 from raydc.data.shards import open_rows
 from raydc.errors import CheckpointError, noting
+from raydc.faults import Faults
 from raydc.feed import Batch, Feed
 from raydc.group import Alone, Group, members, peers
 from raydc.interval import observed
@@ -125,7 +126,9 @@ class _Run:
         self.network = models.build(spec.model, data.features.signature, spec.seed).to(device).train()
         task, lengths = data.features.signature.task, (self.total_steps, self.feed.steps_per_epoch)
         self.step = Step(self.network, task, train, spec.seed, *lengths, group, device)
-        self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
+        self.faults = Faults(run_folder, group.rank, group.world_size)
+        reached = self.faults.reached
+        self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep, reached)
         self.journal = Journal(run_folder, group.rank == 0, publish)
         self.clock = Clock(run_folder, group.rank == 0, self.journal.event)
         self.state = State()
@@ -147,6 +150,7 @@ class _Run:
         step, place = (self.group.broadcast(number) for number in (-1 if found is None else found.step, place))
         if step >= 0:
             self._restore(found or resume.read(self.store, self.recent, step, place))
+            self.faults.restored(step)
         hosts, pids = zip(*members(self.group, self.device), strict=True)
         if self.saver:
             self.saver.begin(self.state.step, observed(events.read(self.folder, "events")))
@@ -196,6 +200,7 @@ class _Run:
 
     def do_step(self, batch: Batch) -> None:
         """One step, and its record."""
+        self.faults.before_step(self.state.step + 1)
         epoch, rate = self.epoch + 1, self.step.learning_rate
         loss = self.step(self.state.step, len(batch.ids_G), batch.x, batch.y_B, batch.shards)
         done = self.state.step + 1

@@ -1,0 +1,5 @@
+"""Breaks a user's own spec on purpose, small, and says whether it ended as if nobody had touched it."""
+
+from raydc.chaos.chaos import Options, run
+
+__all__ = ["Options", "run"]

@@ -1,0 +1,135 @@
+"""A run whose driver, workers and nodes are killed as a schedule says, and started again until it has ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from raydc import events, faults
+from raydc import spec as specs
+from raydc.errors import ChaosError
+from raydc.faults import DRAIN, DRIVER, NODE, RESIZE, Fault
+from raydc.spec.sections import Spec
+from raydc.storage import Storage
+
+_LOOK_EVERY_S = 0.05
+_LIFE_TIMEOUT_S = 1800.0
+_SHOWN_LINES = 15
+# What is done to the node of a worker, by kind of fault.
+OnNode = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Happened:
+    """A fault that fired.
+
+    Attributes:
+        fault: Which.
+        rank: Of the worker where it did.
+        step: Steps that were done then.
+        to_next_step_s: From there to the end of the next step that was new; None where the run was over.
+    """
+
+    fault: Fault
+    rank: int
+    step: int
+    to_next_step_s: float | None
+
+
+class Drill:
+    """One run.
+
+    Args:
+        spec: Resolved and small.
+        folder: Of the run: new.
+        data_folder: A prepared data set.
+        address: Of the Ray that drivers attach to.
+        on_node: Drains or kills the node of a process; None where the schedule does neither.
+    """
+
+    def __init__(
+        self, spec: Spec, folder: Storage, data_folder: Storage, address: str, on_node: OnNode | None = None
+    ) -> None:
+        self.folder = folder
+        self._spec = spec
+        self._data_folder = data_folder
+        self._address = address
+        self._on_node = on_node
+        folder.write_json("resolved.json", specs.to_dict(spec))
+
+    def run(self, schedule: Sequence[Fault] = ()) -> list[Happened]:
+        """Trains until the run has ended.
+
+        Returns:
+            What happened, in order.
+
+        Raises:
+            ChaosError: A driver failed though nobody had killed it, or hangs.
+        """
+        faults.plan(self.folder, schedule)
+        handled: set[str] = set()
+        workers = ""
+        while True:
+            ended_by = self._live(schedule, handled, workers)
+            if ended_by is None:
+                return self._happened(schedule)
+            workers = str(ended_by.workers or workers)
+
+    def _live(self, schedule: Sequence[Fault], handled: set[str], workers: str) -> Fault | None:
+        """One driver, from its start to its end; the fault that killed it."""
+        command = [sys.executable, "-m", "raydc.chaos.driver", self.folder.uri, self._data_folder.uri]
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                [*command, self._address, workers],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+            try:
+                return self._watch(process, schedule, handled)
+            except ChaosError as error:
+                output.seek(0)
+                lines = output.read().splitlines()[-_SHOWN_LINES:]
+                raise ChaosError("\n    ".join([error.message, *lines]), error.hint) from None
+            finally:
+                process.kill()
+                process.wait()
+
+    def _watch(self, process: subprocess.Popen[str], schedule: Sequence[Fault], handled: set[str]) -> Fault | None:
+        deadline_s = time.monotonic() + _LIFE_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            code = process.poll()
+            fired = faults.fired(self.folder)
+            new = [fault for fault in schedule if fault.id in fired.keys() - handled]
+            handled |= {fault.id for fault in new}
+            for fault in new:
+                if fault.kind in (DRIVER, RESIZE):
+                    return fault
+                if fault.kind in (NODE, DRAIN) and self._on_node is not None:
+                    self._on_node(fault.kind, fired[fault.id]["pid"])
+                if self._spec.scaling.max_workers == 0:
+                    return fault  # The driver is the worker.
+            if code == 0:
+                return None
+            if code is not None:
+                raise ChaosError(f"the run has failed with exit code {code}, though nothing had broken it")
+            time.sleep(_LOOK_EVERY_S)
+        raise ChaosError(f"the run was not over after {_LIFE_TIMEOUT_S:.0f} s")
+
+    def _happened(self, schedule: Sequence[Fault]) -> list[Happened]:
+        fired = faults.fired(self.folder)
+        steps = [record for record in events.read(self.folder, "metrics") if record["kind"] == "step"]
+        found = []
+        for fault in schedule:
+            if fault.id not in fired:
+                continue
+            proof = fired[fault.id]
+            at_s, done = proof["time_s"], proof["step"]
+            next_s = min((r["time_s"] for r in steps if r["step"] > done and r["time_s"] > at_s), default=None)
+            found.append(Happened(fault, proof["rank"], done, None if next_s is None else next_s - at_s))
+        return sorted(found, key=lambda one: float(fired[one.fault.id]["time_s"]))

@@ -1,0 +1,41 @@
+"""The driver of a run that is to be broken, in a process of its own, so that its death is a real one.
+
+    python -m raydc.chaos.driver RUN_FOLDER DATA_FOLDER ADDRESS NUM_WORKERS
+
+NUM_WORKERS is empty for what the spec says.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from raydc import engine, train
+from raydc import spec as specs
+from raydc.data import prepare
+from raydc.errors import RaydcError
+from raydc.storage import Storage
+
+
+def main(arguments: list[str]) -> int:
+    """Trains, or goes on training. Returns the exit code."""
+    try:
+        _train(*arguments)
+    except RaydcError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+def _train(run_uri: str, data_uri: str, address: str, workers: str) -> None:
+    folder = Storage(run_uri)
+    spec = specs.from_dict(folder.read_json("resolved.json"), "resolved.json")
+    if workers:
+        spec = specs.with_values(spec, {"scaling.num_workers": int(workers)})
+    if spec.scaling.max_workers:
+        engine.connect(address)
+    data = prepare.load(Storage(data_uri))
+    train.run(spec, data, folder, lambda line: print(line, flush=True), resume=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
