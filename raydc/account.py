@@ -10,7 +10,7 @@
 
 The wall time is that from the first `run_started` to the last sign of life, over all attempts and all drivers. The
 records are `events.jsonl`: drivers write `run_started` and `driver_ended`, rank 0 of an attempt writes
-`attempt_started`, `left` where it ends on purpose, and `time` with the sums of its clock (`raydc.clock`).
+`attempt_started`, `resize` where it ends on purpose, and `time` with the sums of its clock (`raydc.clock`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BETWEEN = {
     "run_started": "start_up",
     "waits_for_resources": "idle",
     "attempt_started": "start_up",
-    "left": "resize",
+    "resize": "resize",
     "run_finished": "idle",
     "driver_ended": "idle",
 }

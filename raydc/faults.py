@@ -57,7 +57,7 @@ def fired(run_folder: Storage) -> dict[str, dict[str, Any]]:
 
 
 class Faults:
-    """What is to go wrong in this worker.
+    """What is to go wrong in this worker: `planned`, which is empty but for runs that are broken on purpose.
 
     Args:
         run_folder: Of the run.
@@ -68,14 +68,14 @@ class Faults:
     def __init__(self, run_folder: Storage, rank: int, world_size: int) -> None:
         planned = run_folder.read_json(FILE) if run_folder.exists(FILE) else []
         faults = [Fault(**fault) for fault in planned]
-        self._faults = [fault for fault in faults if fault.rank % world_size == rank]
+        self.planned = [fault for fault in faults if fault.rank % world_size == rank]
         self._folder = run_folder
         self._rank = rank
         self._step = 0
 
     def before_step(self, step: int) -> None:
         """A step is due, counted from 1."""
-        if self._faults:
+        if self.planned:
             self._step = step - 1
             self.reached(STEP)
 
@@ -86,7 +86,7 @@ class Faults:
 
     def reached(self, place: str) -> None:
         """The worker is at a place: whatever is to happen there happens."""
-        for fault in self._faults:
+        for fault in self.planned:
             due = self._step + 1 == fault.step if place == STEP else self._step >= fault.step
             if due and place.startswith(fault.place):
                 self._fire(fault)

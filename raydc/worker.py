@@ -126,9 +126,10 @@ class _Run:
         self.network = models.build(spec.model, data.features.signature, spec.seed).to(device).train()
         task, lengths = data.features.signature.task, (self.total_steps, self.feed.steps_per_epoch)
         self.step = Step(self.network, task, train, spec.seed, *lengths, group, device)
+        self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
         self.faults = Faults(run_folder, group.rank, group.world_size)
-        reached = self.faults.reached
-        self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep, reached)
+        if self.faults.planned:
+            self.store.reached = self.faults.reached
         self.journal = Journal(run_folder, group.rank == 0, publish)
         self.clock = Clock(run_folder, group.rank == 0, self.journal.event)
         self.state = State()

@@ -65,7 +65,7 @@ def test_a_resize_is_told_from_a_start() -> None:
     records = [
         at(0.0, "run_started"),
         clocked(5.0, 20.0, useful=5, useful_step=15.0),
-        at(19.0, "left"),
+        at(19.0, "resize"),
         clocked(25.5, 26.0, start_up=0.5),
         at(26.0, "attempt_started"),
         clocked(26.0, 30.0, useful=2, useful_step=4.0),
