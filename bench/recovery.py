@@ -16,6 +16,7 @@ Ray Train has its defaults, except that failures are allowed at all. Prints medi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -97,7 +98,9 @@ def measure(contender: str, failure: str, repeat: int, work: Path) -> dict[str, 
     """Starts a run, disturbs it, and waits for the next useful step."""
     command = [sys.executable, __file__, "--drive", contender, failure, str(work)]
     log = (work / "driver.log").open("a")
-    driver = subprocess.Popen(command, stdout=log, stderr=log)
+    # Ray's files go there too: nothing of a killed driver is left to the next.
+    environment = {**os.environ, "RAY_TMPDIR": str(work)}
+    driver = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
         wait(lambda: has_run(work), driver, work)
         killed_s = time.time()
@@ -105,7 +108,7 @@ def measure(contender: str, failure: str, repeat: int, work: Path) -> dict[str, 
         if failure == "driver":
             driver.kill()
             driver.wait()
-            driver = subprocess.Popen([*command, "--resume"], stdout=log, stderr=log)
+            driver = subprocess.Popen([*command, "--resume"], stdout=log, stderr=log, env=environment)
         else:
             disturb(failure, repeat, work)
         wait(lambda: next_useful(work, num_starts) is not None, driver, work)
@@ -116,12 +119,9 @@ def measure(contender: str, failure: str, repeat: int, work: Path) -> dict[str, 
             "recomputed_steps": found["recomputed_steps"],
         }
     finally:
-        driver.send_signal(signal.SIGTERM)
-        try:
-            driver.wait(20)
-        except subprocess.TimeoutExpired:
-            driver.kill()
-            driver.wait()
+        driver.kill()
+        driver.wait()
+        end_processes_of(work)
 
 
 def wait(condition: Any, driver: subprocess.Popen[bytes], work: Path) -> None:
@@ -187,6 +187,14 @@ def pids_of_workers(work: Path) -> list[int]:
         return [int((pids / str(rank)).read_text()) for rank in range(2)]
     records = [json.loads(line) for line in (work / "run" / "events.jsonl").read_text().splitlines()]
     return [record for record in records if record["kind"] == "attempt_started"][-1]["pids"]
+
+
+def end_processes_of(work: Path) -> None:
+    """Ends what Ray had started for a measurement; all of it names its folder."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # It may just have ended.
+            if str(work).encode() in path.read_bytes():
+                os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def children_of(pid: int) -> list[int]:

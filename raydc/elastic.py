@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
 from typing import Any
 
 import ray
 
-from raydc import capacity, notices, rayinternals
+from raydc import capacity, notices, rayinternals, survey
 from raydc.errors import ClusterError
 from raydc.retries import NodeLostError
 from raydc.spares import Spares
@@ -26,43 +24,12 @@ _log = logging.getLogger("ray.train")
 
 _LOOK_EVERY_S = 0.2
 _LOOK_WHILE_RUNNING_S = 1.0
-_PROBE_TIMEOUT_S = 0.7
-_NUM_PROBES = 16
 # A raylet that refuses or stays silent so often in a row is gone; Ray itself takes ten seconds and more to say so.
 _STRIKES = 2
 _SETTLE_S = 3.0
 _RETRY_AFTER_S = 60.0
 # What a checkpoint may take before a node goes.
 _DRAIN_MARGIN_S = 10.0
-
-
-def answers(node: Mapping[str, Any]) -> bool:
-    """Whether the raylet of a node takes a connection."""
-    try:
-        address = (node["NodeManagerAddress"], node["NodeManagerPort"])
-        socket.create_connection(address, _PROBE_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
-
-
-def look() -> list[capacity.Node]:
-    """The nodes of the cluster as they are now."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    free, draining = rayinternals.available_resources_per_node(), rayinternals.draining_nodes()
-    with ThreadPoolExecutor(_NUM_PROBES) as pool:
-        answering = list(pool.map(answers, nodes))
-    drains_at_s = {node_id: deadline_ms / 1000 for node_id, deadline_ms in draining.items()}
-    return [
-        capacity.Node(
-            node["NodeID"],
-            free.get(node["NodeID"], {}),
-            answer,
-            drains_at_s.get(node["NodeID"]),
-            f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}",
-        )
-        for node, answer in zip(nodes, answering, strict=True)
-    ]
 
 
 class Scaling(rayinternals.ElasticScalingPolicy):  # type: ignore[misc]
@@ -74,13 +41,21 @@ class Scaling(rayinternals.ElasticScalingPolicy):  # type: ignore[misc]
         start_timeout_s: How long workers may wait for free resources.
         board: Takes events.
         spares: Processes that stand by.
+        autoscales: Whether the cluster may grow by what is asked for.
     """
 
     def __init__(
-        self, scaling_config: Any, needs: dict[str, float], start_timeout_s: float, board: Any, spares: Spares
+        self,
+        scaling_config: Any,
+        needs: dict[str, float],
+        start_timeout_s: float,
+        board: Any,
+        spares: Spares,
+        autoscales: bool,
     ) -> None:
         super().__init__(scaling_config)
         self._spares = spares
+        self._autoscales = autoscales
         self._needs = needs
         least, most = scaling_config.min_workers, scaling_config.max_workers
         self._size = capacity.Size(least, most, _SETTLE_S, _RETRY_AFTER_S)
@@ -108,6 +83,20 @@ class Scaling(rayinternals.ElasticScalingPolicy):  # type: ignore[misc]
         self._announced = None
         self._looked_s = time.monotonic()
 
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Tells the autoscaler what the run needs; a Ray of one process's own has none."""
+        if self._autoscales:
+            super().after_controller_start(train_run_context)
+
+    async def before_controller_shutdown(self) -> None:
+        """The end of the run, after that of its workers."""
+        await super().before_controller_shutdown()
+        self._spares.dismiss()
+
+    def _ask_autoscaler(self) -> None:
+        if self._autoscales:
+            self._maybe_send_resource_request()
+
     def no_room_for(self, num_workers: int) -> None:
         """There seemed to be room for so many, but there was not."""
         self._size.not_started(num_workers, time.monotonic())
@@ -120,10 +109,10 @@ class Scaling(rayinternals.ElasticScalingPolicy):  # type: ignore[misc]
 
     def make_decision_for_non_running_worker_group(self) -> Any:
         """Starts as many workers as there is room for, or none yet."""
-        self._maybe_send_resource_request()
+        self._ask_autoscaler()
         now_s = time.monotonic()
-        nodes = look()
-        if silent := self._silent(nodes):
+        nodes = self._look()
+        if nodes and (silent := self._silent(nodes)):
             self._tell_lost(silent)
         room = capacity.room(nodes, self._needs, self._held)
         num_workers = self._size.to_start(sum(room.values()), now_s)
@@ -150,15 +139,26 @@ class Scaling(rayinternals.ElasticScalingPolicy):  # type: ignore[misc]
     def _resize(self, num_workers: int) -> Any:
         return rayinternals.ResizeDecision(num_workers=num_workers, resources_per_worker=self._needs)
 
+    def _look(self, only: Collection[str] | None = None) -> list[capacity.Node]:
+        """Nothing while Ray's head is away: running workers do not need it, and others have to wait for it."""
+        try:
+            return survey.look(only)
+        except Exception as error:  # noqa: BLE001 - Ray raises whatever its client of the head does.
+            _log.warning("raydc: the head does not answer: %s", error)
+            return []
+
     # A group runs -----------------------------------------------------------------------------------
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         """Never changes a running group: asks it to end where it should, and says so where a node of it is gone."""
-        self._maybe_send_resource_request()
+        self._ask_autoscaler()
         now_s = time.monotonic()
         if now_s - self._looked_s >= _LOOK_WHILE_RUNNING_S:
             self._looked_s = now_s
-            nodes = look()
+            # A run that cannot grow needs to know of its own nodes only.
+            nodes = self._look(None if len(self._group) < self._size.most else self._held)
+            if not nodes:
+                return rayinternals.NoopDecision()
             self._check_nodes(nodes)
             self._stand_by(nodes)
             if reason := self._reason_to_leave(nodes, now_s):
@@ -193,11 +193,13 @@ class Scaling(rayinternals.ElasticScalingPolicy):  # type: ignore[misc]
 
     def _stand_by(self, nodes: list[capacity.Node]) -> None:
         """Has a process ready for each worker, and for those that the run may soon grow by."""
-        usable = [node for node in nodes if node.usable]
-        counts = Counter({node.node_id: self._held[node.node_id] for node in usable})
-        if len(self._group) < self._size.most:
-            counts |= Counter(capacity.room(usable, self._needs, self._held))
-        self._spares.ask_for(counts, usable)
+        held, more = self._held, self._size.most - len(self._group)
+        counts: Counter[str] = Counter()
+        for node_id, count in capacity.room(nodes, self._needs, held).items():
+            extra = min(more, max(0, count - held[node_id]))
+            counts[node_id] = held[node_id] + extra
+            more -= extra
+        self._spares.ask_for(counts, [node for node in nodes if node.usable])
 
     def _reason_to_leave(self, nodes: list[capacity.Node], now_s: float) -> str | None:
         num_workers, held = len(self._group), self._held

@@ -68,6 +68,8 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
         return _describe(local=address is None)
     # The default of 30 s is short for a machine that does other things as well.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    # Processes that Ray would start for tasks to come; those of raydc ask for an environment of their own.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     choose_auth(local=address is None)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Silences a warning of Ray's.
     level = logging.ERROR if quiet else logging.INFO

@@ -19,6 +19,8 @@ RAY_VERSION = "2.60"
 _TRAIN = "ray.train.v2._internal"
 _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
     "ray._private.auto_init_hook": {"enable_auto_connect": None},
+    "ray._private.node": {"Node.is_head": ("self",)},
+    "ray._private.worker": {"_global_node": None},
     "ray._private.utils": {"get_num_cpus": ()},
     "ray._private.state": {
         "available_resources_per_node": (),
@@ -47,6 +49,7 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "DataParallelTrainer._initialize_and_run_controller": ("self",),
         "DataParallelTrainer._register_sigint_handler": ("self", "controller"),
     },
+    f"{_TRAIN}.callbacks.placement_group_callback": {"PlacementGroupCleanerCallback": None},
     f"{_TRAIN}.constants": {"get_env_vars_to_propagate": ()},
     f"{_TRAIN}.exceptions": {
         "WorkerGroupStartupFailedError": None,
@@ -79,6 +82,8 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "ResizeDecision": ("num_workers", "resources_per_worker"),
         "ElasticScalingPolicy": ("scaling_config",),
         "ElasticScalingPolicy._get_num_workers_for_resource_request": ("self",),
+        "ElasticScalingPolicy.after_controller_start": ("self", "train_run_context"),
+        "ElasticScalingPolicy.before_controller_shutdown": ("self",),
         "ElasticScalingPolicy._maybe_send_resource_request": ("self",),
         "ElasticScalingPolicy.make_decision_for_non_running_worker_group": ("self",),
         "ElasticScalingPolicy.make_decision_for_running_worker_group": (
@@ -163,3 +168,9 @@ def never_start_by_itself() -> None:
 def draining_nodes() -> dict[str, int]:
     """Nodes that are about to go: node id to the deadline in ms since the epoch, 0 without one."""
     return dict(__getattr__("state").get_draining_nodes() or {})
+
+
+def is_own_ray() -> bool:
+    """Whether this process has started the Ray that it uses."""
+    node = __getattr__("_global_node")
+    return node is not None and bool(node.is_head())

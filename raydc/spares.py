@@ -14,21 +14,19 @@ from typing import Any
 
 import grpc
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydc import rayinternals
 from raydc.capacity import Node
 
 _log = logging.getLogger("ray.train")
 _ANSWER_TIMEOUT_S = 2.0
+# One that still imports when the run ends stays until the driver ends.
+_END_TIMEOUT_S = 0.5
 # Ray ends idle processes beyond the CPUs of a node after a second, unless they were asked for by a time.
 _STAY_S = 7 * 24 * 3600
 # The workers that have just started come first.
 _AFTER_S = 4.0
-
-
-def environment(entry: str) -> dict[str, Any]:
-    """The runtime environment of processes that call `entry` (module.function) when they start."""
-    return {"env_vars": {rayinternals.WORKER_PROCESS_SETUP_HOOK_ENV_VAR: entry}}
 
 
 def _own_environment() -> str:
@@ -36,14 +34,24 @@ def _own_environment() -> str:
     return str(ray.get_runtime_context().get_runtime_env_string())
 
 
+class _Idle:
+    def ready(self) -> None:
+        return
+
+
 class Spares:
     """The processes that stand by for one run.
 
     Args:
         wanted: Whether there should be any.
+        entry: module.function that workers call when their process starts.
+
+    Attributes:
+        settings: The runtime environment that says so.
     """
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, wanted: bool, entry: str) -> None:
+        self.settings = {"env_vars": {rayinternals.WORKER_PROCESS_SETUP_HOOK_ENV_VAR: entry}}
         self._wanted = wanted
         self._standing_by: Counter[str] = Counter()
         self._environment: Any = None
@@ -55,6 +63,22 @@ class Spares:
             self._standing_by -= Counter(worker.metadata.node_id for worker in workers)
             self._environment = workers[0].execute_async(_own_environment)
             self._from_s = time.monotonic() + _AFTER_S
+
+    def dismiss(self) -> None:
+        """Ends those that stand by: each becomes an actor, which is ended."""
+        # As Ray Train makes the environment of its workers.
+        variables = {**rayinternals.get_env_vars_to_propagate(), **self.settings["env_vars"]}
+        idle = ray.remote(num_cpus=0, runtime_env={"env_vars": variables})(_Idle)
+        actors = [
+            idle.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote()
+            for node_id in self._standing_by.elements()
+        ]
+        self._standing_by.clear()
+        if not actors:
+            return
+        ray.wait([actor.ready.remote() for actor in actors], num_returns=len(actors), timeout=_END_TIMEOUT_S)
+        for actor in actors:
+            ray.kill(actor)
 
     def ask_for(self, counts: Mapping[str, int], nodes: Iterable[Node]) -> None:
         """Asks for processes where fewer stand by than they should.

@@ -65,7 +65,7 @@ def run(
         RunError: The folder holds a run and `resume` was not given, or it is of another spec or data set, or is driven
             by another process.
         ClusterError: The cluster cannot hold the workers.
-        TrainError: Training failed more often than the spec allows, or in the same way twice.
+        TrainError: Training failed more often than the spec allows, or in the same way again and again.
         CheckpointError: No checkpoint verifies.
     """
     store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)

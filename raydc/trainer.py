@@ -29,7 +29,7 @@ from raydc.failures import WorkerFailure
 from raydc.group import Alone, PeerLostError, Workers
 from raydc.progress import Progress
 from raydc.retries import Retries
-from raydc.spares import Spares, environment
+from raydc.spares import Spares
 from raydc.spec.sections import Spec
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
@@ -89,12 +89,18 @@ def _lack(spec: Spec, total: dict[str, float], free: dict[str, float]) -> str:
 class _Trainer(TorchTrainer):  # type: ignore[misc]
     """A TorchTrainer whose controller is raydc's; Ray has no setting for it."""
 
-    def __init__(self, *arguments: Any, spec: Spec, board: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, spec: Spec, board: Any, spares: Spares, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._board = board
         needs = plan.worker_resources(spec, ray.cluster_resources())
-        spares = Spares(spec.fault_tolerance.spare_workers)
-        self._scaling = elastic.Scaling(self.scaling_config, needs, spec.scaling.start_timeout_s, board, spares)
+        self._scaling = elastic.Scaling(
+            self.scaling_config,
+            needs,
+            spec.scaling.start_timeout_s,
+            board,
+            spares,
+            autoscales=not rayinternals.is_own_ray(),
+        )
 
     def fit(self) -> Any:
         """Raises WorkerGroupError or ControllerError."""
@@ -106,7 +112,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
             train_run_context=self.train_run_context,
             scaling_policy=self._scaling,
             failure_policy=Retries(self.run_config.failure_config, self._board),
-            callbacks=self._create_default_callbacks(),
+            callbacks=[callback for callback in self._create_default_callbacks() if not _is_cleaner(callback)],
         )
         if threading.current_thread() is threading.main_thread():
             self._register_sigint_handler(controller)
@@ -117,14 +123,21 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         return result
 
 
+def _is_cleaner(callback: Any) -> bool:
+    """Ray's cleaner, another process, is for a controller that dies before its driver: here the driver ends with it."""
+    return isinstance(callback, rayinternals.PlacementGroupCleanerCallback)
+
+
 def _trainer(spec: Spec, data_folder: Storage, run_folder: Storage, handle: Any) -> _Trainer:
     resources = ray.cluster_resources()
     workers, tolerance = spec.scaling.num_workers, spec.fault_tolerance
     use_gpu = plan.uses_gpu(spec, resources)
+    spares = Spares(tolerance.spare_workers, "raydc.preload.run")
     return _Trainer(
         _work,
         spec=spec,
         board=handle,
+        spares=spares,
         train_loop_config={
             "spec": specs.to_dict(spec),
             "data_folder": data_folder.uri,
@@ -142,7 +155,7 @@ def _trainer(spec: Spec, data_folder: Storage, run_folder: Storage, handle: Any)
         run_config=RunConfig(
             name=f"driver-{time.time_ns()}",
             storage_path=(run_folder / "ray").uri,
-            worker_runtime_env=environment("raydc.preload.run"),
+            worker_runtime_env=spares.settings,
             failure_config=FailureConfig(
                 max_failures=tolerance.max_failures,
                 max_preemption_failures=tolerance.max_preemption_failures,

@@ -133,7 +133,7 @@ class FaultTolerance(Section):
         10, ge=0, description="Steps that a lost worker costs at most: its state is kept in other memory. 0: off."
     )
     spare_workers: bool = Field(
-        True, description="A process with everything imported stands by for each worker; about 0.4 GB each."
+        True, description="A process with everything imported stands by for each worker; about 0.5 GB each."
     )
 
 

@@ -105,6 +105,10 @@ class Hosts:
         if done.returncode:
             raise RuntimeError(f"{SCRIPT.name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
 
+    def power(self, host: int, on: bool) -> None:
+        """Cuts the power of a host, so that others hear nothing more of it, or starts it again."""
+        self._script("boot" if on else "kill", str(host))
+
     def address(self, host: int) -> str:
         return f"{self.network}.{10 + host}"
 

@@ -14,13 +14,17 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from isolated import ROOT, Cluster, Hosts, wait_until
+from training import check_ledger
 
+from raydc import spec as specs
 from raydc.data import prepare
 from raydc.data.shards import open_rows
 from raydc.storage import Storage
@@ -171,6 +175,39 @@ def test_job_submit_trains_from_a_working_folder(
     refused = cluster.ray(*submit, "train", "spec.yaml", *sets, "--set", "storage=runs")
     assert refused.returncode != 0
     assert "storage: 'runs'" in refused.stdout
+
+
+def test_a_host_without_power(cluster: Cluster, hosts: Hosts) -> None:
+    """The other host goes silent in the middle of a step; the run goes on with one worker, and no row is lost."""
+    spec = yaml.safe_load((ROOT / SPEC).read_text())
+    spec |= {"name": "powerless", "storage": STORAGE}
+    spec["data"]["source"] = "/root/project/examples/digits/data"
+    spec["model"] = {"name": "mlp", "hidden": [32]}
+    spec["train"] |= {"epochs": None, "max_steps": 6000, "global_batch_size": 32, "lr_scheduler": "constant"}
+    # One of them to a host: the replica of the endpoint has a part of one.
+    spec["scaling"] = {"num_workers": {"min": 1, "max": 2}, "resources_per_worker": {"CPU": 0.8}}
+    (hosts.shared / "powerless.yaml").write_text(yaml.safe_dump(spec))
+    folder = hosts.shared / "runs" / "runs" / "powerless"
+
+    def has_steps() -> bool:
+        known = folder.is_dir() and [event for event in _events(hosts, "powerless") if event["kind"] == "checkpoint"]
+        return bool(known) and known[-1]["step"] > 100
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(cluster.submit, "train", "/shared/powerless.yaml", timeout_s=600)
+        wait_until(lambda: has_steps() or ended.done(), "a run under way", timeout_s=240)
+        hosts.power(2, on=False)
+        try:
+            done = ended.result()
+        finally:
+            hosts.power(2, on=True)
+    assert done.returncode == 0
+    events = _events(hosts, "powerless")
+    assert [event["world_size"] for event in events if event["kind"] == "attempt_started"] == [2, 1]
+    run = Storage(str(folder))
+    resolved = specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml")))
+    (data,) = (hosts.shared / "runs" / "data").glob("powerless-*")
+    check_ledger(run, resolved, prepare.load(Storage(str(data))).num_rows["train"])
 
 
 def test_down_stops_the_cluster(cluster: Cluster, hosts: Hosts) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pickle
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
 from ray.exceptions import RayTaskError
 from ray.train import FailureConfig, ScalingConfig
 
-from raydc import capacity, elastic, failures, notices, rayinternals
+from raydc import capacity, elastic, failures, notices, rayinternals, survey
 from raydc.capacity import Node
 from raydc.errors import ClusterError, DataError
 from raydc.failures import WorkerFailure
@@ -52,11 +52,16 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.nodes: list[Node] = []
+        self.is_away = False
         self.now_s = 1000.0
-        monkeypatch.setattr(elastic, "look", lambda: self.nodes)
+        monkeypatch.setattr(survey, "look", self.look)
         clock = types.SimpleNamespace(monotonic=lambda: self.now_s, time=lambda: self.now_s)
         monkeypatch.setattr(elastic, "time", clock)
-        monkeypatch.setattr(elastic.Scaling, "_maybe_send_resource_request", lambda self: None)
+
+    def look(self, only: Collection[str] | None = None) -> list[Node]:
+        if self.is_away:
+            raise OSError("no head")
+        return [node for node in self.nodes if only is None or node.node_id in only]
 
 
 @pytest.fixture
@@ -66,7 +71,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def scaling(least: int, most: int, start_timeout_s: float = 60.0) -> tuple[elastic.Scaling, Board]:
     board, config = Board(), ScalingConfig(num_workers=(least, most))
-    return elastic.Scaling(config, {"CPU": 1.0}, start_timeout_s, board, Spares(wanted=False)), board
+    return elastic.Scaling(
+        config, {"CPU": 1.0}, start_timeout_s, board, Spares(False, "no.entry"), autoscales=False
+    ), board
 
 
 def running(policy: elastic.Scaling) -> Any:
@@ -160,6 +167,36 @@ def test_a_silent_node_is_a_failure_of_its_workers(cluster: Cluster) -> None:
     assert (board.kinds, board.dropped) == (["node_lost"], ["b"])
 
 
+def test_workers_do_not_need_the_head(cluster: Cluster) -> None:
+    policy, board = scaling(1, 2)
+    policy.group_is([worker("a")])
+    cluster.is_away = True
+    for _ in range(5):
+        cluster.now_s += 1.0
+        assert isinstance(running(policy), rayinternals.NoopDecision)
+    assert isinstance(policy.make_decision_for_non_running_worker_group(), rayinternals.NoopDecision)
+    assert board.kinds == ["waits_for_resources"]
+
+
+def test_processes_stand_by_for_workers_and_for_as_many_more_as_there_may_be(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[dict[str, int]] = []
+    monkeypatch.setattr(Spares, "ask_for", lambda self, counts, nodes: wanted.append(dict(counts)))
+    policy, _ = scaling(1, 4)
+    policy.group_is([worker("a"), worker("a")])
+    cluster.nodes = [Node("a", {"CPU": 1.0}), Node("b", {"CPU": 9.0}), Node("c", {"CPU": 9.0})]
+    cluster.now_s += 1.0
+    running(policy)
+    policy.group_is([worker("a") for _ in range(4)])
+    cluster.now_s += 1.0
+    running(policy)
+    assert [{node: count for node, count in counts.items() if count} for counts in wanted] == [
+        {"a": 3, "b": 1},
+        {"a": 4},
+    ]
+
+
 # Failures ------------------------------------------------------------------------------------------------------
 
 
@@ -248,12 +285,12 @@ def test_look_leaves_out_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
             {"NodeID": name, "Alive": alive, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port + offset}
             for name, alive, offset in (("a", True, 0), ("gone", False, 0), ("drains", True, 0))
         ]
-        monkeypatch.setattr(elastic.ray, "nodes", lambda: nodes)
-        monkeypatch.setattr(elastic.rayinternals, "available_resources_per_node", lambda: {"a": {"CPU": 1.0}}, False)
-        monkeypatch.setattr(elastic.rayinternals, "draining_nodes", lambda: {"drains": 5000})
+        monkeypatch.setattr(survey.ray, "nodes", lambda: nodes)
+        monkeypatch.setattr(rayinternals, "available_resources_per_node", lambda: {"a": {"CPU": 1.0}}, False)
+        monkeypatch.setattr(rayinternals, "draining_nodes", lambda: {"drains": 5000})
         address = f"127.0.0.1:{port}"
-        assert elastic.look() == [
+        assert survey.look() == [
             capacity.Node("a", {"CPU": 1.0}, address=address),
             capacity.Node("drains", {}, drains_at_s=5.0, address=address),
         ]
-    assert [node.answers for node in elastic.look()] == [False, False]
+    assert [node.answers for node in survey.look()] == [False, False]

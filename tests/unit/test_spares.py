@@ -52,7 +52,7 @@ A, B = Node("a", {}), Node("b", {})
 
 
 def test_one_for_each_worker_when_these_have_started(nodes: Nodes) -> None:
-    standing_by = Spares(wanted=True)
+    standing_by = Spares(True, "raydc.preload.run")
     standing_by.ask_for(Counter(a=1), [A, B])
     assert nodes.new() == []  # Nothing is known of their environment.
     standing_by.started(workers("a", "a", "b"))
@@ -65,7 +65,7 @@ def test_one_for_each_worker_when_these_have_started(nodes: Nodes) -> None:
 
 
 def test_those_that_became_workers_are_replaced(nodes: Nodes) -> None:
-    standing_by = Spares(wanted=True)
+    standing_by = Spares(True, "raydc.preload.run")
     for group in (("a", "b"), ("a", "a"), ("a",)):
         standing_by.started(workers(*group))
         nodes.now_s += 10
@@ -75,7 +75,7 @@ def test_those_that_became_workers_are_replaced(nodes: Nodes) -> None:
 
 
 def test_a_node_that_refuses_is_asked_again(nodes: Nodes) -> None:
-    standing_by = Spares(wanted=True)
+    standing_by = Spares(True, "raydc.preload.run")
     standing_by.started(workers("a"))
     nodes.now_s += 10
     nodes.refuses = {"a"}
@@ -87,7 +87,7 @@ def test_a_node_that_refuses_is_asked_again(nodes: Nodes) -> None:
 
 
 def test_none_where_none_are_wanted(nodes: Nodes) -> None:
-    standing_by = Spares(wanted=False)
+    standing_by = Spares(False, "raydc.preload.run")
     standing_by.started(workers("a"))
     nodes.now_s += 10
     standing_by.ask_for(Counter(a=1), [A])
@@ -96,4 +96,4 @@ def test_none_where_none_are_wanted(nodes: Nodes) -> None:
 
 def test_the_entry_is_what_ray_calls() -> None:
     variable = rayinternals.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
-    assert spares.environment("raydc.preload.run") == {"env_vars": {variable: "raydc.preload.run"}}
+    assert Spares(True, "raydc.preload.run").settings == {"env_vars": {variable: "raydc.preload.run"}}
