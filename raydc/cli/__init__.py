@@ -1,0 +1,25 @@
+"""The command line. Every command is a stage, `run` is all of them; the exit codes are those of `raydc.errors`."""
+
+from raydc.cli import endpoint, look, stages
+from raydc.cli.app import main
+
+__all__ = ["main"]
+
+# In the order of the help page.
+for command in (
+    stages.run,
+    look.validate,
+    look.plan,
+    stages.prepare,
+    stages.train,
+    stages.sweep,
+    stages.evaluate,
+    endpoint.serve,
+    endpoint.predict,
+    endpoint.promote,
+    endpoint.rollback,
+    stages.chaos,
+    look.runs,
+    look.schema,
+):
+    main.add_command(command)
