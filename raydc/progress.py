@@ -15,6 +15,9 @@ Report = Callable[[str], None]
 _LINE_EVERY_S = 5.0
 # What the controller tells. Of an attempt's end, what follows says enough.
 _TOLD = {
+    "checkpoint_delayed": "train     the checkpoint of step {step} is tried again: {reason}",
+    "checkpoint_failed": "train     the checkpoint of step {step} was not written, the ones before stay: {reason}",
+    "recent_state_failed": "train     the state of step {step} is in no other memory: {reason}",
     "waits_for_resources": "train     waits: there is room for {fits} of at least {least} worker(s) of {needs}",
     "node_lost": "train     lost a node: {nodes}",
     "drain_noticed": "train     a node is about to go: {nodes}",

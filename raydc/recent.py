@@ -39,8 +39,9 @@ class Holder:
     """
 
     def __init__(self) -> None:
-        self._states: dict[int, tuple[dict[str, Any], dict[str, str], dict[str, bytes]]] = {}
+        self._states: dict[int, tuple[dict[str, Any], dict[str, str], dict[str, bytearray]]] = {}
         self._history = ""
+        self._spare: dict[str, bytearray] = {}
 
     def begin(self, history: str, step: int) -> None:
         """A new attempt goes on after `step` steps: what is newer does not count, nor do other attempts."""
@@ -53,17 +54,26 @@ class Holder:
         """Keeps a state, by copying it, and lets go of the oldest. False for another attempt's."""
         if history != self._history:
             return False
-        self._states[step] = (meta, hashes, {name: bytes(content) for name, content in files.items()})
-        self._states = {kept: self._states[kept] for kept in sorted(self._states)[-_NUM_KEPT:]}
+        # What was the oldest state is memory that this process has already: a new one costs more than the copy.
+        copied = {}
+        for name, content in files.items():
+            copied[name] = self._spare.pop(name, bytearray())
+            copied[name][:] = content
+        self._states[step] = (meta, hashes, copied)
+        while len(self._states) > _NUM_KEPT:
+            self._spare = self._states.pop(min(self._states))[2]
         return True
 
     def steps(self) -> list[int]:
         """Of the states that are here."""
         return sorted(self._states)
 
-    def read(self, step: int) -> tuple[dict[str, Any], dict[str, str], dict[str, bytes]] | None:
+    def read(self, step: int) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]] | None:
         """Meta data, sha256 and content of the files of a state."""
-        return self._states.get(step)
+        if step not in self._states:
+            return None
+        meta, hashes, files = self._states[step]
+        return meta, hashes, {name: np.frombuffer(content, np.uint8) for name, content in files.items()}
 
 
 def start_holder(node_id: str) -> Any:
@@ -189,7 +199,8 @@ class InHolders:
             call = {node: self._used[node].read.remote(step)}
             state = self._answers(call, _READ_TIMEOUT_S).get(node)
             if state is not None:
-                meta, hashes, files = state
+                meta, hashes = state[0], state[1]
+                files = {name: bytes(content) for name, content in state[2].items()}
                 if {name: sha256(content) for name, content in files.items()} == hashes:
                     return Found(step, meta, files)
         raise CheckpointError(f"no holder has the state of step {step}", "The next attempt looks for another one.")

@@ -33,6 +33,8 @@ from raydc.state import State, constant_files, state_file
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _MAX_FAILURES = 3
 _ARRIVAL_TIMEOUT_S = 60.0
+# Recent states of fast steps are kept no more often: what is lost is then this time, not a number of steps.
+_MEMORY_EVERY_S = 0.25
 # Memory that has refused a state is left alone for so long.
 _MEMORY_PAUSE_S = 30.0
 _FINISH_TIMEOUT_S = 600.0
@@ -102,7 +104,9 @@ class Saver:
         self._to_memory = Courier("raydc-recent", self._put, self._not_put)
         self._num_failures = 0
         self._reason = ""
+        # A state leaves early enough to arrive before it is needed.
         self._max_recomputed_steps = spec.fault_tolerance.max_recomputed_steps
+        self._memory_every = max(1, self._max_recomputed_steps * 4 // 5)
         self._step_in_storage, self._step_in_memory = -1, 0
         self._is_in_memory, self._no_memory_before_s = False, 0.0
         self._shown_s = 0.0
@@ -119,19 +123,25 @@ class Saver:
 
     def is_due(self, step: int) -> bool:
         """Whether `save` would do something after `step` steps."""
-        return self._is_storage_due(step) or self._is_memory_due(step)
+        return self._is_storage_due(step) or self._is_memory_due(step) or self._is_promise_at_risk(step)
 
     def _is_storage_due(self, step: int) -> bool:
         due = self._interval.is_due(step, time.monotonic())
         return due and (self._interval.is_a_promise or self._to_storage.wait(0.0))
 
     def _is_memory_due(self, step: int) -> bool:
-        # Twice as often as promised: until one has arrived, the one before it counts.
-        every = max(1, self._max_recomputed_steps // 2)
-        if self._recent is None or step - self._step_in_memory < every:
+        if self._recent is None or step - self._step_in_memory < self._memory_every:
             return False
-        # Nobody waits for memory that has not come up yet, or has just refused.
-        return self._is_in_memory or (time.monotonic() >= self._no_memory_before_s and self._to_memory.wait(0.0))
+        now_s = time.monotonic()
+        if now_s < self._no_memory_before_s:
+            return False
+        # Nobody waits for memory that has not come up yet.
+        return self._is_in_memory or self._to_memory.wait(0.0)
+
+    def _is_promise_at_risk(self, step: int) -> bool:
+        """Whether a state is still on its way to memory that must be there before the next step."""
+        late = step - self._step_in_memory >= self._max_recomputed_steps - self._memory_every
+        return late and self._is_in_memory and not self._to_memory.wait(0.0, idle=True)
 
     def save(self, parts: Parts, must: bool = False) -> None:
         """Copies the state and hands it over to the threads, as far as it is due.
@@ -150,6 +160,8 @@ class Saver:
         to_memory = self._is_memory_due(step) and self._wait(self._to_memory, step)
         if to_storage or to_memory:
             self._hand_over(parts, to_storage, to_memory).let_go()
+        elif self._is_promise_at_risk(step):
+            self._to_memory.wait(_ARRIVAL_TIMEOUT_S, idle=True)
         waited_s = time.monotonic() - started_s
         self.waited_s += waited_s
         if to_storage:
@@ -182,6 +194,7 @@ class Saver:
         if to_memory:
             self._to_memory.take(copy)
             self._step_in_memory = copy.step
+            self._no_memory_before_s = time.monotonic() + _MEMORY_EVERY_S
         return copy
 
     def save_now(self, parts: Parts, timeout_s: float) -> str:

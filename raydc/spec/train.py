@@ -130,7 +130,10 @@ class FaultTolerance(Section):
     max_failures: int = Field(3, ge=-1, description="Failures of workers before the run fails; -1: no limit.")
     max_preemption_failures: int = Field(-1, ge=-1, description="The same for preempted nodes.")
     max_recomputed_steps: int = Field(
-        10, ge=0, description="Steps that a lost worker costs at most: its state is kept in other memory. 0: off."
+        10,
+        ge=0,
+        description="Steps that a lost worker costs at most, or a quarter of a second of them where that is more: "
+        "recent states are kept in the memory of another node. 0: off.",
     )
     spare_workers: bool = Field(
         True, description="A process with everything imported stands by for each worker; about 0.5 GB each."

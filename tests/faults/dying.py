@@ -41,6 +41,7 @@ class Dying(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_calls += 1
+            time.sleep(self.waits.get("step_s", 0.0))
             if self.num_calls == self.waits.get("call"):
                 self.wait_for(Path(self.waits["file"]), self.waits["text"])
             rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
@@ -78,7 +79,7 @@ def network(
     waits: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Faults by rank: after how many of its own shards of this process. The rows stall at the third step; before its
-    shard number `call` every rank waits until `file` contains `text`."""
+    shard number `call` every rank waits until `file` contains `text`, and every shard takes `step_s` longer."""
     if stall_s:
         stall(Path(folder) / "stalled", stall_s)
     return Dying(signature, folder, faults, fault, waits)

@@ -137,7 +137,7 @@ def test_killed_worker_costs_ten_steps_whatever_the_checkpoint_interval(
     num_rows = {"train": 32 * 80, "validation": 60, "test": 40}
     data = prepare.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=num_rows))
     run, (waits_at, dies_at) = Storage(str(tmp_path / "run")), (20, 58)
-    waits = {"call": waits_at, "file": str(tmp_path / "run" / "events.jsonl"), "text": "recent_state"}
+    waits = {"call": waits_at, "file": str(tmp_path / "run" / "events.jsonl"), "text": "recent_state", "step_s": 0.05}
     arguments = {"folder": str(tmp_path), "faults": {str(rank): [dies_at]}, "waits": waits}
     spec = training_spec(
         str(tmp_path),

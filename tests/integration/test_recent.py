@@ -26,14 +26,16 @@ def copy(step: int, weights: bytes = b"weights") -> Any:
 def test_holder_keeps_two_states_of_one_history() -> None:
     holder = Holder()
     holder.begin("first", 0)
-    for step in (5, 10, 15):
-        assert holder.keep("first", step, {}, {}, {"a": bytearray(b"1")})
+    for step, content in ((1, b"123"), (5, b"12"), (10, b"1"), (15, b"12345")):
+        assert holder.keep("first", step, {}, {}, {"a": bytearray(content)})
     assert holder.steps() == [10, 15]
     holder.begin("second", 10)  # A restart goes on after 10: 15 belongs to no history any more.
     assert holder.steps() == [10]
     assert not holder.keep("first", 20, {}, {}, {})
     assert holder.read(20) is None
-    assert holder.read(10) == ({}, {}, {"a": b"1"})
+    kept = holder.read(10)
+    assert kept is not None
+    assert bytes(kept[2]["a"]) == b"1"
 
 
 def put_when_up(memory: InHolders, state: Any) -> None:

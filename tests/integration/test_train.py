@@ -72,7 +72,7 @@ def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepare.Prepa
 
 def test_the_third_same_failure_is_the_end(tmp_path: Path, data: prepare.Prepared, builder: dict[str, Any]) -> None:
     builder["arguments"]["faults"] = {"0": [6]}
-    # Without checkpoints between, on storage or in memory, each attempt reaches the same step.
+    # Without checkpoints and recent states between, on storage or in memory, each attempt reaches the same step.
     tolerance = {"max_failures": -1, "max_recomputed_steps": 0}
     spec = training_spec(str(tmp_path), model=builder, scaling={"num_workers": 1}, fault_tolerance=tolerance)
     spec = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"every_steps": 100})})

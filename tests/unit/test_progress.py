@@ -35,9 +35,13 @@ def test_what_stays_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
         progress.take({**epoch, "epoch": 1})
         progress.take({**epoch, "epoch": 2})
         progress.take({"kind": "checkpoint_skipped", "checkpoint": "step_00000014", "reason": "a.bin is damaged"})
+        progress.take({"kind": "checkpoint_delayed", "step": 21, "reason": "No space left on device"})
+        progress.take({"kind": "checkpoint_failed", "step": 21, "reason": "No space left on device"})
         progress.take({"kind": "attempt_started", "step": 7, "world_size": 1})
     assert lines == [
         "train     step_00000014 does not verify and is skipped: a.bin is damaged",
+        "train     the checkpoint of step 21 is tried again: No space left on device",
+        "train     the checkpoint of step 21 was not written, the ones before stay: No space left on device",
         "train     restart 1: goes on after step 7, 1 worker",
         "train     epoch 2  step 7  validation loss 0.5000  accuracy 0.7500",
     ]
