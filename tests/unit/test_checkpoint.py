@@ -108,3 +108,58 @@ def test_drafts_of_a_killed_writer_are_removed(folder: Storage) -> None:
     assert store.newest() == (None, [])
     store.sweep_drafts()
     assert folder.names() == []
+
+
+def test_same_step_again_keeps_what_is_whole_and_replaces_what_is_not(folder: Storage) -> None:
+    store = CheckpointStore(folder, 2)
+    store.write(5, FILES, {"writer": 1})
+    store.write(5, FILES, {"writer": 2})
+    assert store.read(5).meta["writer"] == 1
+    (folder / "step_00000005").write_bytes("a.bin", b"torn")
+    store.write(5, FILES, {"writer": 3})
+    assert store.read(5).meta["writer"] == 3
+
+
+def test_damaged_checkpoint_is_set_aside_and_takes_no_place(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=2)
+    for step in (1, 2, 3):
+        store.write(step, FILES, {})
+    (folder / "step_00000003").delete("a.bin")
+    _, skipped = store.newest()
+    for skip in skipped:
+        store.set_aside(skip.step)
+    assert store.newest()[1] == []  # It is named once.
+    store.write(4, FILES, {})
+    assert store.steps() == [2, 4]  # It does not count among the newest two, which would have cost the second.
+
+
+def test_refused_write_leaves_no_draft(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(folder, 2)
+    store.write(1, FILES, {})
+    write = Storage.write_bytes
+
+    def refuse(self: Storage, name: str, content: bytes) -> None:
+        if name == "b.json":
+            raise OSError(28, "No space left on device")
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write_bytes", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            store.write(2, FILES, {})
+    assert folder.names() == ["step_00000001"]
+    assert store.read(1).files == FILES
+
+
+def test_object_store(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        (folder.local_path / f"step_{step:08d}").mkdir(parents=True)  # Which a real one does not have.
+    monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
+    store = CheckpointStore(folder, 2)
+    for step in (1, 2, 3):
+        checkpoint.write_artefact(folder / f"step_{step:08d}", FILES, {"step": step})
+    store._prune(None)
+    assert store.steps() == [2, 3]
+    found, _ = store.newest()
+    assert found is not None
+    assert found.step == 3

@@ -305,10 +305,35 @@ def test_restart_from_memory_is_the_undisturbed_run(tmp_path: Path, data: Storag
     assert weights_hash(run, 21) == weights_hash(Storage(str(tmp_path / "undisturbed")), 21)
 
 
+def test_lines_that_an_object_store_does_not_have_yet_come_back_with_the_state(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, run = training_spec(str(tmp_path), checkpoint={"every_steps": 1000}), Storage(str(tmp_path / "run"))
+    write_bytes = Storage.write_bytes
+
+    def write(self: Storage, name: str, content: Any) -> None:
+        (Path(self.root) / name).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(self, name, content)
+
+    monkeypatch.setattr(Storage, "is_local", property(lambda self: "data" in self.uri))  # The run's folder is not.
+    monkeypatch.setattr(Storage, "write_bytes", write)
+    memory = Memory()
+    with monkeypatch.context() as patch:
+        patch.setattr(worker._Run, "checkpoint_if_due", _dying_at(12))
+        with pytest.raises(KeyboardInterrupt):
+            worker.fit(spec, run, data, recent=memory)
+    assert max(r["step"] for r in events.read(run, "metrics")) == 7  # Visible with the checkpoint of the epoch.
+    worker.fit(spec, run, data, recent=memory)
+    assert [r["step"] for r in events.read(run, "metrics") if r["kind"] == "start"] == [0, 8]
+    check_ledger(run, spec)
+
+
 def _dying_at(step: int) -> Any:
     if_due = worker._Run.checkpoint_if_due
 
     def dying(run: worker._Run) -> None:
+        if run.saver is not None:
+            drain(run.saver)
         if_due(run)
         if run.saver is not None:
             drain(run.saver)
