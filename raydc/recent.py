@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
@@ -30,6 +31,8 @@ _READ_TIMEOUT_S = 60.0
 _LOOK_AROUND_EVERY_S = 10.0
 _NUM_KEPT = 2
 
+Files = dict[str, npt.NDArray[np.uint8]]
+
 
 class Holder:
     """The actor's state: the last states of a run, by step.
@@ -39,26 +42,25 @@ class Holder:
     """
 
     def __init__(self) -> None:
-        self._states: dict[int, tuple[dict[str, Any], dict[str, str], dict[str, bytearray]]] = {}
+        self._states: dict[int, tuple[dict[str, Any], dict[str, str], Files]] = {}
         self._history = ""
-        self._spare: dict[str, bytearray] = {}
+        self._spare: Files = {}
 
     def begin(self, history: str, step: int) -> None:
         """A new attempt goes on after `step` steps: what is newer does not count, nor do other attempts."""
         self._history = history
         self._states = {kept: state for kept, state in self._states.items() if kept <= step}
 
-    def keep(
-        self, history: str, step: int, meta: dict[str, Any], hashes: dict[str, str], files: Mapping[str, Any]
-    ) -> bool:
+    def keep(self, history: str, step: int, meta: dict[str, Any], hashes: dict[str, str], files: Files) -> bool:
         """Keeps a state, by copying it, and lets go of the oldest. False for another attempt's."""
         if history != self._history:
             return False
-        # What was the oldest state is memory that this process has already: a new one costs more than the copy.
+        # What was the oldest state is memory that this process has already: new memory costs more than the copy.
         copied = {}
         for name, content in files.items():
-            copied[name] = self._spare.pop(name, bytearray())
-            copied[name][:] = content
+            spare = self._spare.pop(name, None)
+            copied[name] = spare if spare is not None and spare.shape == content.shape else np.empty_like(content)
+            np.copyto(copied[name], content)
         self._states[step] = (meta, hashes, copied)
         while len(self._states) > _NUM_KEPT:
             self._spare = self._states.pop(min(self._states))[2]
@@ -68,12 +70,9 @@ class Holder:
         """Of the states that are here."""
         return sorted(self._states)
 
-    def read(self, step: int) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]] | None:
+    def read(self, step: int) -> tuple[dict[str, Any], dict[str, str], Files] | None:
         """Meta data, sha256 and content of the files of a state."""
-        if step not in self._states:
-            return None
-        meta, hashes, files = self._states[step]
-        return meta, hashes, {name: np.frombuffer(content, np.uint8) for name, content in files.items()}
+        return self._states.get(step)
 
 
 def start_holder(node_id: str) -> Any:
@@ -199,8 +198,8 @@ class InHolders:
             call = {node: self._used[node].read.remote(step)}
             state = self._answers(call, _READ_TIMEOUT_S).get(node)
             if state is not None:
-                meta, hashes = state[0], state[1]
-                files = {name: bytes(content) for name, content in state[2].items()}
+                meta, hashes, arrays = state
+                files = {name: array.tobytes() for name, array in arrays.items()}
                 if {name: sha256(content) for name, content in files.items()} == hashes:
                     return Found(step, meta, files)
         raise CheckpointError(f"no holder has the state of step {step}", "The next attempt looks for another one.")

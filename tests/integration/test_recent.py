@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
@@ -27,7 +28,7 @@ def test_holder_keeps_two_states_of_one_history() -> None:
     holder = Holder()
     holder.begin("first", 0)
     for step, content in ((1, b"123"), (5, b"12"), (10, b"1"), (15, b"12345")):
-        assert holder.keep("first", step, {}, {}, {"a": bytearray(content)})
+        assert holder.keep("first", step, {}, {}, {"a": np.frombuffer(content, np.uint8)})
     assert holder.steps() == [10, 15]
     holder.begin("second", 10)  # A restart goes on after 10: 15 belongs to no history any more.
     assert holder.steps() == [10]
@@ -35,7 +36,7 @@ def test_holder_keeps_two_states_of_one_history() -> None:
     assert holder.read(20) is None
     kept = holder.read(10)
     assert kept is not None
-    assert bytes(kept[2]["a"]) == b"1"
+    assert kept[2]["a"].tobytes() == b"1"
 
 
 def put_when_up(memory: InHolders, state: Any) -> None:
