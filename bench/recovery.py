@@ -56,7 +56,7 @@ def main() -> None:
     for repeat in range(options.repeats):
         for failure in options.failures:
             for contender in options.contenders:
-                with tempfile.TemporaryDirectory(prefix="raydc-bench-") as work:
+                with tempfile.TemporaryDirectory(prefix="raydc-bench-", ignore_cleanup_errors=True) as work:
                     result = measure(contender, failure, repeat, Path(work))
                 results.append({"contender": contender, "failure": failure, **result})
                 print(f"{contender:10} {failure:7} {result}", flush=True)
@@ -190,11 +190,16 @@ def pids_of_workers(work: Path) -> list[int]:
 
 
 def end_processes_of(work: Path) -> None:
-    """Ends what Ray had started for a measurement; all of it names its folder."""
+    """Ends what Ray had started for a measurement: all that names its folder, and what that has started."""
+    victims = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # It may just have ended.
             if str(work).encode() in path.read_bytes():
-                os.kill(int(path.parent.name), signal.SIGKILL)
+                victims.add(int(path.parent.name))
+    victims |= {child for pid in victims for child in children_of(pid)}
+    for pid in victims:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def children_of(pid: int) -> list[int]:

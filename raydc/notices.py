@@ -13,7 +13,7 @@ from raydc.group import Group
 # What it can be: the group is to grow, or one of its nodes is about to go.
 GROW, DRAIN = "grow", "drain"
 REASONS = (GROW, DRAIN)
-_LOOK_EVERY_S = 0.25
+_LOOK_EVERY_S = 0.5
 _MOST_STEPS = 1000
 
 Pending = Callable[[], str | None]
