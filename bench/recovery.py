@@ -37,6 +37,7 @@ STEP_S = 0.05
 # Long enough for a first checkpoint, and for raydc's processes to stand by.
 UNDISTURBED_S = 15.0
 TIMEOUT_S = 300.0
+END_TIMEOUT_S = 20.0
 
 
 def main() -> None:
@@ -200,6 +201,17 @@ def end_processes_of(work: Path) -> None:
     for pid in victims:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+    # Until the last of them is gone, files may appear.
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while any(is_alive(pid) for pid in victims) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def children_of(pid: int) -> list[int]:
