@@ -1,12 +1,13 @@
 """What a checkpoint every 10 steps costs the steps: raydc beside none, and beside the usual way.
 
-    python bench/checkpoint.py [--rounds 12] [--models resnet18 mlp] [--threads 1] [--folder DIR]
+    python bench/checkpoint.py [--rounds 12] [--models resnet18-64 mlp] [--threads 1] [--folder DIR]
 
-The same steps of the same network in one process, 10 at a time and in turn: without anything; with a checkpoint of
-raydc (copied beside the step, hashed, written and synchronised by its thread); with its recent states in the memory
-of a Ray actor, as often as `max_recomputed_steps: 10` asks; with torch.save and fsync before the next step. A block
-of 10 steps ends when its checkpoint has arrived, so nothing is left to the next one. A ratio is that of two blocks of
-one round; the table has the medians. `--threads` as many as there are CPUs leaves no core for what runs beside.
+The same steps of the same network in one process, a block of them at a time and in turn: without anything; with a
+checkpoint of raydc every 10 steps (copied beside the step; hashed, written and synchronised by its thread); with its
+recent states in the memory of a Ray actor, as often as `max_recomputed_steps: 10` asks; with torch.save and fsync
+before the next step. A block ends when its last checkpoint has arrived, so nothing is left to the next one. A ratio
+is that of two blocks of one round; the table has the medians. `--threads` as many as there are CPUs leaves no core for
+what runs beside.
 """
 
 from __future__ import annotations
@@ -37,17 +38,18 @@ from raydc.step import Step
 from raydc.storage import Storage
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = 10
+EVERY = 10
 LABELS = {
     "none": "none",
     "raydc": "raydc, every 10 steps",
     "memory": "raydc, in memory",
     "usual": "torch.save + fsync, every 10",
 }
-# Name: section of a spec, shape of a row, rows of a step.
-MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
-    "resnet18": ({"name": "resnet18"}, (3, 32, 32), 64),
-    "mlp": ({"name": "mlp", "hidden": [512, 256, 128]}, (1, 28, 28), 256),
+# Name: section of a spec, shape of a row, rows of a step, steps of a block.
+MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...], int, int]] = {
+    "resnet18-64": ({"name": "resnet18"}, (3, 64, 64), 64, 10),
+    "resnet18-32": ({"name": "resnet18"}, (3, 32, 32), 64, 20),
+    "mlp": ({"name": "mlp", "hidden": [512, 256, 128]}, (1, 28, 28), 256, 200),
 }
 
 
@@ -72,9 +74,9 @@ class Run:
     """A network in training, as a worker has it."""
 
     def __init__(self, model: str) -> None:
-        section, shape, batch_size = MODELS[model]
+        section, shape, batch_size, self.block = MODELS[model]
         value = {"name": "bench", "data": {"source": "x"}, "model": section, "train": {"max_steps": 10**9}}
-        self.spec = specs.resolve(specs.from_dict(value | {"checkpoint": {"every_steps": STEPS}}))
+        self.spec = specs.resolve(specs.from_dict(value | {"checkpoint": {"every_steps": EVERY}}))
         signature = Signature(
             "image", shape, "uint8", (120.0,) * shape[0], (60.0,) * shape[0], "classification", tuple("0123456789")
         )
@@ -85,12 +87,13 @@ class Run:
         self.y_B = torch.randint(0, 10, (batch_size,))
         self.done = 0
 
-    def do(self, num_steps: int, after: Callable[[], Any] = lambda: None) -> None:
+    def do(self, before: Callable[[int], Any] = lambda number: None) -> None:
+        """A block of steps; `before` is called before each of them with its number in the block."""
         rows = len(self.x)
-        for _ in range(num_steps):
+        for number in range(self.block):
+            before(number)
             self.step(self.done, rows, self.x, self.y_B, [(0, slice(0, rows))])
             self.done += 1
-            after()
 
     def parts(self) -> Parts:
         return Parts(State(step=self.done), self.step.network.state_dict(), self.step.state())
@@ -111,7 +114,7 @@ def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]
     in_memory = run.saver(folder / "memory", holders)
     on_disk = run.saver(folder / "raydc")
     contenders = {
-        "none": lambda: run.do(STEPS),
+        "none": run.do,
         "raydc": lambda: storage_block(run, on_disk),
         "memory": lambda: memory_block(run, in_memory),
         "usual": lambda: usual_block(run, folder / "usual"),
@@ -124,10 +127,10 @@ def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]
             began_s = time.perf_counter()
             block()
             if number:  # The first round makes buffers and starts threads.
-                times[name].append((time.perf_counter() - began_s) / STEPS)
+                times[name].append((time.perf_counter() - began_s) / run.block)
         print(f"{model}: round {number} of {num_rounds}", file=sys.stderr)
     num_bytes = sum(folder.size(f"usual/{name}") for name in folder.names("usual"))
-    waits_s = on_disk.waited_s / num_rounds
+    waits_s = on_disk.waited_s / num_rounds * EVERY / run.block
     rows = []
     for name, values in times.items():
         ratios = [value / none for value, none in zip(values, times["none"], strict=True)]
@@ -146,29 +149,37 @@ def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]
 
 
 def storage_block(run: Run, saver: Saver) -> None:
-    parts = run.parts()
-    saver.save(parts, must=True)
-    run.do(STEPS)
-    saver.finish(parts)  # Returns when it has arrived.
+    taken = [run.parts()]
+
+    def checkpoint(number: int) -> None:
+        if number % EVERY == 0:
+            taken[0] = run.parts()
+            saver.save(taken[0], must=True)
+
+    run.do(checkpoint)
+    saver.finish(taken[0])  # Returns when it has arrived.
 
 
 def memory_block(run: Run, saver: Saver) -> None:
-    run.do(STEPS, lambda: saver.is_due(run.done) and saver.save(run.parts()))
+    run.do(lambda number: saver.is_due(run.done) and saver.save(run.parts()))
 
 
 def usual_block(run: Run, folder: Storage) -> None:
-    stream = io.BytesIO()
-    torch.save({"model": run.step.network.state_dict(), **run.step.state()}, stream)
-    folder.write_bytes("checkpoint.pt", stream.getvalue())
-    run.do(STEPS)
+    def checkpoint(number: int) -> None:
+        if number % EVERY == 0:
+            stream = io.BytesIO()
+            torch.save({"model": run.step.network.state_dict(), **run.step.state()}, stream)
+            folder.write_bytes("checkpoint.pt", stream.getvalue())
+
+    run.do(checkpoint)
 
 
 def show(rows: list[dict[str, Any]], num_threads: int) -> None:
-    print(f"{'model':10}{'checkpoints':30}{'ms a step':>10}{'of none':>9}{'cost':>8}   (state in MB, wait in ms)")
+    print(f"{'model':12}{'checkpoints':30}{'ms a step':>10}{'of none':>9}{'cost':>8}   (state in MB, wait in ms)")
     for row in rows:
         extra = f"   ({row['state_mb']:.0f}, {row['copy_ms']:.1f})" if row["copy_ms"] is not None else ""
         cost = f"{(row['of_none'] - 1) * 100:+.1f}%"
-        print(f"{row['model']:10}{row['contender']:30}{row['step_ms']:10.2f}{row['of_none']:9.3f}{cost:>8}{extra}")
+        print(f"{row['model']:12}{row['contender']:30}{row['step_ms']:10.2f}{row['of_none']:9.3f}{cost:>8}{extra}")
     target = ROOT / "bench" / "results" / "checkpoint.json"
     target.parent.mkdir(exist_ok=True)
     facts = {"torch": torch.__version__, "cpus": os.cpu_count(), "threads": num_threads}

@@ -33,8 +33,9 @@ from raydc.state import State, constant_files, state_file
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _MAX_FAILURES = 3
 _ARRIVAL_TIMEOUT_S = 60.0
-# Recent states of fast steps are kept no more often: what is lost is then this time, not a number of steps.
-_MEMORY_EVERY_S = 0.25
+# Recent states of fast steps leave no more often, and may arrive so late before a step waits: what is lost is then the
+# sum of both, not a number of steps.
+_MEMORY_EVERY_S, _MEMORY_LATE_S = 0.25, 0.05
 # Memory that has refused a state is left alone for so long.
 _MEMORY_PAUSE_S = 30.0
 _FINISH_TIMEOUT_S = 600.0
@@ -108,7 +109,7 @@ class Saver:
         self._max_recomputed_steps = spec.fault_tolerance.max_recomputed_steps
         self._memory_every = max(1, self._max_recomputed_steps * 4 // 5)
         self._step_in_storage, self._step_in_memory = -1, 0
-        self._is_in_memory, self._no_memory_before_s = False, 0.0
+        self._is_in_memory, self._no_memory_before_s, self._put_s = False, 0.0, 0.0
         self._shown_s = 0.0
         self._interval = Interval(spec.checkpoint, Failures(), 0, time.monotonic())
 
@@ -141,7 +142,9 @@ class Saver:
     def _is_promise_at_risk(self, step: int) -> bool:
         """Whether a state is still on its way to memory that must be there before the next step."""
         late = step - self._step_in_memory >= self._max_recomputed_steps - self._memory_every
-        return late and self._is_in_memory and not self._to_memory.wait(0.0, idle=True)
+        if not late or not self._is_in_memory or time.monotonic() - self._put_s < _MEMORY_LATE_S:
+            return False
+        return not self._to_memory.wait(0.0, idle=True)
 
     def save(self, parts: Parts, must: bool = False) -> None:
         """Copies the state and hands it over to the threads, as far as it is due.
@@ -192,9 +195,9 @@ class Saver:
         if to_storage:
             self._to_storage.take(copy)
         if to_memory:
-            self._to_memory.take(copy)
-            self._step_in_memory = copy.step
-            self._no_memory_before_s = time.monotonic() + _MEMORY_EVERY_S
+            self._step_in_memory, self._put_s = copy.step, time.monotonic()
+            self._no_memory_before_s = self._put_s + _MEMORY_EVERY_S
+            self._to_memory.take(copy)  # Which may refuse at once, for longer.
         return copy
 
     def save_now(self, parts: Parts, timeout_s: float) -> str:

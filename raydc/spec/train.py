@@ -132,7 +132,7 @@ class FaultTolerance(Section):
     max_recomputed_steps: int = Field(
         10,
         ge=0,
-        description="Steps that a lost worker costs at most, or a quarter of a second of them where that is more: "
+        description="Steps that a lost worker costs at most, or 0.3 s of them where that is more: "
         "recent states are kept in the memory of another node. 0: off.",
     )
     spare_workers: bool = Field(

@@ -27,6 +27,7 @@ FULL = OSError(28, "No space left on device")
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(save, "_PAUSES_S", (0.0,) * 50)
     monkeypatch.setattr(save, "_MEMORY_EVERY_S", 0.0)
+    monkeypatch.setattr(save, "_MEMORY_LATE_S", 0.0)
 
 
 @pytest.fixture
