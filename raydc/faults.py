@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ WORKER, DRIVER, RESIZE, NODE, DRAIN = KINDS = ("worker", "driver", "resize", "no
 STEP, RESTORED = "step", "restored"
 # Who is asked to end this process from outside has to be quicker than this.
 _WAIT_TIMEOUT_S = 180.0
+_LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,18 @@ class Faults:
         run_folder: Of the run.
         rank: Of this worker.
         world_size: Workers.
+        pending: Why the workers should end, once rank 0 was asked to.
     """
 
-    def __init__(self, run_folder: Storage, rank: int, world_size: int) -> None:
+    def __init__(
+        self, run_folder: Storage, rank: int, world_size: int, pending: Callable[[], str | None] = lambda: None
+    ) -> None:
         planned = run_folder.read_json(FILE) if run_folder.exists(FILE) else []
         faults = [Fault(**fault) for fault in planned]
         self.planned = [fault for fault in faults if fault.rank % world_size == rank]
         self._folder = run_folder
         self._rank = rank
+        self._pending = pending
         self._step = 0
 
     def before_step(self, step: int) -> None:
@@ -97,5 +102,7 @@ class Faults:
             return
         if fault.kind == WORKER:
             os.kill(os.getpid(), signal.SIGKILL)
-        elif fault.kind != DRAIN:
-            time.sleep(_WAIT_TIMEOUT_S)
+        # What comes now comes from outside: a kill, or the wish that the workers end.
+        deadline_s = time.monotonic() + (0.0 if fault.kind == WORKER else _WAIT_TIMEOUT_S)
+        while time.monotonic() < deadline_s and self._pending() is None:
+            time.sleep(_LOOK_EVERY_S)

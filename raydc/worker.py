@@ -127,7 +127,7 @@ class _Run:
         task, lengths = data.features.signature.task, (self.total_steps, self.feed.steps_per_epoch)
         self.step = Step(self.network, task, train, spec.seed, *lengths, group, device)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
-        self.faults = Faults(run_folder, group.rank, group.world_size)
+        self.faults = Faults(run_folder, group.rank, group.world_size, pending)
         if self.faults.planned:
             self.store.reached = self.faults.reached
         self.journal = Journal(run_folder, group.rank == 0, publish)

@@ -11,12 +11,13 @@ from raydc import spec as specs
 from raydc.account import lines
 from raydc.chaos import compare, culprit, schedule, small, trace
 from raydc.chaos.drill import Drill, Happened
+from raydc.chaos.nodes import Nodes
 from raydc.checkpoint import CheckpointStore, name_of
 from raydc.clock import account_of
 from raydc.data.prepare import Prepared
 from raydc.engine import Engine
 from raydc.errors import ChaosError, RunError, UsageError
-from raydc.faults import DRIVER, RESIZE, WORKER, Fault
+from raydc.faults import DRAIN, DRIVER, NODE, RESIZE, WORKER, Fault
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
@@ -40,7 +41,15 @@ class Options:
     only: tuple[str, ...] = ()
 
 
-def run(spec: Spec, data: Prepared, storage: Storage, engine: Engine, report: Report, options: Options) -> None:
+def run(
+    spec: Spec,
+    data: Prepared,
+    storage: Storage,
+    engine: Engine,
+    report: Report,
+    options: Options,
+    nodes: Nodes | None = None,
+) -> None:
     """Runs the spec small, undisturbed and disturbed, and says how they compare.
 
     Everything is in `runs/<name>-chaos`, which is made anew; the run of the spec itself is not touched.
@@ -52,6 +61,7 @@ def run(spec: Spec, data: Prepared, storage: Storage, engine: Engine, report: Re
         engine: The Ray that drivers attach to.
         report: Takes lines.
         options: How much is broken.
+        nodes: Of this Ray, to be killed and drained. Default: no node is touched.
 
     Raises:
         ChaosError: The disturbed run did not end as the undisturbed one; what keeps hidden state is named.
@@ -60,7 +70,11 @@ def run(spec: Spec, data: Prepared, storage: Storage, engine: Engine, report: Re
     """
     most = _most_workers(spec, engine)
     faults = schedule.draw(
-        options.seed, options.num_kills, options.num_steps, choices_of(spec, most, options.only), most
+        options.seed,
+        options.num_kills,
+        options.num_steps,
+        choices_of(spec, most, options.only, with_nodes=nodes is not None),
+        most,
     )
     folder = _new_folder(spec, storage)
     little = small.make_spec(spec, options.num_steps, max_failures=2 * len(faults) + 2)
@@ -73,14 +87,15 @@ def run(spec: Spec, data: Prepared, storage: Storage, engine: Engine, report: Re
     if not _is_comparable(little, engine):
         undisturbed = folder / "undisturbed"
         Drill(little, undisturbed, rows.folder, engine.address).run()
-    drill = Drill(little, folder / "disturbed", rows.folder, engine.address)
+    on_node = nodes.take_away if nodes is not None else None
+    drill = Drill(little, folder / "disturbed", rows.folder, engine.address, on_node)
     happened = drill.run(faults)
     for one in happened:
         report(f"chaos     {_line(one)}")
     _judge(little, rows, undisturbed, drill.folder, faults, happened, report)
 
 
-def choices_of(spec: Spec, most: int, only: Sequence[str]) -> list[str]:
+def choices_of(spec: Spec, most: int, only: Sequence[str], with_nodes: bool = False) -> list[str]:
     """Kinds of faults that a spec can have.
 
     Raises:
@@ -91,6 +106,8 @@ def choices_of(spec: Spec, most: int, only: Sequence[str]) -> list[str]:
         can.append(DRIVER)
     if spec.train.exact and most > 1:
         can.append(RESIZE)
+    if with_nodes and spec.scaling.max_workers:
+        can += [NODE, DRAIN]
     for name in only:
         if name not in can:
             raise UsageError(f"--only {name}: this spec cannot have it here", f"It can have {', '.join(can)}.")

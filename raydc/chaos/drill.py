@@ -19,7 +19,7 @@ from raydc.storage import Storage
 _LOOK_EVERY_S = 0.05
 _LIFE_TIMEOUT_S = 1800.0
 _SHOWN_LINES = 15
-# What is done to the node of a worker, by kind of fault.
+# Kills or drains (by the kind of fault) the node of the process with this id.
 OnNode = Callable[[str, int], None]
 
 

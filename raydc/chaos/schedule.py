@@ -57,6 +57,8 @@ def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) ->
         return [Fault(name, WORKER, STEP, step, rank), Fault(f"{name}-again", WORKER, RESTORED, 1, rank)]
     if choice == RESIZE:
         return [Fault(name, RESIZE, STEP, step, rank, workers=rng.randint(1, max(1, most)))]
+    if choice == DRAIN:
+        return [Fault(name, DRAIN, STEP, step)]  # Rank 0 is who is told.
     return [Fault(name, choice, STEP, step, rank)]
 
 
@@ -67,4 +69,6 @@ def describe(fault: Fault, rank: int) -> str:
         return f"worker {rank} killed {where}"
     if fault.kind == RESIZE:
         return f"driver killed in step {fault.step}, then {fault.workers} worker(s)"
-    return f"{fault.kind} {'drained' if fault.kind == DRAIN else 'killed'} in step {fault.step}"
+    if fault.kind in (NODE, DRAIN):
+        return f"node of worker {rank} {'drained' if fault.kind == DRAIN else 'killed'} in step {fault.step}"
+    return f"{fault.kind} killed in step {fault.step}"

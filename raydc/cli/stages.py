@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,18 +141,24 @@ def prepare_checked(job: Job) -> Prepared:
 @click.option("--steps", default=24, show_default=True, help="Steps of the small run.")
 @click.option("--kills", default=5, show_default=True, help="How often something is killed.")
 @click.option("--seed", default=0, show_default=True, help="Decides what is killed, and when.")
-@click.option(
-    "--only", multiple=True, metavar="KIND", help="worker, checkpoint, restore, driver or resize; repeatable."
-)
+@click.option("--only", multiple=True, metavar="KIND", help="worker, checkpoint, restore, driver, resize, node, drain.")
+@click.option("--nodes", default=0, help="Start a Ray of so many nodes here, which may be killed and drained.")
 def chaos(
-    spec: str, overrides: tuple[str, ...], address: str | None, steps: int, kills: int, seed: int, only: tuple[str, ...]
-) -> None:
+    spec: str, overrides: tuple[str, ...], address: str | None, steps: int, kills: int, seed: int,
+    only: tuple[str, ...], nodes: int,
+) -> None:  # fmt: skip
     """Break a small run of the spec on purpose, and prove that it ends as an undisturbed one."""
     from raydc import chaos as breaking
     from raydc import pipeline
+    from raydc import spec as specs
 
-    job = open_job(spec, overrides, address)
-    data = pipeline.prepare_data(job)
-    pipeline.check_model(job, data)
-    options = breaking.Options(steps, seed, kills, only)
-    breaking.run(job.spec, data, job.storage, job.engine, report, options)
+    if nodes and address:
+        raise UsageError("--nodes and --address exclude each other", "Nodes of a cluster in use are left alone.")
+    # Its nodes are all on this machine: they reach a folder below the current one.
+    resolved = specs.resolve(specs.load(spec, overrides))
+    with breaking.Nodes(nodes) if nodes else contextlib.nullcontext() as own:
+        job = pipeline.open_job(resolved, own.address, report) if own else open_job(spec, overrides, address)
+        data = pipeline.prepare_data(job)
+        pipeline.check_model(job, data)
+        options = breaking.Options(steps, seed, kills, only)
+        breaking.run(job.spec, data, job.storage, job.engine, report, options, own)

@@ -65,6 +65,18 @@ def test_workers_and_drivers_are_killed_and_resized(
     assert sum("killed in step" in line for line in lines) == 2
 
 
+@pytest.mark.soak
+def test_nodes_are_killed_and_drained(tmp_path: Path, data: prepare.Prepared) -> None:
+    sections = {"scaling": {"num_workers": {"min": 1, "max": 2}}, "train": {"logical_shards": 4}}
+    spec, lines = spec_of(tmp_path, "good", **sections), []
+    options = chaos.Options(num_steps=12, seed=0, num_kills=2, only=("node", "drain"))
+    with chaos.Nodes(2) as nodes:
+        connected = engine.connect(nodes.address)
+        chaos.run(spec, data, Storage(spec.storage), connected, lines.append, options, nodes)
+    assert lines[-1].startswith("done      2 fault(s) survived; a new step after ")
+    assert sum("node of worker" in line for line in lines) == 2
+
+
 def test_a_driver_that_fails_by_itself_is_told(tmp_path: Path, data: prepare.Prepared) -> None:
     little = small.make_spec(spec_of(tmp_path, "good"), 12, 1)
     broken = Storage(str(tmp_path / "broken"))

@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 from training import check_ledger, training_spec, weights_hash, write_pictures
 
 from raydc import board, engine, events, train, worker
+from raydc.clock import account_of
 from raydc.data import prepare
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
@@ -189,8 +190,11 @@ def test_room_drain_and_loss(cluster: Cluster, tmp_path: Path, root: Path, monke
     assert (kinds.count("drain_noticed"), kinds.count("resize_planned"), kinds.count("node_lost")) == (1, 2, 1)
     lost = recomputed_steps(run)
     assert lost[:3] == [0, 0, 0]
-    # Lines of steps are written every few; what is not written when a process dies is not counted here.
-    assert lost[3] <= spec.fault_tolerance.max_recomputed_steps
+    # Lines of steps are written every few; the account counts those too that were not written when a process died.
+    account = account_of(run)
+    assert lost[3] <= account.recomputed_steps <= spec.fault_tolerance.max_recomputed_steps
+    assert account.restarts == 4
+    assert account.seconds["resize"] > 0
     check_bits(run, spec, data, tmp_path)
 
 

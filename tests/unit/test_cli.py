@@ -26,7 +26,7 @@ COMMANDS = {
     "predict": {"--set", "--address", "--url", "--row", "--image", "--input", "--output", "--timeout"},
     "promote": {"--set", "--address", "--version", "--alias", "--why"},
     "rollback": {"--set", "--address", "--alias", "--why"},
-    "chaos": {"--set", "--address", "--steps", "--kills", "--seed", "--only"},
+    "chaos": {"--set", "--address", "--steps", "--kills", "--seed", "--only", "--nodes"},
     "runs": {"--storage"},
     "schema": set(),
 }

@@ -1,0 +1,101 @@
+"""Nodes of a Ray on this machine, to be killed and drained: real raylets, each with its own CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from raydc import engine
+from raydc.errors import ChaosError
+from raydc.faults import DRAIN
+
+_CPUS_OF_NODE = 1
+_DRAIN_TIMEOUT_S = 60.0
+_DEADLINE_S = 600
+
+
+class Nodes:
+    """A head without CPUs and some nodes of one CPU each. A context manager: they end with it.
+
+    Args:
+        num_nodes: Beside the head.
+    """
+
+    def __init__(self, num_nodes: int) -> None:
+        self._num_nodes = num_nodes
+        self._cluster: Any = None
+
+    @property
+    def address(self) -> str:
+        """Of the head."""
+        return str(self._cluster.address)
+
+    def __enter__(self) -> Nodes:
+        from ray.cluster_utils import Cluster
+
+        engine.choose_auth(local=True)
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(self._num_nodes):
+            self._add()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        engine.disconnect()
+        self._cluster.shutdown()
+
+    def take_away(self, kind: str, pid: int) -> None:
+        """Kills or drains the node of a worker; another one takes its place.
+
+        Args:
+            kind: Of the fault: node or drain.
+            pid: Of the worker.
+
+        Raises:
+            ChaosError: The worker is of no such node, or Ray does not drain it.
+        """
+        raylet = _parent(pid)
+        found = [node for node in self._cluster.worker_nodes if _raylet(node) == raylet]
+        if not found:
+            raise ChaosError(f"process {pid} is of none of the nodes that may be taken away")
+        if kind == DRAIN:
+            self._add()
+            self._drain(found[0])
+            return
+        for victim in (raylet, *_children(raylet)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        self._cluster.remove_node(found[0], allow_graceful=False)
+        self._add()
+
+    def _add(self) -> None:
+        self._cluster.add_node(num_cpus=_CPUS_OF_NODE)
+
+    def _drain(self, node: Any) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.address]
+        command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+        command += ["--reason-message", "raydc chaos", "--deadline-remaining-seconds", str(_DEADLINE_S)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=_DRAIN_TIMEOUT_S, check=False)
+        if result.returncode:
+            raise ChaosError(f"ray drain-node failed: {(result.stdout + result.stderr).strip()}")
+
+
+def _raylet(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # It has just ended.
+            if _parent(int(path.name)) == pid:
+                found.append(int(path.name))
+    return found
