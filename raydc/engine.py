@@ -82,7 +82,8 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
         if address:
             ray.init(address=address, **options)
         else:
-            ray.init(num_cpus=num_cpus, include_dashboard=False, **options)
+            # Without an address Ray would join a cluster that happens to run on this machine.
+            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except Exception as error:  # Ray raises plain Exception where a node is too slow to start.
         where = f"at {address}" if address else "in this process"
         raise ClusterError(
