@@ -172,22 +172,27 @@ class Step:
         rows_of = dict(shards) if self._exact else {self._group.rank: slice(0, len(x))}
         for shard in self._reduction.shards:
             rows = rows_of.get(shard, slice(0, 0))
-            self._reduction.add(shard, self._shard(step, shard, x[rows], y_B[rows]) if rows.stop > rows.start else None)
+            has_rows = rows.stop > rows.start
+            extras = self._shard(step, shard, num_rows, x[rows], y_B[rows]) if has_rows else None
+            self._reduction.add(shard, extras)
         *changes, loss = self._reduction.finish()
         self._buffers.finish(changes, order.num_shares(num_rows, self._num_logical, self._num_shards))
-        self._update(num_rows)
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
+        self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         return loss / num_rows
 
-    def _shard(self, step: int, shard: int, x: Tensor, y_B: Tensor) -> list[Tensor]:
+    def _shard(self, step: int, shard: int, num_rows: int, x: Tensor, y_B: Tensor) -> list[Tensor]:
         """Computes gradients, for the reduction to take; returns changes of buffers, and the loss."""
         seed_shard(self._seed, step, shard, self._device)
         self._buffers.restore()
         self._reduction.expect(shard)
         with _one_row(self.network, len(x)):
             loss = loss_sum(self._task, self.forward(x), y_B)
-        loss.backward()  # type: ignore[no-untyped-call]
+        # The division by the rows of the step is the first thing that happens to a gradient: no pass over all of them.
+        loss.backward(torch.full_like(loss, 1.0 / num_rows))  # type: ignore[no-untyped-call]
         return [*self._buffers.collect(), loss.detach()]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,17 +203,6 @@ class Step:
             return outputs_BK
         with torch.autocast(self._device.type, torch.bfloat16):
             return self.network(x)  # type: ignore[no-any-return]
-
-    def _update(self, num_rows: int) -> None:
-        """Divides the gradients by the rows of the step and moves the weights."""
-        optimizer: Any = self.optimizer
-        if self._clip_norm is None:
-            # The fused kernels divide on their way, as they do for a gradient scaler: no pass of its own.
-            optimizer.grad_scale = torch.tensor(float(num_rows), device=self._device)
-        else:
-            torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], float(num_rows))
-            nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
-        optimizer.step()
 
     def state(self) -> dict[str, Any]:
         """Optimiser and schedule, for `load_state`. Tensors are the live ones."""
