@@ -5,6 +5,7 @@ Losses stay tensors until `flush`, so that no step waits for a device.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -138,9 +139,13 @@ class Journal:
             self._events.flush()
             self._flush_scalars()
 
-    def close(self) -> None:
-        """All is in the files. Raises OSError."""
-        self.sync()
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """All is in the files, also of an attempt that fails. Raises OSError where nothing else went wrong."""
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(OSError):
+            self.sync()
 
     def _write_scalars(self, record: dict[str, Any], split: str) -> None:
         numbers = {f"{split}/{name}": value for name, value in record.items() if isinstance(value, float)}

@@ -23,6 +23,7 @@ _MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "s
 # Storage that does not answer: seconds before it is asked again.
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 STORAGE, MEMORY = 0, 1
+_LOCK = "run.lock.yaml"
 
 
 def newest(store: CheckpointStore, recent: Recent | None, journal: Journal) -> tuple[Found | None, int]:
@@ -163,3 +164,14 @@ def refuse_other_spec(spec: Spec, before: Mapping[str, Any]) -> None:
         hint = f"A step keeps its pieces when the workers change: --set train.logical_shards={relevant[0].before}"
     lines = "\n    ".join(map(str, relevant))
     raise RunError(f"run {spec.name!r} was started with another spec:\n    {lines}", hint)
+
+
+def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journal) -> None:
+    """Writes down what the bits depend on besides the spec; a resumed run says where that has changed."""
+    if not run_folder.exists(_LOCK):
+        run_folder.write_bytes(_LOCK, yaml.safe_dump(dict(now)).encode())
+        return
+    before = yaml.safe_load(run_folder.read_bytes(_LOCK))
+    changes = {name: [before.get(name), value] for name, value in now.items() if before.get(name) != value}
+    if changes:
+        journal.event("environment_changed", changes=changes)

@@ -8,16 +8,13 @@ number of steps says which rows come next.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-import yaml
 
-from raydc import augment, events, lease, models, order, plan, resume
+from raydc import augment, events, lease, models, plan, resume, validation
 from raydc import device as devices
 from raydc.account import VALIDATION
 from raydc.checkpoint import CheckpointStore, Found
@@ -27,10 +24,9 @@ from raydc.data.shards import open_rows
 from raydc.errors import CheckpointError, noting
 from raydc.faults import Faults
 from raydc.feed import Batch, Feed
-from raydc.group import Alone, Group, members, peers
+from raydc.group import Alone, Group, members
 from raydc.interval import observed
 from raydc.journal import Journal, Publish
-from raydc.metrics import Scores
 from raydc.notices import Agreement, LeftError, Pending
 from raydc.save import Parts, Recent, Saver
 from raydc.spec.sections import Spec
@@ -39,11 +35,9 @@ from raydc.step import Step
 from raydc.storage import Storage
 
 OnEpoch = Callable[[dict[str, Any]], bool]
-_VALIDATION_ROWS = 512
 _SHOWN_ROWS = 64
 # Less than the other ranks wait for one.
 _LEAVE_TIMEOUT_S = 60.0
-_LOCK = "run.lock.yaml"
 
 
 def fit(
@@ -82,16 +76,17 @@ def fit(
     device = device or devices.choose(spec.scaling.use_gpu)
     with devices.settings(plan.num_threads(spec), device, spec.train.exact):
         run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device, recent, pending or (lambda: None))
-        with run.clock, run.saver or contextlib.nullcontext(), noting(run.where):
-            run.begin()
-            while run.state.reason is None:
-                for batch in run.clock.waits(run.rest_of_epoch()):
-                    run.leave_if_asked()
-                    run.do_step(batch)
-                    run.checkpoint_if_due()
-                run.end_epoch(on_epoch)
-            run.clock.switch(CHECKPOINT)  # What is left is to wait until the last one is written.
-        run.finish()
+        with run.journal:
+            with run.clock, run.saver or contextlib.nullcontext(), noting(run.where):
+                run.begin()
+                while run.state.reason is None:
+                    for batch in run.clock.waits(run.rest_of_epoch()):
+                        run.leave_if_asked()
+                        run.do_step(batch)
+                        run.checkpoint_if_due()
+                    run.end_epoch(on_epoch)
+                run.clock.switch(CHECKPOINT)  # What is left is to wait until the last one is written.
+            run.finish()
     return run.state
 
 
@@ -160,24 +155,11 @@ class _Run:
         self.clock.begin(self.state.step)
         self.journal.event("attempt_started", step=self.state.step, source=source, **world)
         if self.saver:
-            self._lock_environment()
+            hashes = {name: self.meta[name] for name in ("data_hash", "spec_hash")}
+            now = {**devices.environment(self.device, plan.num_threads(self.spec)), **hashes}
+            resume.lock_environment(self.folder, now, self.journal)
         self.journal.start(self.state.step, found.files.get("metrics.jsonl", b"") if found else b"")
         self.journal.restart_clock()
-
-    def _lock_environment(self) -> None:
-        """Writes down what the bits depend on besides the spec; a resumed run says where that has changed."""
-        now = {
-            **devices.environment(self.device, plan.num_threads(self.spec)),
-            "data_hash": self.meta["data_hash"],
-            "spec_hash": self.meta["spec_hash"],
-        }
-        if not self.folder.exists(_LOCK):
-            self.folder.write_bytes(_LOCK, yaml.safe_dump(now).encode())
-            return
-        before = yaml.safe_load(self.folder.read_bytes(_LOCK))
-        changes = {name: [before.get(name), value] for name, value in now.items() if before.get(name) != value}
-        if changes:
-            self.journal.event("environment_changed", changes=changes)
 
     def _restore(self, found: Found) -> None:
         resume.refuse_changes(self.spec, str(self.meta["data_hash"]), found)
@@ -257,7 +239,6 @@ class _Run:
         if not self.group.broadcast(int(is_safe)):
             return
         self.journal.event("resize", step=self.state.step, reason=reason)
-        self.journal.close()
         raise LeftError(reason, self.state.step)
 
     @property
@@ -293,24 +274,8 @@ class _Run:
         record = {"kind": "epoch", "step": self.state.step, "epoch": epoch, "train_loss": train_loss}
         if not len(self.validation):
             return {**record, "split": "train", "loss": train_loss}
-        return {**record, "split": "validation", **self._scores()}
-
-    @torch.inference_mode()
-    def _scores(self) -> dict[str, float | None]:
-        """Blocks of rows that do not depend on the workers are dealt out to them; all get the scores of all."""
-        scores = Scores(self.features)
-        self.network.eval()
-        for block in range(
-            self.group.rank, order.num_steps(len(self.validation), _VALIDATION_ROWS), self.group.world_size
-        ):
-            first = block * _VALIDATION_ROWS
-            ids = np.arange(first, min(first + _VALIDATION_ROWS, len(self.validation)), dtype=np.int64)
-            x, y_B = (torch.from_numpy(array) for array in self.validation.gather(ids))
-            scores.update(self.step.forward(x.to(self.device)), y_B)
-        self.network.train()
-        with peers(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The ``compute`` method")  # A worker without a block.
-            return scores.compute()
+        scores = validation.scores(self.step, self.validation, self.features, self.group, self.device)
+        return {**record, "split": "validation", **scores}
 
     def where(self) -> list[str]:
         """Notes for an unexpected error: the step, and the rows that this worker had to do there."""
@@ -326,4 +291,3 @@ class _Run:
         if self.saver:
             self.saver.finish(self._parts())
         self.journal.event("run_finished", step=self.state.step, reason=self.state.reason)
-        self.journal.close()

@@ -321,12 +321,26 @@ def test_lines_that_an_object_store_does_not_have_yet_come_back_with_the_state(
     memory = Memory()
     with monkeypatch.context() as patch:
         patch.setattr(worker._Run, "checkpoint_if_due", _dying_at(12))
+        patch.setattr(Journal, "__exit__", lambda *_: None)  # A killed process writes no last lines.
         with pytest.raises(KeyboardInterrupt):
             worker.fit(spec, run, data, recent=memory)
     assert max(r["step"] for r in events.read(run, "metrics")) == 7  # Visible with the checkpoint of the epoch.
     worker.fit(spec, run, data, recent=memory)
     assert [r["step"] for r in events.read(run, "metrics") if r["kind"] == "start"] == [0, 8]
     check_ledger(run, spec)
+
+
+def test_an_error_leaves_its_lines_on_an_object_store(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, run = training_spec(str(tmp_path), checkpoint={"every_steps": 1000}), Storage(str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(Storage, "is_local", property(lambda self: "data" in self.uri))
+    monkeypatch.setattr(worker._Run, "checkpoint_if_due", _dying_at(5))
+    with pytest.raises(KeyboardInterrupt):
+        worker.fit(spec, run, data)
+    assert [r["step"] for r in events.read(run, "metrics") if r["kind"] == "step"] == [1, 2, 3]  # The last flush.
+    assert sum(r.get("useful_steps", 0) for r in events.read(run, "events")) == 5
 
 
 def _dying_at(step: int) -> Any:
