@@ -330,6 +330,8 @@ def raydc(model: str, data: Path, work: Path, num_workers: int) -> float:
         f"train.global_batch_size={BATCH}",
         f"scaling.num_workers={num_workers}",
         "checkpoint.every_seconds=3600",
+        # They start beside the first seconds, which are all that is run here.
+        "fault_tolerance.spare_workers=false",
         "data.split.validation_fraction=0",
     ]
     given = spec.resolve(spec.loads(text, overrides=overrides))
