@@ -9,6 +9,7 @@ looks again after a pause. A driver that was away for long may have lost its run
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -169,18 +170,21 @@ def _is_alive(folder: Storage, driver: Driver) -> bool:
 
 @contextlib.contextmanager
 def _guarded(folder: Storage) -> Iterator[None]:
-    """One process at a time, where the filesystem can see to it."""
+    """One process at a time, where the filesystem can see to it. Raises TimeoutError."""
     if not folder.is_local:
         yield
         return
     descriptor = os.open(folder.local_path / _GUARD, os.O_RDWR | os.O_CREAT, 0o644)
     deadline_s = time.monotonic() + _GUARD_TIMEOUT_S
     try:
-        while time.monotonic() < deadline_s:
+        while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    place = str(folder.local_path / _GUARD)
+                    raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock", place) from None
                 time.sleep(0.02)
             except OSError:
                 break  # No locks here; what is left is the order of writing.

@@ -29,7 +29,7 @@ def run(
     spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, fork: str | None, once: bool
 ) -> None:
     """Do all stages of a spec, from data to endpoint."""
-    one_of(resume, new, fork)
+    _one_of(resume, new, fork)
     from raydc import pipeline
 
     job = open_job(spec, overrides, address)
@@ -41,7 +41,7 @@ def run(
         stay(job, once)
 
 
-def one_of(resume: bool, new: bool, fork: str | None = None) -> None:
+def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
     if resume and new:
         raise UsageError("--resume and --new exclude each other", "--resume goes on, --new starts again.")
     if resume and fork:
@@ -83,11 +83,11 @@ def train(
     spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, fork: str | None
 ) -> None:
     """Train the spec as it is, without its sweep."""
-    one_of(resume, new, fork)
+    _one_of(resume, new, fork)
     from raydc import pipeline
 
     job = open_job(spec, overrides, address)
-    data = prepare_checked(job)
+    data = _prepare_checked(job)
     weights = pipeline.load_fork(job, data, fork)
     resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
     report(f"done      the model is in {pipeline.train_model(job, data, resumed, weights).uri}")
@@ -101,13 +101,13 @@ def train(
 @NEW
 def sweep(spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool) -> None:
     """Search the spec's space and show the trials."""
-    one_of(resume, new)
+    _one_of(resume, new)
     from raydc import pipeline
 
     job = open_job(spec, overrides, address)
     if job.spec.sweep is None:
         raise UsageError(f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train.")
-    data = prepare_checked(job)
+    data = _prepare_checked(job)
     resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
     report(f"done      the model is in {pipeline.search(job, data, resumed).uri}")
 
@@ -126,7 +126,7 @@ def evaluate(spec: str, overrides: tuple[str, ...], address: str | None) -> None
     pipeline.register_model(job, job.run_folder / "model", metrics)
 
 
-def prepare_checked(job: Job) -> Prepared:
+def _prepare_checked(job: Job) -> Prepared:
     from raydc import pipeline
 
     data = pipeline.prepare_data(job)

@@ -133,6 +133,14 @@ def test_a_driver_that_lost_its_run_leaves_it_alone(folder: Storage, monkeypatch
     assert lease.owner(folder) == "t"
 
 
+def test_a_lock_that_is_not_given_back_is_no_claim(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_GUARD_TIMEOUT_S", 0.05)
+    folder.local_path.mkdir(parents=True, exist_ok=True)
+    with lease._guarded(folder), pytest.raises(TimeoutError, match="another process holds this lock"):
+        lease._claim(folder)
+    assert lease.read(folder) is None
+
+
 def test_cut_off_claim_is_none(folder: Storage) -> None:
     folder.write_bytes(lease.FILE, b'{"token": "a", "ho')
     with lease.hold(folder):
