@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from raydc.errors import DataError
-from raydc.serve import protocol
+from raydc.serve import page, protocol
 from raydc.serve.service import Array, Loaded, Service
 from raydc.serve.tensors import RequestError
 
@@ -26,6 +26,7 @@ logger = logging.getLogger("ray.serve")
 _SMALL_BODY_BYTES = 16 * 1024
 
 PATHS = (
+    "GET /",
     "GET /healthz",
     "POST /predict",
     "GET /v2",
@@ -48,6 +49,8 @@ class Routes:
 
     async def respond(self, request: Request) -> Response:
         """Answers any request; never raises for what a client or a model does."""
+        if (shown := page.answer(request)) is not None:
+            return shown
         loaded = self.service.current
         headers = {"x-raydc-model": loaded.settings.model, "x-raydc-model-version": loaded.version} if loaded else {}
         timeout_s = loaded.settings.request_timeout_s if loaded else None
