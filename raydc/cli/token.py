@@ -1,0 +1,76 @@
+"""Commands of the tokens: who may ask an endpoint with `auth: token`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from raydc.cli.app import SET, SPEC, load, report
+
+if TYPE_CHECKING:
+    from raydc.tokens import Tokens
+
+NAME = click.option("--name", required=True, help="Name of the token, as it stands in the access log.")
+_DAY_S = 86400.0
+
+
+@click.group()
+def token() -> None:
+    """Create, list and revoke tokens of the endpoint."""
+
+
+@token.command()
+@SPEC
+@SET
+@NAME
+@click.option("--rights", default="read", show_default=True, help="read; promote: versions that are not public.")
+@click.option("--days", type=float, help="How long it is good. Default: until it is revoked.")
+def create(spec: str, overrides: tuple[str, ...], name: str, rights: str, days: float | None) -> None:
+    """Make a token and print it, once: only its hash is kept."""
+    from raydc.registry import user
+
+    wanted = tuple(right.strip() for right in rights.split(",") if right.strip())
+    lifetime_s = None if days is None else days * _DAY_S
+    text = _tokens(spec, overrides).create(name, wanted, lifetime_s, user())
+    click.echo(f"token {name!r} may {' and '.join(wanted)}; it is shown once, and counts within seconds:", err=True)
+    report(text)
+
+
+@token.command("list")
+@SPEC
+@SET
+def list_(spec: str, overrides: tuple[str, ...]) -> None:
+    """Say which tokens there are."""
+    found = _tokens(spec, overrides).all()
+    for one in found:
+        until = "until it is revoked" if one.expires_s is None else f"until {_day(one.expires_s)}"
+        if one.has_expired(time.time()):
+            until = f"expired on {_day(one.expires_s or 0.0)}"
+        report(f"{one.name:<20} {'+'.join(one.rights):<14} made {_day(one.created_s)} by {one.who}, {until}")
+    if not found:
+        report("no tokens; raydc token create makes one")
+
+
+@token.command()
+@SPEC
+@SET
+@NAME
+def revoke(spec: str, overrides: tuple[str, ...], name: str) -> None:
+    """Take a token back."""
+    _tokens(spec, overrides).revoke(name)
+    report(f"token {name!r} is revoked; endpoints refuse it within seconds")
+
+
+def _tokens(spec: str, overrides: tuple[str, ...]) -> Tokens:
+    from raydc import spec as specs
+    from raydc.storage import Storage
+    from raydc.tokens import Tokens
+
+    resolved = specs.resolve(load(spec, overrides))
+    return Tokens(Storage(resolved.storage), resolved.name)
+
+
+def _day(time_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time_s))
