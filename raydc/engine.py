@@ -10,13 +10,14 @@ import contextlib
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydc import rayinternals
-from raydc.errors import ClusterError, RaydcError, ServeError
+from raydc import ingress, rayinternals
+from raydc.errors import ClusterError, RaydcError
 
 # Ray Train reads these in the driver and hands them to its controller and workers. Chosen by measurement:
 # a dead worker is seen within a fifth of a second, and a group that cannot be placed is retried at another size.
@@ -32,7 +33,8 @@ _TRAIN_ENVIRONMENT = {
 _WORKER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
-_SERVE_TIMEOUT_S = 30.0
+# What a local Ray leaves on this machine.
+_local_folders: list[tempfile.TemporaryDirectory[str]] = []
 _QUIET = ("ray.train", "ray.tune", "ray.data")
 
 
@@ -80,10 +82,13 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
     }
     try:
         if address:
+            # What Serve starts inherits them, unless its controller runs already.
+            options["runtime_env"]["env_vars"] = {**_WORKER_ENVIRONMENT, **ingress.SETTINGS}
             ray.init(address=address, **options)
         else:
             # Without an address Ray would join a cluster that happens to run on this machine.
-            ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+            with _ingress_of_local_ray():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
     except Exception as error:  # Ray raises plain Exception where a node is too slow to start.
         where = f"at {address}" if address else "in this process"
         raise ClusterError(
@@ -150,6 +155,25 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+    while _local_folders:
+        _local_folders.pop().cleanup()
+
+
+@contextlib.contextmanager
+def _ingress_of_local_ray() -> Iterator[None]:
+    """A Ray that is started here inherits the settings of its ingress; this process and its further children do not."""
+    if not ingress.is_available():
+        yield
+        return
+    _local_folders.append(ingress.make_folder())
+    settings = ingress.local(Path(_local_folders[-1].name))
+    own = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
 
 
 def _describe(local: bool) -> Engine:
@@ -221,7 +245,10 @@ def runtime_environment() -> dict[str, Any]:
     import ray
 
     known = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri", "container", "py_executable")
-    environment = ray.get_runtime_context().runtime_env
+    environment = dict(ray.get_runtime_context().runtime_env)
+    # Replicas inherit those of Serve's controller, with which they have to agree.
+    variables = environment.get("env_vars") or {}
+    environment["env_vars"] = {name: value for name, value in variables.items() if name not in ingress.SETTINGS}
     return {name: environment[name] for name in known if environment.get(name)}
 
 
@@ -233,90 +260,3 @@ def head_address() -> str:
         if node["Alive"] and "node:__internal_head__" in node["Resources"]:
             return str(node["NodeManagerAddress"])
     raise ClusterError("the cluster has no head node", "Check `ray status`.")
-
-
-# Ray Serve --------------------------------------------------------------------------------------------------
-# Serve changes a version in place through its declarative configuration only, and in this process that is
-# reached through the client of its controller, which is private.
-
-
-def start_serve(host: str, port: int) -> tuple[str, int]:
-    """Starts Serve's proxies, or finds those that run.
-
-    Returns:
-        The host and port that they listen on, which Serve cannot change once it runs.
-
-    Raises:
-        ServeError: The port is taken, or the proxies did not start.
-    """
-    import ray
-    from ray import serve
-
-    if _serve_client() is None:
-        # On loopback only the head's proxy can be reached, and several nodes of one machine would share a port.
-        location = "HeadOnly" if host in ("127.0.0.1", "localhost", "::1") else "EveryNode"
-        try:
-            serve.start(proxy_location=location, http_options={"host": host, "port": port})
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            serve.shutdown()
-            reason = str(error).strip().splitlines()[-1]
-            hint = "Another process may listen there: choose another serve.port, or 0 for a free one."
-            raise ServeError(f"no endpoint at {host}:{port}: {reason}", hint) from error
-    return serve_address()
-
-
-def serve_address() -> tuple[str, int]:
-    """Host and port of Serve's proxies.
-
-    Raises:
-        ServeError: Serve is not running.
-    """
-    client = _require_serve()
-    return client.http_config.host, client.http_config.port
-
-
-def serve_applications() -> list[dict[str, Any]]:
-    """What Serve was last told to run, one dict of its `ServeApplicationSchema` each; empty without Serve."""
-    import ray
-
-    client = _serve_client()
-    if client is None:
-        return []
-    configs = ray.get(client._controller.get_app_configs.remote())
-    return [config.model_dump(exclude_unset=True) for config in configs.values()]
-
-
-def apply_serve_applications(applications: list[dict[str, Any]]) -> None:
-    """Tells Serve what to run; applications that are left out are removed.
-
-    Raises:
-        ServeError: Serve is not running.
-    """
-    from ray.serve.schema import ServeDeploySchema
-
-    client = _require_serve()
-    client.deploy_apps(ServeDeploySchema.model_validate({"applications": applications}))
-
-
-def _require_serve() -> Any:
-    client = _serve_client()
-    if client is None:
-        raise ServeError("Ray Serve is not running", "Nothing is served on this Ray; `raydc serve` starts it.")
-    return client
-
-
-def _serve_client() -> Any:
-    """The client of a Serve controller that answers, or None. Never starts a Ray."""
-    import ray
-
-    if not ray.is_initialized():
-        return None
-    client = rayinternals._get_global_client(raise_if_no_controller_running=False)
-    if client is None:
-        return None
-    try:
-        ray.get(client._controller.check_alive.remote(), timeout=_SERVE_TIMEOUT_S)
-    except ray.exceptions.RayActorError:  # Shut down by another process.
-        rayinternals._set_global_client(None)
-        return None
-    return client

@@ -174,3 +174,8 @@ def is_own_ray() -> bool:
     """Whether this process has started the Ray that it uses."""
     node = __getattr__("_global_node")
     return node is not None and bool(node.is_head())
+
+
+def class_name(actor: Any) -> str:
+    """Name of the class of an actor, from its handle."""
+    return str(actor._ray_actor_creation_function_descriptor.class_name)

@@ -6,7 +6,7 @@ import contextlib
 import socket
 from typing import Any
 
-from raydc import engine
+from raydc import engine, serving
 from raydc.errors import ServeError
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.settings import Settings
@@ -97,8 +97,8 @@ def free_prefix(applications: list[Application], name: str) -> str:
 
 def apply(application: Application) -> None:
     """Declares an application beside the others that Serve runs."""
-    others = [one for one in engine.serve_applications() if one["name"] != application["name"]]
-    engine.apply_serve_applications([*others, application])
+    others = [one for one in serving.applications() if one["name"] != application["name"]]
+    serving.apply([*others, application])
 
 
 def listen(section: Serve) -> tuple[str, int]:
@@ -107,7 +107,7 @@ def listen(section: Serve) -> tuple[str, int]:
     Raises:
         ServeError: The port is taken, or Serve listens elsewhere already.
     """
-    host, port = engine.start_serve(section.host, section.port or _free_port(section.host))
+    host, port = serving.start(section.host, section.port or _free_port(section.host))
     same_host = section.host == host or {section.host, host} <= _LOOPBACK
     if section.port not in (0, port) or not same_host:
         raise ServeError(

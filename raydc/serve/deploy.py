@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from raydc import checkpoint, engine
+from raydc import checkpoint, serving
 from raydc.errors import ServeError
 from raydc.registry import Registry
 from raydc.serve import declare
@@ -55,7 +55,7 @@ def deploy(
         version = registry.resolve(spec.name, section.alias)
     checkpoint.read_artefact(registry.folder(spec.name, version))
     host, port = declare.listen(section)
-    applications = engine.serve_applications()
+    applications = serving.applications()
     before = declare.find(applications, spec.name)
     prefix = before["route_prefix"] if before else declare.free_prefix(applications, spec.name)
     settings = declare.settings_for(spec.name, section, storage, version)
@@ -130,7 +130,7 @@ def rollback(
 
 def _swap(storage: Storage, model: str, alias: str, version: int, ready_timeout_s: float) -> None:
     """Changes the endpoint that serves this alias, where there is one."""
-    before = declare.find(engine.serve_applications(), model)
+    before = declare.find(serving.applications(), model)
     if before is None:
         return
     deployment = before["deployments"][0]
@@ -138,7 +138,7 @@ def _swap(storage: Storage, model: str, alias: str, version: int, ready_timeout_
     if (settings["storage"], settings["alias"]) != (storage.uri, alias):
         return
     changed = {**deployment, "user_config": {**settings, "version": version}}
-    url = declare.url_of(*engine.serve_address(), before["route_prefix"])
+    url = declare.url_of(*serving.address(), before["route_prefix"])
     endpoint = Endpoint(url, model, version, alias)
     _change(endpoint, {**before, "deployments": [changed]}, before, ready_timeout_s)
 
@@ -162,10 +162,10 @@ def status() -> list[dict[str, Any]]:
     """What raydc serves on the connected Ray: name, status, url, model, alias, storage, version, replicas."""
     from ray import serve
 
-    applications = [one for one in engine.serve_applications() if one["import_path"] == declare.IMPORT_PATH]
+    applications = [one for one in serving.applications() if one["import_path"] == declare.IMPORT_PATH]
     if not applications:
         return []
-    address = engine.serve_address()
+    address = serving.address()
     running = serve.status().applications
     shown = []
     for application in applications:
@@ -190,7 +190,7 @@ def status() -> list[dict[str, Any]]:
 
 def wait(poll_interval_s: float = 2.0) -> None:
     """Returns when raydc serves nothing any more on the connected Ray."""
-    while any(application["import_path"] == declare.IMPORT_PATH for application in engine.serve_applications()):
+    while any(application["import_path"] == declare.IMPORT_PATH for application in serving.applications()):
         time.sleep(poll_interval_s)
 
 
@@ -198,11 +198,11 @@ def shutdown(model: str | None = None) -> None:
     """Takes down the endpoint of a model, or every endpoint of raydc; Serve itself when nothing else runs on it."""
     from ray import serve
 
-    applications = engine.serve_applications()
+    applications = serving.applications()
     kept = [
         one for one in applications if one["import_path"] != declare.IMPORT_PATH or model not in (None, one["name"])
     ]
     if kept:
-        engine.apply_serve_applications(kept)
+        serving.apply(kept)
     elif applications:
         serve.shutdown()

@@ -21,7 +21,7 @@ import ray
 import small_models
 from ray import serve as ray_serve
 
-from raydc import bundle, checkpoint, client, engine, evaluate, serve
+from raydc import bundle, checkpoint, client, engine, evaluate, serve, serving
 from raydc.errors import CheckpointError, RegistryError, ServeError
 from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
@@ -82,7 +82,7 @@ def first(endpoint: serve.Endpoint, storage: Storage) -> serve.Endpoint:
 
 
 def test_a_port_that_is_taken_is_named(ray_engine: engine.Engine, storage: Storage, tmp_path: Path) -> None:
-    if engine.serve_applications():
+    if serving.applications():
         pytest.skip("Ray Serve runs already, and listens elsewhere")
     ray_serve.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -92,6 +92,10 @@ def test_a_port_that_is_taken_is_named(ray_engine: engine.Engine, storage: Stora
             serve.deploy(given, storage, 1)
     assert "choose another serve.port" in str(error.value)
     assert Registry(storage).aliases("small") == {}
+
+
+def test_haproxy_takes_the_requests(endpoint: serve.Endpoint) -> None:
+    assert serving.has_haproxy()
 
 
 # Answers ----------------------------------------------------------------------------------------------------
@@ -282,7 +286,7 @@ def replicas(model: str) -> list[dict[str, Any]]:
 
 def declared(model: str) -> dict[str, Any]:
     """The deployment's configuration as Serve's controller holds it."""
-    details = engine._serve_client().get_serve_details()
+    details = serving._client().get_serve_details()
     config: dict[str, Any] = details["applications"][model]["deployments"][DEPLOYMENT]["deployment_config"]
     return config
 
