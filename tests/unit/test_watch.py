@@ -1,0 +1,216 @@
+"""What is seen of requests: counted, logged, bounded, and never in the way of an answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter as Count
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydc.serve import accesslog, watch
+from raydc.serve.accesslog import AccessLog
+from raydc.serve.meters import COUNTERS, GAUGES, HISTOGRAMS, RequestMeters
+from raydc.serve.watch import Seen, Watch
+
+WAIT_S = 20.0
+
+
+def seen(number: int = 0, **fields: Any) -> Seen:
+    given = {
+        "time_s": 1700000000.25 + number, "request_id": f"r{number}", "client": "10.0.0.7", "forwarded_for": "",
+        "method": "POST", "path": "/predict", "status": 200, "model": "small", "version": "1", "role": "stable",
+        "rows": 2, "seconds": 0.004, "bytes_in": 100, "bytes_out": 50, "token": "ada",
+    }  # fmt: skip
+    return Seen(**{**given, **fields})
+
+
+# The buffer -------------------------------------------------------------------------------------------------
+
+
+def test_everything_seen_is_taken_in_order() -> None:
+    taken: list[Seen] = []
+    watching = Watch([taken.extend])
+    for number in range(1000):
+        watching.see(seen(number))
+    watching.close()
+    assert [one.request_id for one in taken] == [f"r{number}" for number in range(1000)]
+    assert watching.num_dropped == 0
+
+
+def test_a_full_buffer_drops_counts_and_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_MAX_SEEN", 10)
+    is_taking, may_go_on = threading.Event(), threading.Event()
+    taken: list[Seen] = []
+
+    def slow(lot: Sequence[Seen]) -> None:
+        is_taking.set()
+        assert may_go_on.wait(WAIT_S)
+        taken.extend(lot)
+
+    watching = Watch([slow])
+    watching.see(seen(0))
+    assert is_taking.wait(WAIT_S)
+    for number in range(1, 16):
+        watching.see(seen(number))
+    assert watching.num_dropped == 5
+    may_go_on.set()
+    watching.close()
+    assert [one.request_id for one in taken] == [f"r{number}" for number in range(11)]
+
+
+def test_a_taker_that_fails_keeps_nothing_from_the_others() -> None:
+    taken: list[Seen] = []
+
+    def broken(lot: Sequence[Seen]) -> None:
+        raise RuntimeError("no")
+
+    watching = Watch([broken, taken.extend])
+    watching.see(seen())
+    watching.close()
+    assert taken == [seen()]
+
+
+# The access log ---------------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def test_a_line_is_one_request(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "logs" / "access.jsonl")
+    log.take([seen(0, status=401, token="", forwarded_for="192.0.2.1", path='/a"\n\u2028b'), seen(1)])
+    log.close()
+    first, second = lines(log.path)
+    assert first == {
+        "time": "2023-11-14T22:13:20.250Z", "request_id": "r0", "client": "10.0.0.7", "forwarded_for": "192.0.2.1",
+        "token": "", "method": "POST", "path": '/a"\n\u2028b', "status": 401, "model": "small", "version": "1",
+        "role": "stable", "rows": 2, "seconds": 0.004, "bytes_in": 100, "bytes_out": 50,
+    }  # fmt: skip
+    assert (second["time"], second["token"]) == ("2023-11-14T22:13:21.250Z", "ada")
+    assert log.path.stat().st_mode & 0o077 == 0
+
+
+def test_texts_of_clients_are_cut(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "access.jsonl")
+    log.take([seen(request_id="i" * 10_000, path="/" * 10_000, forwarded_for="f" * 10_000)])
+    log.close()
+    (line,) = lines(log.path)
+    assert {len(line[name]) for name in ("request_id", "path", "forwarded_for")} == {200}
+
+
+def test_full_files_are_kept_up_to_a_number(tmp_path: Path) -> None:
+    size = len(AccessLog(tmp_path / "other.jsonl")._line(seen()))
+    log = AccessLog(tmp_path / "access.jsonl", max_bytes=3 * size)
+    for number in range(30):
+        log.take([seen(number % 10)])
+    log.close()
+    files = sorted(tmp_path.glob("access.jsonl*"))
+    assert [file.name for file in files] == ["access.jsonl", *(f"access.jsonl.{n + 1}" for n in range(4))]
+    assert [[line["request_id"] for line in lines(file)] for file in files[:2]] == [
+        ["r7", "r8", "r9"],
+        ["r4", "r5", "r6"],
+    ]
+    assert accesslog.NUM_KEPT == 4
+
+
+def test_a_restart_goes_on_in_the_same_file(tmp_path: Path) -> None:
+    for number in range(2):
+        log = AccessLog(tmp_path / "access.jsonl")
+        log.take([seen(number)])
+        log.close()
+    assert [line["request_id"] for line in lines(tmp_path / "access.jsonl")] == ["r0", "r1"]
+
+
+def test_a_full_disk_is_counted_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AccessLog(tmp_path / "access.jsonl")
+
+    def full(descriptor: int, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accesslog.os, "write", full)
+        log.take([seen(), seen()])
+    assert log.num_lost == 2
+    log.take([seen(7)])
+    assert [line["request_id"] for line in lines(log.path)] == ["r7"]
+
+
+# Metrics ----------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Stands for Ray's metrics: what was recorded of all of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.values: Count[tuple[Any, ...]] = Count()
+        self.observed: list[tuple[Any, ...]] = []
+        for kind in ("Counter", "Histogram", "Gauge"):
+            monkeypatch.setattr(f"ray.util.metrics.{kind}", self._make)
+
+    def _make(self, name: str, text: str, *more: Any) -> Any:
+        tag_keys = more[-1]
+
+        def checked(tags: dict[str, str]) -> tuple[str, ...]:
+            assert set(tags) == set(tag_keys)
+            return tuple(tags[key] for key in tag_keys)
+
+        class Metric:
+            def inc(_, value: float, tags: dict[str, str]) -> None:  # noqa: N805
+                assert value > 0
+                self.values[(name, *checked(tags))] += value  # type: ignore[assignment]
+
+            def observe(_, value: float, tags: dict[str, str]) -> None:  # noqa: N805
+                self.observed.append((name, *checked(tags), value))
+
+            def set(_, value: float, tags: dict[str, str]) -> None:  # noqa: N805
+                self.values[(name, *checked(tags))] = value  # type: ignore[assignment]
+
+        return Metric()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    return Recorded(monkeypatch)
+
+
+def test_requests_are_counted_by_version_role_and_code(recorded: Recorded) -> None:
+    meters = RequestMeters()
+    meters.take([seen(), seen(), seen(version="2", role="canary"), seen(status=429), seen(method="GET")])
+    assert recorded.values == {
+        ("raydc_requests_total", "small", "1", "stable", "200"): 2,
+        ("raydc_requests_total", "small", "2", "canary", "200"): 1,
+        ("raydc_requests_total", "small", "1", "stable", "429"): 1,
+        ("raydc_predicted_rows_total", "small", "1", "stable"): 4,
+        ("raydc_predicted_rows_total", "small", "2", "canary"): 2,
+    }
+    assert len(recorded.observed) == 4
+    assert recorded.observed[2] == ("raydc_request_seconds", "small", "2", "canary", "200", 0.004)
+
+
+def test_totals_of_others_become_increments(recorded: Recorded) -> None:
+    meters = RequestMeters()
+    tags = {"model": "small", "version": "2", "outcome": "same"}
+    totals: list[float] = [0, 5, 5, 9, 2]  # It began again at the end.
+    for total in totals:
+        meters.total("raydc_shadow_rows_total", total, tags)
+    assert recorded.values == {("raydc_shadow_rows_total", "small", "2", "same"): 11}
+
+
+def test_levels_and_batches(recorded: Recorded) -> None:
+    meters = RequestMeters()
+    for value in (3.0, 0.0):
+        meters.level("raydc_requests_waiting", value, "small")
+    meters.batches("small", "1", [4, 1])
+    assert recorded.values == {("raydc_requests_waiting", "small"): 0.0}
+    assert [value for *_, value in recorded.observed] == [4, 1]
+
+
+@pytest.mark.parametrize("table", [COUNTERS, HISTOGRAMS, GAUGES])
+def test_names_follow_the_conventions(table: dict[str, Any]) -> None:
+    is_counter: Callable[[str], bool] = lambda name: name.endswith("_total")  # noqa: E731
+    assert all(name.startswith("raydc_") and is_counter(name) == (table is COUNTERS) for name in table)
