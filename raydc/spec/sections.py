@@ -104,9 +104,22 @@ class Serve(Section):
     batch_wait_timeout_s: NotNegative = Field(0.0, description="How long a batch waits to fill up.")
     request_timeout_s: Positive = Field(30.0, description="Longest time that a request may take.")
     max_request_bytes: Count = Field(8 * 1024 * 1024, description="Largest request body.")
+    tls: bool = Field(
+        False, description="Refused where true: TLS ends in front of the endpoint, see cluster/nginx.conf."
+    )
     ray_actor_options: dict[str, Any] = Field(
         default_factory=lambda: {"num_cpus": 1}, description="Resources of a replica."
     )
+
+    @field_validator("tls", mode="before")
+    @classmethod
+    def _ends_in_front(cls, value: Any) -> Any:
+        if value is not False:
+            raise ValueError(
+                "the ingress of Ray Serve speaks plain HTTP: let TLS end in front of it, as in cluster/nginx.conf, and "
+                "leave serve.tls out"
+            )
+        return value
 
     @field_validator("ray_actor_options")
     @classmethod

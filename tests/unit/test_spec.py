@@ -69,6 +69,8 @@ WRONG = [
     ("  epochs: 3", "  epochs: 3\nsweep: {space: {data.clean.missing: {choice: [drop]}}}", "prepared once for all trials"),
     ("  epochs: 3", "  epochs: 3\nsweep: {space: {train.metric: {choice: [loss]}}}", "the same for all trials"),
     ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {cpus: 1}}", "serve.ray_actor_options: unknown ['cpus']; known: num_cpus"),
+    ("  epochs: 3", "  epochs: 3\nserve: {tls: {certificate: a.pem}}", "serve.tls: the ingress of Ray Serve speaks plain HTTP"),
+    ("  epochs: 3", "  epochs: 3\nserve: {tls: true}", "as in cluster/nginx.conf, and leave serve.tls out"),
     ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {num_cpus: -1}}", "num_cpus must be a number of at least 0, not -1"),
     ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {resources: 3}}", "resources must be a mapping"),
     ("  epochs: 3", "  epochs: 3\nsweep: {space: {data.augment.flip: {choice: [true]}}}", "known here: crop_padding, horizontal_flip"),
