@@ -9,6 +9,8 @@
     ├── TrainError            6   training ended without a model
     ├── RegistryError         7   an unknown model, version or alias
     ├── ServeError            8   an endpoint that did not come up, or that refused
+    │   ├── RefusedError      8   it refused a request and would do so again
+    │   └── UnavailableError  8   it gave no answer in time
     ├── ClusterError          9   no cluster, or one that cannot hold the job
     └── ChaosError           10   a run that was broken on purpose and did not end as an undisturbed one
 
@@ -103,9 +105,31 @@ class RegistryError(RaydcError):
 
 
 class ServeError(RaydcError):
-    """An endpoint that did not come up, or that refused a request."""
+    """An endpoint that did not come up, or that refused a request.
+
+    Args:
+        message: As of all errors.
+        hint: The same.
+        status: The HTTP status that it answered, if it answered.
+        request_id: Under which its log has the request.
+    """
 
     exit_code = 8
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, status: int | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        self.request_id = request_id
+
+
+class RefusedError(ServeError):
+    """The endpoint refused a request, and would refuse it again."""
+
+
+class UnavailableError(ServeError):
+    """The endpoint gave no answer within the time or the attempts of a call."""
 
 
 class ClusterError(RaydcError):

@@ -44,9 +44,10 @@ def serve(spec: str, overrides: tuple[str, ...], address: str | None, version: i
 @click.option("--input", "source", help="Predict a whole file with Ray Data: csv, parquet or jsonl.")
 @click.option("--output", help="Where the predictions of --input go: .csv, .parquet or .jsonl.")
 @click.option("--timeout", "timeout_s", default=30.0, show_default=True, help="Seconds for a request in all.")
+@click.option("--token", help="Access token of the endpoint. Default: the variable RAYDC_TOKEN.")
 def predict(
     spec: str | None, overrides: tuple[str, ...], address: str | None, url: str | None, rows: tuple[str, ...],
-    image: str | None, source: str | None, output: str | None, timeout_s: float,
+    image: str | None, source: str | None, output: str | None, timeout_s: float, token: str | None,
 ) -> None:  # fmt: skip
     """Ask the endpoint, or predict a whole file."""
     if source is not None:
@@ -60,10 +61,10 @@ def predict(
         raise UsageError("nothing to predict", "Give --row (one or more), --image, or --input with --output.")
     parsed = [_json(row) for row in rows]
     if url is None:
-        url = _endpoint_of(spec, overrides)
+        url = _endpoint_of(spec, overrides, token)
     from raydc import client
 
-    answer = client.predict(url, rows=parsed or None, image=Path(image) if image else None, timeout_s=timeout_s)
+    answer = client.predict(url, parsed or None, Path(image) if image else None, timeout_s, token)
     click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
 
 
@@ -74,7 +75,7 @@ def _json(text: str) -> Any:
         raise UsageError(f"--row {text}: not JSON: {error}", """Example: --row '{"age": 41}'""") from error
 
 
-def _endpoint_of(spec: str | None, overrides: tuple[str, ...]) -> str:
+def _endpoint_of(spec: str | None, overrides: tuple[str, ...], token: str | None) -> str:
     if spec is None:
         raise UsageError("no endpoint", "Give --url, or SPEC with a section `serve`.")
     loaded = load(spec, overrides)
@@ -83,7 +84,7 @@ def _endpoint_of(spec: str | None, overrides: tuple[str, ...]) -> str:
     from raydc import client
 
     host = f"[{loaded.serve.host}]" if ":" in loaded.serve.host else loaded.serve.host
-    return client.locate(f"http://{host}:{loaded.serve.port}", loaded.name)
+    return client.locate(f"http://{host}:{loaded.serve.port}", loaded.name, token=token)
 
 
 @click.command()

@@ -4,6 +4,7 @@ Blocks and what is done with them:
     console   each `$ command` runs in a copy of the project; its output must hold every line that is shown
     yaml      a whole spec is the file of the demo; a part of one is put into a spec and loaded
     sh        commands that need an endpoint or a cluster: parsed by the shell, and their raydc options checked
+    python    a program that asks an endpoint: tests/unit/test_client.py runs it
     text      a picture
 """
 
@@ -31,7 +32,7 @@ VARIABLE = re.compile(r"\d[\d,.]*|/[\w./-]+|\([^)]*\)")
 
 def blocks(root: Path, kind: str) -> list[str]:
     found = BLOCK.findall((root / "README.md").read_text())
-    assert {name for name, _ in found} <= {"console", "yaml", "sh", "text"}
+    assert {name for name, _ in found} <= {"console", "yaml", "sh", "python", "text"}
     return [body for name, body in found if name == kind]
 
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "sweep": {"--set", "--address", "--resume", "--new"},
     "evaluate": {"--set", "--address"},
     "serve": {"--set", "--address", "--version", "--once"},
-    "predict": {"--set", "--address", "--url", "--row", "--image", "--input", "--output", "--timeout"},
+    "predict": {"--set", "--address", "--url", "--row", "--image", "--input", "--output", "--timeout", "--token"},
     "promote": {"--set", "--address", "--version", "--alias", "--why"},
     "rollback": {"--set", "--address", "--alias", "--why"},
     "token create": {"--set", "--name", "--rights", "--days"},
