@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections import Counter as Count
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from raydc.serve.watch import Seen
 
@@ -90,8 +89,3 @@ class RequestMeters:
         if increment > 0:
             self._counters[name].inc(increment, dict(tags))
         self._shown[key] = total
-
-
-def names() -> dict[str, Any]:
-    """Every metric name as Prometheus sees it, without the suffixes of a histogram."""
-    return {f"ray_{name}": tags for table in (COUNTERS, HISTOGRAMS, GAUGES) for name, (*_, tags) in table.items()}
