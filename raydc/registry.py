@@ -33,19 +33,26 @@ _MAX_KEPT_MOVES = 100
 
 @dataclass(frozen=True)
 class Move:
-    """One change of an alias. `kind` is `set` or `rollback`; a version is None where there was none."""
+    """One change of an alias, or of what runs beside it.
+
+    `kind` is `set` or `rollback`, which move the alias; `canary` or `shadow` when a version begins to run beside the
+    alias's (with the fraction of requests), `canary ended` or `shadow ended` when it ends. A version is None where
+    there was or is none.
+    """
 
     kind: str
     alias: str
     old: int | None
-    new: int
+    new: int | None
     who: str
     why: str
     time_s: float
+    fraction: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         names = {"old": "from", "new": "to"}
-        return {names.get(name, name): value for name, value in vars(self).items()}
+        told = {name: value for name, value in vars(self).items() if name != "fraction" or value is not None}
+        return {names.get(name, name): value for name, value in told.items()}
 
 
 class Registry:
@@ -126,7 +133,7 @@ class Registry:
         return {alias: stack[-1] for alias, stack in sorted(self._state(name)[1].items())}
 
     def history(self, name: str) -> list[dict[str, Any]]:
-        """Every change of an alias, oldest first: kind, alias, from, to, who, why, time_s."""
+        """Every change of an alias, oldest first: kind, alias, from, to, who, why, time_s, fraction if any."""
         folder = self._model(name)
         return [folder.read_json(f"history/{entry}")["move"] for entry in _entries(folder)]
 
@@ -206,8 +213,20 @@ class Registry:
             move = _move("rollback", alias, stack, self._previous(name, alias, stacks), who, why)
             stacks[alias] = stack[:-1]
             if self._append(name, number + 1, move, stacks):
-                return move.new
+                return stacks[alias][-1]
         raise RegistryError(f"alias {alias} of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again.")
+
+    def note(self, name: str, move: Move) -> None:
+        """Writes into the history what changes no alias: a canary or a shadow that begins or ends.
+
+        Raises:
+            RegistryError: Other writers were always faster.
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            number, stacks = self._state(name)
+            if self._append(name, number + 1, move, stacks):
+                return
+        raise RegistryError(f"history of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again.")
 
     def _append(self, name: str, number: int, move: Move, stacks: dict[str, list[int]]) -> bool:
         record = {"move": move.to_dict(), "aliases": stacks}

@@ -1,6 +1,6 @@
 """The command line. Every command is a stage, `run` is all of them; the exit codes are those of `raydc.errors`."""
 
-from raydc.cli import endpoint, look, stages, token
+from raydc.cli import beside, endpoint, look, stages, token
 from raydc.cli.app import main
 
 __all__ = ["main"]
@@ -18,6 +18,8 @@ for command in (
     endpoint.predict,
     endpoint.promote,
     endpoint.rollback,
+    beside.canary,
+    beside.shadow,
     token.token,
     stages.chaos,
     look.runs,

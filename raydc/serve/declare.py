@@ -9,7 +9,7 @@ from typing import Any
 from raydc import engine, serving
 from raydc.errors import ServeError
 from raydc.serve.app import DEPLOYMENT
-from raydc.serve.settings import Settings
+from raydc.serve.settings import Settings, Traffic
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
 
@@ -22,14 +22,14 @@ _BURST_REQUESTS = 256
 Application = dict[str, Any]
 
 
-def settings_for(model: str, section: Serve, storage: Storage, version: int) -> Settings:
+def settings_for(model: str, section: Serve, storage: Storage, traffic: Traffic) -> Settings:
     """What the replicas are told."""
     options = section.ray_actor_options
     return Settings(
         storage=storage.uri,
         model=model,
         alias=section.alias,
-        version=version,
+        traffic=traffic,
         max_ongoing_requests=section.max_ongoing_requests,
         max_queued_requests=section.max_queued_requests,
         max_batch_size=section.max_batch_size,
@@ -57,7 +57,7 @@ def application_for(section: Serve, settings: Settings, route_prefix: str) -> Ap
         "deployments": [
             {
                 "name": DEPLOYMENT,
-                "user_config": settings.model_dump(),
+                "user_config": settings.model_dump(mode="json"),
                 "autoscaling_config": _autoscaling(section),
                 "max_ongoing_requests": capacity,
                 "max_queued_requests": max(section.max_queued_requests, _BURST_REQUESTS) if limited else -1,
@@ -90,6 +90,22 @@ def find(applications: list[Application], name: str) -> Application | None:
     return None
 
 
+def find_application(model: str) -> Application | None:
+    """The application of a model on the connected Ray; raises as `find`."""
+    return find(serving.applications(), model)
+
+
+def settings_of(application: Application) -> Settings:
+    """What the replicas of an application are told."""
+    return Settings.model_validate(application["deployments"][0]["user_config"])
+
+
+def with_settings(application: Application, settings: Settings) -> Application:
+    """The same application whose replicas are told something else."""
+    deployment = {**application["deployments"][0], "user_config": settings.model_dump(mode="json")}
+    return {**application, "deployments": [deployment]}
+
+
 def free_prefix(applications: list[Application], name: str) -> str:
     """The first model answers at `/`, each further one of the same Serve below its name."""
     return f"/{name}" if any(one.get("route_prefix", "/") == "/" for one in applications) else "/"
@@ -99,6 +115,18 @@ def apply(application: Application) -> None:
     """Declares an application beside the others that Serve runs."""
     others = [one for one in serving.applications() if one["name"] != application["name"]]
     serving.apply([*others, application])
+
+
+def remove(model: str | None = None) -> None:
+    """Takes down the endpoint of a model, or every endpoint of raydc; Serve itself when nothing else runs on it."""
+    from ray import serve
+
+    applications = serving.applications()
+    kept = [one for one in applications if one["import_path"] != IMPORT_PATH or model not in (None, one["name"])]
+    if kept:
+        serving.apply(kept)
+    elif applications:
+        serve.shutdown()
 
 
 def listen(section: Serve) -> tuple[str, int]:
@@ -122,6 +150,11 @@ def _free_port(host: str) -> int:
     with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as listener:
         listener.bind((host, 0))
         return int(listener.getsockname()[1])
+
+
+def url_of_application(application: Application) -> str:
+    """The address of an application that runs. Raises ServeError without Serve."""
+    return url_of(*serving.address(), application["route_prefix"])
 
 
 def url_of(host: str, port: int, route_prefix: str) -> str:

@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 from raydc import checkpoint, serving
-from raydc.errors import ServeError
 from raydc.registry import Registry
-from raydc.serve import declare
+from raydc.serve import beside, declare, shift
 from raydc.serve.app import DEPLOYMENT
-from raydc.serve.ready import Endpoint, wait_until_served
+from raydc.serve.ready import Endpoint
+from raydc.serve.settings import Traffic
 from raydc.spec.sections import Serve, Spec
 from raydc.storage import Storage
 
@@ -58,10 +58,16 @@ def deploy(
     applications = serving.applications()
     before = declare.find(applications, spec.name)
     prefix = before["route_prefix"] if before else declare.free_prefix(applications, spec.name)
-    settings = declare.settings_for(spec.name, section, storage, version)
+    found = shift.find(storage, spec.name, section.alias)
+    running = declare.settings_of(found).traffic if found else None
+    # What runs beside a version that is deployed again goes on; beside another version it ends.
+    traffic = running if running and running.version == version else Traffic(version=version)
+    settings = declare.settings_for(spec.name, section, storage, traffic)
     endpoint = Endpoint(declare.url_of(host, port, prefix), spec.name, version, section.alias)
-    _change(endpoint, declare.application_for(section, settings, prefix), before, ready_timeout_s)
+    shift.declared(endpoint, declare.application_for(section, settings, prefix), before, ready_timeout_s)
     registry.set_alias(spec.name, section.alias, version, who, why)
+    if running:
+        beside.note_changes(registry, spec.name, section.alias, running, traffic, who, why)
     return endpoint
 
 
@@ -98,7 +104,7 @@ def promote(
     registry = Registry(storage)
     registry.folder(model, version)
     if live:
-        _swap(storage, model, alias, version, ready_timeout_s)
+        _swap(registry, model, alias, version, ready_timeout_s, who, why)
     registry.set_alias(model, alias, version, who, why)
     return version
 
@@ -124,42 +130,24 @@ def rollback(
     """
     registry = Registry(storage)
     if live:
-        _swap(storage, model, alias, registry.previous(model, alias), ready_timeout_s)
+        _swap(registry, model, alias, registry.previous(model, alias), ready_timeout_s, who, why)
     return registry.rollback(model, alias, who, why)
 
 
-def _swap(storage: Storage, model: str, alias: str, version: int, ready_timeout_s: float) -> None:
-    """Changes the endpoint that serves this alias, where there is one."""
-    before = declare.find(serving.applications(), model)
-    if before is None:
-        return
-    deployment = before["deployments"][0]
-    settings = deployment["user_config"]
-    if (settings["storage"], settings["alias"]) != (storage.uri, alias):
-        return
-    changed = {**deployment, "user_config": {**settings, "version": version}}
-    url = declare.url_of(*serving.address(), before["route_prefix"])
-    endpoint = Endpoint(url, model, version, alias)
-    _change(endpoint, {**before, "deployments": [changed]}, before, ready_timeout_s)
+def _swap(registry: Registry, model: str, alias: str, version: int, ready_timeout_s: float, who: str, why: str) -> None:
+    """Changes the endpoint that serves this alias, where there is one; a canary of it ends, a shadow goes on."""
 
+    def change(now: Traffic) -> Traffic:
+        shadow = now.shadow if now.shadow and now.shadow.version != version else None
+        return Traffic(version=version, shadow=shadow)
 
-def _change(
-    endpoint: Endpoint, application: declare.Application, before: declare.Application | None, ready_timeout_s: float
-) -> None:
-    """Declares an application and waits for it; where it fails, what was there before is declared again."""
-    try:
-        declare.apply(application)
-        wait_until_served(endpoint, application, ready_timeout_s)
-    except ServeError:
-        if before is not None:
-            declare.apply(before)
-        else:
-            shutdown(endpoint.model)
-        raise
+    before = shift.traffic(registry.storage, model, alias, change, ready_timeout_s)
+    if before is not None:
+        beside.note_changes(registry, model, alias, before, change(before), who, why)
 
 
 def status() -> list[dict[str, Any]]:
-    """What raydc serves on the connected Ray: name, status, url, model, alias, storage, version, replicas."""
+    """What raydc serves on the connected Ray: names, status, url, storage, version, canary, shadow, replicas."""
     from ray import serve
 
     applications = [one for one in serving.applications() if one["import_path"] == declare.IMPORT_PATH]
@@ -169,16 +157,18 @@ def status() -> list[dict[str, Any]]:
     running = serve.status().applications
     shown = []
     for application in applications:
-        settings = application["deployments"][0]["user_config"]
+        settings = declare.settings_of(application)
         state = running.get(application["name"])
         shown.append(
             {
                 "app_name": application["name"],
                 "url": declare.url_of(*address, application["route_prefix"]),
-                "model": settings["model"],
-                "alias": settings["alias"],
-                "storage": settings["storage"],
-                "version": settings["version"],
+                "model": settings.model,
+                "alias": settings.alias,
+                "storage": settings.storage,
+                "version": settings.traffic.version,
+                "canary": settings.traffic.canary,
+                "shadow": settings.traffic.shadow,
                 "status": state.status.value if state else "UNKNOWN",
                 "replicas": sum(state.deployments[DEPLOYMENT].replica_states.values())
                 if state and DEPLOYMENT in state.deployments
@@ -196,13 +186,4 @@ def wait(poll_interval_s: float = 2.0) -> None:
 
 def shutdown(model: str | None = None) -> None:
     """Takes down the endpoint of a model, or every endpoint of raydc; Serve itself when nothing else runs on it."""
-    from ray import serve
-
-    applications = serving.applications()
-    kept = [
-        one for one in applications if one["import_path"] != declare.IMPORT_PATH or model not in (None, one["name"])
-    ]
-    if kept:
-        serving.apply(kept)
-    elif applications:
-        serve.shutdown()
+    declare.remove(model)

@@ -10,6 +10,7 @@ from typing import Any
 from raydc import client
 from raydc.errors import RaydcError, ServeError
 from raydc.serve.app import DEPLOYMENT
+from raydc.serve.settings import Settings, Traffic
 
 _POLL_INTERVAL_S = 0.1
 _STATE_TIMEOUT_S = 10.0
@@ -31,38 +32,54 @@ class Endpoint:
         return self.model
 
 
-def wait_until_served(endpoint: Endpoint, application: dict[str, Any], ready_timeout_s: float) -> None:
-    """Returns when all replicas say that they answer with these settings, and the address does too.
+def wait_until_told(endpoint: Endpoint, settings: Settings, deadline: float) -> int:
+    """Returns the number of replicas when all of them have these settings and hold all their versions.
+
+    Args:
+        endpoint: The endpoint.
+        settings: What was declared.
+        deadline: Of `time.monotonic()`, seconds.
 
     Raises:
-        ServeError: A replica refuses them, the application failed, or the time is over.
+        ServeError: A replica refuses a version, the application failed, or the time is over.
     """
-    wanted = application["deployments"][0]["user_config"]
-    deadline = time.monotonic() + ready_timeout_s
+    wanted = settings.model_dump(mode="json")
+    while time.monotonic() < deadline:
+        states = replica_states(endpoint.app_name)
+        for state in states:
+            if state["refused"] and state["told"] == wanted:
+                version, reason = next(iter(state["refused"].items()))
+                raise ServeError(f"version {version} is refused: {reason}")
+        if states and all(state["settings"] == wanted for state in states):
+            return len(states)
+        _raise_if_failed(endpoint)
+        if not states:
+            _answering_version(endpoint)  # A request wakes an endpoint that has no replica.
+        time.sleep(_POLL_INTERVAL_S)
+    raise _too_late(endpoint, "not every replica has heard of it")
+
+
+def wait_until_answered(endpoint: Endpoint, traffic: Traffic, deadline: float) -> None:
+    """Returns when the address answers with a version of this traffic. Raises ServeError when the time is over."""
+    answering = {str(side.version) for side in (traffic, traffic.canary) if side is not None}
     seen = "nothing answers yet"
     while time.monotonic() < deadline:
-        states = _replica_states(endpoint.app_name)
-        for state in states:
-            if state["refused"] and state["refused"]["settings"] == wanted:
-                raise ServeError(f"version {endpoint.version} is refused: {state['refused']['reason']}")
-        if states and all(state["settings"] == wanted for state in states):
-            seen = _answering_version(endpoint)
-            if seen == str(endpoint.version):
-                return
-        else:
-            _raise_if_failed(endpoint)
-            if not states:
-                _answering_version(endpoint)  # A request wakes an endpoint that has no replica.
+        seen = _answering_version(endpoint)
+        if seen in answering:
+            return
         time.sleep(_POLL_INTERVAL_S)
-    raise ServeError(
-        f"{endpoint.url} does not answer with {endpoint.model} version {endpoint.version} after "
-        f"{ready_timeout_s:g} s; last seen: {seen}",
+    raise _too_late(endpoint, seen)
+
+
+def _too_late(endpoint: Endpoint, seen: str) -> ServeError:
+    return ServeError(
+        f"{endpoint.url} does not answer with {endpoint.model} version {endpoint.version} in time; last seen: {seen}",
         _advice(endpoint.app_name),
     )
 
 
-def _replica_states(app_name: str) -> list[dict[str, Any]]:
-    """What each running replica says; empty when none runs."""
+def replica_states(app_name: str) -> list[dict[str, Any]]:
+    """What each running replica says (see `Service.state`); empty when none runs."""
     import ray
     from ray import serve
     from ray.serve.exceptions import RayServeException

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -51,12 +52,26 @@ class Routes:
         """Answers any request; never raises for what a client or a model does."""
         if (shown := page.answer(request)) is not None:
             return shown
-        loaded = self.service.current
+        key = request.headers.get("x-raydc-key") or _request_id(request)
+        loaded = self._choose(request, key)
+        started = time.perf_counter()
+        response = await self._respond(request, loaded, key)
+        if loaded is not None and request.method == "POST":
+            self.service.tallies[loaded.number].add(response.status_code, time.perf_counter() - started)
+        return response
+
+    def _choose(self, request: Request, key: str) -> Loaded | None:
+        """The version that the path names, where it runs; else that of the key."""
+        segments = _segments(request)
+        named = self.service.find(segments[4]) if segments[3:4] == ["versions"] and len(segments) > 4 else None
+        return named or self.service.choose(key)
+
+    async def _respond(self, request: Request, loaded: Loaded | None, key: str) -> Response:
         headers = {"x-raydc-model": loaded.settings.model, "x-raydc-model-version": loaded.version} if loaded else {}
         timeout_s = loaded.settings.request_timeout_s if loaded else None
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                body = await self._dispatch(request, loaded)
+                body = await self._dispatch(request, loaded, key)
             return _json(200, body, headers)
         except RequestError as error:
             return _error(request, error.status, error.message, {**headers, **error.headers})
@@ -70,16 +85,15 @@ class Routes:
             logger.exception("request %s failed", _request_id(request))
             return _error(request, 500, "the model failed on this request; the replica's log says why", headers)
 
-    async def _dispatch(self, request: Request, loaded: Loaded | None) -> dict[str, Any]:
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        match path.strip("/").split("/"):
+    async def _dispatch(self, request: Request, loaded: Loaded | None, key: str) -> dict[str, Any]:
+        match _segments(request):
             case ["healthz"]:
                 _allow(request, "GET")
                 ready = _require(loaded)
                 return {"status": "ok", "model": ready.settings.model, "version": ready.version}
             case ["predict"]:
                 _allow(request, "POST")
-                return await self._predict(request, _require(loaded))
+                return await self._predict(request, _require(loaded), key)
             case ["v2"]:
                 _allow(request, "GET")
                 return {"name": "raydc", "version": self.version, "extensions": []}
@@ -91,11 +105,11 @@ class Routes:
                 _require(loaded)
                 return {"ready": True}
             case ["v2", "models", model, *rest]:
-                return await self._model(request, _require(loaded), model, rest)
+                return await self._model(request, _require(loaded), key, model, rest)
             case _:
-                raise RequestError(404, f"no path {path}; there are: {', '.join(PATHS)}")
+                raise RequestError(404, f"no path {request.scope['path']}; there are: {', '.join(PATHS)}")
 
-    async def _model(self, request: Request, loaded: Loaded, model: str, rest: list[str]) -> dict[str, Any]:
+    async def _model(self, request: Request, loaded: Loaded, key: str, model: str, rest: list[str]) -> dict[str, Any]:
         if model != loaded.settings.model:
             raise RequestError(404, f"no model {model!r}; this endpoint serves {loaded.settings.model!r}")
         if rest[:1] == ["versions"] and len(rest) > 1:
@@ -111,11 +125,11 @@ class Routes:
                 return {"name": model, "ready": True}
             case ["infer"]:
                 _allow(request, "POST")
-                return await self._infer(request, loaded)
+                return await self._infer(request, loaded, key)
             case _:
                 raise RequestError(404, f"no path {request.scope['path']}; there are: {', '.join(PATHS)}")
 
-    async def _predict(self, request: Request, loaded: Loaded) -> dict[str, Any]:
+    async def _predict(self, request: Request, loaded: Loaded, key: str) -> dict[str, Any]:
         kind = _content_type(request)
         if kind.startswith("image/"):
             if not loaded.interface.image_columns:
@@ -128,9 +142,10 @@ class Routes:
         async with self.service.admit(loaded):
             body = await _read(request, loaded.settings.max_request_bytes)
             predictions = await self.service.predict(loaded, lambda: parse(body, loaded), _is_large(body, loaded))
+        self.service.mirror(loaded, key, lambda other: parse(body, other), predictions)
         return {"predictions": predictions, "model": loaded.settings.model, "version": loaded.version}
 
-    async def _infer(self, request: Request, loaded: Loaded) -> dict[str, Any]:
+    async def _infer(self, request: Request, loaded: Loaded, key: str) -> dict[str, Any]:
         kind = _content_type(request)
         if kind != "application/json":
             raise RequestError(415, f"content-type is {kind!r}; send application/json")
@@ -143,12 +158,23 @@ class Routes:
         async with self.service.admit(loaded):
             body = await _read(request, loaded.settings.max_request_bytes)
             predictions = await self.service.predict(loaded, inputs, _is_large(body, loaded))
+        self.service.mirror(loaded, key, lambda other: _parse_infer(body, other), predictions)
         return protocol.infer_answer(parsed[0], predictions, loaded.settings.model, loaded.version)
+
+
+def _segments(request: Request) -> list[str]:
+    """The path below that of the endpoint, cut at its slashes."""
+    path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    return path.strip("/").split("/")
 
 
 def _parse_rows(body: bytes, loaded: Loaded) -> Array:
     features = loaded.bundle.features
     return features.apply(features.from_json_rows(protocol.parse_predict(protocol.parse_json(body))))
+
+
+def _parse_infer(body: bytes, loaded: Loaded) -> Array:
+    return loaded.bundle.features.apply(protocol.parse_infer(protocol.parse_json(body), loaded.interface).columns)
 
 
 def _parse_image(body: bytes, loaded: Loaded) -> Array:

@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,8 @@ from raydc.errors import CheckpointError, RaydcError
 from raydc.registry import Registry
 from raydc.serve.batching import Batcher
 from raydc.serve.settings import Settings
+from raydc.serve.shadow import Predictions, Shadowing
+from raydc.serve.tally import Tally
 from raydc.serve.tensors import Interface, RequestError
 from raydc.storage import Storage
 
@@ -34,79 +37,139 @@ logger = logging.getLogger("ray.serve")
 # A forward pass that is shorter than this runs on the event loop: handing it to a thread costs about as much.
 _INLINE_FORWARD_S = 0.001
 _RETRY_AFTER_S = 1
+# The clock that wakes may be a little ahead of the one that decides.
+_RETIRE_AFTER_S = 0.1
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A version that has proved itself, with the limits that hold for its requests."""
 
+    number: int
     settings: Settings
     bundle: Bundle
     interface: Interface
     batcher: Batcher
-    slots: asyncio.Semaphore
 
     @property
     def version(self) -> str:
-        return str(self.settings.version)
+        return str(self.number)
 
 
 class Service:
-    """Holds the version that answers. A request keeps the one that it began with."""
+    """Holds the versions that answer. A request keeps the one that it began with."""
 
-    def __init__(self) -> None:
-        self.current: Loaded | None = None
-        self.refused: dict[str, Any] | None = None
+    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+        self.told: Settings | None = None
+        self.settings: Settings | None = None
+        self.loaded: dict[int, Loaded] = {}
+        self.refused: dict[int, str] = {}
+        self.tallies: defaultdict[int, Tally] = defaultdict(Tally)
+        self.shadowing = Shadowing()
+        self._now_s = now_s
         self._num_waiting = 0
+        self._slots = asyncio.Semaphore(1)
+        self._configuring = asyncio.Lock()
         self._forward_thread = ThreadPoolExecutor(1, "forward")
         self._feature_threads = ThreadPoolExecutor(2, "features")
 
-    async def configure(self, settings: Settings) -> None:
-        """Loads a version beside the one that answers, checks it, and changes over in one assignment.
+    # Versions ---------------------------------------------------------------------------------------------
 
-        Where a version answers already, one that does not load is noted in `refused` and the old one stays:
-        Ray Serve stops a replica whose `reconfigure` raises.
+    @property
+    def current(self) -> Loaded | None:
+        """The version that answers whoever is not with the canary; None before there is one."""
+        settings = self.settings
+        return None if settings is None else self.loaded.get(settings.at(self._now_s()).version)
+
+    def choose(self, key: str) -> Loaded | None:
+        """The version for a request.
+
+        Args:
+            key: What the caller of the request is known by: requests of one key stay with one version.
+        """
+        settings = self.settings
+        if settings is None:
+            return None
+        traffic = settings.at(self._now_s())
+        if traffic.canary is not None and traffic.canary.has(key) and traffic.canary.version in self.loaded:
+            return self.loaded[traffic.canary.version]
+        return self.loaded.get(traffic.version)
+
+    def find(self, version: str) -> Loaded | None:
+        """A version that is held, by its number as in a path: the stable one, a canary or a shadow."""
+        settings = self.settings
+        if settings is None or not version.isdecimal() or len(version) > 18:
+            return None
+        return self.loaded.get(int(version)) if int(version) in settings.at(self._now_s()).versions else None
+
+    async def configure(self, settings: Settings) -> None:
+        """Loads versions beside those that answer, checks them, and changes over in one assignment.
+
+        A version that does not load is noted in `refused`. Where the stable one is among those, what answered
+        before goes on: Ray Serve stops a replica whose `reconfigure` raises.
 
         Raises:
-            RaydcError: There is no such version, or it does not verify, and none answers yet.
+            RaydcError: There is no such stable version, or it does not verify, and none answers yet.
         """
-        try:
-            bundle, is_short = await asyncio.to_thread(self._load, settings)
-        except RaydcError as error:
-            if self.current is None:
-                raise
-            logger.error("version %s of %s is refused: %s", settings.version, settings.model, error)
-            self.refused = {"settings": settings.model_dump(), "reason": str(error)}
-            return
-        self.refused = None
-        self.current = Loaded(
-            settings,
-            bundle,
-            _interface(bundle),
-            Batcher(
-                bundle.forward,
-                settings.max_batch_size,
-                settings.batch_wait_timeout_s,
-                None if is_short else self._forward_thread,
-            ),
-            asyncio.Semaphore(settings.max_ongoing_requests),
-        )
+        async with self._configuring:
+            await self._configure(settings)
 
-    def _load(self, settings: Settings) -> tuple[Bundle, bool]:
-        """A bundle that has been warmed and checked, and whether its forward pass is short."""
-        current = self.current
-        if current is not None and current.settings.identity == settings.identity:
-            bundle = current.bundle
+    async def _configure(self, settings: Settings) -> None:
+        loaded: dict[int, Loaded] = {}
+        refused: dict[int, str] = {}
+        stable = settings.at(self._now_s()).version
+        for version in settings.versions_at(self._now_s()):
+            try:
+                loaded[version] = await self._load(settings, version)
+            except RaydcError as error:
+                if version == stable and self.settings is None:
+                    raise
+                logger.error("version %s of %s is refused: %s", version, settings.model, error)
+                refused[version] = str(error)
+        self.refused, self.told = refused, settings
+        if stable in refused or settings.traffic.version in refused:
+            return
+        if self.settings is None or self.settings.traffic != settings.traffic:
+            self.tallies = defaultdict(Tally)
+            self.shadowing.forget()
+        if self.settings is None or self.settings.max_ongoing_requests != settings.max_ongoing_requests:
+            self._slots = asyncio.Semaphore(settings.max_ongoing_requests)
+        self.settings, self.loaded = settings, loaded
+        if settings.since_s > self._now_s():
+            asyncio.get_running_loop().call_later(settings.since_s - self._now_s() + _RETIRE_AFTER_S, self._retire)
+
+    def _retire(self) -> None:
+        """Lets go of versions that no request will be given any more; those in work keep theirs."""
+        if self.settings is not None:
+            kept = self.settings.versions_at(self._now_s())
+            self.loaded = {version: one for version, one in self.loaded.items() if version in kept}
+
+    async def _load(self, settings: Settings, version: int) -> Loaded:
+        """A version that has been warmed and checked."""
+        known = self.loaded.get(version)
+        if known is not None and known.settings.identity == settings.identity:
+            if known.settings.batching == settings.batching:
+                return replace(known, settings=settings)
+            bundle = known.bundle
         else:
-            folder = Registry(Storage(settings.storage)).folder(settings.model, settings.version)
-            bundle = _load_any(folder, settings)
-            bundle.check_golden()
-        return bundle, _is_short(bundle, settings.max_batch_size)
+            bundle = await asyncio.to_thread(_load_checked, settings, version)
+        is_short = await asyncio.to_thread(_is_short, bundle, settings.max_batch_size)
+        executor = None if is_short else self._forward_thread
+        batcher = Batcher(bundle.forward, settings.max_batch_size, settings.batch_wait_timeout_s, executor)
+        return Loaded(version, settings, bundle, _interface(bundle), batcher)
 
     def state(self) -> dict[str, Any]:
-        """What answers, and what was refused last."""
-        settings = self.current.settings.model_dump() if self.current else None
-        return {"settings": settings, "refused": self.refused}
+        """What this replica was told last, what holds, its versions, which it refused and why, how requests went."""
+        return {
+            "told": self.told.model_dump(mode="json") if self.told else None,
+            "settings": self.settings.model_dump(mode="json") if self.settings else None,
+            "loaded": sorted(self.loaded),
+            "refused": self.refused,
+            "tallies": {version: tally.to_dict() for version, tally in self.tallies.items()},
+            "shadow": self.shadowing.counts(),
+        }
+
+    # Requests ---------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def admit(self, loaded: Loaded) -> AsyncIterator[None]:
@@ -116,19 +179,20 @@ class Service:
             RequestError: 429 when as many wait already as may.
         """
         limit = loaded.settings.max_queued_requests
-        if loaded.slots.locked() and 0 <= limit <= self._num_waiting:
+        if self._slots.locked() and 0 <= limit <= self._num_waiting:
             raise RequestError(
                 429, f"{self._num_waiting} requests wait already; try again", {"retry-after": str(_RETRY_AFTER_S)}
             )
+        slots = self._slots
         self._num_waiting += 1
         try:
-            await loaded.slots.acquire()
+            await slots.acquire()
         finally:
             self._num_waiting -= 1
         try:
             yield
         finally:
-            loaded.slots.release()
+            slots.release()
 
     async def predict(self, loaded: Loaded, inputs: Callable[[], Array], is_large: bool) -> list[dict[str, Any]]:
         """Answers for one request.
@@ -147,19 +211,40 @@ class Service:
             raise RequestError(500, "the model gave a value that is no finite number")
         return await self._work(lambda: loaded.bundle.features.decode(outputs_BK), is_large)
 
+    def mirror(self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], given: Predictions) -> None:
+        """Copies a request that has been answered to the shadow, where there is one and the request is in its share.
+
+        Args:
+            answered: The version that answered.
+            key: As of `choose`.
+            inputs: Makes the inputs of a version's network from the request.
+            given: The predictions that the client gets.
+        """
+        settings = self.settings
+        side = settings.at(self._now_s()).shadow if settings else None
+        if side is None or side.version == answered.number or not side.has(key):
+            return
+        shadow = self.loaded.get(side.version)
+        if shadow is not None:
+            bundle = shadow.bundle
+            self.shadowing.copy(side.version, lambda: bundle.forward(inputs(shadow)), bundle.features.decode, given)
+
     async def _work(self, function: Callable[[], Result], is_large: bool) -> Result:
         if not is_large:
             return function()
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)
 
 
-def _load_any(folder: Storage, settings: Settings) -> Bundle:
+def _load_checked(settings: Settings, version: int) -> Bundle:
+    folder = Registry(Storage(settings.storage)).folder(settings.model, version)
     try:
-        return bundles.load(folder, settings.device, settings.num_threads)
+        bundle = bundles.load(folder, settings.device, settings.num_threads)
+        bundle.check_golden()
     except RaydcError:
         raise
-    except Exception as error:  # A user's builder may raise anything.
-        raise CheckpointError(f"{folder.uri}: its model cannot be built: {error!r}") from error
+    except Exception as error:  # A user's builder and its network may raise anything.
+        raise CheckpointError(f"{folder.uri}: its model does not work: {error!r}") from error
+    return bundle
 
 
 def _interface(bundle: Bundle) -> Interface:

@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from pydantic import BaseModel, ConfigDict
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Share(BaseModel):
+    """A second version and the fraction of requests, 0 to 1, that it gets."""
+
+    model_config = _STRICT
+
+    version: int
+    fraction: float
+
+    def has(self, key: str) -> bool:
+        """Whether a request is among the fraction: the same key always is, and stays so when the fraction grows."""
+        digest = hashlib.blake2b(f"{self.version}:{key}".encode(errors="replace"), digest_size=8).digest()
+        return int.from_bytes(digest) < self.fraction * 2**64
+
+
+class Traffic(BaseModel):
+    """Who answers: one version, a canary for some requests; a shadow gets copies and answers nobody."""
+
+    model_config = _STRICT
+
+    version: int
+    canary: Share | None = None
+    shadow: Share | None = None
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The stable version first, then those beside it, each once."""
+        return tuple(dict.fromkeys([self.version, *(side.version for side in (self.canary, self.shadow) if side)]))
 
 
 class Settings(BaseModel):
-    """What a replica is told; the fields beside the model are those of the spec's section `serve`."""
+    """What a replica is told; the fields beside the model and its versions are those of the spec's section `serve`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    A change of versions comes in two parts, so that all replicas change over at one instant: first with the new
+    versions in `staged`, which are loaded and proved; then with `traffic`, the one `before` it, and `since_s`.
+    """
+
+    model_config = _STRICT
 
     storage: str
     model: str
     alias: str
-    version: int
+    traffic: Traffic
+    staged: tuple[int, ...] = ()
+    before: Traffic | None = None
+    since_s: float = 0.0
+    """Unix time from which `traffic` holds; until then `before` does."""
     max_ongoing_requests: int
     max_queued_requests: int
     max_batch_size: int
@@ -23,7 +64,21 @@ class Settings(BaseModel):
     device: str = "cpu"
     num_threads: int = 1
 
+    def at(self, now_s: float) -> Traffic:
+        """The traffic that holds at a time (Unix, seconds)."""
+        return self.traffic if self.before is None or now_s >= self.since_s else self.before
+
+    def versions_at(self, now_s: float) -> tuple[int, ...]:
+        """Every version that a replica holds at a time, the one that it cannot do without first."""
+        held = [*self.at(now_s).versions, *self.traffic.versions, *self.staged]
+        return tuple(dict.fromkeys(held))
+
     @property
     def identity(self) -> tuple[object, ...]:
-        """What a loaded model depends on."""
-        return self.storage, self.model, self.version, self.device, self.num_threads
+        """What a loaded model depends on, beside its version."""
+        return self.storage, self.model, self.device, self.num_threads
+
+    @property
+    def batching(self) -> tuple[object, ...]:
+        """What a batcher depends on, beside its model."""
+        return self.max_batch_size, self.batch_wait_timeout_s

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raydc.spec.base import Count, NotNegative, Positive, Section, named
+from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
 from raydc.spec.data import Augment, Clean, Data, Features, IdxFiles, Sources, Split
 from raydc.spec.model import Builder, Cnn, Linear, Mlp, Model, Torchvision, model_kind
 from raydc.spec.space import Domain
@@ -26,6 +26,7 @@ __all__ = [
     "Augment",
     "AutoscalingConfig",
     "Builder",
+    "CanaryRule",
     "Checkpoint",
     "Clean",
     "Cnn",
@@ -91,6 +92,15 @@ class AutoscalingConfig(Section):
         return self
 
 
+class CanaryRule(Section):
+    """When `raydc canary --follow` promotes a canary, and when it drops it."""
+
+    min_requests: Count = Field(500, description="Requests that the canary must have had.")
+    max_error_fraction: Fraction = Field(0.01, description="Largest fraction of its requests that may fail (5xx).")
+    max_latency_ratio: Positive = Field(2.0, description="Its p95 latency may be so many times the stable version's.")
+    timeout_s: Positive = Field(3600.0, description="Seconds after which it is dropped as undecided.")
+
+
 class Serve(Section):
     """The endpoint. Most names are Ray Serve's."""
 
@@ -107,6 +117,7 @@ class Serve(Section):
     tls: bool = Field(
         False, description="Refused where true: TLS ends in front of the endpoint, see cluster/nginx.conf."
     )
+    canary: CanaryRule = CanaryRule()
     ray_actor_options: dict[str, Any] = Field(
         default_factory=lambda: {"num_cpus": 1}, description="Resources of a replica."
     )

@@ -22,7 +22,7 @@ from raydc.features import Features
 from raydc.registry import Registry
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
-from raydc.serve.settings import Settings
+from raydc.serve.settings import Settings, Traffic
 from raydc.storage import Storage
 
 Endpoint = tuple[Service, Routes]
@@ -44,7 +44,7 @@ class Store:
     def settings(self, version: int = 1, **fields: Any) -> Settings:
         section = small_models.small_spec(self.storage.uri).serve
         limits = {name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)}
-        given = {**limits, "storage": self.storage.uri, "model": "small", "version": version, **fields}
+        given = {**limits, "storage": self.storage.uri, "model": "small", "traffic": Traffic(version=version), **fields}
         return Settings(**given)
 
     def bundle(self, version: int) -> Bundle:
@@ -364,13 +364,12 @@ def test_a_new_version_takes_over_and_keeps_the_old_for_requests_in_work(tables:
 def test_a_version_whose_golden_rows_differ_never_answers(tables: Store) -> None:
     async def scenario(service: Service, routes: Routes) -> None:
         await service.configure(tables.settings(3))
-        refused = service.state()["refused"]
-        assert refused["settings"]["version"] == 3
-        assert "golden rows[0]: output 'no'" in refused["reason"]
+        assert "golden rows[0]: output 'no'" in service.state()["refused"][3]
+        assert service.state()["told"]["traffic"]["version"] == 3
         assert body(await routes.respond(request("GET", "/healthz")))["version"] == "1"
         await service.configure(tables.settings(2))
-        assert service.state()["refused"] is None
-        assert service.state()["settings"]["version"] == 2
+        assert service.state()["refused"] == {}
+        assert service.state()["settings"]["traffic"]["version"] == 2
 
     run(tables.settings(1), scenario)
 

@@ -1,0 +1,114 @@
+"""Copies of requests to a version that answers nobody, and how far it agrees with the one that answered."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raydc.errors import DataError
+from raydc.serve.tensors import RequestError
+
+Predictions = list[dict[str, Any]]
+
+# Copies in work at a time. What comes meanwhile is not copied, and counted: a slow shadow must not pile up work.
+_MAX_COPIES = 4
+_SAME_VALUE = 1e-3
+"""Relative difference up to which two values of a regression agree."""
+
+
+@dataclass
+class Comparison:
+    """Requests that were copied, not copied, and failed in the shadow; rows compared and rows that differ."""
+
+    version: int
+    num_copied: int = 0
+    num_left_out: int = 0
+    num_failed: int = 0
+    num_rows: int = 0
+    num_different: int = 0
+    seconds: float = 0.0
+
+
+class Shadowing:
+    """Computes copies in a thread of their own, one after the other."""
+
+    def __init__(self) -> None:
+        self._comparison: Comparison | None = None
+        self._num_in_work = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = ThreadPoolExecutor(1, "shadow")
+
+    def counts(self) -> dict[str, Any] | None:
+        """The comparison with the newest shadow as a dict; None before the first copy."""
+        return dict(vars(self._comparison)) if self._comparison else None
+
+    def forget(self) -> None:
+        """Starts counting anew."""
+        self._comparison = None
+
+    def copy(
+        self,
+        version: int,
+        compute: Callable[[], npt.NDArray[Any]],
+        decode: Callable[..., Predictions],
+        given: Predictions,
+    ) -> None:
+        """Hands over a copy of a request that has been answered; returns at once and never raises.
+
+        Args:
+            version: The shadow.
+            compute: Parses the request for the shadow and gives its outputs [B, K].
+            decode: Outputs [B, K] to predictions.
+            given: The predictions that the client got.
+        """
+        if self._comparison is None or self._comparison.version != version:
+            self._comparison = Comparison(version)
+        if self._num_in_work >= _MAX_COPIES:
+            self._comparison.num_left_out += 1
+            return
+        self._num_in_work += 1
+        task = asyncio.get_running_loop().create_task(self._run(self._comparison, compute, decode, given))
+        self._tasks.add(task)  # The loop itself holds tasks weakly.
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(
+        self,
+        comparison: Comparison,
+        compute: Callable[[], npt.NDArray[Any]],
+        decode: Callable[..., Predictions],
+        given: Predictions,
+    ) -> None:
+        def work() -> Predictions | None:
+            outputs_BK = compute()
+            return decode(outputs_BK) if np.isfinite(outputs_BK).all() else None
+
+        started = time.perf_counter()
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except (DataError, RequestError):  # Its features do not take what those of the other version take.
+            found = None
+        except Exception:  # noqa: BLE001 -- a model may raise anything, and nobody waits for this answer.
+            found = None
+        finally:
+            self._num_in_work -= 1
+        comparison.num_copied += 1
+        comparison.seconds += time.perf_counter() - started
+        if found is None or len(found) != len(given):
+            comparison.num_failed += 1
+            return
+        comparison.num_rows += len(given)
+        comparison.num_different += sum(not _agree(one, other) for one, other in zip(given, found, strict=True))
+
+
+def _agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    if "label" in one:
+        return bool(one["label"] == other.get("label"))
+    return math.isclose(one["value"], other["value"], rel_tol=_SAME_VALUE, abs_tol=1e-12)

@@ -1,0 +1,295 @@
+"""Which version answers a request, and when: shares, changes at an instant, canary rules, shadows."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_models
+from test_service import Store, body, post, tensors
+
+from raydc.errors import CheckpointError, DataError
+from raydc.serve.beside import judge
+from raydc.serve.routes import Routes
+from raydc.serve.service import Service
+from raydc.serve.settings import Settings, Share, Traffic
+from raydc.serve.shadow import Shadowing
+from raydc.serve.tally import BOUNDS_S, Tally, total
+from raydc.spec.sections import CanaryRule
+
+KEYS = [f"user-{number}" for number in range(4000)]
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Versions 1 and 2 are good, the golden rows of 3 do not match."""
+    return Store(tmp_path_factory.mktemp("tables"), small_models.table_features())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+# Shares -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.5, 1.0])
+def test_a_share_is_the_fraction_of_keys(fraction: float) -> None:
+    found = sum(Share(version=2, fraction=fraction).has(key) for key in KEYS) / len(KEYS)
+    assert found == pytest.approx(fraction, abs=0.03)
+
+
+def test_who_is_in_a_share_stays_when_it_grows() -> None:
+    small = {key for key in KEYS if Share(version=2, fraction=0.1).has(key)}
+    large = {key for key in KEYS if Share(version=2, fraction=0.4).has(key)}
+    assert small < large
+    other = {key for key in KEYS if Share(version=3, fraction=0.1).has(key)}
+    assert small != other, "not always the same users try the next version"
+
+
+def test_versions_are_those_of_all_sides_the_stable_one_first() -> None:
+    traffic = Traffic(version=3, canary=Share(version=1, fraction=0.5), shadow=Share(version=1, fraction=1.0))
+    assert traffic.versions == (3, 1)
+
+
+# Changes ----------------------------------------------------------------------------------------------------
+
+
+def serving(tables: Store, clock: Clock, *steps: Settings) -> Service:
+    async def main() -> Service:
+        service = Service(clock)
+        for settings in steps:
+            await service.configure(settings)
+        return service
+
+    return asyncio.run(main())
+
+
+def answering(service: Service, keys: list[str] = KEYS[:200]) -> set[str]:
+    return {chosen.version for key in keys if (chosen := service.choose(key)) is not None}
+
+
+def test_all_change_at_the_instant_that_was_named(tables: Store) -> None:
+    clock = Clock()
+    staged = tables.settings(1, staged=(2,))
+    flip = tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 2)
+    service = serving(tables, clock, tables.settings(1), staged)
+    assert answering(service) == {"1"}
+    assert service.state()["loaded"] == [1, 2]
+    service = serving(tables, clock, tables.settings(1), staged, flip)
+    clock.now_s += 1.999
+    assert answering(service) == {"1"}
+    clock.now_s += 0.001
+    assert answering(service) == {"2"}
+    assert service.current is not None
+    assert service.current.version == "2"
+
+
+def test_a_replica_that_starts_in_between_answers_as_the_others(tables: Store) -> None:
+    clock = Clock()
+    flip = tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 2)
+    service = serving(tables, clock, flip)
+    assert answering(service) == {"1"}
+    clock.now_s += 3
+    assert answering(service) == {"2"}
+    late = serving(tables, clock, flip)
+    assert late.state()["loaded"] == [2], "the version before is over and not loaded again"
+
+
+def test_the_version_before_is_let_go_after_the_change(tables: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydc.serve.service._RETIRE_AFTER_S", 0.0)
+    clock = Clock()
+
+    async def main() -> None:
+        service = Service(clock)
+        await service.configure(tables.settings(1))
+        await service.configure(tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 0.01))
+        assert service.state()["loaded"] == [1, 2]
+        clock.now_s += 1
+        while service.state()["loaded"] != [2]:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_staged_version_that_fails_changes_nothing_else(tables: Store) -> None:
+    service = serving(tables, Clock(), tables.settings(1), tables.settings(1, staged=(3,)))
+    assert answering(service) == {"1"}
+    assert "golden rows[0]: output 'no'" in service.state()["refused"][3]
+    assert service.state()["loaded"] == [1]
+
+
+def test_a_canary_that_fails_leaves_its_requests_to_the_stable_version(tables: Store) -> None:
+    broken = tables.settings(1, traffic=Traffic(version=1, canary=Share(version=3, fraction=0.5)))
+    service = serving(tables, Clock(), broken)
+    assert answering(service) == {"1"}
+    assert list(service.state()["refused"]) == [3]
+
+
+def test_a_first_stable_version_that_fails_is_an_error(tables: Store) -> None:
+    with pytest.raises(CheckpointError, match="golden rows"):
+        serving(tables, Clock(), tables.settings(3))
+
+
+def test_a_canary_answers_its_share_and_the_same_keys_each_time(tables: Store) -> None:
+    canary = Share(version=2, fraction=0.25)
+    service = serving(tables, Clock(), tables.settings(1, traffic=Traffic(version=1, canary=canary)))
+    chosen = {key: service.choose(key) for key in KEYS}
+    assert {one.version for one in chosen.values() if one} == {"1", "2"}
+    assert {key for key, one in chosen.items() if one and one.version == "2"} == {k for k in KEYS if canary.has(k)}
+
+
+def test_a_version_is_found_by_its_number_while_it_runs(tables: Store) -> None:
+    traffic = Traffic(version=1, shadow=Share(version=2, fraction=1.0))
+    service = serving(tables, Clock(), tables.settings(1, traffic=traffic))
+    found = service.find("2")
+    assert found is not None
+    assert found.version == "2"
+    for absent in ("3", "x", "-1", "9" * 400, "²", ""):
+        assert service.find(absent) is None
+
+
+def test_requests_of_a_key_stay_and_a_path_names_its_version(tables: Store) -> None:
+    canary = Share(version=2, fraction=0.5)
+    rows = small_models.table_rows(1)
+
+    async def main() -> None:
+        service = Service(Clock())
+        await service.configure(tables.settings(1, traffic=Traffic(version=1, canary=canary)))
+        routes = Routes(service, "0.0")
+        inside = next(key for key in KEYS if canary.has(key))
+        outside = next(key for key in KEYS if not canary.has(key))
+        for key, version in ((inside, "2"), (outside, "1")):
+            for path in ("/predict", "/v2/models/small/infer"):
+                value = rows if path == "/predict" else tensors(rows)
+                response = await routes.respond(post(path, value, **{"x-raydc-key": key}))
+                assert response.headers["x-raydc-model-version"] == version
+                assert body(response).get("version", body(response).get("model_version")) == version
+        named = await routes.respond(
+            post("/v2/models/small/versions/2/infer", tensors(rows), **{"x-raydc-key": outside})
+        )
+        assert (body(named)["model_version"], named.headers["x-raydc-model-version"]) == ("2", "2")
+        assert {v: tally["num_requests"] for v, tally in service.state()["tallies"].items()} == {1: 2, 2: 3}
+
+    asyncio.run(main())
+
+
+# How they do ------------------------------------------------------------------------------------------------
+
+
+def tallied(num_requests: int, num_errors: int = 0, seconds: float = 0.01) -> Tally:
+    tally = Tally()
+    for number in range(num_requests):
+        tally.add(500 if number < num_errors else 200, seconds)
+    return tally
+
+
+RULE = CanaryRule(min_requests=100, max_error_fraction=0.02, max_latency_ratio=2.0)
+
+
+@pytest.mark.parametrize(
+    ("canary", "kind", "reason"),
+    [
+        (tallied(99), "wait", "99 of 100"),
+        (tallied(100), "promote", "100 requests"),
+        (tallied(100, 2), "promote", "2 failed"),
+        (tallied(10, 3), "drop", "3 of 10 requests failed"),
+        (tallied(1000, 21), "drop", "21 of 1000"),
+        (tallied(100, seconds=0.05), "drop", "p95"),
+        (tallied(0), "wait", "0 of 100"),
+    ],
+)
+def test_the_rule(canary: Tally, kind: str, reason: str) -> None:
+    verdict = judge(tallied(500), canary, RULE)
+    assert verdict.kind == kind
+    assert reason in verdict.reason
+
+
+def test_tallies_add_up_and_give_percentiles() -> None:
+    both = total([tallied(90, seconds=0.001).to_dict(), tallied(10, 1, seconds=0.1).to_dict()])
+    assert (both.num_requests, both.num_errors, sum(both.buckets)) == (100, 1, 99)
+    half, most = both.percentile_s(0.5), both.percentile_s(0.95)
+    assert half is not None
+    assert most is not None
+    assert 0.001 <= half <= 0.001 * 2**0.5
+    assert 0.1 <= most <= 0.1 * 2**0.5
+    assert Tally().percentile_s(0.5) is None
+    slow = Tally()
+    slow.add(200, 2 * BOUNDS_S[-1])
+    assert slow.percentile_s(0.5) == float("inf")
+
+
+# Shadows ----------------------------------------------------------------------------------------------------
+
+
+def copies(shadowing: Shadowing, given: list[dict[str, Any]], compute: Any, times: int = 1) -> dict[str, Any]:
+    def decode(outputs_BK: Any) -> list[dict[str, Any]]:
+        return [{"label": "yes" if row[0] > 0 else "no"} for row in outputs_BK]
+
+    async def main() -> None:
+        for _ in range(times):
+            shadowing.copy(2, compute, decode, given)
+        while shadowing._tasks:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    counted = shadowing.counts()
+    assert counted is not None
+    return counted
+
+
+def test_a_shadow_is_compared_row_by_row() -> None:
+    counted = copies(Shadowing(), [{"label": "yes"}, {"label": "yes"}], lambda: np.array([[1.0], [-1.0]]))
+    assert (counted["num_copied"], counted["num_rows"], counted["num_different"]) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("fault", [DataError("no such column"), ValueError("broken"), None])
+def test_a_shadow_that_fails_is_counted_and_nothing_else(fault: Exception | None) -> None:
+    def compute() -> Any:
+        if fault is not None:
+            raise fault
+        return np.array([[np.nan]])
+
+    counted = copies(Shadowing(), [{"label": "yes"}], compute)
+    assert (counted["num_copied"], counted["num_failed"], counted["num_rows"]) == (1, 1, 0)
+
+
+def test_a_slow_shadow_does_not_pile_up() -> None:
+    counted = copies(Shadowing(), [{"label": "yes"}], lambda: np.array([[1.0]]), times=50)
+    assert counted["num_copied"] + counted["num_left_out"] == 50
+    assert counted["num_left_out"] >= 46, "all were handed over in one round of the loop"
+
+
+def test_a_request_is_mirrored_to_the_shadow_and_its_answer_is_not(tables: Store, tmp_path: Path) -> None:
+    rows = small_models.table_rows(20)
+
+    async def main() -> dict[str, Any]:
+        service = Service(Clock())
+        await service.configure(tables.settings(1, traffic=Traffic(version=1, shadow=Share(version=2, fraction=1.0))))
+        stable = service.choose("somebody")
+        assert stable is not None
+
+        def inputs(one: Any) -> Any:
+            features = one.bundle.features
+            return features.apply(features.from_json_rows(rows))
+
+        given = await service.predict(stable, lambda: inputs(stable), False)
+        assert given == tables.bundle(1).predict_rows(rows)
+        service.mirror(stable, "somebody", inputs, given)
+        while service.shadowing._tasks:
+            await asyncio.sleep(0.001)
+        counted: dict[str, Any] = service.state()["shadow"]
+        return counted
+
+    counted = asyncio.run(asyncio.wait_for(main(), 30))
+    one, two = (tables.bundle(version).predict_rows(rows) for version in (1, 2))
+    different = sum(a["label"] != b["label"] for a, b in zip(one, two, strict=True))
+    assert different > 0
+    assert (counted["num_copied"], counted["num_rows"], counted["num_different"]) == (1, 20, different)
