@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,66 +17,17 @@ import numpy as np
 import pytest
 import ray
 import small_models
+from endpoints import SMALL, WAIT_S, Load, ask, register, wait_for
 from ray import serve as ray_serve
 
-from raydc import bundle, checkpoint, client, engine, evaluate, serve, serving
+from raydc import bundle, client, engine, evaluate, serve, serving
 from raydc.errors import CheckpointError, RegistryError, ServeError
 from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
+from raydc.serve import beside
 from raydc.serve.app import DEPLOYMENT
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
-
-# So that replicas fit beside what other tests run.
-SMALL = {"num_cpus": 0.1}
-WAIT_S = 60.0
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
-        time.sleep(0.1)
-
-
-def register(
-    storage: Storage, features: Features, seed: int, name: str = "small", golden_is_wrong: bool = False
-) -> int:
-    made = storage / f"made-{name}-{seed}"
-    small_models.write_bundle(made, features, seed, name)
-    if golden_is_wrong:
-        meta, files = checkpoint.read_artefact(made)
-        golden = json.loads(files["golden.json"])
-        golden["outputs"][0][0] += 1.0
-        checkpoint.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
-    return Registry(storage).register(name, made, {"seed": seed})
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """A registry with version 1 and 2 of `small`, and a version 3 whose golden rows do not match."""
-    store = Storage(str(tmp_path_factory.mktemp("serve") / "store"))
-    for seed in range(3):
-        register(store, small_models.table_features(), seed, golden_is_wrong=seed == 2)
-    return store
-
-
-@pytest.fixture(scope="module")
-def spec(storage: Storage) -> Spec:
-    return small_models.small_spec(storage.uri, ray_actor_options=SMALL, autoscaling_config={"max_replicas": 1})
-
-
-@pytest.fixture(scope="module")
-def endpoint(ray_engine: engine.Engine, storage: Storage, spec: Spec) -> Iterator[serve.Endpoint]:
-    yield serve.deploy(spec, storage, 1, who="ada", why="first")
-    serve.shutdown()
-
-
-@pytest.fixture
-def first(endpoint: serve.Endpoint, storage: Storage) -> serve.Endpoint:
-    """The endpoint, with version 1."""
-    serve.promote(storage, "small", "production", 1)
-    return endpoint
 
 
 def test_a_port_that_is_taken_is_named(ray_engine: engine.Engine, storage: Storage, tmp_path: Path) -> None:
@@ -119,19 +68,6 @@ def test_batch_predictions_are_the_served_ones(first: serve.Endpoint, storage: S
     batch = [json.loads(line) for line in output.read_text().splitlines()]
     served = client.predict(first.url, rows=rows)["predictions"]
     assert [(row["prediction"], row["score"]) for row in batch] == [(one["label"], one["score"]) for one in served]
-
-
-def ask(url: str, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], Any]:
-    """One request, without retries: status, headers and JSON."""
-    parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
-    try:
-        connection.request(method, parts.path + path, body, {n.replace("_", "-"): v for n, v in headers.items()})
-        response = connection.getresponse()
-        received = {name.lower(): value for name, value in response.getheaders()}
-        return response.status, received, json.loads(response.read())
-    finally:
-        connection.close()
 
 
 def test_the_open_inference_protocol(first: serve.Endpoint, storage: Storage) -> None:
@@ -175,46 +111,6 @@ def test_refusals_reach_the_client_as_json(
 
 
 # Versions ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Load:
-    """A steady load: every answer is counted, none is tried again."""
-
-    url: str
-    versions: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Load:
-        self._threads = [threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(3)]
-        for thread in self._threads:
-            thread.start()
-        self.grow()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=WAIT_S)
-
-    def grow(self) -> None:
-        """Waits for some more answers."""
-        wanted = len(self.versions) + 30
-        wait_for(lambda: bool(self.failures) or len(self.versions) >= wanted, "answers under load")
-
-    def _run(self, seed: int) -> None:
-        body = json.dumps(small_models.table_rows(1, seed)).encode()
-        while not self._stop.is_set():
-            try:
-                status, _, answer = ask(self.url, "POST", "/predict", body, content_type="application/json")
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                self.failures.append(repr(error))
-                continue
-            if status == 200:
-                self.versions.append(answer["version"])
-            else:
-                self.failures.append(f"{status}: {answer}")
 
 
 def test_promote_and_rollback_fail_no_request(first: serve.Endpoint, storage: Storage) -> None:
@@ -267,6 +163,53 @@ def test_versions_that_are_not_there_are_refused(first: serve.Endpoint, storage:
         serve.promote(storage, "small", "production", 99)
     with pytest.raises(RegistryError, match="no alias 'canary'"):
         serve.rollback(storage, "small", "canary")
+
+
+def test_a_canary_answers_its_share_and_each_client_keeps_its_version(first: serve.Endpoint, storage: Storage) -> None:
+    with Load(first.url) as load:
+        beside.start(storage, "small", "production", "canary", 2, 0.3, who="eve", why="try it")
+        load.grow()
+        seen = beside.observe(storage, "small", "production")
+        assert seen.tallies[1].num_requests > 0
+        assert seen.tallies[2].num_requests > 0
+        serve.promote(storage, "small", "production", 2, who="eve", why="it is good")
+        load.grow()
+    assert load.failures == []
+    assert {load.versions[-1], load.versions[-2]} == {"2"}
+    assert load.sequences == ["12"] * 4, "no client sees a version again that it has left"
+    history = Registry(storage).history("small")[-3:]
+    assert [(one["kind"], one["from"], one["to"]) for one in history] == [
+        ("canary", None, 2),
+        ("canary ended", 2, None),
+        ("set", 1, 2),
+    ]
+    assert (history[0]["who"], history[0]["why"], history[0]["fraction"]) == ("eve", "try it", 0.3)
+
+
+def test_a_canary_that_does_not_load_changes_nothing(first: serve.Endpoint, storage: Storage) -> None:
+    history = Registry(storage).history("small")
+    with Load(first.url) as load:
+        with pytest.raises(ServeError, match=r"version 3 is refused: golden rows\[0\]: output 'no'"):
+            beside.start(storage, "small", "production", "canary", 3, 0.5)
+        load.grow()
+    assert load.failures == []
+    assert set(load.versions) == {"1"}
+    assert Registry(storage).history("small") == history
+
+
+def test_a_shadow_gets_copies_and_answers_nobody(first: serve.Endpoint, storage: Storage) -> None:
+    beside.start(storage, "small", "production", "shadow", 2, 1.0)
+    with Load(first.url) as load:
+
+        def has_rows() -> bool:
+            counted = beside.observe(storage, "small", "production").shadow
+            return bool(counted and counted["num_rows"] >= 5)
+
+        wait_for(has_rows, "copies in the shadow")
+    assert (load.failures, set(load.versions)) == ([], {"1"})
+    assert beside.end(storage, "small", "production", "shadow").version == 2
+    with pytest.raises(ServeError, match="no shadow runs beside"):
+        beside.end(storage, "small", "production", "shadow")
 
 
 def test_another_alias_moves_without_the_endpoint(first: serve.Endpoint, storage: Storage) -> None:

@@ -1,0 +1,105 @@
+"""What the tests of an endpoint share: versions to register, requests that are not tried again, a steady load."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import small_models
+
+from raydc import checkpoint
+from raydc.features import Features
+from raydc.registry import Registry
+from raydc.storage import Storage
+
+# So that replicas fit beside what other tests run.
+SMALL = {"num_cpus": 0.1}
+WAIT_S = 60.0
+_NUM_CLIENTS = 4
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
+        time.sleep(0.1)
+
+
+def register(
+    storage: Storage, features: Features, seed: int, name: str = "small", golden_is_wrong: bool = False
+) -> int:
+    made = storage / f"made-{name}-{seed}"
+    small_models.write_bundle(made, features, seed, name)
+    if golden_is_wrong:
+        meta, files = checkpoint.read_artefact(made)
+        golden = json.loads(files["golden.json"])
+        golden["outputs"][0][0] += 1.0
+        checkpoint.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+    return Registry(storage).register(name, made, {"seed": seed})
+
+
+def ask(url: str, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], Any]:
+    """One request, without retries: status, headers and JSON."""
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    try:
+        connection.request(method, parts.path + path, body, {n.replace("_", "-"): v for n, v in headers.items()})
+        response = connection.getresponse()
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, received, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+@dataclass
+class Load:
+    """A steady load: every answer is counted, none is tried again.
+
+    `sequences` has the versions that each client saw, in its order, each once for as long as it stayed.
+    """
+
+    url: str
+    versions: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    sequences: list[str] = field(default_factory=lambda: [""] * _NUM_CLIENTS)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Load:
+        self._threads = [threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(_NUM_CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+        self.grow()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=WAIT_S)
+
+    def grow(self) -> None:
+        """Waits for some more answers."""
+        wanted = len(self.versions) + 30
+        wait_for(lambda: bool(self.failures) or len(self.versions) >= wanted, "answers under load")
+
+    def _run(self, seed: int) -> None:
+        body = json.dumps(small_models.table_rows(1, seed)).encode()
+        while not self._stop.is_set():
+            try:
+                status, _, answer = ask(
+                    self.url, "POST", "/predict", body, content_type="application/json", x_raydc_key=f"client-{seed}"
+                )
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self.failures.append(repr(error))
+                continue
+            if status == 200:
+                self.versions.append(answer["version"])
+                if not self.sequences[seed].endswith(answer["version"]):
+                    self.sequences[seed] += answer["version"]
+            else:
+                self.failures.append(f"{status}: {answer}")
