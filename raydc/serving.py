@@ -51,7 +51,8 @@ def has_haproxy() -> bool:
     import ray
 
     proxies = ray.get(_require()._controller.get_proxies.remote(), timeout=_ALIVE_TIMEOUT_S)
-    return all(rayinternals.class_name(proxy) == "HAProxyManager" for proxy in proxies.values())
+    # One of Serve's own stands beside, for requests that come while there is no replica.
+    return any(rayinternals.class_name(proxy) == "HAProxyManager" for proxy in proxies.values())
 
 
 @functools.cache
