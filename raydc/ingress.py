@@ -45,8 +45,10 @@ SETTINGS = {
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
 }
 
-# Ports of the replicas of one Ray: a block below those that the system gives to clients.
+# Ports of one Ray, four of the proxies and the rest of the replicas: a block below those that the system gives to
+# clients, because some of them are bound long after they are chosen.
 _BLOCKS = range(20000, 32000, 100)
+_NUM_OTHERS = 4
 # A socket's path has 107 characters at most, of which Serve and HAProxy use 80.
 _SHORT_FOLDER = "/tmp"
 
@@ -63,8 +65,8 @@ def make_folder() -> tempfile.TemporaryDirectory[str]:
 
 def local(folder: Path) -> dict[str, str]:
     """The settings for a Ray of this process, with paths and ports that no other Ray of this machine has."""
-    metrics, stats, fallback, fallback_grpc = _free_ports(4)
     first = _free_block()
+    metrics, stats, fallback, fallback_grpc = range(first, first + _NUM_OTHERS)
     own = {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -75,26 +77,19 @@ def local(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + _NUM_OTHERS),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _BLOCKS.step),
     }
     return {**SETTINGS, **own}
 
 
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
-
-
 def _free_block() -> int:
-    """First port of a block whose first ports nobody has; Serve takes the next one where another is taken."""
+    """First port of a block whose first ports nobody has; a replica takes the next one where another is taken."""
     choices = list(_BLOCKS)
     random.SystemRandom().shuffle(choices)
-    return next((first for first in choices if all(_is_free(first + offset) for offset in range(4))), choices[0])
+    return next(
+        (first for first in choices if all(_is_free(first + offset) for offset in range(2 * _NUM_OTHERS))), choices[0]
+    )
 
 
 def _is_free(port: int) -> bool:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
 from typing import Any
 
 from raydc import rayinternals
 from raydc.errors import ServeError
 
 _ALIVE_TIMEOUT_S = 30.0
+
+_PORT_HINT = "Another process may listen there: choose another serve.port, or 0 for a free one."
 
 logger = logging.getLogger("raydc")
 
@@ -32,6 +35,7 @@ def start(host: str, port: int) -> tuple[str, int]:
 
     if _client() is None:
         # On loopback only the head's proxy can be reached, and several nodes of one machine would share a port.
+        _require_free(host, port)
         location = "HeadOnly" if host in ("127.0.0.1", "localhost", "::1") else "EveryNode"
         try:
             serve.start(proxy_location=location, http_options={"host": host, "port": port})
@@ -39,11 +43,23 @@ def start(host: str, port: int) -> tuple[str, int]:
             serve.shutdown()
             lines = str(error).strip().splitlines()
             reason = next((line.strip() for line in lines if "cannot bind socket" in line), lines[-1])
-            hint = "Another process may listen there: choose another serve.port, or 0 for a free one."
-            raise ServeError(f"no endpoint at {host}:{port}: {reason}", hint) from error
+            raise ServeError(f"no endpoint at {host}:{port}: {reason}", _PORT_HINT) from error
     if not has_haproxy():
         _say_that_it_is_slow()
     return address()
+
+
+def _require_free(host: str, port: int) -> None:
+    """Where the head is this machine, a port that is taken need not wait for Serve to find out in a minute."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    if not any(one["NodeID"] == node and "node:__internal_head__" in one["Resources"] for one in ray.nodes()):
+        return
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise ServeError(f"no endpoint at {host}:{port}: {error.strerror or error}", _PORT_HINT) from error
 
 
 def has_haproxy() -> bool:
