@@ -4,6 +4,7 @@
     ├── UsageError            2   a command, flag or argument that cannot be meant
     ├── SpecError             2   one or more problems of a spec, each with its place
     ├── DataError             3   a source, a row or a prepared data set that cannot be used
+    │   └── TooManyPixelsError 3  images that are larger than whoever decodes them allows
     ├── CheckpointError       4   a checkpoint or a bundle that is missing or does not verify
     ├── RunError              5   a run that exists, is missing or has changed
     ├── TrainError            6   training ended without a model
@@ -80,6 +81,10 @@ class DataError(RaydcError):
     exit_code = 3
 
 
+class TooManyPixelsError(DataError):
+    """Images that are larger than whoever decodes them allows; none of them has been decoded beyond that."""
+
+
 class CheckpointError(RaydcError):
     """A checkpoint or a bundle that is missing, torn or does not match its manifest."""
 
@@ -142,6 +147,17 @@ class ChaosError(RaydcError):
     """A run that was broken on purpose and did not end as an undisturbed one."""
 
     exit_code = 10
+
+
+def shown(value: object, max_chars: int = 80) -> str:
+    """A value for a message: its repr, cut, because a request may hold megabytes or a number that has no text."""
+    if isinstance(value, str):
+        value = value[: max_chars + 1]
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
 
 
 @contextlib.contextmanager

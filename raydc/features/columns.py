@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from raydc.errors import DataError
+from raydc.errors import DataError, TooManyPixelsError, shown
 from raydc.features import images
 
 Values = Sequence[Any] | npt.NDArray[Any]
@@ -63,7 +63,9 @@ def _number(value: Any, row: int, column: str, missing_values: frozenset[str]) -
             return float(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise DataError(f"rows[{row}].{column}: {value!r} is not a number", "Give a number, or null where it is missing.")
+    raise DataError(
+        f"rows[{row}].{column}: {shown(value)} is not a number", "Give a number, or null where it is missing."
+    )
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Categorical:
             elif isinstance(value, str | bool | int | float | np.generic):
                 slots[row] = position.get(text_of(value), other)
             else:
-                raise DataError(f"rows[{row}].{column}: {value!r} is not a category", "Give a string or a number.")
+                raise DataError(f"rows[{row}].{column}: {shown(value)} is not a category", "Give a string or a number.")
         one_hot_BW = np.zeros((len(slots), self.num_inputs), dtype=np.float32)
         hits = np.flatnonzero(slots >= 0)
         one_hot_BW[hits, slots[hits]] = 1.0
@@ -139,25 +141,40 @@ class Image:
         """(C, H, W), as it is stored."""
         return self.channels, self.height, self.width
 
-    def apply(self, values: Values, column: str) -> npt.NDArray[np.uint8]:
+    def apply(self, values: Values, column: str, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
         """uint8 [B, C, H, W].
+
+        Args:
+            values: Arrays, files or texts (see `images.decode`); or one uint8 array [B, H, W] or [B, H, W, C].
+            column: For messages.
+            max_pixels: Most pixels that may be decoded for all values together. A file counts with the pixels that
+                it says it has, before anything of it is decoded, and at least with those of the result.
 
         Raises:
             DataError: A value that is missing or no image, named by its row and column.
+            TooManyPixelsError: The first image with which there are too many.
         """
         if isinstance(values, np.ndarray) and values.dtype == np.uint8 and self._fits(values):
             images_BHWC = values.reshape(len(values), self.height, self.width, self.channels)
             return np.ascontiguousarray(images_BHWC.transpose(0, 3, 1, 2))
-        result = np.empty((len(values), *self.shape), dtype=np.uint8)
+        decoded: list[npt.NDArray[np.uint8]] = []
+        num_pixels = 0
         for row, value in enumerate(values):
             if value is None:
                 raise DataError(f"rows[{row}].{column}: there is no image", "An image cannot be filled in.")
             try:
-                pixels_HWC = images.decode(value, (self.height, self.width), self.channels)
+                image = images.look(value)
+                num_pixels += max(images.area(image), self.height * self.width)
+                if max_pixels is not None and num_pixels > max_pixels:
+                    raise TooManyPixelsError(
+                        f"rows[{row}].{column}: with this image there are {num_pixels} pixels to decode, at most "
+                        f"{max_pixels} are allowed"
+                    )
+                pixels_HWC = images.to_pixels(image, (self.height, self.width), self.channels)
             except ValueError as error:
                 raise DataError(f"rows[{row}].{column}: not a readable image: {error}") from error
-            result[row] = pixels_HWC.transpose(2, 0, 1)
-        return result
+            decoded.append(pixels_HWC.transpose(2, 0, 1))
+        return np.stack(decoded) if decoded else np.empty((0, *self.shape), dtype=np.uint8)
 
     def _fits(self, values: npt.NDArray[np.uint8]) -> bool:
         shape = values.shape[1:]

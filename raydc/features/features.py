@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydc.errors import DataError
+from raydc.errors import DataError, shown
 from raydc.features.columns import (
     Column,
     Image,
+    Numeric,
     Values,
     column_from_dict,
     column_to_dict,
@@ -50,11 +51,12 @@ class Features:
     ignored: tuple[str, ...] = ()
     missing_values: tuple[str, ...] = ()
 
-    def apply(self, columns: Mapping[str, Values]) -> npt.NDArray[Any]:
+    def apply(self, columns: Mapping[str, Values], max_pixels: int | None = None) -> npt.NDArray[Any]:
         """Raw columns to network inputs.
 
         Args:
             columns: B values of every input column, by name; others are not looked at.
+            max_pixels: Most pixels that may be decoded (see `Image.apply`); default: any number.
 
         Returns:
             [B, *signature.shape] of signature.dtype.
@@ -68,9 +70,36 @@ class Features:
         parts: list[npt.NDArray[np.float32]] = []
         for name, column in self.columns.items():
             if isinstance(column, Image):
-                return column.apply(columns[name], name)
+                return column.apply(columns[name], name, max_pixels)
             parts.append(column.apply(columns[name], name, self._missing))
         return np.concatenate(parts, axis=1)
+
+    def apply_numbers(self, values_BF: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """What `apply` gives, bit for bit, where all columns are numbers and come as one array.
+
+        Args:
+            values_BF: Numbers [B, F] in the order of the columns; NaN where one is missing.
+
+        Raises:
+            DataError: A number that is infinite, named by row and column.
+        """
+        mean_F, shift_F, scale_F = self._scaling
+        # A copy: what came may be the body of a request.
+        numbers_BF = np.array(values_BF, dtype=np.float64)
+        infinite = np.argwhere(np.isinf(numbers_BF))
+        if len(infinite):
+            row, position = infinite[0]
+            raise DataError(
+                f"rows[{row}].{[*self.columns][position]}: {float(numbers_BF[row, position])} is not a finite number"
+            )
+        np.copyto(numbers_BF, mean_F, where=np.isnan(numbers_BF))
+        scaled_BF: npt.NDArray[np.float32] = ((numbers_BF - shift_F) / scale_F).astype(np.float32)
+        return scaled_BF
+
+    @property
+    def are_numbers(self) -> bool:
+        """All columns are numbers."""
+        return all(isinstance(column, Numeric) for column in self.columns.values())
 
     def apply_target(self, values: Values) -> npt.NDArray[Any]:
         """Raw targets to what a loss takes.
@@ -91,7 +120,7 @@ class Features:
         for row, value in enumerate(values):
             label = self._class_position.get(text_of(value), -1)
             if label < 0:
-                message = f"rows[{row}].{self.target}: {value!r} is not one of the model's classes"
+                message = f"rows[{row}].{self.target}: {shown(value)} is not one of the model's classes"
                 raise DataError(message, f"They are {', '.join(self.signature.classes)}.")
             labels_B[row] = label
         return labels_B
@@ -107,16 +136,20 @@ class Features:
         """
         if self.signature.task == "regression":
             return [{"value": float(value)} for value in self.unscale(outputs_BK)]
-        logits_BK = outputs_BK.astype(np.float64)
-        powers_BK = np.exp(logits_BK - logits_BK.max(axis=1, keepdims=True))
-        scores_BK = powers_BK / powers_BK.sum(axis=1, keepdims=True)
         classes = self.signature.classes
         answers = []
-        for scores_K in scores_BK:
+        for scores_K in self.scores(outputs_BK):
             best = int(scores_K.argmax())
             scores = dict(zip(classes, scores_K.tolist(), strict=True))
             answers.append({"label": classes[best], "score": scores[classes[best]], "scores": scores})
         return answers
+
+    def scores(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Raw outputs of a classification to the probabilities of its classes, [B, K]."""
+        logits_BK = outputs_BK.astype(np.float64)
+        powers_BK = np.exp(logits_BK - logits_BK.max(axis=1, keepdims=True))
+        scores_BK: npt.NDArray[np.float64] = powers_BK / powers_BK.sum(axis=1, keepdims=True)
+        return scores_BK
 
     def unscale(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Standardised values [B] or [B, 1] of a regression to float64 [B] in units of the target."""
@@ -142,10 +175,17 @@ class Features:
             raise DataError(f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs)
         if unknown := row.keys() - self._known:
             name = min(unknown)
-            close = difflib.get_close_matches(name, self.columns, n=1, cutoff=0.6)
-            raise DataError(f"rows[{index}].{name}: unknown column", f"Did you mean {close[0]}?" if close else needs)
+            close = difflib.get_close_matches(name[:100], self.columns, n=1, cutoff=0.6)
+            raise DataError(
+                f"rows[{index}].{name[:100]}: unknown column", f"Did you mean {close[0]}?" if close else needs
+            )
         if not row.keys() & self.columns.keys():
             raise DataError(f"rows[{index}]: none of the model's columns is there", needs)
+
+    @cached_property
+    def _scaling(self) -> npt.NDArray[np.float64]:
+        columns = [column for column in self.columns.values() if isinstance(column, Numeric)]
+        return np.array([(one.mean, one.shift, one.scale) for one in columns], dtype=np.float64).T
 
     @cached_property
     def _known(self) -> frozenset[str]:

@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 Pixels = npt.NDArray[np.uint8]  # [H, W, C], C is 1 (grey) or 3 (RGB)
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
-_PIL_ERRORS = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError)
+# What is looked for in bytes. PIL knows more, among them EPS, which it has Ghostscript run.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
@@ -22,7 +23,7 @@ def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None
 
     Args:
         value: Bytes of an encoded image (PNG, JPEG, ...), base64 text of such bytes, or an array or nested list
-            [H, W] or [H, W, C] of whole numbers from 0 to 255.
+            [H, W] or [H, W, C] of whole numbers from 0 to 255. Of an animation, the first picture.
         size: (height, width) to resize to (bilinear, antialiased). Default: the image's own.
         channels: 1 for grey, 3 for RGB. Default: the image's own.
 
@@ -32,7 +33,36 @@ def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None
     Raises:
         ValueError: The value is no image; the message says why.
     """
-    pixels = _open(value) if isinstance(value, bytes | bytearray | memoryview | str) else _from_array(value)
+    return to_pixels(look(value), size, channels)
+
+
+def look(value: Any) -> Image.Image | Pixels:
+    """What `decode` takes, with its size known and, where it is encoded, nothing decoded yet. Raises ValueError."""
+    if not isinstance(value, bytes | bytearray | memoryview | str):
+        return _from_array(value)
+    if isinstance(value, str):
+        try:
+            value = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"not base64 text: {error}") from error
+    try:
+        return Image.open(io.BytesIO(value), formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"not an image of a known format ({', '.join(_FORMATS)})") from error
+    except Exception as error:  # PIL's plugins raise whatever a broken file makes them trip over.
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def area(image: Image.Image | Pixels) -> int:
+    """Pixels of what `look` gave."""
+    if isinstance(image, np.ndarray):
+        return int(image.shape[0] * image.shape[1])
+    return int(image.width * image.height)
+
+
+def to_pixels(image: Image.Image | Pixels, size: tuple[int, int] | None, channels: int | None) -> Pixels:
+    """The second half of `decode`. Raises ValueError."""
+    pixels = image if isinstance(image, np.ndarray) else _load(image)
     if channels == 1 and pixels.shape[2] == 3:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
     if size is not None and pixels.shape[:2] != size:
@@ -55,21 +85,14 @@ def encode_png(pixels: Pixels) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _open(value: bytes | bytearray | memoryview | str) -> Pixels:
-    if isinstance(value, str):
-        try:
-            value = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"not base64 text: {error}") from error
+def _load(image: Image.Image) -> Pixels:
+    grey = image.mode in _GREY_MODES
     try:
-        image = Image.open(io.BytesIO(value))
-        grey = image.mode in _GREY_MODES
         if grey and image.mode not in ("1", "L", "LA", "La"):
             return _from_deep_grey(np.asarray(image))
         converted = np.asarray(image.convert("L" if grey else "RGB"))
-    except _PIL_ERRORS as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(reason) from error
+    except Exception as error:  # As in `look`; many files show their faults only here.
+        raise ValueError(str(error) or type(error).__name__) from error
     return converted[:, :, None] if grey else converted
 
 

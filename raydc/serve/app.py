@@ -7,6 +7,8 @@ without another hop. A new version arrives as `user_config`, which changes a rep
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import warnings
 from typing import Any
 
 from ray import serve
@@ -26,6 +28,8 @@ class Replica:
         from raydc.serve.routes import Routes
         from raydc.serve.service import Service
 
+        # PIL warns of each oddity of a broken image, and Python keeps every text that it has warned of.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         self.service = Service()
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
 
@@ -38,7 +42,7 @@ class Replica:
 
     async def state(self) -> dict[str, Any]:
         """For `raydc.serve.deploy`, which asks every replica."""
-        return self.service.state()
+        return {**self.service.state(), "pid": os.getpid(), "answered": dict(self.routes.answered)}
 
 
 def build(args: dict[str, Any]) -> serve.Application:

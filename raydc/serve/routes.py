@@ -9,27 +9,37 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from raydc.errors import DataError
-from raydc.serve import page, protocol
+from raydc.errors import DataError, TooManyPixelsError
+from raydc.serve import binary, bodies, docs, openapi, page, protocol
+from raydc.serve.interface import RequestError
 from raydc.serve.service import Array, Loaded, Service
-from raydc.serve.tensors import RequestError
 
 logger = logging.getLogger("ray.serve")
 
-# A body up to this size is parsed on the event loop; it takes well under a millisecond.
+# Up to these sizes a request is parsed, and an answer made, on the event loop, in about the time that handing it to a
+# thread would take.
 _SMALL_BODY_BYTES = 16 * 1024
+_FEW_PIXELS = 64 * 64
+_FEW_SCORES = 2048
+# Binary tensors are not parsed, only copied.
+_BINARY_GAIN = 64
 
 PATHS = (
     "GET /",
+    "GET /docs",
+    "GET /openapi.json",
     "GET /healthz",
+    "GET /ping",
     "POST /predict",
+    "POST /invocations",
     "GET /v2",
     "GET /v2/health/live",
     "GET /v2/health/ready",
@@ -38,128 +48,170 @@ PATHS = (
     "POST /v2/models/{model}[/versions/{version}]/infer",
 )
 
-Handler = Callable[[Request], Awaitable[dict[str, Any]]]
-
 
 class Routes:
-    """The HTTP interface of a service."""
+    """The HTTP interface of a service.
+
+    Attributes:
+        answered: Number of answers by status since the replica began.
+    """
 
     def __init__(self, service: Service, version: str) -> None:
         self.service = service
         self.version = version
+        self.answered: Counter[int] = Counter()
 
     async def respond(self, request: Request) -> Response:
         """Answers any request; never raises for what a client or a model does."""
-        if (shown := page.answer(request)) is not None:
-            return shown
-        key = request.headers.get("x-raydc-key") or _request_id(request)
-        loaded = self._choose(request, key)
         started = time.perf_counter()
-        response = await self._respond(request, loaded, key)
-        if loaded is not None and request.method == "POST":
-            self.service.tallies[loaded.number].add(response.status_code, time.perf_counter() - started)
+        key = request.headers.get("x-raydc-key") or _request_id(request)
+        path = _segments(request)
+        loaded = self._choose(path, key)
+        response = await self._respond(request, path, loaded, key)
+        if loaded is not None:
+            response.headers["x-raydc-model"] = loaded.settings.model
+            response.headers["x-raydc-model-version"] = loaded.version
+            if request.method == "POST":
+                self.service.tallies[loaded.number].add(response.status_code, time.perf_counter() - started)
+        self.answered[response.status_code] += 1
         return response
 
-    def _choose(self, request: Request, key: str) -> Loaded | None:
+    def _choose(self, path: list[str], key: str) -> Loaded | None:
         """The version that the path names, where it runs; else that of the key."""
-        segments = _segments(request)
-        named = self.service.find(segments[4]) if segments[3:4] == ["versions"] and len(segments) > 4 else None
+        named = self.service.find(path[4]) if path[3:4] == ["versions"] and len(path) > 4 else None
         return named or self.service.choose(key)
 
-    async def _respond(self, request: Request, loaded: Loaded | None, key: str) -> Response:
-        headers = {"x-raydc-model": loaded.settings.model, "x-raydc-model-version": loaded.version} if loaded else {}
+    async def _respond(self, request: Request, path: list[str], loaded: Loaded | None, key: str) -> Response:
         timeout_s = loaded.settings.request_timeout_s if loaded else None
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                body = await self._dispatch(request, loaded, key)
-            return _json(200, body, headers)
+                return await self._dispatch(request, path, loaded, key)
         except RequestError as error:
-            return _error(request, error.status, error.message, {**headers, **error.headers})
+            return _error(request, error.status, error.message, error.headers)
         except DataError as error:
-            return _error(request, 422, f"{error.message}. {error.hint}" if error.hint else error.message, headers)
+            status = 413 if isinstance(error, TooManyPixelsError) else 422
+            return _error(request, status, f"{error.message}. {error.hint}" if error.hint else error.message)
         except ClientDisconnect:
-            return _error(request, 400, "the client went away", headers)
+            return _error(request, 400, "the client went away")
         except Exception as error:  # The last place where an error can become an answer.
             if isinstance(error, TimeoutError) and deadline.expired():
-                return _error(request, 408, f"no answer within request_timeout_s = {timeout_s:g} s", headers)
+                return _error(request, 408, f"no answer within request_timeout_s = {timeout_s:g} s")
             logger.exception("request %s failed", _request_id(request))
-            return _error(request, 500, "the model failed on this request; the replica's log says why", headers)
+            return _error(request, 500, "the model failed on this request; the replica's log says why")
 
-    async def _dispatch(self, request: Request, loaded: Loaded | None, key: str) -> dict[str, Any]:
-        match _segments(request):
-            case ["healthz"]:
-                _allow(request, "GET")
-                ready = _require(loaded)
-                return {"status": "ok", "model": ready.settings.model, "version": ready.version}
-            case ["predict"]:
+    async def _dispatch(self, request: Request, path: list[str], loaded: Loaded | None, key: str) -> Response:
+        match path:
+            case ["predict"] | ["invocations"]:
                 _allow(request, "POST")
                 return await self._predict(request, _require(loaded), key)
+            case ["v2", "models", model, *rest]:
+                return await self._model(request, _require(loaded), key, model, rest)
+            case ["healthz"] | ["ping"]:
+                _allow(request, "GET")
+                ready = _require(loaded)
+                return _json(200, {"status": "ok", "model": ready.settings.model, "version": ready.version})
             case ["v2"]:
                 _allow(request, "GET")
-                return {"name": "raydc", "version": self.version, "extensions": []}
+                return _json(200, {"name": "raydc", "version": self.version, "extensions": [binary.EXTENSION]})
             case ["v2", "health", "live"]:
                 _allow(request, "GET")
-                return {"live": True}
+                return _json(200, {"live": True})
             case ["v2", "health", "ready"]:
                 _allow(request, "GET")
                 _require(loaded)
-                return {"ready": True}
-            case ["v2", "models", model, *rest]:
-                return await self._model(request, _require(loaded), key, model, rest)
-            case _:
-                raise RequestError(404, f"no path {request.scope['path']}; there are: {', '.join(PATHS)}")
+                return _json(200, {"ready": True})
+            case ["openapi.json"]:
+                _allow(request, "GET")
+                return _json(200, self._document(request, _require(loaded)))
+            case ["docs"]:
+                _allow(request, "GET")
+                return docs.page(self._document(request, _require(loaded)))
+        if (shown := page.answer(request)) is not None:
+            return shown
+        raise RequestError(404, f"no path {request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
 
-    async def _model(self, request: Request, loaded: Loaded, key: str, model: str, rest: list[str]) -> dict[str, Any]:
+    def _document(self, request: Request, loaded: Loaded) -> dict[str, Any]:
+        settings = loaded.settings
+        prefix = request.scope.get("root_path", "")
+        return openapi.document(settings.model, loaded.version, loaded.interface, settings, self.version, prefix)
+
+    async def _model(self, request: Request, loaded: Loaded, key: str, model: str, rest: list[str]) -> Response:
         if model != loaded.settings.model:
-            raise RequestError(404, f"no model {model!r}; this endpoint serves {loaded.settings.model!r}")
+            raise RequestError(404, f"no model {model[:200]!r}; this endpoint serves {loaded.settings.model!r}")
         if rest[:1] == ["versions"] and len(rest) > 1:
             if rest[1] != loaded.version:
-                raise RequestError(404, f"no version {rest[1]!r}; this endpoint serves {loaded.version!r}")
+                raise RequestError(404, f"no version {rest[1][:200]!r}; this endpoint serves {loaded.version!r}")
             rest = rest[2:]
         match rest:
-            case []:
-                _allow(request, "GET")
-                return _metadata(loaded)
-            case ["ready"]:
-                _allow(request, "GET")
-                return {"name": model, "ready": True}
             case ["infer"]:
                 _allow(request, "POST")
                 return await self._infer(request, loaded, key)
-            case _:
-                raise RequestError(404, f"no path {request.scope['path']}; there are: {', '.join(PATHS)}")
+            case []:
+                _allow(request, "GET")
+                return _json(200, _metadata(loaded))
+            case ["ready"]:
+                _allow(request, "GET")
+                return _json(200, {"name": model, "ready": True})
+        raise RequestError(404, f"no path {request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
 
-    async def _predict(self, request: Request, loaded: Loaded, key: str) -> dict[str, Any]:
-        kind = _content_type(request)
-        if kind.startswith("image/"):
-            if not loaded.interface.image_columns:
-                raise RequestError(415, f"{loaded.settings.model} takes no images; send application/json")
-            parse = _parse_image
-        elif kind == "application/json":
-            parse = _parse_rows
-        else:
-            raise RequestError(415, f"content-type is {kind!r}; send application/json or image/*")
+    async def _predict(self, request: Request, loaded: Loaded, key: str) -> Response:
+        settings, interface = loaded.settings, loaded.interface
+        content_type = request.headers.get("content-type", "")
+        bodies.check_kind(bodies.media_type(content_type), interface)
+        # A body is read before a place is taken, so that a slow sender holds up nobody.
+        content = await bodies.read(request, settings.max_request_bytes)
+        body = bodies.Body(content, content_type, request.scope.get("query_string", b"").decode("latin-1"))
+
+        def inputs(max_pixels: int) -> Array:
+            return body.inputs(interface, settings.max_request_rows, max_pixels)
+
+        def again(other: Loaded) -> Array:
+            return body.inputs(other.interface, settings.max_request_rows, settings.max_request_pixels)
+
         async with self.service.admit(loaded):
-            body = await _read(request, loaded.settings.max_request_bytes)
-            predictions = await self.service.predict(loaded, lambda: parse(body, loaded), _is_large(body, loaded))
-        self.service.mirror(loaded, key, lambda other: parse(body, other), predictions)
-        return {"predictions": predictions, "model": loaded.settings.model, "version": loaded.version}
+            outputs_BK = await self.service.compute(loaded, await self._inputs(loaded, inputs, len(content)))
+            answer = await self._work(outputs_BK, lambda: _predictions(outputs_BK, loaded))
+        self.service.mirror(loaded, key, again, outputs_BK)
+        return answer
 
-    async def _infer(self, request: Request, loaded: Loaded, key: str) -> dict[str, Any]:
-        kind = _content_type(request)
-        if kind != "application/json":
-            raise RequestError(415, f"content-type is {kind!r}; send application/json")
+    async def _infer(self, request: Request, loaded: Loaded, key: str) -> Response:
+        settings, interface = loaded.settings, loaded.interface
+        kind = bodies.media_type(request.headers.get("content-type", ""))
+        length = request.headers.get(binary.HEADER)
+        if kind != bodies.JSON and not (kind == bodies.RAW and length is not None):
+            raise RequestError(
+                415, f"content-type is {kind[:80]!r}; send {bodies.JSON}, or {bodies.RAW} with {binary.HEADER}"
+            )
+        content = await bodies.read(request, settings.max_request_bytes)
         parsed: list[protocol.InferRequest] = []
 
-        def inputs() -> Array:
-            parsed.append(protocol.parse_infer(protocol.parse_json(body), loaded.interface))
-            return loaded.bundle.features.apply(parsed[0].columns)
+        def inputs(max_pixels: int) -> Array:
+            parsed[:] = [protocol.parse_infer(content, length, interface, settings.max_request_rows)]
+            return parsed[0].inputs(interface, max_pixels)
 
+        def again(other: Loaded) -> Array:
+            request = protocol.parse_infer(content, length, other.interface, settings.max_request_rows)
+            return request.inputs(other.interface, settings.max_request_pixels)
+
+        num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
         async with self.service.admit(loaded):
-            body = await _read(request, loaded.settings.max_request_bytes)
-            predictions = await self.service.predict(loaded, inputs, _is_large(body, loaded))
-        self.service.mirror(loaded, key, lambda other: _parse_infer(body, other), predictions)
-        return protocol.infer_answer(parsed[0], predictions, loaded.settings.model, loaded.version)
+            outputs_BK = await self.service.compute(loaded, await self._inputs(loaded, inputs, num_bytes))
+            answer = await self._work(outputs_BK, lambda: _infer_answer(parsed[0], outputs_BK, loaded))
+        self.service.mirror(loaded, key, again, outputs_BK)
+        return answer
+
+    async def _inputs(self, loaded: Loaded, inputs: Callable[[int], Array], num_bytes: int) -> Array:
+        """The network's inputs from a request; a long job is done in a thread. A small file may be a large image."""
+        max_pixels = loaded.settings.max_request_pixels
+        if num_bytes <= _SMALL_BODY_BYTES:
+            try:
+                return inputs(min(_FEW_PIXELS, max_pixels))
+            except TooManyPixelsError:
+                pass
+        return await self.service.work(lambda: inputs(max_pixels))
+
+    async def _work(self, outputs_BK: Array, answer: Callable[[], Response]) -> Response:
+        return answer() if outputs_BK.size <= _FEW_SCORES else await self.service.work(answer)
 
 
 def _segments(request: Request) -> list[str]:
@@ -168,19 +220,17 @@ def _segments(request: Request) -> list[str]:
     return path.strip("/").split("/")
 
 
-def _parse_rows(body: bytes, loaded: Loaded) -> Array:
-    features = loaded.bundle.features
-    return features.apply(features.from_json_rows(protocol.parse_predict(protocol.parse_json(body))))
+def _predictions(outputs_BK: Array, loaded: Loaded) -> Response:
+    predictions = loaded.interface.features.decode(outputs_BK)
+    return _json(200, {"predictions": predictions, "model": loaded.settings.model, "version": loaded.version})
 
 
-def _parse_infer(body: bytes, loaded: Loaded) -> Array:
-    return loaded.bundle.features.apply(protocol.parse_infer(protocol.parse_json(body), loaded.interface).columns)
-
-
-def _parse_image(body: bytes, loaded: Loaded) -> Array:
-    if not body:
-        raise RequestError(400, "the body is empty")
-    return loaded.bundle.features.apply({loaded.interface.image_columns[0]: [body]})
+def _infer_answer(request: protocol.InferRequest, outputs_BK: Array, loaded: Loaded) -> Response:
+    model, version = loaded.settings.model, loaded.version
+    content, json_bytes = protocol.infer_answer(request, outputs_BK, loaded.interface, model, version)
+    if json_bytes is None:
+        return Response(content, 200, media_type=bodies.JSON)
+    return Response(content, 200, {binary.HEADER: str(json_bytes)}, media_type=bodies.RAW)
 
 
 def _metadata(loaded: Loaded) -> dict[str, Any]:
@@ -192,10 +242,6 @@ def _metadata(loaded: Loaded) -> dict[str, Any]:
     return protocol.model_metadata(loaded.settings.model, loaded.version, loaded.interface, parameters)
 
 
-def _is_large(body: bytes, loaded: Loaded) -> bool:
-    return len(body) > _SMALL_BODY_BYTES or bool(loaded.interface.image_columns)
-
-
 def _require(loaded: Loaded | None) -> Loaded:
     if loaded is None:
         raise RequestError(503, "no model is ready yet", {"retry-after": "1"})
@@ -203,28 +249,10 @@ def _require(loaded: Loaded | None) -> Loaded:
 
 
 def _allow(request: Request, method: str) -> None:
-    if request.method != method:
-        raise RequestError(405, f"{request.method} is not allowed here; use {method}", {"allow": method})
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body; refused as soon as it is known to be too large."""
-    too_large = RequestError(413, f"the body is larger than max_request_bytes = {max_bytes}")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise too_large
-    chunks: list[bytes] = []
-    num_bytes = 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
+    # What may be got may be asked for its headers; the server leaves the body out.
+    if request.method != method and not (request.method == "HEAD" and method == "GET"):
+        allowed = "GET, HEAD" if method == "GET" else method
+        raise RequestError(405, f"{request.method[:20]} is not allowed here; use {method}", {"allow": allowed})
 
 
 def _request_id(request: Request) -> str:
@@ -235,9 +263,9 @@ def _request_id(request: Request) -> str:
     return given
 
 
-def _error(request: Request, status: int, message: str, headers: dict[str, str]) -> Response:
+def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     return _json(status, {"error": message, "request_id": _request_id(request)}, headers)
 
 
-def _json(status: int, body: dict[str, Any], headers: dict[str, str]) -> Response:
-    return Response(to_json(body), status, headers, media_type="application/json")
+def _json(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(body), status, headers, media_type=bodies.JSON)

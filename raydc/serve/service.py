@@ -23,10 +23,10 @@ from raydc.bundle import Bundle
 from raydc.errors import CheckpointError, RaydcError
 from raydc.registry import Registry
 from raydc.serve.batching import Batcher
+from raydc.serve.interface import Interface, RequestError
 from raydc.serve.settings import Settings
-from raydc.serve.shadow import Predictions, Shadowing
+from raydc.serve.shadow import Shadowing
 from raydc.serve.tally import Tally
-from raydc.serve.tensors import Interface, RequestError
 from raydc.storage import Storage
 
 Array = npt.NDArray[Any]
@@ -194,31 +194,30 @@ class Service:
         finally:
             slots.release()
 
-    async def predict(self, loaded: Loaded, inputs: Callable[[], Array], is_large: bool) -> list[dict[str, Any]]:
-        """Answers for one request.
-
-        Args:
-            loaded: The version that the request began with.
-            inputs: Makes the network's inputs [B, *shape] from the request; raises DataError or RequestError.
-            is_large: The work around the forward pass is long enough to be kept off the event loop.
+    async def compute(self, loaded: Loaded, x: Array) -> Array:
+        """Outputs [B, K] for the inputs [B, *shape] of one request, in as many forward passes as its rows need.
 
         Raises:
             RequestError: 500 when the model gives no finite numbers.
         """
-        x = await self._work(inputs, is_large)
-        outputs_BK = await loaded.batcher.submit(x)
+        most = loaded.settings.max_batch_size
+        if len(x) <= most:
+            outputs_BK = await loaded.batcher.submit(x)
+        else:
+            parts = [await loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)]
+            outputs_BK = np.concatenate(parts)
         if not np.isfinite(outputs_BK).all():
             raise RequestError(500, "the model gave a value that is no finite number")
-        return await self._work(lambda: loaded.bundle.features.decode(outputs_BK), is_large)
+        return outputs_BK
 
-    def mirror(self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], given: Predictions) -> None:
+    def mirror(self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], outputs_BK: Array) -> None:
         """Copies a request that has been answered to the shadow, where there is one and the request is in its share.
 
         Args:
             answered: The version that answered.
             key: As of `choose`.
             inputs: Makes the inputs of a version's network from the request.
-            given: The predictions that the client gets.
+            outputs_BK: What its network gave.
         """
         settings = self.settings
         side = settings.at(self._now_s()).shadow if settings else None
@@ -226,12 +225,11 @@ class Service:
             return
         shadow = self.loaded.get(side.version)
         if shadow is not None:
-            bundle = shadow.bundle
+            bundle, given = shadow.bundle, answered.bundle.features.decode(outputs_BK)
             self.shadowing.copy(side.version, lambda: bundle.forward(inputs(shadow)), bundle.features.decode, given)
 
-    async def _work(self, function: Callable[[], Result], is_large: bool) -> Result:
-        if not is_large:
-            return function()
+    async def work(self, function: Callable[[], Result]) -> Result:
+        """Does what is too long for the event loop, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)
 
 
@@ -248,8 +246,7 @@ def _load_checked(settings: Settings, version: int) -> Bundle:
 
 
 def _interface(bundle: Bundle) -> Interface:
-    kinds = {name: column.kind for name, column in bundle.features.columns.items()}
-    return Interface(kinds, bundle.features.signature.classes)
+    return Interface(bundle.features)
 
 
 def _is_short(bundle: Bundle, max_batch_size: int) -> bool:

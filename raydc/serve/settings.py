@@ -61,6 +61,8 @@ class Settings(BaseModel):
     batch_wait_timeout_s: float
     request_timeout_s: float
     max_request_bytes: int
+    max_request_rows: int
+    max_request_pixels: int
     device: str = "cpu"
     num_threads: int = 1
 

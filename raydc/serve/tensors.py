@@ -1,155 +1,201 @@
-"""One tensor of a v2 request to one raw column.
+"""One tensor of a v2 request to one raw column, or to all of them.
 
-    numeric column      FP32, FP64, INT*, UINT* or BOOL [B]
+    numeric column      any datatype of numbers, BOOL [B]; or BYTES [B], texts of numbers
     categorical column  BYTES [B], or any of the above
-    image column        UINT8 [B, H, W], [B, H, W, C] or [B, C, H, W]; or BYTES [B], each a PNG or JPEG in base64
+    image column        UINT8 [B, H, W], [B, H, W, C] or [B, C, H, W], grey also [B, H * W]; other datatypes where
+                        all values are whole numbers from 0 to 255; or BYTES [B], each an encoded image
+    `columns`           numbers [B, F], where a model takes F numbers and nothing else
 
-B is the number of rows.
+Data stands in the JSON (flat or nested), or in binary form behind it (see `binary`). A missing number is NaN,
+which only the binary form can say. B is the number of rows.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import difflib
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_NUMPY_TYPES = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP32": np.float32,
-    "FP64": np.float64,
-}
+from raydc.errors import shown
+from raydc.serve import binary
+from raydc.serve.interface import Interface, RequestError, kind_of
+
+Array = npt.NDArray[Any]
 
 
-class RequestError(Exception):
-    """A request that is refused: the HTTP status and the sentence for the client."""
+def parse_tensor(tensor: Any, place: str, interface: Interface, tail: binary.Tail | None) -> tuple[str, Any, int]:
+    """Name, values and number of rows of one input.
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(status, message)
-        self.status = status
-        self.message = message
-        self.headers = headers or {}
+    Args:
+        tensor: The JSON value.
+        place: Such as `inputs[0]`, for messages.
+        interface: Of the model.
+        tail: The binary data of the request, of which this tensor takes its part; None where there is none.
 
-    def __str__(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
-class Interface:
-    """What a model takes and gives: raw columns with their kinds, and class names (none for a regression)."""
-
-    kinds: dict[str, str]
-    classes: tuple[str, ...]
-
-    @property
-    def image_columns(self) -> list[str]:
-        return [name for name, kind in self.kinds.items() if kind == "image"]
-
-
-def parse_tensor(tensor: Any, place: str, interface: Interface) -> tuple[str, Any, int]:
-    """Name, column and number of rows of one input."""
+    Raises:
+        RequestError: 400 with the place.
+    """
     if not isinstance(tensor, dict):
         raise RequestError(400, f"{place} must be an object, not {kind_of(tensor)}")
-    for key in ("name", "shape", "datatype", "data"):
+    for key in ("name", "shape", "datatype"):
         if key not in tensor:
             raise RequestError(400, f"{place} lacks {key!r}")
     name, datatype = tensor["name"], tensor["datatype"]
-    if name not in interface.kinds:
-        raise RequestError(400, f"{place}.name is {name!r}; {_advice(name, list(interface.kinds))}")
-    shape = _parse_shape(tensor["shape"], f"{place}.shape")
-    is_image = interface.kinds[name] == "image"
+    if not isinstance(name, str) or not (name in interface.kinds or name == interface.all_columns):
+        raise RequestError(400, f"{place}.name is {shown(name)}; {interface.advice(name)}")
+    if not isinstance(datatype, str) or not (datatype in binary.DATATYPES or datatype == "BYTES"):
+        known = ", ".join([*binary.DATATYPES, "BYTES"])
+        raise RequestError(400, f"{place}.datatype is {shown(datatype)}; known are {known}")
+    shape = parse_shape(tensor["shape"], f"{place}.shape")
+    num_bytes = _binary_data_size(tensor, place)
+    if num_bytes is None:
+        if "data" not in tensor:
+            raise RequestError(400, f"{place} lacks 'data'")
+        data = tensor["data"]
+        if datatype == "BYTES":
+            return name, _from_texts(_json_texts(data, shape, place), name, place, interface), shape[0]
+        return name, fit(_json_numbers(data, datatype, shape, place), name, place, interface), shape[0]
+    if "data" in tensor:
+        raise RequestError(400, f"{place} has both data and parameters.binary_data_size")
+    if tail is None:
+        raise RequestError(
+            400, f"{place}.parameters.binary_data_size needs the header {binary.HEADER}: the length of the JSON part"
+        )
+    content = tail.take(num_bytes, place)
     if datatype == "BYTES":
-        texts = _parse_texts(tensor["data"], shape, place)
-        return name, [_decode_base64(text, place) for text in texts] if is_image else texts, shape[0]
-    if not isinstance(datatype, str) or datatype not in _NUMPY_TYPES:
-        raise RequestError(400, f"{place}.datatype is {datatype!r}; known are {', '.join([*_NUMPY_TYPES, 'BYTES'])}")
-    values = _parse_numbers(tensor["data"], datatype, shape, place)
-    if is_image:
-        return name, _images(values, place), shape[0]
-    return name, _flat(values, place), shape[0]
+        _check_text_shape(shape, place)
+        return name, _from_bytes(binary.texts(content, shape[0], place), name, place, interface), shape[0]
+    return name, fit(binary.numbers(content, datatype, shape, place), name, place, interface), shape[0]
 
 
-def _parse_shape(shape: Any, place: str) -> list[int]:
+def parse_shape(shape: Any, place: str) -> list[int]:
+    """Raises RequestError 400 where it is no shape with at least one row."""
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
         raise RequestError(400, f"{place} must be a list of whole numbers above 0, the first of them the rows")
+    if len(shape) > 8:
+        raise RequestError(400, f"{place} has {len(shape)} dimensions; no input has more than 4")
     return shape
 
 
-def _parse_numbers(data: Any, datatype: str, shape: list[int], place: str) -> npt.NDArray[Any]:
+def fit(values: Array, name: str, place: str, interface: Interface) -> Array:
+    """An array as a column (or all columns) of the model. Raises RequestError 400 where its shape is another."""
+    if name == interface.image_column:
+        return _images(values, place, interface)
+    if values.dtype == np.bool_:
+        values = values.view(np.uint8) if interface.kinds.get(name) != "categorical" else values
+    if name == interface.all_columns:
+        if values.ndim != 2 or values.shape[1] != len(interface.kinds):
+            raise _wrong_shape(values, [-1, len(interface.kinds)], place)
+        return values
+    if values.size != len(values):
+        raise _wrong_shape(values, [-1], place)
+    return values.reshape(-1)
+
+
+def _wrong_shape(values: Array, expected: list[int], place: str) -> RequestError:
+    return RequestError(400, f"{place}.shape is {list(values.shape)}, expected {expected}")
+
+
+def _binary_data_size(tensor: dict[str, Any], place: str) -> int | None:
+    parameters = tensor.get("parameters")
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        raise RequestError(400, f"{place}.parameters must be an object, not {kind_of(parameters)}")
+    if "shared_memory_region" in parameters:
+        raise RequestError(400, f"{place}.parameters.shared_memory_region: this endpoint shares no memory")
+    num_bytes = parameters.get("binary_data_size")
+    if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 0):
+        raise RequestError(400, f"{place}.parameters.binary_data_size is {shown(num_bytes)}; give a number of bytes")
+    return num_bytes
+
+
+# Data in JSON -----------------------------------------------------------------------------------------------
+
+
+def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Array:
     """An array of the datatype and shape; the data may be flat or nested."""
+    if not isinstance(data, list):
+        raise RequestError(400, f"{place}.data must be a list, not {kind_of(data)}")
     try:
         given = np.asarray(data)
-    except ValueError as error:
-        raise RequestError(400, f"{place}.data is ragged") from error
-    if given.dtype.kind not in "biuf":
+    except (ValueError, OverflowError) as error:
+        raise RequestError(400, f"{place}.data is ragged or nested too deep") from error
+    if given.dtype.kind not in "biuf" or (given.dtype.kind == "b" and datatype != "BOOL"):
         raise RequestError(400, f"{place}.data holds values that are not numbers; the datatype is {datatype}")
     if given.size != math.prod(shape):
         raise RequestError(400, f"{place}.data has {given.size} values, shape {shape} needs {math.prod(shape)}")
-    wanted: np.dtype[Any] = np.dtype(_NUMPY_TYPES[datatype])
-    if wanted.kind in "iu":
-        limits = np.iinfo(wanted)
-        if given.dtype.kind == "f" or given.min() < limits.min or given.max() > limits.max:
+    wanted = binary.DATATYPES[datatype]
+    if wanted.kind in "iub" and given.dtype.kind != "b":
+        low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
+        if given.dtype.kind == "f" or given.min() < low or given.max() > high:
             raise RequestError(400, f"{place}.data holds values that are no {datatype}")
-    return given.astype(wanted).reshape(shape)
+    with np.errstate(over="ignore"):  # What becomes infinite is refused by its row.
+        return given.astype(wanted).reshape(shape)
 
 
-def _parse_texts(data: Any, shape: list[int], place: str) -> list[str]:
+def _json_texts(data: Any, shape: list[int], place: str) -> list[str]:
     while isinstance(data, list) and len(data) == 1 and isinstance(data[0], list):
         data = data[0]
     if isinstance(data, list) and data and all(isinstance(item, list) and len(item) == 1 for item in data):
         data = [item[0] for item in data]
     if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
         raise RequestError(400, f"{place}.data must be a list of strings; the datatype is BYTES")
-    if math.prod(shape) != shape[0] or len(data) != shape[0]:
-        raise RequestError(400, f"{place}.data has {len(data)} strings, shape is {shape}; give [rows]")
+    _check_text_shape(shape, place)
+    if len(data) != shape[0]:
+        raise RequestError(400, f"{place}.data has {len(data)} strings, shape is {shape}")
     return data
 
 
-def _decode_base64(text: str, place: str) -> bytes:
+def _check_text_shape(shape: list[int], place: str) -> None:
+    if math.prod(shape) != shape[0]:
+        raise RequestError(400, f"{place}.shape is {shape}, expected [-1]")
+
+
+def _from_texts(texts: list[str], name: str, place: str, interface: Interface) -> list[Any]:
+    if name == interface.all_columns:
+        raise RequestError(400, f"{place}.datatype is 'BYTES'; {name!r} holds numbers")
+    if name != interface.image_column:
+        return texts
     try:
-        return base64.b64decode(text, validate=True)
+        return [base64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, ValueError) as error:
         raise RequestError(400, f"{place}.data holds an image that is not base64: {error}") from error
 
 
-def _images(values: npt.NDArray[Any], place: str) -> list[npt.NDArray[np.uint8]]:
-    """[B,H,W], [B,H,W,C] or [B,C,H,W] with C of 1 or 3 to a list of [H,W] or [H,W,C]."""
-    if values.ndim not in (3, 4):
-        raise RequestError(400, f"{place}.shape is {list(values.shape)}; an image is [B,H,W], [B,H,W,C] or [B,C,H,W]")
-    pixels = values.astype(np.uint8)
-    if values.dtype != np.uint8 and not np.array_equal(pixels, values):
-        raise RequestError(400, f"{place}.data: pixels are whole numbers from 0 to 255")
-    if values.ndim == 4 and values.shape[3] not in (1, 3):
-        if values.shape[1] not in (1, 3):
-            raise RequestError(400, f"{place}.shape is {list(values.shape)}; an image has 1 or 3 channels")
-        pixels = pixels.transpose(0, 2, 3, 1)
-    return list(pixels)
+def _from_bytes(items: list[bytes], name: str, place: str, interface: Interface) -> list[Any]:
+    if name == interface.image_column:
+        return items
+    try:
+        return _from_texts([item.decode() for item in items], name, place, interface)
+    except UnicodeDecodeError as error:
+        raise RequestError(400, f"{place}: its binary data holds a text that is not UTF-8: {error}") from error
 
 
-def _flat(values: npt.NDArray[Any], place: str) -> npt.NDArray[Any]:
-    if values.size != len(values):
-        raise RequestError(400, f"{place}.shape is {list(values.shape)}; a column is [rows]")
-    return values.reshape(-1)
+# Images -----------------------------------------------------------------------------------------------------
 
 
-def _advice(name: Any, known: list[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"the model's inputs are {', '.join(map(repr, known))}"
+def _images(values: Array, place: str, interface: Interface) -> npt.NDArray[np.uint8]:
+    """[B, H, W] of grey or [B, H, W, C]."""
+    channels, height, width = interface.features.signature.shape
+    if values.dtype != np.uint8:
+        values = _bytes(values, place)
+    if values.ndim == 2 and channels == 1 and values.shape[1] == height * width:
+        return values.reshape(-1, height, width)
+    if values.ndim == 3 or (values.ndim == 4 and values.shape[3] in (1, 3)):
+        return values
+    if values.ndim == 4 and values.shape[1] in (1, 3):
+        return values.transpose(0, 2, 3, 1)
+    expected = [-1, height, width] if channels == 1 else [-1, height, width, channels]
+    raise _wrong_shape(values, expected, place)
 
 
-def kind_of(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+def _bytes(values: Array, place: str) -> npt.NDArray[np.uint8]:
+    # NaN is in no range. Booleans are no pixels.
+    if values.dtype == np.bool_ or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
+        raise RequestError(400, f"{place}: pixels are whole numbers from 0 to 255")
+    return values.astype(np.uint8)

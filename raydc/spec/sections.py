@@ -110,10 +110,14 @@ class Serve(Section):
     autoscaling_config: AutoscalingConfig = AutoscalingConfig()
     max_ongoing_requests: Count = Field(256, description="Requests that a replica takes at a time.")
     max_queued_requests: Annotated[int, Field(ge=-1)] = Field(512, description="Requests that wait; -1: no limit.")
-    max_batch_size: Count = Field(64, description="Most requests of one forward pass.")
+    max_batch_size: Count = Field(64, description="Most requests, and most rows, of one forward pass.")
     batch_wait_timeout_s: NotNegative = Field(0.0, description="How long a batch waits to fill up.")
     request_timeout_s: Positive = Field(30.0, description="Longest time that a request may take.")
     max_request_bytes: Count = Field(8 * 1024 * 1024, description="Largest request body.")
+    max_request_rows: Count = Field(4096, description="Most rows of a request.")
+    max_request_pixels: Count = Field(
+        64 * 1024 * 1024, description="Most pixels that the images of a request may have together."
+    )
     tls: bool = Field(
         False, description="Refused where true: TLS ends in front of the endpoint, see cluster/nginx.conf."
     )

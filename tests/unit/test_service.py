@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import threading
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import small_models
 from starlette.requests import Request
@@ -18,7 +20,7 @@ from starlette.responses import Response
 from raydc import bundle, checkpoint
 from raydc.bundle import Bundle
 from raydc.errors import CheckpointError, RegistryError
-from raydc.features import Features
+from raydc.features import Features, images
 from raydc.registry import Registry
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
@@ -177,10 +179,11 @@ def test_health_and_metadata(tables: Store) -> None:
             assert response.headers["x-raydc-model-version"] == "2"
             return body(response)
 
-        assert (await get("/v2"))["name"] == "raydc"
+        assert await get("/v2") == {"name": "raydc", "version": "0.0", "extensions": ["binary_tensor_data"]}
         assert await get("/v2/health/live") == {"live": True}
         assert await get("/v2/health/ready") == {"ready": True}
         assert await get("/healthz") == {"status": "ok", "model": "small", "version": "2"}
+        assert await get("/ping") == await get("/healthz")
         assert await get("/v2/models/small/ready") == {"name": "small", "ready": True}
         metadata = await get("/v2/models/small/versions/2")
         assert metadata == await get("/v2/models/small")
@@ -239,6 +242,44 @@ def test_each_refusal_is_json_with_its_code_and_the_request_id(
         assert response.headers["content-type"] == "application/json"
 
     run(tables.settings(max_request_bytes=4096), scenario)
+
+
+def test_a_request_may_have_so_many_rows_and_pixels(tables: Store, pictures: Store) -> None:
+    rows, images = small_models.table_rows(4), small_models.picture_rows(4)
+
+    async def scenario(service: Service, routes: Routes) -> None:
+        given = rows if "age" in service.current.interface.kinds else images  # type: ignore[union-attr]
+        assert (await routes.respond(post("/predict", given[:3]))).status_code == 200
+        response = await routes.respond(post("/predict", given))
+        assert response.status_code == 413
+        assert limit in body(response)["error"]
+
+    limit = "the body has 4 rows; max_request_rows is 3"
+    run(tables.settings(max_request_rows=3), scenario)
+    limit = "256 pixels to decode, at most 192 are allowed"
+    run(pictures.settings(max_request_pixels=3 * 64), scenario)
+
+
+def test_a_large_image_is_decoded_off_the_event_loop(pictures: Store) -> None:
+    threads: list[str] = []
+
+    async def scenario(service: Service, routes: Routes) -> None:
+        def decode(*given: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return to_pixels(*given)
+
+        to_pixels, images.to_pixels = images.to_pixels, decode
+        try:
+            for size in ((8, 8), (100, 100)):
+                file = io.BytesIO()
+                PIL.Image.new("L", size).save(file, format="PNG")
+                asked = request("POST", "/predict", file.getvalue(), {"content-type": "image/png"})
+                assert (await routes.respond(asked)).status_code == 200
+        finally:
+            images.to_pixels = to_pixels
+
+    run(pictures.settings(), scenario)
+    assert [name.partition("_")[0] for name in threads] == [threading.main_thread().name, "features"]
 
 
 def test_nothing_is_ready_before_a_version_has_proved_itself() -> None:
@@ -332,6 +373,26 @@ def test_a_batch_has_at_most_max_batch_size_requests(tables: Store, max_batch_si
     sizes = run(tables.settings(max_batch_size=max_batch_size), scenario)
     assert sum(sizes) == 12
     assert max(sizes) == min(12, max_batch_size)
+
+
+def test_a_request_with_more_rows_than_a_batch_takes_several(tables: Store) -> None:
+    async def scenario(service: Service, routes: Routes) -> Any:
+        assert service.current is not None
+        sizes: list[int] = []
+        forward = service.current.batcher.forward
+
+        def seen(x: Any) -> Any:
+            sizes.append(len(x))
+            return forward(x)
+
+        service.current.batcher.forward = seen
+        answer = body(await routes.respond(post("/predict", small_models.table_rows(10))))
+        return sizes, answer["predictions"]
+
+    sizes, predictions = run(tables.settings(max_batch_size=4), scenario)
+    assert sizes == [4, 4, 2]
+    offline = tables.bundle(1).predict_rows(small_models.table_rows(10))
+    assert [one["label"] for one in predictions] == [one["label"] for one in offline]
 
 
 # Versions ---------------------------------------------------------------------------------------------------
