@@ -12,7 +12,7 @@ import hmac
 import logging
 import time
 
-from raydc.serve.tensors import RequestError
+from raydc.serve.interface import RequestError
 from raydc.storage import Storage
 from raydc.tokens import RIGHTS, Token, Tokens, hash_of, id_of
 

@@ -16,7 +16,7 @@ from raydc.cli import main
 from raydc.errors import RegistryError, UsageError
 from raydc.serve import access as module
 from raydc.serve.access import Access, demand
-from raydc.serve.tensors import RequestError
+from raydc.serve.interface import RequestError
 from raydc.storage import Storage
 from raydc.tokens import Token, Tokens, hash_of
 
