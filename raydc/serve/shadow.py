@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError
-from raydc.serve.tensors import RequestError
+from raydc.serve.interface import RequestError
 
 Predictions = list[dict[str, Any]]
 
