@@ -87,6 +87,11 @@ class Bundle:
         """
         return self.predict_columns(self.features.from_json_rows(rows))
 
+    @property
+    def golden_inputs(self) -> Array | None:
+        """The golden rows as network inputs [B, *signature.shape]; None where there are none."""
+        return golden.inputs_of(self.golden)
+
     def check_golden(self) -> None:
         """Proves that this process computes what the training process computed.
 

@@ -61,6 +61,11 @@ def check(golden: dict[str, Any], features: Features, forward: Forward, device: 
     _check_outputs(forward(x), np.array(golden["outputs"]), features, _OUTPUT_TOLERANCE[device])
 
 
+def inputs_of(golden: dict[str, Any]) -> Array | None:
+    """The inputs that `make` saw; None without rows."""
+    return _array_from_json(golden["inputs"]) if golden["rows"] else None
+
+
 def _array_to_json(array: Array) -> dict[str, Any]:
     content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
     return {"shape": list(array.shape), "dtype": str(array.dtype), "base64": content}

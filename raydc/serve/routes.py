@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from raydc.errors import DataError, TooManyPixelsError
-from raydc.serve import binary, bodies, docs, openapi, page, protocol
+from raydc.serve import binary, bodies, docs, facts, openapi, page, protocol
 from raydc.serve.interface import RequestError
 from raydc.serve.service import Array, Loaded, Service
 
@@ -238,8 +238,12 @@ def _metadata(loaded: Loaded) -> dict[str, Any]:
         "alias": loaded.settings.alias,
         "digest": f"sha256:{loaded.bundle.digest}",
         "task": loaded.bundle.features.signature.task,
+        **facts.of_model(loaded.bundle, loaded.source),
     }
-    return protocol.model_metadata(loaded.settings.model, loaded.version, loaded.interface, parameters)
+    metadata = protocol.model_metadata(loaded.settings.model, loaded.version, loaded.interface, parameters)
+    known = facts.of_inputs(loaded.bundle)
+    inputs = [{**one, "parameters": {**one["parameters"], **known[one["name"]]}} for one in metadata["inputs"]]
+    return {**metadata, "inputs": inputs}
 
 
 def _require(loaded: Loaded | None) -> Loaded:

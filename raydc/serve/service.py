@@ -48,6 +48,8 @@ class Loaded:
     number: int
     settings: Settings
     bundle: Bundle
+    source: dict[str, Any]
+    """What the registry knows of where it came from."""
     interface: Interface
     batcher: Batcher
 
@@ -150,13 +152,13 @@ class Service:
         if known is not None and known.settings.identity == settings.identity:
             if known.settings.batching == settings.batching:
                 return replace(known, settings=settings)
-            bundle = known.bundle
+            bundle, source = known.bundle, known.source
         else:
-            bundle = await asyncio.to_thread(_load_checked, settings, version)
+            bundle, source = await asyncio.to_thread(_load_checked, settings, version)
         is_short = await asyncio.to_thread(_is_short, bundle, settings.max_batch_size)
         executor = None if is_short else self._forward_thread
         batcher = Batcher(bundle.forward, settings.max_batch_size, settings.batch_wait_timeout_s, executor)
-        return Loaded(version, settings, bundle, _interface(bundle), batcher)
+        return Loaded(version, settings, bundle, source, _interface(bundle), batcher)
 
     def state(self) -> dict[str, Any]:
         """What this replica was told last, what holds, its versions, which it refused and why, how requests went."""
@@ -233,8 +235,9 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)
 
 
-def _load_checked(settings: Settings, version: int) -> Bundle:
-    folder = Registry(Storage(settings.storage)).folder(settings.model, version)
+def _load_checked(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
+    registry = Registry(Storage(settings.storage))
+    folder = registry.folder(settings.model, version)
     try:
         bundle = bundles.load(folder, settings.device, settings.num_threads)
         bundle.check_golden()
@@ -242,7 +245,7 @@ def _load_checked(settings: Settings, version: int) -> Bundle:
         raise
     except Exception as error:  # A user's builder and its network may raise anything.
         raise CheckpointError(f"{folder.uri}: its model does not work: {error!r}") from error
-    return bundle
+    return bundle, registry.source(settings.model, version)
 
 
 def _interface(bundle: Bundle) -> Interface:
