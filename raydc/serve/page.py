@@ -11,12 +11,15 @@ from importlib import resources
 from starlette.requests import Request
 from starlette.responses import Response
 
-# By the last part of the path; "" is the page itself.
+# By the path; "" is the page itself. Modules of JavaScript are loaded from page.js.
 _FILES = {
     "": ("page.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
+    **{
+        f"{module}.js": (f"{module}.js", "text/javascript; charset=utf-8")
+        for module in ("page", "client", "dom", "picture", "pad", "ink", "row", "answer", "card")
+    },
 }
 
 _HEADERS = {
