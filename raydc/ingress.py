@@ -9,11 +9,16 @@ proxies and its replicas, so they are given to a Ray that starts here (`local`),
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
+import shlex
 import shutil
 import socket
+import sys
 import tempfile
 from pathlib import Path
+
+from raydc import haproxy
 
 SETTINGS = {
     # HAProxy on each node; a replica listens on a port of its own, HAProxy sends each request to the idlest.
@@ -80,7 +85,20 @@ def local(folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + _NUM_OTHERS),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _BLOCKS.step),
     }
+    program = _write_program(folder)
+    # It cannot be run where the folder's file system says so: then HAProxy is used as Serve has it.
+    if os.access(program, os.X_OK):
+        own["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(program)
     return {**SETTINGS, **own}
+
+
+def _write_program(folder: Path) -> Path:
+    """`raydc.haproxy` as a program, for a Ray whose PATH may have none of raydc's."""
+    program = folder / "haproxy"
+    python, script = shlex.quote(sys.executable), shlex.quote(haproxy.__file__)
+    program.write_text(f'#!/bin/sh\nexec {python} -I {script} "$@"\n')
+    program.chmod(0o700)
+    return program
 
 
 def _free_block() -> int:

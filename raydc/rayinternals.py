@@ -36,6 +36,13 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "_get_global_client": ("raise_if_no_controller_running",),
         "_set_global_client": ("client",),
     },
+    "ray.serve._private.haproxy": {
+        "HAProxyApi": ("cfg", "backend_configs", "config_file_path"),
+        "HAProxyApi._generate_config_file_internal": ("self",),
+        "HAProxyConfig": None,
+        "BackendConfig": None,
+        "ServerConfig": ("name", "host", "port", "replica_id"),
+    },
     "ray.tune.search.variant_generator": {"generate_variants": ("unresolved_spec", "random_state")},
     "ray.train.v2.api.preemption": {"PreemptionInfo": ("deadline_ms", "preempted_node_to_ranks")},
     "ray.train.v2.api.exceptions": {

