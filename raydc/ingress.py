@@ -44,6 +44,8 @@ SETTINGS = {
     # HAProxy that died is started again after about five seconds, not thirty.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    # Its first start may take longer than five seconds on a busy machine; Serve would begin anew, and again.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
     # A replica that is to end leaves HAProxy's list within a second; it waits for three, not thirty.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
     # Requests that wait for the first replica are counted every second, not every ten.

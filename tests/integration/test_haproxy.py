@@ -102,7 +102,9 @@ def start(tmp_path: Path) -> Iterator[Callable[[int | None], int]]:
         (port,) = free_ports(1)
         path = write_config(Path(folder.name), port, replica_port)
         program = ingress.local(Path(folder.name))["RAY_SERVE_HAPROXY_BINARY_PATH"]
-        processes.append(subprocess.Popen([program, "-db", "-f", str(path), "-dR"], stderr=subprocess.DEVNULL))
+        command = [program, "-db", "-f", str(path), "-dR"]
+        environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": program}
+        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment))
         wait_for(lambda: answers(port))
         return port
 
