@@ -20,6 +20,8 @@ def test_ray_serve_knows_every_setting(tmp_path: Path) -> None:
 
 
 def test_two_local_rays_share_nothing(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
     one, other = ingress.local(tmp_path / "one"), ingress.local(tmp_path / "other")
     own = one.keys() - ingress.SETTINGS.keys()
     assert all(one[name] != other[name] for name in own)
