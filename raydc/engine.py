@@ -35,6 +35,7 @@ _WORKER_ENVIRONMENT = {
 }
 # What a local Ray leaves on this machine.
 _local_folders: list[tempfile.TemporaryDirectory[str]] = []
+_SERVE_THREAD_TIMEOUT_S = 5.0
 _QUIET = ("ray.train", "ray.tune", "ray.data")
 
 
@@ -154,6 +155,7 @@ def disconnect() -> None:
     """Ends a local Ray, or leaves the cluster."""
     import ray
 
+    rayinternals.end_serve_thread(_SERVE_THREAD_TIMEOUT_S)
     ray.shutdown()
     while _local_folders:
         _local_folders.pop().cleanup()

@@ -6,8 +6,11 @@ with the name that is missing, instead of failing somewhere in the middle of a r
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +45,10 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "HAProxyConfig": None,
         "BackendConfig": None,
         "ServerConfig": ("name", "host", "port", "replica_id"),
+    },
+    "ray.serve._private.router": {
+        "SingletonThreadRouter._asyncio_loop": None,
+        "SingletonThreadRouter": None,
     },
     "ray.tune.search.variant_generator": {"generate_variants": ("unresolved_spec", "random_state")},
     "ray.train.v2.api.preemption": {"PreemptionInfo": ("deadline_ms", "preempted_node_to_ranks")},
@@ -170,6 +177,35 @@ def _refusal(found: list[str]) -> ClusterError:
 def never_start_by_itself() -> None:
     """A call to Ray before `ray.init` is an error, instead of starting another Ray."""
     importlib.import_module("ray._private.auto_init_hook").enable_auto_connect = False  # type: ignore[attr-defined]
+
+
+def end_serve_thread(timeout_s: float) -> bool:
+    """Ends the thread that handles of Serve use in this process, which would go on after Ray itself has ended.
+
+    It counts its own delays, in native code: a process that ends meanwhile may crash. Handles that exist are of no
+    use any more; later ones get a thread of their own.
+
+    Returns:
+        False when it has not ended in time.
+    """
+    if "ray.serve._private.router" not in sys.modules:
+        return True
+    router = __getattr__("SingletonThreadRouter")
+    loop = router._asyncio_loop
+    if loop is None or not loop.is_running():
+        return True
+
+    def end() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.call_soon(loop.stop)
+
+    loop.call_soon_threadsafe(end)
+    deadline = time.monotonic() + timeout_s
+    while loop.is_running() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    router._asyncio_loop = None
+    return not loop.is_running()
 
 
 def draining_nodes() -> dict[str, int]:

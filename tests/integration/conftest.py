@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,11 @@ from raydc.storage import Storage
 def ray_engine() -> Iterator[engine.Engine]:
     """A local Ray with more logical CPUs than the machine may have, so that small jobs fit beside each other."""
     yield engine.connect(num_cpus=4)
+    threads = {thread.name for thread in threading.enumerate()}
     engine.disconnect()
+    # What goes on in native code while the process ends may crash it.
+    left = {thread.name for thread in threading.enumerate() if "router" in thread.name}
+    assert not left, f"still there: {left} of {threads}"
 
 
 @pytest.fixture(scope="module")
