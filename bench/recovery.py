@@ -35,7 +35,7 @@ LABELS = {"raydc": "raydc", "ray-train": "Ray Train"}
 NUM_ROWS, BATCH, CHECKPOINT_EVERY, MAX_STEPS = 32_000, 32, 10, 20_000
 STEP_S = 0.05
 # Long enough for a first checkpoint, and for raydc's processes to stand by.
-UNDISTURBED_S = 15.0
+UNDISTURBED_S = 25.0
 TIMEOUT_S = 300.0
 END_TIMEOUT_S = 20.0
 

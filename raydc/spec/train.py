@@ -136,7 +136,8 @@ class FaultTolerance(Section):
         "recent states are kept in the memory of another node. 0: off.",
     )
     spare_workers: bool = Field(
-        True, description="A process with everything imported stands by for each worker; about 0.5 GB each."
+        True,
+        description="A process with everything imported stands by for each worker once a run is 15 s old; 0.5 GB each.",
     )
 
 

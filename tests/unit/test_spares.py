@@ -58,17 +58,31 @@ def test_one_for_each_worker_when_these_have_started(nodes: Nodes) -> None:
     standing_by.started(workers("a", "a", "b"))
     standing_by.ask_for(Counter(a=2, b=1), [A, B])
     assert nodes.new() == []
-    nodes.now_s += 10
+    nodes.now_s += 20
     for _ in range(2):
         standing_by.ask_for(Counter(a=2, b=1), [A, B])
     assert nodes.new() == [("a", 2), ("b", 1)]
+
+
+def test_the_first_seconds_of_a_run_belong_to_its_workers(nodes: Nodes) -> None:
+    asked_after_s = []
+    standing_by = Spares(True, "raydc.preload.run")
+    for _ in range(2):
+        standing_by.started(workers("a"))
+        for second in range(30):
+            standing_by.ask_for(Counter(a=1), [A])
+            asked_after_s += [second] * len(nodes.new())
+            nodes.now_s += 1
+    first, after_a_loss = asked_after_s
+    assert first >= 15
+    assert after_a_loss < 5
 
 
 def test_those_that_became_workers_are_replaced(nodes: Nodes) -> None:
     standing_by = Spares(True, "raydc.preload.run")
     for group in (("a", "b"), ("a", "a"), ("a",)):
         standing_by.started(workers(*group))
-        nodes.now_s += 10
+        nodes.now_s += 20
         standing_by.ask_for(Counter(group), [A, B])
     # b's is still there when its node has no worker; of a, the second group had to start one that did not stand by.
     assert nodes.new() == [("a", 1), ("b", 1), ("a", 2)]
@@ -77,7 +91,7 @@ def test_those_that_became_workers_are_replaced(nodes: Nodes) -> None:
 def test_a_node_that_refuses_is_asked_again(nodes: Nodes) -> None:
     standing_by = Spares(True, "raydc.preload.run")
     standing_by.started(workers("a"))
-    nodes.now_s += 10
+    nodes.now_s += 20
     nodes.refuses = {"a"}
     standing_by.ask_for(Counter(a=1), [A])
     nodes.refuses = set()
@@ -89,7 +103,7 @@ def test_a_node_that_refuses_is_asked_again(nodes: Nodes) -> None:
 def test_none_where_none_are_wanted(nodes: Nodes) -> None:
     standing_by = Spares(False, "raydc.preload.run")
     standing_by.started(workers("a"))
-    nodes.now_s += 10
+    nodes.now_s += 20
     standing_by.ask_for(Counter(a=1), [A])
     assert nodes.new() == []
 
