@@ -32,8 +32,8 @@ from raydc.checkpoint import CheckpointStore
 from raydc.features import Signature
 from raydc.group import Alone
 from raydc.journal import Journal
-from raydc.save import Parts, Saver
-from raydc.state import State
+from raydc.save import Saver
+from raydc.state import Parts, State
 from raydc.step import Step
 from raydc.storage import Storage
 
@@ -149,6 +149,7 @@ def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]
 
 
 def storage_block(run: Run, saver: Saver) -> None:
+    run.step.before_update = saver.complete
     taken = [run.parts()]
 
     def checkpoint(number: int) -> None:
@@ -161,6 +162,7 @@ def storage_block(run: Run, saver: Saver) -> None:
 
 
 def memory_block(run: Run, saver: Saver) -> None:
+    run.step.before_update = saver.complete
     run.do(lambda number: saver.is_due(run.done) and saver.save(run.parts()))
 
 

@@ -1,8 +1,8 @@
 """Keeps the state of a run safe: when, copied how, and brought where.
 
-A step waits for a copy to host memory (`raydc.snapshot`). A thread brings the copy to storage, another one into the
-memory of other processes where there is such a place (`Recent`). Each has one copy at a time. What is due while the
-last one is still on its way:
+A step waits for a copy to host memory (`raydc.snapshot`), the end of the next one for what is left of it. A thread
+brings the copy to storage, another one into the memory of other processes where there is such a place (`Recent`). Each
+has one copy at a time. What is due while the last one is still on its way:
 
 - by seconds or `auto`: it is taken when the last one has arrived;
 - by steps, at the end of an epoch, and in memory: the step waits, so that no more is lost than was promised;
@@ -14,11 +14,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from raydc.checkpoint import CheckpointStore, Found
 from raydc.courier import Courier
@@ -27,7 +25,7 @@ from raydc.interval import Failures, Interval
 from raydc.journal import Journal
 from raydc.snapshot import Copy, Snapshots
 from raydc.spec.sections import Spec
-from raydc.state import State, constant_files, state_file
+from raydc.state import Parts, constant_files, state_file
 
 # Between the tries to write one checkpoint: storage that is away for a minute costs none.
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -62,15 +60,6 @@ class Recent(Protocol):
         """The run goes on after `step` steps: what is newer belongs to a history that no longer counts."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The live state of a run: what a checkpoint is made of."""
-
-    state: State
-    weights: Mapping[str, Tensor]
-    step_state: Any
-
-
 class Saver:
     """Keeps the state of a run safe. Only rank 0 has one that does anything.
 
@@ -103,6 +92,7 @@ class Saver:
         self._snapshots = Snapshots(device)
         self._to_storage = Courier("raydc-checkpoint", self._write, self._not_written, _PAUSES_S)
         self._to_memory = Courier("raydc-recent", self._put, self._not_put)
+        self._copy: Copy | None = None
         self._num_failures = 0
         self._reason = ""
         # A state leaves early enough to arrive before it is needed.
@@ -190,7 +180,10 @@ class Saver:
         others = {**self._others, "state.json": state_file(state)}
         if to_memory and (unseen := self._journal.unseen()):
             others["metrics.jsonl"] = unseen
-        copy = self._snapshots.take(state.step, parts.weights, parts.step_state, others, self._meta, state.best_step)
+        self.complete()
+        copy = self._copy = self._snapshots.take(
+            state.step, parts.weights, parts.step_state, others, self._meta, state.best_step
+        )
         self._store.reached("copied")
         if to_storage:
             self._to_storage.take(copy)
@@ -199,6 +192,14 @@ class Saver:
             self._no_memory_before_s = self._put_s + _MEMORY_EVERY_S
             self._to_memory.take(copy)  # Which may refuse at once, for longer.
         return copy
+
+    def complete(self) -> None:
+        """Returns when nothing of the state that was handed over last is left to be copied."""
+        if self._copy is not None:
+            started_s = time.monotonic()
+            self._copy.complete()
+            self._copy = None
+            self.waited_s += time.monotonic() - started_s
 
     def save_now(self, parts: Parts, timeout_s: float) -> str:
         """Returns when the state is in storage or in the memory of another process, whatever was due.
@@ -234,6 +235,7 @@ class Saver:
 
     def _write(self, copy: Copy) -> None:
         started_s = time.monotonic()
+        copy.complete()
         self._still_ours()
         self._journal.sync()
         name = self._store.write(copy.step, copy.files, copy.meta, copy.best_step, copy.hashes())
@@ -250,6 +252,7 @@ class Saver:
         self._journal.event(kind, step=copy.step, reason=str(error))
 
     def _put(self, copy: Copy) -> None:
+        copy.complete()
         if self._recent is not None and self._recent.put(copy):
             copy.arrived("memory")
             if not self._is_in_memory:

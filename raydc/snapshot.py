@@ -2,15 +2,18 @@
 
 The tensors of a file lie in one buffer as safetensors lays them out, and are copied over in place. A step waits for
 these copies and nothing else: what is left for the thread that writes (hashing, writing, fsync) does not hold Python's
-global lock, so the steps go on beside it.
+global lock, so the steps go on beside it. The state of the optimiser, two thirds of the bytes with Adam, changes at the
+end of a step only: on a CPU that thread copies it too, while the next step computes its gradients. Weights are not left
+to it: networks exist that change their own in a forward pass.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +71,6 @@ class Copy:
 
     Attributes:
         step: Steps done.
-        files: Content by name. The buffers behind it are used again once everybody has let go of the copy.
         meta: JSON values that describe it.
         best_step: Step of the best checkpoint so far, which stays in storage.
         is_safe: Set once it has arrived somewhere.
@@ -76,15 +78,35 @@ class Copy:
     """
 
     step: int
-    files: dict[str, Content]
     meta: dict[str, Any]
     best_step: int | None
+    _files: dict[str, Content]
     _slot: _Slot
+    _rest: Callable[[], None] | None = None
     _num_users: int = 1
     _hashes: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _work: threading.Lock = field(default_factory=threading.Lock)
     is_safe: threading.Event = field(default_factory=threading.Event)
     place: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be copied."""
+        return self._rest is None
+
+    def complete(self) -> None:
+        """Copies what is left, or waits for whoever does: before the optimiser changes its state."""
+        with self._work:
+            if self._rest is not None:
+                self._rest()
+                self._rest = None
+
+    @property
+    def files(self) -> dict[str, Content]:
+        """Content by name, complete. The buffers behind it are used again once everybody has let go of the copy."""
+        self.complete()
+        return self._files
 
     def arrived(self, place: str) -> None:
         """It is in storage, or in memory."""
@@ -93,9 +115,10 @@ class Copy:
 
     def hashes(self) -> dict[str, str]:
         """sha256 of each file, computed once."""
-        with self._lock:
+        files = self.files
+        with self._work:  # Not the lock of `let_go`, for which a step would wait as long as this takes.
             if not self._hashes:
-                self._hashes = {name: sha256(content) for name, content in self.files.items()}
+                self._hashes = {name: sha256(content) for name, content in files.items()}
             return self._hashes
 
     def hold(self) -> None:
@@ -119,12 +142,11 @@ class _Slot:
         self.is_free.set()
         self.images: dict[str, Image] = {}
 
-    def fill(self, name: str, tensors: Mapping[str, Tensor], pinned: bool) -> Content:
+    def image(self, name: str, tensors: Mapping[str, Tensor], pinned: bool) -> Image:
         image = self.images.get(name)
         if image is None or image.layout != layout_of(tensors):
             image = self.images[name] = Image(tensors, pinned)
-        image.copy(tensors)
-        return image.content
+        return image
 
 
 class Snapshots:
@@ -160,22 +182,26 @@ class Snapshots:
             best_step: Step of the best checkpoint so far.
 
         Returns:
-            The copy, with one user.
+            The copy, with one user. It must be complete before the optimiser takes its next step.
         """
         slot = next(slot for slot in self._slots if slot.is_free.is_set())
         pinned = self._device.type == "cuda"
         tensors: dict[str, Tensor] = {}
         rest = _split(step_state, "", tensors)
+        model, optimizer = slot.image("model", weights, pinned), slot.image("optimizer", tensors, pinned)
         files: dict[str, Content] = {
-            "model.safetensors": slot.fill("model", weights, pinned),
-            "optimizer.safetensors": slot.fill("optimizer", tensors, pinned),
+            "model.safetensors": model.content,
+            "optimizer.safetensors": optimizer.content,
             "optimizer.pt": _saved(rest),
             **others,
         }
-        if pinned:
-            torch.cuda.synchronize(self._device)
         slot.is_free.clear()
-        return Copy(step, files, dict(meta), best_step, slot)
+        copy = Copy(step, dict(meta), best_step, files, slot, functools.partial(optimizer.copy, tensors))
+        model.copy(weights)
+        if pinned:
+            copy.complete()
+            torch.cuda.synchronize(self._device)
+        return copy
 
 
 def _saved(value: Any) -> bytes:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import safetensors.torch
 import torch
 import yaml
+from torch import Tensor
 
 from raydc import spec as specs
 from raydc.checkpoint import Found
@@ -51,6 +53,15 @@ class State:
     epochs_without: int = 0
     metrics: dict[str, float | None] | None = None
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The live state of a run: what a checkpoint is made of."""
+
+    state: State
+    weights: Mapping[str, Tensor]
+    step_state: Any
 
 
 def judge(state: State, record: dict[str, Any], train: Train, total_steps: int) -> State:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -118,6 +118,9 @@ class Step:
         steps_per_epoch: Steps of an epoch, for the schedule.
         group: The workers.
         device: Of the network.
+
+    Attributes:
+        before_update: Called when the gradients are there, before weights and optimiser change.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Step:
         group: Group,
         device: torch.device,
     ) -> None:
+        self.before_update: Callable[[], None] = lambda: None
         self.network = network
         self.optimizer = make_optimizer(train, network)
         self.scheduler = make_scheduler(train, self.optimizer, total_steps, steps_per_epoch)
@@ -179,6 +183,7 @@ class Step:
         self._buffers.finish(changes, order.num_shares(num_rows, self._num_logical, self._num_shards))
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
+        self.before_update()
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()

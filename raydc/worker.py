@@ -28,9 +28,9 @@ from raydc.group import Alone, Group, members
 from raydc.interval import observed
 from raydc.journal import Journal, Publish
 from raydc.notices import Agreement, LeftError, Pending
-from raydc.save import Parts, Recent, Saver
+from raydc.save import Recent, Saver
 from raydc.spec.sections import Spec
-from raydc.state import State, judge, spec_hash, state_of, unpack_step, unpack_weights
+from raydc.state import Parts, State, judge, spec_hash, state_of, unpack_step, unpack_weights
 from raydc.step import Step
 from raydc.storage import Storage
 
@@ -137,6 +137,7 @@ class _Run:
             self.saver = Saver(
                 self.store, spec, features, self.meta, self.journal, device, recent, lease.watch(run_folder)
             )
+            self.step.before_update = self._end_copy
 
     # Begin -------------------------------------------------------------------------------------------
 
@@ -244,6 +245,11 @@ class _Run:
     @property
     def _is_epoch_done(self) -> bool:
         return self.state.step % self.feed.steps_per_epoch == 0 or self.state.step == self.total_steps
+
+    def _end_copy(self) -> None:
+        if self.saver:
+            with self.clock.of(CHECKPOINT):
+                self.saver.complete()
 
     def _parts(self) -> Parts:
         return Parts(self.state, self.network.state_dict(), self.step.state())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from raydc import events, save, worker
 from raydc.checkpoint import CheckpointStore, Found
 from raydc.errors import CheckpointError
 from raydc.journal import Journal
-from raydc.save import Parts, Saver
+from raydc.save import Saver
 from raydc.snapshot import Copy
-from raydc.state import State
+from raydc.state import Parts, State
 from raydc.storage import Storage
 
 LONG_S = 30.0
@@ -33,6 +34,11 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Storage:
+    return write_pictures(Storage(str(tmp_path / "data")))
 
 
 class Memory:
@@ -175,6 +181,30 @@ def test_memory_that_refuses_costs_no_step(folder: Storage) -> None:
     assert event_kinds(folder).count("recent_state_failed") == 1
 
 
+def test_a_thread_that_is_late_gets_the_state_of_the_step_that_it_was_taken_after(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = training_spec(str(tmp_path), train={"optimizer": "adam"}, checkpoint={"num_to_keep": 100})
+    on_time, late = (Storage(str(tmp_path / name)) for name in ("on_time", "late"))
+    num_steps = worker.fit(spec, on_time, data).step
+    write = Saver._write
+
+    def write_late(saver: Saver, copy: Copy) -> None:
+        deadline_s = time.monotonic() + LONG_S
+        while copy.step < num_steps and not copy.is_complete and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        assert copy.step == num_steps or copy.is_complete  # The step was not waited for.
+        write(saver, copy)
+
+    monkeypatch.setattr(Saver, "_write", write_late)
+    worker.fit(spec, late, data)
+    one, other = (CheckpointStore(run / "checkpoints", 100) for run in (on_time, late))
+    assert one.steps() == other.steps() == [4, 7, 8, 12, 14, 16, 20, 21]
+    for step in one.steps():
+        assert one.read(step).files["optimizer.safetensors"] == other.read(step).files["optimizer.safetensors"], step
+        assert one.read(step).files["model.safetensors"] == other.read(step).files["model.safetensors"], step
+
+
 # Now -------------------------------------------------------------------------------------------------
 
 
@@ -197,11 +227,6 @@ def test_now_says_where_it_is_not_safe(folder: Storage, monkeypatch: pytest.Monk
 
 
 # Storage that refuses --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Storage:
-    return write_pictures(Storage(str(tmp_path / "data")))
 
 
 @pytest.fixture

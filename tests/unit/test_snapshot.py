@@ -41,6 +41,7 @@ def test_files_hold_the_state_of_the_moment() -> None:
     for step in range(2):
         train(network, optimizer)  # The first copy is of an optimiser with state, the slots are filled once each.
         copies.append(take(snapshots, step, network, {"optimizer": optimizer.state_dict(), "scheduler": None}))
+        copies[-1].complete()
         expected.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
     train(network, optimizer)
     for copy, weights in zip(copies, expected, strict=True):
@@ -51,6 +52,24 @@ def test_files_hold_the_state_of_the_moment() -> None:
     restored = torch.optim.AdamW(other.parameters(), fused=True)
     restored.load_state_dict(unpack_step(found(copies[1]))["optimizer"])
     assert float(restored.state_dict()["state"][0]["step"]) == 2.0
+
+
+def test_the_state_of_the_optimiser_is_copied_when_it_has_to_be() -> None:
+    network = make_network()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    train(network, optimizer)
+    copy = take(Snapshots(torch.device("cpu")), 1, network, {"optimizer": optimizer.state_dict(), "scheduler": None})
+    weights = network[0].weight.detach().clone()
+    with torch.no_grad():
+        network[0].weight.zero_()  # A forward pass may do this.
+    moment = optimizer.state[network[0].weight]["exp_avg"]
+    moment.fill_(7.0)  # Nobody but the optimiser would.
+    assert not copy.is_complete
+    assert torch.equal(unpack_weights(found(copy))["0.weight"], weights)
+    assert copy.is_complete
+    moment.fill_(8.0)
+    copied = unpack_step(found(copy))["optimizer"]["state"][0]["exp_avg"]
+    assert torch.equal(copied, torch.full_like(copied, 7.0))
 
 
 def test_a_slot_is_used_again_when_all_have_let_go() -> None:
