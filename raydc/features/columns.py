@@ -82,10 +82,15 @@ class Numeric:
         return 1
 
     def apply(self, values: Values, column: str, missing_values: frozenset[str]) -> npt.NDArray[np.float32]:
-        """float32 [B, 1]."""
+        """float32 [B, 1]. Raises DataError for a value that is no number, or that float32 cannot hold."""
         numbers_B = numbers(values, column, missing_values)
         numbers_B[np.isnan(numbers_B)] = self.mean
-        return ((numbers_B - self.shift) / self.scale).astype(np.float32)[:, None]
+        with np.errstate(over="ignore"):
+            scaled_B = ((numbers_B - self.shift) / self.scale).astype(np.float32)
+        if np.isinf(scaled_B).any():
+            row = int(np.flatnonzero(np.isinf(scaled_B))[0])
+            raise DataError(f"rows[{row}].{column}: {float(numbers_B[row])} is too large")
+        return scaled_B[:, None]
 
 
 @dataclass(frozen=True)

@@ -81,19 +81,19 @@ class Features:
             values_BF: Numbers [B, F] in the order of the columns; NaN where one is missing.
 
         Raises:
-            DataError: A number that is infinite, named by row and column.
+            DataError: A number that is infinite or too large, named by row and column.
         """
         mean_F, shift_F, scale_F = self._scaling
         # A copy: what came may be the body of a request.
         numbers_BF = np.array(values_BF, dtype=np.float64)
-        infinite = np.argwhere(np.isinf(numbers_BF))
-        if len(infinite):
-            row, position = infinite[0]
-            raise DataError(
-                f"rows[{row}].{[*self.columns][position]}: {float(numbers_BF[row, position])} is not a finite number"
-            )
         np.copyto(numbers_BF, mean_F, where=np.isnan(numbers_BF))
-        scaled_BF: npt.NDArray[np.float32] = ((numbers_BF - shift_F) / scale_F).astype(np.float32)
+        with np.errstate(over="ignore"):
+            scaled_BF: npt.NDArray[np.float32] = ((numbers_BF - shift_F) / scale_F).astype(np.float32)
+        if np.isinf(scaled_BF).any():
+            row, position = np.argwhere(np.isinf(scaled_BF))[0]
+            number = float(numbers_BF[row, position])
+            fault = "too large" if np.isfinite(number) else "not a finite number"
+            raise DataError(f"rows[{row}].{[*self.columns][position]}: {number} is {fault}")
         return scaled_BF
 
     @property

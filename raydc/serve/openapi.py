@@ -30,7 +30,7 @@ ERRORS = {
     503: "No model is ready yet; try again after `Retry-After` seconds.",
 }
 _OF_GET = (401, 404, 405, 408, 503)
-_NUMBER_TEXT = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})?$"
+_NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
 
 
 def document(model: str, version: str, interface: Interface, settings: Settings, raydc: str, prefix: str) -> Json:
@@ -47,18 +47,10 @@ def document(model: str, version: str, interface: Interface, settings: Settings,
     predict = _operation("predict", "Ask with rows, images or a form", _predict_content(interface, settings))
     invocations = {**predict, "operationId": "invocations", "summary": "The same, as SageMaker asks"}
     infer = _operation("infer", "Ask with tensors", _infer_content(interface))
-    infer["parameters"] = [
-        {
-            "name": binary.HEADER,
-            "in": "header",
-            "description": "Length of the JSON part of the body, where binary data follows it.",
-            "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
-        }
-    ]
     infer["responses"]["200"] = _answer(
         {
             bodies.JSON: {"schema": _ref("InferAnswer")},
-            bodies.RAW: {"schema": {"description": "JSON, and the binary data behind it"}},
+            bodies.RAW: {"schema": {"description": "JSON and the binary data behind it, as in the request"}},
         }
     )
     predict["responses"]["200"] = invocations["responses"]["200"] = _answer(
@@ -141,8 +133,7 @@ def _predict_content(interface: Interface, settings: Settings) -> Json:
             "schema": {"type": "object", "properties": {"image": files}, "required": ["image"]},
         }
     else:
-        fields = {"type": "object", "properties": {name: {"type": "string"} for name in interface.kinds}}
-        content[bodies.MULTIPART] = content[bodies.URLENCODED] = {"schema": fields}
+        content[bodies.MULTIPART] = content[bodies.URLENCODED] = {"schema": _fields(interface)}
         content[bodies.CSV] = {"schema": {"type": "string"}, "example": example_csv(interface)}
     fast = interface.fast_input
     if fast is not None:
@@ -152,7 +143,11 @@ def _predict_content(interface: Interface, settings: Settings) -> Json:
 
 
 def _infer_content(interface: Interface) -> Json:
-    return {bodies.JSON: {"schema": _ref("InferRequest"), "examples": {"one": {"value": example_infer(interface)}}}}
+    text = f"JSON of as many bytes as the header `{binary.HEADER}` says, and the binary data of its tensors behind it."
+    return {
+        bodies.JSON: {"schema": _ref("InferRequest"), "examples": {"one": {"value": example_infer(interface)}}},
+        bodies.RAW: {"schema": {"type": "string", "contentMediaType": bodies.RAW, "description": text}},
+    }
 
 
 # Schemas ----------------------------------------------------------------------------------------------------
@@ -223,9 +218,21 @@ def _row(interface: Interface) -> Json:
     return row
 
 
+def _fields(interface: Interface) -> Json:
+    """A row as the fields of a form, which are texts."""
+    number = {"type": "string", "pattern": f"^({_NUMBER})?$", "description": "Empty: missing."}
+    kinds = interface.kinds.items()
+    return {
+        "type": "object",
+        "properties": {name: number if kind == "numeric" else {"type": "string"} for name, kind in kinds},
+        "additionalProperties": False,
+        "anyOf": [{"required": [name]} for name in interface.kinds],
+    }
+
+
 def _column(column: Numeric | Categorical | Image) -> Json:
     if isinstance(column, Numeric):
-        return {"anyOf": [{"type": ["number", "null"]}, {"type": "string", "pattern": _NUMBER_TEXT}]}
+        return {"anyOf": [{"type": ["number", "null"]}, {"type": "string", "pattern": f"^{_NUMBER}$"}]}
     if isinstance(column, Categorical):
         known = ", ".join(column.categories)
         kinds = ["string", "number", "boolean", "null"]

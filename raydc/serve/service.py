@@ -37,6 +37,8 @@ logger = logging.getLogger("ray.serve")
 # A forward pass that is shorter than this runs on the event loop: handing it to a thread costs about as much.
 _INLINE_FORWARD_S = 0.001
 _RETRY_AFTER_S = 1
+# Inputs are scaled; no row that a model was made for comes near. Sums of such ones may leave the range of float32.
+_LARGE_INPUT = 1e6
 # The clock that wakes may be a little ahead of the one that decides.
 _RETIRE_AFTER_S = 0.1
 
@@ -200,7 +202,7 @@ class Service:
         """Outputs [B, K] for the inputs [B, *shape] of one request, in as many forward passes as its rows need.
 
         Raises:
-            RequestError: 500 when the model gives no finite numbers.
+            RequestError: 500 when the model gives no finite numbers, 422 when the inputs explain it.
         """
         most = loaded.settings.max_batch_size
         if len(x) <= most:
@@ -209,7 +211,10 @@ class Service:
             parts = [await loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)]
             outputs_BK = np.concatenate(parts)
         if not np.isfinite(outputs_BK).all():
-            raise RequestError(500, "the model gave a value that is no finite number")
+            row = int(np.argwhere(~np.isfinite(outputs_BK))[0, 0])
+            if np.abs(x[row]).max() > _LARGE_INPUT:
+                raise RequestError(422, f"rows[{row}]: a number is so large that the model gives no finite number")
+            raise RequestError(500, f"rows[{row}]: the model gave a value that is no finite number")
         return outputs_BK
 
     def mirror(self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], outputs_BK: Array) -> None:

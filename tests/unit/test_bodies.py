@@ -264,6 +264,7 @@ def test_images_of_every_usual_mode_are_taken(content: bytes) -> None:
         (b"II*\0\x08\0\0\0\xff\xff" + b"\xff" * 100, "not a readable image"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_files_that_are_no_images_are_refused_by_row_and_column(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"rows\[0\]\.image: .*{message}"):
         inputs(content, "image/*", PICTURE)

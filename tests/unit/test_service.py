@@ -309,7 +309,19 @@ def test_a_model_that_fails_gives_500_without_a_trace(tables: Store) -> None:
         assert "secret" not in body(response)["error"]
         fake_forward(service, lambda x: np.full((len(x), 3), np.nan, dtype=np.float32))
         response = await routes.respond(post("/predict", small_models.table_rows(1)))
-        assert "no finite number" in body(response)["error"]
+        assert response.status_code == 500
+        assert "rows[0]: the model gave a value that is no finite number" in body(response)["error"]
+
+    run(tables.settings(), scenario)
+
+
+def test_numbers_that_are_too_large_for_the_model_are_the_clients_fault(tables: Store) -> None:
+    async def scenario(service: Service, routes: Routes) -> None:
+        fake_forward(service, lambda x: np.where(x[:, :3] > 1e6, np.nan, 1.0).astype(np.float32))
+        for age, message in ((1e308, "rows[1].age: 1e+308 is too large"), (3e38, "rows[1]: a number is so large")):
+            rows = [{"age": 1, "hours": 1}, {"age": age, "hours": 1}]
+            response = await routes.respond(post("/predict", rows))
+            assert (response.status_code, message in body(response)["error"]) == (422, True)
 
     run(tables.settings(), scenario)
 
