@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from raydc import engine, lease, plan, spec
+from raydc import engine, lease, spec
 from raydc import resume as resuming
 from raydc.data import prepare, shards
-from raydc.errors import ClusterError, RunError, UsageError
+from raydc.errors import RunError
+from raydc.job import Job
 from raydc.registry import Registry, user
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
 if TYPE_CHECKING:
     from raydc.fork import Fork
-
-Report = Callable[[str], None]
-NODES_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """A resolved spec on a connected Ray, with its places in storage."""
-
-    spec: Spec
-    engine: engine.Engine
-    report: Report
-    storage: Storage = field(init=False)
-    run_folder: Storage = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "storage", Storage(self.spec.storage))
-        object.__setattr__(self, "run_folder", self.storage / "runs" / self.spec.name)
 
 
 @dataclass(frozen=True)
@@ -50,58 +30,6 @@ class Served:
     url: str | None = None
     prediction: dict[str, Any] | None = None
     expected: Any = None
-
-
-def open_job(given: Spec, address: str | None, report: Report) -> Job:
-    """Resolves a spec and connects to Ray.
-
-    Raises:
-        ClusterError: No cluster, or one that cannot hold the job.
-        UsageError: Storage that not every node can reach.
-    """
-    resolved = spec.resolve(given)
-    started = time.monotonic()
-    connected = _connect(resolved, address, report)
-    _refuse_unreachable(given.storage, resolved.storage, connected)
-    where = "a local Ray" if connected.local else f"the cluster at {connected.address}"
-    amounts = ", ".join(
-        f"{connected.resources[name]:g} {name}" for name in ("CPU", "GPU") if name in connected.resources
-    )
-    report(f"ray       {where}: {connected.num_nodes} node(s), {amounts} ({time.monotonic() - started:.0f} s)")
-    return Job(resolved, connected, report)
-
-
-def _connect(resolved: Spec, address: str | None, report: Report) -> engine.Engine:
-    # `ray up` returns when the head is up; the other nodes follow, and are waited for where the spec needs them.
-    connected = engine.connect(address)
-    deadline = time.monotonic() + NODES_TIMEOUT_S
-    waiting = False
-    while True:
-        try:
-            plan.make(resolved, connected.resources)
-            return connected
-        except ClusterError as error:
-            if connected.local or time.monotonic() > deadline:
-                raise
-            if not waiting:
-                report(f"ray       {error.message}; waiting up to {NODES_TIMEOUT_S:.0f} s for nodes to join")
-            waiting = True
-        time.sleep(1.0)
-        connected = engine.connect(address)
-
-
-def _refuse_unreachable(given: str, resolved: str, connected: engine.Engine) -> None:
-    hint = "Name a place that every node reaches: --set storage=/shared/raydc or s3://bucket/raydc"
-    if connected.local or not Storage(resolved).is_local or Path(given).is_absolute():
-        return
-    if connected.num_nodes > 1:
-        raise UsageError(
-            f"storage: {given!r} is a folder below the current directory, and this cluster has "
-            f"{connected.num_nodes} nodes",
-            hint,
-        )
-    if "working_dir_files" in Path(resolved).parts:
-        raise UsageError(f"storage: {given!r} is below the working folder of a Ray job, which Ray deletes", hint)
 
 
 def prepare_data(job: Job) -> prepare.Prepared:

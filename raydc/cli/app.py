@@ -10,7 +10,7 @@ import click
 from raydc.errors import RaydcError, RunError, SpecError
 
 if TYPE_CHECKING:
-    from raydc.pipeline import Job
+    from raydc.job import Job
     from raydc.spec.sections import Spec
 
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
@@ -73,6 +73,6 @@ def load(path: str, overrides: tuple[str, ...]) -> Spec:
 
 def open_job(path: str, overrides: tuple[str, ...], address: str | None) -> Job:
     """Reads a spec and connects to Ray."""
-    from raydc import pipeline
+    from raydc import job
 
-    return pipeline.open_job(load(path, overrides), address, report)
+    return job.open_job(load(path, overrides), address, report)

@@ -12,7 +12,7 @@ from raydc.cli.app import ADDRESS, ALIAS, SET, SPEC, WHY, load, open_job, report
 from raydc.errors import UsageError
 
 if TYPE_CHECKING:
-    from raydc.pipeline import Job
+    from raydc.job import Job
 
 
 @click.command()

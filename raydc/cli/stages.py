@@ -14,7 +14,8 @@ from raydc.errors import UsageError
 
 if TYPE_CHECKING:
     from raydc.data.prepare import Prepared
-    from raydc.pipeline import Job, Served
+    from raydc.job import Job
+    from raydc.pipeline import Served
 
 
 @click.command()
@@ -149,6 +150,7 @@ def chaos(
 ) -> None:  # fmt: skip
     """Break a small run of the spec on purpose, and prove that it ends as an undisturbed one."""
     from raydc import chaos as breaking
+    from raydc import job as jobs
     from raydc import pipeline
     from raydc import spec as specs
 
@@ -157,7 +159,7 @@ def chaos(
     # Its nodes are all on this machine: they reach a folder below the current one.
     resolved = specs.resolve(specs.load(spec, overrides))
     with breaking.Nodes(nodes) if nodes else contextlib.nullcontext() as own:
-        job = pipeline.open_job(resolved, own.address, report) if own else open_job(spec, overrides, address)
+        job = jobs.open_job(resolved, own.address, report) if own else open_job(spec, overrides, address)
         data = pipeline.prepare_data(job)
         pipeline.check_model(job, data)
         options = breaking.Options(steps, seed, kills, only)

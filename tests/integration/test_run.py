@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from training import training_spec
 
-from raydc import bundle, engine, pipeline
+from raydc import bundle, engine, job
 from raydc.errors import ClusterError
 from raydc.registry import Registry
 from raydc.storage import Storage
@@ -99,9 +99,9 @@ def test_a_job_that_never_fits_is_refused(
 ) -> None:
     given = training_spec(str(tmp_path), scaling={"num_workers": 50}, train={"global_batch_size": 64})
     lines: list[str] = []
-    monkeypatch.setattr(pipeline, "NODES_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(job, "NODES_TIMEOUT_S", 1.0)
     with pytest.raises(ClusterError, match=r"50 worker\(s\) of 1 CPU each do not fit into 4 CPU"):
-        pipeline.open_job(given, ray_engine.address, lines.append)
+        job.open_job(given, ray_engine.address, lines.append)
     assert any("waiting up to 1 s for nodes to join" in line for line in lines)
 
 
