@@ -1,0 +1,216 @@
+"""The contenders of bench/serve.py: the same network behind FastAPI, LitServe, plain Ray Serve and raydc.
+
+Each is what a good engineer would write with that tool: inference mode, one thread, no copies that are not needed, no
+access log.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as Picture
+from torch import nn
+
+from raydc import models
+from raydc.features import Features, Image, Signature
+from raydc.spec.model import Mlp, Torchvision
+
+CONTENDERS = ("fastapi", "litserve", "litserve-batching", "ray", "raydc", "raydc-optimized")
+MODEL_OF_TASK = {"mlp-json": "mlp", "mlp-binary": "mlp", "resnet18": "resnet18"}
+SHAPES = {"mlp": (1, 28, 28), "resnet18": (3, 224, 224)}
+MODELS: dict[str, Any] = {"mlp": Mlp(name="mlp", hidden=[512, 256, 128]), "resnet18": Torchvision(name="resnet18")}
+CLASSES = tuple("0123456789")
+BATCH = {"mlp": 64, "resnet18": 8}
+BATCH_TIMEOUT_S = 0.002
+
+Array = np.ndarray[Any, Any]
+
+
+def signature(model: str) -> Signature:
+    channels = SHAPES[model][0]
+    return Signature("image", SHAPES[model], "uint8", (127.5,) * channels, (127.5,) * channels, "classification", CLASSES)
+
+
+def network(model: str) -> nn.Module:
+    torch.set_num_threads(1)
+    return models.build(MODELS[model], signature(model), 0).eval()
+
+
+def decode(task: str, content: Any) -> Array:
+    """What came to [C, H, W]."""
+    if task == "mlp-json":
+        return np.array(content, dtype=np.uint8).reshape(1, 28, 28)
+    if task == "mlp-binary":
+        return np.frombuffer(content, dtype=np.uint8).reshape(1, 28, 28)
+    return np.asarray(Picture.open(io.BytesIO(content)).convert("RGB")).transpose(2, 0, 1)
+
+
+def forward(net: nn.Module, x: Array) -> Array:
+    """[B, C, H, W] to probabilities [B, 10]."""
+    with torch.inference_mode():
+        scores: Array = net(torch.tensor(x)).softmax(dim=1).numpy()
+    return scores
+
+
+def answer(scores: Array) -> dict[str, Any]:
+    best = int(scores.argmax())
+    return {"label": CLASSES[best], "score": float(scores[best]), "scores": dict(zip(CLASSES, scores.tolist(), strict=True))}
+
+
+def bare_s(task: str) -> float:
+    """Median seconds of a forward pass of one row on an array that is ready."""
+    net = network(MODEL_OF_TASK[task])
+    x = np.zeros((1, *SHAPES[MODEL_OF_TASK[task]]), dtype=np.uint8)
+    times: list[float] = []
+    deadline = time.perf_counter() + 2.0
+    while time.perf_counter() < deadline:
+        started = time.perf_counter()
+        forward(net, x)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def serve(contender: str, task: str, port: int, work: Path) -> None:
+    """Runs until it is interrupted."""
+    functions: dict[str, Callable[[], None]] = {
+        "fastapi": lambda: fastapi(task, port),
+        "litserve": lambda: litserve(task, port, batching=False),
+        "litserve-batching": lambda: litserve(task, port, batching=True),
+        "ray": lambda: ray(task, port),
+        "raydc": lambda: raydc(task, port, work, "none"),
+        "raydc-optimized": lambda: raydc(task, port, work, "auto"),
+    }
+    functions[contender]()
+
+
+def fastapi(task: str, port: int) -> None:
+    import fastapi
+    import pydantic
+    import uvicorn
+
+    net, app = network(MODEL_OF_TASK[task]), fastapi.FastAPI()
+    if task == "mlp-json":
+
+        class Row(pydantic.BaseModel):
+            image: list[list[int]]
+
+        async def predict_row(row: Row) -> dict[str, Any]:
+            return answer(forward(net, decode(task, row.image)[None])[0])
+
+        predict_row.__annotations__["row"] = Row
+        app.post("/predict")(predict_row)
+    elif task == "mlp-binary":
+
+        async def predict_bytes(request: fastapi.Request) -> dict[str, Any]:
+            return answer(forward(net, decode(task, await request.body())[None])[0])
+
+        predict_bytes.__annotations__["request"] = fastapi.Request
+        app.post("/predict")(predict_bytes)
+    else:
+        # Long work belongs into a thread.
+        async def body(request: fastapi.Request) -> bytes:
+            return await request.body()
+
+        body.__annotations__["request"] = fastapi.Request
+
+        def predict_image(content: Any = fastapi.Depends(body)) -> dict[str, Any]:
+            return answer(forward(net, decode(task, content)[None])[0])
+
+        app.post("/predict")(predict_image)
+    uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning")
+
+
+def litserve(task: str, port: int, batching: bool) -> None:
+    import litserve
+
+    model = MODEL_OF_TASK[task]
+
+    class Api(litserve.LitAPI):  # type: ignore[misc]
+        def setup(self, device: str) -> None:
+            self.net = network(model)
+
+        def decode_request(self, request: Any) -> Array:
+            return decode(task, request["image"] if task == "mlp-json" else request["content"].file.read())
+
+        def batch(self, inputs: list[Array]) -> Array:
+            return np.stack(inputs)
+
+        def predict(self, x: Array) -> Any:
+            scores = forward(self.net, x if batching else x[None])
+            return scores if batching else scores[0]
+
+        def unbatch(self, output: Array) -> list[Array]:
+            return list(output)
+
+        def encode_response(self, output: Array) -> dict[str, Any]:
+            return answer(output)
+
+    api = Api(max_batch_size=BATCH[model], batch_timeout=BATCH_TIMEOUT_S) if batching else Api()
+    server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=60)
+    server.run(host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
+
+
+def ray(task: str, port: int) -> None:
+    import ray
+    from ray import serve as ray_serve
+    from starlette.requests import Request
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+
+    class Predictor:
+        def __init__(self) -> None:
+            self.net = network(MODEL_OF_TASK[task])
+
+        async def __call__(self, request: Request) -> dict[str, Any]:
+            content = (await request.json())["image"] if task == "mlp-json" else await request.body()
+            return answer(forward(self.net, decode(task, content)[None])[0])
+
+    ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
+    application = ray_serve.deployment(max_ongoing_requests=256)(Predictor).bind()
+    ray_serve.run(application, name="bench", route_prefix="/predict")
+    wait_for_interrupt(ray.shutdown)
+
+
+def raydc(task: str, port: int, work: Path, optimize: str) -> None:
+    from raydc import bundle, engine, serve, spec
+    from raydc.registry import Registry
+    from raydc.storage import Storage
+
+    model = MODEL_OF_TASK[task]
+    storage = Storage(str(work))
+    value = {
+        "name": "bench",
+        "storage": storage.uri,
+        "data": {"source": "unused.csv", "target": "label"},
+        "model": MODELS[model].model_dump(),
+        "serve": {"port": port, "autoscaling_config": {"max_replicas": 1}},
+    }
+    if optimize != "none":
+        value["serve"]["optimize"] = optimize
+    given = spec.resolve(spec.from_dict(value))
+    channels, height, width = SHAPES[model]
+    features = Features(signature(model), "label", {"image": Image(height, width, channels)})
+    random = np.random.default_rng(1)
+    pixels = [random.integers(0, 256, SHAPES[model], dtype=np.uint8).transpose(1, 2, 0) for _ in range(8)]
+    golden = [{"image": one.tolist()} for one in pixels]
+    made = storage / "made"
+    bundle.write(made, given, features, dict(network(model).state_dict()), golden, {"run": "bench", "seed": 0, "metrics": {}})
+    version = Registry(storage).register("bench", made, {"seed": 0})
+    engine.connect(num_cpus=2)
+    serve.deploy(given, storage, version)
+    wait_for_interrupt(engine.disconnect)
+
+
+def wait_for_interrupt(finish: Callable[[], None]) -> None:
+    try:
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    finally:
+        finish()
