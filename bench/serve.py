@@ -1,6 +1,6 @@
 """Requests per second, latency and server CPU of an endpoint: raydc beside FastAPI, LitServe and plain Ray Serve.
 
-    python bench/serve.py [--rounds 3] [--seconds 3] [--tasks mlp-json ...] [--contenders raydc ...] [--connections 1 8 32 128]
+    python bench/serve.py [--rounds 3] [--seconds 3] [--tasks ...] [--contenders ...] [--connections 1 8 32 128]
 
 Every contender serves the same network with one process and one thread for it, and answers label, score and scores:
 
@@ -56,8 +56,9 @@ wrk.body = file:read("*a")
 {headers}
 function done(summary, latency)
   local errors = summary.errors
+  local failed = errors.status + errors.connect + errors.read + errors.write + errors.timeout
   io.write(string.format('{{"requests":%d,"seconds":%f,"failed":%d,"p50":%f,"p95":%f,"p99":%f}}',
-    summary.requests, summary.duration / 1e6, errors.status + errors.connect + errors.read + errors.write + errors.timeout,
+    summary.requests, summary.duration / 1e6, failed,
     latency:percentile(50) / 1e3, latency:percentile(95) / 1e3, latency:percentile(99) / 1e3))
 end
 """
@@ -102,7 +103,9 @@ def measure(task: str, options: argparse.Namespace, work: Path) -> list[dict[str
         for process, _ in servers.values():
             stop(process)
     bare = bare_s(task)
-    lines: list[dict[str, Any]] = [{"task": task, "contender": "bare", "connections": 1, "rps": 1 / bare, "p50": 1e3 * bare}]
+    lines: list[dict[str, Any]] = [
+        {"task": task, "contender": "bare", "connections": 1, "rps": 1 / bare, "p50": 1e3 * bare}
+    ]
     for (name, connections), rounds in found.items():
         line: dict[str, Any] = {"task": task, "contender": name, "connections": connections, "rounds": rounds}
         line |= {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
@@ -123,18 +126,19 @@ def start(contender: str, task: str, work: Path) -> tuple[subprocess.Popen[bytes
     return process, port
 
 
-def wait_for_answer(process: subprocess.Popen[bytes], port: int, path: str, body: bytes, headers: dict[str, str]) -> None:
+def wait_for_answer(
+    process: subprocess.Popen[bytes], port: int, path: str, body: bytes, headers: dict[str, str]
+) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
             asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
             with urllib.request.urlopen(asked, timeout=START_TIMEOUT_S) as response:
-                answer = json.loads(response.read()[: int(response.headers.get("inference-header-content-length", 1 << 20))])
-            print(f"{process.args[3]}: {str(answer)[:100]}", file=sys.stderr)
+                print(f"{process.args[3]}: {response.read()[:100]!r}", file=sys.stderr)  # type: ignore[index]
             return
         except (OSError, urllib.error.URLError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{process.args[3]} does not answer: {error}") from error
+                raise SystemExit(f"{process.args!r} does not answer: {error}") from error
             time.sleep(0.2)
 
 
@@ -195,7 +199,9 @@ def request_of(contender: str, task: str) -> tuple[str, bytes, dict[str, str]]:
         head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
         headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
         return "/v2/models/bench/infer", head + image.tobytes(), headers
-    content, kind = (image.tobytes(), "application/octet-stream") if task == "mlp-binary" else (jpeg(image), "image/jpeg")
+    content, kind = (
+        (image.tobytes(), "application/octet-stream") if task == "mlp-binary" else (jpeg(image), "image/jpeg")
+    )
     if not contender.startswith("litserve"):
         return "/predict", content, {"content-type": kind}
     part = b'--x\r\ncontent-disposition: form-data; name="content"; filename="image"\r\ncontent-type: ' + kind.encode()
@@ -245,7 +251,7 @@ def show(rows: list[dict[str, Any]], connections: list[int]) -> None:
         bare = next(row for row in mine if row["contender"] == "bare")
         print(f"{task}: the bare forward pass takes {bare['p50']:.3f} ms ({bare['rps']:,.0f} a second)")
         for name in dict.fromkeys(row["contender"] for row in mine if row["contender"] != "bare"):
-            cells = {row["connections"]: row for row in mine if row["contender"] == name}
+            cells = {row.get("connections"): row for row in mine if row["contender"] == name}
             line = "".join(cell(cells[number]) for number in connections)
             print(f"  {LABELS[name]:24}{line}")
     target = ROOT / "bench" / "results" / "serve.json"

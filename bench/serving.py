@@ -36,7 +36,9 @@ Array = np.ndarray[Any, Any]
 
 def signature(model: str) -> Signature:
     channels = SHAPES[model][0]
-    return Signature("image", SHAPES[model], "uint8", (127.5,) * channels, (127.5,) * channels, "classification", CLASSES)
+    return Signature(
+        "image", SHAPES[model], "uint8", (127.5,) * channels, (127.5,) * channels, "classification", CLASSES
+    )
 
 
 def network(model: str) -> nn.Module:
@@ -62,7 +64,11 @@ def forward(net: nn.Module, x: Array) -> Array:
 
 def answer(scores: Array) -> dict[str, Any]:
     best = int(scores.argmax())
-    return {"label": CLASSES[best], "score": float(scores[best]), "scores": dict(zip(CLASSES, scores.tolist(), strict=True))}
+    return {
+        "label": CLASSES[best],
+        "score": float(scores[best]),
+        "scores": dict(zip(CLASSES, scores.tolist(), strict=True)),
+    }
 
 
 def bare_s(task: str) -> float:
@@ -95,6 +101,7 @@ def fastapi(task: str, port: int) -> None:
     import fastapi
     import pydantic
     import uvicorn
+    from fastapi.concurrency import run_in_threadpool
 
     net, app = network(MODEL_OF_TASK[task]), fastapi.FastAPI()
     if task == "mlp-json":
@@ -115,15 +122,15 @@ def fastapi(task: str, port: int) -> None:
         predict_bytes.__annotations__["request"] = fastapi.Request
         app.post("/predict")(predict_bytes)
     else:
-        # Long work belongs into a thread.
-        async def body(request: fastapi.Request) -> bytes:
-            return await request.body()
 
-        body.__annotations__["request"] = fastapi.Request
-
-        def predict_image(content: Any = fastapi.Depends(body)) -> dict[str, Any]:
+        def predict(content: bytes) -> dict[str, Any]:
             return answer(forward(net, decode(task, content)[None])[0])
 
+        async def predict_image(request: fastapi.Request) -> dict[str, Any]:
+            # Long work belongs into a thread.
+            return await run_in_threadpool(predict, await request.body())
+
+        predict_image.__annotations__["request"] = fastapi.Request
         app.post("/predict")(predict_image)
     uvicorn.run(app, host="127.0.0.1", port=port, access_log=False, log_level="warning")
 
@@ -202,7 +209,9 @@ def raydc(task: str, port: int, work: Path, optimize: str) -> None:
     pixels = [random.integers(0, 256, SHAPES[model], dtype=np.uint8).transpose(1, 2, 0) for _ in range(8)]
     golden = [{"image": one.tolist()} for one in pixels]
     made = storage / "made"
-    bundle.write(made, given, features, dict(network(model).state_dict()), golden, {"run": "bench", "seed": 0, "metrics": {}})
+    bundle.write(
+        made, given, features, dict(network(model).state_dict()), golden, {"run": "bench", "seed": 0, "metrics": {}}
+    )
     version = Registry(storage).register("bench", made, {"seed": 0})
     engine.connect(num_cpus=2)
     serve.deploy(given, storage, version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,9 @@ def _from_deep_grey(values: npt.NDArray[Any]) -> Pixels:
 
 
 def _from_array(value: Any) -> Pixels:
+    pixels = _from_grey_lists(value)
+    if pixels is not None:
+        return pixels
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -119,6 +123,20 @@ def _from_array(value: Any) -> Pixels:
     if not bool(((array >= 0) & (array <= 255) & (array == np.floor(array))).all()):
         raise ValueError("its values are not whole numbers from 0 to 255")
     return array.astype(np.uint8)
+
+
+def _from_grey_lists(value: Any) -> Pixels | None:
+    """Lists [H][W] of Python's whole numbers in range, several times faster than through an array; None for others."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], list) or not value[0]:
+        return None
+    width = len(value[0])
+    try:
+        content = bytes(itertools.chain.from_iterable(value))
+    except (TypeError, ValueError):
+        return None
+    if len(content) != len(value) * width or any(len(row) != width for row in value):
+        return None
+    return np.frombuffer(content, dtype=np.uint8).reshape(len(value), width, 1)
 
 
 def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:

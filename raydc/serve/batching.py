@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Batch = list[tuple[Array, asyncio.Future[Array]]]
 
 
 class Batcher:
@@ -46,20 +47,35 @@ class Batcher:
         self._is_full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_short(self) -> bool:
+        """A forward pass runs on the event loop."""
+        return self.executor is None
+
     async def submit(self, x: Array) -> Array:
         """Outputs [B, K] of one request [B, *shape].
 
         Raises:
             Whatever `forward` raised for the batch.
         """
-        outputs: asyncio.Future[Array] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        outputs: asyncio.Future[Array] = loop.create_future()
         self._waiting.append((x, outputs))
         if len(self._waiting) >= self.max_batch_size:
             self._is_full.set()
-        if self._task is None or self._task.done():
-            # The task starts in the loop's next round, with all requests of this one.
+        # What takes them starts in the loop's next round, with all requests of this one.
+        if self.executor is None and self.wait_timeout_s == 0:
+            if len(self._waiting) == 1:
+                loop.call_soon(self._drain_at_once)
+        elif self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await outputs
+
+    def _drain_at_once(self) -> None:
+        """Where nothing is waited for, a task would cost more than it is good for."""
+        while self._waiting:
+            if batch := self._take():
+                self._compute_here(batch)
 
     async def _drain(self) -> None:
         while self._waiting:
@@ -77,8 +93,8 @@ class Batcher:
             except TimeoutError:
                 return
 
-    def _take(self) -> list[tuple[Array, asyncio.Future[Array]]]:
-        batch: list[tuple[Array, asyncio.Future[Array]]] = []
+    def _take(self) -> Batch:
+        batch: Batch = []
         num_rows = 0
         while self._waiting:
             x, outputs = self._waiting[0]
@@ -91,20 +107,38 @@ class Batcher:
         return batch
 
     async def _run(self, batch: list[tuple[Array, asyncio.Future[Array]]]) -> None:
-        self.batch_sizes.append(len(batch))
-        x = batch[0][0] if len(batch) == 1 else np.concatenate([x for x, _ in batch])
-        try:
-            if self.executor is None:
-                y = self.forward(x)
-            else:
-                y = await asyncio.get_running_loop().run_in_executor(self.executor, self.forward, x)
-        except Exception as error:  # noqa: BLE001 -- a model may raise anything; each request gets it.
-            for _, outputs in batch:
-                if not outputs.done():
-                    outputs.set_exception(error)
+        if self.executor is None:
+            self._compute_here(batch)
             return
-        start = 0
-        for x, outputs in batch:
-            if not outputs.done():
-                outputs.set_result(y[start : start + len(x)])
-            start += len(x)
+        try:
+            y = await asyncio.get_running_loop().run_in_executor(self.executor, self.forward, self._join(batch))
+        except Exception as error:  # noqa: BLE001 -- a model may raise anything; each request gets it.
+            _fail(batch, error)
+        else:
+            _hand_out(batch, y)
+
+    def _compute_here(self, batch: Batch) -> None:
+        try:
+            y = self.forward(self._join(batch))
+        except Exception as error:  # noqa: BLE001 -- as above.
+            _fail(batch, error)
+        else:
+            _hand_out(batch, y)
+
+    def _join(self, batch: Batch) -> Array:
+        self.batch_sizes.append(len(batch))
+        return batch[0][0] if len(batch) == 1 else np.concatenate([x for x, _ in batch])
+
+
+def _fail(batch: Batch, error: Exception) -> None:
+    for _, outputs in batch:
+        if not outputs.done():
+            outputs.set_exception(error)
+
+
+def _hand_out(batch: Batch, y: Array) -> None:
+    start = 0
+    for x, outputs in batch:
+        if not outputs.done():
+            outputs.set_result(y[start : start + len(x)])
+        start += len(x)

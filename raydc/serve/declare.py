@@ -68,7 +68,8 @@ def application_for(section: Serve, settings: Settings, route_prefix: str) -> Ap
                 # A change that needs a new process starts it before the old one ends.
                 "max_surge_percent": 100,
                 "health_check_period_s": 2.0,
-                "logging_config": {"enable_access_log": False},
+                # Serve would put a line for each request together, to throw it away.
+                "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             }
         ],
     }

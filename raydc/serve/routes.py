@@ -169,7 +169,7 @@ class Routes:
             return body.inputs(other.interface, settings.max_request_rows, settings.max_request_pixels)
 
         async with self.service.admit(loaded):
-            outputs_BK = await self.service.compute(loaded, await self._inputs(loaded, inputs, len(content)))
+            outputs_BK = await self._compute(request, loaded, await self._inputs(loaded, inputs, len(content)))
             answer = await self._work(outputs_BK, lambda: _predictions(outputs_BK, loaded))
         self.service.mirror(loaded, key, again, outputs_BK)
         return answer
@@ -195,7 +195,7 @@ class Routes:
 
         num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
         async with self.service.admit(loaded):
-            outputs_BK = await self.service.compute(loaded, await self._inputs(loaded, inputs, num_bytes))
+            outputs_BK = await self._compute(request, loaded, await self._inputs(loaded, inputs, num_bytes))
             answer = await self._work(outputs_BK, lambda: _infer_answer(parsed[0], outputs_BK, loaded))
         self.service.mirror(loaded, key, again, outputs_BK)
         return answer
@@ -209,6 +209,22 @@ class Routes:
             except TooManyPixelsError:
                 pass
         return await self.service.work(lambda: inputs(max_pixels))
+
+    async def _compute(self, request: Request, loaded: Loaded, x: Array) -> Array:
+        """Outputs [B, K]; a long forward pass is not begun for a client that has gone. Raises ClientDisconnect."""
+        if loaded.batcher.is_short:
+            return await self.service.compute(loaded, x)
+        # HAProxy tells Serve not to watch its clients, which costs more than a short forward pass.
+        work = asyncio.ensure_future(self.service.compute(loaded, x))
+        gone = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and gone.result()["type"] == "http.disconnect":
+                raise ClientDisconnect
+            return await work
+        finally:
+            work.cancel()
+            gone.cancel()
 
     async def _work(self, outputs_BK: Array, answer: Callable[[], Response]) -> Response:
         return answer() if outputs_BK.size <= _FEW_SCORES else await self.service.work(answer)

@@ -188,11 +188,14 @@ class Service:
                 429, f"{self._num_waiting} requests wait already; try again", {"retry-after": str(_RETRY_AFTER_S)}
             )
         slots = self._slots
-        self._num_waiting += 1
-        try:
+        if slots.locked():
+            self._num_waiting += 1
+            try:
+                await slots.acquire()
+            finally:
+                self._num_waiting -= 1
+        else:
             await slots.acquire()
-        finally:
-            self._num_waiting -= 1
         try:
             yield
         finally:

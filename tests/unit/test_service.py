@@ -89,6 +89,8 @@ def request(
     chunks = [body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes)] or [b""]
 
     async def receive() -> dict[str, Any]:
+        if not chunks:
+            await asyncio.Event().wait()  # The client stays.
         chunk = chunks.pop(0)
         return {"type": "http.request", "body": chunk, "more_body": bool(chunks)}
 
