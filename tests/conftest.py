@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = ("unit", "integration", "faults", "cluster")
+KINDS = ("unit", "integration", "faults", "cluster", "browser")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,8 +22,6 @@ _FILES = {
     },
 }
 
-NAMES = frozenset(_FILES)
-
 _HEADERS = {
     # Only what this endpoint serves, and no text that becomes code: names of classes and columns come from data.
     "content-security-policy": (

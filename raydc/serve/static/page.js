@@ -62,20 +62,19 @@ async function predict(request) {
     byId("error").replaceChildren();
     byId("answer").replaceChildren(...showAnswer(answer, model.parameters.target));
     byId("answer").classList.remove("stale");
-    if (answer.value.version !== model.versions[0]) await follow(answer.value.version);
+    if (answer.value.version !== model.versions[0]) await follow();
   } catch (error) {
     if (error.name !== "AbortError") fail(error, byId("error"));
   }
 }
 
 // Another version answers now: promoted, rolled back, or a canary.
-async function follow(version) {
-  const path = `v2/models/${encodeURIComponent(model.name)}/versions/${encodeURIComponent(version)}`;
+async function follow() {
   try {
-    model = (await ask(path)).value;
+    model = (await ask(`v2/models/${encodeURIComponent(model.name)}`)).value;
     showModel();
   } catch (error) {
-    if (!(error instanceof EndpointError)) throw error; // It has gone again; the next answer tells.
+    if (!(error instanceof EndpointError)) throw error; // The next answer tells.
   }
 }
 
