@@ -198,7 +198,7 @@ def raydc(task: str, port: int, work: Path, optimize: str) -> None:
         "storage": storage.uri,
         "data": {"source": "unused.csv", "target": "label"},
         "model": MODELS[model].model_dump(),
-        "serve": {"port": port, "autoscaling_config": {"max_replicas": 1}},
+        "serve": {"port": port, "auth": "none", "autoscaling_config": {"max_replicas": 1}},
     }
     if optimize != "none":
         value["serve"]["optimize"] = optimize

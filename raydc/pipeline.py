@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from raydc.job import Job
 from raydc.registry import Registry, user
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
+from raydc.tokens import Tokens
 
 if TYPE_CHECKING:
     from raydc.fork import Fork
@@ -149,7 +151,20 @@ def serve_model(job: Job, version: int, why: str) -> str:
 
     endpoint = serve.deploy(job.spec, job.storage, version=version, why=why)
     job.report(f"serve     {endpoint.url} answers as {endpoint.model} version {endpoint.version}")
+    if (line := _who_may_ask(job)) is not None:
+        job.report(f"          {line}")
     return endpoint.url
+
+
+def _who_may_ask(job: Job) -> str | None:
+    """What one should know of it; None where there is nothing to say."""
+    section = job.spec.serve
+    if section is None or (section.auth == "none" and section.is_local):
+        return None
+    if section.auth == "none":
+        return f"everybody who reaches {section.host} may ask: serve.auth is none"
+    there_are = any(not one.is_own for one in Tokens(job.storage, job.spec.name).all())
+    return None if there_are else "nobody may ask yet: raydc token create SPEC --name NAME"
 
 
 def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = None) -> Served:
@@ -169,7 +184,7 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
 
 def ask_held_out(job: Job, data: prepare.Prepared, served: Served) -> Served:
     """One real request: a held-out row, what the endpoint says of it, and what the data set says."""
-    from raydc import client
+    from raydc import serve
 
     # Golden rows are the first of the held-out rows, or of the validation rows where none are held out.
     row = data.folder.read_json("golden_rows.json")[0]
@@ -177,7 +192,10 @@ def ask_held_out(job: Job, data: prepare.Prepared, served: Served) -> Served:
     _, y = shards.open_rows(data.folder, split).gather(np.zeros(1, dtype=np.int64))
     classes = data.features.signature.classes
     expected = classes[int(y[0])] if classes else float(data.features.unscale(y[:, None])[0])
-    answer = client.predict(served.url or "", rows=[row], timeout_s=30.0)
+    is_open = job.spec.serve is None or job.spec.serve.auth == "none"
+    own = contextlib.nullcontext() if is_open else Tokens(job.storage, job.spec.name).own(user())
+    with own as token:
+        answer = serve.ask(served.url or "", row, token)
     return Served(served.version, served.metrics, served.url, answer, expected)
 
 

@@ -140,7 +140,8 @@ def _lines(spec: Spec, plan: Plan, num_rows: int | None) -> list[str]:
         scaling = spec.serve.autoscaling_config
         lines.append(
             f"serve     alias {spec.serve.alias!r} at http://{spec.serve.host}:{spec.serve.port or '(a free port)'}, "
-            f"{scaling.min_replicas} to {scaling.max_replicas} replica(s) of {_amounts(plan.replica)}"
+            f"{scaling.min_replicas} to {scaling.max_replicas} replica(s) of {_amounts(plan.replica)}, "
+            f"{'open to everybody' if spec.serve.auth == 'none' else 'closed without a token'}"
         )
     lines.append(f"storage   {spec.storage}")
     return lines

@@ -35,6 +35,7 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
     "ray._raylet": {"AuthenticationTokenLoader": None, "Config": None, "RAY_NODE_ID_KEY": None},
     "ray.core.generated.node_manager_pb2": {"PrestartWorkersRequest": None},
     "ray.core.generated.node_manager_pb2_grpc": {"NodeManagerServiceStub": None},
+    "ray.serve._private.logging_utils": {"get_serve_logs_dir": ()},
     "ray.serve.context": {
         "_get_global_client": ("raise_if_no_controller_running",),
         "_set_global_client": ("client",),

@@ -10,10 +10,12 @@ at once, none takes back what the other did.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +24,9 @@ from raydc.storage import Storage, canonical_json
 
 RIGHTS = ("read", "promote")
 PREFIX = "raydc"
+# Tokens of raydc itself, for the one request at the end of `raydc run`.
+_OWN = "raydc-own-"
+_OWN_LIFETIME_S = 300.0
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
 _FILE = re.compile(r"^([A-Za-z][A-Za-z0-9_-]{0,63})\.([0-9a-f]{16})\.json$")
 
@@ -42,6 +47,11 @@ class Token:
     created_s: float
     expires_s: float | None
     who: str
+
+    @property
+    def is_own(self) -> bool:
+        """raydc made it for a request of its own."""
+        return self.name.startswith(_OWN)
 
     def has_expired(self, now_s: float) -> bool:
         return self.expires_s is not None and now_s >= self.expires_s
@@ -106,6 +116,16 @@ class Tokens:
             return _parse(self._folder.read_json(file))
         except (FileNotFoundError, ValueError):
             return None
+
+    @contextlib.contextmanager
+    def own(self, who: str = "") -> Iterator[str]:
+        """A token to read with that lasts no longer than this context."""
+        name = _OWN + secrets.token_hex(4)
+        text = self.create(name, ("read",), _OWN_LIFETIME_S, who)
+        try:
+            yield text
+        finally:
+            self.revoke(name)
 
     def revoke(self, name: str) -> None:
         """Deletes a token.

@@ -65,7 +65,7 @@ def small_spec(storage: str, name: str = "small", model: dict[str, Any] | None =
         "storage": storage,
         "data": {"source": "rows.csv", "target": "answer"},
         "model": model or {"name": "mlp", "hidden": [16]},
-        "serve": {"port": 0, **serve},
+        "serve": {"port": 0, "auth": "none", **serve},
     }
     return spec.resolve(spec.from_dict(value))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from raydc.client.answers import Answer, Metadata, Prediction, Tensor, Tensors
-from raydc.client.once import locate, metadata, predict
+from raydc.client.once import health, locate, metadata, predict
 
 if TYPE_CHECKING:
     from raydc.client.awaited import AsyncClient
@@ -27,6 +27,7 @@ __all__ = [
     "Prediction",
     "Tensor",
     "Tensors",
+    "health",
     "locate",
     "metadata",
     "predict",

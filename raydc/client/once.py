@@ -35,6 +35,11 @@ def metadata(url: str, model: str, timeout_s: float = 10.0, token: str | None = 
     return _ask(url, asks.metadata(model), timeout_s, _FEW_RETRIES, token)
 
 
+def health(url: str, timeout_s: float = 10.0) -> dict[str, Any]:
+    """`GET /healthz`, for which no token is needed: status, model and version. Errors as of `Client.metadata`."""
+    return _ask(url, asks.Ask("GET", "/healthz", json_of), timeout_s, _FEW_RETRIES, None)
+
+
 def locate(url: str, model: str, timeout_s: float = 10.0, token: str | None = None) -> str:
     """Where a model answers: the first of a Serve at its root, each further one below its name.
 

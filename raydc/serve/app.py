@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
+from raydc import rayinternals
 from raydc.serve.settings import Settings
 
 DEPLOYMENT = "Replica"
@@ -25,24 +27,44 @@ class Replica:
 
     def __init__(self) -> None:
         # Here, because the task that calls `build` imports this module too, and needs no torch.
+        from raydc.serve.access import Access
+        from raydc.serve.gate import Gate
+        from raydc.serve.lookout import Lookout
+        from raydc.serve.meters import RequestMeters
         from raydc.serve.routes import Routes
         from raydc.serve.service import Service
 
         # PIL warns of each oddity of a broken image, and Python keeps every text that it has warned of.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.service = Service()
+        self.access = Access()
+        self.lookout = Lookout(self.service, RequestMeters(), _access_log)
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
+        self.gate = Gate(self.routes.respond, self.service, self.access, self.lookout.see)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve before the first request and at every change of `user_config`."""
-        await self.service.configure(Settings(**user_config))
+        settings = Settings(**user_config)
+        await self.access.configure(settings.storage, settings.model, settings.auth)
+        await self.service.configure(settings)
+        self.lookout.configure(settings)
 
     async def __call__(self, request: Request) -> Response:
-        return await self.routes.respond(request)
+        return await self.gate.respond(request)
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica has answered its last request."""
+        self.lookout.close()
 
     async def state(self) -> dict[str, Any]:
         """For `raydc.serve.deploy`, which asks every replica."""
         return {**self.service.state(), "pid": os.getpid(), "answered": dict(self.routes.answered)}
+
+
+def _access_log(model: str) -> Path:
+    """Where Serve has the logs of this replica's node, so that they are found together."""
+    replica = serve.get_replica_context().replica_id.unique_id
+    return Path(rayinternals.get_serve_logs_dir()) / f"raydc_access_{model}_{replica}.jsonl"
 
 
 def build(args: dict[str, Any]) -> serve.Application:

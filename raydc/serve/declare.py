@@ -38,6 +38,8 @@ def settings_for(model: str, section: Serve, storage: Storage, traffic: Traffic)
         max_request_bytes=section.max_request_bytes,
         max_request_rows=section.max_request_rows,
         max_request_pixels=section.max_request_pixels,
+        auth=section.auth,
+        access_log=section.access_log,
         device="cuda" if options.get("num_gpus", 0) > 0 else "cpu",
         num_threads=max(1, int(options.get("num_cpus", 1))),
     )

@@ -4,20 +4,22 @@ ray_raydc_requests_total{model, version, role, code}     requests for a predicti
 ray_raydc_request_seconds{model, version, role, code}    histogram: from the first look at a request to its answer
 ray_raydc_predicted_rows_total{model, version, role}     rows of answered requests
 ray_raydc_batch_requests{model, version}                 histogram: requests of a forward pass
+ray_raydc_batched_requests_total{model, version}         the same requests, for the mean
 ray_raydc_requests_waiting{model}                        requests that wait for a place
 ray_raydc_requests_in_work{model}                        requests that have one
 ray_raydc_shadow_rows_total{model, version, outcome}     rows copied to a shadow: same or different; failed: requests
 ray_raydc_refused_versions_total{model, version}         versions that did not load or did not pass their golden rows
 ray_raydc_watch_dropped_total{model}                     requests that are in no metric and in no log
 
-`role` is stable or canary. An increment takes Ray three microseconds, so requests are summed before, but for the
-histogram, which takes them one by one. All in the thread of `raydc.serve.watch`.
+`role` is stable or canary, or shadow for a version that was asked by its number. An increment takes Ray three
+microseconds, so requests are summed before, but for the histograms, which take them one by one. The `_sum` of a
+histogram is Ray's guess from the middles of its buckets. All in the thread of `raydc.serve.watch`.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from raydc.serve.watch import Seen
 
@@ -28,6 +30,7 @@ _WHOSE = ("model", "version", "role")
 COUNTERS = {
     "raydc_requests_total": ("Requests for a prediction.", (*_WHOSE, "code")),
     "raydc_predicted_rows_total": ("Rows of answered requests.", _WHOSE),
+    "raydc_batched_requests_total": ("Requests that went through a forward pass.", ("model", "version")),
     "raydc_shadow_rows_total": ("Rows that a shadow got a copy of.", ("model", "version", "outcome")),
     "raydc_refused_versions_total": ("Versions that a replica refused.", ("model", "version")),
     "raydc_watch_dropped_total": ("Requests that were neither counted nor logged.", ("model",)),
@@ -72,10 +75,13 @@ class RequestMeters:
             if count:
                 self._counters["raydc_predicted_rows_total"].inc(count, dict(zip(_WHOSE, whose, strict=True)))
 
-    def batches(self, model: str, version: str, sizes: Iterable[int]) -> None:
+    def batches(self, model: str, version: str, sizes: Sequence[int]) -> None:
         """Requests of each forward pass since the last call."""
+        tags = {"model": model, "version": version}
         for size in sizes:
-            self._histograms["raydc_batch_requests"].observe(size, {"model": model, "version": version})
+            self._histograms["raydc_batch_requests"].observe(size, tags)
+        if sizes:
+            self._counters["raydc_batched_requests_total"].inc(sum(sizes), tags)
 
     def level(self, name: str, value: float, model: str) -> None:
         """How much there is of something now."""

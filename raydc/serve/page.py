@@ -22,6 +22,8 @@ _FILES = {
     },
 }
 
+NAMES = frozenset(_FILES)
+
 _HEADERS = {
     # Only what this endpoint serves, and no text that becomes code: names of classes and columns come from data.
     "content-security-policy": (

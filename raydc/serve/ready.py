@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc import client
-from raydc.errors import RaydcError, ServeError
+from raydc.errors import RaydcError, RefusedError, ServeError
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.settings import Settings, Traffic
 
 _POLL_INTERVAL_S = 0.1
 _STATE_TIMEOUT_S = 10.0
+_TOKEN_TIMEOUT_S = 20.0
 _RAYDC_ERROR = re.compile(r"^raydc\.errors\.\w+: ", re.MULTILINE)
 
 
@@ -71,6 +72,22 @@ def wait_until_answered(endpoint: Endpoint, traffic: Traffic, deadline: float) -
     raise _too_late(endpoint, seen)
 
 
+def ask(url: str, row: dict[str, Any], token: str | None, timeout_s: float = 30.0) -> dict[str, Any]:
+    """One request to `/predict`, with a token that replicas may hear of only while this waits.
+
+    Raises:
+        ServeError: There is no answer.
+    """
+    deadline = time.monotonic() + _TOKEN_TIMEOUT_S
+    while True:
+        try:
+            return client.predict(url, [row], timeout_s=timeout_s, token=token)
+        except RefusedError as error:
+            if error.status != 401 or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_INTERVAL_S)
+
+
 def _too_late(endpoint: Endpoint, seen: str) -> ServeError:
     return ServeError(
         f"{endpoint.url} does not answer with {endpoint.model} version {endpoint.version} in time; last seen: {seen}",
@@ -94,7 +111,7 @@ def replica_states(app_name: str) -> list[dict[str, Any]]:
 
 def _answering_version(endpoint: Endpoint) -> str:
     try:
-        return str(client.metadata(endpoint.url, endpoint.model, timeout_s=_STATE_TIMEOUT_S)["versions"][0])
+        return str(client.health(endpoint.url, timeout_s=_STATE_TIMEOUT_S)["version"])
     except RaydcError as error:
         return str(error)
 

@@ -32,6 +32,9 @@ _FEW_SCORES = 2048
 # Binary tensors are not parsed, only copied.
 _BINARY_GAIN = 64
 
+# Clients of Ray Serve know it.
+_TIMEOUT = "x-request-timeout-seconds"
+
 PATHS = (
     "GET /",
     "GET /docs",
@@ -82,7 +85,7 @@ class Routes:
         return named or self.service.choose(key)
 
     async def _respond(self, request: Request, path: list[str], loaded: Loaded | None, key: str) -> Response:
-        timeout_s = loaded.settings.request_timeout_s if loaded else None
+        timeout_s = _timeout_s(request, loaded.settings.request_timeout_s) if loaded else None
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 return await self._dispatch(request, path, loaded, key)
@@ -95,7 +98,7 @@ class Routes:
             return _error(request, 400, "the client went away")
         except Exception as error:  # The last place where an error can become an answer.
             if isinstance(error, TimeoutError) and deadline.expired():
-                return _error(request, 408, f"no answer within request_timeout_s = {timeout_s:g} s")
+                return _error(request, 408, _too_late(timeout_s, loaded))
             logger.exception("request %s failed", _request_id(request))
             return _error(request, 500, "the model failed on this request; the replica's log says why")
 
@@ -171,6 +174,7 @@ class Routes:
         async with self.service.admit(loaded):
             outputs_BK = await self._compute(request, loaded, await self._inputs(loaded, inputs, len(content)))
             answer = await self._work(outputs_BK, lambda: _predictions(outputs_BK, loaded))
+        request.scope["raydc.rows"] = len(outputs_BK)
         self.service.mirror(loaded, key, again, outputs_BK)
         return answer
 
@@ -197,6 +201,7 @@ class Routes:
         async with self.service.admit(loaded):
             outputs_BK = await self._compute(request, loaded, await self._inputs(loaded, inputs, num_bytes))
             answer = await self._work(outputs_BK, lambda: _infer_answer(parsed[0], outputs_BK, loaded))
+        request.scope["raydc.rows"] = len(outputs_BK)
         self.service.mirror(loaded, key, again, outputs_BK)
         return answer
 
@@ -281,6 +286,29 @@ def _request_id(request: Request) -> str:
     if given is None:
         given = str(request.scope.setdefault("raydc.request_id", uuid.uuid4().hex))
     return given
+
+
+def _too_late(timeout_s: float | None, loaded: Loaded | None) -> str:
+    is_ours = loaded is not None and timeout_s == loaded.settings.request_timeout_s
+    return f"no answer within {'request_timeout_s' if is_ours else _TIMEOUT} = {timeout_s or 0.0:g} s"
+
+
+def _timeout_s(request: Request, longest_s: float) -> float:
+    """The time that a request may take: less where the client says that it will not wait for longer."""
+    given = request.headers.get(_TIMEOUT)
+    if given is None:
+        return longest_s
+    try:
+        wanted_s = float(given)
+    except ValueError:
+        return longest_s
+    # Ray Serve reads the header as well and would answer in plain text, so this comes a little earlier.
+    return min(longest_s, wanted_s * 0.95) if wanted_s > 0 else longest_s
+
+
+def refuse(request: Request, error: RequestError) -> Response:
+    """The answer to a request that is refused before it comes here."""
+    return _error(request, error.status, error.message, error.headers)
 
 
 def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -24,7 +24,7 @@ from raydc.errors import CheckpointError, RaydcError
 from raydc.registry import Registry
 from raydc.serve.batching import Batcher
 from raydc.serve.interface import Interface, RequestError
-from raydc.serve.settings import Settings
+from raydc.serve.settings import Settings, Traffic
 from raydc.serve.shadow import Shadowing
 from raydc.serve.tally import Tally
 from raydc.storage import Storage
@@ -72,6 +72,7 @@ class Service:
         self.shadowing = Shadowing()
         self._now_s = now_s
         self._num_waiting = 0
+        self._num_in_work = 0
         self._slots = asyncio.Semaphore(1)
         self._configuring = asyncio.Lock()
         self._forward_thread = ThreadPoolExecutor(1, "forward")
@@ -84,6 +85,15 @@ class Service:
         """The version that answers whoever is not with the canary; None before there is one."""
         settings = self.settings
         return None if settings is None else self.loaded.get(settings.at(self._now_s()).version)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Who answers now; None before there is anybody."""
+        return None if self.settings is None else self.settings.at(self._now_s())
+
+    def load(self) -> tuple[int, int]:
+        """Requests that wait for a place, and requests that have one."""
+        return self._num_waiting, self._num_in_work
 
     def choose(self, key: str) -> Loaded | None:
         """The version for a request.
@@ -196,9 +206,11 @@ class Service:
                 self._num_waiting -= 1
         else:
             await slots.acquire()
+        self._num_in_work += 1
         try:
             yield
         finally:
+            self._num_in_work -= 1
             slots.release()
 
     async def compute(self, loaded: Loaded, x: Array) -> Array:

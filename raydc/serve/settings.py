@@ -63,6 +63,8 @@ class Settings(BaseModel):
     max_request_bytes: int
     max_request_rows: int
     max_request_pixels: int
+    auth: str = "token"
+    access_log: bool = True
     device: str = "cpu"
     num_threads: int = 1
 

@@ -118,6 +118,10 @@ class Serve(Section):
     max_request_pixels: Count = Field(
         64 * 1024 * 1024, description="Most pixels that the images of a request may have together."
     )
+    auth: Literal["token", "none"] = Field(
+        "token", description="Who may ask: who has a token of the model (`raydc token`), or everybody."
+    )
+    access_log: bool = Field(True, description="A line of JSON for each request, in Ray Serve's folder of logs.")
     tls: bool = Field(
         False, description="Refused where true: TLS ends in front of the endpoint, see cluster/nginx.conf."
     )
@@ -125,6 +129,11 @@ class Serve(Section):
     ray_actor_options: dict[str, Any] = Field(
         default_factory=lambda: {"num_cpus": 1}, description="Resources of a replica."
     )
+
+    @property
+    def is_local(self) -> bool:
+        """Only this machine reaches it."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
 
     @field_validator("tls", mode="before")
     @classmethod

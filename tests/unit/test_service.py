@@ -22,6 +22,7 @@ from raydc.bundle import Bundle
 from raydc.errors import CheckpointError, RegistryError
 from raydc.features import Features, images
 from raydc.registry import Registry
+from raydc.serve import routes as routes_module
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
 from raydc.serve.settings import Settings, Traffic
@@ -326,6 +327,15 @@ def test_numbers_that_are_too_large_for_the_model_are_the_clients_fault(tables: 
             assert (response.status_code, message in body(response)["error"]) == (422, True)
 
     run(tables.settings(), scenario)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected_s"),
+    [("0.5", 0.475), ("60", 30.0), ("0", 30.0), ("-1", 30.0), ("soon", 30.0), ("nan", 30.0), ("inf", 30.0)],
+)
+def test_a_client_may_shorten_its_time_and_not_lengthen_it(given: str, expected_s: float) -> None:
+    asked = request("POST", "/predict", headers={"x-request-timeout-seconds": given})
+    assert routes_module._timeout_s(asked, 30.0) == pytest.approx(expected_s)
 
 
 def test_a_request_that_takes_too_long_gives_408_and_the_next_one_works(tables: Store) -> None:

@@ -206,7 +206,11 @@ def test_levels_and_batches(recorded: Recorded) -> None:
     for value in (3.0, 0.0):
         meters.level("raydc_requests_waiting", value, "small")
     meters.batches("small", "1", [4, 1])
-    assert recorded.values == {("raydc_requests_waiting", "small"): 0.0}
+    meters.batches("small", "1", [])
+    assert recorded.values == {
+        ("raydc_requests_waiting", "small"): 0.0,
+        ("raydc_batched_requests_total", "small", "1"): 5,
+    }
     assert [value for *_, value in recorded.observed] == [4, 1]
 
 
