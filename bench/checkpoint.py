@@ -6,8 +6,8 @@ The same steps of the same network in one process, a block of them at a time and
 checkpoint of raydc every 10 steps (copied beside the step; hashed, written and synchronised by its thread); with its
 recent states in the memory of a Ray actor, as often as `max_recomputed_steps: 10` asks; with torch.save and fsync
 before the next step. A block ends when its last checkpoint has arrived, so nothing is left to the next one. A ratio
-is that of two blocks of one round; the table has the medians. `--threads` as many as there are CPUs leaves no core for
-what runs beside.
+is that of two blocks of one round; the table has the medians. The cost in CPU seconds counts the process's
+threads too: about what a machine pays that has no core left for them, as with `--threads` as many as there are CPUs.
 """
 
 from __future__ import annotations
@@ -120,26 +120,30 @@ def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]
         "usual": lambda: usual_block(run, folder / "usual"),
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu_times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(num_rounds + 1):
         if number == 1:
             on_disk.waited_s = 0.0
         for name, block in contenders.items():
-            began_s = time.perf_counter()
+            began_s, began_cpu_s = time.perf_counter(), time.process_time()
             block()
             if number:  # The first round makes buffers and starts threads.
                 times[name].append((time.perf_counter() - began_s) / run.block)
+                cpu_times[name].append((time.process_time() - began_cpu_s) / run.block)
         print(f"{model}: round {number} of {num_rounds}", file=sys.stderr)
     num_bytes = sum(folder.size(f"usual/{name}") for name in folder.names("usual"))
     waits_s = on_disk.waited_s / num_rounds * EVERY / run.block
     rows = []
     for name, values in times.items():
         ratios = [value / none for value, none in zip(values, times["none"], strict=True)]
+        cpu_ratios = [value / none for value, none in zip(cpu_times[name], cpu_times["none"], strict=True)]
         rows.append(
             {
                 "model": model,
                 "contender": LABELS[name],
                 "step_ms": statistics.median(values) * 1e3,
                 "of_none": statistics.median(ratios),
+                "cpu_of_none": statistics.median(cpu_ratios),
                 "state_mb": num_bytes / 1e6,
                 "copy_ms": waits_s * 1e3 if name == "raydc" else None,
                 "rounds": ratios,
@@ -177,11 +181,13 @@ def usual_block(run: Run, folder: Storage) -> None:
 
 
 def show(rows: list[dict[str, Any]], num_threads: int) -> None:
-    print(f"{'model':12}{'checkpoints':30}{'ms a step':>10}{'of none':>9}{'cost':>8}   (state in MB, wait in ms)")
+    header = f"{'model':12}{'checkpoints':30}{'ms a step':>10}{'of none':>9}{'cost':>8}{'CPU':>8}"
+    print(f"{header}   (state in MB, wait in ms)")
     for row in rows:
         extra = f"   ({row['state_mb']:.0f}, {row['copy_ms']:.1f})" if row["copy_ms"] is not None else ""
-        cost = f"{(row['of_none'] - 1) * 100:+.1f}%"
-        print(f"{row['model']:12}{row['contender']:30}{row['step_ms']:10.2f}{row['of_none']:9.3f}{cost:>8}{extra}")
+        cost, cpu = (f"{(row[name] - 1) * 100:+.1f}%" for name in ("of_none", "cpu_of_none"))
+        numbers = f"{row['step_ms']:10.2f}{row['of_none']:9.3f}{cost:>8}{cpu:>8}"
+        print(f"{row['model']:12}{row['contender']:30}{numbers}{extra}")
     target = ROOT / "bench" / "results" / "checkpoint.json"
     target.parent.mkdir(exist_ok=True)
     facts = {"torch": torch.__version__, "cpus": os.cpu_count(), "threads": num_threads}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from training import check_ledger, training_spec, weights_hash, write_pictures
+from training import check_ledger, step_records, training_spec, weights_hash, write_pictures
 
 from raydc import board, engine, events, train, worker
 from raydc.clock import account_of
@@ -118,11 +118,16 @@ def elastic_spec(folder: Path, most: int, max_failures: int) -> Spec:
 
 
 def check_bits(run: Storage, spec: Spec, data: prepare.Prepared, folder: Path) -> None:
-    """The weights are those of a run in this process that nothing has disturbed."""
+    """Weights and losses are those of a run in this process that nothing has disturbed."""
     check_ledger(run, spec, NUM_ROWS["train"])
     undisturbed = Storage(str(folder / "undisturbed"))
     state = worker.fit(spec, undisturbed, data.folder)
     assert weights_hash(run, state.step) == weights_hash(undisturbed, state.step)
+    assert losses(run) == losses(undisturbed)
+
+
+def losses(run: Storage) -> list[float]:
+    return [record["loss"] for record in step_records(run)]
 
 
 def recomputed_steps(run: Storage) -> list[int]:
@@ -231,4 +236,27 @@ def test_nodes_come_and_go(
     assert [cause in ("grow", "drain") for cause in causes] == [one in ("add", "drain") for one in happened]
     planned = [lost for lost, one in zip(recomputed_steps(run), happened, strict=True) if one in ("add", "drain")]
     assert not any(planned)
+    check_bits(run, spec, data, tmp_path)
+
+
+@pytest.mark.soak
+def test_two_four_three_and_one_worker_in_one_run(
+    cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root / "tests" / "faults")
+    data = prepare.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
+    run, spec = Storage(str(tmp_path / "run")), elastic_spec(tmp_path, most=4, max_failures=0)
+    small = cluster.add_node(num_cpus=1)
+    with Watched(spec, data, run, tmp_path / "hurry") as watched:
+        sizes = [watched.next_attempt()["world_size"]]
+        large = cluster.add_node(num_cpus=2)
+        sizes.append(watched.next_attempt()["world_size"])
+        for node in (small, large):
+            drain(cluster, node.node_id)
+            sizes.append(watched.next_attempt()["world_size"])
+    watched.ended.result()
+    assert sizes == [2, 4, 3, 1]
+    assert [record["cause"] for record in watched.events("attempt_ended")] == ["grow", "drain", "drain"]
+    assert recomputed_steps(run) == [0, 0, 0]
+    assert account_of(run).recomputed_steps == 0
     check_bits(run, spec, data, tmp_path)
