@@ -58,6 +58,8 @@ class Bundle:
     digest: str
     device: str = "cpu"
     num_threads: int = NUM_THREADS
+    compute: str = "as trained"
+    """What runs: the network as it was trained, or a form of it (see `raydc.bundle.optimize`)."""
 
     def forward(self, x: Array) -> npt.NDArray[np.float32]:
         """Network inputs to raw outputs.

@@ -18,7 +18,8 @@ from raydc.features import Features
 from raydc.features.images import encode_png
 from raydc.storage import Storage
 
-NUM_GOLDEN_ROWS = 8
+# Enough to tell a model from one that is nearly the same: see raydc.bundle.optimize.
+NUM_GOLDEN_ROWS = 32
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def settings_for(model: str, section: Serve, storage: Storage, traffic: Traffic)
         access_log=section.access_log,
         device="cuda" if options.get("num_gpus", 0) > 0 else "cpu",
         num_threads=max(1, int(options.get("num_cpus", 1))),
+        optimize=section.optimize,
     )
 
 

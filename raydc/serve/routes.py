@@ -259,6 +259,7 @@ def _metadata(loaded: Loaded) -> dict[str, Any]:
         "alias": loaded.settings.alias,
         "digest": f"sha256:{loaded.bundle.digest}",
         "task": loaded.bundle.features.signature.task,
+        "compute": loaded.bundle.compute,
         **facts.of_model(loaded.bundle, loaded.source),
     }
     metadata = protocol.model_metadata(loaded.settings.model, loaded.version, loaded.interface, parameters)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from raydc import bundle as bundles
 from raydc.bundle import Bundle
+from raydc.bundle.optimize import optimize
 from raydc.errors import CheckpointError, RaydcError
 from raydc.registry import Registry
 from raydc.serve.batching import Batcher
@@ -261,6 +262,8 @@ def _load_checked(settings: Settings, version: int) -> tuple[Bundle, dict[str, A
     try:
         bundle = bundles.load(folder, settings.device, settings.num_threads)
         bundle.check_golden()
+        if settings.optimize == "auto":
+            bundle = optimize(bundle)
     except RaydcError:
         raise
     except Exception as error:  # A user's builder and its network may raise anything.

@@ -67,6 +67,7 @@ class Settings(BaseModel):
     access_log: bool = True
     device: str = "cpu"
     num_threads: int = 1
+    optimize: str = "none"
 
     def at(self, now_s: float) -> Traffic:
         """The traffic that holds at a time (Unix, seconds)."""
@@ -80,7 +81,7 @@ class Settings(BaseModel):
     @property
     def identity(self) -> tuple[object, ...]:
         """What a loaded model depends on, beside its version."""
-        return self.storage, self.model, self.device, self.num_threads
+        return self.storage, self.model, self.device, self.num_threads, self.optimize
 
     @property
     def batching(self) -> tuple[object, ...]:

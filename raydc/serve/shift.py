@@ -67,6 +67,8 @@ def declared(
         ServeError: As of `traffic`.
     """
     deadline = time.monotonic() + ready_timeout_s
+    if declare.settings_of(application).optimize != "none":
+        deadline += _COMPILE_TIMEOUT_S
     try:
         old = declare.settings_of(before) if before is not None else None
         new = declare.settings_of(application)
@@ -83,6 +85,8 @@ def declared(
         raise
 
 
+# Compilers take their time.
+_COMPILE_TIMEOUT_S = 600.0
 _AT_ONCE = {"staged": (), "before": None, "since_s": 0.0}
 
 

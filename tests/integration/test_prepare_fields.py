@@ -12,6 +12,7 @@ from PIL import Image
 from preparing import people, write_csv
 
 from raydc.data.prepare import Prepared
+from raydc.data.write import NUM_GOLDEN_ROWS
 from raydc.errors import DataError
 from raydc.features import Categorical, Column, Numeric
 
@@ -82,7 +83,7 @@ def test_a_fraction_of_zero_is_an_empty_part(tmp_path: Path, rows: str) -> None:
     assert prepared.num_rows["validation"] == 0
     assert prepared.num_rows["train"] + prepared.num_rows["test"] == 300
     assert 0 < prepared.num_rows["test"] < 60
-    assert len(prepared.folder.read_json("golden_rows.json")) == 8
+    assert len(prepared.folder.read_json("golden_rows.json")) == min(NUM_GOLDEN_ROWS, prepared.num_rows["test"])
 
 
 def test_a_test_source_is_the_test_part_as_a_whole(tmp_path: Path, rows: str) -> None:

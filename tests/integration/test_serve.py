@@ -255,6 +255,7 @@ def test_the_spec_reaches_serve(first: serve.Endpoint, storage: Storage) -> None
         max_request_bytes=1000,
         max_request_rows=11,
         max_request_pixels=12,
+        optimize="auto",
     )
     assert serve.deploy(changed, storage, 1).url == first.url
     config = declared("small")
@@ -264,7 +265,7 @@ def test_the_spec_reaches_serve(first: serve.Endpoint, storage: Storage) -> None
     (state,) = replicas("small")
     section = changed.serve
     assert section is not None
-    limits = ("max_ongoing_requests", "max_queued_requests", "max_batch_size", "batch_wait_timeout_s")
+    limits = ("optimize", "max_ongoing_requests", "max_queued_requests", "max_batch_size", "batch_wait_timeout_s")
     for name in (*limits, "max_request_rows", "max_request_pixels"):
         assert state["settings"][name] == getattr(section, name)
     assert ask(first.url, "POST", "/predict", b" " * 1001, content_type="application/json")[0] == 413

@@ -1,0 +1,165 @@
+"""A faster form of a network for CPUs: compiled, with frozen weights, in bfloat16 where the CPU multiplies in it.
+
+Nobody gets it without asking (`serve.optimize`): its numbers differ from those of training in the third digit. It is
+used only where the golden rows come out with the same labels and nearly the same scores; else the network stays as
+it was trained. Every size of batch that is run was compiled before, so no request waits for a compiler.
+
+Shape suffixes: B rows, K outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydc.bundle.bundle import Array, Bundle
+from raydc.features import Features
+
+logger = logging.getLogger("ray.serve")
+
+# Batches are filled up to one of these; longer ones are run in parts, which costs a CPU nothing more.
+SIZES = (1, 2, 4, 8)
+# Largest difference of a probability; of a regression, in standard deviations of its target.
+TOLERANCE = 0.02
+# A forward pass of one row that is shorter has nothing to gain.
+_SHORT_S = 0.002
+_NUM_RUNS = 5
+_COMPILERS = ("c++", "g++", "clang++")
+# Versions that a replica may load one after the other, times the sizes of a batch.
+_MAX_COMPILED = 256
+
+
+class Optimized(nn.Module):
+    """Runs a compiled network in the sizes that it was compiled for.
+
+    Args:
+        run: The compiled network.
+        in_bf16: Multiply in bfloat16.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], in_bf16: bool) -> None:
+        super().__init__()
+        self._run = run
+        self._in_bf16 = in_bf16
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Weights that are frozen into a program want tensors that inference mode does not make.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, self._in_bf16):
+            parts = [self._part(x[start : start + SIZES[-1]]) for start in range(0, len(x), SIZES[-1])]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _part(self, x: Tensor) -> Tensor:
+        num_rows = len(x)
+        size = next(size for size in SIZES if size >= num_rows)
+        padded = x.new_zeros((size, *x.shape[1:]))
+        padded[:num_rows] = x
+        outputs: Tensor = self._run(padded)
+        return outputs[:num_rows].float()
+
+
+def optimize(bundle: Bundle) -> Bundle:
+    """The fastest form of a bundle that the golden rows allow; the bundle itself where there is none.
+
+    Takes seconds to minutes, the first time on a machine. Says in `compute`, and in one line of the log, what it is.
+    """
+    reason = _reason_against(bundle)
+    if reason is not None:
+        logger.warning("%s is served as it was trained: %s", bundle.spec.name, reason)
+        return bundle
+    for in_bf16 in (True, False) if has_bf16() else (False,):
+        started_s = time.monotonic()
+        try:
+            made = _compiled(bundle, in_bf16)
+            reason = difference(bundle, made)
+        except Exception as error:  # noqa: BLE001 -- compilers and users' networks fail in their own ways.
+            reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        if reason is None and _forward_s(made) >= _forward_s(bundle):
+            reason = "it is not faster"
+        if reason is None:
+            took_s = time.monotonic() - started_s
+            logger.warning("%s is served %s, made in %.0f s", bundle.spec.name, made.compute, took_s)
+            return made
+        logger.warning("%s is not served %s: %s", bundle.spec.name, _name(in_bf16), reason)
+    return bundle
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself."""
+    with contextlib.suppress(OSError):
+        return {"amx_bf16", "avx512_bf16"} & set(Path("/proc/cpuinfo").read_text().split()) != set()
+    return False
+
+
+def difference(trained: Bundle, made: Bundle) -> str | None:
+    """What differs too much on the golden rows, or None."""
+    x = trained.golden_inputs
+    if x is None:
+        return "it has no golden rows to be compared on"
+    return disagreement(trained.forward(x), made.forward(x), trained.features)
+
+
+def disagreement(expected_BK: Array, outputs_BK: Array, features: Features) -> str | None:
+    """The first label that is another, or the largest difference of a score where it is over `TOLERANCE`."""
+    if not features.signature.classes:
+        most = float(np.abs(outputs_BK - expected_BK).max())
+        return f"a value differs by {most:.3g} standard deviations" if not most <= TOLERANCE else None
+    expected, scores = features.scores(expected_BK), features.scores(outputs_BK)
+    other = np.flatnonzero(expected.argmax(axis=1) != scores.argmax(axis=1))
+    if len(other):
+        return f"the label of golden rows[{other[0]}] is another"
+    most = float(np.abs(expected - scores).max())
+    return f"a score differs by {most:.3g}, more than {TOLERANCE:g}" if not most <= TOLERANCE else None
+
+
+def _reason_against(bundle: Bundle) -> str | None:
+    if bundle.device != "cpu":
+        return f"only networks on a CPU are compiled, and it is on {bundle.device}"
+    if os.environ.get("CXX") is None and not any(shutil.which(name) for name in _COMPILERS):
+        return "there is no C++ compiler on this machine (apt install g++)"
+    took_s = _forward_s(bundle)
+    return f"its forward pass takes {1e3 * took_s:.2f} ms, too little to gain from it" if took_s < _SHORT_S else None
+
+
+def _compiled(bundle: Bundle, in_bf16: bool) -> Bundle:
+    import torch._dynamo.config
+    import torch._inductor.config
+
+    torch._dynamo.config.recompile_limit = _MAX_COMPILED
+    torch._dynamo.config.accumulated_recompile_limit = _MAX_COMPILED
+    torch._inductor.config.freezing = True
+    # It would start processes of its own.
+    torch._inductor.config.compile_threads = 1
+    network = copy.deepcopy(bundle.model).eval().to(memory_format=torch.channels_last)
+    made = replace(bundle, model=Optimized(torch.compile(network, dynamic=False), in_bf16), compute=_name(in_bf16))
+    signature = bundle.features.signature
+    for size in SIZES:
+        made.forward(np.zeros((size, *signature.shape), dtype=signature.dtype))
+    return made
+
+
+def _name(in_bf16: bool) -> str:
+    return f"compiled, {'bfloat16' if in_bf16 else 'float32'}"
+
+
+def _forward_s(bundle: Bundle) -> float:
+    signature = bundle.features.signature
+    x: Any = np.zeros((1, *signature.shape), dtype=signature.dtype)
+    bundle.forward(x)
+    times = []
+    for _ in range(_NUM_RUNS):
+        started_s = time.perf_counter()
+        bundle.forward(x)
+        times.append(time.perf_counter() - started_s)
+    return min(times)
