@@ -10,6 +10,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ def test_served_predictions_are_the_offline_ones(first: serve.Endpoint, storage:
     for row, expected in zip(rows[:8], offline, strict=False):
         (alone,) = client.predict(first.url, rows=[row])["predictions"]
         assert alone["scores"] == pytest.approx(expected["scores"], abs=1e-6)
+
+
+def test_the_client_gets_the_offline_predictions_by_rows_and_by_arrays(first: serve.Endpoint, storage: Storage) -> None:
+    rows = small_models.table_rows(40)
+    offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    with client.Client(first.url, timeout_s=WAIT_S) as asking:
+        answer, tensors = asking.predict(rows), asking.infer(columns)
+        assert asking.ready()
+        assert [one.name for one in asking.metadata().inputs] == list(columns)
+    assert [asdict(one) for one in answer.predictions] == [{**one, "value": None} for one in offline]
+    assert (answer.model, answer.version, tensors.model, tensors.version) == ("small", "1", "small", "1")
+    assert tensors.outputs["label"].tolist() == [one["label"] for one in offline]
+    assert tensors.outputs["scores"].dtype == np.float32
+    assert tensors.outputs["scores"].tolist() == [
+        pytest.approx(list(one["scores"].values()), abs=1e-6) for one in offline
+    ]
 
 
 def test_batch_predictions_are_the_served_ones(first: serve.Endpoint, storage: Storage, tmp_path: Path) -> None:

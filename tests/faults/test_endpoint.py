@@ -1,0 +1,63 @@
+"""An endpoint that is changed, killed and flooded: what is counted in bench/endpoint.py, for a short while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import endpoint
+from bench.stage import Stage, local_ray
+from raydc.registry import Registry
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with local_ray():
+        yield Stage(tmp_path_factory.mktemp("endpoint"))
+
+
+def test_no_request_fails_and_no_client_sees_versions_flap(stage: Stage, tmp_path: Path) -> None:
+    rows = endpoint.under_change(stage, tmp_path)
+    assert {row["event"]: row["failed"] for row in rows} == {row["event"]: {} for row in rows}
+    assert [row["event"] for row in rows if row["changes"] > row.get("max_changes", 0)] == []
+    assert all(row["requests"] >= endpoint.AFTER for row in rows)
+    # The version that was deployed first is not the one that a controller comes back with.
+    last = {row["event"]: row["last_versions"] for row in rows}
+    assert last["promote"] == last["promote of a bad version"] == ["2"]
+    assert last["rollback"] == last["canary, begun and ended"] == ["1"]
+    assert last["promote, controller killed"] == ["2"]
+    assert last["kill -9 of the controller"] == last["kill -9 of one of two"] == ["2"]
+    assert stage.versions() == [2, 2]
+    assert Registry(stage.storage).aliases("paced") == {"production": 2}
+
+
+def test_what_there_is_only_one_of_fails_no_request_of_the_client(stage: Stage, tmp_path: Path) -> None:
+    rows = endpoint.outages(stage, tmp_path)
+    assert [row["failed_with_library"] for row in rows] == [{}, {}]
+    assert all(row["requests_with_library"] > 0 for row in rows)
+    assert all(row["failed"] for row in rows), "without an outage nothing is shown"
+
+
+@pytest.mark.soak
+def test_more_than_can_be_answered_is_refused_with_a_time_to_come_back(stage: Stage, tmp_path: Path) -> None:
+    row = endpoint.overload(stage, tmp_path, flood_s=2.0)
+    assert (row["failed_otherwise"], row["failed_afterwards"]) == ({}, {})
+    assert row["refused_with_retry_after"] > 0
+    assert row["answered_per_s"] > 0
+
+
+@pytest.mark.soak
+def test_replicas_come_and_go_with_the_load(stage: Stage, tmp_path: Path) -> None:
+    rows = endpoint.scaling(stage, tmp_path)
+    assert [row["failed"] for row in rows] == [{}, {}]
+
+
+def test_requests_in_work_are_answered_by_a_replica_that_stops(stage: Stage) -> None:
+    assert endpoint.stopped_in_work(stage) == [200] * 8
+
+
+def test_a_client_that_goes_away_stops_costing(stage: Stage) -> None:
+    assert endpoint.gone_clients(stage) == [1.0, 0.125]
+    assert endpoint.gone_clients(stage, goes=False) == [1.0, 0.25, 0.125]
