@@ -27,6 +27,7 @@ class Replica:
 
     def __init__(self) -> None:
         # Here, because the task that calls `build` imports this module too, and needs no torch.
+        from raydc.serve import heads
         from raydc.serve.access import Access
         from raydc.serve.gate import Gate
         from raydc.serve.lookout import Lookout
@@ -36,6 +37,8 @@ class Replica:
 
         # PIL warns of each oddity of a broken image, and Python keeps every text that it has warned of.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        # Serve starts the replica's own server when this is done.
+        heads.limit()
         self.service = Service()
         self.access = Access()
         self.lookout = Lookout(self.service, RequestMeters(), _access_log)

@@ -15,6 +15,7 @@ from raydc import bundle, engine, job
 from raydc.errors import ClusterError
 from raydc.registry import Registry
 from raydc.storage import Storage
+from raydc.tokens import Tokens
 
 RUN_TIMEOUT_S = 400
 
@@ -39,6 +40,7 @@ def raydc(folder: Path, ray: engine.Engine, *arguments: str) -> subprocess.Compl
 
 def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, digits: Path) -> None:
     small = ["--set", "train.epochs=3", "--set", "serve.port=0", "--set", "serve.ray_actor_options={num_cpus: 0.5}"]
+    small += ["--set", "serve.auth=token"]
     done = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     storage = Storage(str(digits / "store"))
@@ -54,6 +56,10 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
     predicted = next(line for line in done.stdout.splitlines() if line.startswith("predict"))
     assert "answered" in predicted
     assert "the held-out row says" in predicted
+
+    # It asked with a token of its own, which is gone.
+    assert "nobody may ask yet: raydc token create" in done.stdout
+    assert Tokens(storage, "digits-sweep").files() == []
 
     # The run exists now: it is neither overwritten nor begun again unasked.
     again = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -48,6 +49,15 @@ def test_names_are_taken_once_and_free_again_after_a_revocation(tokens: Tokens) 
     assert "There are: bob." in str(error.value)
     assert tokens.create("ada") != first
     assert [one.name for one in tokens.all()] == ["ada", "bob"]
+
+
+def test_a_token_of_raydc_itself_lasts_no_longer_than_its_context(tokens: Tokens) -> None:
+    with contextlib.suppress(RuntimeError), tokens.own("ada") as text:
+        (kept,) = tokens.all()
+        assert (kept.sha256, kept.rights, kept.is_own) == (hash_of(text), ("read",), True)
+        assert kept.expires_s == kept.created_s + 300.0
+        raise RuntimeError
+    assert tokens.all() == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""Heads of requests that are too long or too slow end; all others pass, one after the other on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http import auto
+
+from raydc.serve import heads
+
+WAIT_S = 20.0
+GOOD = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n"
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Streams]]
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["method"] == "POST":
+        while (await receive()).get("more_body"):
+            pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def run(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Connect], Awaitable[None]]) -> None:
+    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
+    heads.limit()
+
+    async def main() -> None:
+        server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="error", lifespan="off"))
+        serving = asyncio.create_task(server.serve())
+        async with asyncio.timeout(WAIT_S):
+            while not server.started:
+                await asyncio.sleep(0.01)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            await scenario(lambda: asyncio.open_connection("127.0.0.1", port))
+        server.should_exit = True
+        await serving
+
+    asyncio.run(main())
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    (length,) = [int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+    return int(head.split()[1]), await reader.readexactly(length)
+
+
+@pytest.mark.parametrize("kind", ["one value", "many headers", "address"])
+def test_a_head_that_is_too_long_ends(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    start = {"one value": b"GET / HTTP/1.1\r\nx: ", "many headers": b"GET / HTTP/1.1\r\n", "address": b"GET /"}[kind]
+    piece = b"x: y\r\n" * 2000 if kind == "many headers" else b"y" * 12000
+
+    async def scenario(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(start)
+        for _ in range(5):
+            writer.write(piece)
+            await writer.drain()
+        assert not reader.at_eof()
+        writer.write(piece)
+        status, body = await answer(reader)
+        assert status == 431
+        assert set(json.loads(body)) == {"error", "request_id"}
+        assert await reader.read() == b""
+
+    run(monkeypatch, scenario)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nx: ", GOOD + b"GET / HT"])
+def test_a_head_that_does_not_come_ends(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(heads, "HEAD_TIMEOUT_S", 0.2)
+
+    async def scenario(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(sent)
+        if sent.startswith(GOOD):
+            assert await answer(reader) == (200, b"ok")
+        assert (await answer(reader))[0] == 408
+        assert await reader.read() == b""
+
+    run(monkeypatch, scenario)
+
+
+def test_bodies_and_pauses_between_requests_are_no_matter_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "HEAD_TIMEOUT_S", 0.2)
+
+    async def scenario(connect: Connect) -> None:
+        reader, writer = await connect()
+        for _ in range(3):
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"z" * 100_000)
+            await writer.drain()
+            # Longer than a head may take: another connection's end is waited for.
+            slow_reader, _ = await connect()
+            assert (await answer(slow_reader))[0] == 408
+            writer.write(b"z" * 200_000)
+            assert await answer(reader) == (200, b"ok")
+        writer.write(GOOD + GOOD)
+        assert [await answer(reader), await answer(reader)] == [(200, b"ok")] * 2
+        other_reader, _ = await connect()
+        assert (await answer(other_reader))[0] == 408, "as much time has gone by"
+        writer.write(GOOD)
+        assert await answer(reader) == (200, b"ok")
+
+    run(monkeypatch, scenario)
