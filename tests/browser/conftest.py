@@ -16,6 +16,7 @@ from chromium import Browser, find_obstacle
 from served import Served
 
 from raydc.storage import Storage
+from raydc.tokens import Tokens
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +82,14 @@ def photos(browser: Browser, store: Storage) -> Iterator[Served]:
     served.register(store, "photos", small_models.picture_features())
     with Served(store, "photos").running() as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def guarded(table: Served, store: Storage) -> Iterator[tuple[Served, str]]:
+    """The table's model for holders of a token, and such a token."""
+    token = Tokens(store, "table").create("ada", ("read",))
+    with Served(store, "table", auth="token").running() as endpoint:
+        yield endpoint, token
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:

@@ -21,6 +21,8 @@ from raydc import bundle, models
 from raydc.features import Features, Image, Signature
 from raydc.features.images import encode_png
 from raydc.registry import Registry
+from raydc.serve.access import Access
+from raydc.serve.gate import Gate
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
 from raydc.serve.settings import Settings, Traffic
@@ -89,7 +91,8 @@ class Served:
         limits = {name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)}
         self._given = {**limits, "storage": store.uri, "model": model, **fields}
         self.service = Service()
-        self._routes = Routes(self.service, "0.1.0")
+        self._access = Access()
+        self._gate = Gate(Routes(self.service, "0.1.0").respond, self.service, self._access, lambda seen: None)
         self._server = uvicorn.Server(
             uvicorn.Config(self._app, "127.0.0.1", 0, interface="asgi3", log_level="warning", lifespan="off")
         )
@@ -99,7 +102,7 @@ class Served:
         # Ray Serve gives each request an id, for the replica and for the client.
         request_id = uuid.uuid4().hex
         scope["headers"] = [*scope["headers"], (b"x-request-id", request_id.encode())]
-        response = await self._routes.respond(Request(scope, receive))
+        response = await self._gate.respond(Request(scope, receive))
         response.headers["x-request-id"] = request_id
         await response(scope, receive, send)
 
@@ -109,7 +112,9 @@ class Served:
         await self._server.serve()
 
     async def _configure(self, version: int) -> None:
-        await self.service.configure(Settings(**{**self._given, "traffic": Traffic(version=version)}))
+        settings = Settings(**{**self._given, "traffic": Traffic(version=version)})
+        await self._access.configure(settings.storage, settings.model, settings.auth)
+        await self.service.configure(settings)
 
     def promote(self, version: int) -> None:
         """Another version answers."""

@@ -164,6 +164,31 @@ def test_another_version_is_noticed(table: Served, browser: Browser) -> None:
         table.promote(1)
 
 
+def test_a_token_is_asked_for_and_kept_in_the_tab(guarded: tuple[Served, str], browser: Browser) -> None:
+    endpoint, token = guarded
+
+    def give(text: str) -> None:
+        browser.one("#token").send_keys(text)
+        browser.one("#token-form button").click()
+
+    browser.open(endpoint.url)
+    assert not browser.all("#main")
+    assert not browser.all("#boot-error > *"), "nothing is wrong yet"
+    give("wrong")
+    assert "the token is not one of this endpoint's" in browser.text("#boot-error")
+    give(token)
+    browser.one("#predict").click()
+    assert browser.answer() in small_models.CLASSES
+    assert not browser.all("#token-form, #boot-error > *")
+    kept = browser.run("return [JSON.stringify(sessionStorage), JSON.stringify(localStorage) + document.cookie]")
+    assert token in kept[0]
+    assert token not in kept[1]
+    assert token not in browser.run("return document.querySelector('#command code').textContent")
+    browser.one("#forget").click()
+    browser.one("#token-form")
+    assert token not in browser.run("return JSON.stringify(sessionStorage)")
+
+
 @pytest.mark.parametrize("model", ["digits", "photos", "table", "price"])
 def test_a_phone_needs_no_sideways_scrolling(model: str, browser: Browser, request: pytest.FixtureRequest) -> None:
     browser.open(request.getfixturevalue(model).url, PHONE_WIDTH)
