@@ -44,7 +44,7 @@ def digits(browser: Browser, store: Storage) -> Iterator[Served]:
 
     data = load_digits()
     images = np.rint(data.images * (255 / 16)).astype(np.uint8)
-    served.train(store, "digits", {"name": "cnn", "depth": 2, "width": 16}, images, data.target, epochs=12)
+    served.train(store, "digits", {"name": "cnn", "depth": 2, "width": 16}, images, data.target, epochs=8)
     with Served(store, "digits").running() as endpoint:
         yield endpoint
 
@@ -54,7 +54,7 @@ def mnist(browser: Browser, store: Storage, shared_data: Path) -> Iterator[Serve
     """Digits of 28x28."""
     images = read_idx(shared_data / "mnist" / "t10k-images-idx3-ubyte.gz")[:4000]
     labels = read_idx(shared_data / "mnist" / "t10k-labels-idx1-ubyte.gz")[:4000]
-    served.train(store, "mnist", {"name": "mlp", "hidden": [256, 128]}, images, labels, epochs=4)
+    served.train(store, "mnist", {"name": "mlp", "hidden": [256, 128]}, images, labels, epochs=3)
     with Served(store, "mnist").running() as endpoint:
         yield endpoint
 

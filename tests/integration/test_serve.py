@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import ray
@@ -321,6 +323,15 @@ def slow(first: serve.Endpoint, storage: Storage) -> Iterator[serve.Endpoint]:
     )
     yield serve.deploy(given, storage, version)
     serve.shutdown("slow")
+
+
+def test_each_model_has_its_page(slow: serve.Endpoint, first: serve.Endpoint) -> None:
+    for endpoint in (first, slow):
+        shown = httpx.get(endpoint.url, follow_redirects=True, timeout=WAIT_S)
+        assert (shown.status_code, shown.url.path) == (200, urllib.parse.urlsplit(endpoint.url).path + "/")
+        assert shown.headers["content-security-policy"].startswith("default-src 'none'")
+        for name in re.findall(r'(?:href|src)="([\w.]+\.\w+)"', shown.text):
+            assert httpx.get(f"{endpoint.url}/{name}", timeout=WAIT_S).status_code == 200
 
 
 def test_a_second_model_with_a_users_builder_scales_and_refuses(slow: serve.Endpoint, first: serve.Endpoint) -> None:
