@@ -44,6 +44,11 @@ def html(document: dict[str, Any]) -> str:
         f"<p>Version {escape(info['version'])}. {_inline(info['description'])}</p>",
         '<p>For programs: <a href="openapi.json">openapi.json</a> (OpenAPI 3.1).</p>',
     ]
+    if "security" in document:
+        parts.append(
+            "<p>Every request but those for health needs a token, which the commands below leave out: "
+            "<code>-H 'Authorization: Bearer TOKEN'</code></p>"
+        )
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             parts.append(_operation(prefix + path, method.upper(), operation))

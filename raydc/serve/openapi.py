@@ -29,6 +29,8 @@ ERRORS = {
     500: "The model failed; the replica's log says why.",
     503: "No model is ready yet; try again after `Retry-After` seconds.",
 }
+# Everybody may ask for health: a load balancer has no token.
+_OPEN = ("/healthz", "/ping", "/v2/health/live", "/v2/health/ready")
 _OF_GET = (401, 404, 405, 408, 503)
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
 
@@ -67,7 +69,7 @@ def document(model: str, version: str, interface: Interface, settings: Settings,
     paths["/v2/health/ready"] = _get("ready", "Whether a model answers", "Ready")
     paths["/healthz"] = _get("healthz", "Ready, with model and version", "Health")
     paths["/ping"] = _get("ping", "The same, as SageMaker asks", "Health")
-    return {
+    whole: Json = {
         "openapi": "3.1.0",
         "info": {
             "title": model,
@@ -85,6 +87,12 @@ def document(model: str, version: str, interface: Interface, settings: Settings,
             "responses": {str(status): _error(status) for status in ERRORS},
         },
     }
+    if settings.auth == "token":
+        whole["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        whole["security"] = [{"token": []}]
+        for path in _OPEN:
+            paths[path]["get"]["security"] = []
+    return whole
 
 
 # Operations -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import small_models
 from starlette.requests import Request
 from test_service import Store, body, post, request
 
-from raydc.serve import bodies, docs, openapi
+from raydc.serve import bodies, docs, gate, openapi, page
 from raydc.serve.interface import Interface
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
@@ -201,9 +201,19 @@ def test_what_comes_from_the_model_is_escaped_on_the_page() -> None:
     assert "<code>&lt;img&gt;</code>" in text
 
 
+def test_the_document_says_who_needs_a_token(app: App) -> None:
+    assert "security" not in body(app.ask(request("GET", "/openapi.json")))
+    document = openapi.document("m", "1", Interface(small_models.table_features()), small_settings(), "0", "")
+    assert document["security"] == [{"token": []}]
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    everybody = {path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []}
+    assert everybody == {f"/{path}" for path in gate._OPEN - page.NAMES}
+    assert "Authorization: Bearer" in docs.html(document)
+
+
 def small_settings() -> Any:
     class Settings:
-        max_request_rows = 5
+        max_request_rows, auth = 5, "token"
 
     return Settings
 
