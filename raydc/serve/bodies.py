@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
-from starlette.requests import Request
 
 from raydc.serve import binary, forms
 from raydc.serve.interface import Interface, RequestError, check_rows, kind_of
@@ -24,27 +23,6 @@ KINDS = (JSON, "image/*", MULTIPART, URLENCODED, CSV, RAW)
 
 _DTYPES = {str(dtype): datatype for datatype, dtype in binary.DATATYPES.items() if datatype != "BF16"}
 _MAX_SHAPE_CHARS = 100
-
-
-async def read(request: Request, max_bytes: int) -> bytes:
-    """The body; refused as soon as it is known to be too large.
-
-    Raises:
-        RequestError: 413.
-        ClientDisconnect: The client went away before its end.
-    """
-    too_large = RequestError(413, f"the body is larger than max_request_bytes = {max_bytes}")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
-        raise too_large
-    chunks: list[bytes] = []
-    num_bytes = 0
-    async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes > max_bytes:
-            raise too_large
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def media_type(content_type: str) -> str:

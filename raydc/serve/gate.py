@@ -16,9 +16,9 @@ from starlette.responses import Response
 from raydc.serve import page
 from raydc.serve.access import ANYONE, Access, demand
 from raydc.serve.interface import RequestError
-from raydc.serve.routes import refuse
 from raydc.serve.service import Service
 from raydc.serve.watch import Seen
+from raydc.serve.wire import refuse
 from raydc.tokens import Token
 
 _OPEN = page.NAMES | {"v2/health/live", "v2/health/ready", "healthz", "ping"}

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from typing import Any
 
-import numpy as np
-
 from raydc.features import Categorical, Image, Numeric
-from raydc.features.images import encode_png
-from raydc.serve import binary, bodies
+from raydc.serve import binary, bodies, examples
 from raydc.serve.interface import Interface
 from raydc.serve.settings import Settings
 
@@ -131,7 +126,7 @@ def _ref(name: str) -> Json:
 
 
 def _predict_content(interface: Interface, settings: Settings) -> Json:
-    row = example_row(interface)
+    row = examples.row(interface)
     content: Json = {bodies.JSON: {"schema": _ref("Rows"), "examples": {"rows": {"value": {"rows": [row]}}}}}
     if interface.image_column is not None:
         image: Json = {"type": "string", "contentMediaType": "image/*"}
@@ -142,7 +137,7 @@ def _predict_content(interface: Interface, settings: Settings) -> Json:
         }
     else:
         content[bodies.MULTIPART] = content[bodies.URLENCODED] = {"schema": _fields(interface)}
-        content[bodies.CSV] = {"schema": {"type": "string"}, "example": example_csv(interface)}
+        content[bodies.CSV] = {"schema": {"type": "string"}, "example": examples.csv(interface)}
     fast = interface.fast_input
     if fast is not None:
         text = f"One tensor {fast['datatype']} {fast['shape']}; `?dtype=` and `?shape=` where it is another."
@@ -153,7 +148,7 @@ def _predict_content(interface: Interface, settings: Settings) -> Json:
 def _infer_content(interface: Interface) -> Json:
     text = f"JSON of as many bytes as the header `{binary.HEADER}` says, and the binary data of its tensors behind it."
     return {
-        bodies.JSON: {"schema": _ref("InferRequest"), "examples": {"one": {"value": example_infer(interface)}}},
+        bodies.JSON: {"schema": _ref("InferRequest"), "examples": {"one": {"value": examples.infer(interface)}}},
         bodies.RAW: {"schema": {"type": "string", "contentMediaType": bodies.RAW, "description": text}},
     }
 
@@ -282,45 +277,3 @@ def _infer_request(interface: Interface) -> Json:
         outputs={"type": ["array", "null"], "items": output},
         parameters=parameters,
     )
-
-
-# Examples that work -----------------------------------------------------------------------------------------
-
-
-def example_row(interface: Interface) -> Json:
-    """A row of usual values: means, first categories, a grey image."""
-    return {name: _example(column) for name, column in interface.features.columns.items()}
-
-
-def _example(column: Numeric | Categorical | Image) -> Any:
-    if isinstance(column, Image):
-        return encode_png(np.full((column.height, column.width, column.channels), 128, dtype=np.uint8))
-    if isinstance(column, Categorical):
-        return column.categories[0] if column.categories else "?"
-    digits = 3 - math.floor(math.log10(abs(column.mean))) if column.mean else 0
-    return round(column.mean, max(digits, 0))
-
-
-def example_csv(interface: Interface) -> str:
-    """The example row as a CSV file with names."""
-    row = example_row(interface)
-    return f"{','.join(row)}\n{','.join(map(str, row.values()))}\n"
-
-
-def example_infer(interface: Interface) -> Json:
-    """The example row as a v2 request."""
-    inputs = [
-        {
-            "name": name,
-            "shape": [1],
-            "datatype": "FP64" if isinstance(interface.features.columns[name], Numeric) else "BYTES",
-            "data": [value],
-        }
-        for name, value in example_row(interface).items()
-    ]
-    return {"id": "1", "inputs": inputs}
-
-
-def example_image(interface: Interface) -> bytes:
-    """The example row's image as a file."""
-    return base64.b64decode(example_row(interface)[str(interface.image_column)])

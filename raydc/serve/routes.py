@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -21,6 +19,7 @@ from raydc.errors import DataError, TooManyPixelsError
 from raydc.serve import binary, bodies, docs, facts, openapi, page, protocol
 from raydc.serve.interface import RequestError
 from raydc.serve.service import Array, Loaded, Service
+from raydc.serve.wire import Answer, Asked, answer_json, refuse
 
 logger = logging.getLogger("ray.serve")
 
@@ -33,7 +32,8 @@ _FEW_SCORES = 2048
 _BINARY_GAIN = 64
 
 # Clients of Ray Serve know it.
-_TIMEOUT = "x-request-timeout-seconds"
+_TIMEOUT = b"x-request-timeout-seconds"
+_JSON_BYTES = binary.HEADER.lower().encode()
 
 PATHS = (
     "GET /",
@@ -67,14 +67,13 @@ class Routes:
     async def respond(self, request: Request) -> Response:
         """Answers any request; never raises for what a client or a model does."""
         started = time.perf_counter()
-        key = request.headers.get("x-raydc-key") or _request_id(request)
-        path = _segments(request)
-        loaded = self._choose(path, key)
-        response = await self._respond(request, path, loaded, key)
+        asked = Asked(request)
+        loaded = self._choose(asked.path, asked.key)
+        response = await self._respond(asked, loaded)
         if loaded is not None:
-            response.headers["x-raydc-model"] = loaded.settings.model
-            response.headers["x-raydc-model-version"] = loaded.version
-            if request.method == "POST":
+            response.raw_headers.append((b"x-raydc-model", loaded.settings.model.encode()))
+            response.raw_headers.append((b"x-raydc-model-version", loaded.version.encode()))
+            if asked.method == "POST":
                 self.service.tallies[loaded.number].add(response.status_code, time.perf_counter() - started)
         self.answered[response.status_code] += 1
         return response
@@ -84,61 +83,63 @@ class Routes:
         named = self.service.find(path[4]) if path[3:4] == ["versions"] and len(path) > 4 else None
         return named or self.service.choose(key)
 
-    async def _respond(self, request: Request, path: list[str], loaded: Loaded | None, key: str) -> Response:
-        timeout_s = _timeout_s(request, loaded.settings.request_timeout_s) if loaded else None
+    async def _respond(self, asked: Asked, loaded: Loaded | None) -> Response:
+        timeout_s = _timeout_s(asked, loaded.settings.request_timeout_s) if loaded else None
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                return await self._dispatch(request, path, loaded, key)
+                return await self._dispatch(asked, loaded)
         except RequestError as error:
-            return _error(request, error.status, error.message, error.headers)
+            return refuse(asked.request, error)
         except DataError as error:
             status = 413 if isinstance(error, TooManyPixelsError) else 422
-            return _error(request, status, f"{error.message}. {error.hint}" if error.hint else error.message)
+            message = f"{error.message}. {error.hint}" if error.hint else error.message
+            return refuse(asked.request, RequestError(status, message))
         except ClientDisconnect:
-            return _error(request, 400, "the client went away")
+            return refuse(asked.request, RequestError(400, "the client went away"))
         except Exception as error:  # The last place where an error can become an answer.
             if isinstance(error, TimeoutError) and deadline.expired():
-                return _error(request, 408, _too_late(timeout_s, loaded))
-            logger.exception("request %s failed", _request_id(request))
-            return _error(request, 500, "the model failed on this request; the replica's log says why")
+                return refuse(asked.request, RequestError(408, _too_late(timeout_s, loaded)))
+            logger.exception("request %s failed", asked.id)
+            message = "the model failed on this request; the replica's log says why"
+            return refuse(asked.request, RequestError(500, message))
 
-    async def _dispatch(self, request: Request, path: list[str], loaded: Loaded | None, key: str) -> Response:
-        match path:
+    async def _dispatch(self, asked: Asked, loaded: Loaded | None) -> Response:
+        match asked.path:
             case ["predict"] | ["invocations"]:
-                _allow(request, "POST")
-                return await self._predict(request, _require(loaded), key)
+                asked.allow("POST")
+                return await self._predict(asked, _require(loaded))
             case ["v2", "models", model, *rest]:
-                return await self._model(request, _require(loaded), key, model, rest)
+                return await self._model(asked, _require(loaded), model, rest)
             case ["healthz"] | ["ping"]:
-                _allow(request, "GET")
+                asked.allow("GET")
                 ready = _require(loaded)
-                return _json(200, {"status": "ok", "model": ready.settings.model, "version": ready.version})
+                return answer_json({"status": "ok", "model": ready.settings.model, "version": ready.version})
             case ["v2"]:
-                _allow(request, "GET")
-                return _json(200, {"name": "raydc", "version": self.version, "extensions": [binary.EXTENSION]})
+                asked.allow("GET")
+                return answer_json({"name": "raydc", "version": self.version, "extensions": [binary.EXTENSION]})
             case ["v2", "health", "live"]:
-                _allow(request, "GET")
-                return _json(200, {"live": True})
+                asked.allow("GET")
+                return answer_json({"live": True})
             case ["v2", "health", "ready"]:
-                _allow(request, "GET")
+                asked.allow("GET")
                 _require(loaded)
-                return _json(200, {"ready": True})
+                return answer_json({"ready": True})
             case ["openapi.json"]:
-                _allow(request, "GET")
-                return _json(200, self._document(request, _require(loaded)))
+                asked.allow("GET")
+                return answer_json(self._document(asked.request, _require(loaded)))
             case ["docs"]:
-                _allow(request, "GET")
-                return docs.page(self._document(request, _require(loaded)))
-        if (shown := page.answer(request)) is not None:
+                asked.allow("GET")
+                return docs.page(self._document(asked.request, _require(loaded)))
+        if (shown := page.answer(asked.request)) is not None:
             return shown
-        raise RequestError(404, f"no path {request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
+        raise RequestError(404, f"no path {asked.request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
 
     def _document(self, request: Request, loaded: Loaded) -> dict[str, Any]:
         settings = loaded.settings
         prefix = request.scope.get("root_path", "")
         return openapi.document(settings.model, loaded.version, loaded.interface, settings, self.version, prefix)
 
-    async def _model(self, request: Request, loaded: Loaded, key: str, model: str, rest: list[str]) -> Response:
+    async def _model(self, asked: Asked, loaded: Loaded, model: str, rest: list[str]) -> Response:
         if model != loaded.settings.model:
             raise RequestError(404, f"no model {model[:200]!r}; this endpoint serves {loaded.settings.model!r}")
         if rest[:1] == ["versions"] and len(rest) > 1:
@@ -147,23 +148,23 @@ class Routes:
             rest = rest[2:]
         match rest:
             case ["infer"]:
-                _allow(request, "POST")
-                return await self._infer(request, loaded, key)
+                asked.allow("POST")
+                return await self._infer(asked, loaded)
             case []:
-                _allow(request, "GET")
-                return _json(200, _metadata(loaded))
+                asked.allow("GET")
+                return answer_json(_metadata(loaded))
             case ["ready"]:
-                _allow(request, "GET")
-                return _json(200, {"name": model, "ready": True})
-        raise RequestError(404, f"no path {request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
+                asked.allow("GET")
+                return answer_json({"name": model, "ready": True})
+        raise RequestError(404, f"no path {asked.request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
 
-    async def _predict(self, request: Request, loaded: Loaded, key: str) -> Response:
+    async def _predict(self, asked: Asked, loaded: Loaded) -> Response:
         settings, interface = loaded.settings, loaded.interface
-        content_type = request.headers.get("content-type", "")
+        content_type = asked.text(b"content-type")
         bodies.check_kind(bodies.media_type(content_type), interface)
         # A body is read before a place is taken, so that a slow sender holds up nobody.
-        content = await bodies.read(request, settings.max_request_bytes)
-        body = bodies.Body(content, content_type, request.scope.get("query_string", b"").decode("latin-1"))
+        content = await asked.read(settings.max_request_bytes)
+        body = bodies.Body(content, content_type, asked.request.scope.get("query_string", b"").decode("latin-1"))
 
         def inputs(max_pixels: int) -> Array:
             return body.inputs(interface, settings.max_request_rows, max_pixels)
@@ -172,21 +173,21 @@ class Routes:
             return body.inputs(other.interface, settings.max_request_rows, settings.max_request_pixels)
 
         async with self.service.admit(loaded):
-            outputs_BK = await self._compute(request, loaded, await self._inputs(loaded, inputs, len(content)))
+            outputs_BK = await self._compute(asked.request, loaded, await self._inputs(loaded, inputs, len(content)))
             answer = await self._work(outputs_BK, lambda: _predictions(outputs_BK, loaded))
-        request.scope["raydc.rows"] = len(outputs_BK)
-        self.service.mirror(loaded, key, again, outputs_BK)
+        asked.request.scope["raydc.rows"] = len(outputs_BK)
+        self.service.mirror(loaded, asked.key, again, outputs_BK)
         return answer
 
-    async def _infer(self, request: Request, loaded: Loaded, key: str) -> Response:
+    async def _infer(self, asked: Asked, loaded: Loaded) -> Response:
         settings, interface = loaded.settings, loaded.interface
-        kind = bodies.media_type(request.headers.get("content-type", ""))
-        length = request.headers.get(binary.HEADER)
+        kind = bodies.media_type(asked.text(b"content-type"))
+        length = asked.text(_JSON_BYTES) if _JSON_BYTES in asked.headers else None
         if kind != bodies.JSON and not (kind == bodies.RAW and length is not None):
             raise RequestError(
                 415, f"content-type is {kind[:80]!r}; send {bodies.JSON}, or {bodies.RAW} with {binary.HEADER}"
             )
-        content = await bodies.read(request, settings.max_request_bytes)
+        content = await asked.read(settings.max_request_bytes)
         parsed: list[protocol.InferRequest] = []
 
         def inputs(max_pixels: int) -> Array:
@@ -199,10 +200,10 @@ class Routes:
 
         num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
         async with self.service.admit(loaded):
-            outputs_BK = await self._compute(request, loaded, await self._inputs(loaded, inputs, num_bytes))
+            outputs_BK = await self._compute(asked.request, loaded, await self._inputs(loaded, inputs, num_bytes))
             answer = await self._work(outputs_BK, lambda: _infer_answer(parsed[0], outputs_BK, loaded))
-        request.scope["raydc.rows"] = len(outputs_BK)
-        self.service.mirror(loaded, key, again, outputs_BK)
+        asked.request.scope["raydc.rows"] = len(outputs_BK)
+        self.service.mirror(loaded, asked.key, again, outputs_BK)
         return answer
 
     async def _inputs(self, loaded: Loaded, inputs: Callable[[int], Array], num_bytes: int) -> Array:
@@ -235,23 +236,17 @@ class Routes:
         return answer() if outputs_BK.size <= _FEW_SCORES else await self.service.work(answer)
 
 
-def _segments(request: Request) -> list[str]:
-    """The path below that of the endpoint, cut at its slashes."""
-    path: str = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    return path.strip("/").split("/")
-
-
 def _predictions(outputs_BK: Array, loaded: Loaded) -> Response:
     predictions = loaded.interface.features.decode(outputs_BK)
-    return _json(200, {"predictions": predictions, "model": loaded.settings.model, "version": loaded.version})
+    return answer_json({"predictions": predictions, "model": loaded.settings.model, "version": loaded.version})
 
 
 def _infer_answer(request: protocol.InferRequest, outputs_BK: Array, loaded: Loaded) -> Response:
     model, version = loaded.settings.model, loaded.version
     content, json_bytes = protocol.infer_answer(request, outputs_BK, loaded.interface, model, version)
     if json_bytes is None:
-        return Response(content, 200, media_type=bodies.JSON)
-    return Response(content, 200, {binary.HEADER: str(json_bytes)}, media_type=bodies.RAW)
+        return Answer(200, content)
+    return Answer(200, content, bodies.RAW.encode(), [(_JSON_BYTES, b"%d" % json_bytes)])
 
 
 def _metadata(loaded: Loaded) -> dict[str, Any]:
@@ -274,29 +269,14 @@ def _require(loaded: Loaded | None) -> Loaded:
     return loaded
 
 
-def _allow(request: Request, method: str) -> None:
-    # What may be got may be asked for its headers; the server leaves the body out.
-    if request.method != method and not (request.method == "HEAD" and method == "GET"):
-        allowed = "GET, HEAD" if method == "GET" else method
-        raise RequestError(405, f"{request.method[:20]} is not allowed here; use {method}", {"allow": allowed})
-
-
-def _request_id(request: Request) -> str:
-    # Ray Serve puts one into the request and into the headers of the answer.
-    given: str | None = request.headers.get("x-request-id")
-    if given is None:
-        given = str(request.scope.setdefault("raydc.request_id", uuid.uuid4().hex))
-    return given
-
-
 def _too_late(timeout_s: float | None, loaded: Loaded | None) -> str:
     is_ours = loaded is not None and timeout_s == loaded.settings.request_timeout_s
-    return f"no answer within {'request_timeout_s' if is_ours else _TIMEOUT} = {timeout_s or 0.0:g} s"
+    return f"no answer within {'request_timeout_s' if is_ours else _TIMEOUT.decode()} = {timeout_s or 0.0:g} s"
 
 
-def _timeout_s(request: Request, longest_s: float) -> float:
+def _timeout_s(asked: Asked, longest_s: float) -> float:
     """The time that a request may take: less where the client says that it will not wait for longer."""
-    given = request.headers.get(_TIMEOUT)
+    given = asked.headers.get(_TIMEOUT)
     if given is None:
         return longest_s
     try:
@@ -305,16 +285,3 @@ def _timeout_s(request: Request, longest_s: float) -> float:
         return longest_s
     # Ray Serve reads the header as well and would answer in plain text, so this comes a little earlier.
     return min(longest_s, wanted_s * 0.95) if wanted_s > 0 else longest_s
-
-
-def refuse(request: Request, error: RequestError) -> Response:
-    """The answer to a request that is refused before it comes here."""
-    return _error(request, error.status, error.message, error.headers)
-
-
-def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    return _json(status, {"error": message, "request_id": _request_id(request)}, headers)
-
-
-def _json(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(to_json(body), status, headers, media_type=bodies.JSON)

@@ -16,7 +16,7 @@ import small_models
 from starlette.requests import Request
 from test_service import Store, body, post, request
 
-from raydc.serve import bodies, docs, gate, openapi, page
+from raydc.serve import bodies, docs, examples, gate, openapi, page
 from raydc.serve.interface import Interface
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
@@ -139,7 +139,7 @@ def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) 
                 num_asked += 1
     assert num_asked >= 4
     if app.interface.image_column:
-        image = openapi.example_image(app.interface)
+        image = examples.image(app.interface)
         assert app.ask(request("POST", "/predict", image, {"content-type": "image/png"})).status_code == 200
 
 
@@ -149,7 +149,7 @@ def test_the_document_has_the_columns_and_classes_of_the_model() -> None:
     assert set(schemas["Row"]["properties"]) == {"age", "hours", "job", "answer"}
     assert schemas["Row"]["properties"]["job"]["examples"] == ["cook", "nurse"]
     assert schemas["Prediction"]["properties"]["label"] == {"enum": ["no", "yes", "perhaps"]}
-    assert openapi.example_row(interface) == {"age": 40.0, "hours": 38.0, "job": "cook"}
+    assert examples.row(interface) == {"age": 40.0, "hours": 38.0, "job": "cook"}
     price = openapi._schemas(Interface(small_models.price_features()), small_settings())
     assert price["Prediction"]["required"] == ["value"]
 

@@ -26,6 +26,7 @@ from raydc.serve import routes as routes_module
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
 from raydc.serve.settings import Settings, Traffic
+from raydc.serve.wire import Asked
 from raydc.storage import Storage
 
 Endpoint = tuple[Service, Routes]
@@ -335,7 +336,7 @@ def test_numbers_that_are_too_large_for_the_model_are_the_clients_fault(tables: 
 )
 def test_a_client_may_shorten_its_time_and_not_lengthen_it(given: str, expected_s: float) -> None:
     asked = request("POST", "/predict", headers={"x-request-timeout-seconds": given})
-    assert routes_module._timeout_s(asked, 30.0) == pytest.approx(expected_s)
+    assert routes_module._timeout_s(Asked(asked), 30.0) == pytest.approx(expected_s)
 
 
 def test_a_request_that_takes_too_long_gives_408_and_the_next_one_works(tables: Store) -> None:
