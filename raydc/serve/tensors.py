@@ -121,6 +121,11 @@ def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Arr
     """An array of the datatype and shape; the data may be flat or nested."""
     if not isinstance(data, list):
         raise RequestError(400, f"{place}.data must be a list, not {kind_of(data)}")
+    if datatype == "UINT8" and len(data) == math.prod(shape):
+        try:
+            return np.frombuffer(bytes(data), np.uint8).reshape(shape)  # A quarter of the time of what follows.
+        except (TypeError, ValueError):
+            pass
     try:
         given = np.asarray(data)
     except (ValueError, OverflowError) as error:

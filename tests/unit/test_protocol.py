@@ -259,12 +259,22 @@ def test_a_column_may_have_any_datatype_of_numbers(datatype: str) -> None:
     np.testing.assert_allclose(ages, [-3.9, -4.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("data", [list(range(12)), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]])
+def test_pixels_may_be_flat_or_nested(data: Any) -> None:
+    tensor = {"name": "image", "shape": [1, 3, 4], "datatype": "UINT8", "data": data}
+    (pixels,) = parse({"inputs": [tensor]}, PICTURE).columns["image"]
+    assert pixels.reshape(-1).tolist() == list(range(12))
+
+
 @pytest.mark.parametrize(
     ("datatype", "data", "message"),
     [
         ("BOOL", [0, 2], "no BOOL"),
         ("BOOL", [0.0, 1.0], "no BOOL"),
         ("FP32", [True, False], "not numbers"),
+        ("UINT8", [0, 256], "no UINT8"),
+        ("UINT8", [0, 1.0], "no UINT8"),
+        ("UINT8", [0, None], "not numbers"),
         ("INT8", [-129, 0], "no INT8"),
         ("UINT64", [-1, 0], "no UINT64"),
         ("INT64", [2**63, 0], "no INT64"),
