@@ -137,31 +137,11 @@ def fastapi(task: str, port: int) -> None:
 
 def litserve(task: str, port: int, batching: bool) -> None:
     import litserve
+    from litapi import Api
 
     model = MODEL_OF_TASK[task]
-
-    class Api(litserve.LitAPI):  # type: ignore[misc]
-        def setup(self, device: str) -> None:
-            self.net = network(model)
-
-        def decode_request(self, request: Any) -> Array:
-            return decode(task, request["image"] if task == "mlp-json" else request["content"].file.read())
-
-        def batch(self, inputs: list[Array]) -> Array:
-            return np.stack(inputs)
-
-        def predict(self, x: Array) -> Any:
-            scores = forward(self.net, x if batching else x[None])
-            return scores if batching else scores[0]
-
-        def unbatch(self, output: Array) -> list[Array]:
-            return list(output)
-
-        def encode_response(self, output: Array) -> dict[str, Any]:
-            return answer(output)
-
-    api = Api(max_batch_size=BATCH[model], batch_timeout=BATCH_TIMEOUT_S) if batching else Api()
-    server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=60)
+    options = {"max_batch_size": BATCH[model], "batch_timeout": BATCH_TIMEOUT_S} if batching else {}
+    server = litserve.LitServer(Api(task, model, **options), accelerator="cpu", devices=1, timeout=60)
     server.run(host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
 
 

@@ -1,0 +1,42 @@
+"""What LitServe serves in bench/serve.py; a module of its own, because LitServe's workers import the class by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import litserve
+import numpy as np
+from serving import Array, answer, decode, forward, network
+
+
+class Api(litserve.LitAPI):
+    """One task of bench/serve.py.
+
+    Args:
+        task: Of `serving.MODEL_OF_TASK`.
+        model: The network's name.
+        options: Of `LitAPI`: how it makes batches, if it does.
+    """
+
+    def __init__(self, task: str, model: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.task, self.model_name = task, model
+        self.has_batches = bool(options)
+
+    def setup(self, device: str) -> None:
+        self.net = network(self.model_name)
+
+    def decode_request(self, request: Any) -> Array:
+        return decode(self.task, request["image"] if self.task == "mlp-json" else request["content"].file.read())
+
+    def batch(self, inputs: list[Array]) -> Array:
+        return np.stack(inputs)
+
+    def predict(self, x: Array) -> Array:
+        return forward(self.net, x) if self.has_batches else forward(self.net, x[None])[0]
+
+    def unbatch(self, output: Array) -> list[Array]:
+        return list(output)
+
+    def encode_response(self, output: Array) -> dict[str, Any]:
+        return answer(output)
