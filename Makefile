@@ -32,9 +32,10 @@ fmt: $(INSTALLED) ## Format, and mend what ruff can mend.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED_BENCH) ## Rows per second against the usual ways to train; what the same bits cost.
+bench: $(INSTALLED_BENCH) ## Training and serving against the usual ways; what the same bits cost. Serving needs wrk (apt install wrk).
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/exact.py
+	$(BIN)/python bench/serve.py
 
 docs: $(INSTALLED) ## Write docs/spec.md from the classes of the spec.
 	$(BIN)/python docs/generate.py

@@ -137,6 +137,8 @@ def wait_for_answer(
                 print(f"{process.args[3]}: {response.read()[:100]!r}", file=sys.stderr)  # type: ignore[index]
             return
         except (OSError, urllib.error.URLError) as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code not in (404, 503):
+                raise SystemExit(f"{process.args!r}: {error}: {error.read()[:500]!r}") from error
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{process.args!r} does not answer: {error}") from error
             time.sleep(0.2)
