@@ -304,12 +304,26 @@ def main() -> None:
             found["stopped in work"] = [{"statuses": stopped_in_work(stage)}]
             found["gone clients"] = [{"goes": goes, "computed": gone_clients(stage, goes)} for goes in (True, False)]
     for part, rows in found.items():
-        for row in rows if isinstance(rows, list) else ():
-            print(f"{part}: {json.dumps(row)}")
+        if isinstance(rows, list):
+            show(part, rows)
     target = ROOT / "bench" / "results" / "endpoint.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\nwritten to {target.relative_to(ROOT)}")
+
+
+def show(part: str, rows: list[Row]) -> None:
+    """A table; of failures it has the number, the file has their words."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    table = [columns, *([_cell(row.get(column, "")) for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
+    print(f"\n{part}")
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    return str(sum(value.values())) if isinstance(value, dict) else str(value)
 
 
 if __name__ == "__main__":

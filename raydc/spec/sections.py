@@ -109,7 +109,9 @@ class Serve(Section):
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     autoscaling_config: AutoscalingConfig = AutoscalingConfig()
     max_ongoing_requests: Count = Field(256, description="Requests that a replica takes at a time.")
-    max_queued_requests: Annotated[int, Field(ge=-1)] = Field(512, description="Requests that wait; -1: no limit.")
+    max_queued_requests: Annotated[int, Field(ge=-1)] = Field(
+        128, description="Requests that wait beside those; more are refused with 429. -1: no limit."
+    )
     max_batch_size: Count = Field(64, description="Most requests, and most rows, of one forward pass.")
     batch_wait_timeout_s: NotNegative = Field(0.0, description="How long a batch waits to fill up.")
     request_timeout_s: Positive = Field(30.0, description="Longest time that a request may take.")
