@@ -51,7 +51,15 @@ def test_the_card_says_what_the_metadata_says(digits: Served, browser: Browser) 
     metadata = httpx.get(f"{digits.url}v2/models/digits").json()
     assert browser.text("h1") == browser.driver.title == "digits"
     card = browser.text("#facts")
-    for fact in ("classification of digit", "cnn", "0.97 accuracy", "340 rows", "digits, step 100", "as production"):
+    for fact in (
+        "classification of digit",
+        "cnn, ",
+        "as trained",
+        "0.97 accuracy",
+        "340 rows",
+        "digits, step 100",
+        "as production",
+    ):
         assert fact in card
     assert metadata["parameters"]["digest"] in card
 

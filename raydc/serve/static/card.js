@@ -17,7 +17,7 @@ export function facts({ name, versions, parameters }) {
   const { num_rows: numRows, ...metrics } = held;
   const entries = [
     ["Task", `${parameters.task} of ${parameters.target}`],
-    ["Network", parameters.network && `${parameters.network}, ${number(parameters.num_weights)} weights`],
+    ["Network", network(parameters)],
     [numRows ? `Held-out (${number(numRows)} rows)` : "Held-out", measures(metrics)],
     ["Classes", chips(parameters.classes ?? [])],
     ["Version", `${versions[0]} of ${name}, as ${parameters.alias}`],
@@ -28,6 +28,10 @@ export function facts({ name, versions, parameters }) {
   return entries.filter(([, value]) => value).map(([title, value]) =>
     element("div", {}, [element("dt", {}, title), element("dd", {}, value)]),
   );
+}
+
+function network({ network: name, num_weights: numWeights, compute }) {
+  return [name, numWeights && `${number(numWeights)} weights`, compute].filter(Boolean).join(", ");
 }
 
 function measures(metrics) {
