@@ -414,6 +414,7 @@ def _forms() -> Iterator[Bad]:
         ("shape=-1,8,8", 400),
         ("shape=a", 400),
         ("shape=1,4,4,4", 400),
+        ("shape=64,1,1", 413),
         ("shape=" + "9" * 60, 413),
         ("dtype=float64", 400),
     ):
@@ -425,6 +426,9 @@ def _elsewhere() -> Iterator[Bad]:
     good = b'[{"age": 41}]'
     for kind in ("text/plain", "text/html", "application/xml", "application/x-www", "video/mp4", "*/*", "json", "\xff"):
         yield Bad(f"content-type {kind!r}", "tables", "/predict", good, 415, {"content-type": kind})
+    for encoding in ("gzip", "deflate", "br", "zstd", "gzip, identity"):
+        headers = {"content-type": JSON, "content-encoding": encoding}
+        yield Bad(f"content-encoding {encoding}", "tables", "/predict", good, 415, headers)
     for path in (
         "/predic",
         "/predict/x",

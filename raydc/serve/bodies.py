@@ -64,7 +64,7 @@ class Body:
         if kind == JSON or (kind == URLENCODED and self.content[:1] in (b"{", b"[")):
             rows = parse_rows(parse_json(self.content), max_rows)
         elif kind == RAW:
-            return self._raw_inputs(interface, max_rows)
+            return self._raw_inputs(interface, max_rows, max_pixels)
         elif kind.startswith("image/"):
             return _image_inputs([self.content], interface, max_pixels)
         elif kind == MULTIPART:
@@ -82,7 +82,7 @@ class Body:
                 raise RequestError(400, "the CSV file has no rows")
         return interface.features.apply(interface.features.from_json_rows(rows), max_pixels)
 
-    def _raw_inputs(self, interface: Interface, max_rows: int) -> Array:
+    def _raw_inputs(self, interface: Interface, max_rows: int, max_pixels: int | None) -> Array:
         query = {name: values[-1] for name, values in urllib.parse.parse_qs(self.query).items()}
         datatype = query.get("dtype")
         if datatype is not None:
@@ -93,7 +93,7 @@ class Body:
         name, values = parse_raw(self.content, datatype, shape, interface, max_rows, "body")
         if name == interface.all_columns:
             return interface.features.apply_numbers(values)
-        return interface.features.apply({name: values})
+        return interface.features.apply({name: values}, max_pixels)
 
 
 def _parse_shape(text: str) -> list[int]:

@@ -60,9 +60,12 @@ class Asked:
         """The body; refused as soon as it is known to be too large.
 
         Raises:
-            RequestError: 413.
+            RequestError: 413, or 415 for a body that is compressed: a few bytes may hold any number.
             ClientDisconnect: The client went away before its end.
         """
+        encoding = self.text(b"content-encoding")
+        if encoding not in ("", "identity"):
+            raise RequestError(415, f"content-encoding is {encoding[:80]!r}; send the body as it is")
         declared = self.text(b"content-length")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
             raise _too_large(max_bytes)

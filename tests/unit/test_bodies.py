@@ -130,6 +130,22 @@ def test_a_raw_tensor_of_numbers() -> None:
     np.testing.assert_array_equal(inputs(numbers.tobytes(), "application/octet-stream", NUMBERS), expected)
 
 
+def test_a_raw_tensor_of_the_only_number() -> None:
+    price = Interface(small_models.price_features())
+    expected = offline([{"size": 30.0}, {"size": 50.5}], price)
+    numbers = np.array([30.0, 50.5])
+    np.testing.assert_array_equal(inputs(numbers.tobytes(), "application/octet-stream", price), expected)
+    found = inputs(numbers.astype("<f4").tobytes(), "application/octet-stream", price, "dtype=float32")
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_images_of_a_raw_tensor_that_are_resized_count_with_the_pixels_of_the_result() -> None:
+    body = Body(bytes(10), "application/octet-stream", "shape=10,1,1")
+    assert body.inputs(PICTURE, 10, 640).shape == (10, 1, 8, 8)
+    with pytest.raises(TooManyPixelsError, match=r"rows\[9\]"):
+        body.inputs(PICTURE, 10, 639)
+
+
 @pytest.mark.parametrize("body", [{"rows": [{"age": 1}, {"age": 2}]}, [{"age": 1}, {"age": 2}]])
 def test_rows_may_be_an_object_or_a_list(body: Any) -> None:
     assert parse_rows(body, 2) == [{"age": 1}, {"age": 2}]

@@ -197,6 +197,18 @@ def test_health_and_metadata(tables: Store) -> None:
     run(tables.settings(2), scenario)
 
 
+def test_what_may_be_got_may_be_asked_for_its_head(tables: Store) -> None:
+    async def scenario(service: Service, routes: Routes) -> None:
+        for path in ("/v2", "/healthz", "/docs", "/v2/models/small"):
+            assert (await routes.respond(request("HEAD", path))).status_code == 200
+            refused = await routes.respond(request("PUT", path))
+            assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
+        refused = await routes.respond(request("HEAD", "/predict"))
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+    run(tables.settings(), scenario)
+
+
 def test_an_endpoint_below_a_path(tables: Store) -> None:
     async def scenario(service: Service, routes: Routes) -> None:
         asked = request("GET", "/small/healthz")
