@@ -11,7 +11,8 @@ Every contender serves the same network with one process and one thread for it, 
 
 The contenders of a task run at the same time; wrk asks one after the other, in turn for several rounds, so that all
 see the same minutes of the machine. CPU is that of all processes of a contender, HAProxy and Ray's own included, from
-/proc. Numbers are medians of the rounds. Prints one table, writes one JSON file.
+/proc, above what they take when nobody asks (which is said beside). Numbers are medians of the rounds. Prints one
+table, writes one JSON file.
 
 Needs wrk (`apt install wrk`), and `pip install 'raydc[bench]'`.
 """
@@ -41,6 +42,7 @@ from serving import CONTENDERS, MODEL_OF_TASK, SHAPES, bare_s, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 300.0
+IDLE_S = 5.0
 LABELS = {
     "fastapi": "FastAPI + uvicorn",
     "litserve": "LitServe",
@@ -94,10 +96,11 @@ def measure(task: str, options: argparse.Namespace, work: Path) -> list[dict[str
     try:
         for name in servers:
             wait_for_answer(*servers[name], *request_of(name, task))
-            ask(name, task, servers[name], 8, 1, work)  # Warms up.
+            ask(name, task, servers[name], 8, 1, work, 0.0)  # Warms up.
+        idle = idle_cpu({name: process.pid for name, (process, _) in servers.items()})
         for _ in range(options.rounds):
             for connections, name in itertools.product(options.connections, servers):
-                line = ask(name, task, servers[name], connections, options.seconds, work)
+                line = ask(name, task, servers[name], connections, options.seconds, work, idle[name])
                 found.setdefault((name, connections), []).append(line)
     finally:
         for process, _ in servers.values():
@@ -108,6 +111,7 @@ def measure(task: str, options: argparse.Namespace, work: Path) -> list[dict[str
     ]
     for (name, connections), rounds in found.items():
         line: dict[str, Any] = {"task": task, "contender": name, "connections": connections, "rounds": rounds}
+        line["idle_cpu"] = idle[name]
         line |= {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
         lines.append(line)
     return lines
@@ -186,6 +190,15 @@ def cpu_s(root: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def idle_cpu(roots: dict[str, int]) -> dict[str, float]:
+    """CPU that each contender takes when nobody asks, as a fraction of a core."""
+    before = {name: cpu_s(root) for name, root in roots.items()}
+    time.sleep(IDLE_S)
+    idle = {name: (cpu_s(root) - before[name]) / IDLE_S for name, root in roots.items()}
+    print(f"idle: {idle}", file=sys.stderr)
+    return idle
+
+
 # Requests ---------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +235,13 @@ def jpeg(image: np.ndarray[Any, Any]) -> bytes:
 
 
 def ask(
-    contender: str, task: str, server: tuple[subprocess.Popen[bytes], int], connections: int, seconds: int, work: Path
+    contender: str,
+    task: str,
+    server: tuple[subprocess.Popen[bytes], int],
+    connections: int,
+    seconds: int,
+    work: Path,
+    idle: float,
 ) -> dict[str, float]:
     """Requests per second, milliseconds of the percentiles, microseconds of CPU a request."""
     process, port = server
@@ -236,7 +255,8 @@ def ask(
     ran = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True)
     used = cpu_s(process.pid) - before
     found = json.loads(ran.stdout[ran.stdout.index('{"requests"') :])
-    line = {"rps": found["requests"] / found["seconds"], "cpu_us": 1e6 * used / max(1, found["requests"])}
+    used_us = 1e6 * max(0.0, used - idle * found["seconds"])
+    line = {"rps": found["requests"] / found["seconds"], "cpu_us": used_us / max(1, found["requests"])}
     line |= {key: found[key] for key in ("p50", "p95", "p99", "failed")}
     print(f"{task} {contender} {connections}: {line}", file=sys.stderr)
     return line
@@ -255,7 +275,7 @@ def show(rows: list[dict[str, Any]], connections: list[int]) -> None:
         for name in dict.fromkeys(row["contender"] for row in mine if row["contender"] != "bare"):
             cells = {row.get("connections"): row for row in mine if row["contender"] == name}
             line = "".join(cell(cells[number]) for number in connections)
-            print(f"  {LABELS[name]:24}{line}")
+            print(f"  {LABELS[name]:24}{line}  idle: {cells[connections[0]]['idle_cpu']:.1%} of a core")
     target = ROOT / "bench" / "results" / "serve.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"cpus": os.cpu_count(), "rows": rows}, indent=2) + "\n")
