@@ -6,8 +6,8 @@ Every contender serves the same network with one process and one thread for it, 
 
     mlp-json     784-512-256-128-10, one 28x28 image as nested lists in JSON (`/predict` of raydc)
     mlp-binary   the same, 784 bytes: binary tensors of the Open Inference Protocol (raydc), the raw body (FastAPI, Ray
-                 Serve), a file of a form (LitServe, which reads no raw bodies)
-    resnet18     224x224 photographs as JPEG: the raw body, or a file of a form (LitServe)
+                 Serve), base64 in JSON (LitServe, which hands no raw bodies to its workers)
+    resnet18     224x224 photographs as JPEG: the raw body, or base64 in JSON (LitServe)
 
 The contenders of a task run at the same time; wrk asks one after the other, in turn for several rounds, so that all
 see the same minutes of the machine. CPU is that of all processes of a contender, HAProxy and Ray's own included, from
@@ -20,6 +20,7 @@ Needs wrk (`apt install wrk`), and `pip install 'raydc[bench]'`.
 from __future__ import annotations
 
 import argparse
+import base64
 import io
 import itertools
 import json
@@ -219,9 +220,8 @@ def request_of(contender: str, task: str) -> tuple[str, bytes, dict[str, str]]:
     )
     if not contender.startswith("litserve"):
         return "/predict", content, {"content-type": kind}
-    part = b'--x\r\ncontent-disposition: form-data; name="content"; filename="image"\r\ncontent-type: ' + kind.encode()
-    body = part + b"\r\n\r\n" + content + b"\r\n--x--\r\n"
-    return "/predict", body, {"content-type": "multipart/form-data; boundary=x"}
+    text = base64.b64encode(content).decode()
+    return "/predict", json.dumps({"content": text}).encode(), {"content-type": "application/json"}
 
 
 def jpeg(image: np.ndarray[Any, Any]) -> bytes:
