@@ -93,6 +93,8 @@ def _identify() -> list[str]:
     return [
         "http-request set-header x-request-disconnect-disabled ?1",
         "http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }",
+        # For the access log; a proxy in front of this one knows better.
+        "http-request set-header x-forwarded-for %[src] if !{ req.hdr(x-forwarded-for) -m found }",
         "http-request set-var(txn.raydc_request_id) req.hdr(x-request-id),json(utf8s)",
     ]
 

@@ -190,7 +190,7 @@ def test_requests_are_counted_and_logged(guarded: serve.Endpoint, tokens: Tokens
     assert (first["bytes_in"], first["role"], first["model"]) == (len(ROWS), "stable", MODEL)
     assert first["bytes_out"] > 0
     assert 0 < first["seconds"] < WAIT_S
-    assert first["client"] == "127.0.0.1"
+    assert first["client"] == first["forwarded_for"] == "127.0.0.1"
     tokens.revoke("carol")
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter as Count
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
 from raydc.serve import accesslog, watch
 from raydc.serve.accesslog import AccessLog
+from raydc.serve.lookout import Lookout
 from raydc.serve.meters import COUNTERS, GAUGES, HISTOGRAMS, RequestMeters
 from raydc.serve.watch import Seen, Watch
 
@@ -218,3 +222,67 @@ def test_levels_and_batches(recorded: Recorded) -> None:
 def test_names_follow_the_conventions(table: dict[str, Any]) -> None:
     is_counter: Callable[[str], bool] = lambda name: name.endswith("_total")  # noqa: E731
     assert all(name.startswith("raydc_") and is_counter(name) == (table is COUNTERS) for name in table)
+
+
+# All of it -------------------------------------------------------------------------------------------------
+
+
+class Busy:
+    """Stands for a service: two requests wait, one is in work, a shadow runs, version 3 was refused."""
+
+    settings = SimpleNamespace(model="small", access_log=True)
+    refused: ClassVar[dict[int, str]] = {3: "golden rows[0]"}
+
+    def __init__(self) -> None:
+        self.batch_sizes = deque([2, 1])
+        self.loaded = {1: SimpleNamespace(version="1", batcher=SimpleNamespace(batch_sizes=self.batch_sizes))}
+        self.shadowing = SimpleNamespace(
+            counts=lambda: {"version": 2, "num_rows": 10, "num_different": 3, "num_failed": 1}
+        )
+
+    def load(self) -> tuple[int, int]:
+        return 2, 1
+
+
+def test_a_replica_is_watched_and_its_log_may_be_switched(recorded: Recorded, tmp_path: Path) -> None:
+    busy: Any = Busy()
+    lookout = Lookout(busy, RequestMeters(), lambda model: tmp_path / f"{model}.jsonl")
+    lookout.see(seen(0))
+    lookout.configure(busy.settings)
+    wait_until(lambda: recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 1)
+    lookout.see(seen(1))
+    wait_until(lambda: recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 2)
+    wait_until(lambda: "r1" in (tmp_path / "small.jsonl").read_text())
+    lookout.configure(SimpleNamespace(model="small", access_log=False))  # type: ignore[arg-type]
+    lookout.see(seen(2))
+    lookout.close()
+    assert "r2" not in (tmp_path / "small.jsonl").read_text()
+    expected = {
+        ("raydc_requests_total", "small", "1", "stable", "200"): 3,
+        ("raydc_predicted_rows_total", "small", "1", "stable"): 6,
+        ("raydc_requests_waiting", "small"): 2,
+        ("raydc_requests_in_work", "small"): 1,
+        ("raydc_batched_requests_total", "small", "1"): 3,
+        ("raydc_shadow_rows_total", "small", "2", "same"): 7,
+        ("raydc_shadow_rows_total", "small", "2", "different"): 3,
+        ("raydc_shadow_rows_total", "small", "2", "failed"): 1,
+        ("raydc_refused_versions_total", "small", "3"): 1,
+    }
+    assert recorded.values == expected, "however often it looked"
+
+
+def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(recorded: Recorded, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    busy: Any = Busy()
+    lookout = Lookout(busy, RequestMeters(), lambda model: tmp_path / "file" / "log.jsonl")
+    lookout.configure(busy.settings)
+    lookout.see(seen())
+    lookout.close()
+    assert recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 1
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
