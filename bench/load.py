@@ -28,7 +28,8 @@ from raydc.client import AsyncClient
 from raydc.errors import RaydcError
 
 REQUEST_TIMEOUT_S = 30.0
-END_TIMEOUT_S = 60.0
+LIBRARY_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 90.0
 MAX_OPEN = 3000
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -162,7 +163,7 @@ async def _ask_plainly(options: argparse.Namespace, client: int, body: bytes, no
 
 
 async def _ask_library(options: argparse.Namespace, client: int, _: bytes, note: Note, ended: Ended) -> None:
-    async with AsyncClient(options.url, key=f"client-{client}", timeout_s=REQUEST_TIMEOUT_S) as library:
+    async with AsyncClient(options.url, key=f"client-{client}", timeout_s=LIBRARY_TIMEOUT_S) as library:
         while not ended.done():
             began_s, started = time.time(), time.perf_counter()
             version, failure = None, None

@@ -19,8 +19,9 @@ from email.utils import parsedate_to_datetime
 from raydc.client.answers import Reply
 from raydc.errors import RefusedError, UnavailableError
 
-# With these, the default number of retries lasts about 25 s: longer than a proxy or a replica needs to come back.
-MAX_RETRIES = 30
+# With these delays the default time of a call ends before the default number of its retries does: a proxy or a
+# replica needs seconds to come back, on a busy machine twenty.
+MAX_RETRIES = 60
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 2.0
 # A host that is gone without a word would take all of the time otherwise.
