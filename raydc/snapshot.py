@@ -97,6 +97,8 @@ class Copy:
 
     def complete(self) -> None:
         """Copies what is left, or waits for whoever does: before the optimiser changes its state."""
+        if self._rest is None:
+            return  # Without the lock, which is held while the files are hashed.
         with self._work:
             if self._rest is not None:
                 self._rest()

@@ -64,7 +64,7 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
     watched = beside.observe(storage, given.name, alias).traffic.canary
     if watched is None:
         raise ServeError(f"no canary runs beside {given.name} {alias!r}", "raydc canary SPEC --version N starts one.")
-    verdict = beside.follow(storage, given.name, alias, rule, lambda line: report(f"canary    {line}"))
+    verdict = beside.follow(storage, given.name, alias, watched.version, rule, lambda line: report(f"canary    {line}"))
     reason = f"{why}; {verdict.reason}" if why else verdict.reason
     if verdict.kind == "promote":
         serve.promote(storage, given.name, alias, watched.version, why=reason)

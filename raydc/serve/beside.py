@@ -160,33 +160,40 @@ class Verdict:
 def judge(stable: Tally, canary: Tally, rule: CanaryRule) -> Verdict:
     """Applies a rule to what has been counted. Pure.
 
-    A canary is dropped as soon as it has more errors than `min_requests` would allow; latencies are compared when it
-    has had `min_requests`.
+    A canary is dropped as soon as it has more errors than `min_requests` would allow. Latencies, and requests that it
+    refuses but the stable version would not, are compared when it has had `min_requests`. It must answer as many.
     """
     allowed = rule.max_error_fraction * max(rule.min_requests, canary.num_requests)
     if canary.num_errors > allowed:
         return Verdict("drop", f"{canary.num_errors} of {canary.num_requests} requests failed")
     if canary.num_requests < rule.min_requests:
         return Verdict("wait", f"{canary.num_requests} of {rule.min_requests} requests")
+    if canary.refused_fraction > stable.refused_fraction + rule.max_error_fraction:
+        refused = f"{canary.refused_fraction:.1%} of its requests, the stable version {stable.refused_fraction:.1%}"
+        return Verdict("drop", f"it refused {refused}")
     ours, theirs = canary.percentile_s(0.95), stable.percentile_s(0.95)
     if ours is not None and theirs is not None and ours > rule.max_latency_ratio * theirs:
         return Verdict("drop", f"p95 is {ours * 1000:.1f} ms, that of the stable version {theirs * 1000:.1f} ms")
+    if canary.num_answered < rule.min_requests or theirs is None:
+        return Verdict("wait", f"{canary.num_answered} of {rule.min_requests} requests answered")
     return Verdict("promote", f"{canary.num_requests} requests, {canary.num_errors} failed")
 
 
-def follow(storage: Storage, model: str, alias: str, rule: CanaryRule, report: Callable[[str], None]) -> Verdict:
-    """Watches a canary until the rule promotes or drops it. The caller acts on the verdict.
+def follow(
+    storage: Storage, model: str, alias: str, version: int, rule: CanaryRule, report: Callable[[str], None]
+) -> Verdict:
+    """Watches a version as canary until the rule promotes or drops it. The caller acts on the verdict.
 
     Raises:
-        ServeError: No endpoint, or no canary any more.
+        ServeError: No endpoint, or that version is the canary no more.
     """
     deadline = time.monotonic() + rule.timeout_s
     said = ""
     while time.monotonic() < deadline:
         seen = observe(storage, model, alias)
-        if seen.traffic.canary is None:
-            raise ServeError(f"the canary of {model} {alias!r} has been ended by somebody else")
-        verdict = judge(seen.tallies[seen.traffic.version], seen.tallies[seen.traffic.canary.version], rule)
+        if seen.traffic.canary is None or seen.traffic.canary.version != version:
+            raise ServeError(f"version {version} of {model} is no canary of {alias!r} any more: somebody changed it")
+        verdict = judge(seen.tallies[seen.traffic.version], seen.tallies[version], rule)
         if verdict.kind != "wait":
             return verdict
         if verdict.reason != said:

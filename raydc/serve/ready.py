@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,19 +34,21 @@ class Endpoint:
         return self.model
 
 
-def wait_until_told(endpoint: Endpoint, settings: Settings, deadline: float) -> int:
+def wait_until_told(endpoint: Endpoint, settings: Settings, deadline: float, check: Callable[[], None]) -> int:
     """Returns the number of replicas when all of them have these settings and hold all their versions.
 
     Args:
         endpoint: The endpoint.
         settings: What was declared.
         deadline: Of `time.monotonic()`, seconds.
+        check: Called each time before the replicas are asked; what it raises ends the wait.
 
     Raises:
         ServeError: A replica refuses a version, the application failed, or the time is over.
     """
     wanted = settings.model_dump(mode="json")
     while time.monotonic() < deadline:
+        check()
         states = replica_states(endpoint.app_name)
         for state in states:
             if state["refused"] and state["told"] == wanted:

@@ -80,7 +80,8 @@ class Routes:
 
     def _choose(self, path: list[str], key: str) -> Loaded | None:
         """The version that the path names, where it runs; else that of the key."""
-        named = self.service.find(path[4]) if path[3:4] == ["versions"] and len(path) > 4 else None
+        is_named = path[:2] == ["v2", "models"] and path[3:4] == ["versions"] and len(path) > 4
+        named = self.service.find(path[4]) if is_named else None
         return named or self.service.choose(key)
 
     async def _respond(self, asked: Asked, loaded: Loaded | None) -> Response:

@@ -26,7 +26,7 @@ from raydc.registry import Registry
 from raydc.serve.batching import Batcher
 from raydc.serve.interface import Interface, RequestError
 from raydc.serve.settings import Settings, Traffic
-from raydc.serve.shadow import Shadowing
+from raydc.serve.shadow import Predictions, Shadowing
 from raydc.serve.tally import Tally
 from raydc.storage import Storage
 
@@ -128,7 +128,7 @@ class Service:
         before goes on: Ray Serve stops a replica whose `reconfigure` raises.
 
         Raises:
-            RaydcError: There is no such stable version, or it does not verify, and none answers yet.
+            RaydcError: A stable version is not there or does not verify, and none answers yet.
         """
         async with self._configuring:
             await self._configure(settings)
@@ -136,17 +136,17 @@ class Service:
     async def _configure(self, settings: Settings) -> None:
         loaded: dict[int, Loaded] = {}
         refused: dict[int, str] = {}
-        stable = settings.at(self._now_s()).version
+        required = {settings.at(self._now_s()).version, settings.traffic.version}
         for version in settings.versions_at(self._now_s()):
             try:
                 loaded[version] = await self._load(settings, version)
             except RaydcError as error:
-                if version == stable and self.settings is None:
+                if version in required and self.settings is None:
                     raise
                 logger.error("version %s of %s is refused: %s", version, settings.model, error)
                 refused[version] = str(error)
         self.refused, self.told = refused, settings
-        if stable in refused or settings.traffic.version in refused:
+        if required & refused.keys():
             return
         if self.settings is None or self.settings.traffic != settings.traffic:
             self.tallies = defaultdict(Tally)
@@ -171,9 +171,12 @@ class Service:
                 return replace(known, settings=settings)
             bundle, source = known.bundle, known.source
         else:
-            bundle, source = await asyncio.to_thread(_load_checked, settings, version)
-        is_short = await asyncio.to_thread(_is_short, bundle, settings.max_batch_size)
-        executor = None if is_short else self._forward_thread
+            bundle, source = await asyncio.to_thread(_checked, settings, version, _load)
+
+        def is_short(settings: Settings, _: int) -> bool:
+            return _is_short(bundle, settings.max_batch_size)
+
+        executor = None if await asyncio.to_thread(_checked, settings, version, is_short) else self._forward_thread
         batcher = Batcher(bundle.forward, settings.max_batch_size, settings.batch_wait_timeout_s, executor)
         return Loaded(version, settings, bundle, source, _interface(bundle), batcher)
 
@@ -248,30 +251,43 @@ class Service:
         """
         settings = self.settings
         side = settings.at(self._now_s()).shadow if settings else None
-        if side is None or side.version == answered.number or not side.has(key):
+        if settings is None or side is None or side.version == answered.number or not side.has(key):
             return
         shadow = self.loaded.get(side.version)
-        if shadow is not None:
-            bundle, given = shadow.bundle, answered.bundle.features.decode(outputs_BK)
-            self.shadowing.copy(side.version, lambda: bundle.forward(inputs(shadow)), bundle.features.decode, given)
+        if shadow is None:
+            return
+        forward, most = shadow.bundle.forward, settings.max_batch_size
+
+        def found() -> Predictions:
+            x = inputs(shadow)
+            outputs_BK = np.concatenate([forward(x[start : start + most]) for start in range(0, len(x), most)])
+            if not np.isfinite(outputs_BK).all():
+                raise ValueError("no finite number")
+            return shadow.bundle.features.decode(outputs_BK)
+
+        self.shadowing.copy(side.version, lambda: answered.bundle.features.decode(outputs_BK), found)
 
     async def work(self, function: Callable[[], Result]) -> Result:
         """Does what is too long for the event loop, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)
 
 
-def _load_checked(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
-    registry = Registry(Storage(settings.storage))
-    folder = registry.folder(settings.model, version)
+def _checked(settings: Settings, version: int, work: Callable[[Settings, int], Result]) -> Result:
+    """Raises RaydcError only: a user's builder and network, a filesystem and a compiler may raise anything."""
     try:
-        bundle = bundles.load(folder, settings.device, settings.num_threads)
-        bundle.check_golden()
-        if settings.optimize == "auto":
-            bundle = optimize(bundle)
+        return work(settings, version)
     except RaydcError:
         raise
-    except Exception as error:  # A user's builder and its network may raise anything.
-        raise CheckpointError(f"{folder.uri}: its model does not work: {error!r}") from error
+    except Exception as error:
+        raise CheckpointError(f"version {version} of {settings.model} does not work: {error!r}") from error
+
+
+def _load(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
+    registry = Registry(Storage(settings.storage))
+    bundle = bundles.load(registry.folder(settings.model, version), settings.device, settings.num_threads)
+    bundle.check_golden()
+    if settings.optimize == "auto":
+        bundle = optimize(bundle)
     return bundle, registry.source(settings.model, version)
 
 

@@ -10,12 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from raydc.errors import DataError
-from raydc.serve.interface import RequestError
-
 Predictions = list[dict[str, Any]]
 
 # Copies in work at a time. What comes meanwhile is not copied, and counted: a slow shadow must not pile up work.
@@ -54,20 +48,13 @@ class Shadowing:
         """Starts counting anew."""
         self._comparison = None
 
-    def copy(
-        self,
-        version: int,
-        compute: Callable[[], npt.NDArray[Any]],
-        decode: Callable[..., Predictions],
-        given: Predictions,
-    ) -> None:
+    def copy(self, version: int, given: Callable[[], Predictions], found: Callable[[], Predictions]) -> None:
         """Hands over a copy of a request that has been answered; returns at once and never raises.
 
         Args:
             version: The shadow.
-            compute: Parses the request for the shadow and gives its outputs [B, K].
-            decode: Outputs [B, K] to predictions.
-            given: The predictions that the client got.
+            given: Makes the predictions that the client got.
+            found: Makes those of the shadow, from the request on; may raise anything. Both run in another thread.
         """
         if self._comparison is None or self._comparison.version != version:
             self._comparison = Comparison(version)
@@ -75,40 +62,32 @@ class Shadowing:
             self._comparison.num_left_out += 1
             return
         self._num_in_work += 1
-        task = asyncio.get_running_loop().create_task(self._run(self._comparison, compute, decode, given))
+        task = asyncio.get_running_loop().create_task(self._run(self._comparison, given, found))
         self._tasks.add(task)  # The loop itself holds tasks weakly.
         task.add_done_callback(self._tasks.discard)
 
     async def _run(
-        self,
-        comparison: Comparison,
-        compute: Callable[[], npt.NDArray[Any]],
-        decode: Callable[..., Predictions],
-        given: Predictions,
+        self, comparison: Comparison, given: Callable[[], Predictions], found: Callable[[], Predictions]
     ) -> None:
-        def work() -> Predictions | None:
-            outputs_BK = compute()
-            return decode(outputs_BK) if np.isfinite(outputs_BK).all() else None
-
         started = time.perf_counter()
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (DataError, RequestError):  # Its features do not take what those of the other version take.
-            found = None
+            agreements = await asyncio.get_running_loop().run_in_executor(self._thread, _compare, given, found)
         except Exception:  # noqa: BLE001 -- a model may raise anything, and nobody waits for this answer.
-            found = None
+            comparison.num_failed += 1
+        else:
+            comparison.num_rows += len(agreements)
+            comparison.num_different += agreements.count(False)
         finally:
             self._num_in_work -= 1
-        comparison.num_copied += 1
-        comparison.seconds += time.perf_counter() - started
-        if found is None or len(found) != len(given):
-            comparison.num_failed += 1
-            return
-        comparison.num_rows += len(given)
-        comparison.num_different += sum(not _agree(one, other) for one, other in zip(given, found, strict=True))
+            comparison.num_copied += 1
+            comparison.seconds += time.perf_counter() - started
+
+
+def _compare(given: Callable[[], Predictions], found: Callable[[], Predictions]) -> list[bool]:
+    return [_agree(one, other) for one, other in zip(given(), found(), strict=True)]
 
 
 def _agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    if "label" in one:
-        return bool(one["label"] == other.get("label"))
+    if "label" in one or "label" in other:
+        return one.get("label") == other.get("label")
     return math.isclose(one["value"], other["value"], rel_tol=_SAME_VALUE, abs_tol=1e-12)

@@ -64,24 +64,26 @@ def declared(
     """Declares an application and waits for it; where it fails, what was there before is declared again.
 
     Raises:
-        ServeError: As of `traffic`.
+        ServeError: As of `traffic`; or somebody else has changed the endpoint meanwhile, and what they declared stands.
     """
     deadline = time.monotonic() + ready_timeout_s
     if declare.settings_of(application).optimize != "none":
         deadline += _COMPILE_TIMEOUT_S
+    change = _Change(endpoint, application, deadline)
     try:
         old = declare.settings_of(before) if before is not None else None
         new = declare.settings_of(application)
         if old is None or not _is_same_model(old, new):
-            _tell(endpoint, application, new.model_copy(update=_AT_ONCE), deadline)
+            change.tell(new.model_copy(update=_AT_ONCE))
         else:
-            _shift(endpoint, application, old.traffic, new, deadline)
+            change.shift(old.traffic, new)
         wait_until_answered(endpoint, new.traffic, deadline)
-    except ServeError:
-        if before is not None:
-            declare.apply(before)
-        else:
-            declare.remove(endpoint.model)
+    except BaseException:  # Ctrl-C too: an endpoint must not change over with nobody who moves the alias.
+        if change.stands():
+            if before is not None:
+                declare.apply(before)
+            else:
+                declare.remove(endpoint.model)
         raise
 
 
@@ -94,20 +96,47 @@ def _is_same_model(old: Settings, new: Settings) -> bool:
     return (old.storage, old.model, old.alias) == (new.storage, new.model, new.alias)
 
 
-def _shift(endpoint: Endpoint, application: declare.Application, old: Traffic, new: Settings, deadline: float) -> None:
-    staged = {"traffic": old, "staged": new.traffic.versions, "before": None, "since_s": 0.0}
-    num_replicas = _tell(endpoint, application, new.model_copy(update=staged), deadline)
-    if old == new.traffic:
-        _tell(endpoint, application, new.model_copy(update=_AT_ONCE), deadline)
-        return
-    since_s = time.time() + _LEAD_S + _LEAD_PER_REPLICA_S * num_replicas
-    flip = {"staged": (), "before": old, "since_s": since_s}
-    _tell(endpoint, application, new.model_copy(update=flip), deadline)
-    time.sleep(max(0.0, since_s - time.time()))
+class _Change:
+    """What this process has declared of an endpoint last. Serve keeps what was declared last by anybody."""
+
+    def __init__(self, endpoint: Endpoint, application: declare.Application, deadline: float) -> None:
+        self._endpoint = endpoint
+        self._application = application
+        self._deadline = deadline
+        self._told: Settings | None = None
+
+    def stands(self) -> bool:
+        """Whether nobody else has declared something since."""
+        found = declare.find_application(self._endpoint.model)
+        return self._told is not None and found is not None and declare.settings_of(found) == self._told
+
+    def tell(self, settings: Settings) -> int:
+        """Declares these settings; returns the number of replicas once all of them hold them."""
+        if self._told is not None and not self.stands():
+            raise _overtaken(self._endpoint)
+        self._told = settings
+        declare.apply(declare.with_settings(self._application, settings))
+
+        def check() -> None:
+            if not self.stands():
+                raise _overtaken(self._endpoint)
+
+        return wait_until_told(self._endpoint, settings, self._deadline, check)
+
+    def shift(self, old: Traffic, new: Settings) -> None:
+        """Changes over in two parts."""
+        staged = {"traffic": old, "staged": new.traffic.versions, "before": None, "since_s": 0.0}
+        num_replicas = self.tell(new.model_copy(update=staged))
+        if old == new.traffic:
+            self.tell(new.model_copy(update=_AT_ONCE))
+            return
+        since_s = time.time() + _LEAD_S + _LEAD_PER_REPLICA_S * num_replicas
+        self.tell(new.model_copy(update={"staged": (), "before": old, "since_s": since_s}))
+        time.sleep(max(0.0, since_s - time.time()))
 
 
-def _tell(endpoint: Endpoint, application: declare.Application, settings: Settings, deadline: float) -> int:
-    """Declares the application with these settings; returns the number of replicas once all of them hold them."""
-    told = declare.with_settings(application, settings)
-    declare.apply(told)
-    return wait_until_told(endpoint, settings, deadline)
+def _overtaken(endpoint: Endpoint) -> ServeError:
+    return ServeError(
+        f"somebody else has changed the endpoint of {endpoint.model} meanwhile, and their change stands",
+        "`raydc canary SPEC` says what answers; the history in the registry says who it was. Then try again.",
+    )

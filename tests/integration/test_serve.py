@@ -27,7 +27,7 @@ from raydc import bundle, client, engine, evaluate, serve, serving
 from raydc.errors import CheckpointError, RegistryError, ServeError
 from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
-from raydc.serve import beside
+from raydc.serve import beside, declare
 from raydc.serve.app import DEPLOYMENT
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
@@ -190,8 +190,8 @@ def test_a_canary_answers_its_share_and_each_client_keeps_its_version(first: ser
         beside.start(storage, "small", "production", "canary", 2, 0.3, who="eve", why="try it")
         load.grow()
         seen = beside.observe(storage, "small", "production")
-        assert seen.tallies[1].num_requests > 0
-        assert seen.tallies[2].num_requests > 0
+        assert seen.tallies[1].num_answered > 0
+        assert seen.tallies[2].num_answered > 0
         serve.promote(storage, "small", "production", 2, who="eve", why="it is good")
         load.grow()
     assert load.failures == []
@@ -215,6 +215,28 @@ def test_a_canary_that_does_not_load_changes_nothing(first: serve.Endpoint, stor
     assert load.failures == []
     assert set(load.versions) == {"1"}
     assert Registry(storage).history("small") == history
+
+
+def test_what_somebody_else_declares_meanwhile_stands(
+    first: serve.Endpoint, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = declare.find_application("small")
+    assert theirs is not None
+    told = declare.settings_of(theirs).model_copy(update={"max_queued_requests": 77})
+    apply = declare.apply
+
+    def overtaken(application: declare.Application) -> None:
+        apply(application)
+        apply(declare.with_settings(theirs, told))
+
+    monkeypatch.setattr(declare, "apply", overtaken)
+    with pytest.raises(ServeError, match="somebody else has changed the endpoint of small meanwhile"):
+        serve.promote(storage, "small", "production", 2)
+    found = declare.find_application("small")
+    assert found is not None
+    assert declare.settings_of(found) == told
+    assert Registry(storage).aliases("small")["production"] == 1
+    assert client.metadata(first.url, "small")["versions"] == ["1"]
 
 
 def test_a_shadow_gets_copies_and_answers_nobody(first: serve.Endpoint, storage: Storage) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
+from raydc import snapshot
 from raydc.checkpoint import Found
 from raydc.snapshot import Copy, Snapshots
 from raydc.state import unpack_step, unpack_weights
@@ -119,3 +122,25 @@ def test_hashes_and_places() -> None:
     copy.arrived("memory")
     copy.arrived("storage")
     assert (copy.is_safe.is_set(), copy.place) == (True, "memory")
+
+
+def test_a_step_does_not_wait_for_the_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashing, go_on = threading.Event(), threading.Event()
+
+    def slow(content: object) -> str:
+        hashing.set()
+        assert go_on.wait(timeout=30)
+        return "hash"
+
+    monkeypatch.setattr(snapshot, "sha256", slow)
+    copy = Snapshots(torch.device("cpu")).take(1, {"w": torch.ones(3)}, {}, {}, {}, None)
+    copy.complete()
+    thread = threading.Thread(target=copy.hashes)
+    thread.start()
+    assert hashing.wait(timeout=30)
+    done = threading.Thread(target=copy.complete)
+    done.start()
+    done.join(timeout=10)
+    assert not done.is_alive()
+    go_on.set()
+    thread.join(timeout=30)

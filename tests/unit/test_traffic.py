@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import small_models
 from test_service import Store, body, post, tensors
@@ -133,6 +133,30 @@ def test_a_canary_that_fails_leaves_its_requests_to_the_stable_version(tables: S
     assert list(service.state()["refused"]) == [3]
 
 
+@pytest.mark.parametrize("fault", [RuntimeError("out of memory"), OSError("the share is away")])
+def test_whatever_a_new_version_raises_the_old_one_answers(
+    tables: Store, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fails(bundle: Any, max_batch_size: int) -> bool:
+        raise fault
+
+    async def main() -> None:
+        service = Service(Clock())
+        await service.configure(tables.settings(1))
+        monkeypatch.setattr("raydc.serve.service._is_short", fails)
+        await service.configure(tables.settings(1, staged=(2,)))
+        assert answering(service) == {"1"}
+        assert str(fault) in service.state()["refused"][2]
+
+    asyncio.run(main())
+
+
+def test_a_replica_that_starts_before_a_change_to_a_version_that_fails_is_an_error(tables: Store) -> None:
+    clock = Clock()
+    with pytest.raises(CheckpointError, match="golden rows"):
+        serving(tables, clock, tables.settings(3, before=Traffic(version=1), since_s=clock.now_s + 2))
+
+
 def test_a_first_stable_version_that_fails_is_an_error(tables: Store) -> None:
     with pytest.raises(CheckpointError, match="golden rows"):
         serving(tables, Clock(), tables.settings(3))
@@ -176,7 +200,9 @@ def test_requests_of_a_key_stay_and_a_path_names_its_version(tables: Store) -> N
             post("/v2/models/small/versions/2/infer", tensors(rows), **{"x-raydc-key": outside})
         )
         assert (body(named)["model_version"], named.headers["x-raydc-model-version"]) == ("2", "2")
-        assert {v: tally["num_requests"] for v, tally in service.state()["tallies"].items()} == {1: 2, 2: 3}
+        elsewhere = await routes.respond(post("/a/b/c/versions/2", [], **{"x-raydc-key": outside}))
+        assert (elsewhere.status_code, elsewhere.headers["x-raydc-model-version"]) == (404, "1")
+        assert {v: tally["num_answered"] for v, tally in service.state()["tallies"].items()} == {1: 2, 2: 3}
 
     asyncio.run(main())
 
@@ -184,10 +210,11 @@ def test_requests_of_a_key_stay_and_a_path_names_its_version(tables: Store) -> N
 # How they do ------------------------------------------------------------------------------------------------
 
 
-def tallied(num_requests: int, num_errors: int = 0, seconds: float = 0.01) -> Tally:
+def tallied(answered: int, errors: int = 0, seconds: float = 0.01, refused: int = 0, error: int = 500) -> Tally:
     tally = Tally()
-    for number in range(num_requests):
-        tally.add(500 if number < num_errors else 200, seconds)
+    for status, count in ((200, answered), (error, errors), (422, refused), (429, 7)):
+        for _ in range(count):
+            tally.add(status, seconds)
     return tally
 
 
@@ -200,21 +227,28 @@ RULE = CanaryRule(min_requests=100, max_error_fraction=0.02, max_latency_ratio=2
         (tallied(99), "wait", "99 of 100"),
         (tallied(100), "promote", "100 requests"),
         (tallied(100, 2), "promote", "2 failed"),
-        (tallied(10, 3), "drop", "3 of 10 requests failed"),
-        (tallied(1000, 21), "drop", "21 of 1000"),
+        (tallied(7, 3), "drop", "3 of 10 requests failed"),
+        (tallied(979, 21), "drop", "21 of 1000"),
+        (tallied(0, 3, error=408), "drop", "3 of 3"),
         (tallied(100, seconds=0.05), "drop", "p95"),
         (tallied(0), "wait", "0 of 100"),
+        (tallied(0, refused=100), "drop", "refused 100.0%"),
+        (tallied(100, refused=8), "drop", "the stable version 3.8%"),
+        (tallied(99, refused=5), "wait", "99 of 100 requests answered"),
     ],
 )
 def test_the_rule(canary: Tally, kind: str, reason: str) -> None:
-    verdict = judge(tallied(500), canary, RULE)
-    assert verdict.kind == kind
-    assert reason in verdict.reason
+    verdict = judge(tallied(500, refused=20), canary, RULE)
+    assert (verdict.kind, reason in verdict.reason) == (kind, True), verdict
+
+
+def test_a_canary_is_not_promoted_beside_a_stable_version_that_nobody_asks() -> None:
+    assert judge(Tally(), tallied(500), RULE).kind == "wait"
 
 
 def test_tallies_add_up_and_give_percentiles() -> None:
-    both = total([tallied(90, seconds=0.001).to_dict(), tallied(10, 1, seconds=0.1).to_dict()])
-    assert (both.num_requests, both.num_errors, sum(both.buckets)) == (100, 1, 99)
+    both = total([tallied(90, seconds=0.001).to_dict(), tallied(9, 1, 0.1, refused=2).to_dict()])
+    assert (both.num_answered, both.num_errors, both.num_refused, both.num_requests) == (99, 1, 2, 102)
     half, most = both.percentile_s(0.5), both.percentile_s(0.95)
     assert half is not None
     assert most is not None
@@ -229,13 +263,15 @@ def test_tallies_add_up_and_give_percentiles() -> None:
 # Shadows ----------------------------------------------------------------------------------------------------
 
 
-def copies(shadowing: Shadowing, given: list[dict[str, Any]], compute: Any, times: int = 1) -> dict[str, Any]:
-    def decode(outputs_BK: Any) -> list[dict[str, Any]]:
-        return [{"label": "yes" if row[0] > 0 else "no"} for row in outputs_BK]
+YES, NO = {"label": "yes"}, {"label": "no"}
+
+
+def copies(given: list[dict[str, Any]], found: Callable[[], Any], times: int = 1) -> dict[str, Any]:
+    shadowing = Shadowing()
 
     async def main() -> None:
         for _ in range(times):
-            shadowing.copy(2, compute, decode, given)
+            shadowing.copy(2, lambda: given, found)
         while shadowing._tasks:
             await asyncio.sleep(0.001)
 
@@ -246,23 +282,25 @@ def copies(shadowing: Shadowing, given: list[dict[str, Any]], compute: Any, time
 
 
 def test_a_shadow_is_compared_row_by_row() -> None:
-    counted = copies(Shadowing(), [{"label": "yes"}, {"label": "yes"}], lambda: np.array([[1.0], [-1.0]]))
+    counted = copies([YES, YES], lambda: [YES, NO])
     assert (counted["num_copied"], counted["num_rows"], counted["num_different"]) == (1, 2, 1)
+    assert copies([YES], lambda: [{"value": 1.0}])["num_different"] == 1
+    assert copies([{"value": 1.0}], lambda: [{"value": 1.00001}])["num_different"] == 0
 
 
-@pytest.mark.parametrize("fault", [DataError("no such column"), ValueError("broken"), None])
+@pytest.mark.parametrize("fault", [DataError("no such column"), ValueError("broken"), MemoryError(), None])
 def test_a_shadow_that_fails_is_counted_and_nothing_else(fault: Exception | None) -> None:
-    def compute() -> Any:
+    def found() -> Any:
         if fault is not None:
             raise fault
-        return np.array([[np.nan]])
+        return [YES, NO]  # One row too many.
 
-    counted = copies(Shadowing(), [{"label": "yes"}], compute)
+    counted = copies([YES], found)
     assert (counted["num_copied"], counted["num_failed"], counted["num_rows"]) == (1, 1, 0)
 
 
 def test_a_slow_shadow_does_not_pile_up() -> None:
-    counted = copies(Shadowing(), [{"label": "yes"}], lambda: np.array([[1.0]]), times=50)
+    counted = copies([YES], lambda: [YES], times=50)
     assert counted["num_copied"] + counted["num_left_out"] == 50
     assert counted["num_left_out"] >= 46, "all were handed over in one round of the loop"
 
