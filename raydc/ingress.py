@@ -85,7 +85,7 @@ def local(folder: Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + _NUM_OTHERS),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _BLOCKS.step),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _BLOCKS.step - 1),
     }
     program = _write_program(folder)
     # It cannot be run where the folder's file system says so: then HAProxy is used as Serve has it.
@@ -103,6 +103,17 @@ def _write_program(folder: Path) -> Path:
     return program
 
 
+def free_port(host: str) -> int:
+    """A port for the endpoint that nobody has, below those that the system gives to clients: it is bound seconds later.
+
+    Args:
+        host: The address to listen on.
+    """
+    choices = list(range(_BLOCKS.stop, _BLOCKS.stop + 7 * _BLOCKS.step))
+    random.SystemRandom().shuffle(choices)
+    return next((port for port in choices if _is_free(port, host)), choices[0])
+
+
 def _free_block() -> int:
     """First port of a block whose first ports nobody has; a replica takes the next one where another is taken."""
     choices = list(_BLOCKS)
@@ -112,9 +123,9 @@ def _free_block() -> int:
     )
 
 
-def _is_free(port: int) -> bool:
+def _is_free(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        socket.create_server(("127.0.0.1", port)).close()
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError:
         return False
     return True

@@ -105,6 +105,11 @@ class Interval:
         self._step, self._since_s = step, now_s
         self._costs_s = [*self._costs_s, cost_s][-_REMEMBERED:]
 
+    def waited(self, cost_s: float) -> None:
+        """The steps waited `cost_s` more for the checkpoint that was taken last."""
+        if self._costs_s:
+            self._costs_s[-1] += cost_s
+
     def written(self, write_s: float) -> None:
         """The thread needed `write_s` to write one."""
         self._writes_s = [*self._writes_s, write_s][-_REMEMBERED:]

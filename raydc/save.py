@@ -93,6 +93,7 @@ class Saver:
         self._to_storage = Courier("raydc-checkpoint", self._write, self._not_written, _PAUSES_S)
         self._to_memory = Courier("raydc-recent", self._put, self._not_put)
         self._copy: Copy | None = None
+        self._is_for_storage = False
         self._num_failures = 0
         self._reason = ""
         # A state leaves early enough to arrive before it is needed.
@@ -180,11 +181,13 @@ class Saver:
         others = {**self._others, "state.json": state_file(state)}
         if to_memory and (unseen := self._journal.unseen()):
             others["metrics.jsonl"] = unseen
-        self.complete()
+        if self._copy is not None:
+            self._copy.complete()
         copy = self._copy = self._snapshots.take(
             state.step, parts.weights, parts.step_state, others, self._meta, state.best_step
         )
         self._store.reached("copied")
+        self._is_for_storage = to_storage
         if to_storage:
             self._to_storage.take(copy)
         if to_memory:
@@ -198,8 +201,11 @@ class Saver:
         if self._copy is not None:
             started_s = time.monotonic()
             self._copy.complete()
-            self._copy = None
-            self.waited_s += time.monotonic() - started_s
+            waited_s = time.monotonic() - started_s
+            if self._is_for_storage:
+                self._interval.waited(waited_s)
+            self._copy, self._is_for_storage = None, False
+            self.waited_s += waited_s
 
     def save_now(self, parts: Parts, timeout_s: float) -> str:
         """Returns when the state is in storage or in the memory of another process, whatever was due.

@@ -64,9 +64,8 @@ def _require_free(host: str, port: int) -> None:
 
 def has_haproxy() -> bool:
     """Whether HAProxy takes the requests, as raydc has it, or Serve's own proxy, which is many times slower."""
-    import ray
 
-    proxies = ray.get(_require()._controller.get_proxies.remote(), timeout=_ALIVE_TIMEOUT_S)
+    proxies = _answer(_require()._controller.get_proxies.remote())
     # One of Serve's own stands beside, for requests that come while there is no replica.
     return any(rayinternals.class_name(proxy) == "HAProxyManager" for proxy in proxies.values())
 
@@ -91,12 +90,11 @@ def address() -> tuple[str, int]:
 
 def applications() -> list[dict[str, Any]]:
     """What Serve was last told to run, one dict of its `ServeApplicationSchema` each; empty without Serve."""
-    import ray
 
     client = _client()
     if client is None:
         return []
-    configs = ray.get(client._controller.get_app_configs.remote())
+    configs = _answer(client._controller.get_app_configs.remote())
     return [config.model_dump(exclude_unset=True) for config in configs.values()]
 
 
@@ -129,8 +127,21 @@ def _client() -> Any:
     if client is None:
         return None
     try:
-        ray.get(client._controller.check_alive.remote(), timeout=_ALIVE_TIMEOUT_S)
+        _answer(client._controller.check_alive.remote())
     except ray.exceptions.RayActorError:  # Shut down by another process.
         rayinternals._set_global_client(None)
         return None
     return client
+
+
+def _answer(asked: Any) -> Any:
+    """What the controller of Serve answers. Raises ServeError where it takes too long."""
+    import ray
+
+    try:
+        return ray.get(asked, timeout=_ALIVE_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError as error:
+        raise ServeError(
+            f"the controller of Ray Serve does not answer within {_ALIVE_TIMEOUT_S:g} s",
+            "It may be starting again, or this machine is very busy: try once more.",
+        ) from error

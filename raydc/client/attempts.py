@@ -148,7 +148,7 @@ def may_pass(reply: Reply) -> bool:
 def retry_after_s(reply: Reply) -> float:
     """Seconds that the header Retry-After asks for, as a number or a date; 0 without one."""
     text = reply.headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if text.isdecimal():
         return float(text)
     try:
         when = parsedate_to_datetime(text)

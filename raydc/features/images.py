@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from raydc.features import nested
+
 Pixels = npt.NDArray[np.uint8]  # [H, W, C], C is 1 (grey) or 3 (RGB)
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
@@ -108,10 +110,7 @@ def _from_array(value: Any) -> Pixels:
     pixels = _from_grey_lists(value)
     if pixels is not None:
         return pixels
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError("its rows differ in length") from error
+    array = nested.to_array(value)
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3) or array.size == 0:

@@ -81,7 +81,8 @@ class Access:
             return {}
         known, found = self._read, {}
         for file in self._tokens.files():
-            found[file] = known[file] if file in known else self._tokens.read(file)
+            # What holds no token is read again: it may have been half written.
+            found[file] = known.get(file) or self._tokens.read(file)
             if found[file] is None and file not in known:
                 logger.error("token file %s holds no token; it lets nobody in", file)
         return found

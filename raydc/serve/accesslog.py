@@ -64,8 +64,9 @@ class AccessLog:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
         os.replace(self.path, f"{self.path}.1")
-        os.close(self._descriptor)
-        self._open()
+        full = self._descriptor
+        self._open()  # First: a number that is closed already may be a client's connection by now.
+        os.close(full)
 
     def _line(self, seen: Seen) -> bytes:
         second = int(seen.time_s)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from typing import Any
 
-from raydc import engine, serving
+from raydc import engine, ingress, serving
 from raydc.errors import ServeError
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.settings import Settings, Traffic
@@ -141,7 +139,7 @@ def listen(section: Serve) -> tuple[str, int]:
     Raises:
         ServeError: The port is taken, or Serve listens elsewhere already.
     """
-    host, port = serving.start(section.host, section.port or _free_port(section.host))
+    host, port = serving.start(section.host, section.port or ingress.free_port(section.host))
     same_host = section.host == host or {section.host, host} <= _LOOPBACK
     if section.port not in (0, port) or not same_host:
         raise ServeError(
@@ -150,12 +148,6 @@ def listen(section: Serve) -> tuple[str, int]:
             f"Set serve.host to {host} and serve.port to {port} or 0, or end that Serve first (`serve shutdown`).",
         )
     return host, port
-
-
-def _free_port(host: str) -> int:
-    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as listener:
-        listener.bind((host, 0))
-        return int(listener.getsockname()[1])
 
 
 def url_of_application(application: Application) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import shown
+from raydc.features import nested
 from raydc.serve import binary
 from raydc.serve.interface import Interface, RequestError, kind_of
 
@@ -127,11 +128,15 @@ def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Arr
         except (TypeError, ValueError):
             pass
     try:
-        given = np.asarray(data)
-    except (ValueError, OverflowError) as error:
-        raise RequestError(400, f"{place}.data is ragged or nested too deep") from error
+        given = nested.to_array(data)
+    except ValueError as error:
+        if str(error) == "ragged":
+            raise RequestError(400, f"{place}.data is ragged or nested too deep") from error
+        raise RequestError(
+            400, f"{place}.data holds values that are not numbers; the datatype is {datatype}"
+        ) from error
     if given.dtype.kind not in "biuf" or (given.dtype.kind == "b" and datatype != "BOOL"):
-        raise RequestError(400, f"{place}.data holds values that are not numbers; the datatype is {datatype}")
+        raise RequestError(400, f"{place}.data: its values are not numbers; the datatype is {datatype}")
     if given.size != math.prod(shape):
         raise RequestError(400, f"{place}.data has {given.size} values, shape {shape} needs {math.prod(shape)}")
     wanted = binary.DATATYPES[datatype]

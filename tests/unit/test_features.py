@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image as PilImage
 
 from raydc.errors import DataError
-from raydc.features import Categorical, Features, Image, Numeric, Signature, images
+from raydc.features import Categorical, Features, Image, Numeric, Signature, images, nested
 
 MIXED = Features(
     Signature("vector", (5,), "float32", (), (), "classification", ("no", "yes")),
@@ -222,3 +223,20 @@ def test_png_for_json_is_lossless() -> None:
 def test_what_is_no_image_is_named(value: Any, message: str) -> None:
     with pytest.raises(DataError, match=rf"rows\[1\]\.image: .*{message}"):
         GREY.apply({"image": [np.zeros((4, 6), dtype=np.uint8), value]})
+
+
+def test_a_long_text_among_many_leaves_takes_no_memory() -> None:
+    value = [["x" * 20000], *[["y"]] * 2000]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="not numbers"):
+            nested.to_array(value)
+        assert tracemalloc.get_traced_memory()[1] < 10 * 1024 * 1024, "numpy would have taken 160 MB"
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [[[1], 2], [[1], [2, 3]], [1, [2]]])
+def test_lists_that_are_no_array_are_ragged(value: list[Any]) -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        nested.to_array(value)
