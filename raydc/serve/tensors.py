@@ -130,11 +130,7 @@ def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Arr
     try:
         given = nested.to_array(data)
     except ValueError as error:
-        if str(error) == "ragged":
-            raise RequestError(400, f"{place}.data is ragged or nested too deep") from error
-        raise RequestError(
-            400, f"{place}.data holds values that are not numbers; the datatype is {datatype}"
-        ) from error
+        raise RequestError(400, f"{place}.data: {error}; the datatype is {datatype}") from error
     if given.dtype.kind not in "biuf" or (given.dtype.kind == "b" and datatype != "BOOL"):
         raise RequestError(400, f"{place}.data: its values are not numbers; the datatype is {datatype}")
     if given.size != math.prod(shape):
