@@ -246,15 +246,16 @@ def gone_clients(stage: Stage, goes: bool = True) -> list[float]:
     num_before = len(paced.computed(stage.file))
     parts = urllib.parse.urlsplit(stage.url)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(ask, stage.url, 1.0)
-        time.sleep(0.2)
+        first = pool.submit(ask, stage.url, 2.0)
+        wait_for(lambda: stage.num_in_work() == 1, "the first request")
         with socket.create_connection((parts.hostname, parts.port), timeout=30.0) as client:
             body = _body(0.25)
             head = f"POST {parts.path}/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
             client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            time.sleep(0.3)
+            wait_for(lambda: stage.num_in_work() == 2, "the request of the client that goes")
             if not goes:
                 client.recv(1)
+        wait_for(lambda: stage.num_in_work() <= 1, "one request less")
         last = pool.submit(ask, stage.url, 0.125)
         assert (first.result(timeout=60.0), last.result(timeout=60.0)) == (200, 200)
     return paced.computed(stage.file)[num_before:]

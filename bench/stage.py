@@ -81,6 +81,10 @@ class Stage:
         """The version that each replica answers with."""
         return [state["settings"]["traffic"]["version"] for state in replica_states(paced.NAME)]
 
+    def num_in_work(self) -> int:
+        """Requests that have a place in a replica."""
+        return sum(int(state["in_work"]) for state in replica_states(paced.NAME))
+
     def _settings(self) -> Settings:
         application = declare.find_application(paced.NAME)
         if application is None:

@@ -181,7 +181,7 @@ class Service:
         return Loaded(version, settings, bundle, source, _interface(bundle), batcher)
 
     def state(self) -> dict[str, Any]:
-        """What this replica was told last, what holds, its versions, which it refused and why, how requests went."""
+        """What this replica was told last, what holds, its versions, what it refused and why, how requests went."""
         return {
             "told": self.told.model_dump(mode="json") if self.told else None,
             "settings": self.settings.model_dump(mode="json") if self.settings else None,
@@ -189,6 +189,7 @@ class Service:
             "refused": self.refused,
             "tallies": {version: tally.to_dict() for version, tally in self.tallies.items()},
             "shadow": self.shadowing.counts(),
+            "in_work": self._num_in_work,
         }
 
     # Requests ---------------------------------------------------------------------------------------------

@@ -59,5 +59,5 @@ def test_requests_in_work_are_answered_by_a_replica_that_stops(stage: Stage) -> 
 
 
 def test_a_client_that_goes_away_stops_costing(stage: Stage) -> None:
-    assert endpoint.gone_clients(stage) == [1.0, 0.125]
-    assert endpoint.gone_clients(stage, goes=False) == [1.0, 0.25, 0.125]
+    assert endpoint.gone_clients(stage) == [2.0, 0.125]
+    assert endpoint.gone_clients(stage, goes=False) == [2.0, 0.25, 0.125]
