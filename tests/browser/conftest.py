@@ -19,7 +19,7 @@ from raydc.storage import Storage
 from raydc.tokens import Tokens
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     obstacle = find_obstacle()
     if obstacle is not None:
@@ -31,12 +31,12 @@ def browser() -> Iterator[Browser]:
         made.quit()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     return Storage(str(tmp_path_factory.mktemp("browser") / "store"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def digits(browser: Browser, store: Storage) -> Iterator[Served]:
     """The digits of the example, 8x8."""
     from sklearn.datasets import load_digits
@@ -48,7 +48,7 @@ def digits(browser: Browser, store: Storage) -> Iterator[Served]:
         yield endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mnist(browser: Browser, store: Storage, shared_data: Path) -> Iterator[Served]:
     """Digits of 28x28."""
     images = read_idx(shared_data / "mnist" / "t10k-images-idx3-ubyte.gz")[:4000]
@@ -58,7 +58,7 @@ def mnist(browser: Browser, store: Storage, shared_data: Path) -> Iterator[Serve
         yield endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def table(browser: Browser, store: Storage) -> Iterator[Served]:
     """Two numbers and a category to three classes, with random weights; two versions."""
     for seed in range(2):
@@ -67,7 +67,7 @@ def table(browser: Browser, store: Storage) -> Iterator[Served]:
         yield endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def price(browser: Browser, store: Storage) -> Iterator[Served]:
     """A regression."""
     served.register(store, "price", small_models.price_features())
@@ -75,7 +75,7 @@ def price(browser: Browser, store: Storage) -> Iterator[Served]:
         yield endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def photos(browser: Browser, store: Storage) -> Iterator[Served]:
     """Images that are no drawings."""
     served.register(store, "photos", small_models.picture_features())
@@ -83,7 +83,7 @@ def photos(browser: Browser, store: Storage) -> Iterator[Served]:
         yield endpoint
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guarded(table: Served, store: Storage) -> Iterator[tuple[Served, str]]:
     """The table's model for holders of a token, and such a token."""
     token = Tokens(store, "table").create("ada", ("read",))
