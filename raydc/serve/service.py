@@ -23,8 +23,10 @@ from raydc.bundle import Bundle
 from raydc.bundle.optimize import optimize
 from raydc.errors import CheckpointError, RaydcError
 from raydc.registry import Registry
+from raydc.serve import pace
 from raydc.serve.batching import Batcher
 from raydc.serve.interface import Interface, RequestError
+from raydc.serve.pace import Pace
 from raydc.serve.settings import Settings, Traffic
 from raydc.serve.shadow import Predictions, Shadowing
 from raydc.serve.tally import Tally
@@ -35,12 +37,6 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger("ray.serve")
 
-# A forward pass that is shorter than this runs on the event loop: handing it to a thread costs about as much.
-_INLINE_FORWARD_S = 0.001
-# The same for the largest batch, whose requests share it.
-_INLINE_BATCH_S = 0.004
-# A busy machine may get in the way of most of them.
-_NUM_TRIES = 20
 _RETRY_AFTER_S = 1
 # Inputs are scaled; no row that a model was made for comes near. Sums of such ones may leave the range of float32.
 _LARGE_INPUT = 1e6
@@ -173,11 +169,12 @@ class Service:
         else:
             bundle, source = await asyncio.to_thread(_checked, settings, version, _load)
 
-        def is_short(settings: Settings, _: int) -> bool:
-            return _is_short(bundle, settings.max_batch_size)
+        def measured(settings: Settings, _: int) -> Pace:
+            return pace.measure(bundle, settings.max_batch_size)
 
-        executor = None if await asyncio.to_thread(_checked, settings, version, is_short) else self._forward_thread
-        batcher = Batcher(bundle.forward, settings.max_batch_size, settings.batch_wait_timeout_s, executor)
+        is_short, batch_size = await asyncio.to_thread(_checked, settings, version, measured)
+        executor = None if is_short else self._forward_thread
+        batcher = Batcher(bundle.forward, batch_size, settings.batch_wait_timeout_s, executor)
         return Loaded(version, settings, bundle, source, _interface(bundle), batcher)
 
     def state(self) -> dict[str, Any]:
@@ -228,7 +225,7 @@ class Service:
         Raises:
             RequestError: 500 when the model gives no finite numbers, 422 when the inputs explain it.
         """
-        most = loaded.settings.max_batch_size
+        most = loaded.batcher.max_batch_size
         if len(x) <= most:
             outputs_BK = await loaded.batcher.submit(x)
         else:
@@ -257,7 +254,7 @@ class Service:
         shadow = self.loaded.get(side.version)
         if shadow is None:
             return
-        forward, most = shadow.bundle.forward, settings.max_batch_size
+        forward, most = shadow.bundle.forward, shadow.batcher.max_batch_size
 
         def found() -> Predictions:
             x = inputs(shadow)
@@ -294,20 +291,3 @@ def _load(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
 
 def _interface(bundle: Bundle) -> Interface:
     return Interface(bundle.features)
-
-
-def _is_short(bundle: Bundle, max_batch_size: int) -> bool:
-    """Warms up, and says whether one row and the largest batch take less than the limits above."""
-    signature = bundle.features.signature
-    for num_rows, limit_s in ((1, _INLINE_FORWARD_S), (max_batch_size, _INLINE_BATCH_S)):
-        x = np.zeros((num_rows, *signature.shape), dtype=signature.dtype)
-        bundle.forward(x)
-        if not any(_forward_s(bundle, x) <= limit_s for _ in range(_NUM_TRIES)):
-            return False
-    return True
-
-
-def _forward_s(bundle: Bundle, x: Array) -> float:
-    started = time.perf_counter()
-    bundle.forward(x)
-    return time.perf_counter() - started

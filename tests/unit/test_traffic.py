@@ -137,13 +137,13 @@ def test_a_canary_that_fails_leaves_its_requests_to_the_stable_version(tables: S
 def test_whatever_a_new_version_raises_the_old_one_answers(
     tables: Store, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
-    def fails(bundle: Any, max_batch_size: int) -> bool:
+    def fails(bundle: Any, max_batch_size: int) -> None:
         raise fault
 
     async def main() -> None:
         service = Service(Clock())
         await service.configure(tables.settings(1))
-        monkeypatch.setattr("raydc.serve.service._is_short", fails)
+        monkeypatch.setattr("raydc.serve.pace.measure", fails)
         await service.configure(tables.settings(1, staged=(2,)))
         assert answering(service) == {"1"}
         assert str(fault) in service.state()["refused"][2]
