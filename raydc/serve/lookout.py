@@ -29,13 +29,16 @@ class Lookout:
         self._meters = meters
         self._place = place
         self._log: AccessLog | None = None
+        self._ended: list[AccessLog] = []
         self._watch = Watch([meters.take, self._write], self._levels)
         self.see = self._watch.see
 
     def configure(self, settings: Settings) -> None:
         """Opens or closes the access log; one that cannot be opened is not worth the endpoint."""
         if not settings.access_log:
-            self._log = None
+            if self._log is not None:
+                self._ended.append(self._log)
+                self._log = None
         elif self._log is None:
             try:
                 self._log = AccessLog(self._place(settings.model))
@@ -51,6 +54,8 @@ class Lookout:
             self._log.take(lot)
 
     def _levels(self) -> None:
+        while self._ended:  # Here, because this thread writes: the number of a closed file may be a client's connection.
+            self._ended.pop().close()
         settings = self._service.settings
         if settings is None:
             return

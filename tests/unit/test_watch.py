@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import Counter as Count
@@ -257,6 +258,8 @@ def test_a_replica_is_watched_and_its_log_may_be_switched(recorded: Recorded, tm
     lookout.see(seen(2))
     lookout.close()
     assert "r2" not in (tmp_path / "small.jsonl").read_text()
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert str(tmp_path / "small.jsonl") not in opened
     expected = {
         ("raydc_requests_total", "small", "1", "stable", "200"): 3,
         ("raydc_predicted_rows_total", "small", "1", "stable"): 6,
