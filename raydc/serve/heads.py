@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,42 +25,72 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _num_bytes = 0
     _is_in_head = True
+    _is_ended = False
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, wrap: Callable[[Any], Any], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = wrap(self.app)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._end, 408, _TOO_SLOW)
+        self._start_timer()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._is_in_head, self._num_bytes = True, 0
+        self._is_in_head = True
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
+        self._is_in_head, self._num_bytes = False, 0
         self._stop_timer()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._is_in_head:
+        if self._is_ended:
             return
-        self._num_bytes += len(data)
-        if self._num_bytes > MAX_HEAD_BYTES:
+        if self._num_bytes + len(data) > MAX_HEAD_BYTES and self._is_too_long(data):
             self._end(431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes")
-        elif self._timer is None:
-            self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._end, 408, _TOO_SLOW)
+            return
+        super().data_received(data)
+        if self._is_in_head:
+            self._num_bytes += len(data)
+            if self._timer is None:
+                self._start_timer()
+
+    def _is_too_long(self, data: bytes) -> bool:
+        """Whether this has too much of a head, and not of a body."""
+        if not self._is_in_head and self.cycle.more_body:
+            return False
+        return data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES - self._num_bytes) < 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+
+    @property
+    def _is_at_work(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._time_is_up)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _time_is_up(self) -> None:
+        if self._is_at_work:  # The client waits for an answer, and may have sent the start of its next request.
+            self._start_timer()
+        else:
+            self._end(408, _TOO_SLOW)
+
     def _end(self, status: int, message: str) -> None:
         self._stop_timer()
+        self._is_ended = True
+        if self._is_at_work:  # The answer that the client waits for is the last.
+            self.cycle.keep_alive = False
+            return
         body = json.dumps({"error": message, "request_id": ""}).encode()
         reason = {408: "Request Timeout", 431: "Request Header Fields Too Large"}[status]
         head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
@@ -65,6 +98,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def limit() -> None:
-    """For every server that this process starts from now on."""
-    auto.AutoHTTPProtocol = LimitedProtocol
+def limit(wrap: Callable[[Any], Any] = lambda app: app) -> None:
+    """For every server that this process starts from now on.
+
+    Args:
+        wrap: Gives the application that a connection asks, from the one that the server has.
+    """
+    auto.AutoHTTPProtocol = partial(LimitedProtocol, wrap=wrap)  # type: ignore[assignment]

@@ -20,6 +20,8 @@ Connect = Callable[[], Awaitable[Streams]]
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/slow":
+        await asyncio.sleep(3 * heads.HEAD_TIMEOUT_S)
     if scope["method"] == "POST":
         while (await receive()).get("more_body"):
             pass
@@ -67,6 +69,39 @@ def test_a_head_that_is_too_long_ends(monkeypatch: pytest.MonkeyPatch, kind: str
         status, body = await answer(reader)
         assert status == 431
         assert set(json.loads(body)) == {"error", "request_id"}
+        assert await reader.read() == b""
+
+    run(monkeypatch, scenario)
+
+
+@pytest.mark.parametrize("before", [b"", GOOD])
+def test_a_head_that_is_too_long_ends_though_it_comes_at_once(monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+    async def scenario(connect: Connect) -> None:
+        reader, writer = await connect()
+        if before:
+            writer.write(before)
+            assert await answer(reader) == (200, b"ok")
+        writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * (heads.MAX_HEAD_BYTES + 2000) + b"\r\n\r\n")
+        assert (await answer(reader))[0] == 431
+        assert await reader.read() == b""
+
+    run(monkeypatch, scenario)
+
+
+@pytest.mark.parametrize("kind", ["slow", "long"])
+def test_the_answer_that_is_waited_for_comes_before_the_end(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(heads, "HEAD_TIMEOUT_S", 0.2)
+
+    async def scenario(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nx: y")
+        if kind == "long":
+            await asyncio.sleep(heads.HEAD_TIMEOUT_S / 2)
+            writer.write(b"y" * heads.MAX_HEAD_BYTES)
+        assert await answer(reader) == (200, b"ok")
+        if kind == "slow":
+            assert (await answer(reader))[0] == 408
         assert await reader.read() == b""
 
     run(monkeypatch, scenario)
