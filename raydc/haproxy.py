@@ -85,13 +85,8 @@ def _defaults() -> list[str]:
 
 
 def _identify() -> list[str]:
-    """Serve would give a request an id in the replica; here it is the one that HAProxy's errors have, too.
-
-    A replica of Serve's has two tasks for each request to see whether the client goes away: a tenth of the CPU of a
-    request. raydc looks itself, where a forward pass is long.
-    """
+    """A replica would give a request an id itself; this one is in HAProxy's errors, too."""
     return [
-        "http-request set-header x-request-disconnect-disabled ?1",
         "http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }",
         # For the access log; a proxy in front of this one knows better.
         "http-request set-header x-forwarded-for %[src] if !{ req.hdr(x-forwarded-for) -m found }",

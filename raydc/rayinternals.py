@@ -47,6 +47,24 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "BackendConfig": None,
         "ServerConfig": ("name", "host", "port", "replica_id"),
     },
+    "ray.serve._private.common": {
+        "RequestMetadata": ("request_id", "internal_request_id", "is_direct_ingress", "_request_protocol"),
+        "RequestProtocol": None,
+    },
+    "ray.serve._private.http_util": {"RequestIdMiddleware": ("app",)},
+    "ray.serve._private.replica": {
+        "Replica": None,
+        "Replica._direct_ingress_asgi": ("self", "scope", "receive", "send"),
+        "ReplicaMetricsManager.inc_num_ongoing_requests": ("self", "request_metadata"),
+        "ReplicaMetricsManager.dec_num_ongoing_requests": ("self", "request_metadata"),
+        "ReplicaMetricsManager._should_emit_request_ingress_metrics": ("self", "protocol"),
+        "ReplicaMetricsManager.record_request_metrics": ("self", "route", "latency_ms", "is_error"),
+        "ReplicaMetricsManager.record_ingress_request_metrics": (
+            *("self", "protocol", "method", "route", "app_name", "deployment_name"),
+            *("latency_ms", "is_error", "status_code"),
+        ),
+    },
+    "ray.serve._private.tracing_utils": {"is_tracing_enabled": ()},
     "ray.serve._private.router": {
         "SingletonThreadRouter._asyncio_loop": None,
         "SingletonThreadRouter": None,

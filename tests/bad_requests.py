@@ -76,7 +76,9 @@ def _texts() -> Iterator[Bad]:
         "a leading zero": b'[{"age": 012}]',
         "a plus": b'[{"age": +1}]',
         "a bare point": b'[{"age": 1.}]',
+        "a number of 400 digits": b'[{"age": ' + b"9" * 400 + b"}]",
         "a number of 5,000 digits": b'[{"age": ' + b"9" * 5000 + b"}]",
+        "a number that is 1e999": b'[{"age": 1e999}]',
         "a byte order mark": b"\xef\xbb\xbf[]",
         "UTF-16": '[{"age": 1}]'.encode("utf-16"),
         "Latin-1": '[{"job": "Gärtner"}]'.encode("latin-1"),
@@ -133,14 +135,11 @@ def _rows() -> Iterator[Bad]:
         "a number that is an object": {**good, "age": {"value": 1}},
         "a number with an underscore": {**good, "age": "1_000"},
         "a number that is inf as text": {**good, "age": "inf"},
-        "a number of 400 digits": {**good, "age": 10**400},
-        "a number of 4,000 digits": {**good, "age": 10**4000},
         "a number that float32 cannot hold": {**good, "age": 1e300},
         "a category that is a list": {**good, "job": ["nurse"]},
         "a category that is an object": {**good, "job": {}},
     }.items():
         yield _json(fault, "tables", [row], 422)
-    yield Bad("a number that is 1e999", "tables", "/predict", b'[{"age": 1e999}]', 422, {"content-type": JSON})
     yield _json("too many rows", "tables", [good] * (MAX_ROWS + 1), 413)
     yield _json("too many empty rows", "tables", [{}] * 10_000, 413)
     yield Bad("too many bytes", "tables", "/predict", b" " * (MAX_BYTES + 1), 413, {"content-type": JSON})
@@ -345,7 +344,7 @@ def _images() -> Iterator[Bad]:
         "pixels of 256": [[256]],
         "pixels below zero": [[-1]],
         "pixels that are fractions": [[0.5]],
-        "pixels of 400 digits": [[10**400]],
+        "pixels of 300 digits": [[10**300]],
         "two channels": [[[1, 2]]],
         "100 lists deep": json.loads("[" * 100 + "1" + "]" * 100),
     }.items():

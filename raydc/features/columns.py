@@ -179,6 +179,8 @@ class Image:
             except ValueError as error:
                 raise DataError(f"rows[{row}].{column}: not a readable image: {error}") from error
             decoded.append(pixels_HWC.transpose(2, 0, 1))
+        if len(decoded) == 1:  # Most requests; `stack` would take longer than the rest.
+            return np.ascontiguousarray(decoded[0])[None]
         return np.stack(decoded) if decoded else np.empty((0, *self.shape), dtype=np.uint8)
 
     def _fits(self, values: npt.NDArray[np.uint8]) -> bool:

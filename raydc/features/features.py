@@ -132,16 +132,29 @@ class Features:
             outputs_BK: float32 [B, K], before any softmax.
 
         Returns:
+            As of `answers`.
+        """
+        return self.answers(self.values(outputs_BK))
+
+    def values(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Raw outputs to probabilities [B, K], or to values [B, 1] in units of the target."""
+        if self.signature.task == "regression":
+            return self.unscale(outputs_BK)[:, None]
+        return self.scores(outputs_BK)
+
+    def answers(self, values_BK: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
+        """What `values` gives to answers.
+
+        Returns:
             One per row: `{"label", "score", "scores": {class: probability}}`, or `{"value"}` in units of the target.
         """
         if self.signature.task == "regression":
-            return [{"value": float(value)} for value in self.unscale(outputs_BK)]
+            return [{"value": value} for value in values_BK[:, 0].tolist()]
         classes = self.signature.classes
         answers = []
-        for scores_K in self.scores(outputs_BK):
-            best = int(scores_K.argmax())
-            scores = dict(zip(classes, scores_K.tolist(), strict=True))
-            answers.append({"label": classes[best], "score": scores[classes[best]], "scores": scores})
+        for best, scores_K in zip(values_BK.argmax(axis=1).tolist(), values_BK.tolist(), strict=True):
+            scores = dict(zip(classes, scores_K, strict=True))
+            answers.append({"label": classes[best], "score": scores_K[best], "scores": scores})
         return answers
 
     def scores(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

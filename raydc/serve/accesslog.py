@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic_core import to_json
+import orjson
 
 from raydc.serve.watch import Seen
 
@@ -89,4 +89,4 @@ class AccessLog:
             "bytes_in": seen.bytes_in,
             "bytes_out": seen.bytes_out,
         }
-        return to_json(told) + b"\n"
+        return orjson.dumps(told) + b"\n"

@@ -37,13 +37,21 @@ class Replica:
 
         # PIL warns of each oddity of a broken image, and Python keeps every text that it has warned of.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        # Serve starts the replica's own server when this is done.
-        heads.limit()
         self.service = Service()
         self.access = Access()
         self.lookout = Lookout(self.service, RequestMeters(), _access_log)
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
         self.gate = Gate(self.routes.respond, self.service, self.access, self.lookout.see)
+        # Serve starts the replica's own server when this is done.
+        heads.limit(self._shorten)
+
+    def _shorten(self, app: Any) -> Any:
+        """The application for a connection of Serve's server: raydc's own, where Serve has not more to do."""
+        from raydc.serve import books
+        from raydc.serve.fastpath import FastPath
+
+        found = books.of_application(app)
+        return app if found is None else FastPath(app, found, self.gate.respond)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve before the first request and at every change of `user_config`."""
@@ -53,7 +61,9 @@ class Replica:
         self.lookout.configure(settings)
 
     async def __call__(self, request: Request) -> Response:
-        return await self.gate.respond(request)
+        from raydc.serve.wire import Asked
+
+        return await self.gate.respond(Asked(request.scope, request.receive))
 
     def __del__(self) -> None:
         """Called by Serve when the replica has answered its last request."""

@@ -23,7 +23,7 @@ class Batcher:
     """Joins requests into forward passes of one model. Belongs to one event loop.
 
     Args:
-        forward: [B, *shape] -> [B, K].
+        forward: [B, *shape] to an array with a row for each.
         max_batch_size: Most requests of a forward pass, and most rows of requests that are joined: a request with
             more rows than that is computed alone.
         wait_timeout_s: How long a batch that is not full waits for more.
@@ -66,13 +66,18 @@ class Batcher:
         # What takes them starts in the loop's next round, with all requests of this one.
         if self.executor is None and self.wait_timeout_s == 0:
             if len(self._waiting) == 1:
-                loop.call_soon(self._drain_at_once)
+                loop.call_soon(self._drain_at_once, 1)
         elif self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await outputs
 
-    def _drain_at_once(self) -> None:
+    def _drain_at_once(self, num_before: int) -> None:
         """Where nothing is waited for, a task would cost more than it is good for."""
+        num_waiting = len(self._waiting)
+        if num_before < num_waiting < self.max_batch_size:
+            # A round of the loop brought more, and so may the next: reading them is work that comes in any case.
+            asyncio.get_running_loop().call_soon(self._drain_at_once, num_waiting)
+            return
         while self._waiting:
             if batch := self._take():
                 self._compute_here(batch)

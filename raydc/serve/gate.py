@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from raydc.serve import page
@@ -18,13 +16,12 @@ from raydc.serve.access import ANYONE, Access, demand
 from raydc.serve.interface import RequestError
 from raydc.serve.service import Service
 from raydc.serve.watch import Seen
-from raydc.serve.wire import refuse
+from raydc.serve.wire import Asked, refuse
 from raydc.tokens import Token
 
 _OPEN = page.NAMES | {"v2/health/live", "v2/health/ready", "healthz", "ping"}
 # What nginx and others write for a client that did not wait for its answer.
 _GONE = 499
-_HEADERS = (b"authorization", b"x-request-id", b"x-forwarded-for", b"content-length")
 
 
 class Gate:
@@ -39,7 +36,7 @@ class Gate:
 
     def __init__(
         self,
-        respond: Callable[[Request], Awaitable[Response]],
+        respond: Callable[[Asked], Awaitable[Response]],
         service: Service,
         access: Access,
         see: Callable[[Seen], None],
@@ -49,36 +46,30 @@ class Gate:
         self._access = access
         self._see = see
 
-    async def respond(self, request: Request) -> Response:
+    async def respond(self, asked: Asked) -> Response:
         """Answers any request."""
         time_s, started = time.time(), time.perf_counter()
-        scope = request.scope
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _HEADERS}
         token = ANYONE
         response: Response | None = None
         try:
-            token = self._check(scope, headers)
-            response = await self._respond(request)
+            if asked.place not in _OPEN:
+                token = self._access.check(asked.text(b"authorization"))
+                self._demand(token, asked.path)
+            response = await self._respond(asked)
         except RequestError as error:
-            response = refuse(request, error)
+            response = refuse(asked, error)
         finally:
             # Without a response the task is cancelled, because the client has gone.
-            self._see(self._seen(scope, headers, token, response, time_s, time.perf_counter() - started))
+            self._see(self._seen(asked, token, response, time_s, time.perf_counter() - started))
         return response
 
-    def _check(self, scope: Any, headers: dict[bytes, str]) -> Token:
-        """The token of a request that it is enough for; raises RequestError."""
-        path: str = scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
-        if path in _OPEN:
-            return ANYONE
-        token = self._access.check(headers.get(b"authorization"))
+    def _demand(self, token: Token, path: list[str]) -> None:
+        """Raises RequestError where a token is not enough for a path."""
         demand(token, "read")
-        segments = path.split("/", 5)
-        if segments[:2] == ["v2", "models"] and segments[3:4] == ["versions"] and len(segments) > 4:
-            loaded = self._service.find(segments[4])
+        if path[:2] == ["v2", "models"] and path[3:4] == ["versions"] and len(path) > 4:
+            loaded = self._service.find(path[4])
             if loaded is not None and self._role(loaded.version) != "stable":
                 demand(token, "promote")
-        return token
 
     def _role(self, version: str) -> str:
         traffic = self._service.traffic
@@ -86,34 +77,26 @@ class Gate:
             return "stable"
         return "canary" if traffic.canary is not None and version == str(traffic.canary.version) else "shadow"
 
-    def _seen(
-        self,
-        scope: Any,
-        headers: dict[bytes, str],
-        token: Token,
-        response: Response | None,
-        time_s: float,
-        took_s: float,
-    ) -> Seen:
-        settings = self._service.settings
+    def _seen(self, asked: Asked, token: Token, response: Response | None, time_s: float, took_s: float) -> Seen:
+        settings, scope = self._service.settings, asked.scope
         version = ""
         for name, value in response.raw_headers if response is not None else ():
             if name == b"x-raydc-model-version":
                 version = value.decode()
         return Seen(
             time_s=time_s,
-            request_id=headers.get(b"x-request-id", ""),
+            request_id=asked.id,
             client=(scope.get("client") or ("",))[0],
-            forwarded_for=headers.get(b"x-forwarded-for", ""),
+            forwarded_for=asked.text(b"x-forwarded-for"),
             method=scope["method"],
             path=scope["path"],
             status=response.status_code if response is not None else _GONE,
             model=settings.model if settings is not None else "",
             version=version,
             role=self._role(version) if version else "",
-            rows=scope.get("raydc.rows", 0),
+            rows=asked.rows,
             seconds=took_s,
-            bytes_in=_number(headers.get(b"content-length", "")),
+            bytes_in=_number(asked.text(b"content-length")),
             bytes_out=len(response.body) if response is not None else 0,
             token=token.name,
         )

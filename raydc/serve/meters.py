@@ -13,12 +13,13 @@ ray_raydc_watch_dropped_total{model}                     requests that are in no
 
 `role` is stable or canary, or shadow for a version that was asked by its number. An increment takes Ray three
 microseconds, so requests are summed before, but for the histograms, which take them one by one. The `_sum` of a
-histogram is Ray's guess from the middles of its buckets. All in the thread of `raydc.serve.watch`.
+histogram is Ray's guess from the middles of its buckets.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Count
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from raydc.serve.watch import Seen
@@ -58,19 +59,19 @@ class RequestMeters:
 
     def take(self, lot: Sequence[Seen]) -> None:
         """Counts the requests for a prediction; of looks at health and metadata there is only the log."""
-        requests: Count[tuple[str, str, str, str]] = Count()
+        seconds: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
         rows: Count[tuple[str, str, str]] = Count()
         for seen in lot:
-            if seen.method != "POST":
-                continue
-            whose = (seen.model, seen.version, seen.role)
-            tags = {"model": seen.model, "version": seen.version, "role": seen.role, "code": str(seen.status)}
-            requests[(*whose, tags["code"])] += 1
-            if seen.status == 200:
-                rows[whose] += seen.rows
-            self._histograms["raydc_request_seconds"].observe(seen.seconds, tags)
-        for key, count in requests.items():
-            self._counters["raydc_requests_total"].inc(count, dict(zip((*_WHOSE, "code"), key, strict=True)))
+            if seen.method == "POST":
+                seconds[(seen.model, seen.version, seen.role, str(seen.status))].append(seen.seconds)
+                if seen.status == 200:
+                    rows[(seen.model, seen.version, seen.role)] += seen.rows
+        observe = self._histograms["raydc_request_seconds"].observe
+        for key, values in seconds.items():
+            tags = dict(zip((*_WHOSE, "code"), key, strict=True))
+            self._counters["raydc_requests_total"].inc(len(values), tags)
+            for value in values:
+                observe(value, tags)
         for whose, count in rows.items():
             if count:
                 self._counters["raydc_predicted_rows_total"].inc(count, dict(zip(_WHOSE, whose, strict=True)))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from importlib import resources
 
-from starlette.requests import Request
 from starlette.responses import Response
+
+from raydc.serve.wire import Asked
 
 # By the path; "" is the page itself. Modules of JavaScript are loaded from page.js.
 _FILES = {
@@ -41,13 +42,13 @@ _ASSETS = {
 }
 
 
-def answer(request: Request) -> Response | None:
+def answer(asked: Asked) -> Response | None:
     """The page or one of its files; None for another path or method."""
-    scope = request.scope
+    scope = asked.scope
     prefix: str = scope.get("root_path", "")
     path: str = scope["path"].removeprefix(prefix)
     asset = _ASSETS.get(path[1:])
-    if asset is None or request.method not in ("GET", "HEAD"):
+    if asset is None or asked.method not in ("GET", "HEAD"):
         return None
     if not path:
         # The page names its files relative to itself, so that it works below any path that a proxy takes away.

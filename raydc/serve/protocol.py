@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic_core import from_json, to_json
+import orjson
 
 from raydc.errors import shown
 from raydc.serve import binary
@@ -64,7 +64,7 @@ def model_metadata(name: str, version: str, interface: Interface, parameters: di
 def parse_json(body: bytes | memoryview) -> Any:
     """Of an object that has a key twice, the last one counts. Raises RequestError 400."""
     try:
-        return from_json(bytes(body), allow_inf_nan=False)
+        return orjson.loads(body)
     except ValueError as error:
         raise RequestError(400, f"the body is not JSON: {error}") from error
 
@@ -199,14 +199,14 @@ def _flag(value: dict[str, Any], name: str, place: str, default: bool) -> bool:
 
 
 def infer_answer(
-    request: InferRequest, outputs_BK: Array, interface: Interface, model: str, version: str
+    request: InferRequest, values_BK: Array, interface: Interface, model: str, version: str
 ) -> tuple[bytes, int | None]:
-    """The answer to a v2 request, from the network's outputs.
+    """The answer to a v2 request, from what `Features.values` gives.
 
     Returns:
         The body, and the length of its JSON part where binary data follows.
     """
-    values = _output_values(outputs_BK, interface)
+    values = _output_values(values_BK, interface)
     datatypes = {output["name"]: output["datatype"] for output in interface.outputs}
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
@@ -222,14 +222,12 @@ def infer_answer(
     answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
     if request.id is not None:
         answer["id"] = request.id
-    content = to_json(answer)
+    content = orjson.dumps(answer)
     return (b"".join([content, *blobs]), len(content)) if blobs else (content, None)
 
 
-def _output_values(outputs_BK: Array, interface: Interface) -> dict[str, Any]:
-    features = interface.features
+def _output_values(values_BK: Array, interface: Interface) -> dict[str, Any]:
     if not interface.classes:
-        return {"value": features.unscale(outputs_BK)}
-    scores_BK = features.scores(outputs_BK)
-    labels_B = [interface.classes[best] for best in scores_BK.argmax(axis=1).tolist()]
-    return {"scores": scores_BK.astype(np.float32), "label": labels_B}
+        return {"value": values_BK[:, 0]}
+    labels_B = [interface.classes[best] for best in values_BK.argmax(axis=1).tolist()]
+    return {"scores": values_BK.astype(np.float32), "label": labels_B}

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from raydc.errors import DataError, TooManyPixelsError
 from raydc.serve import binary, bodies, docs, facts, openapi, page, protocol
+from raydc.serve.deadlines import DeadlineError, Deadlines
 from raydc.serve.interface import RequestError
 from raydc.serve.service import Array, Loaded, Service
 from raydc.serve.wire import Answer, Asked, answer_json, refuse
@@ -63,12 +64,12 @@ class Routes:
         self.service = service
         self.version = version
         self.answered: Counter[int] = Counter()
+        self._deadlines = Deadlines()
 
-    async def respond(self, request: Request) -> Response:
+    async def respond(self, asked: Asked) -> Response:
         """Answers any request; never raises for what a client or a model does."""
         started = time.perf_counter()
-        asked = Asked(request)
-        loaded = self._choose(asked.path, asked.key)
+        loaded = self._choose(asked)
         response = await self._respond(asked, loaded)
         if loaded is not None:
             response.raw_headers.append((b"x-raydc-model", loaded.settings.model.encode()))
@@ -78,31 +79,32 @@ class Routes:
         self.answered[response.status_code] += 1
         return response
 
-    def _choose(self, path: list[str], key: str) -> Loaded | None:
+    def _choose(self, asked: Asked) -> Loaded | None:
         """The version that the path names, where it runs; else that of the key."""
-        is_named = path[:2] == ["v2", "models"] and path[3:4] == ["versions"] and len(path) > 4
+        path = asked.path
+        is_named = len(path) > 4 and path[:2] == ["v2", "models"] and path[3] == "versions"
         named = self.service.find(path[4]) if is_named else None
-        return named or self.service.choose(key)
+        return named or self.service.choose(asked.key)
 
     async def _respond(self, asked: Asked, loaded: Loaded | None) -> Response:
         timeout_s = _timeout_s(asked, loaded.settings.request_timeout_s) if loaded else None
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
+            with self._deadlines.after(timeout_s):
                 return await self._dispatch(asked, loaded)
         except RequestError as error:
-            return refuse(asked.request, error)
+            return refuse(asked, error)
         except DataError as error:
             status = 413 if isinstance(error, TooManyPixelsError) else 422
             message = f"{error.message}. {error.hint}" if error.hint else error.message
-            return refuse(asked.request, RequestError(status, message))
+            return refuse(asked, RequestError(status, message))
+        except DeadlineError:
+            return refuse(asked, RequestError(408, _too_late(timeout_s, loaded)))
         except ClientDisconnect:
-            return refuse(asked.request, RequestError(400, "the client went away"))
-        except Exception as error:  # The last place where an error can become an answer.
-            if isinstance(error, TimeoutError) and deadline.expired():
-                return refuse(asked.request, RequestError(408, _too_late(timeout_s, loaded)))
+            return refuse(asked, RequestError(400, "the client went away"))
+        except Exception:  # The last place where an error can become an answer.
             logger.exception("request %s failed", asked.id)
             message = "the model failed on this request; the replica's log says why"
-            return refuse(asked.request, RequestError(500, message))
+            return refuse(asked, RequestError(500, message))
 
     async def _dispatch(self, asked: Asked, loaded: Loaded | None) -> Response:
         match asked.path:
@@ -127,17 +129,17 @@ class Routes:
                 return answer_json({"ready": True})
             case ["openapi.json"]:
                 asked.allow("GET")
-                return answer_json(self._document(asked.request, _require(loaded)))
+                return answer_json(self._document(asked, _require(loaded)))
             case ["docs"]:
                 asked.allow("GET")
-                return docs.page(self._document(asked.request, _require(loaded)))
-        if (shown := page.answer(asked.request)) is not None:
+                return docs.page(self._document(asked, _require(loaded)))
+        if (shown := page.answer(asked)) is not None:
             return shown
-        raise RequestError(404, f"no path {asked.request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
+        raise RequestError(404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}")
 
-    def _document(self, request: Request, loaded: Loaded) -> dict[str, Any]:
+    def _document(self, asked: Asked, loaded: Loaded) -> dict[str, Any]:
         settings = loaded.settings
-        prefix = request.scope.get("root_path", "")
+        prefix = asked.scope.get("root_path", "")
         return openapi.document(settings.model, loaded.version, loaded.interface, settings, self.version, prefix)
 
     async def _model(self, asked: Asked, loaded: Loaded, model: str, rest: list[str]) -> Response:
@@ -157,15 +159,16 @@ class Routes:
             case ["ready"]:
                 asked.allow("GET")
                 return answer_json({"name": model, "ready": True})
-        raise RequestError(404, f"no path {asked.request.scope['path'][:200]}; there are: {', '.join(PATHS)}")
+        raise RequestError(404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}")
 
     async def _predict(self, asked: Asked, loaded: Loaded) -> Response:
         settings, interface = loaded.settings, loaded.interface
         content_type = asked.text(b"content-type")
         bodies.check_kind(bodies.media_type(content_type), interface)
         # A body is read before a place is taken, so that a slow sender holds up nobody.
+        self.service.check_room(loaded)
         content = await asked.read(settings.max_request_bytes)
-        body = bodies.Body(content, content_type, asked.request.scope.get("query_string", b"").decode("latin-1"))
+        body = bodies.Body(content, content_type, asked.scope.get("query_string", b"").decode("latin-1"))
 
         def inputs(max_pixels: int) -> Array:
             return body.inputs(interface, settings.max_request_rows, max_pixels)
@@ -173,11 +176,14 @@ class Routes:
         def again(other: Loaded) -> Array:
             return body.inputs(other.interface, settings.max_request_rows, settings.max_request_pixels)
 
-        async with self.service.admit(loaded):
-            outputs_BK = await self._compute(asked.request, loaded, await self._inputs(loaded, inputs, len(content)))
-            answer = await self._work(outputs_BK, lambda: _predictions(outputs_BK, loaded))
-        asked.request.scope["raydc.rows"] = len(outputs_BK)
-        self.service.mirror(loaded, asked.key, again, outputs_BK)
+        slots = await self.service.enter(loaded)
+        try:
+            values_BK = await self._compute(asked, loaded, await self._inputs(loaded, inputs, len(content)))
+            answer = await self._work(values_BK, lambda: _predictions(values_BK, loaded))
+        finally:
+            self.service.leave(slots)
+        asked.rows = len(values_BK)
+        self.service.mirror(loaded, asked.key, again, values_BK)
         return answer
 
     async def _infer(self, asked: Asked, loaded: Loaded) -> Response:
@@ -188,6 +194,7 @@ class Routes:
             raise RequestError(
                 415, f"content-type is {kind[:80]!r}; send {bodies.JSON}, or {bodies.RAW} with {binary.HEADER}"
             )
+        self.service.check_room(loaded)
         content = await asked.read(settings.max_request_bytes)
         parsed: list[protocol.InferRequest] = []
 
@@ -200,11 +207,14 @@ class Routes:
             return request.inputs(other.interface, settings.max_request_pixels)
 
         num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
-        async with self.service.admit(loaded):
-            outputs_BK = await self._compute(asked.request, loaded, await self._inputs(loaded, inputs, num_bytes))
-            answer = await self._work(outputs_BK, lambda: _infer_answer(parsed[0], outputs_BK, loaded))
-        asked.request.scope["raydc.rows"] = len(outputs_BK)
-        self.service.mirror(loaded, asked.key, again, outputs_BK)
+        slots = await self.service.enter(loaded)
+        try:
+            values_BK = await self._compute(asked, loaded, await self._inputs(loaded, inputs, num_bytes))
+            answer = await self._work(values_BK, lambda: _infer_answer(parsed[0], values_BK, loaded))
+        finally:
+            self.service.leave(slots)
+        asked.rows = len(values_BK)
+        self.service.mirror(loaded, asked.key, again, values_BK)
         return answer
 
     async def _inputs(self, loaded: Loaded, inputs: Callable[[int], Array], num_bytes: int) -> Array:
@@ -217,13 +227,13 @@ class Routes:
                 pass
         return await self.service.work(lambda: inputs(max_pixels))
 
-    async def _compute(self, request: Request, loaded: Loaded, x: Array) -> Array:
-        """Outputs [B, K]; a long forward pass is not begun for a client that has gone. Raises ClientDisconnect."""
+    async def _compute(self, asked: Asked, loaded: Loaded, x: Array) -> Array:
+        """As `Service.compute`; what takes long is not begun for a client that has gone. Raises ClientDisconnect."""
         if loaded.batcher.is_short:
             return await self.service.compute(loaded, x)
-        # HAProxy tells Serve not to watch its clients, which costs more than a short forward pass.
+        # Only here: to watch a client costs more than a short forward pass.
         work = asyncio.ensure_future(self.service.compute(loaded, x))
-        gone = asyncio.ensure_future(request.receive())
+        gone = asyncio.ensure_future(asked.receive())
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and gone.result()["type"] == "http.disconnect":
@@ -233,18 +243,18 @@ class Routes:
             work.cancel()
             gone.cancel()
 
-    async def _work(self, outputs_BK: Array, answer: Callable[[], Response]) -> Response:
-        return answer() if outputs_BK.size <= _FEW_SCORES else await self.service.work(answer)
+    async def _work(self, values_BK: Array, answer: Callable[[], Response]) -> Response:
+        return answer() if values_BK.size <= _FEW_SCORES else await self.service.work(answer)
 
 
-def _predictions(outputs_BK: Array, loaded: Loaded) -> Response:
-    predictions = loaded.interface.features.decode(outputs_BK)
+def _predictions(values_BK: Array, loaded: Loaded) -> Response:
+    predictions = loaded.interface.features.answers(values_BK)
     return answer_json({"predictions": predictions, "model": loaded.settings.model, "version": loaded.version})
 
 
-def _infer_answer(request: protocol.InferRequest, outputs_BK: Array, loaded: Loaded) -> Response:
+def _infer_answer(request: protocol.InferRequest, values_BK: Array, loaded: Loaded) -> Response:
     model, version = loaded.settings.model, loaded.version
-    content, json_bytes = protocol.infer_answer(request, outputs_BK, loaded.interface, model, version)
+    content, json_bytes = protocol.infer_answer(request, values_BK, loaded.interface, model, version)
     if json_bytes is None:
         return Answer(200, content)
     return Answer(200, content, bodies.RAW.encode(), [(_JSON_BYTES, b"%d" % json_bytes)])

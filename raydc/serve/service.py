@@ -6,13 +6,14 @@ Shape suffixes: B rows, K outputs.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -174,7 +175,7 @@ class Service:
 
         is_short, batch_size = await asyncio.to_thread(_checked, settings, version, measured)
         executor = None if is_short else self._forward_thread
-        batcher = Batcher(bundle.forward, batch_size, settings.batch_wait_timeout_s, executor)
+        batcher = Batcher(partial(_values, bundle), batch_size, settings.batch_wait_timeout_s, executor)
         return Loaded(version, settings, bundle, source, _interface(bundle), batcher)
 
     def state(self) -> dict[str, Any]:
@@ -191,18 +192,24 @@ class Service:
 
     # Requests ---------------------------------------------------------------------------------------------
 
-    @contextlib.asynccontextmanager
-    async def admit(self, loaded: Loaded) -> AsyncIterator[None]:
-        """Takes one of the places for requests in work, or waits for it.
-
-        Raises:
-            RequestError: 429 when as many wait already as may.
-        """
+    def check_room(self, loaded: Loaded) -> None:
+        """Raises RequestError 429 when as many requests wait for a place already as may."""
         limit = loaded.settings.max_queued_requests
         if self._slots.locked() and 0 <= limit <= self._num_waiting:
             raise RequestError(
                 429, f"{self._num_waiting} requests wait already; try again", {"retry-after": str(_RETRY_AFTER_S)}
             )
+
+    async def enter(self, loaded: Loaded) -> asyncio.Semaphore:
+        """Takes one of the places for requests in work, or waits for it.
+
+        Returns:
+            What `leave` is to be given.
+
+        Raises:
+            RequestError: As `check_room`.
+        """
+        self.check_room(loaded)
         slots = self._slots
         if slots.locked():
             self._num_waiting += 1
@@ -213,39 +220,40 @@ class Service:
         else:
             await slots.acquire()
         self._num_in_work += 1
-        try:
-            yield
-        finally:
-            self._num_in_work -= 1
-            slots.release()
+        return slots
+
+    def leave(self, slots: asyncio.Semaphore) -> None:
+        """Gives the place back."""
+        self._num_in_work -= 1
+        slots.release()
 
     async def compute(self, loaded: Loaded, x: Array) -> Array:
-        """Outputs [B, K] for the inputs [B, *shape] of one request, in as many forward passes as its rows need.
+        """What `Features.values` gives [B, K] for the inputs [B, *shape] of one request.
 
         Raises:
             RequestError: 500 when the model gives no finite numbers, 422 when the inputs explain it.
         """
         most = loaded.batcher.max_batch_size
         if len(x) <= most:
-            outputs_BK = await loaded.batcher.submit(x)
+            values_BK = await loaded.batcher.submit(x)
         else:
             parts = [await loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)]
-            outputs_BK = np.concatenate(parts)
-        if not np.isfinite(outputs_BK).all():
-            row = int(np.argwhere(~np.isfinite(outputs_BK))[0, 0])
+            values_BK = np.concatenate(parts)
+        if not math.isfinite(values_BK.sum()) and not np.isfinite(values_BK).all():
+            row = int(np.argwhere(~np.isfinite(values_BK))[0, 0])
             if np.abs(x[row]).max() > _LARGE_INPUT:
                 raise RequestError(422, f"rows[{row}]: a number is so large that the model gives no finite number")
             raise RequestError(500, f"rows[{row}]: the model gave a value that is no finite number")
-        return outputs_BK
+        return values_BK
 
-    def mirror(self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], outputs_BK: Array) -> None:
+    def mirror(self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], values_BK: Array) -> None:
         """Copies a request that has been answered to the shadow, where there is one and the request is in its share.
 
         Args:
             answered: The version that answered.
             key: As of `choose`.
             inputs: Makes the inputs of a version's network from the request.
-            outputs_BK: What its network gave.
+            values_BK: What `compute` gave.
         """
         settings = self.settings
         side = settings.at(self._now_s()).shadow if settings else None
@@ -254,20 +262,31 @@ class Service:
         shadow = self.loaded.get(side.version)
         if shadow is None:
             return
-        forward, most = shadow.bundle.forward, shadow.batcher.max_batch_size
+        most = shadow.batcher.max_batch_size
 
         def found() -> Predictions:
             x = inputs(shadow)
-            outputs_BK = np.concatenate([forward(x[start : start + most]) for start in range(0, len(x), most)])
-            if not np.isfinite(outputs_BK).all():
+            parts = [_values(shadow.bundle, x[start : start + most]) for start in range(0, len(x), most)]
+            values_BK = np.concatenate(parts)
+            if not np.isfinite(values_BK).all():
                 raise ValueError("no finite number")
-            return shadow.bundle.features.decode(outputs_BK)
+            return shadow.bundle.features.answers(values_BK)
 
-        self.shadowing.copy(side.version, lambda: answered.bundle.features.decode(outputs_BK), found)
+        self.shadowing.copy(side.version, lambda: answered.bundle.features.answers(values_BK), found)
 
     async def work(self, function: Callable[[], Result]) -> Result:
         """Does what is too long for the event loop, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)
+
+
+def _values(bundle: Bundle, x: Array) -> Array:
+    """A forward pass, [B, *shape] to `Features.values` [B, K]: of all requests of a batch at once."""
+    outputs_BK = bundle.forward(x)
+    values_BK = bundle.features.values(outputs_BK)
+    is_finite_BK = np.isfinite(outputs_BK)
+    if not is_finite_BK.all():  # A probability may be finite although its output is not.
+        values_BK[~is_finite_BK.all(axis=1)] = np.nan
+    return values_BK
 
 
 def _checked(settings: Settings, version: int, work: Callable[[Settings, int], Result]) -> Result:

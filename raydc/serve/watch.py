@@ -1,7 +1,7 @@
-"""What is known of each answered request, counted and logged beside the requests.
+"""What is known of each answered request, logged beside the requests.
 
-The request path appends one tuple to a bounded buffer, which costs less than a microsecond and never waits. A thread
-empties it, a few at a time, so that it does not keep the event loop from its turn.
+The request path appends to a bounded buffer and never waits. A thread empties it, a few at a time, so that it does not
+keep the event loop from its turn.
 """
 
 from __future__ import annotations
@@ -45,31 +45,28 @@ class Seen(NamedTuple):
     token: str
 
 
-Taker = Callable[[Sequence[Seen]], None]
-
-
 class Watch:
-    """Gives what was seen to those who take it.
+    """Gives what was seen to a function that may take its time.
 
     Args:
+        take: Gets the requests, a few at a time, in a thread.
         regularly: Called by the thread as often as it looks, after it has taken everything.
     """
 
-    def __init__(self, takers: Sequence[Taker], regularly: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, take: Callable[[Sequence[Seen]], None], regularly: Callable[[], None] = lambda: None) -> None:
         self.num_dropped = 0
-        self._takers = list(takers)
+        self._take = take
         self._regularly = regularly
         self._seen: deque[Seen] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
-    def see(self, seen: Seen) -> None:
+    def see(self, lot: Sequence[Seen]) -> None:
         """For the request path: never waits, never raises."""
-        if len(self._seen) >= _MAX_SEEN:
-            self.num_dropped += 1
-        else:
-            self._seen.append(seen)
+        room = max(0, _MAX_SEEN - len(self._seen))
+        self._seen.extend(lot[:room])
+        self.num_dropped += max(0, len(lot) - room)
 
     def close(self) -> None:
         """Takes what is left, and ends."""
@@ -84,8 +81,7 @@ class Watch:
     def _take_all(self) -> None:
         while self._seen:
             lot = [self._seen.popleft() for _ in range(min(_LOT, len(self._seen)))]
-            for take in self._takers:
-                self._guard(partial(take, lot))
+            self._guard(partial(self._take, lot))
             if not self._stop.is_set():
                 time.sleep(_PAUSE_S)
         self._guard(self._regularly)
@@ -94,4 +90,4 @@ class Watch:
         try:
             act()
         except Exception:  # Watching goes on, and answering does in any case.
-            logger.exception("requests could not be counted or logged")
+            logger.exception("requests could not be logged")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from pydantic_core import to_json
-from starlette.requests import ClientDisconnect, Request
+import orjson
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from raydc.serve.interface import RequestError
@@ -15,35 +15,43 @@ from raydc.serve.interface import RequestError
 JSON = b"application/json"
 # Of the client that gives none; requests of one key stay with one version.
 _KEY = b"x-raydc-key"
+# HAProxy gives one to each request; Ray Serve has a middleware for it.
+_REQUEST_ID = b"x-request-id"
 
 
 class Asked:
     """A request whose head has been read once.
 
     Attributes:
-        request: As starlette has it.
+        scope: As ASGI has it.
+        receive: The same.
         headers: By name in small letters; of one that is given twice, the last.
-        path: The path below that of the endpoint, cut at its slashes.
-        key: What the requests of one client have in common, where it says so; else the request id.
+        place: The path below that of the endpoint, without slashes at its ends.
+        path: The same, cut at its slashes.
+        id: As the head has it, or a new one.
+        rows: Rows that were predicted for it.
     """
 
-    __slots__ = ("headers", "key", "path", "request")
+    __slots__ = ("headers", "id", "path", "place", "receive", "rows", "scope")
 
-    def __init__(self, request: Request) -> None:
-        scope = request.scope
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        self.request = request
+    def __init__(self, scope: Any, receive: Callable[[], Awaitable[Any]]) -> None:
+        path: str = scope["path"]
+        self.scope = scope
+        self.receive = receive
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.path = path.strip("/").split("/")
-        self.key = self.text(_KEY) or self.id
+        self.place = path.removeprefix(scope.get("root_path", "")).strip("/")
+        self.path = self.place.split("/")
+        self.id = self.text(_REQUEST_ID) or uuid.uuid4().hex
+        self.rows = 0
 
     @property
     def method(self) -> str:
-        return str(self.request.scope["method"])
+        return str(self.scope["method"])
 
     @property
-    def id(self) -> str:
-        return request_id(self.request, self.headers)
+    def key(self) -> str:
+        """What the requests of one client have in common, where it says so; else the request id."""
+        return self.text(_KEY) or self.id
 
     def text(self, name: bytes) -> str:
         """A header; empty where there is none."""
@@ -72,7 +80,7 @@ class Asked:
         chunks: list[bytes] = []
         num_bytes = 0
         while True:
-            message = await self.request.receive()
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             chunk: bytes = message.get("body", b"")
@@ -90,13 +98,6 @@ def _too_large(max_bytes: int) -> RequestError:
     return RequestError(413, f"the body is larger than max_request_bytes = {max_bytes}")
 
 
-def request_id(request: Request, headers: Mapping[bytes, bytes]) -> str:
-    """As the head has it, or one that stays the same for the request."""
-    # Ray Serve puts one into the request and into the headers of the answer.
-    given = headers.get(b"x-request-id")
-    return given.decode("latin-1") if given else str(request.scope.setdefault("raydc.request_id", uuid.uuid4().hex))
-
-
 class Answer(Response):
     """A response whose headers are bytes already; starlette's encodes and compares each."""
 
@@ -112,10 +113,9 @@ class Answer(Response):
 def answer_json(body: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:
     """JSON values as the answer."""
     raw = [(name.encode(), value.encode()) for name, value in headers.items()] if headers else ()
-    return Answer(status, to_json(body), JSON, raw)
+    return Answer(status, orjson.dumps(body), JSON, raw)
 
 
-def refuse(request: Request, error: RequestError) -> Answer:
+def refuse(asked: Asked, error: RequestError) -> Answer:
     """The answer to a request that is refused."""
-    body = {"error": error.message, "request_id": request_id(request, dict(request.scope["headers"]))}
-    return answer_json(body, error.status, error.headers)
+    return answer_json({"error": error.message, "request_id": asked.id}, error.status, error.headers)

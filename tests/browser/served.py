@@ -15,7 +15,6 @@ import numpy.typing as npt
 import small_models
 import torch
 import uvicorn
-from starlette.requests import Request
 
 from raydc import bundle, models
 from raydc.features import Features, Image, Signature
@@ -26,6 +25,7 @@ from raydc.serve.gate import Gate
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
 from raydc.serve.settings import Settings, Traffic
+from raydc.serve.wire import Asked
 from raydc.storage import Storage
 
 START_TIMEOUT_S = 60.0
@@ -102,7 +102,7 @@ class Served:
         # Ray Serve gives each request an id, for the replica and for the client.
         request_id = uuid.uuid4().hex
         scope["headers"] = [*scope["headers"], (b"x-request-id", request_id.encode())]
-        response = await self._gate.respond(Request(scope, receive))
+        response = await self._gate.respond(Asked(scope, receive))
         response.headers["x-request-id"] = request_id
         await response(scope, receive, send)
 

@@ -122,3 +122,32 @@ def test_a_request_whose_client_left_is_not_computed() -> None:
         return list(batcher.batch_sizes)
 
     assert asyncio.run(scenario()) in ([1], [2])
+
+
+@pytest.mark.parametrize(
+    ("max_batch_size", "late", "expected"),
+    [
+        (8, [0, 0, 1, 2, 3, 10], [5, 1]),  # Until a round of the loop brings nothing.
+        (4, [0, 0, 1, 2, 3, 10], [4, 1, 1]),  # Or the batch is full.
+        (8, [0, 3], [1, 1]),  # One that is alone does not wait.
+    ],
+)
+def test_a_batch_takes_what_is_still_being_read(max_batch_size: int, late: list[int], expected: list[int]) -> None:
+    sizes: list[int] = []
+
+    def forward(x: Array) -> Array:
+        sizes.append(len(x))
+        return x
+
+    async def scenario() -> None:
+        batcher = Batcher(forward, max_batch_size)
+
+        async def ask(num_rounds: int) -> None:
+            for _ in range(num_rounds):
+                await asyncio.sleep(0)
+            await batcher.submit(rows(1.0))
+
+        await asyncio.gather(*(ask(num_rounds) for num_rounds in late))
+
+    asyncio.run(scenario())
+    assert sizes == expected

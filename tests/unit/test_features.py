@@ -240,3 +240,14 @@ def test_a_long_text_among_many_leaves_takes_no_memory() -> None:
 def test_lists_that_are_no_array_are_ragged(value: list[Any]) -> None:
     with pytest.raises(ValueError, match="differ in length"):
         nested.to_array(value)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 33])
+def test_an_answer_is_the_same_alone_and_among_others(num_classes: int) -> None:
+    classes = tuple(str(number) for number in range(num_classes))
+    features = Features(Signature("vector", (1,), "float32", (), (), "classification", classes), "label", {})
+    outputs_BK = np.random.default_rng(0).normal(scale=8.0, size=(64, num_classes)).astype(np.float32)
+    together = features.decode(outputs_BK)
+    assert together == [features.decode(outputs_BK[row : row + 1])[0] for row in range(64)]
+    assert [one["label"] for one in together] == [classes[best] for best in outputs_BK.argmax(axis=1)]
+    assert all(one["score"] == max(one["scores"].values()) for one in together)

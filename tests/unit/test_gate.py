@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import Request
 from starlette.responses import Response
 
 from raydc.serve import page
@@ -18,6 +17,7 @@ from raydc.serve.gate import Gate
 from raydc.serve.service import Service
 from raydc.serve.settings import Settings, Share, Traffic
 from raydc.serve.watch import Seen
+from raydc.serve.wire import Asked
 from raydc.storage import Storage
 from raydc.tokens import Tokens
 
@@ -46,7 +46,11 @@ class Version:
         self.number, self.version = number, str(number)
 
 
-class Asked:
+async def no_body() -> None:
+    raise AssertionError("the gate reads no body")
+
+
+class Door:
     """A gate with tokens of each kind."""
 
     def __init__(self, folder: Path, auth: str = "token") -> None:
@@ -68,17 +72,17 @@ class Asked:
         path: str,
         token: str | None,
         method: str,
-        answer: Callable[[Request], Awaitable[Response]] | None = None,
+        answer: Callable[[Asked], Awaitable[Response]] | None = None,
         headers: dict[str, str] | None = None,
         root_path: str = "",
     ) -> Response:
         access = Access()
         await access.configure(self.storage.uri, "small", self.auth)
 
-        async def respond(request: Request) -> Response:
+        async def respond(asked: Asked) -> Response:
             self.reached.append(path)
             if answer is not None:
-                return await answer(request)
+                return await answer(asked)
             return Response(b"answer", 200, {"x-raydc-model-version": "2"})
 
         given = {**({"authorization": f"Bearer {self.tokens[token]}"} if token else {}), **(headers or {})}
@@ -88,20 +92,19 @@ class Asked:
             "client": ("10.0.0.7", 5),
         }  # fmt: skip
         try:
-            return await Gate(respond, Versions(self.storage, self.auth), access, self.seen.append).respond(
-                Request(scope)
-            )
+            gate = Gate(respond, Versions(self.storage, self.auth), access, self.seen.append)
+            return await gate.respond(Asked(scope, no_body))
         finally:
             access.close()
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Asked:
-    return Asked(tmp_path)
+def ask(tmp_path: Path) -> Door:
+    return Door(tmp_path)
 
 
 @pytest.mark.parametrize("root_path", ["", "/small"])
-def test_health_and_page_are_open_and_nothing_else(ask: Asked, root_path: str) -> None:
+def test_health_and_page_are_open_and_nothing_else(ask: Door, root_path: str) -> None:
     for path in OPEN:
         assert ask(path, root_path=root_path).status_code == 200, path
     for path in CLOSED:
@@ -112,7 +115,7 @@ def test_health_and_page_are_open_and_nothing_else(ask: Asked, root_path: str) -
         assert ask(path, "reader", root_path=root_path).status_code == 200, path
 
 
-def test_a_refusal_is_json_with_the_request_id(ask: Asked) -> None:
+def test_a_refusal_is_json_with_the_request_id(ask: Door) -> None:
     response = ask("/predict", headers={"x-request-id": "r-7"})
     body = json.loads(bytes(response.body))
     assert body.keys() == {"error", "request_id"}
@@ -129,7 +132,7 @@ def test_a_refusal_is_json_with_the_request_id(ask: Asked) -> None:
     ],
 )  # fmt: skip
 def test_a_version_that_is_not_public_takes_the_right_to_promote(
-    ask: Asked, version: str, token: str, status: int
+    ask: Door, version: str, token: str, status: int
 ) -> None:
     for end in ("", "/infer", "/ready", "/infer/x"):
         response = ask(f"/v2/models/small/versions/{version}{end}", token)
@@ -138,7 +141,7 @@ def test_a_version_that_is_not_public_takes_the_right_to_promote(
 
 
 def test_none_lets_everybody_everywhere(tmp_path: Path) -> None:
-    ask = Asked(tmp_path, auth="none")
+    ask = Door(tmp_path, auth="none")
     for path in (*OPEN, *CLOSED, "/v2/models/small/versions/3/infer"):
         assert ask(path).status_code == 200, path
 
@@ -146,9 +149,9 @@ def test_none_lets_everybody_everywhere(tmp_path: Path) -> None:
 # What is seen -----------------------------------------------------------------------------------------------
 
 
-def test_an_answered_request_is_seen_whole(ask: Asked) -> None:
-    async def answer(request: Request) -> Response:
-        request.scope["raydc.rows"] = 3
+def test_an_answered_request_is_seen_whole(ask: Door) -> None:
+    async def answer(asked: Asked) -> Response:
+        asked.rows = 3
         return Response(b"12345", 200, {"x-raydc-model-version": "2"})
 
     headers = {"x-request-id": "r-1", "content-length": "77", "x-forwarded-for": "192.0.2.1"}
@@ -162,22 +165,24 @@ def test_an_answered_request_is_seen_whole(ask: Asked) -> None:
 
 
 @pytest.mark.parametrize(("version", "role"), [("1", "stable"), ("2", "canary"), ("3", "shadow")])
-def test_the_role_is_that_of_the_version(ask: Asked, version: str, role: str) -> None:
-    async def answer(request: Request) -> Response:
+def test_the_role_is_that_of_the_version(ask: Door, version: str, role: str) -> None:
+    async def answer(asked: Asked) -> Response:
         return Response(b"", 200, {"x-raydc-model-version": version})
 
     ask("/predict", "reader", answer=answer)
     assert ask.seen[0].role == role
 
 
-def test_refused_and_odd_requests_are_seen_as_well(ask: Asked) -> None:
+def test_refused_and_odd_requests_are_seen_as_well(ask: Door) -> None:
     ask("/predict", headers={"content-length": "9" * 400})
     (seen,) = ask.seen
     assert (seen.status, seen.token, seen.version, seen.role, seen.bytes_in) == (401, "", "", "", 0)
+    ask("/v2/models/small/versions/2/infer", "reader")
+    assert [(seen.status, seen.token) for seen in ask.seen[1:]] == [(403, "reader")]
 
 
-def test_a_client_that_goes_away_is_seen(ask: Asked) -> None:
-    async def answer(request: Request) -> Response:
+def test_a_client_that_goes_away_is_seen(ask: Door) -> None:
+    async def answer(asked: Asked) -> Response:
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):

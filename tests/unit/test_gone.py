@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 
 from raydc.serve.batching import Array, Batcher
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
+from raydc.serve.wire import Asked
 
 
 def ask(client_stays: bool) -> tuple[list[int], Any]:
@@ -39,8 +40,8 @@ def ask(client_stays: bool) -> tuple[list[int], Any]:
                 return {"type": "http.disconnect"}
 
             first = asyncio.create_task(batcher.submit(np.ones((1, 1), np.float32)))
-            request = Request({"type": "http", "headers": []}, receive)
-            second = asyncio.create_task(routes._compute(request, loaded, np.full((1, 1), 2, np.float32)))
+            asked = Asked({"path": "/predict", "headers": []}, receive)
+            second = asyncio.create_task(routes._compute(asked, loaded, np.full((1, 1), 2, np.float32)))
             if not client_stays:
                 await asyncio.wait({second}, timeout=20.0)
             is_free.set()

@@ -13,13 +13,13 @@ import pytest
 import schemathesis
 import schemathesis.engine
 import small_models
-from starlette.requests import Request
 from test_service import Store, body, post, request
 
 from raydc.serve import bodies, docs, examples, gate, openapi, page
 from raydc.serve.interface import Interface
 from raydc.serve.routes import Routes
 from raydc.serve.service import Service
+from raydc.serve.wire import Asked
 
 KINDS = {
     "tables": small_models.table_features,
@@ -51,10 +51,10 @@ class App:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            response = await self.routes.respond(Request(scope, receive))
+            response = await self.routes.respond(Asked(scope, receive))
             await response(scope, receive, send)
 
-    def ask(self, asked: Request) -> Any:
+    def ask(self, asked: Asked) -> Any:
         return asyncio.run(self.routes.respond(asked))
 
     @property
@@ -219,7 +219,6 @@ def small_settings() -> Any:
 
 
 def test_an_endpoint_below_a_path_says_so(app: App) -> None:
-    asked = request("GET", "/below/openapi.json")
-    asked.scope["root_path"] = "/below"
+    asked = request("GET", "/below/openapi.json", root_path="/below")
     assert body(app.ask(asked))["servers"] == [{"url": "/below"}]
     assert body(app.ask(request("GET", "/openapi.json")))["servers"] == [{"url": "/"}]

@@ -6,15 +6,19 @@ import re
 from importlib import resources
 
 import pytest
-from starlette.requests import Request
 
 from raydc.serve import page
+from raydc.serve.wire import Asked
 
 STATIC = resources.files("raydc.serve") / "static"
 
 
-def get(path: str, method: str = "GET", root_path: str = "") -> Request:
-    return Request({"type": "http", "method": method, "path": path, "root_path": root_path, "headers": []})
+async def no_body() -> None:
+    raise AssertionError("the page reads no body")
+
+
+def get(path: str, method: str = "GET", root_path: str = "") -> Asked:
+    return Asked({"method": method, "path": path, "root_path": root_path, "headers": []}, no_body)
 
 
 def test_every_file_is_served_and_every_file_that_is_named_is_there() -> None:

@@ -150,11 +150,11 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
     assert refusal.value.status == 400
 
 
-OUTPUTS = np.log(np.array([[0.25, 0.75], [0.5, 0.5]], dtype=np.float32))
+VALUES = np.array([[0.25, 0.75], [0.5, 0.5]])
 
 
-def answer(request: protocol.InferRequest, outputs: Any = OUTPUTS, interface: Interface = TABLE) -> Any:
-    body, json_bytes = protocol.infer_answer(request, outputs, interface, "churn", "3")
+def answer(request: protocol.InferRequest, values: Any = VALUES, interface: Interface = TABLE) -> Any:
+    body, json_bytes = protocol.infer_answer(request, values, interface, "churn", "3")
     assert json_bytes is None
     return json.loads(body)
 
@@ -165,7 +165,7 @@ def test_answers_of_a_classification() -> None:
         "model_version": "3",
         "id": "r1",
         "outputs": [
-            {"name": "scores", "datatype": "FP32", "shape": [2, 2], "data": pytest.approx([0.25, 0.75, 0.5, 0.5])},
+            {"name": "scores", "datatype": "FP32", "shape": [2, 2], "data": [0.25, 0.75, 0.5, 0.5]},
             {"name": "label", "datatype": "BYTES", "shape": [2], "data": ["yes", "no"]},
         ],
     }
@@ -179,9 +179,10 @@ def test_only_the_outputs_that_were_asked_for_are_given() -> None:
 
 def test_answer_of_a_regression() -> None:
     signature = Signature("vector", (1,), "float32", (), (), "regression")
-    interface = Interface(Features(signature, "price", {"age": AGE}, target_mean=1.0, target_scale=2.0))
+    features = Features(signature, "price", {"age": AGE}, target_mean=1.0, target_scale=2.0)
+    interface = Interface(features)
     request = parse({"inputs": GOOD["inputs"][:1]}, interface)
-    given = answer(request, np.array([[0.25], [-1.5]], dtype=np.float32), interface)
+    given = answer(request, features.values(np.array([[0.25], [-1.5]], dtype=np.float32)), interface)
     assert given["outputs"] == [{"name": "value", "datatype": "FP64", "shape": [2], "data": [1.5, -2.0]}]
     assert "id" not in given
 
@@ -278,8 +279,7 @@ def test_pixels_may_be_flat_or_nested(data: Any) -> None:
         ("INT8", [-129, 0], "no INT8"),
         ("UINT64", [-1, 0], "no UINT64"),
         ("INT64", [2**63, 0], "no INT64"),
-        ("UINT64", [2**64, 0], "not numbers"),
-        ("FP64", [10**400, 0], "not numbers"),
+        ("UINT64", [2**64, 0], "no UINT64"),
         ("FP64", [None, 0], "not numbers"),
         ("FP64", 3, "must be a list, not a number"),
         ("BYTES", [1, 2], "must be a list of strings"),

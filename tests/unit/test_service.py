@@ -14,7 +14,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import small_models
-from starlette.requests import Request
 from starlette.responses import Response
 
 from raydc import bundle, checkpoint
@@ -86,8 +85,13 @@ def run(settings: Settings | None, scenario: Callable[[Service, Routes], Awaitab
 
 
 def request(
-    method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, chunk_bytes: int = 1 << 20
-) -> Request:
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+    chunk_bytes: int = 1 << 20,
+    root_path: str = "",
+) -> Asked:
     chunks = [body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes)] or [b""]
 
     async def receive() -> dict[str, Any]:
@@ -97,10 +101,11 @@ def request(
         return {"type": "http.request", "body": chunk, "more_body": bool(chunks)}
 
     raw = [(name.encode(), value.encode()) for name, value in {"x-request-id": "r-7", **(headers or {})}.items()]
-    return Request({"type": "http", "method": method, "path": path, "headers": raw}, receive)
+    scope = {"type": "http", "method": method, "path": path, "root_path": root_path, "headers": raw}
+    return Asked(scope, receive)
 
 
-def post(path: str, value: Any, **headers: str) -> Request:
+def post(path: str, value: Any, **headers: str) -> Asked:
     return request("POST", path, json.dumps(value).encode(), {"content-type": "application/json", **headers})
 
 
@@ -211,8 +216,7 @@ def test_what_may_be_got_may_be_asked_for_its_head(tables: Store) -> None:
 
 def test_an_endpoint_below_a_path(tables: Store) -> None:
     async def scenario(service: Service, routes: Routes) -> None:
-        asked = request("GET", "/small/healthz")
-        asked.scope["root_path"] = "/small"
+        asked = request("GET", "/small/healthz", root_path="/small")
         assert (await routes.respond(asked)).status_code == 200
 
     run(tables.settings(), scenario)
@@ -221,7 +225,7 @@ def test_an_endpoint_below_a_path(tables: Store) -> None:
 # Refusals ---------------------------------------------------------------------------------------------------
 
 JSON = {"content-type": "application/json"}
-REFUSALS: list[tuple[Request, int, str]] = [
+REFUSALS: list[tuple[Asked, int, str]] = [
     (request("POST", "/predict", b"{", JSON), 400, "the body is not JSON"),
     (request("POST", "/predict", b"\xff", JSON), 400, "the body is not JSON"),
     (post("/predict", []), 400, "rows is empty"),
@@ -248,7 +252,7 @@ REFUSALS: list[tuple[Request, int, str]] = [
 
 @pytest.mark.parametrize(("asked", "status", "message"), REFUSALS, ids=[f"{r[1]} {r[2]}" for r in REFUSALS])
 def test_each_refusal_is_json_with_its_code_and_the_request_id(
-    tables: Store, asked: Request, status: int, message: str
+    tables: Store, asked: Asked, status: int, message: str
 ) -> None:
     async def scenario(service: Service, routes: Routes) -> None:
         response = await routes.respond(asked)
@@ -348,7 +352,7 @@ def test_numbers_that_are_too_large_for_the_model_are_the_clients_fault(tables: 
 )
 def test_a_client_may_shorten_its_time_and_not_lengthen_it(given: str, expected_s: float) -> None:
     asked = request("POST", "/predict", headers={"x-request-timeout-seconds": given})
-    assert routes_module._timeout_s(Asked(asked), 30.0) == pytest.approx(expected_s)
+    assert routes_module._timeout_s(asked, 30.0) == pytest.approx(expected_s)
 
 
 def test_a_request_that_takes_too_long_gives_408_and_the_next_one_works(tables: Store) -> None:
@@ -356,7 +360,7 @@ def test_a_request_that_takes_too_long_gives_408_and_the_next_one_works(tables: 
 
     async def scenario(service: Service, routes: Routes) -> None:
         assert service.current is not None
-        forward = service.current.bundle.forward
+        forward = service.current.batcher.forward
 
         def held(x: Any) -> Any:
             assert go_on.wait(timeout=30)
@@ -378,7 +382,7 @@ def test_what_exceeds_places_and_queue_gives_429(tables: Store, ongoing: int, qu
 
     async def scenario(service: Service, routes: Routes) -> None:
         assert service.current is not None
-        forward = service.current.bundle.forward
+        forward = service.current.batcher.forward
 
         def held(x: Any) -> Any:
             assert go_on.wait(timeout=30)
@@ -440,7 +444,7 @@ def test_a_new_version_takes_over_and_keeps_the_old_for_requests_in_work(tables:
 
     async def scenario(service: Service, routes: Routes) -> None:
         assert service.current is not None
-        forward = service.current.bundle.forward
+        forward = service.current.batcher.forward
 
         def held(x: Any) -> Any:
             assert go_on.wait(timeout=30)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
-import time
 from collections import Counter as Count
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -38,9 +38,9 @@ def seen(number: int = 0, **fields: Any) -> Seen:
 
 def test_everything_seen_is_taken_in_order() -> None:
     taken: list[Seen] = []
-    watching = Watch([taken.extend])
-    for number in range(1000):
-        watching.see(seen(number))
+    watching = Watch(taken.extend)
+    for number in range(0, 1000, 100):
+        watching.see([seen(number + offset) for offset in range(100)])
     watching.close()
     assert [one.request_id for one in taken] == [f"r{number}" for number in range(1000)]
     assert watching.num_dropped == 0
@@ -56,27 +56,30 @@ def test_a_full_buffer_drops_counts_and_does_not_wait(monkeypatch: pytest.Monkey
         assert may_go_on.wait(WAIT_S)
         taken.extend(lot)
 
-    watching = Watch([slow])
-    watching.see(seen(0))
+    watching = Watch(slow)
+    watching.see([seen(0)])
     assert is_taking.wait(WAIT_S)
-    for number in range(1, 16):
-        watching.see(seen(number))
+    for number in range(1, 16, 3):
+        watching.see([seen(number), seen(number + 1), seen(number + 2)])
     assert watching.num_dropped == 5
     may_go_on.set()
     watching.close()
     assert [one.request_id for one in taken] == [f"r{number}" for number in range(11)]
 
 
-def test_a_taker_that_fails_keeps_nothing_from_the_others() -> None:
+def test_a_taker_that_fails_gets_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Seen] = []
 
     def broken(lot: Sequence[Seen]) -> None:
-        raise RuntimeError("no")
+        if lot[0].request_id == "r0":
+            raise RuntimeError("no")
+        taken.extend(lot)
 
-    watching = Watch([broken, taken.extend])
-    watching.see(seen())
+    monkeypatch.setattr(watch, "_LOT", 1)
+    watching = Watch(broken)
+    watching.see([seen(0), seen(1)])
     watching.close()
-    assert taken == [seen()]
+    assert taken == [seen(1)]
 
 
 # The access log ---------------------------------------------------------------------------------------------
@@ -245,24 +248,38 @@ class Busy:
         return 2, 1
 
 
-def test_a_replica_is_watched_and_its_log_may_be_switched(recorded: Recorded, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_requests", [1, 200])
+def test_a_replica_is_watched_and_its_log_may_be_switched(
+    recorded: Recorded, tmp_path: Path, num_requests: int
+) -> None:
     busy: Any = Busy()
     lookout = Lookout(busy, RequestMeters(), lambda model: tmp_path / f"{model}.jsonl")
-    lookout.see(seen(0))
-    lookout.configure(busy.settings)
-    wait_until(lambda: recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 1)
-    lookout.see(seen(1))
-    wait_until(lambda: recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 2)
-    wait_until(lambda: "r1" in (tmp_path / "small.jsonl").read_text())
-    lookout.configure(SimpleNamespace(model="small", access_log=False))  # type: ignore[arg-type]
-    lookout.see(seen(2))
-    lookout.close()
-    assert "r2" not in (tmp_path / "small.jsonl").read_text()
+
+    async def counted(expected: int) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] < expected:
+                await asyncio.sleep(0.01)
+
+    async def scenario() -> None:
+        lookout.see(seen(0))
+        lookout.configure(busy.settings)
+        await counted(1)
+        for number in range(num_requests):
+            lookout.see(seen(1 + number))
+        await counted(1 + num_requests)
+        lookout.see(seen(500))
+        lookout.configure(SimpleNamespace(model="small", access_log=False))  # type: ignore[arg-type]
+        lookout.see(seen(501))
+        lookout.close()
+
+    asyncio.run(scenario())
+    logged = [line["request_id"] for line in lines(tmp_path / "small.jsonl")]
+    assert logged == [*(f"r{1 + number}" for number in range(num_requests)), "r500"]
     opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     assert str(tmp_path / "small.jsonl") not in opened
     expected = {
-        ("raydc_requests_total", "small", "1", "stable", "200"): 3,
-        ("raydc_predicted_rows_total", "small", "1", "stable"): 6,
+        ("raydc_requests_total", "small", "1", "stable", "200"): 3 + num_requests,
+        ("raydc_predicted_rows_total", "small", "1", "stable"): 6 + 2 * num_requests,
         ("raydc_requests_waiting", "small"): 2,
         ("raydc_requests_in_work", "small"): 1,
         ("raydc_batched_requests_total", "small", "1"): 3,
@@ -278,14 +295,11 @@ def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(recorded: Recorde
     (tmp_path / "file").touch()
     busy: Any = Busy()
     lookout = Lookout(busy, RequestMeters(), lambda model: tmp_path / "file" / "log.jsonl")
-    lookout.configure(busy.settings)
-    lookout.see(seen())
-    lookout.close()
+
+    async def scenario() -> None:
+        lookout.configure(busy.settings)
+        lookout.see(seen())
+        lookout.close()
+
+    asyncio.run(scenario())
     assert recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 1
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
