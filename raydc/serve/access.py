@@ -19,6 +19,8 @@ from raydc.tokens import RIGHTS, Token, Tokens, hash_of, id_of
 logger = logging.getLogger("ray.serve")
 
 REFRESH_INTERVAL_S = 2.0
+# A storage that has not answered by now is asked no second time while the first goes on.
+READ_TIMEOUT_S = 10.0
 # A token that is revoked while the storage does not answer works for this long at most.
 MAX_STALE_S = 300.0
 # Whoever asks an endpoint that says `auth: none`.
@@ -35,6 +37,7 @@ class Access:
         self._by_id: dict[str, Token] = {}
         self._read_at_s: float | None = None
         self._task: asyncio.Task[None] | None = None
+        self._reading: asyncio.Future[dict[str, Token | None]] | None = None
 
     async def configure(self, storage: str, model: str, auth: str) -> None:
         """Reads the tokens of a model, and goes on doing so.
@@ -48,7 +51,7 @@ class Access:
             self.close()
             self._is_open = True
             return
-        self._tokens = Tokens(Storage(storage), model)
+        self._tokens, self._reading = Tokens(Storage(storage), model), None
         await self.refresh()
         self._is_open = False
         if self._task is None:
@@ -67,8 +70,15 @@ class Access:
 
     async def refresh(self) -> None:
         """Reads what is new, forgets what is gone; keeps what it has where the storage does not answer."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(asyncio.to_thread(self._read_all))
+        done, _ = await asyncio.wait({self._reading}, timeout=READ_TIMEOUT_S)
+        if not done:
+            logger.error("the tokens of this endpoint cannot be read: the storage does not answer")
+            return
+        reading, self._reading = self._reading, None
         try:
-            read = await asyncio.to_thread(self._read_all)
+            read = reading.result()
         except Exception as error:  # noqa: BLE001 -- a filesystem may raise anything; reading goes on.
             logger.error("the tokens of this endpoint cannot be read: %s", error)
             return

@@ -134,7 +134,7 @@ def documented(root: Path) -> set[tuple[str, str]]:
 def test_nothing_listens_that_is_not_documented(guarded: serve.Endpoint, root: Path) -> None:
     known = documented(root)
     named = {name for name, _ in known}
-    words = {"0.0.0.0": "all", "::": "all", "127.0.0.1": "loopback", ray.util.get_node_ip_address(): "node"}
+    words = {ray.util.get_node_ip_address(): "node", "0.0.0.0": "all", "::": "all", "127.0.0.1": "loopback"}
     found = {(kind if kind in named else "other workers", words.get(host, host)) for kind, host, _ in listeners()}
     # serve.host is 127.0.0.1 here.
     here = {(name, "loopback" if place == "host" else place) for name, place in known}

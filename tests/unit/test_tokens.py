@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -218,6 +219,33 @@ def test_without_a_storage_known_tokens_hold_for_a_while_and_then_none_does(
         now_s = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now_s + module.MAX_STALE_S + 1.0)
         assert refusal(access, f"Bearer {text}").status == 503
+
+    run(tmp_path, scenario)
+
+
+def test_a_storage_that_does_not_answer_is_asked_once_and_holds_up_nobody(
+    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tokens.create("ada")
+    may_answer, asked = threading.Event(), []
+    files = Tokens.files
+
+    def slow(self: Tokens) -> list[str]:
+        asked.append(self)
+        assert may_answer.wait(timeout=20.0)
+        return files(self)
+
+    monkeypatch.setattr(Tokens, "files", slow)
+    monkeypatch.setattr(module, "READ_TIMEOUT_S", 0.05)
+
+    async def scenario(access: Access) -> None:
+        assert refusal(access, f"Bearer {text}").status == 503
+        await access.refresh()
+        assert len(asked) == 1
+        may_answer.set()
+        while access._by_id == {}:
+            await access.refresh()
+        access.check(f"Bearer {text}")
 
     run(tmp_path, scenario)
 
