@@ -54,11 +54,12 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
     "ray.serve._private.http_util": {"RequestIdMiddleware": ("app",)},
     "ray.serve._private.replica": {
         "Replica": None,
+        "ReplicaMetricsManager": None,
         "Replica._direct_ingress_asgi": ("self", "scope", "receive", "send"),
         "ReplicaMetricsManager.inc_num_ongoing_requests": ("self", "request_metadata"),
         "ReplicaMetricsManager.dec_num_ongoing_requests": ("self", "request_metadata"),
         "ReplicaMetricsManager._should_emit_request_ingress_metrics": ("self", "protocol"),
-        "ReplicaMetricsManager.record_request_metrics": ("self", "route", "latency_ms", "is_error"),
+        "ReplicaMetricsManager.record_request_metrics": ("self", "route", "latency_ms", "is_error", "exception_type"),
         "ReplicaMetricsManager.record_ingress_request_metrics": (
             *("self", "protocol", "method", "route", "app_name", "deployment_name"),
             *("latency_ms", "is_error", "status_code"),

@@ -20,6 +20,8 @@ from PIL import Image
 JSON = "application/json"
 RAW = "application/octet-stream"
 LENGTH = "inference-header-content-length"
+# How deep lists may lie in each other depends on what looks at them: 400 or 422.
+ANY_4XX = 4
 MAX_BYTES, MAX_ROWS, MAX_PIXELS = 256 * 1024, 50, 1024 * 1024
 LIMITS = {"max_request_bytes": MAX_BYTES, "max_request_rows": MAX_ROWS, "max_request_pixels": MAX_PIXELS}
 
@@ -35,6 +37,9 @@ class Bad:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     method: str = "POST"
+
+    def is_refused_by(self, status: int) -> bool:
+        return status in (400, 422) if self.status == ANY_4XX else status == self.status
 
 
 def png(width: int = 8, height: int = 8, mode: str = "L", kind: str = "PNG") -> bytes:
@@ -94,6 +99,24 @@ def _texts() -> Iterator[Bad]:
         "a pickle": b"\x80\x04\x95\x0f\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94.",
         "gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03",
     }
+    for levels in (250, 990, 1020):
+        deep = b"[" * levels + b"1" + b"]" * levels
+        for place, text in {
+            "a number": b'[{"age": %s}]',
+            "a category": b'[{"job": %s}]',
+            "rows": b'{"rows": %s}',
+            "the body": b"%s",
+            "objects": b'[{"age": ' + b'{"a":' * levels + b"%s" + b"}" * levels + b"}]",
+        }.items():
+            yield Bad(f"{place} {levels} deep", "tables", "/predict", text % deep, ANY_4XX, {"content-type": JSON})
+        for key in ("name", "shape", "datatype", "data", "parameters"):
+            tensor = {"name": "age", "shape": [1], "datatype": "FP64", "data": [1.0], key: "@"}
+            text = json.dumps({"inputs": [tensor]}).encode().replace(b'"@"', deep)
+            yield Bad(f"{key} {levels} deep", "tables", "/v2/models/small/infer", text, ANY_4XX, {"content-type": JSON})
+        text = b'{"id": %s, "inputs": [], "outputs": %s}' % (deep, deep)
+        yield Bad(f"id {levels} deep", "tables", "/v2/models/small/infer", text, ANY_4XX, {"content-type": JSON})
+        text = b'[{"image": %s}]' % deep
+        yield Bad(f"image {levels} deep", "pictures", "/predict", text, ANY_4XX, {"content-type": JSON})
     for path in ("/predict", "/v2/models/small/infer"):
         for fault, text in texts.items():
             yield Bad(f"{path[1:8]} not JSON: {fault}", "tables", path, text, 400, {"content-type": JSON})

@@ -11,6 +11,8 @@ import asyncio
 import hmac
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from raydc.serve.interface import RequestError
 from raydc.storage import Storage
@@ -37,7 +39,9 @@ class Access:
         self._by_id: dict[str, Token] = {}
         self._read_at_s: float | None = None
         self._task: asyncio.Task[None] | None = None
-        self._reading: asyncio.Future[dict[str, Token | None]] | None = None
+        self._reading: _Reading | None = None
+        # Of its own: a storage that hangs takes no thread from what loads versions.
+        self._thread = ThreadPoolExecutor(1, "tokens")
 
     async def configure(self, storage: str, model: str, auth: str) -> None:
         """Reads the tokens of a model, and goes on doing so.
@@ -51,7 +55,7 @@ class Access:
             self.close()
             self._is_open = True
             return
-        self._tokens, self._reading = Tokens(Storage(storage), model), None
+        self._tokens = Tokens(Storage(storage), model)
         await self.refresh()
         self._is_open = False
         if self._task is None:
@@ -70,32 +74,27 @@ class Access:
 
     async def refresh(self) -> None:
         """Reads what is new, forgets what is gone; keeps what it has where the storage does not answer."""
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(asyncio.to_thread(self._read_all))
-        done, _ = await asyncio.wait({self._reading}, timeout=READ_TIMEOUT_S)
+        if self._tokens is None:
+            return
+        reading = self._reading
+        if reading is None or reading.tokens is not self._tokens:
+            result = asyncio.wrap_future(self._thread.submit(_read_all, self._tokens, self._read))
+            reading = self._reading = _Reading(self._tokens, time.monotonic(), result)
+        done, _ = await asyncio.wait({reading.result}, timeout=READ_TIMEOUT_S)
         if not done:
             logger.error("the tokens of this endpoint cannot be read: the storage does not answer")
             return
-        reading, self._reading = self._reading, None
+        if self._reading is not reading:
+            return  # Somebody else has waited for it as well, or other tokens hold since.
+        self._reading = None
         try:
-            read = reading.result()
+            read = reading.result.result()
         except Exception as error:  # noqa: BLE001 -- a filesystem may raise anything; reading goes on.
             logger.error("the tokens of this endpoint cannot be read: %s", error)
             return
         self._read = read
         self._by_id = {token.id: token for token in read.values() if token is not None}
-        self._read_at_s = time.monotonic()
-
-    def _read_all(self) -> dict[str, Token | None]:
-        if self._tokens is None:
-            return {}
-        known, found = self._read, {}
-        for file in self._tokens.files():
-            # What holds no token is read again: it may have been half written.
-            found[file] = known.get(file) or self._tokens.read(file)
-            if found[file] is None and file not in known:
-                logger.error("token file %s holds no token; it lets nobody in", file)
-        return found
+        self._read_at_s = reading.began_s
 
     def check(self, authorization: str | None) -> Token:
         """The token of a request.
@@ -120,6 +119,22 @@ class Access:
         if token.has_expired(time.time()):
             raise _unauthorized(f"token {token.name!r} has expired", ', error="invalid_token"')
         return token
+
+
+class _Reading(NamedTuple):
+    tokens: Tokens
+    began_s: float
+    result: asyncio.Future[dict[str, Token | None]]
+
+
+def _read_all(tokens: Tokens, known: dict[str, Token | None]) -> dict[str, Token | None]:
+    found: dict[str, Token | None] = {}
+    for file in tokens.files():
+        # What holds no token is read again: it may have been half written.
+        found[file] = known.get(file) or tokens.read(file)
+        if found[file] is None and file not in known:
+            logger.error("token file %s holds no token; it lets nobody in", file)
+    return found
 
 
 def demand(token: Token, right: str) -> None:

@@ -42,16 +42,18 @@ class Replica:
         self.lookout = Lookout(self.service, RequestMeters(), _access_log)
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
         self.gate = Gate(self.routes.respond, self.service, self.access, self.lookout.see)
+        self._short: tuple[Any, Any] | None = None
         # Serve starts the replica's own server when this is done.
         heads.limit(self._shorten)
 
     def _shorten(self, app: Any) -> Any:
         """The application for a connection of Serve's server: raydc's own, where Serve has not more to do."""
-        from raydc.serve import books
-        from raydc.serve.fastpath import FastPath
+        from raydc.serve import books, fastpath
 
-        found = books.of_application(app)
-        return app if found is None else FastPath(app, found, self.gate.respond)
+        if self._short is None or self._short[0] is not app:
+            found = books.of_application(app) if fastpath.is_possible() else None
+            self._short = (app, app if found is None else fastpath.FastPath(app, found, self.gate.respond))
+        return self._short[1]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Serve before the first request and at every change of `user_config`."""
@@ -61,9 +63,17 @@ class Replica:
         self.lookout.configure(settings)
 
     async def __call__(self, request: Request) -> Response:
+        """Serve's way, where `_shorten` has left it."""
         from raydc.serve.wire import Asked
 
-        return await self.gate.respond(Asked(request.scope, request.receive))
+        responses: list[Response] = []
+
+        async def keep(response: Response) -> bool:
+            responses.append(response)
+            return True
+
+        await self.gate.respond(Asked(request.scope, request.receive), keep)
+        return responses[0]
 
     def __del__(self) -> None:
         """Called by Serve when the replica has answered its last request."""

@@ -44,6 +44,7 @@ class Batcher:
         self.executor = executor
         self.batch_sizes: deque[int] = deque(maxlen=1024)
         self._waiting: deque[tuple[Array, asyncio.Future[Array]]] = deque()
+        self._num_rows = 0
         self._is_full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -61,7 +62,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         outputs: asyncio.Future[Array] = loop.create_future()
         self._waiting.append((x, outputs))
-        if len(self._waiting) >= self.max_batch_size:
+        self._num_rows += len(x)
+        if self._num_rows >= self.max_batch_size:
             self._is_full.set()
         # What takes them starts in the loop's next round, with all requests of this one.
         if self.executor is None and self.wait_timeout_s == 0:
@@ -74,7 +76,7 @@ class Batcher:
     def _drain_at_once(self, num_before: int) -> None:
         """Where nothing is waited for, a task would cost more than it is good for."""
         num_waiting = len(self._waiting)
-        if num_before < num_waiting < self.max_batch_size:
+        if num_before < num_waiting and self._num_rows < self.max_batch_size:
             # A round of the loop brought more, and so may the next: reading them is work that comes in any case.
             asyncio.get_running_loop().call_soon(self._drain_at_once, num_waiting)
             return
@@ -92,7 +94,7 @@ class Batcher:
 
     async def _fill(self) -> None:
         self._is_full.clear()
-        if len(self._waiting) < self.max_batch_size:
+        if self._num_rows < self.max_batch_size:
             try:
                 await asyncio.wait_for(self._is_full.wait(), self.wait_timeout_s)
             except TimeoutError:
@@ -106,6 +108,7 @@ class Batcher:
             if batch and num_rows + len(x) > self.max_batch_size:
                 break
             self._waiting.popleft()
+            self._num_rows -= len(x)
             if not outputs.done():  # Its client has gone, or its time is over.
                 batch.append((x, outputs))
                 num_rows += len(x)

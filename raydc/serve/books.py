@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from raydc import rayinternals
+from raydc.serve.wire import GONE
+
+logger = logging.getLogger("ray.serve")
 
 # As often as Serve itself hands its counts on.
 _INTERVAL_S = 0.1
+_OF_REPLICA = ("_deployment_id", "_metrics_manager", "_route_prefix", "_user_callable_wrapper")
+_OF_METRICS = (
+    *("_cached_ingress_processing_latencies", "_cached_ingress_request_counter", "_cached_latencies"),
+    *("_cached_request_counter", "_max_processing_latency_trackers", "_user_code_time_accumulator"),
+)
 
 
 class ServeBooks:
@@ -53,7 +62,7 @@ class ServeBooks:
     def _enter(self, method: str, status: int, latencies_ms: list[float]) -> None:
         metrics, route, deployment = self._metrics, self.route_prefix, self._replica._deployment_id
         common = {"route": route, "method": method, "status_code": str(status)}
-        if status < 400 and metrics._cached_metrics_enabled:
+        if status < 400:
             # What `record_request_metrics` and `record_ingress_request_metrics` do, for all of them at once.
             metrics._user_code_time_accumulator.add(sum(latencies_ms))
             metrics._max_processing_latency_trackers[route].add(max(latencies_ms))
@@ -65,7 +74,12 @@ class ServeBooks:
                 metrics._cached_ingress_processing_latencies[self._protocol][tags].extend(latencies_ms)
             return
         for latency_ms in latencies_ms:
-            metrics.record_request_metrics(route=route, latency_ms=latency_ms, is_error=False)
+            metrics.record_request_metrics(
+                route=route,
+                latency_ms=latency_ms,
+                is_error=status == GONE,
+                exception_type=asyncio.CancelledError.__name__ if status == GONE else None,
+            )
             metrics.record_ingress_request_metrics(
                 protocol=self._protocol,
                 app_name=deployment.app_name,
@@ -79,7 +93,8 @@ class ServeBooks:
 def of_application(app: Any) -> ServeBooks | None:
     """The books of the replica that an application of Serve's HTTP server leads to.
 
-    None where there is more between than Serve has by itself, or requests are traced.
+    None where more is between than Serve has by itself, where requests are traced, where the replica's code has another
+    event loop than its server, and where this Ray's replica has not what is used of it.
     """
     if rayinternals.is_tracing_enabled():
         return None
@@ -88,5 +103,11 @@ def of_application(app: Any) -> ServeBooks | None:
     if isinstance(app, rayinternals.RequestIdMiddleware):
         app = app._app
     replica = getattr(app, "__self__", None)
-    is_serves = isinstance(replica, rayinternals.Replica) and app.__name__ == "_direct_ingress_asgi"
-    return ServeBooks(replica) if is_serves else None
+    if not isinstance(replica, rayinternals.Replica) or app.__name__ != "_direct_ingress_asgi":
+        return None
+    missing = [name for name in _OF_REPLICA if not hasattr(replica, name)]
+    missing += [name for name in _OF_METRICS if not hasattr(getattr(replica, "_metrics_manager", None), name)]
+    if missing:
+        logger.warning("requests take Ray Serve's slower way, because its replica has no %s", ", ".join(missing))
+        return None
+    return None if replica._user_callable_wrapper._run_user_code_in_separate_thread else ServeBooks(replica)

@@ -19,6 +19,8 @@ from raydc.spec.model import Builder
 # Grey levels from the ground on which a pixel counts as ink, and the part of the border that must be ground.
 _INK_LEVELS = 64
 _LEAST_GROUND = 0.7
+# Whole numbers up to here are what they seem; JSON has no larger ones for all its readers.
+_MOST_EXACT = 2**53
 
 
 def of_model(bundle: Bundle, source: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _rounded(mean: float, scale: float) -> float | int:
     """A mean as a person would type it: to a power of ten between a hundredth and a tenth of the spread."""
     digits = 2 - math.ceil(math.log10(scale)) if scale > 0 else 2
     rounded = round(mean, digits)
-    return int(rounded) if rounded.is_integer() else rounded
+    return int(rounded) if rounded.is_integer() and abs(rounded) < _MOST_EXACT else rounded
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

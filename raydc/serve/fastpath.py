@@ -9,16 +9,23 @@ user's or tracing, requests go Serve's way.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from raydc.serve.wire import Asked
+from raydc.serve.wire import GONE, Asked
 
 _INTERNAL = "/-/"
+_DRAIN_TIMEOUT_S = 30.0
+
+
+Write = Callable[[Response], Awaitable[bool]]
 
 
 class Books(Protocol):
@@ -32,7 +39,7 @@ class Books(Protocol):
         """A request is in work."""
 
     def end(self, method: str, status: int, seconds: float) -> None:
-        """It is no more. `status` is 499 where nobody waits for the answer."""
+        """It is no more. `status` is `GONE` where nobody got the answer."""
 
 
 class FastPath:
@@ -41,36 +48,50 @@ class FastPath:
     Args:
         serve: Serve's application, which gets what is not for raydc.
         books: Serve's, of this replica.
-        respond: Answers any request; raises only when it is cancelled.
+        respond: Answers any request and writes the answer; gives its status.
     """
 
-    def __init__(self, serve: Any, books: Books, respond: Callable[[Asked], Awaitable[Response]]) -> None:
+    def __init__(
+        self,
+        serve: Any,
+        books: Books,
+        respond: Callable[[Asked, Callable[[Response], Awaitable[bool]]], Awaitable[int]],
+    ) -> None:
         self._serve = serve
         self._books = books
         self._respond = respond
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         prefix, path = self._books.route_prefix, scope["path"]
-        if path.startswith(_INTERNAL) or not path.startswith(prefix):
+        if path.startswith(_INTERNAL) or not path.startswith(prefix) or scope["root_path"]:
             await self._serve(scope, receive, send)
             return
         started = time.perf_counter()
         scope["root_path"] = prefix if prefix != "/" else ""
-        status = 499
+        status = GONE
         self._books.begin()
         try:
             asked = Asked(scope, receive)
-            response = await self._respond(asked)
-            if await _write(send.__self__, response, asked):
-                status = response.status_code
+            status = await self._respond(asked, partial(_write, send.__self__, asked))
         finally:
             self._books.end(scope["method"], status, time.perf_counter() - started)
 
 
-async def _write(cycle: RequestResponseCycle, response: Response, asked: Asked) -> bool:
+def is_possible() -> bool:
+    """Whether uvicorn is one that `_write` knows."""
+    known = inspect.signature(RequestResponseCycle).parameters
+    return {"transport", "flow", "default_headers", "message_event", "keep_alive", "on_response"} <= known.keys()
+
+
+async def _write(cycle: RequestResponseCycle, asked: Asked, response: Response) -> bool:
     """Sends an answer in one piece; False when the client has gone."""
     if cycle.flow.write_paused and not cycle.disconnected:
-        await cycle.flow.drain()
+        try:
+            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+                await cycle.flow.drain()
+        except TimeoutError:
+            cycle.transport.abort()  # It sends requests, and reads no answers.
+            return False
     if cycle.disconnected:
         return False
     parts = [STATUS_LINE[response.status_code]]

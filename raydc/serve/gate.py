@@ -16,12 +16,10 @@ from raydc.serve.access import ANYONE, Access, demand
 from raydc.serve.interface import RequestError
 from raydc.serve.service import Service
 from raydc.serve.watch import Seen
-from raydc.serve.wire import Asked, refuse
+from raydc.serve.wire import GONE, Asked, refuse
 from raydc.tokens import Token
 
 _OPEN = page.NAMES | {"v2/health/live", "v2/health/ready", "healthz", "ping"}
-# What nginx and others write for a client that did not wait for its answer.
-_GONE = 499
 
 
 class Gate:
@@ -46,22 +44,34 @@ class Gate:
         self._access = access
         self._see = see
 
-    async def respond(self, asked: Asked) -> Response:
-        """Answers any request."""
+    async def respond(self, asked: Asked, write: Callable[[Response], Awaitable[bool]]) -> int:
+        """Answers any request.
+
+        Args:
+            asked: The request.
+            write: Sends the answer; gives False when there is nobody any more to send it to.
+
+        Returns:
+            The status; `GONE` when nobody got the answer.
+        """
         time_s, started = time.time(), time.perf_counter()
         token = ANYONE
         response: Response | None = None
+        status = GONE
         try:
-            if asked.place not in _OPEN:
-                token = self._access.check(asked.text(b"authorization"))
-                self._demand(token, asked.path)
-            response = await self._respond(asked)
-        except RequestError as error:
-            response = refuse(asked, error)
+            try:
+                if asked.place not in _OPEN:
+                    token = self._access.check(asked.text(b"authorization"))
+                    self._demand(token, asked.path)
+                response = await self._respond(asked)
+            except RequestError as error:
+                response = refuse(asked, error)
+            if await write(response):
+                status = response.status_code
         finally:
-            # Without a response the task is cancelled, because the client has gone.
-            self._see(self._seen(asked, token, response, time_s, time.perf_counter() - started))
-        return response
+            # Without a response, the task has been cancelled.
+            self._see(self._seen(asked, token, response, status, time_s, time.perf_counter() - started))
+        return status
 
     def _demand(self, token: Token, path: list[str]) -> None:
         """Raises RequestError where a token is not enough for a path."""
@@ -77,7 +87,9 @@ class Gate:
             return "stable"
         return "canary" if traffic.canary is not None and version == str(traffic.canary.version) else "shadow"
 
-    def _seen(self, asked: Asked, token: Token, response: Response | None, time_s: float, took_s: float) -> Seen:
+    def _seen(
+        self, asked: Asked, token: Token, response: Response | None, status: int, time_s: float, took_s: float
+    ) -> Seen:
         settings, scope = self._service.settings, asked.scope
         version = ""
         for name, value in response.raw_headers if response is not None else ():
@@ -90,14 +102,14 @@ class Gate:
             forwarded_for=asked.text(b"x-forwarded-for"),
             method=scope["method"],
             path=scope["path"],
-            status=response.status_code if response is not None else _GONE,
+            status=status,
             model=settings.model if settings is not None else "",
             version=version,
             role=self._role(version) if version else "",
             rows=asked.rows,
             seconds=took_s,
             bytes_in=_number(asked.text(b"content-length")),
-            bytes_out=len(response.body) if response is not None else 0,
+            bytes_out=len(response.body) if response is not None and status != GONE else 0,
             token=token.name,
         )
 

@@ -24,6 +24,8 @@ class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol. A head that comes in one piece, as nearly all do, costs it a few attributes."""
 
     _num_bytes = 0
+    _end_of_read = b""
+    _num_begun = 0
     _is_in_head = True
     _is_ended = False
     _timer: asyncio.TimerHandle | None = None
@@ -39,29 +41,36 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_head = True
+        self._num_begun += 1
 
     def on_headers_complete(self) -> None:
-        self._is_in_head, self._num_bytes = False, 0
+        self._is_in_head, self._num_bytes, self._end_of_read = False, 0, b""
         self._stop_timer()
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
         if self._is_ended:
             return
-        if self._num_bytes + len(data) > MAX_HEAD_BYTES and self._is_too_long(data):
+        expects_head = self._is_in_head or not self.cycle.more_body
+        if self._num_bytes + len(data) > MAX_HEAD_BYTES and expects_head and self._is_too_long(data):
             self._end(431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes")
             return
+        num_begun = self._num_begun
         super().data_received(data)
         if self._is_in_head:
-            self._num_bytes += len(data)
+            self._count(data, expects_head and self._num_begun - num_begun <= 1)
             if self._timer is None:
                 self._start_timer()
 
     def _is_too_long(self, data: bytes) -> bool:
-        """Whether this has too much of a head, and not of a body."""
-        if not self._is_in_head and self.cycle.more_body:
-            return False
-        return data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES - self._num_bytes) < 0
+        start = self._end_of_read + data[: max(0, MAX_HEAD_BYTES - self._num_bytes)]
+        return b"\r\n\r\n" not in start
+
+    def _count(self, data: bytes, is_all_of_head: bool) -> None:
+        """Counts what has come of a head. Where it begins in the middle of a read, counting begins with the next."""
+        if is_all_of_head:
+            self._num_bytes += len(data)
+        self._end_of_read = data[-3:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()

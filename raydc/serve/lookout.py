@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from raydc.serve.accesslog import AccessLog
@@ -39,8 +40,7 @@ class Lookout:
         self._place = place
         self._seen: list[Seen] = []
         self._log: AccessLog | None = None
-        self._ended: list[AccessLog] = []
-        self._watch = Watch(self._write, self._close_ended)
+        self._watch = Watch()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def configure(self, settings: Settings) -> None:
@@ -51,7 +51,7 @@ class Lookout:
         self._look()  # What was seen so far is logged, or not, as it was said so far.
         if not settings.access_log:
             if self._log is not None:
-                self._ended.append(self._log)
+                self._watch.do(self._log.close)  # After what was seen so far.
                 self._log = None
         elif self._log is None:
             try:
@@ -76,34 +76,20 @@ class Lookout:
 
     def _look(self) -> None:
         lot, self._seen = self._seen, []
-        if self._log is not None:
-            self._watch.see(lot)
+        if self._log is not None and lot:
+            self._watch.do(partial(self._log.take, lot), len(lot))
         try:
             self._meters.take(lot)
             self._levels()
         except Exception:  # Watching goes on, and answering does in any case.
             logger.exception("requests could not be counted")
 
-    # In the thread of the watch ---------------------------------------------------------------------------
-
-    def _write(self, lot: Sequence[Seen]) -> None:
-        # What comes was seen while a log was on, which may have been switched off since.
-        log = self._ended[0] if self._ended else self._log
-        if log is not None:
-            log.take(lot)
-
-    def _close_ended(self) -> None:
-        while self._ended:  # Not elsewhere: by now the number of a closed file may be a client's connection.
-            self._ended.pop().close()
-
-    # Levels -----------------------------------------------------------------------------------------------
-
     def _levels(self) -> None:
         settings = self._service.settings
         if settings is None:
             return
         model, meters = settings.model, self._meters
-        waiting, in_work = self._service.load()
+        waiting, in_work = self._service.places.num_waiting, self._service.places.num_in_work
         meters.level("raydc_requests_waiting", waiting, model)
         meters.level("raydc_requests_in_work", in_work, model)
         for loaded in list(self._service.loaded.values()):

@@ -9,7 +9,7 @@ ray_raydc_requests_waiting{model}                        requests that wait for 
 ray_raydc_requests_in_work{model}                        requests that have one
 ray_raydc_shadow_rows_total{model, version, outcome}     rows copied to a shadow: same or different; failed: requests
 ray_raydc_refused_versions_total{model, version}         versions that did not load or did not pass their golden rows
-ray_raydc_watch_dropped_total{model}                     requests that are in no metric and in no log
+ray_raydc_watch_dropped_total{model}                     requests that are in no log
 
 `role` is stable or canary, or shadow for a version that was asked by its number. An increment takes Ray three
 microseconds, so requests are summed before, but for the histograms, which take them one by one. The `_sum` of a
@@ -34,7 +34,7 @@ COUNTERS = {
     "raydc_batched_requests_total": ("Requests that went through a forward pass.", ("model", "version")),
     "raydc_shadow_rows_total": ("Rows that a shadow got a copy of.", ("model", "version", "outcome")),
     "raydc_refused_versions_total": ("Versions that a replica refused.", ("model", "version")),
-    "raydc_watch_dropped_total": ("Requests that were neither counted nor logged.", ("model",)),
+    "raydc_watch_dropped_total": ("Requests that were not logged.", ("model",)),
 }
 HISTOGRAMS = {
     "raydc_request_seconds": ("Seconds that a request took.", SECONDS, (*_WHOSE, "code")),

@@ -6,6 +6,7 @@ Every error is JSON `{"error": ..., "request_id": ...}`; a client never sees a s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from raydc.serve import binary, bodies, docs, facts, openapi, page, protocol
 from raydc.serve.deadlines import DeadlineError, Deadlines
 from raydc.serve.interface import RequestError
 from raydc.serve.service import Array, Loaded, Service
-from raydc.serve.wire import Answer, Asked, answer_json, refuse
+from raydc.serve.wire import GONE, Answer, Asked, answer_json, refuse
 
 logger = logging.getLogger("ray.serve")
 
@@ -100,7 +101,7 @@ class Routes:
         except DeadlineError:
             return refuse(asked, RequestError(408, _too_late(timeout_s, loaded)))
         except ClientDisconnect:
-            return refuse(asked, RequestError(400, "the client went away"))
+            return refuse(asked, RequestError(GONE, "the client went away"))
         except Exception:  # The last place where an error can become an answer.
             logger.exception("request %s failed", asked.id)
             message = "the model failed on this request; the replica's log says why"
@@ -165,23 +166,22 @@ class Routes:
         settings, interface = loaded.settings, loaded.interface
         content_type = asked.text(b"content-type")
         bodies.check_kind(bodies.media_type(content_type), interface)
-        # A body is read before a place is taken, so that a slow sender holds up nobody.
-        self.service.check_room(loaded)
-        content = await asked.read(settings.max_request_bytes)
-        body = bodies.Body(content, content_type, asked.scope.get("query_string", b"").decode("latin-1"))
-
-        def inputs(max_pixels: int) -> Array:
-            return body.inputs(interface, settings.max_request_rows, max_pixels)
-
-        def again(other: Loaded) -> Array:
-            return body.inputs(other.interface, settings.max_request_rows, settings.max_request_pixels)
-
-        slots = await self.service.enter(loaded)
+        visit = await self.service.places.arrive()
         try:
+            content = await asked.read(settings.max_request_bytes)
+            body = bodies.Body(content, content_type, asked.scope.get("query_string", b"").decode("latin-1"))
+
+            def inputs(max_pixels: int) -> Array:
+                return body.inputs(interface, settings.max_request_rows, max_pixels)
+
+            def again(other: Loaded) -> Array:
+                return body.inputs(other.interface, settings.max_request_rows, settings.max_request_pixels)
+
+            await visit.enter()
             values_BK = await self._compute(asked, loaded, await self._inputs(loaded, inputs, len(content)))
             answer = await self._work(values_BK, lambda: _predictions(values_BK, loaded))
         finally:
-            self.service.leave(slots)
+            visit.leave()
         asked.rows = len(values_BK)
         self.service.mirror(loaded, asked.key, again, values_BK)
         return answer
@@ -194,25 +194,25 @@ class Routes:
             raise RequestError(
                 415, f"content-type is {kind[:80]!r}; send {bodies.JSON}, or {bodies.RAW} with {binary.HEADER}"
             )
-        self.service.check_room(loaded)
-        content = await asked.read(settings.max_request_bytes)
-        parsed: list[protocol.InferRequest] = []
-
-        def inputs(max_pixels: int) -> Array:
-            parsed[:] = [protocol.parse_infer(content, length, interface, settings.max_request_rows)]
-            return parsed[0].inputs(interface, max_pixels)
-
-        def again(other: Loaded) -> Array:
-            request = protocol.parse_infer(content, length, other.interface, settings.max_request_rows)
-            return request.inputs(other.interface, settings.max_request_pixels)
-
-        num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
-        slots = await self.service.enter(loaded)
+        visit = await self.service.places.arrive()
         try:
+            content = await asked.read(settings.max_request_bytes)
+            parsed: list[protocol.InferRequest] = []
+
+            def inputs(max_pixels: int) -> Array:
+                parsed[:] = [protocol.parse_infer(content, length, interface, settings.max_request_rows)]
+                return parsed[0].inputs(interface, max_pixels)
+
+            def again(other: Loaded) -> Array:
+                request = protocol.parse_infer(content, length, other.interface, settings.max_request_rows)
+                return request.inputs(other.interface, settings.max_request_pixels)
+
+            num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
+            await visit.enter()
             values_BK = await self._compute(asked, loaded, await self._inputs(loaded, inputs, num_bytes))
             answer = await self._work(values_BK, lambda: _infer_answer(parsed[0], values_BK, loaded))
         finally:
-            self.service.leave(slots)
+            visit.leave()
         asked.rows = len(values_BK)
         self.service.mirror(loaded, asked.key, again, values_BK)
         return answer
@@ -220,12 +220,13 @@ class Routes:
     async def _inputs(self, loaded: Loaded, inputs: Callable[[int], Array], num_bytes: int) -> Array:
         """The network's inputs from a request; a long job is done in a thread. A small file may be a large image."""
         max_pixels = loaded.settings.max_request_pixels
-        if num_bytes <= _SMALL_BODY_BYTES:
-            try:
-                return inputs(min(_FEW_PIXELS, max_pixels))
-            except TooManyPixelsError:
-                pass
-        return await self.service.work(lambda: inputs(max_pixels))
+        try:
+            if num_bytes <= _SMALL_BODY_BYTES:
+                with contextlib.suppress(TooManyPixelsError):
+                    return inputs(min(_FEW_PIXELS, max_pixels))
+            return await self.service.work(lambda: inputs(max_pixels))
+        except RecursionError as error:
+            raise RequestError(400, "the body has lists or objects that lie too deep in each other") from error
 
     async def _compute(self, asked: Asked, loaded: Loaded, x: Array) -> Array:
         """As `Service.compute`; what takes long is not begun for a client that has gone. Raises ClientDisconnect."""
@@ -294,5 +295,5 @@ def _timeout_s(asked: Asked, longest_s: float) -> float:
         wanted_s = float(given)
     except ValueError:
         return longest_s
-    # Ray Serve reads the header as well and would answer in plain text, so this comes a little earlier.
+    # Where Ray Serve stands between, it reads the header as well and would answer in plain text: this comes earlier.
     return min(longest_s, wanted_s * 0.95) if wanted_s > 0 else longest_s

@@ -28,6 +28,7 @@ from raydc.serve import pace
 from raydc.serve.batching import Batcher
 from raydc.serve.interface import Interface, RequestError
 from raydc.serve.pace import Pace
+from raydc.serve.places import Places
 from raydc.serve.settings import Settings, Traffic
 from raydc.serve.shadow import Predictions, Shadowing
 from raydc.serve.tally import Tally
@@ -38,7 +39,6 @@ Result = TypeVar("Result")
 
 logger = logging.getLogger("ray.serve")
 
-_RETRY_AFTER_S = 1
 # Inputs are scaled; no row that a model was made for comes near. Sums of such ones may leave the range of float32.
 _LARGE_INPUT = 1e6
 # The clock that wakes may be a little ahead of the one that decides.
@@ -73,9 +73,7 @@ class Service:
         self.tallies: defaultdict[int, Tally] = defaultdict(Tally)
         self.shadowing = Shadowing()
         self._now_s = now_s
-        self._num_waiting = 0
-        self._num_in_work = 0
-        self._slots = asyncio.Semaphore(1)
+        self.places = Places()
         self._configuring = asyncio.Lock()
         self._forward_thread = ThreadPoolExecutor(1, "forward")
         self._feature_threads = ThreadPoolExecutor(2, "features")
@@ -92,10 +90,6 @@ class Service:
     def traffic(self) -> Traffic | None:
         """Who answers now; None before there is anybody."""
         return None if self.settings is None else self.settings.at(self._now_s())
-
-    def load(self) -> tuple[int, int]:
-        """Requests that wait for a place, and requests that have one."""
-        return self._num_waiting, self._num_in_work
 
     def choose(self, key: str) -> Loaded | None:
         """The version for a request.
@@ -148,8 +142,9 @@ class Service:
         if self.settings is None or self.settings.traffic != settings.traffic:
             self.tallies = defaultdict(Tally)
             self.shadowing.forget()
-        if self.settings is None or self.settings.max_ongoing_requests != settings.max_ongoing_requests:
-            self._slots = asyncio.Semaphore(settings.max_ongoing_requests)
+        limits = settings.max_ongoing_requests, settings.max_queued_requests
+        if self.settings is None or limits != (self.settings.max_ongoing_requests, self.settings.max_queued_requests):
+            self.places.resize(*limits)
         self.settings, self.loaded = settings, loaded
         if settings.since_s > self._now_s():
             asyncio.get_running_loop().call_later(settings.since_s - self._now_s() + _RETIRE_AFTER_S, self._retire)
@@ -187,45 +182,10 @@ class Service:
             "refused": self.refused,
             "tallies": {version: tally.to_dict() for version, tally in self.tallies.items()},
             "shadow": self.shadowing.counts(),
-            "in_work": self._num_in_work,
+            "in_work": self.places.num_in_work,
         }
 
     # Requests ---------------------------------------------------------------------------------------------
-
-    def check_room(self, loaded: Loaded) -> None:
-        """Raises RequestError 429 when as many requests wait for a place already as may."""
-        limit = loaded.settings.max_queued_requests
-        if self._slots.locked() and 0 <= limit <= self._num_waiting:
-            raise RequestError(
-                429, f"{self._num_waiting} requests wait already; try again", {"retry-after": str(_RETRY_AFTER_S)}
-            )
-
-    async def enter(self, loaded: Loaded) -> asyncio.Semaphore:
-        """Takes one of the places for requests in work, or waits for it.
-
-        Returns:
-            What `leave` is to be given.
-
-        Raises:
-            RequestError: As `check_room`.
-        """
-        self.check_room(loaded)
-        slots = self._slots
-        if slots.locked():
-            self._num_waiting += 1
-            try:
-                await slots.acquire()
-            finally:
-                self._num_waiting -= 1
-        else:
-            await slots.acquire()
-        self._num_in_work += 1
-        return slots
-
-    def leave(self, slots: asyncio.Semaphore) -> None:
-        """Gives the place back."""
-        self._num_in_work -= 1
-        slots.release()
 
     async def compute(self, loaded: Loaded, x: Array) -> Array:
         """What `Features.values` gives [B, K] for the inputs [B, *shape] of one request.
@@ -237,8 +197,8 @@ class Service:
         if len(x) <= most:
             values_BK = await loaded.batcher.submit(x)
         else:
-            parts = [await loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)]
-            values_BK = np.concatenate(parts)
+            parts = (loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most))
+            values_BK = np.concatenate(await asyncio.gather(*parts))
         if not math.isfinite(values_BK.sum()) and not np.isfinite(values_BK).all():
             row = int(np.argwhere(~np.isfinite(values_BK))[0, 0])
             if np.abs(x[row]).max() > _LARGE_INPUT:

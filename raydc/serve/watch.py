@@ -1,32 +1,24 @@
-"""What is known of each answered request, logged beside the requests.
-
-The request path appends to a bounded buffer and never waits. A thread empties it, a few at a time, so that it does not
-keep the event loop from its turn.
-"""
+"""What is known of each answered request, and a thread that logs it beside the requests."""
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 logger = logging.getLogger("ray.serve")
 
-_INTERVAL_S = 0.25
-# Taking these is less than half a millisecond; between two lots the thread sleeps, and others may run.
-_LOT = 64
-_PAUSE_S = 0.001
-# Some seconds of the busiest replica that was measured. What comes when the buffer is full is counted, not kept.
-_MAX_SEEN = 32768
+# Some seconds of the busiest replica that was measured.
+_MAX_WAITING = 32768
 _CLOSE_TIMEOUT_S = 5.0
 
 
 class Seen(NamedTuple):
-    """One answered request. `role` is stable, canary or shadow; `token` the name of the token; sizes are of bodies."""
+    """One request. `client` is who was connected, HAProxy as a rule; `status` 499 where nobody got the answer; `role`
+    stable, canary or shadow; `token` the name of the token; sizes are of bodies.
+    """
 
     time_s: float
     request_id: str
@@ -46,48 +38,39 @@ class Seen(NamedTuple):
 
 
 class Watch:
-    """Gives what was seen to a function that may take its time.
+    """Does what may take its time, one after the other, in a thread."""
 
-    Args:
-        take: Gets the requests, a few at a time, in a thread.
-        regularly: Called by the thread as often as it looks, after it has taken everything.
-    """
-
-    def __init__(self, take: Callable[[Sequence[Seen]], None], regularly: Callable[[], None] = lambda: None) -> None:
+    def __init__(self) -> None:
         self.num_dropped = 0
-        self._take = take
-        self._regularly = regularly
-        self._seen: deque[Seen] = deque()
-        self._stop = threading.Event()
+        # One is written by the event loop, the other by the thread.
+        self._num_given = self._num_done = 0
+        self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
-    def see(self, lot: Sequence[Seen]) -> None:
-        """For the request path: never waits, never raises."""
-        room = max(0, _MAX_SEEN - len(self._seen))
-        self._seen.extend(lot[:room])
-        self.num_dropped += max(0, len(lot) - room)
+    def do(self, work: Callable[[], None], num_requests: int = 0) -> None:
+        """For the event loop: never waits, never raises.
+
+        Args:
+            work: What is to be done.
+            num_requests: Requests that it is done for. Where too many wait already, they are dropped and counted.
+        """
+        if num_requests and self._num_given - self._num_done + num_requests > _MAX_WAITING:
+            self.num_dropped += num_requests
+            return
+        self._num_given += num_requests
+        self._work.put((num_requests, work))
 
     def close(self) -> None:
-        """Takes what is left, and ends."""
-        self._stop.set()
+        """Does what is left, and ends."""
+        self._work.put(None)
         self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
-        while not self._stop.wait(_INTERVAL_S):
-            self._take_all()
-        self._take_all()
-
-    def _take_all(self) -> None:
-        while self._seen:
-            lot = [self._seen.popleft() for _ in range(min(_LOT, len(self._seen)))]
-            self._guard(partial(self._take, lot))
-            if not self._stop.is_set():
-                time.sleep(_PAUSE_S)
-        self._guard(self._regularly)
-
-    def _guard(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception:  # Watching goes on, and answering does in any case.
-            logger.exception("requests could not be logged")
+        while (item := self._work.get()) is not None:
+            num_requests, work = item
+            try:
+                work()
+            except Exception:  # Watching goes on, and answering does in any case.
+                logger.exception("requests could not be logged")
+            self._num_done += num_requests

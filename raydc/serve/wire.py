@@ -13,6 +13,8 @@ from starlette.responses import Response
 from raydc.serve.interface import RequestError
 
 JSON = b"application/json"
+# What nginx and others write for a client that did not wait for its answer.
+GONE = 499
 # Of the client that gives none; requests of one key stay with one version.
 _KEY = b"x-raydc-key"
 # HAProxy gives one to each request; Ray Serve has a middleware for it.

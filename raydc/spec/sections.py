@@ -112,7 +112,10 @@ class Serve(Section):
     max_queued_requests: Annotated[int, Field(ge=-1)] = Field(
         128, description="Requests that wait beside those; more are refused with 429. -1: no limit."
     )
-    max_batch_size: Count = Field(64, description="Most requests, and most rows, of one forward pass.")
+    max_batch_size: Count = Field(
+        64,
+        description="Most requests, and most rows, of one forward pass. Fewer where more would bring no more rows a second.",
+    )
     batch_wait_timeout_s: NotNegative = Field(0.0, description="How long a batch waits to fill up.")
     request_timeout_s: Positive = Field(30.0, description="Longest time that a request may take.")
     max_request_bytes: Count = Field(8 * 1024 * 1024, description="Largest request body.")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import small_models
 import torch
 import uvicorn
+from starlette.responses import Response
 
 from raydc import bundle, models
 from raydc.features import Features, Image, Signature
@@ -99,12 +99,14 @@ class Served:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        # Ray Serve gives each request an id, for the replica and for the client.
-        request_id = uuid.uuid4().hex
-        scope["headers"] = [*scope["headers"], (b"x-request-id", request_id.encode())]
-        response = await self._gate.respond(Asked(scope, receive))
-        response.headers["x-request-id"] = request_id
-        await response(scope, receive, send)
+        asked = Asked(scope, receive)
+
+        async def write(response: Response) -> bool:
+            response.headers["x-request-id"] = asked.id
+            await response(scope, receive, send)
+            return True
+
+        await self._gate.respond(asked, write)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()

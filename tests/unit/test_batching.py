@@ -151,3 +151,14 @@ def test_a_batch_takes_what_is_still_being_read(max_batch_size: int, late: list[
 
     asyncio.run(scenario())
     assert sizes == expected
+
+
+def test_a_batch_that_waits_is_full_when_its_rows_are() -> None:
+    async def scenario() -> None:
+        batcher = Batcher(double, max_batch_size=4, wait_timeout_s=60.0)
+        async with asyncio.timeout(20.0):
+            for _ in range(2):
+                assert (await batcher.submit(rows(1.0, 2.0, 3.0, 4.0))).tolist() == [[2.0], [4.0], [6.0], [8.0]]
+            await asyncio.gather(batcher.submit(rows(1.0, 2.0)), batcher.submit(rows(1.0, 2.0)))
+
+    asyncio.run(scenario())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pytest
 import small_models
 
@@ -53,10 +54,12 @@ def test_what_the_columns_of_a_table_are_like(table: Bundle) -> None:
         (0.000123456, 0.0001, 0.000123),
         (5.0, 0.0, 5),
         (-3.14159, 1.0, -3.14),
+        (1.2345e20, 1e20, 1.23e20),
     ],
 )
 def test_a_typical_number_has_the_digits_that_mean_something(mean: float, scale: float, typical: float) -> None:
     assert facts._rounded(mean, scale) == pytest.approx(typical, rel=1e-12)
+    assert orjson.loads(orjson.dumps(facts._rounded(mean, scale))) == facts._rounded(mean, scale)
 
 
 def framed(side: int, margin: int, ground: int, ink: int, num: int = 4) -> npt.NDArray[np.uint8]:

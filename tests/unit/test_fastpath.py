@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
-from starlette.responses import Response
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http import auto
 
 from raydc import rayinternals
-from raydc.serve import books, heads
-from raydc.serve.fastpath import FastPath
-from raydc.serve.wire import Asked, answer_json
+from raydc.serve import books, fastpath, heads
+from raydc.serve.fastpath import FastPath, Write
+from raydc.serve.wire import GONE, Answer, Asked, answer_json
 
 WAIT_S = 20.0
+LARGE = 8_000_000
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -33,8 +35,7 @@ class FakeBooks:
 
     def end(self, method: str, status: int, seconds: float) -> None:
         self.in_work -= 1
-        self.ended.append((method, status))
-        assert 0.0 <= seconds < WAIT_S
+        self.ended.append((method, status if 0.0 <= seconds < WAIT_S else -1))
 
 
 class Scene:
@@ -52,7 +53,7 @@ class Scene:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
         await send({"type": "http.response.body", "body": b"serve"})
 
-    async def respond(self, asked: Asked) -> Response:
+    async def respond(self, asked: Asked, write: Write) -> int:
         scope = asked.scope
         assert scope["root_path"] == "/small"
         path = scope["path"].removeprefix("/small")
@@ -61,8 +62,14 @@ class Scene:
             await self.go_on.wait()
         if path == "/break":
             raise asyncio.CancelledError
-        body = await asked.read(1000)
-        return answer_json({"path": path, "body": body.decode(), "request_id": asked.id}, 404)
+        if path == "/early":
+            answer = answer_json({"path": path}, 429)
+        else:
+            body = await asked.read(200_000)
+            answer = answer_json({"path": path, "body": body.decode(), "request_id": asked.id}, 404)
+            if path == "/large":
+                answer = Answer(200, b"l" * LARGE)
+        return answer.status_code if await write(answer) else GONE
 
     async def connect(self) -> Streams:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -165,6 +172,55 @@ def test_a_connection_closes_when_the_client_says_so(monkeypatch: pytest.MonkeyP
     run(monkeypatch, scenario)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"content-length: 100000\r\n\r\n" + b"x" * 100_000,
+        b"transfer-encoding: chunked\r\n\r\n" + b"186a0\r\n" + b"x" * 100_000 + b"\r\n0\r\n\r\n",
+    ],
+)
+def test_a_body_that_is_not_read_is_not_in_the_next_requests_way(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+    async def scenario(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        head = b"POST /small/%s HTTP/1.1\r\nhost: x\r\n"
+        for _ in range(2):
+            writer.write(head % b"early" + body[:40_000])
+            assert (await answer(reader))[0] == 429
+            writer.write(body[40_000:] + head % b"a" + body)
+            status, _, content = await answer(reader)
+            assert (status, content.count(b"x")) == (404, 100_000)
+
+    run(monkeypatch, scenario)
+
+
+def test_a_client_that_asks_first_is_told_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        writer.write(b"POST /small/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ab")
+        assert b'"body":"ab"' in (await answer(reader))[2]
+
+    run(monkeypatch, scenario)
+
+
+def test_who_sends_requests_and_reads_no_answers_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastpath, "_DRAIN_TIMEOUT_S", 0.2)
+
+    async def scenario(scene: Scene) -> None:
+        reader, writer = await scene.connect()
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /small/large HTTP/1.1\r\nhost: x\r\n\r\n" * 4)
+        while len(scene.books.ended) < 2:
+            await asyncio.sleep(0.01)
+        assert scene.books.in_work == 0
+        assert scene.books.ended[:2] == [("GET", 200), ("GET", 499)]
+        writer.transport.abort()
+        assert reader is not None
+
+    run(monkeypatch, scenario)
+
+
 @pytest.mark.parametrize("path", [b"/-/healthz", b"/-/routes", b"/other"])
 def test_what_is_not_raydcs_goes_serves_way(monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
     async def scenario(scene: Scene) -> None:
@@ -214,15 +270,36 @@ def test_a_server_that_ends_answers_what_is_in_work(monkeypatch: pytest.MonkeyPa
 # Serve's application ----------------------------------------------------------------------------------------
 
 
-def serves_application() -> Any:
+def serves_application(**more: Any) -> Any:
     """As Serve gives it to uvicorn, of a replica that nobody has started."""
     replica = object.__new__(rayinternals.Replica)
-    replica._metrics_manager = None
+    metrics = SimpleNamespace(**dict.fromkeys(books._OF_METRICS))
+    wrapper = SimpleNamespace(_run_user_code_in_separate_thread=False)
+    given = {
+        "_metrics_manager": metrics,
+        "_deployment_id": None,
+        "_route_prefix": "/",
+        "_user_callable_wrapper": wrapper,
+    }
+    replica.__dict__.update({name: value for name, value in {**given, **more}.items() if value != "missing"})
     return ProxyHeadersMiddleware(rayinternals.RequestIdMiddleware(replica._direct_ingress_asgi))
 
 
 def test_the_replica_is_found_behind_serves_own_middleware() -> None:
+    assert fastpath.is_possible()
     assert books.of_application(serves_application()) is not None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"_user_callable_wrapper": SimpleNamespace(_run_user_code_in_separate_thread=True)},
+        {"_deployment_id": "missing"},
+        {"_metrics_manager": SimpleNamespace()},
+    ],
+)
+def test_a_replica_of_another_kind_keeps_serves_way(more: dict[str, Any]) -> None:
+    assert books.of_application(serves_application(**more)) is None
 
 
 def test_middleware_of_somebody_else_is_not_passed_by() -> None:
@@ -235,3 +312,67 @@ def test_middleware_of_somebody_else_is_not_passed_by() -> None:
     assert books.of_application(app) is None
     assert books.of_application(ProxyHeadersMiddleware(other)) is None
     assert books.of_application(between.__self__._direct_ingress_asgi) is not None
+
+
+def manager() -> Any:
+    """Serve's own keeper of metrics, without what sends them away."""
+    http = rayinternals.RequestProtocol.HTTP
+    made = object.__new__(rayinternals.ReplicaMetricsManager)
+    counts = lambda: defaultdict(lambda: defaultdict(int))  # noqa: E731
+    made.__dict__.update(
+        _ingress=True, _cached_metrics_enabled=True, _num_ongoing_requests=0,
+        _ingress_metrics={http: None}, _ingress_ongoing_requests={http: 0},
+        _cached_request_counter=defaultdict(int), _cached_error_counter=defaultdict(int),
+        _cached_latencies=defaultdict(deque), _cached_ingress_request_counter=counts(),
+        _cached_ingress_request_error_counter=counts(), _cached_deployment_request_error_counter=counts(),
+        _cached_ingress_processing_latencies=defaultdict(lambda: defaultdict(deque)),
+        _max_processing_latency_trackers=defaultdict(Total), _user_code_time_accumulator=Total(),
+        _should_emit_request_ingress_metrics=lambda protocol: True,
+    )  # fmt: skip
+    return made
+
+
+class Total:
+    def __init__(self) -> None:
+        self.total = self.most = 0.0
+
+    def add(self, value: float) -> None:
+        self.total += value
+        self.most = max(self.most, value)
+
+
+def test_the_books_say_what_serve_itself_would_have_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.serve._private.replica.RAY_SERVE_ENABLE_DIRECT_INGRESS", True)
+    requests = [("POST", 200, 0.5), ("POST", 200, 0.25), ("GET", 200, 0.125), ("POST", 422, 1.0), ("POST", 499, 2.0)]
+    serves, own, http = manager(), manager(), rayinternals.RequestProtocol.HTTP
+    replica = SimpleNamespace(
+        _metrics_manager=own, _route_prefix="/a", _deployment_id=SimpleNamespace(app_name="small", name="Replica")
+    )
+
+    async def scenario() -> None:
+        kept = books.ServeBooks(replica)
+        for _ in requests:
+            kept.begin()
+        assert own._num_ongoing_requests == own._ingress_ongoing_requests[http] == len(requests)
+        for method, status, seconds in requests:
+            kept.end(method, status, seconds)
+            is_gone = status == GONE
+            serves.record_request_metrics(
+                route="/a", latency_ms=1e3 * seconds, is_error=is_gone,
+                exception_type="CancelledError" if is_gone else None,
+            )  # fmt: skip
+            serves.record_ingress_request_metrics(
+                protocol=http, method=method, route="/a", app_name="small", deployment_name="Replica",
+                latency_ms=1e3 * seconds, is_error=status >= 400, status_code=str(status),
+            )  # fmt: skip
+        assert own._num_ongoing_requests == own._ingress_ongoing_requests[http] == 0
+        async with asyncio.timeout(WAIT_S):
+            while not own._cached_latencies:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    for name, expected in serves.__dict__.items():
+        if name.startswith("_cached"):
+            assert getattr(own, name) == expected, name
+    assert own._user_code_time_accumulator.total == serves._user_code_time_accumulator.total == 3875.0
+    assert own._max_processing_latency_trackers["/a"].most == 2000.0

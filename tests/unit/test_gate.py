@@ -75,6 +75,7 @@ class Door:
         answer: Callable[[Asked], Awaitable[Response]] | None = None,
         headers: dict[str, str] | None = None,
         root_path: str = "",
+        client_stays: bool = True,
     ) -> Response:
         access = Access()
         await access.configure(self.storage.uri, "small", self.auth)
@@ -93,7 +94,15 @@ class Door:
         }  # fmt: skip
         try:
             gate = Gate(respond, Versions(self.storage, self.auth), access, self.seen.append)
-            return await gate.respond(Asked(scope, no_body))
+            answers: list[Response] = []
+
+            async def write(response: Response) -> bool:
+                answers.append(response)
+                return client_stays
+
+            status = await gate.respond(Asked(scope, no_body), write)
+            assert status == (answers[0].status_code if client_stays else 499)
+            return answers[0]
         finally:
             access.close()
 
@@ -188,3 +197,9 @@ def test_a_client_that_goes_away_is_seen(ask: Door) -> None:
     with pytest.raises(asyncio.CancelledError):
         ask("/predict", "reader", answer=answer)
     assert ask.seen[0].status == 499
+
+
+def test_an_answer_that_nobody_gets_is_seen_so(ask: Door) -> None:
+    ask("/predict", "reader", client_stays=False)
+    (seen,) = ask.seen
+    assert (seen.status, seen.bytes_out, seen.token) == (499, 0, "reader")

@@ -98,7 +98,7 @@ def test_the_answer_that_is_waited_for_comes_before_the_end(monkeypatch: pytest.
         writer.write(b"GET / HTTP/1.1\r\nx: y")
         if kind == "long":
             await asyncio.sleep(heads.HEAD_TIMEOUT_S / 2)
-            writer.write(b"y" * heads.MAX_HEAD_BYTES)
+            writer.write(b"y" * (heads.MAX_HEAD_BYTES + 1000))
         assert await answer(reader) == (200, b"ok")
         if kind == "slow":
             assert (await answer(reader))[0] == 408
@@ -141,5 +141,31 @@ def test_bodies_and_pauses_between_requests_are_no_matter_of_the_head(monkeypatc
         assert (await answer(other_reader))[0] == 408, "as much time has gone by"
         writer.write(GOOD)
         assert await answer(reader) == (200, b"ok")
+
+    run(monkeypatch, scenario)
+
+
+def test_what_stands_before_a_head_is_not_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = heads.MAX_HEAD_BYTES - 1000
+
+    async def scenario(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (2 * piece))
+        writer.write(b"z" * piece)
+        await asyncio.sleep(0.1)
+        writer.write(b"z" * piece + GOOD[:10])  # The end of a body and the start of a head.
+        assert await answer(reader) == (200, b"ok")
+        writer.write(GOOD[10:-1])
+        await asyncio.sleep(0.1)
+        # The end of a head, cut in its last characters, and a long body behind it.
+        writer.write(GOOD[-1:] + b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 200000\r\n\r")
+        assert await answer(reader) == (200, b"ok")
+        writer.write(b"\n" + b"z" * 200_000)
+        assert await answer(reader) == (200, b"ok")
+        writer.write(GOOD * 3000 + GOOD[:10])
+        await asyncio.sleep(0.1)
+        writer.write(GOOD[10:])
+        for _ in range(3001):
+            assert await answer(reader) == (200, b"ok")
 
     run(monkeypatch, scenario)

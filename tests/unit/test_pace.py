@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from raydc.serve import pace
 from raydc.serve.pace import best_batch_size
 
 
@@ -45,3 +46,31 @@ def test_a_size_that_would_take_too_long_is_not_tried() -> None:
 
     best_batch_size(forward_s, 64, budget_s=2.0)
     assert max(tried) == 4
+
+
+def test_a_batch_that_does_not_fit_ends_the_search_and_a_row_that_does_not_is_an_error() -> None:
+    def forward_s(rows: int) -> float:
+        if rows > most:
+            raise RuntimeError("out of memory")
+        return 0.001
+
+    most = 8
+    assert best_batch_size(forward_s, 64) == 8
+    most = 0
+    with pytest.raises(RuntimeError, match="out of memory"):
+        best_batch_size(forward_s, 64)
+
+
+@pytest.mark.parametrize(
+    ("times_s", "expected", "num_tries"),
+    [([0.5], True, 1), ([3.0, 2.0, 0.9], True, 3), ([20.0], False, 3), ([50.0, 2.0], False, 20)],
+)
+def test_a_slow_model_is_not_tried_long(times_s: list[float], expected: bool, num_tries: int) -> None:
+    tried: list[float] = []
+
+    def forward_s() -> float:
+        tried.append(times_s[min(len(tried), len(times_s) - 1)])
+        return tried[-1]
+
+    assert pace._is_within(1.0, forward_s) is expected
+    assert len(tried) == num_tries

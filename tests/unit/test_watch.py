@@ -8,7 +8,8 @@ import os
 import threading
 from collections import Counter as Count
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -33,53 +34,45 @@ def seen(number: int = 0, **fields: Any) -> Seen:
     return Seen(**{**given, **fields})
 
 
-# The buffer -------------------------------------------------------------------------------------------------
+# The thread -------------------------------------------------------------------------------------------------
 
 
-def test_everything_seen_is_taken_in_order() -> None:
-    taken: list[Seen] = []
-    watching = Watch(taken.extend)
-    for number in range(0, 1000, 100):
-        watching.see([seen(number + offset) for offset in range(100)])
+def test_everything_is_done_in_order() -> None:
+    done: list[int] = []
+    watching = Watch()
+    for number in range(1000):
+        watching.do(partial(done.append, number), num_requests=number % 3)
     watching.close()
-    assert [one.request_id for one in taken] == [f"r{number}" for number in range(1000)]
+    assert done == list(range(1000))
     assert watching.num_dropped == 0
 
 
-def test_a_full_buffer_drops_counts_and_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "_MAX_SEEN", 10)
-    is_taking, may_go_on = threading.Event(), threading.Event()
-    taken: list[Seen] = []
+def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_MAX_WAITING", 10)
+    may_go_on = threading.Event()
+    done: list[int] = []
 
-    def slow(lot: Sequence[Seen]) -> None:
-        is_taking.set()
+    def slow(number: int) -> None:
         assert may_go_on.wait(WAIT_S)
-        taken.extend(lot)
+        done.append(number)
 
-    watching = Watch(slow)
-    watching.see([seen(0)])
-    assert is_taking.wait(WAIT_S)
-    for number in range(1, 16, 3):
-        watching.see([seen(number), seen(number + 1), seen(number + 2)])
-    assert watching.num_dropped == 5
+    watching = Watch()
+    for number in range(8):
+        watching.do(partial(slow, number), num_requests=3)
+    watching.do(partial(slow, 8))
+    assert watching.num_dropped == 15
     may_go_on.set()
     watching.close()
-    assert [one.request_id for one in taken] == [f"r{number}" for number in range(11)]
+    assert done == [0, 1, 2, 8], "what is for no request is always done"
 
 
-def test_a_taker_that_fails_gets_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[Seen] = []
-
-    def broken(lot: Sequence[Seen]) -> None:
-        if lot[0].request_id == "r0":
-            raise RuntimeError("no")
-        taken.extend(lot)
-
-    monkeypatch.setattr(watch, "_LOT", 1)
-    watching = Watch(broken)
-    watching.see([seen(0), seen(1)])
+def test_what_fails_keeps_nothing_from_the_next() -> None:
+    done: list[int] = []
+    watching = Watch()
+    watching.do(partial(done.index, 5), num_requests=1)
+    watching.do(partial(done.append, 1), num_requests=1)
     watching.close()
-    assert taken == [seen(1)]
+    assert done == [1]
 
 
 # The access log ---------------------------------------------------------------------------------------------
@@ -239,13 +232,11 @@ class Busy:
 
     def __init__(self) -> None:
         self.batch_sizes = deque([2, 1])
+        self.places = SimpleNamespace(num_waiting=2, num_in_work=1)
         self.loaded = {1: SimpleNamespace(version="1", batcher=SimpleNamespace(batch_sizes=self.batch_sizes))}
         self.shadowing = SimpleNamespace(
             counts=lambda: {"version": 2, "num_rows": 10, "num_different": 3, "num_failed": 1}
         )
-
-    def load(self) -> tuple[int, int]:
-        return 2, 1
 
 
 @pytest.mark.parametrize("num_requests", [1, 200])

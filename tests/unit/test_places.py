@@ -1,0 +1,96 @@
+"""A replica holds as many requests as it may, and gives back every place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from raydc.serve import places as module
+from raydc.serve.interface import RequestError
+from raydc.serve.places import Places
+
+WAIT_S = 20.0
+
+
+def run(scenario: Callable[[Places], Awaitable[None]], num_ongoing: int, max_queued: int) -> None:
+    async def main() -> None:
+        places = Places()
+        places.resize(num_ongoing, max_queued)
+        async with asyncio.timeout(WAIT_S):
+            await scenario(places)
+        assert (places.num_waiting, places.num_in_work) == (0, 0)
+
+    asyncio.run(main())
+
+
+async def refused(places: Places) -> str:
+    with pytest.raises(RequestError) as error:
+        await places.arrive()
+    assert (error.value.status, error.value.headers) == (429, {"retry-after": "1"})
+    return error.value.message
+
+
+def test_so_many_bodies_are_held_and_no_more() -> None:
+    async def scenario(places: Places) -> None:
+        visits = [await places.arrive() for _ in range(2 + 3 + module._SPARE)]
+        assert "being read" in await refused(places)
+        visits.pop().leave()
+        visits.append(await places.arrive())
+        for visit in visits:
+            visit.leave()
+        (await places.arrive()).leave()
+
+    run(scenario, num_ongoing=2, max_queued=3)
+
+
+def test_so_many_wait_and_a_place_goes_to_who_came_first() -> None:
+    async def scenario(places: Places) -> None:
+        first, *others = [await places.arrive() for _ in range(3)]
+        await first.enter()
+        tasks = [asyncio.create_task(other.enter()) for other in others]
+        await asyncio.sleep(0)
+        assert (places.num_waiting, places.num_in_work) == (2, 1)
+        assert "2 requests wait already" in await refused(places)
+        first.leave()
+        await tasks[0]
+        assert not tasks[1].done()
+        tasks[1].cancel()
+        await asyncio.wait({tasks[1]})
+        for other in others:
+            other.leave()
+
+    run(scenario, num_ongoing=1, max_queued=2)
+
+
+def test_without_a_limit_on_the_queue_bodies_wait_to_be_read() -> None:
+    async def scenario(places: Places) -> None:
+        visits = [await places.arrive() for _ in range(1 + module._SPARE)]
+        late = asyncio.create_task(places.arrive())
+        await asyncio.sleep(0)
+        assert not late.done()
+        await visits[0].enter()
+        visits.pop(0).leave()
+        visits.append(await late)
+        for visit in visits:
+            visit.leave()
+
+    run(scenario, num_ongoing=1, max_queued=-1)
+
+
+def test_limits_change_while_requests_are_inside() -> None:
+    async def scenario(places: Places) -> None:
+        visit = await places.arrive()
+        await visit.enter()
+        places.resize(2, 0)
+        others = [await places.arrive() for _ in range(2)]
+        for other in others:
+            await other.enter()
+        assert places.num_in_work == 3
+        visit.leave()
+        assert "0 requests wait already" in await refused(places), "what it gave back was of the limits before"
+        for other in others:
+            other.leave()
+
+    run(scenario, num_ongoing=1, max_queued=0)
