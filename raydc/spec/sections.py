@@ -114,7 +114,7 @@ class Serve(Section):
     )
     max_batch_size: Count = Field(
         64,
-        description="Most requests, and most rows, of one forward pass. Fewer where more would bring no more rows a second.",
+        description="Most requests, and most rows, of one forward pass; fewer where more are no faster.",
     )
     batch_wait_timeout_s: NotNegative = Field(0.0, description="How long a batch waits to fill up.")
     request_timeout_s: Positive = Field(30.0, description="Longest time that a request may take.")

@@ -189,8 +189,8 @@ def test_a_body_may_be_nothing_but_pixels() -> None:
 def answer(parameters: Any = None, outputs: Any = None) -> tuple[dict[str, Any], bytes]:
     fields = {"parameters": parameters, "outputs": outputs}
     request = parse(one("UINT8", [2, 8, 8]), [bytes(128)], PICTURE, **fields)
-    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]], dtype=np.float32))
-    body, json_bytes = protocol.infer_answer(request, logits, PICTURE, "m", "1")
+    values_BK = np.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]])
+    body, json_bytes = protocol.infer_answer(request, values_BK, PICTURE, "m", "1")
     head = body if json_bytes is None else body[:json_bytes]
     return json.loads(head), body[len(head) :]
 
