@@ -146,13 +146,28 @@ def test_nothing_listens_that_is_not_documented(guarded: serve.Endpoint, root: P
 # Metrics and log --------------------------------------------------------------------------------------------
 
 
-def metrics() -> dict[str, float]:
-    """Metrics of this endpoint by name and chosen labels, at Ray's own port."""
+def exported(label: str) -> list[str]:
+    """Lines with a label at Ray's own port."""
     url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=WAIT_S) as answer:
-        lines = [line for line in answer.read().decode().splitlines() if f'model="{MODEL}"' in line]
+        return [line for line in answer.read().decode().splitlines() if label in line]
+
+
+def counted_by_serve() -> dict[str, float]:
+    """Serve's own numbers of POST requests to this endpoint that were answered with 200."""
     found: dict[str, float] = {}
-    for line in lines:
+    for line in exported(f'application="{MODEL}"'):
+        name = line.partition("{")[0]
+        if name in ("ray_serve_num_http_requests_total", "ray_serve_http_request_latency_ms_count"):
+            if 'status_code="200"' in line and 'method="POST"' in line:
+                found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
+    return found
+
+
+def metrics() -> dict[str, float]:
+    """Metrics of this endpoint by name and chosen labels."""
+    found: dict[str, float] = {}
+    for line in exported(f'model="{MODEL}"'):
         labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
         shown = ",".join(labels[name] for name in ("version", "role", "code", "le") if labels.get(name))
         name = f"{line.partition('{')[0]}{{{shown}}}"
@@ -178,6 +193,7 @@ def test_requests_are_counted_and_logged(guarded: serve.Endpoint, tokens: Tokens
             and found["ray_raydc_predicted_rows_total{1,stable}"] == 2 * number
             and found["ray_raydc_requests_total{401}"] >= 1
             and found["ray_raydc_requests_in_work{}"] == found["ray_raydc_requests_waiting{}"] == 0
+            and list(counted_by_serve().values()) == [number, number]
         )
 
     wait_for(is_counted, "requests, rows and batches at Ray's port")
