@@ -133,7 +133,7 @@ def _from_grey_lists(value: Any) -> Pixels | None:
         content = bytes(itertools.chain.from_iterable(value))
     except (TypeError, ValueError):
         return None
-    if len(content) != len(value) * width or any(len(row) != width for row in value):
+    if set(map(len, value)) != {width}:
         return None
     return np.frombuffer(content, dtype=np.uint8).reshape(len(value), width, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from raydc.serve.interface import RequestError
 
@@ -12,26 +13,36 @@ _SPARE = 16
 
 
 class Places:
-    """Limits of one replica. Belongs to one event loop."""
+    """Limits of one replica. Belongs to one event loop.
+
+    `asyncio.Semaphore` would do the same; it costs a short request a tenth of its time with one client.
+    """
 
     def __init__(self) -> None:
-        self.num_waiting = 0
-        """Requests that wait for a place to be computed."""
         self.num_in_work = 0
-        """Requests that have one."""
+        """Requests that have a place to be computed."""
+        self._num_inside = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._outside: deque[asyncio.Future[None]] = deque()
         self.resize(1, 0)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a place to be computed."""
+        return len(self._waiting)
+
     def resize(self, num_ongoing: int, max_queued: int) -> None:
-        """Sets limits for requests to come.
+        """Sets the limits.
 
         Args:
             num_ongoing: Requests that are computed at once.
             max_queued: Requests that may wait for that; -1: any number.
         """
+        self._num_ongoing = num_ongoing
         self._max_queued = max_queued
-        self._slots = asyncio.Semaphore(num_ongoing)
         # A body is read before a place is taken, so that a slow sender holds up nobody. But bodies take memory.
-        self._room = asyncio.Semaphore(num_ongoing + max(0, max_queued) + _SPARE)
+        self._num_room = num_ongoing + max(0, max_queued) + _SPARE
+        self._let_in()
 
     async def arrive(self) -> Visit:
         """Lets a request in, before its body is read.
@@ -41,52 +52,82 @@ class Places:
         """
         if self._max_queued >= 0:
             self._check_queue()
-            if self._room.locked():
+            if self._num_inside >= self._num_room:
                 raise _full("too many requests are being read")
-        room = self._room
-        await room.acquire()
-        return Visit(self, room)
+        elif self._num_inside >= self._num_room or self._outside:
+            await self._wait(self._outside)
+            return Visit(self)
+        self._num_inside += 1
+        return Visit(self)
 
-    async def take(self) -> asyncio.Semaphore:
-        """One of the places to be computed, to be released. Raises RequestError as `arrive`."""
+    async def enter(self) -> None:
+        """Takes one of the places to be computed, or waits for it. Raises RequestError as `arrive`."""
+        if self.num_in_work < self._num_ongoing and not self._waiting:
+            self.num_in_work += 1
+            return
         self._check_queue()
-        slots = self._slots
-        if slots.locked():
-            self.num_waiting += 1
-            try:
-                await slots.acquire()
-            finally:
-                self.num_waiting -= 1
-        else:
-            await slots.acquire()
-        return slots
+        await self._wait(self._waiting)
+
+    def leave(self, has_entered: bool) -> None:
+        """Gives back what `arrive` gave, and `enter`."""
+        self._num_inside -= 1
+        self.num_in_work -= has_entered
+        self._let_in()
 
     def _check_queue(self) -> None:
-        if self._slots.locked() and 0 <= self._max_queued <= self.num_waiting:
-            raise _full(f"{self.num_waiting} requests wait already")
+        if self.num_in_work >= self._num_ongoing and 0 <= self._max_queued <= len(self._waiting):
+            raise _full(f"{len(self._waiting)} requests wait already")
+
+    async def _wait(self, queue: deque[asyncio.Future[None]]) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # Its turn had come all the same.
+                if queue is self._waiting:
+                    self.num_in_work -= 1
+                else:
+                    self._num_inside -= 1
+                self._let_in()
+            elif turn in queue:
+                queue.remove(turn)
+            raise
+
+    def _let_in(self) -> None:
+        """Gives what is free to those who came first."""
+        while self._waiting and self.num_in_work < self._num_ongoing:
+            self.num_in_work += _call(self._waiting)
+        while self._outside and self._num_inside < self._num_room:
+            self._num_inside += _call(self._outside)
 
 
 class Visit:
     """A request that has been let in. `leave` must be called."""
 
-    __slots__ = ("_places", "_room", "_slots")
+    __slots__ = ("_has_entered", "_places")
 
-    def __init__(self, places: Places, room: asyncio.Semaphore) -> None:
+    def __init__(self, places: Places) -> None:
         self._places = places
-        self._room = room
-        self._slots: asyncio.Semaphore | None = None
+        self._has_entered = False
 
     async def enter(self) -> None:
         """Waits for a place to be computed. Raises RequestError as `Places.arrive`."""
-        self._slots = await self._places.take()
-        self._places.num_in_work += 1
+        await self._places.enter()
+        self._has_entered = True
 
     def leave(self) -> None:
         """Gives back what it has."""
-        if self._slots is not None:
-            self._places.num_in_work -= 1
-            self._slots.release()
-        self._room.release()
+        self._places.leave(self._has_entered)
+
+
+def _call(queue: deque[asyncio.Future[None]]) -> int:
+    """Tells who is first that it is its turn. Returns 0 where it has just been cancelled."""
+    turn = queue.popleft()
+    if turn.done():
+        return 0
+    turn.set_result(None)
+    return 1
 
 
 def _full(what: str) -> RequestError:

@@ -158,9 +158,9 @@ def counted_by_serve() -> dict[str, float]:
     found: dict[str, float] = {}
     for line in exported(f'application="{MODEL}"'):
         name = line.partition("{")[0]
-        if name in ("ray_serve_num_http_requests_total", "ray_serve_http_request_latency_ms_count"):
-            if 'status_code="200"' in line and 'method="POST"' in line:
-                found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
+        is_meant = name in ("ray_serve_num_http_requests_total", "ray_serve_http_request_latency_ms_count")
+        if is_meant and 'status_code="200"' in line and 'method="POST"' in line:
+            found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
     return found
 
 

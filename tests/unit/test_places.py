@@ -81,16 +81,63 @@ def test_without_a_limit_on_the_queue_bodies_wait_to_be_read() -> None:
 
 def test_limits_change_while_requests_are_inside() -> None:
     async def scenario(places: Places) -> None:
-        visit = await places.arrive()
-        await visit.enter()
-        places.resize(2, 0)
-        others = [await places.arrive() for _ in range(2)]
-        for other in others:
-            await other.enter()
-        assert places.num_in_work == 3
-        visit.leave()
-        assert "0 requests wait already" in await refused(places), "what it gave back was of the limits before"
-        for other in others:
-            other.leave()
+        visits = [await places.arrive() for _ in range(3)]
+        await visits[0].enter()
+        tasks = [asyncio.create_task(visit.enter()) for visit in visits[1:]]
+        await asyncio.sleep(0)
+        places.resize(2, 1)
+        await tasks[0]
+        assert (places.num_waiting, places.num_in_work) == (1, 2)
+        assert "1 requests wait already" in await refused(places)
+        places.resize(3, 0)
+        await tasks[1]
+        for visit in visits:
+            visit.leave()
 
-    run(scenario, num_ongoing=1, max_queued=0)
+    run(scenario, num_ongoing=1, max_queued=2)
+
+
+@pytest.mark.parametrize("is_called_first", [True, False])
+@pytest.mark.parametrize("max_queued", [5, -1])
+def test_who_is_cancelled_at_its_turn_leaves_it_to_the_next(is_called_first: bool, max_queued: int) -> None:
+    async def scenario(places: Places) -> None:
+        first = await places.arrive()
+        await first.enter()
+
+        async def ask() -> None:
+            visit = await places.arrive()
+            try:
+                await visit.enter()
+            finally:
+                visit.leave()
+
+        tasks = [asyncio.create_task(ask()) for _ in range(3)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if is_called_first:
+            first.leave()
+            tasks[0].cancel()
+        else:
+            tasks[0].cancel()
+            first.leave()
+        await asyncio.wait(tasks)
+        assert [task.cancelled() for task in tasks] == [True, False, False]
+        assert not places._num_inside
+
+    run(scenario, num_ongoing=1, max_queued=max_queued)
+
+
+def test_who_waits_outside_may_be_cancelled() -> None:
+    async def scenario(places: Places) -> None:
+        visits = [await places.arrive() for _ in range(1 + module._SPARE)]
+        tasks = [asyncio.create_task(places.arrive()) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        visits[0].leave()
+        tasks[0].cancel()
+        visits.append(await tasks[2])
+        for visit in visits[1:]:
+            visit.leave()
+        assert not places._num_inside
+
+    run(scenario, num_ongoing=1, max_queued=-1)
