@@ -24,7 +24,6 @@ from raydc.serve.wire import GONE, Asked
 _INTERNAL = "/-/"
 _DRAIN_TIMEOUT_S = 30.0
 
-
 Write = Callable[[Response], Awaitable[bool]]
 
 
@@ -55,7 +54,7 @@ class FastPath:
         self,
         serve: Any,
         books: Books,
-        respond: Callable[[Asked, Callable[[Response], Awaitable[bool]]], Awaitable[int]],
+        respond: Callable[[Asked, Write], Awaitable[int]],
     ) -> None:
         self._serve = serve
         self._books = books
