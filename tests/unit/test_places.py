@@ -64,6 +64,20 @@ def test_so_many_wait_and_a_place_goes_to_who_came_first() -> None:
     run(scenario, num_ongoing=1, max_queued=2)
 
 
+def test_without_a_queue_what_has_no_place_is_refused() -> None:
+    async def scenario(places: Places) -> None:
+        visits = [await places.arrive() for _ in range(1 + module._SPARE)]
+        assert "being read" in await refused(places)
+        await visits[0].enter()
+        with pytest.raises(RequestError, match="0 requests wait already"):
+            await visits[1].enter()
+        assert "0 requests wait already" in await refused(places)
+        for visit in visits:
+            visit.leave()
+
+    run(scenario, num_ongoing=1, max_queued=0)
+
+
 def test_without_a_limit_on_the_queue_bodies_wait_to_be_read() -> None:
     async def scenario(places: Places) -> None:
         visits = [await places.arrive() for _ in range(1 + module._SPARE)]
