@@ -81,12 +81,16 @@ def test_without_a_queue_what_has_no_place_is_refused() -> None:
 def test_without_a_limit_on_the_queue_bodies_wait_to_be_read() -> None:
     async def scenario(places: Places) -> None:
         visits = [await places.arrive() for _ in range(1 + module._SPARE)]
-        late = asyncio.create_task(places.arrive())
+        late = [asyncio.create_task(places.arrive()) for _ in range(2)]
         await asyncio.sleep(0)
-        assert not late.done()
+        assert not any(task.done() for task in late)
         await visits[0].enter()
         visits.pop(0).leave()
-        visits.append(await late)
+        visits.append(await late[0])
+        await asyncio.sleep(0)
+        assert not late[1].done(), "one for one"
+        visits.pop(0).leave()
+        visits.append(await late[1])
         for visit in visits:
             visit.leave()
 
