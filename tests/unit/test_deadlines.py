@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from raydc.serve.deadlines import DeadlineError, Deadlines
+from raydc.serve.deadlines import INTERVAL_S, DeadlineError, Deadlines
 
 LONG_S = 60.0
 
@@ -83,5 +83,62 @@ def test_nobody_looks_when_nothing_runs() -> None:
             await asyncio.sleep(0.01)
         with pytest.raises(DeadlineError):
             await wait(deadlines, 0.01, asyncio.Event())
+
+    run(scenario)
+
+
+def test_who_is_interrupted_may_take_its_time_to_end() -> None:
+    async def scenario(deadlines: Deadlines) -> None:
+        ended: list[str] = []
+
+        async def tidy() -> None:
+            with deadlines.after(0.01):
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(5 * INTERVAL_S)
+                    ended.append("tidied")
+
+        with pytest.raises(DeadlineError):
+            await tidy()
+        assert ended == ["tidied"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_what_came_of_an_interruption_comes_through(is_cancelled: bool) -> None:
+    async def scenario(deadlines: Deadlines) -> None:
+        async def broken() -> None:
+            with deadlines.after(0.01):
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    if not is_cancelled:
+                        raise ValueError("its own") from None
+                    task.cancel()
+                    raise
+
+        task = asyncio.create_task(broken())
+        with pytest.raises(asyncio.CancelledError if is_cancelled else ValueError):
+            await task
+
+    run(scenario)
+
+
+def test_one_timer_is_enough_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    look = Deadlines._look
+    monkeypatch.setattr(Deadlines, "_look", lambda self: (looks.append(len(self._running)), look(self)))
+
+    async def scenario(deadlines: Deadlines) -> None:
+        event = asyncio.Event()
+        tasks = [asyncio.create_task(wait(deadlines, LONG_S, event)) for _ in range(20)]
+        while len(looks) < 3:
+            await asyncio.sleep(INTERVAL_S / 4)
+        assert looks[:3] == [20, 20, 20]
+        assert len(looks) < 10
+        event.set()
+        await asyncio.gather(*tasks)
 
     run(scenario)
