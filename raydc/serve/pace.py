@@ -17,7 +17,7 @@ logger = logging.getLogger("ray.serve")
 _INLINE_FORWARD_S = 0.001
 # The same for the largest batch, whose requests share it.
 _INLINE_BATCH_S = 0.004
-# A busy machine may get in the way of most of them.
+# The first makes buffers, and a busy machine may get in the way of others.
 _NUM_TRIES = 20
 # What a larger batch must gain in rows a second to be worth the longer wait of its requests.
 _GAIN = 1.1
@@ -51,11 +51,9 @@ def measure(bundle: Bundle, max_batch_size: int) -> Pace:
         bundle.forward(x)
         return time.perf_counter() - started
 
-    forward_s(1)
-    if _is_within(_INLINE_FORWARD_S, lambda: forward_s(1)):
-        forward_s(max_batch_size)
-        if _is_within(_INLINE_BATCH_S, lambda: forward_s(max_batch_size)):
-            return Pace(True, max_batch_size)
+    is_short = _is_within(_INLINE_FORWARD_S, lambda: forward_s(1))
+    if is_short and _is_within(_INLINE_BATCH_S, lambda: forward_s(max_batch_size)):
+        return Pace(True, max_batch_size)
     return Pace(False, best_batch_size(forward_s, max_batch_size))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -74,3 +76,50 @@ def test_a_slow_model_is_not_tried_long(times_s: list[float], expected: bool, nu
 
     assert pace._is_within(1.0, forward_s) is expected
     assert len(tried) == num_tries
+
+
+class Model:
+    """Stands for a bundle whose forward passes take as long as `forward_s` says, by a clock of its own."""
+
+    def __init__(self, forward_s: Callable[[int], float]) -> None:
+        self.features = SimpleNamespace(signature=SimpleNamespace(shape=(2,), dtype="float32"))
+        self.sizes: list[int] = []
+        self.now_s = 0.0
+        self._forward_s = forward_s
+
+    def forward(self, x: Any) -> Any:
+        assert (x.shape[1:], str(x.dtype)) == ((2,), "float32")
+        self.sizes.append(len(x))
+        self.now_s += self._forward_s(len(x))
+        return x
+
+
+@pytest.mark.parametrize(
+    ("forward_s", "expected"),
+    [
+        (lambda rows: 0.0002, (True, 64)),
+        (lambda rows: 0.0002 * rows, (False, 1)),  # A row is short, the largest batch is not.
+        (lambda rows: 0.010, (False, 64)),
+        (lambda rows: 0.010 * rows, (False, 1)),
+    ],
+)
+def test_what_is_short_runs_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, forward_s: Callable[[int], float], expected: tuple[bool, int]
+) -> None:
+    model: Any = Model(forward_s)
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: model.now_s)
+    assert pace.measure(model, 64) == expected
+    assert model.sizes[0] == 1
+
+
+def test_the_first_pass_of_a_size_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = Model(lambda rows: 5.0 if model.sizes.count(rows) == 1 else 0.0002)
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: model.now_s)
+    assert pace.measure(model, 64) == (True, 64)
+    assert model.sizes == [1, 1, 64, 64]
+
+
+def test_after_two_sizes_that_bring_nothing_no_larger_one_is_tried() -> None:
+    tried: set[int] = set()
+    assert best_batch_size(lambda rows: tried.add(rows) or 0.001 * rows, 64) == 1
+    assert tried == {1, 2, 4}
