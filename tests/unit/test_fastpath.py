@@ -19,7 +19,8 @@ from raydc.serve.fastpath import FastPath, Write
 from raydc.serve.wire import GONE, Answer, Asked, answer_json
 
 WAIT_S = 20.0
-LARGE = 8_000_000
+# More than the buffers of two sockets hold.
+LARGE = 40_000_000
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
