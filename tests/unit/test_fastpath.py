@@ -58,12 +58,12 @@ class Scene:
         scope = asked.scope
         assert scope["root_path"] == "/small"
         path = scope["path"].removeprefix("/small")
-        if path == "/wait":
+        if path in ("/wait", "/gone"):
             self.waiting.set()
             await self.go_on.wait()
         if path == "/break":
             raise asyncio.CancelledError
-        if path == "/early":
+        if path in ("/early", "/gone"):
             answer = answer_json({"path": path}, 429)
         else:
             body = await asked.read(200_000)
@@ -89,7 +89,14 @@ def run(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Scene], Awaitable[N
         heads.limit(lambda app: FastPath(app, scene.books, scene.respond))
         scene.server = uvicorn.Server(
             uvicorn.Config(
-                scene.serve, "127.0.0.1", 0, log_level="error", interface="asgi3", lifespan="off", proxy_headers=False
+                scene.serve,
+                "127.0.0.1",
+                0,
+                log_level="error",
+                interface="asgi3",
+                lifespan="off",
+                proxy_headers=False,
+                timeout_keep_alive=60,
             )
         )
         serving = asyncio.create_task(scene.server.serve())
@@ -110,6 +117,7 @@ async def answer(reader: asyncio.StreamReader, has_body: bool = True) -> tuple[i
     status, *lines = head[:-4].split(b"\r\n")
     headers = dict(line.split(b": ", 1) for line in lines)
     assert len(headers) == len(lines)
+    assert status.startswith(b"HTTP/1.1 ")
     return int(status.split()[1]), headers, await reader.readexactly(int(headers[b"content-length"]) * has_body)
 
 
@@ -225,15 +233,33 @@ def test_who_sends_requests_and_reads_no_answers_is_let_go(monkeypatch: pytest.M
 @pytest.mark.parametrize("path", [b"/-/healthz", b"/-/routes", b"/other"])
 def test_what_is_not_raydcs_goes_serves_way(monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
     async def scenario(scene: Scene) -> None:
+        if path.startswith(b"/-/"):
+            scene.books.route_prefix = "/"
         assert (await scene.ask(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path))[2] == b"serve"
 
     assert run(monkeypatch, scenario).books.ended == []
 
 
+def test_where_serve_answers_below_a_path_of_its_own_requests_go_its_way() -> None:
+    asked: list[str] = []
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+
+    async def respond(asked: Asked, write: Write) -> int:
+        raise AssertionError("the path is not what raydc would take it for")
+
+    kept = FakeBooks()
+    kept.route_prefix = "/"
+    scope = {"type": "http", "method": "GET", "path": "/root/predict", "root_path": "/root", "headers": []}
+    asyncio.run(FastPath(serve, kept, respond)(scope, None, None))
+    assert (asked, kept.ended) == (["/root/predict"], [])
+
+
 def test_a_client_that_goes_leaves_the_books_right(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         _, writer = await scene.connect()
-        writer.write(b"GET /small/wait HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"GET /small/gone HTTP/1.1\r\nhost: x\r\n\r\n")
         await scene.waiting.wait()
         assert scene.books.in_work == 1
         writer.transport.abort()

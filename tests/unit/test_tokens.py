@@ -242,9 +242,12 @@ def test_a_storage_that_does_not_answer_is_asked_once_and_holds_up_nobody(
         assert refusal(access, f"Bearer {text}").status == 503
         await access.refresh()
         assert len(asked) == 1
+        answered_s = time.monotonic()
         may_answer.set()
         while access._by_id == {}:
             await access.refresh()
+        assert access._read_at_s is not None
+        assert access._read_at_s < answered_s, "what a storage says is as old as the question"
         access.check(f"Bearer {text}")
 
     run(tmp_path, scenario)
