@@ -28,14 +28,14 @@ import torch
 
 from raydc import engine, models
 from raydc import spec as specs
-from raydc.checkpoint import CheckpointStore
+from raydc.checkpoint.saver import Saver
+from raydc.checkpoint.state import Parts, State
+from raydc.checkpoint.store import CheckpointStore
 from raydc.features import Signature
-from raydc.group import Alone
-from raydc.journal import Journal
-from raydc.save import Saver
-from raydc.state import Parts, State
-from raydc.step import Step
+from raydc.loop.group import Alone
+from raydc.loop.step import Step
 from raydc.storage import Storage
+from raydc.tracking.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 10
@@ -105,11 +105,11 @@ class Run:
 
 
 def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]]:
-    from raydc import board
-    from raydc.recent import InHolders
+    from raydc.elastic import mailbox
+    from raydc.elastic.peer_memory import PeerMemory
 
-    run, handle = Run(model), board.create()
-    holders = InHolders(handle)
+    run, handle = Run(model), mailbox.create()
+    holders = PeerMemory(handle)
     holders.forget_after(0)
     in_memory = run.saver(folder / "memory", holders)
     on_disk = run.saver(folder / "raydc")

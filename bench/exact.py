@@ -33,14 +33,15 @@ import torch.nn.functional as F
 from torch import distributed, nn
 from train import BATCH, MEAN, STD, find_data, read
 
-from raydc import models, order, tree
+from raydc import models, order
 from raydc.data.shards import open_rows, write_data_set
 from raydc.features import Features, Image, Signature
-from raydc.feed import Batch, Feed
-from raydc.group import Alone, Workers
+from raydc.loop import tree
+from raydc.loop.feed import Batch, Feed
+from raydc.loop.group import Alone, Workers
+from raydc.loop.step import Step
 from raydc.spec.model import Cnn, Mlp, Torchvision
 from raydc.spec.train import Train
-from raydc.step import Step
 from raydc.storage import Storage
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,9 +17,10 @@ from bench import paced
 from raydc import engine, serve
 from raydc.errors import ServeError
 from raydc.registry import Registry
-from raydc.serve import beside, declare
 from raydc.serve.app import DEPLOYMENT
-from raydc.serve.ready import replica_states
+from raydc.serve.control import application as application_module
+from raydc.serve.control import rollout
+from raydc.serve.control.readiness import replica_states
 from raydc.serve.settings import Settings
 from raydc.storage import Storage
 
@@ -86,10 +87,10 @@ class Stage:
         return sum(int(state["in_work"]) for state in replica_states(paced.NAME))
 
     def _settings(self) -> Settings:
-        application = declare.find_application(paced.NAME)
+        application = application_module.find_application(paced.NAME)
         if application is None:
             raise LookupError("nothing is deployed")
-        return declare.settings_of(application)
+        return application_module.settings_of(application)
 
     # What is done to it ---------------------------------------------------------------------------------------
 
@@ -106,9 +107,9 @@ class Stage:
 
     def canary(self) -> None:
         """Half of the requests for a while."""
-        beside.start(self.storage, paced.NAME, ALIAS, "canary", 2, 0.5)
+        rollout.start(self.storage, paced.NAME, ALIAS, "canary", 2, 0.5)
         time.sleep(1.0)
-        beside.end(self.storage, paced.NAME, ALIAS, "canary")
+        rollout.end(self.storage, paced.NAME, ALIAS, "canary")
 
     def kill_controller(self) -> None:
         (old,) = processes("ray::ServeController")

@@ -318,9 +318,10 @@ def ray_train_loop(config: dict[str, Any]) -> None:
 
 def raydc(model: str, data: Path, work: Path, num_workers: int) -> float:
     """Through the front door: prepare, then train on real Ray Train workers."""
-    from raydc import engine, events, spec, train
+    from raydc import engine, spec, train
     from raydc.data import prepare
     from raydc.storage import Storage
+    from raydc.tracking import events
 
     body = "{name: mlp, hidden: [512, 256, 128]}" if model == "mlp" else "{name: cnn}"
     text = f"name: bench\ndata: {{source: {data}}}\nmodel: {body}\n"

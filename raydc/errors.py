@@ -161,7 +161,7 @@ def shown(value: object, max_chars: int = 80) -> str:
 
 
 @contextlib.contextmanager
-def noting(notes: Callable[[], list[str]]) -> Iterator[None]:
+def with_notes(notes: Callable[[], list[str]]) -> Iterator[None]:
     """Adds to whatever goes wrong inside where that was."""
     try:
         yield

@@ -25,12 +25,12 @@ from raydc.data import sources, tasks, values
 from raydc.data.readers import Reader
 from raydc.data.shards import open_rows
 from raydc.data.sources import Layout
+from raydc.data.table_file import TableWriter
 from raydc.errors import DataError
 from raydc.features import Features
-from raydc.metrics import Scores
+from raydc.models.scores import Scores
 from raydc.spec.sections import Data, Spec
 from raydc.storage import Storage
-from raydc.writer import Writer
 
 # A batch is as many rows as fit here as inputs; what a network makes of them is some tens of times as large.
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -51,7 +51,7 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
         split: train, validation or test.
 
     Returns:
-        `num_rows` and the metrics of `raydc.metrics.Scores`; for a classification also `support` (rows of each
+        `num_rows` and the metrics of `raydc.models.scores.Scores`; for a classification also `support` (rows of each
         class) and `confusion_matrix` (rows: true classes, columns: predicted ones).
 
     Raises:
@@ -71,7 +71,7 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
         import ray
 
         judged = ray.data.range(len(rows), override_num_blocks=math.ceil(len(rows) / batch_rows)).map_batches(
-            _Judge,
+            _Evaluator,
             fn_constructor_args=(bundle_folder, data_folder, split, _device(loaded.spec)),
             batch_size=batch_rows,
             **_pool(loaded.spec, math.ceil(len(rows) / batch_rows)),
@@ -98,7 +98,7 @@ def _by_class(confusion: Any, features: Features) -> dict[str, Any]:
     return {"support": support, "confusion_matrix": matrix}
 
 
-class _Judge:
+class _Evaluator:
     """Judges rows of a split by their positions."""
 
     def __init__(self, bundle_folder: Storage, data_folder: Storage, split: str, device: str) -> None:
@@ -138,7 +138,7 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
         DataError: A source or a row that cannot be used, by its place.
     """
     loaded = bundle.load(bundle_folder)
-    writer = Writer(output)
+    writer = TableWriter(output)
     data = _reading(loaded.spec.data, source)
     layout = sources.locate(data)
     calls = Reader.of(layout, data).pieces(layout.files)
@@ -163,7 +163,7 @@ def _reading(data: Data, source: str) -> Data:
     return data.model_copy(update={"source": source, "format": "auto", "clean": clean, "features": features})
 
 
-def _write(writer: Writer, tables: Iterable[pa.Table]) -> int:
+def _write(writer: TableWriter, tables: Iterable[pa.Table]) -> int:
     num_rows = 0
     for table in tables:
         if _ERROR in table.column_names:
@@ -236,7 +236,7 @@ def _in_order() -> Iterator[None]:
     options = DataContext.get_current().execution_options
     before, options.preserve_order = options.preserve_order, True
     try:
-        with tasks.plainly(), warnings.catch_warnings():
+        with tasks.quiet_ray_data(), warnings.catch_warnings():
             # `max_restarts` below has no other way in yet.
             warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
             yield

@@ -12,7 +12,7 @@ from raydc.errors import ClusterError, UsageError
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
-Report = Callable[[str], None]
+Say = Callable[[str], None]
 NODES_TIMEOUT_S = 60.0
 
 
@@ -22,7 +22,7 @@ class Job:
 
     spec: Spec
     engine: engine.Engine
-    report: Report
+    report: Say
     storage: Storage = field(init=False)
     run_folder: Storage = field(init=False)
 
@@ -31,7 +31,7 @@ class Job:
         object.__setattr__(self, "run_folder", self.storage / "runs" / self.spec.name)
 
 
-def open_job(given: Spec, address: str | None, report: Report) -> Job:
+def open_job(given: Spec, address: str | None, report: Say) -> Job:
     """Resolves a spec and connects to Ray.
 
     Raises:
@@ -50,7 +50,7 @@ def open_job(given: Spec, address: str | None, report: Report) -> Job:
     return Job(resolved, connected, report)
 
 
-def _connect(resolved: Spec, address: str | None, report: Report) -> engine.Engine:
+def _connect(resolved: Spec, address: str | None, report: Say) -> engine.Engine:
     # `ray up` returns when the head is up; the other nodes follow, and are waited for where the spec needs them.
     connected = engine.connect(address)
     deadline = time.monotonic() + NODES_TIMEOUT_S

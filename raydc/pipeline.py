@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from raydc import engine, lease, spec
-from raydc import resume as resuming
+from raydc import engine, spec
+from raydc.checkpoint import resume as resuming
 from raydc.data import prepare, shards
 from raydc.errors import RunError
 from raydc.job import Job
@@ -18,9 +18,10 @@ from raydc.registry import Registry, user
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tokens import Tokens
+from raydc.tracking import lease
 
 if TYPE_CHECKING:
-    from raydc.fork import Fork
+    from raydc.checkpoint.fork import Fork
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def check_model(job: Job, data: prepare.Prepared) -> None:
     Raises:
         SpecError: There is no such model, or it or the augmentation does not fit the data.
     """
-    from raydc import augment, models
+    from raydc import models
+    from raydc.loop import augment
 
     augment.make(job.spec.data.augment, data.features.signature, job.spec.seed)
 
@@ -104,8 +106,8 @@ def check_model(job: Job, data: prepare.Prepared) -> None:
 
 
 def load_fork(job: Job, data: prepare.Prepared, given: str | None) -> Fork | None:
-    """The weights that a new run starts with: of RUN or RUN:STEP; see `raydc.fork.load`."""
-    from raydc import fork
+    """The weights that a new run starts with: of RUN or RUN:STEP; see `raydc.checkpoint.fork.load`."""
+    from raydc.checkpoint import fork
 
     return fork.load(job.spec, data, job.storage / "runs", given) if given else None
 

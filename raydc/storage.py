@@ -2,7 +2,7 @@
 
 A `Storage` is a folder. Writing a whole file is atomic: on a local filesystem by rename after fsync, on an
 object store because an object appears when its upload is complete. Nothing else is assumed of the store,
-which is why artefacts of several files end with a manifest (see `raydc.checkpoint`).
+which is why artefacts of several files end with a manifest (see `raydc.checkpoint.store`).
 """
 
 from __future__ import annotations

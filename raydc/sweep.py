@@ -16,15 +16,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raydc import engine, events, lease, plan, train, worker
+from raydc import engine, plan, train
 from raydc import spec as specs
 from raydc.data.prepare import Prepared, load
 from raydc.errors import TrainError
+from raydc.loop import worker
 from raydc.spec.sections import Spec
 from raydc.spec.space import Domain
 from raydc.storage import Storage, canonical_json, sha256
+from raydc.tracking import events, lease
 
-Report = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class SweepResult:
     bundle_folder: Storage
 
 
-def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume: bool = False) -> SweepResult:
+def run(spec: Spec, data: Prepared, run_folder: Storage, report: Say, resume: bool = False) -> SweepResult:
     """Searches the space of `spec.sweep`.
 
     Args:
@@ -71,7 +73,7 @@ def run(spec: Spec, data: Prepared, run_folder: Storage, report: Report, resume:
         report(f"sweep     {line}")
     bundle_folder = run_folder / "model"
     train.export(trial_spec(spec, winner.values), data, folder / "trials" / winner.key, bundle_folder)
-    events.Log(run_folder, "events").write(kind="sweep_finished", trials=len(trials), winner=winner.key)
+    events.EventLog(run_folder, "events").write(kind="sweep_finished", trials=len(trials), winner=winner.key)
     return SweepResult(trials, winner, bundle_folder)
 
 
@@ -126,7 +128,7 @@ def trial_key(spec: Spec) -> str:
     return sha256(canonical_json(value))[:16]
 
 
-def _fit(spec: Spec, data: Prepared, folder: Storage, report: Report) -> Any:
+def _fit(spec: Spec, data: Prepared, folder: Storage, report: Say) -> Any:
     import ray
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's tables are told apart by this, not by verbose.
@@ -203,7 +205,7 @@ def _scheduler(spec: Spec) -> Any:
     )
 
 
-def _progress(spec: Spec, folder: Storage, num_trials: int, report: Report) -> Any:
+def _progress(spec: Spec, folder: Storage, num_trials: int, report: Say) -> Any:
     from ray import tune
 
     class Progress(tune.Callback):  # type: ignore[misc]

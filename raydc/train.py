@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from raydc import account, bundle, events, lease, worker
-from raydc import fork as forks
-from raydc import resume as resuming
-from raydc.checkpoint import CheckpointStore, Found, name_of, read_manifest
-from raydc.clock import CHECKPOINT, account_of, noting
+from raydc import bundle
+from raydc.checkpoint import fork as forks
+from raydc.checkpoint import resume as resuming
+from raydc.checkpoint.fork import Fork
+from raydc.checkpoint.state import spec_hash, state_of, unpack_weights
+from raydc.checkpoint.store import CheckpointStore, Found, name_of, read_manifest
 from raydc.data.prepare import Prepared
 from raydc.errors import CheckpointError, RunError
-from raydc.fork import Fork
-from raydc.meters import Meters
-from raydc.progress import Progress, Report
+from raydc.loop import worker
 from raydc.spec.sections import Spec
-from raydc.state import spec_hash, state_of, unpack_weights
 from raydc.storage import Storage
+from raydc.tracking import events, lease, time_account
+from raydc.tracking.phase_timer import CHECKPOINT, account_of, timed_record
+from raydc.tracking.progress import Progress, Say
+from raydc.tracking.run_metrics import RunMetrics
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def run(
     spec: Spec,
     data: Prepared,
     run_folder: Storage,
-    report: Report,
+    report: Say,
     resume: bool = False,
     fork: Fork | None = None,
 ) -> TrainResult:
@@ -84,14 +86,14 @@ def run(
             log.write(kind="forked", **{f"from_{name}": value for name, value in vars(fork.origin).items()})
             other = "" if fork.origin.data_hash == data.data_hash else ", which were trained on another data set"
             report(f"train     starts with the weights of {fork.origin}{other}")
-        with Progress(report, spec.train.global_batch_size, Meters(spec.name).take) as progress:
+        with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).take) as progress:
             if spec.scaling.max_workers == 0:
                 worker.fit(spec, run_folder, data.folder, publish=progress.take)
             else:
-                from raydc import trainer
+                from raydc.elastic import trainer
 
                 trainer.fit(spec, data.folder, run_folder, progress, log)
-        with noting(log, CHECKPOINT):
+        with timed_record(log, CHECKPOINT):
             found = export(spec, data, run_folder, run_folder / "model")
     last, chosen = state_of(_newest(store)), state_of(found)
     restarts = max(0, _num_attempts(run_folder) - attempts_before - 1)
@@ -99,12 +101,12 @@ def run(
     metrics, reason = chosen.metrics or {}, last.reason or "completed"
     result = TrainResult(last.step, epochs, metrics, name_of(found.step), reason, restarts)
     report(_summary(result))
-    for line in account.lines(account_of(run_folder)):
+    for line in time_account.lines(account_of(run_folder)):
         report(f"          {line}")
     return result
 
 
-def _check(spec: Spec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Report) -> None:
+def _check(spec: Spec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Say) -> None:
     """Refuses before anything starts what the workers would refuse; says so where there is nothing to go on from."""
     steps = store.steps()
     if not steps:
@@ -118,9 +120,9 @@ def _check(spec: Spec, data: Prepared, store: CheckpointStore, run_folder: Stora
 
 
 @contextlib.contextmanager
-def _driver(run_folder: Storage, **facts: Any) -> Iterator[events.Log]:
+def _driver(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
     """The life of a driver, from `run_started` to `driver_ended` in the events of the run."""
-    log = events.Log(run_folder, "events")
+    log = events.EventLog(run_folder, "events")
     log.write(kind="run_started", **facts)
     log.flush()
     try:

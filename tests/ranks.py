@@ -13,8 +13,8 @@ from typing import Any
 from unittest import mock
 
 from raydc import spec as specs
+from raydc.checkpoint.state import State
 from raydc.spec.sections import Spec
-from raydc.state import State
 from raydc.storage import Storage
 
 _TIMEOUT_S = 120
@@ -34,7 +34,7 @@ class Ranks:
 
     def __init__(self, num_processes: int, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["raydc.worker", "torchmetrics.classification"])
+        context.set_forkserver_preload(["raydc.loop.worker", "torchmetrics.classification"])
         self._folder = folder
         self._meetings = itertools.count()
         self._members = []
@@ -95,8 +95,8 @@ def _fit(
 ) -> State | None:
     import torch
 
-    from raydc import reduction, worker
-    from raydc.group import Alone, Workers
+    from raydc.loop import reduction, worker
+    from raydc.loop.group import Alone, Workers
 
     meeting, rank, world_size = where
     if world_size > 1:
@@ -115,7 +115,7 @@ def _fit(
 
 @contextmanager
 def _stopping(stop_after: int | None) -> Iterator[None]:
-    from raydc import worker
+    from raydc.loop import worker
 
     do_step = worker._Run.do_step
 

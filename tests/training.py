@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from raydc import events, order
+from raydc import order
 from raydc import spec as specs
 from raydc.data import shards
 from raydc.features import Features, Image, Numeric, Signature
 from raydc.spec.sections import Spec
 from raydc.storage import Storage, sha256
+from raydc.tracking import events
 
 NUM_ROWS = {"train": 200, "validation": 60, "test": 40}
 CLASSES = ("a", "b", "c")

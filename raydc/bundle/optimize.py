@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydc.bundle.bundle import Array, Bundle
+from raydc.bundle.folder import Array, Bundle
 from raydc.features import Features
 
 logger = logging.getLogger("ray.serve")

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import safetensors.torch
 import torch
 
-from raydc import events, ledger
-from raydc.checkpoint import CheckpointStore, Found
+from raydc.chaos import ledger
+from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import ChaosError
 from raydc.spec.sections import Spec
 from raydc.storage import Storage, sha256
+from raydc.tracking import events
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read(folder: Storage, spec: Spec, num_rows: int) -> Ending:
         raise ChaosError(f"the run in {folder.uri} has left no checkpoint that verifies")
     history = events.surviving(events.read(folder, "metrics"))
     losses = {record["step"]: record["loss"] for record in history if record["kind"] == "step"}
-    rows = ledger.faults(history, spec.seed, num_rows, spec.train.global_batch_size)
+    rows = ledger.violations(history, spec.seed, num_rows, spec.train.global_batch_size)
     return Ending(sha256(found.files["model.safetensors"]), found, losses, rows)
 
 

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
-from raydc.chaos.trace import Call, Trace
+from raydc.chaos.forward_trace import ForwardTrace, ModuleCall
 
 _BUFFER = "Keep what a forward pass changes in a buffer (register_buffer): buffers are in the checkpoint."
 _TORCH = "Draw from torch's generator: raydc sets it for each logical shard, from the seed and the step."
@@ -29,7 +29,7 @@ class Culprit:
     remedy: str
 
 
-def find(first: Trace, again: Trace) -> Culprit | None:
+def find(first: ForwardTrace, again: ForwardTrace) -> Culprit | None:
     """The first difference; None where there is none.
 
     Args:
@@ -49,7 +49,7 @@ def find(first: Trace, again: Trace) -> Culprit | None:
     return None
 
 
-def _of_parameter(index: int, name: str, trace: Trace, begins: bool) -> Culprit:
+def _of_parameter(index: int, name: str, trace: ForwardTrace, begins: bool) -> Culprit:
     module, _, short = name.rpartition(".")
     if begins and index > 0:
         reason = f"{_describe(trace, module)} has another {short} after its weights were restored"
@@ -61,7 +61,7 @@ def _of_parameter(index: int, name: str, trace: Trace, begins: bool) -> Culprit:
     return Culprit(index, module, reason, "Look for state in a backward pass of your own, or in a hook.")
 
 
-def _of_module(index: int, name: str, one: Call, other: Call, trace: Trace) -> Culprit:
+def _of_module(index: int, name: str, one: ModuleCall, other: ModuleCall, trace: ForwardTrace) -> Culprit:
     what = f"{_describe(trace, name)} gives something else"
     drawn = {**other.draws, **one.draws}
     if name in drawn:
@@ -85,7 +85,7 @@ def _belongs(key: str, module: str) -> bool:
     return key.rpartition(".")[0] in (module, "" if module == "network" else module)
 
 
-def _describe(trace: Trace, name: str) -> str:
+def _describe(trace: ForwardTrace, name: str) -> str:
     """The module by name, class and place in the code."""
     modules = dict(trace.network.named_modules()) if trace.network is not None else {}
     module = modules.get("" if name == "network" else name)

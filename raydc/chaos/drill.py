@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from raydc import events, faults
 from raydc import spec as specs
 from raydc.errors import ChaosError
-from raydc.faults import DRAIN, DRIVER, NODE, RESIZE, Fault
+from raydc.loop import fault_injection
+from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, Fault
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
+from raydc.tracking import events
 
 _LOOK_EVERY_S = 0.05
 _LIFE_TIMEOUT_S = 1800.0
@@ -70,7 +71,7 @@ class Drill:
         Raises:
             ChaosError: A driver failed though nobody had killed it, or hangs.
         """
-        faults.plan(self.folder, schedule)
+        fault_injection.plan(self.folder, schedule)
         handled: set[str] = set()
         workers = ""
         while True:
@@ -104,7 +105,7 @@ class Drill:
         deadline_s = time.monotonic() + _LIFE_TIMEOUT_S
         while time.monotonic() < deadline_s:
             code = process.poll()
-            fired = faults.fired(self.folder)
+            fired = fault_injection.fired(self.folder)
             new = [fault for fault in schedule if fault.id in fired.keys() - handled]
             handled |= {fault.id for fault in new}
             for fault in new:
@@ -122,7 +123,7 @@ class Drill:
         raise ChaosError(f"the run was not over after {_LIFE_TIMEOUT_S:.0f} s")
 
     def _happened(self, schedule: Sequence[Fault]) -> list[Happened]:
-        fired = faults.fired(self.folder)
+        fired = fault_injection.fired(self.folder)
         steps = [record for record in events.read(self.folder, "metrics") if record["kind"] == "step"]
         found = []
         for fault in schedule:

@@ -12,7 +12,7 @@ from typing import Any
 
 from raydc import engine
 from raydc.errors import ChaosError
-from raydc.faults import DRAIN
+from raydc.loop.fault_injection import DRAIN
 
 _CPUS_OF_NODE = 1
 _DRAIN_TIMEOUT_S = 60.0

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from raydc.errors import UsageError
-from raydc.faults import DRAIN, DRIVER, NODE, RESIZE, RESTORED, STEP, WORKER, Fault
+from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, RESTORED, STEP, WORKER, Fault
 
 # What `--only` may name: who is killed, or a worker at a place that is not a step.
 CHECKPOINT, RESTORE = "checkpoint", "restore"

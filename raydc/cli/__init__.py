@@ -1,6 +1,6 @@
 """The command line. Every command is a stage, `run` is all of them; the exit codes are those of `raydc.errors`."""
 
-from raydc.cli import beside, endpoint, look, stages, token
+from raydc.cli import canary, endpoint, show, stages, token
 from raydc.cli.app import main
 
 __all__ = ["main"]
@@ -8,8 +8,8 @@ __all__ = ["main"]
 # In the order of the help page.
 for command in (
     stages.run,
-    look.validate,
-    look.plan,
+    show.validate,
+    show.plan,
     stages.prepare,
     stages.train,
     stages.sweep,
@@ -18,11 +18,11 @@ for command in (
     endpoint.predict,
     endpoint.promote,
     endpoint.rollback,
-    beside.canary,
-    beside.shadow,
+    canary.canary,
+    canary.shadow,
     token.token,
     stages.chaos,
-    look.runs,
-    look.schema,
+    show.runs,
+    show.schema,
 ):
     main.add_command(command)

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raydc.client.answers import Answer, Metadata, Prediction, Tensor, Tensors
-from raydc.client.once import health, locate, metadata, predict
+from raydc.client.one_shot import health, locate, metadata, predict
+from raydc.client.replies import Answer, Metadata, Prediction, Tensor, Tensors
 
 if TYPE_CHECKING:
-    from raydc.client.awaited import AsyncClient
-    from raydc.client.client import Client
+    from raydc.client.async_client import AsyncClient
+    from raydc.client.sync_client import Client
 
 __all__ = [
     "Answer",
@@ -37,11 +37,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # httpx takes a quarter of a second to import; a command that asks nothing does not pay for it.
     if name == "Client":
-        from raydc.client.client import Client
+        from raydc.client.sync_client import Client
 
         return Client
     if name == "AsyncClient":
-        from raydc.client.awaited import AsyncClient
+        from raydc.client.async_client import AsyncClient
 
         return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

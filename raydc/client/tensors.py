@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydc.client.answers import Reply, Tensors, json_of
+from raydc.client.replies import Reply, Tensors, json_of
 from raydc.errors import ServeError, UsageError
 
 HEADER = "inference-header-content-length"

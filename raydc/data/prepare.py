@@ -13,7 +13,7 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from raydc.data import manifest, sources, tasks
-from raydc.data.job import Job
+from raydc.data.prepare_job import PrepareJob
 from raydc.data.sources import Layout
 from raydc.errors import DataError
 from raydc.features import Features
@@ -22,7 +22,7 @@ from raydc.storage import Storage, canonical_json, sha256
 
 _FILES_PER_HASH_TASK = 256
 _HASH_BLOCK_BYTES = 1024 * 1024
-Report = Callable[[str], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def load(folder: Storage, contents: bool = False) -> Prepared:
     return Prepared(folder, facts["data_hash"], features, facts["rows"], reused=True)
 
 
-def run(spec: Spec, report: Report, parallelism: int | None = None) -> Prepared:
+def run(spec: Spec, report: Say, parallelism: int | None = None) -> Prepared:
     """Prepares the data set of a spec with Ray Data; needs a connected Ray.
 
     Args:
@@ -88,7 +88,7 @@ def run(spec: Spec, report: Report, parallelism: int | None = None) -> Prepared:
         report("the source has a test part of its own: no test rows are taken from the training rows")
     with _new_folder(store, name) as folder:
         facts = {**made_from, "name": name, "data_hash": data_hash}
-        Job(spec, layout, folder, report, parallelism).run(facts)
+        PrepareJob(spec, layout, folder, report, parallelism).run(facts)
     prepared = load(store / name)
     report(f"data set {name}: {_rows_text(prepared.num_rows)}")
     return replace(prepared, reused=False)

@@ -59,7 +59,7 @@ def read(
     Raises:
         RaydcError: As a call raised it.
     """
-    with plainly():
+    with quiet_ray_data():
         data = ray.data.read_datasource(_Calls(calls, name), override_num_blocks=num_blocks or len(calls))
         blocks: list[BlockRef] = []
         num_rows = 0
@@ -72,7 +72,7 @@ def read(
 
 
 def dataset(calls: Sequence[Read], name: str) -> ray.data.Dataset:
-    """Rows that flow when they are asked for (see `plainly`): for what need not stay in the object store."""
+    """Rows that flow when they are asked for (see `quiet_ray_data`): for what need not stay in the object store."""
     return ray.data.read_datasource(_Calls(calls, name), override_num_blocks=len(calls))
 
 
@@ -94,7 +94,7 @@ def run(calls: Sequence[Callable[[], Any]], name: str, on_done: Callable[[int], 
         return []
     values: list[Any] = [None] * len(calls)
     errors: dict[int, tuple[str, str | None]] = {}
-    with plainly():
+    with quiet_ray_data():
         source = _Calls([_record(index, call) for index, call in enumerate(calls)], name)
         data = ray.data.read_datasource(source, override_num_blocks=len(calls))
         for num_done, row in enumerate(data.iter_rows(), start=1):
@@ -126,7 +126,7 @@ def _record(index: int, call: Callable[[], Any]) -> Read:
 
 
 @contextlib.contextmanager
-def plainly() -> Iterator[None]:
+def quiet_ray_data() -> Iterator[None]:
     """Ray Data without its bars and its log, and with the error that a task meant.
 
     Raises:

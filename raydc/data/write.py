@@ -23,7 +23,7 @@ NUM_GOLDEN_ROWS = 32
 
 
 @dataclass(frozen=True)
-class Shard:
+class PlannedShard:
     """A shard to be made: `pieces` are (block, start, stop), counted in the rows of the split in that block."""
 
     split: int
@@ -35,7 +35,7 @@ class Shard:
         return shard_name(SPLITS[self.split], self.index)
 
 
-def plan_shards(num_rows: Sequence[Sequence[int]], rows_per_shard: int) -> list[Shard]:
+def plan_shards(num_rows: Sequence[Sequence[int]], rows_per_shard: int) -> list[PlannedShard]:
     """Cuts the rows of every split, in the order of the blocks, into shards of equal size.
 
     Args:
@@ -52,11 +52,11 @@ def plan_shards(num_rows: Sequence[Sequence[int]], rows_per_shard: int) -> list[
                 for block, (first, last) in enumerate(itertools.pairwise(ends))
                 if first < stop and last > start
             ]
-            plan.append(Shard(split, index, tuple(pieces)))
+            plan.append(PlannedShard(split, index, tuple(pieces)))
     return plan
 
 
-def rows_of(shard: Shard, blocks: Sequence[pa.Table], cleaner: Cleaner) -> pa.Table:
+def rows_of(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner) -> pa.Table:
     """The raw rows of a shard; `blocks` are those of its pieces."""
     parts = []
     for table, (_, start, stop) in zip(blocks, shard.pieces, strict=True):

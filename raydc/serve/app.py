@@ -16,7 +16,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from raydc import rayinternals
+from raydc.engine import internals
 from raydc.serve.settings import Settings
 
 DEPLOYMENT = "Replica"
@@ -27,32 +27,32 @@ class Replica:
 
     def __init__(self) -> None:
         # Here, because the task that calls `build` imports this module too, and needs no torch.
-        from raydc.serve import heads
-        from raydc.serve.access import Access
-        from raydc.serve.gate import Gate
-        from raydc.serve.lookout import Lookout
-        from raydc.serve.meters import RequestMeters
-        from raydc.serve.routes import Routes
-        from raydc.serve.service import Service
+        from raydc.serve.direct import head_limits
+        from raydc.serve.http.authentication import Authenticator
+        from raydc.serve.http.front import FrontHandler
+        from raydc.serve.http.routes import Routes
+        from raydc.serve.replica.service import Service
+        from raydc.serve.watch.endpoint_metrics import EndpointMetrics
+        from raydc.serve.watch.monitor import Monitor
 
         # PIL warns of each oddity of a broken image, and Python keeps every text that it has warned of.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.service = Service()
-        self.access = Access()
-        self.lookout = Lookout(self.service, RequestMeters(), _access_log)
+        self.access = Authenticator()
+        self.lookout = Monitor(self.service, EndpointMetrics(), _access_log)
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
-        self.gate = Gate(self.routes.respond, self.service, self.access, self.lookout.see)
+        self.gate = FrontHandler(self.routes.respond, self.service, self.access, self.lookout.see)
         self._short: tuple[Any, Any] | None = None
         # Serve starts the replica's own server when this is done.
-        heads.limit(self._shorten)
+        head_limits.limit(self._shorten)
 
     def _shorten(self, app: Any) -> Any:
         """The application for a connection of Serve's server: raydc's own, where Serve has not more to do."""
-        from raydc.serve import books, fastpath
+        from raydc.serve.direct import fast_path, serve_accounting
 
         if self._short is None or self._short[0] is not app:
-            found = books.of_application(app) if fastpath.is_possible() else None
-            self._short = (app, app if found is None else fastpath.FastPath(app, found, self.gate.respond))
+            found = serve_accounting.of_application(app) if fast_path.is_possible() else None
+            self._short = (app, app if found is None else fast_path.FastPath(app, found, self.gate.respond))
         return self._short[1]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Replica:
 
     async def __call__(self, request: Request) -> Response:
         """Serve's way, where `_shorten` has left it."""
-        from raydc.serve.wire import Asked
+        from raydc.serve.http.request import Request
 
         responses: list[Response] = []
 
@@ -72,7 +72,7 @@ class Replica:
             responses.append(response)
             return True
 
-        await self.gate.respond(Asked(request.scope, request.receive), keep)
+        await self.gate.respond(Request(request.scope, request.receive), keep)
         return responses[0]
 
     def __del__(self) -> None:
@@ -80,14 +80,14 @@ class Replica:
         self.lookout.close()
 
     async def state(self) -> dict[str, Any]:
-        """For `raydc.serve.deploy`, which asks every replica."""
+        """For `raydc.serve.control.deploy`, which asks every replica."""
         return {**self.service.state(), "pid": os.getpid(), "answered": dict(self.routes.answered)}
 
 
 def _access_log(model: str) -> Path:
     """Where Serve has the logs of this replica's node, so that they are found together."""
     replica = serve.get_replica_context().replica_id.unique_id
-    return Path(rayinternals.get_serve_logs_dir()) / f"raydc_access_{model}_{replica}.jsonl"
+    return Path(internals.get_serve_logs_dir()) / f"raydc_access_{model}_{replica}.jsonl"
 
 
 def build(args: dict[str, Any]) -> serve.Application:

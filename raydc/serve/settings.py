@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 _STRICT = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
-class Share(BaseModel):
+class TrafficShare(BaseModel):
     """A second version and the fraction of requests, 0 to 1, that it gets."""
 
     model_config = _STRICT
@@ -29,8 +29,8 @@ class Traffic(BaseModel):
     model_config = _STRICT
 
     version: int
-    canary: Share | None = None
-    shadow: Share | None = None
+    canary: TrafficShare | None = None
+    shadow: TrafficShare | None = None
 
     @property
     def versions(self) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ class Clean(Section):
     duplicates: Literal["keep", "drop"] = Field("keep", description="Keep or drop later copies of an equal row.")
 
 
-class Features(Section):
+class FeatureOptions(Section):
     """How raw columns become tensors. Columns that are not named are inferred from their type."""
 
     exclude: list[str] = Field(default_factory=list, description="Columns that the model must not see.")
@@ -117,7 +117,7 @@ class Data(Section):
     )
     split: Split = Field(Split(), description="Fractions of the hash split.")
     clean: Clean = Field(Clean(), description="Missing values and duplicates.")
-    features: Features = Field(Features(), description="From columns to tensors.")
+    features: FeatureOptions = Field(FeatureOptions(), description="From columns to tensors.")
     augment: Augment | None = Field(None, description="Random changes of training images.")
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
-from raydc.spec.data import Augment, Clean, Data, Features, IdxFiles, Sources, Split
+from raydc.spec.data import Augment, Clean, Data, IdxFiles, Sources, Split
 from raydc.spec.model import Builder, Cnn, Linear, Mlp, Model, Torchvision, model_kind
 from raydc.spec.space import Domain
 from raydc.spec.train import (
@@ -34,7 +34,7 @@ __all__ = [
     "Domain",
     "EarlyStop",
     "FaultTolerance",
-    "Features",
+    "FeatureOptions",
     "IdxFiles",
     "Linear",
     "LrScheduler",

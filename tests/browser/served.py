@@ -20,12 +20,12 @@ from raydc import bundle, models
 from raydc.features import Features, Image, Signature
 from raydc.features.images import encode_png
 from raydc.registry import Registry
-from raydc.serve.access import Access
-from raydc.serve.gate import Gate
-from raydc.serve.routes import Routes
-from raydc.serve.service import Service
+from raydc.serve.http.authentication import Authenticator
+from raydc.serve.http.front import FrontHandler
+from raydc.serve.http.request import Request
+from raydc.serve.http.routes import Routes
+from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings, Traffic
-from raydc.serve.wire import Asked
 from raydc.storage import Storage
 
 START_TIMEOUT_S = 60.0
@@ -91,15 +91,15 @@ class Served:
         limits = {name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)}
         self._given = {**limits, "storage": store.uri, "model": model, **fields}
         self.service = Service()
-        self._access = Access()
-        self._gate = Gate(Routes(self.service, "0.1.0").respond, self.service, self._access, lambda seen: None)
+        self._access = Authenticator()
+        self._gate = FrontHandler(Routes(self.service, "0.1.0").respond, self.service, self._access, lambda seen: None)
         self._server = uvicorn.Server(
             uvicorn.Config(self._app, "127.0.0.1", 0, interface="asgi3", log_level="warning", lifespan="off")
         )
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        asked = Asked(scope, receive)
+        asked = Request(scope, receive)
 
         async def write(response: Response) -> bool:
             response.headers["x-request-id"] = asked.id

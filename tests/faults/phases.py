@@ -17,8 +17,8 @@ from pathlib import Path
 
 from training import training_spec
 
-from raydc import worker
-from raydc.checkpoint import CheckpointStore
+from raydc.checkpoint.store import CheckpointStore
+from raydc.loop import worker
 from raydc.storage import Storage
 
 FILES = (

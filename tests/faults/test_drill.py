@@ -15,7 +15,7 @@ from raydc.chaos import schedule, small
 from raydc.chaos.drill import Drill
 from raydc.data import prepare
 from raydc.errors import ChaosError, RunError
-from raydc.faults import Fault
+from raydc.loop.fault_injection import Fault
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 

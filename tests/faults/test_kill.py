@@ -18,12 +18,14 @@ import pytest
 import yaml
 from training import NUM_ROWS, check_ledger, event_kinds, training_spec, weights_hash, write_pictures
 
-from raydc import engine, events, train, worker
+from raydc import engine, train
 from raydc import spec as specs
-from raydc.account import Account
-from raydc.clock import account_of
 from raydc.data import prepare
+from raydc.loop import worker
 from raydc.storage import Storage
+from raydc.tracking import events
+from raydc.tracking.phase_timer import account_of
+from raydc.tracking.time_account import Account
 
 CONDITION_TIMEOUT_S = 240.0
 STALL_S = 3.0

@@ -20,11 +20,14 @@ import ray
 from ray.cluster_utils import Cluster
 from training import check_ledger, step_records, training_spec, weights_hash, write_pictures
 
-from raydc import board, engine, events, train, worker
-from raydc.clock import account_of
+from raydc import engine, train
 from raydc.data import prepare
+from raydc.elastic import mailbox
+from raydc.loop import worker
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
+from raydc.tracking import events
+from raydc.tracking.phase_timer import account_of
 
 CONDITION_TIMEOUT_S = 180.0
 NUM_ROWS = {"train": 6400, "validation": 60, "test": 40}
@@ -40,7 +43,7 @@ def cluster() -> Iterator[Cluster]:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         cluster.add_node(num_cpus=2)
         engine.connect(cluster.address)
-        holder = ray.remote(num_cpus=1)(board.Board).remote()
+        holder = ray.remote(num_cpus=1)(mailbox.Mailbox).remote()
         ray.get(holder.collect.remote(), timeout=CONDITION_TIMEOUT_S)
         yield cluster
         engine.disconnect()

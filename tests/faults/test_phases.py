@@ -12,9 +12,9 @@ from pathlib import Path
 import phases
 from training import check_ledger, step_records, training_spec, weights_hash, write_pictures
 
-from raydc import events
-from raydc.checkpoint import CheckpointStore
+from raydc.checkpoint.store import CheckpointStore
 from raydc.storage import Storage
+from raydc.tracking import events
 
 TIMEOUT_S = 300.0
 

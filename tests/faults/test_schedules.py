@@ -13,14 +13,16 @@ import pytest
 from phases import PHASES
 from training import check_ledger, step_records, training_spec, weights_hash, write_pictures
 
-from raydc import engine, events, worker
+from raydc import engine
 from raydc import spec as specs
 from raydc.chaos import schedule
 from raydc.chaos.drill import Drill
 from raydc.data import prepare
-from raydc.faults import DRIVER, RESIZE, RESTORED, STEP, WORKER, Fault
+from raydc.loop import worker
+from raydc.loop.fault_injection import DRIVER, RESIZE, RESTORED, STEP, WORKER, Fault
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
+from raydc.tracking import events
 
 NUM_STEPS = 28  # Four epochs of 200 rows, 32 a step: the last of each has 8.
 MOST_WORKERS = 3

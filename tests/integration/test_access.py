@@ -19,7 +19,8 @@ import small_models
 from endpoints import SMALL, WAIT_S, ask, register, wait_for
 
 from raydc import engine, serve
-from raydc.serve import access, beside
+from raydc.serve.control import rollout
+from raydc.serve.http import authentication
 from raydc.storage import Storage
 from raydc.tokens import Tokens
 
@@ -73,17 +74,17 @@ def test_nobody_is_let_in_but_health_is_open(guarded: serve.Endpoint) -> None:
 def test_tokens_count_within_seconds_with_their_rights(
     guarded: serve.Endpoint, storage: Storage, tokens: Tokens
 ) -> None:
-    assert access.REFRESH_INTERVAL_S < 5
+    assert authentication.REFRESH_INTERVAL_S < 5
     ada, bob = tokens.create("ada"), tokens.create("bob", ("read", "promote"))
     for url in (guarded.url, replica_url(guarded)):
         wait_for(lambda url=url: predict(url, ada) == predict(url, bob) == 200, "new tokens are known")  # type: ignore[misc]
-    beside.start(storage, MODEL, "production", "canary", 2, 0.0001)
+    rollout.start(storage, MODEL, "production", "canary", 2, 0.0001)
     try:
         public, other = "/v2/models/guarded/versions/1", "/v2/models/guarded/versions/2"
         for token, path, status in ((ada, public, 200), (ada, other, 403), (bob, public, 200), (bob, other, 200)):
             assert ask(guarded.url, "GET", path, authorization=f"Bearer {token}")[0] == status, (path, status)
     finally:
-        beside.end(storage, MODEL, "production", "canary")
+        rollout.end(storage, MODEL, "production", "canary")
     tokens.revoke("ada")
     for url in (guarded.url, replica_url(guarded)):
         wait_for(lambda url=url: predict(url, ada) == 401, "a revoked token is refused")  # type: ignore[misc]

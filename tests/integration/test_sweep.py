@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from training import training_spec, write_pictures
 
-from raydc import bundle, engine, events, sweep
+from raydc import bundle, engine, sweep
 from raydc.data import prepare
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
+from raydc.tracking import events
 
 SPACE = {
     "train.learning_rate": {"loguniform": [1e-4, 1e-1]},

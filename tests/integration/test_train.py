@@ -10,11 +10,14 @@ import pytest
 import ray
 from training import NUM_ROWS, check_ledger, event_kinds, training_spec, weights_hash, write_pictures
 
-from raydc import board, bundle, engine, events, order, train, worker
+from raydc import bundle, engine, order, train
 from raydc.data import prepare
 from raydc.data.shards import open_rows
+from raydc.elastic import mailbox
 from raydc.errors import ClusterError, RunError, TrainError
+from raydc.loop import worker
 from raydc.storage import Storage
+from raydc.tracking import events
 
 pytestmark = pytest.mark.usefixtures("ray_engine")
 
@@ -93,7 +96,7 @@ def test_the_third_same_failure_is_the_end(tmp_path: Path, data: prepare.Prepare
 
 
 def test_waits_for_room_as_long_as_the_spec_allows(tmp_path: Path, data: prepare.Prepared) -> None:
-    holder = ray.remote(num_cpus=3.5)(board.Board).remote()
+    holder = ray.remote(num_cpus=3.5)(mailbox.Mailbox).remote()
     ray.get(holder.collect.remote())
     scaling = {"num_workers": 1, "start_timeout_s": 0.5}
     lines: list[str] = []

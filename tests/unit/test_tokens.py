@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from raydc.cli import main
 from raydc.errors import RegistryError, UsageError
-from raydc.serve import access as module
-from raydc.serve.access import Access, demand
-from raydc.serve.interface import RequestError
+from raydc.serve.http import authentication as module
+from raydc.serve.http.authentication import Authenticator, demand
+from raydc.serve.protocol.interface import RequestError
 from raydc.storage import Storage
 from raydc.tokens import Token, Tokens, hash_of
 
@@ -89,9 +89,9 @@ def test_a_file_that_is_not_exactly_a_token_gives_no_right(
 # In the replica ---------------------------------------------------------------------------------------------
 
 
-def run(tmp_path: Path, scenario: Callable[[Access], Awaitable[None]], auth: str = "token") -> None:
+def run(tmp_path: Path, scenario: Callable[[Authenticator], Awaitable[None]], auth: str = "token") -> None:
     async def main() -> None:
-        access = Access()
+        access = Authenticator()
         await access.configure(str(tmp_path / "store"), "small", auth)
         try:
             await scenario(access)
@@ -101,7 +101,7 @@ def run(tmp_path: Path, scenario: Callable[[Access], Awaitable[None]], auth: str
     asyncio.run(main())
 
 
-def refusal(access: Access, authorization: str | None) -> RequestError:
+def refusal(access: Authenticator, authorization: str | None) -> RequestError:
     with pytest.raises(RequestError) as error:
         access.check(authorization)
     return error.value
@@ -110,7 +110,7 @@ def refusal(access: Access, authorization: str | None) -> RequestError:
 def test_a_good_token_is_told_apart_from_all_others(tokens: Tokens, tmp_path: Path) -> None:
     ada, bob = tokens.create("ada"), tokens.create("bob", ("read", "promote"))
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         assert access.check(f"Bearer {ada}").name == "ada"
         assert access.check(f"bearer  {bob} ").name == "bob"
         # The id of one token with the secret of another, a changed end, a hash as the token, other schemes, nothing.
@@ -131,7 +131,7 @@ def test_a_good_token_is_told_apart_from_all_others(tokens: Tokens, tmp_path: Pa
 def test_a_right_that_is_missing_is_named(tokens: Tokens, tmp_path: Path) -> None:
     text = tokens.create("ada")
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         ada = access.check(f"Bearer {text}")
         demand(ada, "read")
         with pytest.raises(RequestError, match="token 'ada' has no right to promote") as error:
@@ -153,7 +153,7 @@ def test_created_and_revoked_tokens_count_without_a_restart(
             while not condition():
                 await asyncio.sleep(0.01)
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         access.check(f"Bearer {ada}")
         bob = tokens.create("bob")
         await until(lambda: _lets_in(access, bob))
@@ -164,7 +164,7 @@ def test_created_and_revoked_tokens_count_without_a_restart(
     run(tmp_path, scenario)
 
 
-def _lets_in(access: Access, text: str) -> bool:
+def _lets_in(access: Authenticator, text: str) -> bool:
     try:
         return bool(access.check(f"Bearer {text}").name)
     except RequestError:
@@ -182,7 +182,7 @@ def test_a_file_is_read_once(tokens: Tokens, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Tokens, "read", counting)
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         tokens.create("bob")
         read.clear()
         await access.refresh()
@@ -195,7 +195,7 @@ def test_a_file_is_read_once(tokens: Tokens, tmp_path: Path, monkeypatch: pytest
 def test_an_expired_token_is_refused(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = tokens.create("ada", lifetime_s=3600.0)
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         access.check(f"Bearer {text}")
         now_s = time.time()
         monkeypatch.setattr(time, "time", lambda: now_s + 3601.0)
@@ -212,7 +212,7 @@ def test_without_a_storage_known_tokens_hold_for_a_while_and_then_none_does(
     def broken(self: Tokens) -> list[str]:
         raise OSError("the network is gone")
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         monkeypatch.setattr(Tokens, "files", broken)
         await access.refresh()
         access.check(f"Bearer {text}")
@@ -238,7 +238,7 @@ def test_a_storage_that_does_not_answer_is_asked_once_and_holds_up_nobody(
     monkeypatch.setattr(Tokens, "files", slow)
     monkeypatch.setattr(module, "READ_TIMEOUT_S", 0.05)
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         assert refusal(access, f"Bearer {text}").status == 503
         await access.refresh()
         assert len(asked) == 1
@@ -263,14 +263,14 @@ def test_a_list_that_was_never_read_lets_nobody_in(
 
     monkeypatch.setattr(Tokens, "files", broken)
 
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         assert refusal(access, f"Bearer {text}").status == 503
 
     run(tmp_path, scenario)
 
 
 def test_none_lets_everybody_in_and_token_closes_again(tokens: Tokens, tmp_path: Path) -> None:
-    async def scenario(access: Access) -> None:
+    async def scenario(access: Authenticator) -> None:
         assert access.check(None).rights == ("read", "promote")
         await access.configure(str(tmp_path / "store"), "small", "token")
         assert refusal(access, None).status == 401

@@ -1,0 +1,174 @@
+"""Which failures are tried again, and when. Decides only: no socket, no sleep.
+
+A prediction changes nothing, so that it may be asked for twice: whatever gave no answer is tried again (no
+connection, a connection that broke, an attempt that took too long), and so are refusals that pass: 429 and 503 of
+raydc, and what only a proxy in front of it says (502, 504, and 404, 408 or 500 that are not JSON: it has no routes
+yet, or lost its replica). What raydc refuses otherwise would be refused again.
+
+Delays are drawn from 0 to a limit that doubles ("full jitter": M. Brooker, Exponential Backoff And Jitter, 2015).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from raydc.client.replies import Reply
+from raydc.errors import RefusedError, UnavailableError
+
+# With these delays the default time of a call ends before the default number of its retries does: a proxy or a
+# replica needs seconds to come back, on a busy machine twenty.
+MAX_RETRIES = 60
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 2.0
+# A host that is gone without a word would take all of the time otherwise.
+CONNECT_TIMEOUT_S = 5.0
+# Connections that are kept for reuse, and so the most that can turn out to be closed one after the other.
+MAX_IDLE_CONNECTIONS = 20
+
+_LEAST_ATTEMPT_S = 0.001
+_PASSING = (429, 502, 503, 504)
+_PASSING_OF_A_PROXY = (404, 408, 500)
+_HINTS = {
+    401: "Give a token (token=..., --token or RAYDC_TOKEN) that the endpoint knows.",
+    403: "This token may not do that; ask for one with the right.",
+    413: "Send fewer rows or a smaller image, or raise serve.max_request_bytes.",
+}
+
+# Replaced in tests.
+monotonic = time.monotonic
+uniform = random.uniform
+
+
+class Call:
+    """One call with all its attempts.
+
+    Args:
+        target: The address that is asked, for messages.
+        request_id: The same for all attempts.
+        timeout_s: For everything, delays included.
+        max_retries: Attempts after the first.
+        attempt_timeout_s: For a single attempt; None gives each what is left.
+    """
+
+    def __init__(
+        self, target: str, request_id: str, timeout_s: float, max_retries: int, attempt_timeout_s: float | None = None
+    ) -> None:
+        self.target = target
+        self.request_id = request_id
+        self.timeout_s = timeout_s
+        self.max_retries = max_retries
+        self.attempt_timeout_s = attempt_timeout_s
+        self._deadline = monotonic() + timeout_s
+        self._attempt_end = self._deadline
+        self._num_attempts = 0
+        self._num_closed = 0
+        self._last: tuple[str, int | None, str | None] = ("no time for an attempt", None, "Give a larger timeout_s.")
+
+    def begin(self) -> None:
+        """Starts an attempt.
+
+        Raises:
+            UnavailableError: The time was over before it.
+        """
+        if self._deadline - monotonic() < _LEAST_ATTEMPT_S:
+            raise self._unavailable(*self._last)
+        self._num_attempts += 1
+        limit_s = self.attempt_timeout_s
+        self._attempt_end = self._deadline if limit_s is None else min(self._deadline, monotonic() + limit_s)
+
+    def attempt_left_s(self) -> float:
+        """Seconds that the attempt may still take; 0 when its time is over."""
+        return max(0.0, self._attempt_end - monotonic())
+
+    def after_closed(self, reason: str) -> float:
+        """A kept connection turned out to be closed: the next one is tried at once, and that does not count."""
+        if self._num_closed >= MAX_IDLE_CONNECTIONS:
+            return self.after_failure(reason)
+        self._num_closed += 1
+        self._num_attempts -= 1
+        return 0.0
+
+    def after_failure(self, reason: str, hint: str | None = None) -> float:
+        """There was no answer. Seconds to wait before the next attempt.
+
+        Raises:
+            UnavailableError: There is no time or no attempt left.
+        """
+        return self._delay(reason, 0.0, None, hint or "Is the endpoint up? `raydc serve spec.yaml` starts it.")
+
+    def after_refusal(self, reply: Reply) -> float:
+        """The answer is not a success. Seconds to wait before the next attempt.
+
+        Raises:
+            RefusedError: It would be the same again.
+            UnavailableError: There is no time or no attempt left.
+        """
+        reason = _reason(reply)
+        if not may_pass(reply):
+            raise RefusedError(
+                f"{self.target} answered {reply.status}: {reason} (request {reply.request_id})",
+                _hint(reply),
+                status=reply.status,
+                request_id=reply.request_id,
+            )
+        hint = "It is busy; ask less often, or give it more replicas." if reply.status == 429 else None
+        return self._delay(f"{reply.status}: {reason}", retry_after_s(reply), reply.status, hint)
+
+    def _delay(self, reason: str, wanted_s: float, status: int | None, hint: str | None) -> float:
+        self._last = (reason, status, hint)
+        left_s = self._deadline - monotonic()
+        if self._num_attempts > self.max_retries:
+            raise self._unavailable(reason, status, hint)
+        if left_s <= 0 or wanted_s >= left_s:
+            asked = f"; it asks for {wanted_s:g} s until the next request" if wanted_s > 0 else ""
+            raise self._unavailable(reason + asked, status, hint)
+        limit_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._num_attempts - 1, 16))
+        return wanted_s + uniform(0.0, min(limit_s, left_s - wanted_s))
+
+    def _unavailable(self, reason: str, status: int | None, hint: str | None) -> UnavailableError:
+        attempts = "1 attempt" if self._num_attempts == 1 else f"{self._num_attempts} attempts"
+        return UnavailableError(
+            f"no answer from {self.target} within {self.timeout_s:g} s and {attempts}: {reason} "
+            f"(request {self.request_id})",
+            hint,
+            status=status,
+            request_id=self.request_id,
+        )
+
+
+def may_pass(reply: Reply) -> bool:
+    """The same request may be answered later."""
+    return reply.status in _PASSING or (reply.status in _PASSING_OF_A_PROXY and not _is_json(reply))
+
+
+def retry_after_s(reply: Reply) -> float:
+    """Seconds that the header Retry-After asks for, as a number or a date; 0 without one."""
+    text = reply.headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):  # TypeError: a date without a zone.
+        return 0.0
+
+
+def _is_json(reply: Reply) -> bool:
+    return reply.body.lstrip().startswith(b"{")
+
+
+def _reason(reply: Reply) -> str:
+    try:
+        return str(json.loads(reply.body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return reply.body[:200].decode(errors="replace").strip() or "no reason given"
+
+
+def _hint(reply: Reply) -> str | None:
+    if 300 <= reply.status < 400:
+        return f"It is at {reply.headers.get('location', 'another address')}; give that one."
+    return _HINTS.get(reply.status)

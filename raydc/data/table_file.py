@@ -1,0 +1,106 @@
+"""Writes tables to one file, which appears whole or not at all: CSV, Parquet or JSON Lines by its name."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from raydc.errors import DataError, UsageError
+from raydc.storage import Storage
+
+
+class TableWriter:
+    """A file that tables are appended to, used as a context; the first table decides the columns.
+
+    Args:
+        path: `.csv`, `.parquet` or `.jsonl`, on a local disk or as a URI.
+
+    Raises:
+        UsageError: The name says no format.
+    """
+
+    def __init__(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        self.path = path
+        self._open = _format(path)
+        self._folder = Storage(folder or ("/" if path.startswith("/") else "."))
+        self._name = name
+        self._temporary = f".{name}.{uuid.uuid4().hex[:8]}.tmp"
+        self._stream: Any = None
+        self._file: Any = None
+        self._schema: pa.Schema | None = None
+
+    def __enter__(self) -> TableWriter:
+        self._folder.filesystem.create_dir(self._folder.root, recursive=True)
+        self._stream = self._folder.filesystem.open_output_stream(f"{self._folder.root}/{self._temporary}")
+        return self
+
+    def write(self, table: pa.Table) -> None:
+        """Appends rows.
+
+        Raises:
+            DataError: A column that the first table had not.
+        """
+        if self._schema is None:
+            self._schema = table.schema
+            self._file = self._open(self._stream, table.schema)
+        for name in table.column_names:
+            if name not in self._schema.names:
+                hint = "Give every row the same columns, null where there is no value."
+                raise DataError(f"{self.path}: column {name!r} is missing in the first rows", hint)
+        self._file.write_table(_with_schema(table, self._schema))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stream.close()
+            self._folder.delete(self._temporary)
+            return
+        if self._file is not None:
+            self._file.close()
+        self._stream.close()
+        self._folder.move(self._temporary, self._name)
+
+
+class _JsonLines:
+    def __init__(self, stream: pa.NativeFile, schema: pa.Schema) -> None:
+        self._stream = stream
+
+    def write_table(self, table: pa.Table) -> None:
+        lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()]
+        self._stream.write("".join(lines).encode())
+
+    def close(self) -> None:
+        return
+
+
+_FORMATS: dict[str, Callable[[pa.NativeFile, pa.Schema], Any]] = {
+    "csv": pacsv.CSVWriter,
+    "parquet": pq.ParquetWriter,
+    "jsonl": _JsonLines,
+}
+
+
+def _format(path: str) -> Callable[[pa.NativeFile, pa.Schema], Any]:
+    suffix = path.rpartition("/")[2].rpartition(".")[2].lower()
+    if suffix not in _FORMATS:
+        raise UsageError(f"{path}: no format is known for that name", f"End it in .{', .'.join(_FORMATS)}.")
+    return _FORMATS[suffix]
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)

@@ -1,0 +1,266 @@
+"""The connection to Ray.
+
+raydc attaches to the cluster of `--address` or `RAY_ADDRESS`; where there is none it starts a Ray of its own
+in this process, which ends with it. Supervision, restarts, placement and autoscaling are Ray's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydc.engine import internals, serve_environment
+from raydc.errors import ClusterError, RaydcError
+
+# Ray Train reads these in the driver and hands them to its controller and workers. Chosen by measurement:
+# a dead worker is seen within a fifth of a second, and a group that cannot be placed is retried at another size.
+_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    # raydc.elastic.scaling_policy asks for draining nodes itself, and spares each start of a group the process that would.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "120",
+}
+# These must reach the worker processes themselves.
+_WORKER_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+}
+# What a local Ray leaves on this machine.
+_local_folders: list[tempfile.TemporaryDirectory[str]] = []
+_SERVE_THREAD_TIMEOUT_S = 5.0
+_QUIET = ("ray.train", "ray.tune", "ray.data")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A connected Ray: `local` when this process started it and takes it along when it ends."""
+
+    local: bool
+    address: str
+    num_nodes: int
+    resources: dict[str, float]
+
+
+def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool = True) -> Engine:
+    """Attaches to a Ray cluster, or starts a local Ray; does nothing when already connected.
+
+    Args:
+        address: `host:port`, `ray://...` or `auto`. Default: `RAY_ADDRESS`, else a local Ray.
+        num_cpus: CPUs of a local Ray. Default: those of this machine.
+        quiet: Keep Ray's own informational log lines off the terminal.
+
+    Raises:
+        ClusterError: There is no cluster at the address, or it refuses.
+    """
+    import ray
+
+    # Threads that Serve leaves in the driver ask Ray once more when it has ended: they would start another.
+    internals.never_start_by_itself()
+    address = address or os.environ.get("RAY_ADDRESS")
+    for name, value in _TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if ray.is_initialized():
+        return _describe(local=address is None)
+    # The default of 30 s is short for a machine that does other things as well.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    # Processes that Ray would start for tasks to come; those of raydc ask for an environment of their own.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    choose_auth(local=address is None)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Silences a warning of Ray's.
+    level = logging.ERROR if quiet else logging.INFO
+    options: dict[str, Any] = {
+        "logging_level": level,
+        "log_to_driver": not quiet,
+        "runtime_env": {"env_vars": _WORKER_ENVIRONMENT},
+    }
+    try:
+        if address:
+            # What Serve starts inherits them, unless its controller runs already.
+            options["runtime_env"]["env_vars"] = {**_WORKER_ENVIRONMENT, **serve_environment.SETTINGS}
+            ray.init(address=address, **options)
+        else:
+            # Without an address Ray would join a cluster that happens to run on this machine.
+            with _ingress_of_local_ray():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+    except Exception as error:  # Ray raises plain Exception where a node is too slow to start.
+        where = f"at {address}" if address else "in this process"
+        raise ClusterError(
+            f"no Ray {where}: {str(error).splitlines()[0]}",
+            "Check --address / RAY_ADDRESS, and RAY_AUTH_MODE and the token; leave both out for a local Ray.",
+        ) from error
+    if quiet:
+        for name in _QUIET:
+            logging.getLogger(name).setLevel(level)
+        # Serve sets its level anew. What it has to say in a driver is progress, or what its threads miss at the end.
+        logging.getLogger("ray.serve").disabled = True
+    return _describe(local=address is None)
+
+
+def attach(address: str | None = None) -> bool:
+    """Attaches to the cluster of `address` or `RAY_ADDRESS`, or to a Ray that runs on this machine, if any.
+
+    Returns:
+        False when no address was given and no Ray runs here. Nothing is started.
+
+    Raises:
+        ClusterError: There is no cluster at the address that was given.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return True
+    if address or os.environ.get("RAY_ADDRESS"):
+        connect(address)
+        return True
+    try:
+        connect("auto")
+    except ClusterError as error:
+        if "Could not find any running Ray instance" not in error.message:
+            raise
+        return False
+    return True
+
+
+def machine() -> dict[str, float]:
+    """CPUs and GPUs that a local Ray would find here, limits of a container included. Starts nothing."""
+    import torch
+
+    return {"CPU": float(internals.get_num_cpus()), "GPU": float(torch.cuda.device_count())}
+
+
+def sample(space: dict[str, Any], num_samples: int, seed: int) -> list[dict[str, Any]]:
+    """Points of a search space, in the order in which Tune's own generator draws them.
+
+    Args:
+        space: Names to domains of `ray.tune`.
+        num_samples: Draws; a grid gives all its points at each.
+        seed: Of the random numbers.
+    """
+    import numpy as np
+
+    generate_variants = internals.generate_variants
+    random = np.random.RandomState(seed)
+    return [values for _ in range(num_samples) for _, values in generate_variants(dict(space), random_state=random)]
+
+
+def disconnect() -> None:
+    """Ends a local Ray, or leaves the cluster."""
+    import ray
+
+    internals.end_serve_thread(_SERVE_THREAD_TIMEOUT_S)
+    ray.shutdown()
+    while _local_folders:
+        _local_folders.pop().cleanup()
+
+
+@contextlib.contextmanager
+def _ingress_of_local_ray() -> Iterator[None]:
+    """A Ray that is started here inherits the settings of its ingress; this process and its further children do not."""
+    if not serve_environment.is_available():
+        yield
+        return
+    _local_folders.append(serve_environment.make_folder())
+    settings = serve_environment.local(Path(_local_folders[-1].name))
+    own = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
+
+
+def _describe(local: bool) -> Engine:
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    resources = {name: float(amount) for name, amount in ray.cluster_resources().items()}
+    return Engine(local, ray.get_runtime_context().gcs_address, len(nodes), resources)
+
+
+def choose_auth(local: bool) -> None:
+    """Token authentication unless the environment says otherwise, with a token that only its owner reads.
+
+    A local Ray always gets it; a cluster is asked with a token where this user has one. Ray 2.60 writes a
+    missing token readable by everybody, hence the file is made here.
+    """
+    loader = internals.AuthenticationTokenLoader.instance()
+    if "RAY_AUTH_MODE" not in os.environ:
+        if not local and not loader.has_token(ignore_auth_mode=True):
+            return
+        os.environ["RAY_AUTH_MODE"] = "token"
+    internals.Config.initialize("")  # Ray reads the variable when it is imported, and not again.
+    if os.environ["RAY_AUTH_MODE"] == "token" and not loader.has_token(ignore_auth_mode=True):
+        _create_token()
+        loader.reset_cache()
+
+
+def _create_token() -> None:
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+def find_cause(error: BaseException) -> RaydcError | None:
+    """The deliberate error inside whatever Ray wrapped around it, or None."""
+    seen: set[int] = set()
+    for inner in _causes(error, seen):
+        if isinstance(inner, RaydcError) and type(inner) is not RaydcError:
+            return _plain(inner)
+    return None
+
+
+def _plain(error: RaydcError) -> RaydcError:
+    # RayTaskError makes a class that inherits from both; the user's class is among its bases.
+    if hasattr(error, "cause") and isinstance(error.cause, RaydcError):
+        return error.cause
+    return error
+
+
+def _causes(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    failures = getattr(error, "worker_failures", None)
+    for inner in failures.values() if isinstance(failures, dict) else ():
+        yield from _causes(inner, seen)
+    for name in ("cause", "__cause__", "__context__", "_healthcheck_error", "error"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            yield from _causes(inner, seen)
+
+
+def runtime_environment() -> dict[str, Any]:
+    """The runtime environment of this driver, for what outlives it: working_dir, env_vars, ..., as uploaded."""
+    import ray
+
+    known = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri", "container", "py_executable")
+    environment = dict(ray.get_runtime_context().runtime_env)
+    # Replicas inherit those of Serve's controller, with which they have to agree.
+    variables = environment.get("env_vars") or {}
+    environment["env_vars"] = {
+        name: value for name, value in variables.items() if name not in serve_environment.SETTINGS
+    }
+    return {name: environment[name] for name in known if environment.get(name)}
+
+
+def head_address() -> str:
+    """IP address of the head node."""
+    import ray
+
+    for node in ray.nodes():
+        if node["Alive"] and "node:__internal_head__" in node["Resources"]:
+            return str(node["NodeManagerAddress"])
+    raise ClusterError("the cluster has no head node", "Check `ray status`.")

@@ -1,0 +1,1 @@
+"""What a worker does: rows, steps, reduction, validation, checkpoints. Knows no Ray."""

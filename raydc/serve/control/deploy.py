@@ -1,0 +1,195 @@
+"""Puts a version behind an endpoint, changes it, and proves that every replica answers with it.
+
+Everything goes through Serve's declarative configuration. `serve.run` would restart the replicas, and a
+controller that recovers would silently put back what was declared before it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from raydc import checkpoint
+from raydc.engine import serve_client
+from raydc.registry import Registry
+from raydc.serve.app import DEPLOYMENT
+from raydc.serve.control import application as application_module
+from raydc.serve.control import rollout, switchover
+from raydc.serve.control.readiness import Endpoint
+from raydc.serve.settings import Traffic
+from raydc.spec.sections import Serve, Spec
+from raydc.storage import Storage
+
+READY_TIMEOUT_S = 180.0
+
+
+def deploy(
+    spec: Spec,
+    storage: Storage,
+    version: int | None = None,
+    *,
+    who: str = "",
+    why: str = "",
+    ready_timeout_s: float = READY_TIMEOUT_S,
+) -> Endpoint:
+    """Serves a model on the connected Ray: waits for its answer, then moves the alias of `spec.serve`.
+
+    A model that is deployed already is changed in place, its endpoint stays. Other applications of the cluster's
+    Serve are left alone.
+
+    Args:
+        spec: A resolved spec with a section `serve`.
+        storage: Where its registry is.
+        version: Version to serve. Default: the one that the alias stands for.
+        who: For the history of the alias.
+        why: The same.
+        ready_timeout_s: How long the endpoint may take to answer with the version.
+
+    Raises:
+        RegistryError: There is no such version, or the alias stands for none.
+        CheckpointError: The version does not verify.
+        ServeError: The port is taken, or the endpoint does not answer with the version; the alias has not moved,
+            and an endpoint that was there answers as before.
+    """
+    section = spec.serve or Serve()
+    registry = Registry(storage)
+    if version is None:
+        version = registry.resolve(spec.name, section.alias)
+    checkpoint.read_artefact(registry.folder(spec.name, version))
+    host, port = application_module.listen(section)
+    applications = serve_client.applications()
+    before = application_module.find(applications, spec.name)
+    prefix = before["route_prefix"] if before else application_module.free_prefix(applications, spec.name)
+    found = switchover.find(storage, spec.name, section.alias)
+    running = application_module.settings_of(found).traffic if found else None
+    # What runs beside a version that is deployed again goes on; beside another version it ends.
+    traffic = running if running and running.version == version else Traffic(version=version)
+    settings = application_module.settings_for(spec.name, section, storage, traffic)
+    endpoint = Endpoint(application_module.url_of(host, port, prefix), spec.name, version, section.alias)
+    switchover.declared(
+        endpoint, application_module.application_for(section, settings, prefix), before, ready_timeout_s
+    )
+    registry.set_alias(spec.name, section.alias, version, who, why)
+    if running:
+        rollout.note_changes(registry, spec.name, section.alias, running, traffic, who, why)
+    return endpoint
+
+
+def promote(
+    storage: Storage,
+    model: str,
+    alias: str,
+    version: int,
+    *,
+    who: str = "",
+    why: str = "",
+    live: bool = True,
+    ready_timeout_s: float = READY_TIMEOUT_S,
+) -> int:
+    """Points an alias at a version; an endpoint that serves the alias answers with it before the alias moves.
+
+    Args:
+        storage: Where the registry is.
+        model: The model.
+        alias: The alias to move.
+        version: Where to.
+        who: For the history.
+        why: The same.
+        live: False when no Ray is connected: the alias moves, and that is all.
+        ready_timeout_s: How long the endpoint may take.
+
+    Returns:
+        The version.
+
+    Raises:
+        RegistryError: There is no such model or version.
+        ServeError: The version did not load. The alias has not moved, and the old version answers.
+    """
+    registry = Registry(storage)
+    registry.folder(model, version)
+    if live:
+        _swap(registry, model, alias, version, ready_timeout_s, who, why)
+    registry.set_alias(model, alias, version, who, why)
+    return version
+
+
+def rollback(
+    storage: Storage,
+    model: str,
+    alias: str,
+    *,
+    who: str = "",
+    why: str = "",
+    live: bool = True,
+    ready_timeout_s: float = READY_TIMEOUT_S,
+) -> int:
+    """Takes back the last move of an alias; an endpoint that serves it follows. Arguments as of `promote`.
+
+    Returns:
+        The version that the alias stands for now.
+
+    Raises:
+        RegistryError: There is nothing to go back to.
+        ServeError: The older version did not load; nothing has changed.
+    """
+    registry = Registry(storage)
+    if live:
+        _swap(registry, model, alias, registry.previous(model, alias), ready_timeout_s, who, why)
+    return registry.rollback(model, alias, who, why)
+
+
+def _swap(registry: Registry, model: str, alias: str, version: int, ready_timeout_s: float, who: str, why: str) -> None:
+    """Changes the endpoint that serves this alias, where there is one; a canary of it ends, a shadow goes on."""
+
+    def change(now: Traffic) -> Traffic:
+        shadow = now.shadow if now.shadow and now.shadow.version != version else None
+        return Traffic(version=version, shadow=shadow)
+
+    before = switchover.traffic(registry.storage, model, alias, change, ready_timeout_s)
+    if before is not None:
+        rollout.note_changes(registry, model, alias, before, change(before), who, why)
+
+
+def status() -> list[dict[str, Any]]:
+    """What raydc serves on the connected Ray: names, status, url, storage, version, canary, shadow, replicas."""
+    from ray import serve
+
+    applications = [one for one in serve_client.applications() if one["import_path"] == application_module.IMPORT_PATH]
+    if not applications:
+        return []
+    address = serve_client.address()
+    running = serve.status().applications
+    shown = []
+    for application in applications:
+        settings = application_module.settings_of(application)
+        state = running.get(application["name"])
+        shown.append(
+            {
+                "app_name": application["name"],
+                "url": application_module.url_of(*address, application["route_prefix"]),
+                "model": settings.model,
+                "alias": settings.alias,
+                "storage": settings.storage,
+                "version": settings.traffic.version,
+                "canary": settings.traffic.canary,
+                "shadow": settings.traffic.shadow,
+                "status": state.status.value if state else "UNKNOWN",
+                "replicas": sum(state.deployments[DEPLOYMENT].replica_states.values())
+                if state and DEPLOYMENT in state.deployments
+                else 0,
+            }
+        )
+    return shown
+
+
+def wait(poll_interval_s: float = 2.0) -> None:
+    """Returns when raydc serves nothing any more on the connected Ray."""
+    while any(
+        application["import_path"] == application_module.IMPORT_PATH for application in serve_client.applications()
+    ):
+        time.sleep(poll_interval_s)
+
+
+def shutdown(model: str | None = None) -> None:
+    """Takes down the endpoint of a model, or every endpoint of raydc; Serve itself when nothing else runs on it."""
+    application_module.remove(model)

@@ -1,0 +1,1 @@
+"""Runs in a replica: loaded versions, admission, batches."""

@@ -1,0 +1,1 @@
+"""Runs in a replica: the access log and the metrics of an endpoint."""

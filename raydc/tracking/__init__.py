@@ -1,0 +1,1 @@
+"""What a run writes down: events, metrics, its lease, and where its time went."""

@@ -1,0 +1,165 @@
+"""Artefacts with a manifest, and the checkpoints of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raydc import checkpoint
+from raydc.checkpoint.store import CheckpointStore
+from raydc.errors import CheckpointError
+from raydc.storage import Storage
+
+FILES = {"a.bin": b"\x00\x01\x02", "b.json": b"{}"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "artefact"))
+
+
+def test_round_trip(folder: Storage) -> None:
+    checkpoint.write_artefact(folder, FILES, {"kind": "test"})
+    assert checkpoint.read_artefact(folder) == ({"kind": "test"}, FILES)
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_any_flipped_byte_is_found(folder: Storage, position: int) -> None:
+    checkpoint.write_artefact(folder, FILES, {})
+    content = bytearray(FILES["a.bin"])
+    content[position] ^= 4
+    folder.write_bytes("a.bin", bytes(content))
+    with pytest.raises(CheckpointError, match=r"a\.bin is damaged: expected sha256 \w{16}, found \w{16}"):
+        checkpoint.read_artefact(folder)
+
+
+def test_what_else_is_no_artefact(folder: Storage) -> None:
+    with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
+        checkpoint.read_artefact(folder)
+    checkpoint.write_artefact(folder, FILES, {})
+    folder.write_bytes("a.bin", b"\x00")
+    with pytest.raises(CheckpointError, match="expected 3 bytes, found 1"):
+        checkpoint.read_artefact(folder)
+    folder.delete("a.bin")
+    with pytest.raises(CheckpointError, match=r"a\.bin is missing"):
+        checkpoint.read_artefact(folder)
+    folder.write_bytes("MANIFEST.json", b'{"meta": {}, "fil')
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoint.read_artefact(folder)
+
+
+def test_torn_rewrite_is_no_artefact(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.write_artefact(folder, FILES, {})
+
+    def dies(self: Storage, name: str, content: bytes) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write_bytes", dies)
+        with pytest.raises(OSError, match="disk full"):
+            checkpoint.write_artefact(folder, FILES, {})
+    with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
+        checkpoint.read_artefact(folder)
+
+
+def test_newest_that_verifies_wins_and_the_others_are_named(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=5)
+    assert store.newest() == (None, [])
+    for step in (5, 10, 15):
+        store.write(step, FILES, {})
+    (folder / "step_00000015").write_bytes("a.bin", b"\x00\x01\x03")
+    (folder / "step_00000010").delete("MANIFEST.json")
+    found, skipped = store.newest()
+    assert found is not None
+    assert (found.step, found.files) == (5, FILES)
+    assert [skip.name for skip in skipped] == ["step_00000015", "step_00000010"]
+    assert "damaged" in skipped[0].reason
+
+
+def test_renamed_checkpoint_is_not_taken_for_another(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=5)
+    store.write(5, FILES, {})
+    folder.move("step_00000005", "step_00000009")
+    found, skipped = store.newest()
+    assert found is None
+    assert "is of step 5" in skipped[0].reason
+
+
+def test_newest_and_best_are_kept(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=2)
+    for step in range(1, 8):
+        store.write(step, FILES, {}, best_step=3 if step >= 3 else None)
+    assert store.steps() == [3, 6, 7]
+
+
+def test_set_aside_does_not_count_as_newest(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=1)
+    store.write(9, FILES, {})
+    store.set_aside(9)
+    store.write(5, FILES, {})
+    assert store.steps() == [5]
+    assert "step_00000009.damaged" in folder.names()
+
+
+def test_drafts_of_a_killed_writer_are_removed(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=1)
+    checkpoint.write_artefact(folder / "step_00000009.1234.tmp", FILES, {})
+    assert store.newest() == (None, [])
+    store.sweep_drafts()
+    assert folder.names() == []
+
+
+def test_same_step_again_keeps_what_is_whole_and_replaces_what_is_not(folder: Storage) -> None:
+    store = CheckpointStore(folder, 2)
+    store.write(5, FILES, {"writer": 1})
+    store.write(5, FILES, {"writer": 2})
+    assert store.read(5).meta["writer"] == 1
+    (folder / "step_00000005").write_bytes("a.bin", b"torn")
+    store.write(5, FILES, {"writer": 3})
+    assert store.read(5).meta["writer"] == 3
+
+
+def test_damaged_checkpoint_is_set_aside_and_takes_no_place(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=2)
+    for step in (1, 2, 3):
+        store.write(step, FILES, {})
+    (folder / "step_00000003").delete("a.bin")
+    _, skipped = store.newest()
+    for skip in skipped:
+        store.set_aside(skip.step)
+    assert store.newest()[1] == []  # It is named once.
+    store.write(4, FILES, {})
+    assert store.steps() == [2, 4]  # It does not count among the newest two, which would have cost the second.
+
+
+def test_refused_write_leaves_no_draft(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = CheckpointStore(folder, 2)
+    store.write(1, FILES, {})
+    write = Storage.write_bytes
+
+    def refuse(self: Storage, name: str, content: bytes) -> None:
+        if name == "b.json":
+            raise OSError(28, "No space left on device")
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write_bytes", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            store.write(2, FILES, {})
+    assert folder.names() == ["step_00000001"]
+    assert store.read(1).files == FILES
+
+
+def test_object_store(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        (folder.local_path / f"step_{step:08d}").mkdir(parents=True)  # Which a real one does not have.
+    monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
+    store = CheckpointStore(folder, 2)
+    for step in (1, 2, 3):
+        checkpoint.write_artefact(folder / f"step_{step:08d}", FILES, {"step": step})
+    store._prune(None)
+    assert store.steps() == [2, 3]
+    found, _ = store.newest()
+    assert found is not None
+    assert found.step == 3

@@ -1,0 +1,132 @@
+"""The command line: light to import, frozen in its options, one message and a code for every fault."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from raydc.cli import main
+from raydc.storage import Storage
+from raydc.tracking import events
+
+COMMANDS = {
+    "run": {"--set", "--address", "--resume", "--new", "--fork", "--once"},
+    "validate": {"--set"},
+    "plan": {"--set", "--address"},
+    "prepare": {"--set", "--address"},
+    "train": {"--set", "--address", "--resume", "--new", "--fork"},
+    "sweep": {"--set", "--address", "--resume", "--new"},
+    "evaluate": {"--set", "--address"},
+    "serve": {"--set", "--address", "--version", "--once"},
+    "predict": {"--set", "--address", "--url", "--row", "--image", "--input", "--output", "--timeout", "--token"},
+    "promote": {"--set", "--address", "--version", "--alias", "--why"},
+    "rollback": {"--set", "--address", "--alias", "--why"},
+    "token create": {"--set", "--name", "--rights", "--days"},
+    "token list": {"--set"},
+    "token revoke": {"--set", "--name"},
+    "canary": {"--set", "--address", "--version", "--fraction", "--follow", "--drop", "--alias", "--why"},
+    "shadow": {"--set", "--address", "--version", "--fraction", "--drop", "--alias", "--why"},
+    "chaos": {"--set", "--address", "--steps", "--kills", "--seed", "--only", "--nodes"},
+    "runs": {"--storage"},
+    "schema": set(),
+}
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    path = tmp_path / "good.yaml"
+    path.write_text("name: good\ndata: {source: a.csv}\nmodel: {name: mlp}\n")
+    return path
+
+
+def test_options_are_frozen() -> None:
+    # Configuration has one home, the spec; a new option needs a reason and a change here.
+    found = {name: {o for p in c.params for o in p.opts if o.startswith("--")} for name, c in commands(main)}
+    assert found == COMMANDS
+
+
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
+
+
+def test_help_imports_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from raydc.cli import main; "
+        "r = CliRunner().invoke(main, ['--help']); assert r.exit_code == 0, r; "
+        "heavy = {'ray', 'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_validate_says_valid_or_every_problem(good: Path) -> None:
+    result = CliRunner().invoke(main, ["validate", str(good)])
+    assert (result.exit_code, "valid" in result.output) == (0, True)
+    result = CliRunner().invoke(main, ["validate", str(good), "--set", "seed=x", "--set", "train.epochs=0"])
+    assert result.exit_code == 2
+    assert "2 problem(s) in the spec; nothing was started." in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate", "none.yaml"], "none.yaml"),
+        (["predict"], "nothing to predict"),
+        (["predict", "--row", "{}"], "no endpoint"),
+        (["predict", "--url", "http://localhost:1", "--row", "{"], "not JSON"),
+        (["predict", "--input", "a.csv"], "--input needs SPEC and --output"),
+        (["canary", "good.yaml", "--drop", "--version", "2"], "--drop and --version exclude each other"),
+        (["canary", "good.yaml", "--version", "2", "--fraction", "0"], "0<x<=1"),
+        (["run", "good.yaml", "--resume", "--new"], "exclude each other"),
+        (["train", "good.yaml", "--resume", "--fork", "other"], "--resume and --fork exclude each other"),
+    ],
+)
+def test_usage_faults_exit_with_2(
+    good: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(good.parent)
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, message in result.output) == (2, True), result.output
+
+
+def test_plan_says_what_would_happen(good: Path) -> None:
+    result = CliRunner().invoke(main, ["plan", str(good)])
+    assert result.exit_code == 0
+    assert "10 epochs, 256 rows a step" in result.output
+    result = CliRunner().invoke(main, ["plan", str(good), "--set", "scaling.num_workers=200"])
+    assert (result.exit_code, "do not fit" in result.output) == (9, True)
+
+
+def test_schema_is_json() -> None:
+    assert json.loads(CliRunner().invoke(main, ["schema"]).output)["title"] == "Spec"
+
+
+def test_runs_of_an_empty_storage(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["runs", "--storage", str(tmp_path)])
+    assert (result.exit_code, "no runs" in result.output) == (0, True)
+
+
+def test_runs_tells_of_one_run(tmp_path: Path) -> None:
+    run = Storage(str(tmp_path)) / "runs" / "dead"
+    run.write_bytes("resolved.yaml", b"name: dead")
+    log = events.EventLog(run, "events")
+    log.write(kind="run_started", time_s=100.0)
+    seconds = {"start_up": 2.0, "useful_step": 5.0}
+    log.write(kind="time", since_s=103.0, until_s=110.0, step=7, useful_steps=7, recomputed_steps=0, seconds=seconds)
+    result = CliRunner().invoke(main, ["runs", "dead", "--storage", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "unfinished" in result.output
+    assert "10.0 s: useful step 5.0 50%" in result.output
+    assert "start up 5.0 50%" in result.output
+    result = CliRunner().invoke(main, ["runs", "alive", "--storage", str(tmp_path)])
+    assert (result.exit_code, "no run 'alive'" in result.output) == (5, True)

@@ -1,0 +1,124 @@
+"""Augmentation: a function of (seed, epoch, row id), for training rows only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training import picture_features, step_records, training_spec, weights_hash, write_line, write_pictures
+
+from raydc.data.shards import open_rows
+from raydc.errors import SpecError
+from raydc.loop import augment, worker
+from raydc.loop.augment import Augmenter
+from raydc.loop.feed import Feed
+from raydc.spec.data import Augment
+from raydc.storage import Storage
+from raydc.tracking import events
+
+BOTH = Augmenter(seed=3, crop_padding=2, horizontal_flip=True)
+AUGMENT = {"crop_padding": 2, "horizontal_flip": True}
+
+
+def images(num_rows: int, channels: int = 1, height: int = 4, width: int = 5) -> augment.Pixels:
+    pixels = np.random.default_rng(0).integers(1, 256, (num_rows, channels, height, width))
+    return pixels.astype(np.uint8)
+
+
+def windows(image: augment.Pixels, padding: int) -> dict[bytes, tuple[int, int, bool]]:
+    """All that may become of an image, made one by one."""
+    height, width = image.shape[1:]
+    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
+    found = {}
+    for top in range(2 * padding + 1):
+        for left in range(2 * padding + 1):
+            window = padded[:, top : top + height, left : left + width]
+            found[window.tobytes()] = (top, left, False)
+            found[window[..., ::-1].tobytes()] = (top, left, True)
+    return found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_window_and_its_mirror_image_come_up_equally_often(channels: int) -> None:
+    image = images(1, channels)[0]
+    num_rows = 20_000
+    x = np.broadcast_to(image, (num_rows, *image.shape))
+    known = windows(image, 2)
+    assert len(known) == 50
+    counts = Counter(known[row.tobytes()] for row in BOTH(0, np.arange(num_rows), x))
+    assert set(counts) == set(known.values())
+    expected = num_rows / len(known)
+    # Chi-squared with 49 degrees of freedom is below 94.6 in all but one of ten thousand cases.
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 94.6
+
+
+def test_a_row_looks_the_same_in_any_batch_and_different_in_another_epoch_or_run() -> None:
+    x, ids = images(64), np.arange(64)
+    before = x.copy()
+    whole = BOTH(5, ids, x)
+    picked = np.array([40, 3, 17])
+    assert np.array_equal(BOTH(5, ids[picked], x[picked]), whole[picked])
+    assert np.array_equal(x, before)
+    for other in (BOTH(6, ids, x), replace(BOTH, seed=4)(5, ids, x)):
+        assert not np.array_equal(other, whole)
+    assert np.array_equal(BOTH(0, ids[:0], x[:0]), x[:0])
+
+
+def test_each_change_can_be_asked_for_alone() -> None:
+    x, ids = images(32), np.arange(32)
+    flipped = replace(BOTH, crop_padding=0)(0, ids, x)
+    mirrored = (flipped == x[..., ::-1]).all(axis=(1, 2, 3))
+    assert 5 < mirrored.sum() < 27
+    assert np.array_equal(flipped[~mirrored], x[~mirrored])
+    moved = replace(BOTH, horizontal_flip=False)(0, ids, x)
+    assert all(not windows(image, 2)[row.tobytes()][2] for image, row in zip(x, moved, strict=True))
+
+
+def test_workers_and_resumed_runs_see_the_same_pictures(tmp_path: Path) -> None:
+    rows = open_rows(write_pictures(Storage(str(tmp_path))), "train")
+
+    def seen(world_size: int, start: int = 0) -> list[torch.Tensor]:
+        cpu = torch.device("cpu")
+        feeds = [Feed(rows, 5, 32, 4, rank, world_size, cpu, BOTH) for rank in range(world_size)]
+        steps = zip(*(feed.batches(1, start, 7) for feed in feeds), strict=True)
+        return [torch.cat([batch.x for batch in batches]) for batches in steps]
+
+    alone = seen(1)
+    plain = next(iter(Feed(rows, 5, 32, 4, 0, 1, torch.device("cpu")).batches(1, 0, 7))).x
+    assert not torch.equal(alone[0], plain)
+    for others in (seen(2), seen(3), seen(4)):
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone, others, strict=True))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone[5:], seen(2, start=5), strict=True))
+
+
+def test_trains_on_changed_rows_and_validates_on_plain_ones(tmp_path: Path) -> None:
+    data = write_pictures(Storage(str(tmp_path / "data")))
+    records = {}
+    for name, section in (("plain", None), ("augmented", AUGMENT), ("switched_off", {"crop_padding": 0})):
+        # With a rate of next to nothing the weights stay, so that losses compare the rows alone.
+        train = {"epochs": 1, "learning_rate": 1e-30, "optimizer": {"name": "sgd"}}
+        spec = training_spec(str(tmp_path), train=train, data={"augment": section} if section else {})
+        run = Storage(str(tmp_path / name))
+        worker.fit(spec, run, data)
+        epoch = next(record for record in events.read(run, "metrics") if record["kind"] == "epoch")
+        losses = [record["loss"] for record in step_records(run)]
+        records[name] = (losses, epoch["loss"], weights_hash(run, 7))
+    assert records["plain"] == records["switched_off"]
+    assert records["plain"][1:] == records["augmented"][1:]
+    assert all(a != b for a, b in zip(records["plain"][0], records["augmented"][0], strict=True))
+
+
+def test_what_cannot_be_augmented_is_refused(tmp_path: Path) -> None:
+    section = Augment(crop_padding=2)
+    spec = training_spec(str(tmp_path), data={"task": "regression", "augment": AUGMENT})
+    with pytest.raises(SpecError, match=r"data.augment: it changes images, but the rows are vectors of 2 numbers"):
+        worker.fit(spec, Storage(str(tmp_path / "run")), write_line(Storage(str(tmp_path / "data"))))
+    signature = picture_features().signature
+    assert augment.make(section, signature, 0) == Augmenter(0, 2, False)
+    assert augment.make(None, signature, 0) is None
+    with pytest.raises(SpecError, match="8 pixels push images of 8x8 out of sight; give at most 7"):
+        augment.make(Augment(crop_padding=8), signature, 0)

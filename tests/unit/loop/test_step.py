@@ -1,0 +1,326 @@
+"""One optimiser step over logical shards."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from raydc import models, order
+from raydc.errors import TrainError
+from raydc.features import Signature
+from raydc.loop import group, reduction
+from raydc.loop import step as steps
+from raydc.loop.group import Alone
+from raydc.loop.step import Step
+from raydc.spec.model import Cnn, Mlp
+from raydc.spec.train import Train
+
+SIGNATURE = Signature("image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", ("a", "b", "c"))
+CPU = torch.device("cpu")
+
+
+def batch(num_rows: int = 24) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (num_rows, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return x, torch.randint(0, 3, (num_rows,), generator=generator)
+
+
+def make(model: Any, train: dict[str, Any], workers: group.Group | None = None, total_steps: int = 10) -> Step:
+    network = models.build(model, SIGNATURE, 0)
+    return Step(network, "classification", Train(**train), 0, total_steps, 5, workers or Alone(), CPU)
+
+
+def all_shards(num_rows: int, num_shards: int) -> list[tuple[int, slice]]:
+    return [(i, part) for i, part in enumerate(order.logical_shards(num_rows, num_shards)) if part.start < part.stop]
+
+
+def weights(step: Step) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in step.network.state_dict().items()}
+
+
+@pytest.mark.parametrize("num_shards", [1, 3, 4])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_equals_the_plain_step_on_the_whole_batch(name: str, num_shards: int, clip_norm: float | None) -> None:
+    x, y_B = batch()
+    train = {"optimizer": {"name": name}, "logical_shards": num_shards, "gradient_clip_norm": clip_norm}
+    step = make(Mlp(name="mlp", hidden=[8]), train)
+    network = models.build(Mlp(name="mlp", hidden=[8]), SIGNATURE, 0)
+    plain = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+    optimizer = plain(network.parameters(), lr=1e-3)
+    for number in range(3):
+        loss = step(number, 24, x, y_B, all_shards(24, num_shards))
+        optimizer.zero_grad()
+        expected = torch.nn.functional.cross_entropy(network(x), y_B)
+        expected.backward()
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+        optimizer.step()
+        torch.testing.assert_close(loss, expected.detach())
+    for name_, tensor in network.state_dict().items():
+        torch.testing.assert_close(step.network.state_dict()[name_], tensor, rtol=1e-4, atol=1e-6)
+
+
+class Threads:
+    """A group of threads in this process."""
+
+    def __init__(self, rank: int, world_size: int, meeting: Any) -> None:
+        self.rank, self.world_size, self._meeting = rank, world_size, meeting
+
+    def sum_(self, flat: Tensor) -> None:
+        flat.copy_(torch.stack([part for part, _ in self._meet(flat, [])]).sum(0))
+
+    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+        parts = [part.split(sizes)[self.rank] for part, sizes in self._meet(sent, sizes_out)]
+        assert [len(part) for part in parts] == sizes_in
+        received.copy_(torch.cat(parts))
+
+    def gather(self, whole: Tensor, parts: Tensor) -> None:
+        whole.copy_(torch.cat([part for part, _ in self._meet(parts[0], [])]))
+
+    def _meet(self, tensor: Tensor, sizes: list[int]) -> list[tuple[Tensor, list[int]]]:
+        """What all ranks bring, by rank."""
+        barrier, brought = self._meeting
+        brought[self.rank] = (tensor.clone(), sizes)
+        barrier.wait(timeout=30)
+        everything = [brought[rank] for rank in range(self.world_size)]
+        barrier.wait(timeout=30)
+        return everything
+
+    def broadcast(self, number: int) -> int:
+        return number
+
+
+def train_together(model: Any, train: dict[str, Any], world_size: int, num_rows: int) -> list[Step]:
+    """Three steps of several workers. They take turns, because random state belongs to the process."""
+    x, y_B = batch(num_rows)
+    meeting = (threading.Barrier(world_size), {})
+    turn = threading.Lock()
+    everyone = [make(model, train, Threads(rank, world_size, meeting)) for rank in range(world_size)]
+    shards = order.logical_shards(num_rows, train["logical_shards"])
+    for step in everyone:
+        computes = step._shard
+
+        def alone(*given: Any, computes: Any = computes) -> Tensor:
+            with turn:
+                return computes(*given)
+
+        step._shard = alone  # type: ignore[method-assign]
+
+    def work(step: Step) -> None:
+        mine = order.shards_of_rank(train["logical_shards"], step._group.rank, world_size)
+        first, last = shards[mine[0]].start, shards[mine[-1]].stop
+        own = [(i, slice(shards[i].start - first, shards[i].stop - first)) for i in mine]
+        own = [(i, part) for i, part in own if part.start < part.stop]
+        for number in range(3):
+            step(number, num_rows, x[first:last], y_B[first:last], own)
+
+    threads = [threading.Thread(target=work, args=(step,)) for step in everyone]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    return everyone
+
+
+@pytest.mark.parametrize("num_rows", [24, 3])
+@pytest.mark.parametrize("bucket_bytes", [1 << 20, 64], ids=["one_bucket", "many_buckets"])
+@pytest.mark.parametrize(
+    "model",
+    [Mlp(name="mlp", hidden=[8], dropout=0.5), Cnn(name="cnn", channels=[4], batch_norm=True, dropout=0.5)],
+    ids=["dropout", "batch_norm"],
+)
+def test_number_of_workers_does_not_change_a_bit(
+    model: Any, num_rows: int, bucket_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reduction, "BUCKET_BYTES", bucket_bytes)
+    train = {"logical_shards": 5, "global_batch_size": 24, "optimizer": {"name": "sgd"}, "learning_rate": 0.1}
+    alone = make(model, train)
+    x, y_B = batch(num_rows)
+    for number in range(3):
+        alone(number, num_rows, x, y_B, all_shards(num_rows, 5))
+    for world_size in (2, 3, 4, 5):
+        for step in train_together(model, train, world_size, num_rows):
+            for name, tensor in weights(alone).items():
+                assert torch.equal(step.network.state_dict()[name], tensor), (world_size, name)
+
+
+@pytest.mark.parametrize("num_rows", [24, 3])
+def test_not_exact_is_the_same_up_to_the_last_bits(num_rows: int) -> None:
+    model = Cnn(name="cnn", channels=[4], batch_norm=False)
+    train = {"logical_shards": 5, "global_batch_size": 24, "optimizer": {"name": "sgd"}, "learning_rate": 0.1}
+    alone = make(model, train)
+    x, y_B = batch(num_rows)
+    for number in range(3):
+        alone(number, num_rows, x, y_B, all_shards(num_rows, 5))
+    for world_size in (1, 3):
+        for step in train_together(model, {**train, "exact": False}, world_size, num_rows):
+            for name, tensor in weights(alone).items():
+                torch.testing.assert_close(step.network.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_not_exact_computes_the_rows_of_a_worker_in_one_piece() -> None:
+    """Batch normalisation sees it: its statistics are those of all rows of the worker."""
+    x, y_B = batch(6)
+    model = Cnn(name="cnn", channels=[2], batch_norm=True)
+    step, network = make(model, {"logical_shards": 2, "exact": False}), models.build(model, SIGNATURE, 0)
+    step(0, 6, x, y_B, all_shards(6, 2))
+    network(x)
+    for name, buffer in network.named_buffers():
+        assert torch.equal(step.network.get_buffer(name), buffer)
+
+
+class Half:
+    """The first of two workers; the other one's gradients are zero."""
+
+    rank, world_size = 0, 2
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+
+    def sum_(self, flat: Tensor) -> None:
+        self.left.set()
+
+
+def test_buckets_leave_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduction, "BUCKET_BYTES", 64)
+    x, y_B = batch()
+    step = make(Mlp(name="mlp", hidden=[8, 8]), {"logical_shards": 2}, half := Half())
+    first_layer, waited = step.network.get_submodule("body.1"), []
+    # The pass cannot end before it has computed the first layer, which here waits for the last one to have left.
+    first_layer.weight.register_post_accumulate_grad_hook(lambda _: waited.append(half.left.wait(timeout=30)))
+    step(0, 24, x, y_B, all_shards(24, 2)[:1])
+    assert waited == [True]
+
+
+class _Twice(torch.nn.Module):
+    """Uses a layer twice, each time computed again in a backward pass of its own."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.layer = torch.nn.Linear(64, 8), torch.nn.Linear(8, 8)
+        self.use_reentrant = use_reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1))
+        for _ in range(2):
+            x = checkpoint(self.layer, x, use_reentrant=self.use_reentrant)
+        return x
+
+
+def test_gradient_that_comes_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reduction, "BUCKET_BYTES", 64)
+    x, y_B = batch()
+    for use_reentrant in (False, True):
+        network = models.Network(models.Input(SIGNATURE), _Twice(use_reentrant))
+        step = Step(network, "classification", Train(logical_shards=2), 0, 10, 5, Half(), CPU)
+        with pytest.raises(TrainError, match="in several pieces") if use_reentrant else contextlib.nullcontext():
+            step(0, 24, x, y_B, all_shards(24, 2)[:1])
+
+
+def test_statistics_belong_to_a_shard() -> None:
+    x, y_B = batch(6)
+    step = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2, "learning_rate": 1e-3})
+    network = models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0)
+    moved = []
+    for part in (slice(0, 3), slice(3, 6)):
+        network.load_state_dict(models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0).state_dict())
+        network(x[part])
+        moved.append({name: buffer.clone() for name, buffer in network.named_buffers()})
+    step(0, 6, x, y_B, all_shards(6, 2))
+    for name, buffer in step.network.named_buffers():
+        if name.endswith("num_batches_tracked"):
+            assert int(buffer) == 1
+        else:
+            torch.testing.assert_close(buffer, (moved[0][name] + moved[1][name]) / 2)
+
+
+def test_a_shard_of_one_row_takes_the_running_statistics() -> None:
+    step = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2})
+    frozen = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2})
+    x, y_B = batch(3)
+    network = models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0)
+    start = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(x[1:])
+    step(0, 3, x, y_B, all_shards(3, 2))  # A shard of one row, which changes no statistics, and one of two.
+    for name, buffer in step.network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            torch.testing.assert_close(buffer, (start[name] + network.get_buffer(name)) / 2)
+    norm = next(m for m in frozen.network.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm.eval()
+    frozen(0, 1, x[:1], y_B[:1], [(0, slice(0, 1))])
+    assert not norm.training, "what the user froze stays frozen"
+    assert all(m.training for m in step.network.modules())
+
+
+def test_random_state_is_a_function_of_seed_step_and_shard() -> None:
+    def draw(*key: int) -> float:
+        steps.seed_shard(*key, CPU)
+        return float(torch.rand(1, dtype=torch.float64))
+
+    keys = [(seed, step, shard) for seed in range(3) for step in range(5) for shard in range(5)]
+    values = [draw(*key) for key in keys]
+    assert len(set(values)) == len(keys)
+    assert [draw(*key) for key in keys] == values
+
+
+def test_parameter_without_a_gradient_counts_as_zero() -> None:
+    network = models.build(Mlp(name="mlp", hidden=[8]), SIGNATURE, 0)
+    unused = torch.nn.Parameter(torch.ones(3))
+    network.register_parameter("unused", unused)
+    train = Train(optimizer={"name": "adamw", "weight_decay": 0.1})
+    step = Step(network, "classification", train, 0, 10, 5, Alone(), CPU)
+    x, y_B = batch()
+    step(0, 24, x, y_B, all_shards(24, 1))
+    assert float(unused[0].detach()) == pytest.approx(1.0 - 1e-3 * 0.1)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"name": "constant"}, [1.0] * 10),
+        ({"name": "constant", "warmup_steps": 4}, [0.2, 0.4, 0.6, 0.8] + [1.0] * 6),
+        ({"name": "linear", "final_fraction": 0.5}, [1 - 0.05 * s for s in range(10)]),
+        ({"name": "cosine"}, [(1 + np.cos(np.pi * s / 10)) / 2 for s in range(10)]),
+        ({"name": "cosine", "warmup_steps": 2}, [1 / 3, 2 / 3] + [(1 + np.cos(np.pi * s / 8)) / 2 for s in range(8)]),
+        ({"name": "step", "step_epochs": 1, "gamma": 0.1}, [1.0] * 5 + [0.1] * 5),
+        ({"name": "step", "step_epochs": 1, "gamma": 0.1, "warmup_steps": 1}, [0.5] + [1.0] * 4 + [0.1] * 5),
+    ],
+)
+def test_schedules_and_their_restoration(section: dict[str, Any], expected: list[float]) -> None:
+    x, y_B = batch()
+    train = {"lr_scheduler": section, "learning_rate": 1.0, "optimizer": {"name": "sgd"}}
+    step, rates = make(Mlp(name="mlp", hidden=[4]), train), []
+    for number in range(10):
+        if number == 6:
+            state = step.state()
+            step = make(Mlp(name="mlp", hidden=[4]), train)
+            step.load_state(state)
+        rates.append(step.learning_rate)
+        step(number, 24, x, y_B, all_shards(24, 1))
+    assert rates == pytest.approx(expected, abs=1e-9)
+
+
+def test_bf16_is_mixed() -> None:
+    step = make(Mlp(name="mlp", hidden=[8]), {"precision": "bf16"})
+    x, y_B = batch()
+    plain = make(Mlp(name="mlp", hidden=[8]), {})
+    outputs = step.forward(x)
+    assert outputs.dtype == torch.float32
+    assert not torch.equal(outputs, plain.forward(x))
+    torch.testing.assert_close(outputs, plain.forward(x), rtol=0.05, atol=0.05)
+    assert {p.dtype for p in step.network.parameters()} == {torch.float32}
+    step(0, 24, x, y_B, all_shards(24, 1))
+
+
+def test_lost_peer_has_a_name() -> None:
+    with pytest.raises(group.PeerLostError, match="lost the other workers: Connection closed"), group.peers():
+        raise RuntimeError("Connection closed by peer\nmore")

@@ -1,0 +1,225 @@
+"""The OpenAPI document: what it says of a model is what the endpoint does; schemathesis looks for anything else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import jsonschema
+import pytest
+import schemathesis
+import schemathesis.engine
+import small_models
+from test_service import Store, body, post, request
+
+from raydc.serve.http import docs, front, page
+from raydc.serve.http.request import Request
+from raydc.serve.http.routes import Routes
+from raydc.serve.protocol import examples, openapi, predict_body
+from raydc.serve.protocol.interface import Interface
+from raydc.serve.replica.service import Service
+
+KINDS = {
+    "tables": small_models.table_features,
+    "pictures": small_models.picture_features,
+    "prices": small_models.price_features,
+}
+# The same cases each time. What a state machine finds, an endpoint without state does not have.
+CONFIG = """
+seed = 1
+continue-on-failure = true
+[generation]
+database = "none"
+deterministic = true
+max-examples = 20
+[phases.stateful]
+enabled = false
+[checks.negative_data_rejection]
+expected-statuses = ["4xx"]
+"""
+
+
+class App:
+    """An endpoint as an ASGI application, without a server."""
+
+    def __init__(self, store: Store) -> None:
+        self.service = Service()
+        asyncio.run(self.service.configure(store.settings(max_request_rows=20)))
+        self.routes = Routes(self.service, "0.0")
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            response = await self.routes.respond(Request(scope, receive))
+            await response(scope, receive, send)
+
+    def ask(self, asked: Request) -> Any:
+        return asyncio.run(self.routes.respond(asked))
+
+    @property
+    def interface(self) -> Interface:
+        assert self.service.current is not None
+        return self.service.current.interface
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> App:
+    return App(Store(tmp_path_factory.mktemp(request.param), KINDS[request.param]()))
+
+
+def is_expected(check: str, case: schemathesis.Case, answer: Any, interface: Interface) -> bool:
+    """Whether a document cannot say it: that data has as many values as a shape says; that a text is an image, a CSV
+    file or a tensor; that float32 does not hold all numbers."""
+    if case.media_type in (predict_body.CSV, predict_body.RAW, predict_body.MULTIPART):
+        return check in ("positive_data_acceptance", "negative_data_rejection")
+    inexact = "infer" in case.operation.label or interface.image_column is not None or " large" in answer.text
+    return check == "positive_data_acceptance" and inexact
+
+
+def test_schemathesis_finds_nothing(app: App) -> None:
+    config = schemathesis.Config.from_str(CONFIG)
+    # The other two paths are these once more.
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config).exclude(
+        path_regex="/invocations|/versions/"
+    )
+    done: Counter[str] = Counter()
+    found: list[str] = []
+    for event in schemathesis.engine.from_schema(schema).execute():
+        assert not isinstance(event, schemathesis.engine.events.NonFatalError | schemathesis.engine.events.FatalError)
+        if not isinstance(event, schemathesis.engine.events.ScenarioFinished):
+            continue
+        for name, checks in event.recorder.checks.items():
+            case = event.recorder.cases[name].value
+            done[case.operation.label] += 1
+            for check in checks:
+                answer = event.recorder.interactions[name].response
+                if check.failure_info is not None and not is_expected(check.name, case, answer, app.interface):
+                    asked = f"{case.operation.label} {case.media_type} {str(case.body)[:500]}"
+                    found.append(f"{check.name}: {asked} -> {answer and answer.status_code} {answer and answer.text}")
+    assert found == []
+    assert done["POST /predict"] > 100
+    assert done["POST /v2/models/small/infer"] > 100
+    assert sum(app.routes.answered.values()) >= sum(done.values())
+    assert not [status for status in app.routes.answered if status >= 500]
+
+
+def test_the_document_is_openapi_and_its_schemas_are_json_schema(app: App) -> None:
+    document = body(app.ask(request("GET", "/openapi.json")))
+    assert document["openapi"] == "3.1.0"
+    for schema in document["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    text = json.dumps(document)
+    for target in set(re.findall(r'"\$ref": "#/components/(\w+/\w+)"', text)):
+        kind, name = target.split("/")
+        assert name in document["components"][kind]
+    names = [one["operationId"] for path in document["paths"].values() for one in path.values()]
+    assert len(set(names)) == len(names)
+
+
+def validate(document: Any, name: str, value: Any) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+    jsonschema.Draft202012Validator(schema).validate(value)
+
+
+def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) -> None:
+    document = body(app.ask(request("GET", "/openapi.json")))
+    num_asked = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            content = operation.get("requestBody", {}).get("content", {})
+            given = [(kind, media["example"]) for kind, media in content.items() if "example" in media]
+            given += [(k, one["value"]) for k, media in content.items() for one in media.get("examples", {}).values()]
+            for kind, value in given:
+                sent = value if isinstance(value, str) else json.dumps(value)
+                answer = app.ask(request(method.upper(), path, sent.encode(), {"content-type": kind}))
+                assert answer.status_code == 200, body(answer)
+                schema = operation["responses"]["200"]["content"][predict_body.JSON]["schema"]["$ref"]
+                validate(document, schema.rpartition("/")[2], body(answer))
+                num_asked += 1
+    assert num_asked >= 4
+    if app.interface.image_column:
+        image = examples.image(app.interface)
+        assert app.ask(request("POST", "/predict", image, {"content-type": "image/png"})).status_code == 200
+
+
+def test_the_document_has_the_columns_and_classes_of_the_model() -> None:
+    interface = Interface(small_models.table_features())
+    schemas = openapi._schemas(interface, small_settings())
+    assert set(schemas["Row"]["properties"]) == {"age", "hours", "job", "answer"}
+    assert schemas["Row"]["properties"]["job"]["examples"] == ["cook", "nurse"]
+    assert schemas["Prediction"]["properties"]["label"] == {"enum": ["no", "yes", "perhaps"]}
+    assert examples.row(interface) == {"age": 40.0, "hours": 38.0, "job": "cook"}
+    price = openapi._schemas(Interface(small_models.price_features()), small_settings())
+    assert price["Prediction"]["required"] == ["value"]
+
+
+def test_every_path_of_the_endpoint_is_in_the_document(app: App) -> None:
+    paths = set(body(app.ask(request("GET", "/openapi.json")))["paths"])
+    listed = body(app.ask(request("GET", "/nowhere")))["error"].partition("there are: ")[2].split(", ")
+    for path in (one.partition(" ")[2] for one in listed):
+        if path not in ("/", "/docs", "/openapi.json"):
+            plain = path.replace("{model}", "small").replace("{version}", "1")
+            assert plain.replace("[/versions/1]", "") in paths
+            assert plain.replace("[", "").replace("]", "") in paths
+
+
+def test_every_status_that_an_endpoint_gives_is_in_the_document(app: App) -> None:
+    document = body(app.ask(request("GET", "/openapi.json")))
+    for path in document["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                assert status == "200" or response["$ref"] == f"#/components/responses/{status}"
+    error = body(app.ask(post("/predict", [])))
+    validate(document, "Error", error)
+
+
+# The page ---------------------------------------------------------------------------------------------------
+
+
+def test_the_page_stands_alone(app: App) -> None:
+    answer = app.ask(request("GET", "/docs"))
+    text = bytes(answer.body).decode()
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert not re.search(r'(?:src|href)="(?!openapi\.json)', text)
+    assert "<script" not in text
+    for path in ("/predict", "/v2/models/small/infer"):
+        assert path in text
+    for name in app.interface.kinds:
+        assert name in text
+
+
+def test_what_comes_from_the_model_is_escaped_on_the_page() -> None:
+    document = openapi.document("m", "1", Interface(small_models.table_features()), small_settings(), "0", "/<b>")
+    document["info"]["title"] = "<script>alert(1)</script>"
+    document["info"]["description"] = "of `<img>`"
+    text = docs.html(document)
+    assert "<script>" not in text
+    assert "<img>" not in text
+    assert "<b>" not in text
+    assert "<code>&lt;img&gt;</code>" in text
+
+
+def test_the_document_says_who_needs_a_token(app: App) -> None:
+    assert "security" not in body(app.ask(request("GET", "/openapi.json")))
+    document = openapi.document("m", "1", Interface(small_models.table_features()), small_settings(), "0", "")
+    assert document["security"] == [{"token": []}]
+    assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    everybody = {path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []}
+    assert everybody == {f"/{path}" for path in front._OPEN - page.NAMES}
+    assert "Authorization: Bearer" in docs.html(document)
+
+
+def small_settings() -> Any:
+    class Settings:
+        max_request_rows, auth = 5, "token"
+
+    return Settings
+
+
+def test_an_endpoint_below_a_path_says_so(app: App) -> None:
+    asked = request("GET", "/below/openapi.json", root_path="/below")
+    assert body(app.ask(asked))["servers"] == [{"url": "/below"}]
+    assert body(app.ask(request("GET", "/openapi.json")))["servers"] == [{"url": "/"}]

@@ -1,0 +1,296 @@
+"""What is seen of requests: counted, logged, bounded, and never in the way of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections import Counter as Count
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from raydc.serve.watch import access_log, log_thread
+from raydc.serve.watch.access_log import AccessLog
+from raydc.serve.watch.endpoint_metrics import COUNTERS, GAUGES, HISTOGRAMS, EndpointMetrics
+from raydc.serve.watch.log_thread import LogThread, RequestRecord
+from raydc.serve.watch.monitor import Monitor
+
+WAIT_S = 20.0
+
+
+def seen(number: int = 0, **fields: Any) -> RequestRecord:
+    given = {
+        "time_s": 1700000000.25 + number, "request_id": f"r{number}", "client": "10.0.0.7", "forwarded_for": "",
+        "method": "POST", "path": "/predict", "status": 200, "model": "small", "version": "1", "role": "stable",
+        "rows": 2, "seconds": 0.004, "bytes_in": 100, "bytes_out": 50, "token": "ada",
+    }  # fmt: skip
+    return RequestRecord(**{**given, **fields})
+
+
+# The thread -------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_done_in_order() -> None:
+    done: list[int] = []
+    watching = LogThread()
+    for number in range(1000):
+        watching.do(partial(done.append, number), num_requests=number % 3)
+    watching.close()
+    assert done == list(range(1000))
+    assert watching.num_dropped == 0
+
+
+def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_thread, "_MAX_WAITING", 10)
+    may_go_on = threading.Event()
+    done: list[int] = []
+
+    def slow(number: int) -> None:
+        assert may_go_on.wait(WAIT_S)
+        done.append(number)
+
+    watching = LogThread()
+    for number in range(8):
+        watching.do(partial(slow, number), num_requests=3)
+    watching.do(partial(slow, 8))
+    assert watching.num_dropped == 15
+    may_go_on.set()
+    watching.close()
+    assert done == [0, 1, 2, 8], "what is for no request is always done"
+
+
+def test_what_fails_keeps_nothing_from_the_next() -> None:
+    done: list[int] = []
+    watching = LogThread()
+    watching.do(partial(done.index, 5), num_requests=1)
+    watching.do(partial(done.append, 1), num_requests=1)
+    watching.close()
+    assert done == [1]
+
+
+# The access log ---------------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def test_a_line_is_one_request(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "logs" / "access.jsonl")
+    log.take([seen(0, status=401, token="", forwarded_for="192.0.2.1", path='/a"\n\u2028b'), seen(1)])
+    log.close()
+    first, second = lines(log.path)
+    assert first == {
+        "time": "2023-11-14T22:13:20.250Z", "request_id": "r0", "client": "10.0.0.7", "forwarded_for": "192.0.2.1",
+        "token": "", "method": "POST", "path": '/a"\n\u2028b', "status": 401, "model": "small", "version": "1",
+        "role": "stable", "rows": 2, "seconds": 0.004, "bytes_in": 100, "bytes_out": 50,
+    }  # fmt: skip
+    assert (second["time"], second["token"]) == ("2023-11-14T22:13:21.250Z", "ada")
+    assert log.path.stat().st_mode & 0o077 == 0
+
+
+def test_texts_of_clients_are_cut(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "access.jsonl")
+    log.take([seen(request_id="i" * 10_000, path="/" * 10_000, forwarded_for="f" * 10_000)])
+    log.close()
+    (line,) = lines(log.path)
+    assert {len(line[name]) for name in ("request_id", "path", "forwarded_for")} == {200}
+
+
+def test_full_files_are_kept_up_to_a_number(tmp_path: Path) -> None:
+    size = len(AccessLog(tmp_path / "other.jsonl")._line(seen()))
+    log = AccessLog(tmp_path / "access.jsonl", max_bytes=3 * size)
+    for number in range(30):
+        log.take([seen(number % 10)])
+    log.close()
+    files = sorted(tmp_path.glob("access.jsonl*"))
+    assert [file.name for file in files] == ["access.jsonl", *(f"access.jsonl.{n + 1}" for n in range(4))]
+    assert [[line["request_id"] for line in lines(file)] for file in files[:2]] == [
+        ["r7", "r8", "r9"],
+        ["r4", "r5", "r6"],
+    ]
+    assert access_log.NUM_KEPT == 4
+
+
+def test_a_restart_goes_on_in_the_same_file(tmp_path: Path) -> None:
+    for number in range(2):
+        log = AccessLog(tmp_path / "access.jsonl")
+        log.take([seen(number)])
+        log.close()
+    assert [line["request_id"] for line in lines(tmp_path / "access.jsonl")] == ["r0", "r1"]
+
+
+def test_a_full_disk_is_counted_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AccessLog(tmp_path / "access.jsonl")
+
+    def full(descriptor: int, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(access_log.os, "write", full)
+        log.take([seen(), seen()])
+    assert log.num_lost == 2
+    log.take([seen(7)])
+    assert [line["request_id"] for line in lines(log.path)] == ["r7"]
+
+
+# Metrics ----------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """Stands for Ray's metrics: what was recorded of all of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.values: Count[tuple[Any, ...]] = Count()
+        self.observed: list[tuple[Any, ...]] = []
+        for kind in ("Counter", "Histogram", "Gauge"):
+            monkeypatch.setattr(f"ray.util.metrics.{kind}", self._make)
+
+    def _make(self, name: str, text: str, *more: Any) -> Any:
+        tag_keys = more[-1]
+
+        def checked(tags: dict[str, str]) -> tuple[str, ...]:
+            assert set(tags) == set(tag_keys)
+            return tuple(tags[key] for key in tag_keys)
+
+        class Metric:
+            def inc(_, value: float, tags: dict[str, str]) -> None:  # noqa: N805
+                assert value > 0
+                self.values[(name, *checked(tags))] += value  # type: ignore[assignment]
+
+            def observe(_, value: float, tags: dict[str, str]) -> None:  # noqa: N805
+                self.observed.append((name, *checked(tags), value))
+
+            def set(_, value: float, tags: dict[str, str]) -> None:  # noqa: N805
+                self.values[(name, *checked(tags))] = value  # type: ignore[assignment]
+
+        return Metric()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    return Recorded(monkeypatch)
+
+
+def test_requests_are_counted_by_version_role_and_code(recorded: Recorded) -> None:
+    meters = EndpointMetrics()
+    meters.take([seen(), seen(), seen(version="2", role="canary"), seen(status=429), seen(method="GET")])
+    assert recorded.values == {
+        ("raydc_requests_total", "small", "1", "stable", "200"): 2,
+        ("raydc_requests_total", "small", "2", "canary", "200"): 1,
+        ("raydc_requests_total", "small", "1", "stable", "429"): 1,
+        ("raydc_predicted_rows_total", "small", "1", "stable"): 4,
+        ("raydc_predicted_rows_total", "small", "2", "canary"): 2,
+    }
+    assert len(recorded.observed) == 4
+    assert recorded.observed[2] == ("raydc_request_seconds", "small", "2", "canary", "200", 0.004)
+
+
+def test_totals_of_others_become_increments(recorded: Recorded) -> None:
+    meters = EndpointMetrics()
+    tags = {"model": "small", "version": "2", "outcome": "same"}
+    totals: list[float] = [0, 5, 5, 9, 2]  # It began again at the end.
+    for total in totals:
+        meters.total("raydc_shadow_rows_total", total, tags)
+    assert recorded.values == {("raydc_shadow_rows_total", "small", "2", "same"): 11}
+
+
+def test_levels_and_batches(recorded: Recorded) -> None:
+    meters = EndpointMetrics()
+    for value in (3.0, 0.0):
+        meters.level("raydc_requests_waiting", value, "small")
+    meters.batches("small", "1", [4, 1])
+    meters.batches("small", "1", [])
+    assert recorded.values == {
+        ("raydc_requests_waiting", "small"): 0.0,
+        ("raydc_batched_requests_total", "small", "1"): 5,
+    }
+    assert [value for *_, value in recorded.observed] == [4, 1]
+
+
+@pytest.mark.parametrize("table", [COUNTERS, HISTOGRAMS, GAUGES])
+def test_names_follow_the_conventions(table: dict[str, Any]) -> None:
+    is_counter: Callable[[str], bool] = lambda name: name.endswith("_total")  # noqa: E731
+    assert all(name.startswith("raydc_") and is_counter(name) == (table is COUNTERS) for name in table)
+
+
+# All of it -------------------------------------------------------------------------------------------------
+
+
+class Busy:
+    """Stands for a service: two requests wait, one is in work, a shadow runs, version 3 was refused."""
+
+    settings = SimpleNamespace(model="small", access_log=True)
+    refused: ClassVar[dict[int, str]] = {3: "golden rows[0]"}
+
+    def __init__(self) -> None:
+        self.batch_sizes = deque([2, 1])
+        self.places = SimpleNamespace(num_waiting=2, num_in_work=1)
+        self.loaded = {1: SimpleNamespace(version="1", batcher=SimpleNamespace(batch_sizes=self.batch_sizes))}
+        self.shadowing = SimpleNamespace(
+            counts=lambda: {"version": 2, "num_rows": 10, "num_different": 3, "num_failed": 1}
+        )
+
+
+@pytest.mark.parametrize("num_requests", [1, 200])
+def test_a_replica_is_watched_and_its_log_may_be_switched(
+    recorded: Recorded, tmp_path: Path, num_requests: int
+) -> None:
+    busy: Any = Busy()
+    lookout = Monitor(busy, EndpointMetrics(), lambda model: tmp_path / f"{model}.jsonl")
+
+    async def counted(expected: int) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] < expected:
+                await asyncio.sleep(0.01)
+
+    async def scenario() -> None:
+        lookout.see(seen(0))
+        lookout.configure(busy.settings)
+        await counted(1)
+        for number in range(num_requests):
+            lookout.see(seen(1 + number))
+        await counted(1 + num_requests)
+        lookout.see(seen(500))
+        lookout.configure(SimpleNamespace(model="small", access_log=False))  # type: ignore[arg-type]
+        lookout.see(seen(501))
+        lookout.close()
+
+    asyncio.run(scenario())
+    logged = [line["request_id"] for line in lines(tmp_path / "small.jsonl")]
+    assert logged == [*(f"r{1 + number}" for number in range(num_requests)), "r500"]
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert str(tmp_path / "small.jsonl") not in opened
+    expected = {
+        ("raydc_requests_total", "small", "1", "stable", "200"): 3 + num_requests,
+        ("raydc_predicted_rows_total", "small", "1", "stable"): 6 + 2 * num_requests,
+        ("raydc_requests_waiting", "small"): 2,
+        ("raydc_requests_in_work", "small"): 1,
+        ("raydc_batched_requests_total", "small", "1"): 3,
+        ("raydc_shadow_rows_total", "small", "2", "same"): 7,
+        ("raydc_shadow_rows_total", "small", "2", "different"): 3,
+        ("raydc_shadow_rows_total", "small", "2", "failed"): 1,
+        ("raydc_refused_versions_total", "small", "3"): 1,
+    }
+    assert recorded.values == expected, "however often it looked"
+
+
+def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(recorded: Recorded, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    busy: Any = Busy()
+    lookout = Monitor(busy, EndpointMetrics(), lambda model: tmp_path / "file" / "log.jsonl")
+
+    async def scenario() -> None:
+        lookout.configure(busy.settings)
+        lookout.see(seen())
+        lookout.close()
+
+    asyncio.run(scenario())
+    assert recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 1

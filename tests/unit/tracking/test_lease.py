@@ -1,0 +1,158 @@
+"""One driver at a time for a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from raydc.errors import RunError
+from raydc.storage import Storage
+from raydc.tracking import lease
+
+LONG_S = 30.0
+HOLD = (
+    "import sys; from raydc.tracking import lease; from raydc.storage import Storage\n"
+    "with lease.hold(Storage(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "run"))
+
+
+@pytest.fixture
+def other(folder: Storage) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_second_driver_is_told_who_the_first_is(folder: Storage, other: subprocess.Popen[str]) -> None:
+    with (
+        pytest.raises(RunError, match=rf"is driven by process {other.pid} on \S+, since \d{{4}}-") as caught,
+        lease.hold(folder),
+    ):
+        pass
+    assert "Wait for it or stop it there" in (caught.value.hint or "")
+    other.communicate("")  # It ends, and takes its claim along.
+    with lease.hold(folder):
+        driver = lease.read(folder)
+        assert driver is not None
+        assert driver.pid == os.getpid()
+    assert lease.read(folder) is None
+
+
+@pytest.mark.parametrize("is_collected", [True, False])
+def test_killed_driver_does_not_block(folder: Storage, other: subprocess.Popen[str], is_collected: bool) -> None:
+    other.send_signal(signal.SIGKILL)
+    if is_collected:
+        other.wait(LONG_S)
+    else:
+        deadline_s = time.monotonic() + LONG_S
+        while lease._process_start(other.pid):  # Its parent does not ask: it stays in the table of processes.
+            assert time.monotonic() < deadline_s
+        assert Path(f"/proc/{other.pid}").exists()
+    assert lease.owner(folder) is not None
+    with lease.hold(folder):
+        assert lease.read(folder).pid == os.getpid()  # type: ignore[union-attr]
+
+
+def test_blocks_of_one_process_may_be_nested(folder: Storage) -> None:
+    with lease.hold(folder):
+        token = lease.owner(folder)
+        with lease.hold(folder):
+            assert lease.owner(folder) == token
+        assert lease.owner(folder) == token
+    assert lease.owner(folder) is None
+
+
+def elsewhere(folder: Storage) -> lease.Driver:
+    """A claim of another machine."""
+    driver = lease.Driver("t", "far", 7, "another boot", "1", time.time(), time.time())
+    folder.write_json(lease.FILE, asdict(driver))
+    return driver
+
+
+def test_driver_of_another_machine_is_judged_by_its_beat(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "STILL_TIMEOUT_S", 0.3)
+    elsewhere(folder)  # Never beats again.
+    with lease.hold(folder):
+        assert lease.owner(folder) != "t"
+
+    monkeypatch.setattr(lease, "STILL_TIMEOUT_S", LONG_S)
+    driver, over = elsewhere(folder), threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while not over.wait(0.02):
+            number += 1
+            folder.write_json(lease.FILE, asdict(replace(driver, beat_s=float(number))))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    with pytest.raises(RunError, match="driven by process 7 on far"), lease.hold(folder):
+        pass
+    over.set()
+    thread.join()
+
+
+def test_a_driver_that_lost_its_run_leaves_it_alone(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.01)
+    with lease.hold(folder):
+        before = lease.read(folder)
+        assert before is not None
+        deadline_s = time.monotonic() + LONG_S
+        while lease.read(folder) in (before, None):
+            assert time.monotonic() < deadline_s
+        taken = threading.Event()
+        with monkeypatch.context() as patch:
+            patch.setattr(lease, "_held", {})  # As another process would see it.
+            patch.setattr(lease, "_is_alive", lambda *_: False)
+            with lease.hold(folder):
+                taken.set()
+                assert lease.owner(folder) != before.token
+                with lease._guarded(folder):  # As any driver writes: a beat on its way must not come after it.
+                    elsewhere(folder)
+    assert taken.is_set()
+    assert lease.owner(folder) == "t"
+
+
+def test_a_lock_that_is_not_given_back_is_no_claim(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_GUARD_TIMEOUT_S", 0.05)
+    folder.local_path.mkdir(parents=True, exist_ok=True)
+    with lease._guarded(folder), pytest.raises(TimeoutError, match="another process holds this lock"):
+        lease._claim(folder)
+    assert lease.read(folder) is None
+
+
+def test_cut_off_claim_is_none(folder: Storage) -> None:
+    folder.write_bytes(lease.FILE, b'{"token": "a", "ho')
+    with lease.hold(folder):
+        assert lease.owner(folder) is not None
+
+
+def test_seems_alive(folder: Storage) -> None:
+    far = elsewhere(folder)
+    assert lease.seems_alive(far)
+    assert not lease.seems_alive(replace(far, beat_s=time.time() - 60.0))
+    with lease.hold(Storage(folder.uri + "2")):
+        mine = lease.read(Storage(folder.uri + "2"))
+        assert mine is not None
+        assert lease.seems_alive(mine)
+        assert not lease.seems_alive(replace(mine, process_start="1"))
