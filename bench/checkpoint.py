@@ -54,7 +54,9 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...], int, int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the steps")
@@ -75,14 +77,27 @@ class Run:
 
     def __init__(self, model: str) -> None:
         section, shape, batch_size, self.block = MODELS[model]
-        value = {"name": "bench", "data": {"source": "x"}, "model": section, "train": {"max_steps": 10**9}}
+        value = {
+            "name": "bench",
+            "data": {"source": "x"},
+            "model": section,
+            "train": {"max_steps": 10**9},
+        }
         self.spec = specs.resolve(specs.from_dict(value | {"checkpoint": {"every_steps": EVERY}}))
         signature = Signature(
-            "image", shape, "uint8", (120.0,) * shape[0], (60.0,) * shape[0], "classification", tuple("0123456789")
+            "image",
+            shape,
+            "uint8",
+            (120.0,) * shape[0],
+            (60.0,) * shape[0],
+            "classification",
+            tuple("0123456789"),
         )
         network = models.build(self.spec.model, signature, 0).train()
         device = torch.device("cpu")
-        self.step = Step(network, "classification", self.spec.train, 0, 10**9, 1000, Alone(), device)
+        self.step = Step(
+            network, "classification", self.spec.train, 0, 10**9, 1000, Alone(), device
+        )
         self.x = torch.randint(0, 256, (batch_size, *shape), dtype=torch.uint8)
         self.y_B = torch.randint(0, 10, (batch_size,))
         self.done = 0
@@ -136,7 +151,9 @@ def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]
     rows = []
     for name, values in times.items():
         ratios = [value / none for value, none in zip(values, times["none"], strict=True)]
-        cpu_ratios = [value / none for value, none in zip(cpu_times[name], cpu_times["none"], strict=True)]
+        cpu_ratios = [
+            value / none for value, none in zip(cpu_times[name], cpu_times["none"], strict=True)
+        ]
         rows.append(
             {
                 "model": model,
@@ -184,7 +201,11 @@ def show(rows: list[dict[str, Any]], num_threads: int) -> None:
     header = f"{'model':12}{'checkpoints':30}{'ms a step':>10}{'of none':>9}{'cost':>8}{'CPU':>8}"
     print(f"{header}   (state in MB, wait in ms)")
     for row in rows:
-        extra = f"   ({row['state_mb']:.0f}, {row['copy_ms']:.1f})" if row["copy_ms"] is not None else ""
+        extra = (
+            f"   ({row['state_mb']:.0f}, {row['copy_ms']:.1f})"
+            if row["copy_ms"] is not None
+            else ""
+        )
         cost, cpu = (f"{(row[name] - 1) * 100:+.1f}%" for name in ("of_none", "cpu_of_none"))
         numbers = f"{row['step_ms']:10.2f}{row['of_none']:9.3f}{cost:>8}{cpu:>8}"
         print(f"{row['model']:12}{row['contender']:30}{numbers}{extra}")

@@ -73,14 +73,20 @@ CHANGES = (
     Event("promote, controller killed", lambda stage: stage.promote_without_controller(), 1),
     # A controller that forgot the promotion would bring back the version that was deployed first.
     Event("kill -9 of the controller", lambda stage: stage.kill_controller()),
-    Event("kill -9 of one of two", lambda stage: stage.kill_replica(), prepare=lambda stage: stage.deploy(2)),
+    Event(
+        "kill -9 of one of two",
+        lambda stage: stage.kill_replica(),
+        prepare=lambda stage: stage.deploy(2),
+    ),
 )
 
 
 # Under a steady load -----------------------------------------------------------------------------------------
 
 
-def under_change(stage: Stage, folder: Path, calm_s: float = 0.0, events: tuple[Event, ...] = CHANGES) -> list[Row]:
+def under_change(
+    stage: Stage, folder: Path, calm_s: float = 0.0, events: tuple[Event, ...] = CHANGES
+) -> list[Row]:
     """Each event under one steady load, with `calm_s` before it and after it."""
     stage.deploy(2)
     rows = []
@@ -162,13 +168,19 @@ def overload(stage: Stage, folder: Path, flood_s: float, times: float = 5.0) -> 
         times: Requests that come, for each that can be answered.
     """
     limit, rows = 8, [{"seconds": 0.1}]
-    stage.deploy(1, max_ongoing_requests=limit, max_queued_requests=limit // 2, max_batch_size=limit // 2)
-    with Load(stage.url, rows, folder / "unloaded.jsonl", "--clients", str(limit), "--pace", "0") as load:
+    stage.deploy(
+        1, max_ongoing_requests=limit, max_queued_requests=limit // 2, max_batch_size=limit // 2
+    )
+    with Load(
+        stage.url, rows, folder / "unloaded.jsonl", "--clients", str(limit), "--pace", "0"
+    ) as load:
         load.wait_for_more(AFTER)
         began_s = time.time()
         load.wait_for_more(2 * AFTER)
         unloaded = load.requests(began_s)
-    capacity = sum(one.failure is None for one in unloaded) / (max(one.ended_s for one in unloaded) - began_s)
+    capacity = sum(one.failure is None for one in unloaded) / (
+        max(one.ended_s for one in unloaded) - began_s
+    )
     with Load(stage.url, rows, folder / "flood.jsonl", "--rate", str(times * capacity)) as load:
         began_s = time.time()
         time.sleep(flood_s)
@@ -220,7 +232,9 @@ def scaling(stage: Stage, folder: Path) -> list[Row]:
     with Load(stage.url, ROWS, folder / "back.jsonl", "--clients", "2") as load:
         load.wait_for_more(AFTER)
         back_s = time.monotonic() - started
-    rows.append({**_row("none -> 1 by a request", load.requests(), back_s), "to_none_s": round(down_s, 1)})
+    rows.append(
+        {**_row("none -> 1 by a request", load.requests(), back_s), "to_none_s": round(down_s, 1)}
+    )
     return rows
 
 
@@ -267,7 +281,12 @@ def ask(url: str, seconds: float) -> int:
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60.0)
     with contextlib.closing(connection):
         try:
-            connection.request("POST", f"{parts.path}/predict", _body(seconds), {"content-type": "application/json"})
+            connection.request(
+                "POST",
+                f"{parts.path}/predict",
+                _body(seconds),
+                {"content-type": "application/json"},
+            )
             return connection.getresponse().status
         except (OSError, http.client.HTTPException):
             return 0
@@ -285,13 +304,18 @@ def _ms(seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     os.chdir(ROOT)
     found: dict[str, Any] = {"cpus": os.cpu_count()}
-    with tempfile.TemporaryDirectory(prefix="raydc-bench-", ignore_cleanup_errors=True) as work, local_ray():
+    with (
+        tempfile.TemporaryDirectory(prefix="raydc-bench-", ignore_cleanup_errors=True) as work,
+        local_ray(),
+    ):
         folder = Path(work)
         stage = Stage(folder)
         if "changes" in options.only:
@@ -303,7 +327,9 @@ def main() -> None:
         if "scaling" in options.only:
             found["scaling"] = scaling(stage, folder)
             found["stopped in work"] = [{"statuses": stopped_in_work(stage)}]
-            found["gone clients"] = [{"goes": goes, "computed": gone_clients(stage, goes)} for goes in (True, False)]
+            found["gone clients"] = [
+                {"goes": goes, "computed": gone_clients(stage, goes)} for goes in (True, False)
+            ]
     for part, rows in found.items():
         if isinstance(rows, list):
             show(part, rows)
@@ -320,7 +346,9 @@ def show(part: str, rows: list[Row]) -> None:
     widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
     print(f"\n{part}")
     for line in table:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def _cell(value: Any) -> str:

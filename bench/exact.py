@@ -51,17 +51,33 @@ MODELS: dict[str, Any] = {
     "cnn": Cnn(name="cnn"),
     "resnet18": Torchvision(name="resnet18"),
 }
-BLOCK = {"mlp": 30, "cnn": 6, "resnet18": 2}  # Steps of a contender before it is the next one's turn.
-SIGNATURE = Signature("image", (1, 28, 28), "uint8", (255 * MEAN,), (255 * STD,), "classification", tuple("0123456789"))
+BLOCK = {
+    "mlp": 30,
+    "cnn": 6,
+    "resnet18": 2,
+}  # Steps of a contender before it is the next one's turn.
+SIGNATURE = Signature(
+    "image",
+    (1, 28, 28),
+    "uint8",
+    (255 * MEAN,),
+    (255 * STD,),
+    "classification",
+    tuple("0123456789"),
+)
 Trainer = Callable[[int, Batch], Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
-    parser.add_argument("--data", type=Path, default=find_data(), help="folder of the Fashion-MNIST files")
+    parser.add_argument(
+        "--data", type=Path, default=find_data(), help="folder of the Fashion-MNIST files"
+    )
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="raydc-bench-") as work:
@@ -89,8 +105,12 @@ def measure(rank: int, world_size: int, model: str, num_rounds: int, work: str) 
         del shards_of["exact, V=4"]
     rows = open_rows(Storage(f"{work}/data"), "train")
     seconds: dict[str, list[float]] = {name: [] for name in shards_of}
-    trainers = {name: trainer(name, model, num_shards, world_size) for name, num_shards in shards_of.items()}
-    feeds = {name: Feed(rows, 0, BATCH, num, rank, world_size, CPU) for name, num in shards_of.items()}
+    trainers = {
+        name: trainer(name, model, num_shards, world_size) for name, num_shards in shards_of.items()
+    }
+    feeds = {
+        name: Feed(rows, 0, BATCH, num, rank, world_size, CPU) for name, num in shards_of.items()
+    }
     batches = {name: feed.batches(0, 0, feed.steps_per_epoch - 1) for name, feed in feeds.items()}
     names = list(shards_of)
     for number, turn in itertools.product(range(num_rounds + 1), range(len(names))):
@@ -119,7 +139,11 @@ def trainer(name: str, model: str, num_shards: int, world_size: int) -> Trainer:
         group = Workers(CPU) if world_size > 1 else Alone()
         step = Step(network, "classification", section, 0, 1_000_000, 1000, group, CPU)
         return lambda number, batch: step(number, BATCH, batch.x, batch.y_B, batch.shards)
-    net = nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True) if world_size > 1 else network
+    net = (
+        nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+        if world_size > 1
+        else network
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
 
     def ddp(number: int, batch: Batch) -> None:
@@ -139,8 +163,15 @@ def summarise(model: str, world_size: int, seconds: dict[str, list[float]]) -> l
             for peer in ("DDP", "plain")
         }
         line = {"model": model, "workers": world_size, "contender": name}
-        line |= {"rows_per_s": num_rows / statistics.median(values), "of_ddp": ratio["DDP"], "of_plain": ratio["plain"]}
-        line |= {"mb_sent": megabytes(name, model, world_size), "rounds": [num_rows / value for value in values]}
+        line |= {
+            "rows_per_s": num_rows / statistics.median(values),
+            "of_ddp": ratio["DDP"],
+            "of_plain": ratio["plain"],
+        }
+        line |= {
+            "mb_sent": megabytes(name, model, world_size),
+            "rounds": [num_rows / value for value in values],
+        }
         print(f"{model} {world_size} {name}: {line['rows_per_s']:,.0f} rows/s", file=sys.stderr)
         found.append(line)
     return found
@@ -148,21 +179,30 @@ def summarise(model: str, world_size: int, seconds: dict[str, list[float]]) -> l
 
 def megabytes(name: str, model: str, world_size: int) -> float:
     """What a worker sends in a step: the most that one of them has."""
-    num_bytes = sum(p.numel() * p.element_size() for p in models.build(MODELS[model], SIGNATURE, 0).parameters())
+    num_bytes = sum(
+        p.numel() * p.element_size() for p in models.build(MODELS[model], SIGNATURE, 0).parameters()
+    )
     num_shards = 4 if name == "exact, V=4" else world_size
     ranges = [order.shards_of_rank(num_shards, rank, world_size) for rank in range(world_size)]
-    num_nodes = 1 if world_size == 2 else max(len(tree.nodes_of(num_shards, shards)) for shards in ranges)
+    num_nodes = (
+        1 if world_size == 2 else max(len(tree.nodes_of(num_shards, shards)) for shards in ranges)
+    )
     return num_bytes * (num_nodes + 1) * (world_size - 1) / world_size / 1e6
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    print(f"{'model':10}{'workers':>8}  {'contender':14}{'rows/s':>10}{'of DDP':>9}{'of plain':>10}{'MB sent':>10}")
+    print(
+        f"{'model':10}{'workers':>8}  {'contender':14}{'rows/s':>10}{'of DDP':>9}{'of plain':>10}{'MB sent':>10}"
+    )
     for row in rows:
         numbers = f"{row['rows_per_s']:10,.0f}{row['of_ddp']:9.2f}{row['of_plain']:10.2f}{row['mb_sent']:10.1f}"
         print(f"{row['model']:10}{row['workers']:8}  {row['contender']:14}{numbers}")
     target = ROOT / "bench" / "results" / "exact.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"torch": torch.__version__, "cpus": os.cpu_count(), "rows": rows}, indent=2) + "\n")
+    target.write_text(
+        json.dumps({"torch": torch.__version__, "cpus": os.cpu_count(), "rows": rows}, indent=2)
+        + "\n"
+    )
     print(f"written to {target.relative_to(ROOT)}")
 
 

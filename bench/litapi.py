@@ -26,7 +26,10 @@ class Api(litserve.LitAPI):
         self.net = network(self.model_name)
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # An annotation would name a field of a body.
-        return decode(self.task, request["image"] if self.task == "mlp-json" else base64.b64decode(request["content"]))
+        return decode(
+            self.task,
+            request["image"] if self.task == "mlp-json" else base64.b64decode(request["content"]),
+        )
 
     def batch(self, inputs: list[Array]) -> Array:
         return np.stack(inputs)

@@ -80,7 +80,11 @@ def outage_s(requests: Iterable[Request]) -> float:
     if not failed:
         return 0.0
     last_s = max(request.ended_s for request in failed)
-    answered = [request.ended_s for request in requests if request.failure is None and request.ended_s >= last_s]
+    answered = [
+        request.ended_s
+        for request in requests
+        if request.failure is None and request.ended_s >= last_s
+    ]
     return min(answered, default=last_s) - min(request.began_s for request in failed)
 
 
@@ -92,7 +96,16 @@ class Load:
 
     def __init__(self, url: str, rows: list[dict[str, Any]], file: Path, *options: str) -> None:
         self.file = file
-        self._command = [sys.executable, "-m", "bench.load", url, str(file), "--rows", json.dumps(rows), *options]
+        self._command = [
+            sys.executable,
+            "-m",
+            "bench.load",
+            url,
+            str(file),
+            "--rows",
+            json.dumps(rows),
+            *options,
+        ]
 
     def __enter__(self) -> Load:
         self.file.write_text("")
@@ -112,7 +125,10 @@ class Load:
     def wait_for_more(self, count: int, timeout_s: float = END_TIMEOUT_S) -> None:
         """Waits for answers that are still to come."""
         now_s, deadline = time.time(), time.monotonic() + timeout_s
-        while sum(one.failure is None and one.began_s >= now_s for one in self.requests(now_s)) < count:
+        while (
+            sum(one.failure is None and one.began_s >= now_s for one in self.requests(now_s))
+            < count
+        ):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise TimeoutError(
                     f"no {count} answers within {timeout_s:g} s: {failures(self.requests(now_s)).most_common(3)}"
@@ -124,7 +140,9 @@ class Load:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("url")
     parser.add_argument("file", type=Path)
     parser.add_argument("--rows", type=json.loads, required=True)
@@ -147,7 +165,10 @@ async def _run(options: argparse.Namespace, file: IO[str]) -> None:
         await _flood(options, body, note, ended)
         return
     ask = _ask_library if options.library else _ask_plainly
-    clients = [asyncio.create_task(ask(options, index, body, note, ended)) for index in range(options.clients)]
+    clients = [
+        asyncio.create_task(ask(options, index, body, note, ended))
+        for index in range(options.clients)
+    ]
     await asyncio.gather(*clients)
 
 
@@ -155,15 +176,21 @@ Note = Callable[..., None]
 Ended = asyncio.Future[str]
 
 
-async def _ask_plainly(options: argparse.Namespace, client: int, body: bytes, note: Note, ended: Ended) -> None:
+async def _ask_plainly(
+    options: argparse.Namespace, client: int, body: bytes, note: Note, ended: Ended
+) -> None:
     async with _session(1) as session:
         while not ended.done():
             await _post(session, options.url, client, body, note)
             await asyncio.sleep(options.pace)
 
 
-async def _ask_library(options: argparse.Namespace, client: int, _: bytes, note: Note, ended: Ended) -> None:
-    async with AsyncClient(options.url, key=f"client-{client}", timeout_s=LIBRARY_TIMEOUT_S) as library:
+async def _ask_library(
+    options: argparse.Namespace, client: int, _: bytes, note: Note, ended: Ended
+) -> None:
+    async with AsyncClient(
+        options.url, key=f"client-{client}", timeout_s=LIBRARY_TIMEOUT_S
+    ) as library:
         while not ended.done():
             began_s, started = time.time(), time.perf_counter()
             version, failure = None, None
@@ -171,7 +198,14 @@ async def _ask_library(options: argparse.Namespace, client: int, _: bytes, note:
                 version = (await library.predict(options.rows)).version
             except RaydcError as error:
                 failure = str(error)
-            note(client, began_s, time.perf_counter() - started, version, 200 if version else 0, failure)
+            note(
+                client,
+                began_s,
+                time.perf_counter() - started,
+                version,
+                200 if version else 0,
+                failure,
+            )
             await asyncio.sleep(options.pace)
 
 
@@ -202,7 +236,9 @@ def _session(limit: int) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=limit), timeout=timeout)
 
 
-async def _post(session: aiohttp.ClientSession, url: str, client: int, body: bytes, note: Note) -> None:
+async def _post(
+    session: aiohttp.ClientSession, url: str, client: int, body: bytes, note: Note
+) -> None:
     headers = {"content-type": "application/json", "x-raydc-key": f"client-{client}"}
     began_s, started = time.time(), time.perf_counter()
     version = failure = retry_after = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raydc import bundle, checkpoint, models, spec
+from raydc import artefact, bundle, models, spec
 from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
 from raydc.spec.sections import Spec
@@ -18,7 +18,9 @@ from raydc.storage import Storage
 
 NAME = "paced"
 FEATURES = Features(
-    Signature("vector", (1,), "float32", (), (), "regression"), "took", {"seconds": Numeric(0.0, 0.0, 1.0)}
+    Signature("vector", (1,), "float32", (), (), "regression"),
+    "took",
+    {"seconds": Numeric(0.0, 0.0, 1.0)},
 )
 
 
@@ -70,10 +72,10 @@ def register(storage: Storage, given: Spec, golden_is_wrong: bool = False) -> in
     made = storage / f"made-{number}"
     bundle.write(made, given, FEATURES, weights, [{"seconds": 0.0}], {"run": f"{NAME}-{number}"})
     if golden_is_wrong:
-        meta, files = checkpoint.read_artefact(made)
+        meta, files = artefact.read_artefact(made)
         golden = json.loads(files["golden.json"])
         golden["outputs"][0][0] += 1.0
-        checkpoint.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+        artefact.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
     return Registry(storage).register(NAME, made, {})
 
 

@@ -28,6 +28,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from raydc.data import prepared
+
 ROOT = Path(__file__).resolve().parent.parent
 CONTENDERS = ("raydc", "ray-train")
 FAILURES = ("worker", "host", "driver")
@@ -41,11 +43,15 @@ END_TIMEOUT_S = 20.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--failures", nargs="+", choices=FAILURES, default=list(FAILURES))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--drive", nargs=3, metavar=("CONTENDER", "FAILURE", "WORK"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--drive", nargs=3, metavar=("CONTENDER", "FAILURE", "WORK"), help=argparse.SUPPRESS
+    )
     parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drive:
@@ -57,7 +63,9 @@ def main() -> None:
     for repeat in range(options.repeats):
         for failure in options.failures:
             for contender in options.contenders:
-                with tempfile.TemporaryDirectory(prefix="raydc-bench-", ignore_cleanup_errors=True) as work:
+                with tempfile.TemporaryDirectory(
+                    prefix="raydc-bench-", ignore_cleanup_errors=True
+                ) as work:
                     result = measure(contender, failure, repeat, Path(work))
                 results.append({"contender": contender, "failure": failure, **result})
                 print(f"{contender:10} {failure:7} {result}", flush=True)
@@ -68,7 +76,9 @@ def show(results: list[dict[str, Any]]) -> None:
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
         cells.setdefault((result["failure"], result["contender"]), []).append(result)
-    print(f"\n{'failure':8} {'':10} {'median s':>9} {'worst s':>9} {'recomputed steps':>18} {'n':>3}")
+    print(
+        f"\n{'failure':8} {'':10} {'median s':>9} {'worst s':>9} {'recomputed steps':>18} {'n':>3}"
+    )
     table = []
     for (failure, contender), cell in cells.items():
         seconds = [result["seconds"] for result in cell]
@@ -88,7 +98,10 @@ def show(results: list[dict[str, Any]]) -> None:
         )
     target = ROOT / "bench" / "results" / "recovery.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"table": table, "measurements": results, "cpus": os.cpu_count()}, indent=1) + "\n")
+    target.write_text(
+        json.dumps({"table": table, "measurements": results, "cpus": os.cpu_count()}, indent=1)
+        + "\n"
+    )
     print(f"\nwritten to {target.relative_to(ROOT)}")
 
 
@@ -109,7 +122,9 @@ def measure(contender: str, failure: str, repeat: int, work: Path) -> dict[str, 
         if failure == "driver":
             driver.kill()
             driver.wait()
-            driver = subprocess.Popen([*command, "--resume"], stdout=log, stderr=log, env=environment)
+            driver = subprocess.Popen(
+                [*command, "--resume"], stdout=log, stderr=log, env=environment
+            )
         else:
             disturb(failure, repeat, work)
         wait(lambda: next_useful(work, num_starts) is not None, driver, work)
@@ -186,7 +201,9 @@ def disturb(failure: str, repeat: int, work: Path) -> None:
 def pids_of_workers(work: Path) -> list[int]:
     if (pids := work / "pids").exists():
         return [int((pids / str(rank)).read_text()) for rank in range(2)]
-    records = [json.loads(line) for line in (work / "run" / "events.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (work / "run" / "events.jsonl").read_text().splitlines()
+    ]
     return [record for record in records if record["kind"] == "attempt_started"][-1]["pids"]
 
 
@@ -238,7 +255,9 @@ def make_cluster(failure: str, work: Path) -> str | None:
     from raydc import engine
 
     engine.choose_auth(local=True)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
     (work / "raylets.json").write_text(json.dumps(raylets))
@@ -251,7 +270,7 @@ def drive_raydc(failure: str, work: Path, resume: bool) -> None:
 
     from raydc import engine, train
     from raydc import spec as specs
-    from raydc.data import prepare, shards
+    from raydc.data import shards
     from raydc.features import Features, Numeric, Signature
     from raydc.storage import Storage
 
@@ -261,7 +280,11 @@ def drive_raydc(failure: str, work: Path, resume: bool) -> None:
         features = Features(signature, "y", {f"x{n}": Numeric(0.0, 0.0, 1.0) for n in range(16)})
         random = np.random.default_rng(0)
         x = random.normal(size=(NUM_ROWS, 16)).astype(np.float32)
-        splits = {"train": (x, x[:, 0].copy()), "validation": (x[:64], x[:64, 0].copy()), "test": (x[:64], x[:64, 0])}
+        splits = {
+            "train": (x, x[:, 0].copy()),
+            "validation": (x[:64], x[:64, 0].copy()),
+            "test": (x[:64], x[:64, 0]),
+        }
         shards.write_data_set(folder, features, splits)
     value = {
         "name": "bench",
@@ -276,7 +299,7 @@ def drive_raydc(failure: str, work: Path, resume: bool) -> None:
     os.chdir(Path(__file__).parent)
     engine.connect(make_cluster(failure, work), num_cpus=None if failure == "host" else 2)
     spec = specs.resolve(specs.from_dict(value))
-    train.run(spec, prepare.load(folder), Storage(str(work / "run")), print, resume=resume)
+    train.run(spec, prepared.load(folder), Storage(str(work / "run")), print, resume=resume)
 
 
 def paced(signature: Any) -> Any:
@@ -304,7 +327,9 @@ def drive_ray_train(failure: str, work: Path, resume: bool) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    )
     address = make_cluster(failure, work)
     if address:
         ray.init(address=address)
@@ -316,7 +341,9 @@ def drive_ray_train(failure: str, work: Path, resume: bool) -> None:
         train_loop_config={"work": str(work)},
         scaling_config=ScalingConfig(num_workers=(1, 2) if failure == "host" else 2),
         run_config=RunConfig(
-            name="bench", storage_path=str(work / "ray"), failure_config=FailureConfig(max_failures=-1)
+            name="bench",
+            storage_path=str(work / "ray"),
+            failure_config=FailureConfig(max_failures=-1),
         ),
     )
     trainer.fit()
@@ -336,7 +363,9 @@ def ray_train_loop(config: dict[str, Any]) -> None:
     optimizer = torch.optim.AdamW(network.parameters())
     x = torch.randn(NUM_ROWS, 16, generator=torch.Generator().manual_seed(0))
     rows = torch.utils.data.TensorDataset(x, x[:, :1])
-    loader = torch.utils.data.DataLoader(rows, batch_size=BATCH // context.get_world_size(), shuffle=True)
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=BATCH // context.get_world_size(), shuffle=True
+    )
     loader = ray.train.torch.prepare_data_loader(loader)
     step = 0
     if checkpoint := ray.train.get_checkpoint():
@@ -364,7 +393,11 @@ def ray_train_loop(config: dict[str, Any]) -> None:
             if step % CHECKPOINT_EVERY == 0:
                 with tempfile.TemporaryDirectory() as folder:
                     if rank == 0:
-                        state = {"network": bare.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+                        state = {
+                            "network": bare.state_dict(),
+                            "optimizer": optimizer.state_dict(),
+                            "step": step,
+                        }
                         torch.save(state, Path(folder) / "state.pt")
                     saved = ray.train.Checkpoint.from_directory(folder) if rank == 0 else None
                     ray.train.report({"step": step}, checkpoint=saved)

@@ -68,13 +68,17 @@ end
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
     parser.add_argument("--tasks", nargs="+", choices=MODEL_OF_TASK, default=list(MODEL_OF_TASK))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--connections", nargs="+", type=int, default=[1, 8, 32, 128])
-    parser.add_argument("--one", nargs=4, metavar=("CONTENDER", "TASK", "PORT", "WORK"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--one", nargs=4, metavar=("CONTENDER", "TASK", "PORT", "WORK"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.one:
         contender, task, port, work = options.one
@@ -101,7 +105,9 @@ def measure(task: str, options: argparse.Namespace, work: Path) -> list[dict[str
         idle = idle_cpu({name: process.pid for name, (process, _) in servers.items()})
         for _ in range(options.rounds):
             for connections, name in itertools.product(options.connections, servers):
-                line = ask(name, task, servers[name], connections, options.seconds, work, idle[name])
+                line = ask(
+                    name, task, servers[name], connections, options.seconds, work, idle[name]
+                )
                 found.setdefault((name, connections), []).append(line)
     finally:
         for process, _ in servers.values():
@@ -111,7 +117,12 @@ def measure(task: str, options: argparse.Namespace, work: Path) -> list[dict[str
         {"task": task, "contender": "bare", "connections": 1, "rps": 1 / bare, "p50": 1e3 * bare}
     ]
     for (name, connections), rounds in found.items():
-        line: dict[str, Any] = {"task": task, "contender": name, "connections": connections, "rounds": rounds}
+        line: dict[str, Any] = {
+            "task": task,
+            "contender": name,
+            "connections": connections,
+            "rounds": rounds,
+        }
         line["idle_cpu"] = idle[name]
         line |= {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
         lines.append(line)
@@ -127,7 +138,9 @@ def start(contender: str, task: str, work: Path) -> tuple[subprocess.Popen[bytes
     command = [sys.executable, __file__, "--one", contender, task, str(port), str(work / contender)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     log = (work / f"{contender}.log").open("wb")
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=log, stderr=log, env=environment, start_new_session=True
+    )
     return process, port
 
 
@@ -209,14 +222,28 @@ def request_of(contender: str, task: str) -> tuple[str, bytes, dict[str, str]]:
     if task == "mlp-json":
         row = {"image": image[0].tolist()}
         body = {"rows": [row]} if contender.startswith("raydc") else row
-        return "/predict", json.dumps(body, separators=(",", ":")).encode(), {"content-type": "application/json"}
+        return (
+            "/predict",
+            json.dumps(body, separators=(",", ":")).encode(),
+            {"content-type": "application/json"},
+        )
     if contender.startswith("raydc") and task == "mlp-binary":
-        tensor = {"name": "image", "shape": [1, 28, 28], "datatype": "UINT8", "parameters": {"binary_data_size": 784}}
+        tensor = {
+            "name": "image",
+            "shape": [1, 28, 28],
+            "datatype": "UINT8",
+            "parameters": {"binary_data_size": 784},
+        }
         head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-        headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+        headers = {
+            "content-type": "application/octet-stream",
+            "inference-header-content-length": str(len(head)),
+        }
         return "/v2/models/bench/infer", head + image.tobytes(), headers
     content, kind = (
-        (image.tobytes(), "application/octet-stream") if task == "mlp-binary" else (jpeg(image), "image/jpeg")
+        (image.tobytes(), "application/octet-stream")
+        if task == "mlp-binary"
+        else (jpeg(image), "image/jpeg")
     )
     if not contender.startswith("litserve"):
         return "/predict", content, {"content-type": kind}
@@ -250,13 +277,27 @@ def ask(
     payload.write_bytes(body)
     lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
     script.write_text(WRK_SCRIPT.format(body=payload, headers=lines))
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script)]
+    command = [
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--timeout",
+        "60s",
+        "-s",
+        str(script),
+    ]
     before = cpu_s(process.pid)
-    ran = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=True
+    )
     used = cpu_s(process.pid) - before
     found = json.loads(ran.stdout[ran.stdout.index('{"requests"') :])
     used_us = 1e6 * max(0.0, used - idle * found["seconds"])
-    line = {"rps": found["requests"] / found["seconds"], "cpu_us": used_us / max(1, found["requests"])}
+    line = {
+        "rps": found["requests"] / found["seconds"],
+        "cpu_us": used_us / max(1, found["requests"]),
+    }
     line |= {key: found[key] for key in ("p50", "p95", "p99", "failed")}
     print(f"{task} {contender} {connections}: {line}", file=sys.stderr)
     return line
@@ -266,16 +307,22 @@ def ask(
 
 
 def show(rows: list[dict[str, Any]], connections: list[int]) -> None:
-    heads = "".join(f"  c={number}: rps / p50 / p95 / p99 ms / CPU us".ljust(46) for number in connections)
+    heads = "".join(
+        f"  c={number}: rps / p50 / p95 / p99 ms / CPU us".ljust(46) for number in connections
+    )
     print(f"{'':26}{heads}")
     for task in dict.fromkeys(row["task"] for row in rows):
         mine = [row for row in rows if row["task"] == task]
         bare = next(row for row in mine if row["contender"] == "bare")
-        print(f"{task}: the bare forward pass takes {bare['p50']:.3f} ms ({bare['rps']:,.0f} a second)")
+        print(
+            f"{task}: the bare forward pass takes {bare['p50']:.3f} ms ({bare['rps']:,.0f} a second)"
+        )
         for name in dict.fromkeys(row["contender"] for row in mine if row["contender"] != "bare"):
             cells = {row.get("connections"): row for row in mine if row["contender"] == name}
             line = "".join(cell(cells[number]) for number in connections)
-            print(f"  {LABELS[name]:24}{line}  idle: {cells[connections[0]]['idle_cpu']:.1%} of a core")
+            print(
+                f"  {LABELS[name]:24}{line}  idle: {cells[connections[0]]['idle_cpu']:.1%} of a core"
+            )
     target = ROOT / "bench" / "results" / "serve.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"cpus": os.cpu_count(), "rows": rows}, indent=2) + "\n")

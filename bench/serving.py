@@ -26,7 +26,10 @@ from raydc.spec.model import Mlp, Torchvision
 CONTENDERS = ("fastapi", "litserve", "litserve-batching", "ray", "raydc", "raydc-optimized")
 MODEL_OF_TASK = {"mlp-json": "mlp", "mlp-binary": "mlp", "resnet18": "resnet18"}
 SHAPES = {"mlp": (1, 28, 28), "resnet18": (3, 224, 224)}
-MODELS: dict[str, Any] = {"mlp": Mlp(name="mlp", hidden=[512, 256, 128]), "resnet18": Torchvision(name="resnet18")}
+MODELS: dict[str, Any] = {
+    "mlp": Mlp(name="mlp", hidden=[512, 256, 128]),
+    "resnet18": Torchvision(name="resnet18"),
+}
 CLASSES = tuple("0123456789")
 BATCH = {"mlp": 64, "resnet18": 8}
 BATCH_TIMEOUT_S = 0.002
@@ -37,7 +40,13 @@ Array = np.ndarray[Any, Any]
 def signature(model: str) -> Signature:
     channels = SHAPES[model][0]
     return Signature(
-        "image", SHAPES[model], "uint8", (127.5,) * channels, (127.5,) * channels, "classification", CLASSES
+        "image",
+        SHAPES[model],
+        "uint8",
+        (127.5,) * channels,
+        (127.5,) * channels,
+        "classification",
+        CLASSES,
     )
 
 
@@ -141,8 +150,16 @@ def litserve(task: str, port: int, batching: bool) -> None:
 
     model = MODEL_OF_TASK[task]
     options = {"max_batch_size": BATCH[model], "batch_timeout": BATCH_TIMEOUT_S} if batching else {}
-    server = litserve.LitServer(Api(task, model, **options), accelerator="cpu", devices=1, timeout=60)
-    server.run(host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="warning")
+    server = litserve.LitServer(
+        Api(task, model, **options), accelerator="cpu", devices=1, timeout=60
+    )
+    server.run(
+        host="127.0.0.1",
+        port=port,
+        num_api_servers=1,
+        generate_client_file=False,
+        log_level="warning",
+    )
 
 
 def ray(task: str, port: int) -> None:
@@ -157,7 +174,9 @@ def ray(task: str, port: int) -> None:
             self.net = network(MODEL_OF_TASK[task])
 
         async def __call__(self, request: Request) -> dict[str, Any]:
-            content = (await request.json())["image"] if task == "mlp-json" else await request.body()
+            content = (
+                (await request.json())["image"] if task == "mlp-json" else await request.body()
+            )
             return answer(forward(self.net, decode(task, content)[None])[0])
 
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -186,11 +205,18 @@ def raydc(task: str, port: int, work: Path, optimize: str) -> None:
     channels, height, width = SHAPES[model]
     features = Features(signature(model), "label", {"image": Image(height, width, channels)})
     random = np.random.default_rng(1)
-    pixels = [random.integers(0, 256, SHAPES[model], dtype=np.uint8).transpose(1, 2, 0) for _ in range(8)]
+    pixels = [
+        random.integers(0, 256, SHAPES[model], dtype=np.uint8).transpose(1, 2, 0) for _ in range(8)
+    ]
     golden = [{"image": one.tolist()} for one in pixels]
     made = storage / "made"
     bundle.write(
-        made, given, features, dict(network(model).state_dict()), golden, {"run": "bench", "seed": 0, "metrics": {}}
+        made,
+        given,
+        features,
+        dict(network(model).state_dict()),
+        golden,
+        {"run": "bench", "seed": 0, "metrics": {}},
     )
     version = Registry(storage).register("bench", made, {"seed": 0})
     engine.connect(num_cpus=2)

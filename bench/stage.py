@@ -61,7 +61,9 @@ class Stage:
             "max_replicas": max_replicas or min_replicas,
             **section.pop("autoscaling_config", {}),
         }
-        given = paced.spec_of(self.storage, self.file, self.least_s, autoscaling_config=autoscaling, **section)
+        given = paced.spec_of(
+            self.storage, self.file, self.least_s, autoscaling_config=autoscaling, **section
+        )
         version = Registry(self.storage).aliases(paced.NAME).get(ALIAS, 1)
         self.url = serve.deploy(given, self.storage, version).url
         if min_replicas:
@@ -129,7 +131,9 @@ class Stage:
         """Kills one, and waits until there are as many as before."""
         replicas = processes("ray::ServeReplica")
         kill(replicas[0])
-        wait_for(lambda: bool(set(processes("ray::ServeReplica")) - set(replicas)), "another replica")
+        wait_for(
+            lambda: bool(set(processes("ray::ServeReplica")) - set(replicas)), "another replica"
+        )
         wait_for(lambda: self.num_replicas() == len(replicas), "as many replicas as before")
 
     def kill_proxy(self) -> None:
@@ -151,7 +155,9 @@ def kill(pid: int) -> None:
 def _descendants(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         tasks = Path(f"/proc/{pid}/task").iterdir()
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        children = [
+            int(child) for task in tasks for child in (task / "children").read_text().split()
+        ]
         return [*children, *(one for child in children for one in _descendants(child))]
     return []
 

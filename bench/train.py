@@ -45,12 +45,18 @@ MEAN, STD = 0.2860, 0.3530
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--data", type=Path, default=find_data(), help="folder of the Fashion-MNIST files")
-    parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "MODEL", "WORK"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--data", type=Path, default=find_data(), help="folder of the Fashion-MNIST files"
+    )
+    parser.add_argument(
+        "--one", nargs=3, metavar=("CONTENDER", "MODEL", "WORK"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.one:
         contender, model, work = options.one
@@ -64,7 +70,10 @@ def main() -> None:
 def find_data() -> Path:
     places = [os.environ.get("RAYDC_TEST_DATA", ""), str(ROOT.parent / "shared" / "data")]
     folders = [Path(place) / "fashion_mnist" for place in places if place]
-    return next((folder for folder in folders if folder.is_dir()), ROOT / "examples" / "fashion_mnist" / "data")
+    return next(
+        (folder for folder in folders if folder.is_dir()),
+        ROOT / "examples" / "fashion_mnist" / "data",
+    )
 
 
 def measure(options: argparse.Namespace, work: Path) -> dict[str, dict[str, list[float]]]:
@@ -74,13 +83,27 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, dict[str, list
             for contender in options.contenders:
                 if (model, contender) == ("mlp", "bare-tuned"):
                     continue
-                command = [sys.executable, __file__, "--data", str(options.data), "--one", contender, model, str(work)]
-                result = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--data",
+                    str(options.data),
+                    "--one",
+                    contender,
+                    model,
+                    str(work),
+                ]
+                result = subprocess.run(
+                    command, capture_output=True, text=True, timeout=900, check=False
+                )
                 if result.returncode:
                     sys.exit(f"{contender} failed on {model}:\n{result.stdout}\n{result.stderr}")
                 rate = json.loads(result.stdout.splitlines()[-1])["rows_per_s"]
                 rates[model].setdefault(contender, []).append(rate)
-                print(f"round {round_number + 1}: {model} {LABELS[contender]}: {rate:,.0f} rows/s", file=sys.stderr)
+                print(
+                    f"round {round_number + 1}: {model} {LABELS[contender]}: {rate:,.0f} rows/s",
+                    file=sys.stderr,
+                )
     return rates
 
 
@@ -104,10 +127,15 @@ def show(rates: dict[str, dict[str, list[float]]]) -> None:
     print(f"{'model':6}{'contender':32}{'rows/s':>12}{'of ceiling':>12}{'rounds (rows/s)':>40}")
     for row in rows:
         rounds = " ".join(f"{value:,.0f}" for value in row["rounds"])
-        print(f"{row['model']:6}{row['contender']:32}{row['rows_per_s']:12,.0f}{row['of_ceiling']:12.2f}{rounds:>40}")
+        print(
+            f"{row['model']:6}{row['contender']:32}{row['rows_per_s']:12,.0f}{row['of_ceiling']:12.2f}{rounds:>40}"
+        )
     target = ROOT / "bench" / "results" / "train.json"
     target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"torch": torch.__version__, "cpus": os.cpu_count(), "rows": rows}, indent=2) + "\n")
+    target.write_text(
+        json.dumps({"torch": torch.__version__, "cpus": os.cpu_count(), "rows": rows}, indent=2)
+        + "\n"
+    )
     print(f"written to {target.relative_to(ROOT)}")
 
 
@@ -215,7 +243,9 @@ def loader(data: Path, num_processes: int) -> Any:
         def __getitem__(self, row: int) -> tuple[Any, int]:
             return transform(images[row]), int(labels[row])
 
-    return DataLoader(Images(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=num_processes)
+    return DataLoader(
+        Images(), batch_size=BATCH, shuffle=True, drop_last=True, num_workers=num_processes
+    )
 
 
 def pytorch(model: str, data: Path) -> float:
@@ -278,7 +308,9 @@ def ray_train(model: str, data: Path) -> float:
     raydc.engine.connect()
     images, labels = read(data)
     images = images.reshape(-1, 1, 28, 28)
-    rows = ray.data.range(len(images)).map_batches(lambda b: {"image": images[b["id"]], "label": labels[b["id"]]})
+    rows = ray.data.range(len(images)).map_batches(
+        lambda b: {"image": images[b["id"]], "label": labels[b["id"]]}
+    )
     with tempfile.TemporaryDirectory() as folder:
         rows.write_parquet(folder)
         target = str(Path(folder) / "rate.json")
@@ -305,7 +337,9 @@ def ray_train_loop(config: dict[str, Any]) -> None:
     clock = Clock(config["model"])
     while True:
         shard = train.get_dataset_shard("train")
-        for batch in shard.iter_torch_batches(batch_size=BATCH, local_shuffle_buffer_size=4096, drop_last=True):
+        for batch in shard.iter_torch_batches(
+            batch_size=BATCH, local_shuffle_buffer_size=4096, drop_last=True
+        ):
             x = batch["image"].float().div_(255).sub_(MEAN).div_(STD)
             optimizer.zero_grad()
             loss = F.cross_entropy(net(x), batch["label"])
@@ -348,9 +382,13 @@ def raydc(model: str, data: Path, work: Path, num_workers: int) -> float:
 def rate_of(records: list[dict[str, Any]], model: str) -> float:
     """From the times of the log lines: steps are written in groups, each group with the time of its last step."""
     first_step = STEPS[model] - MEASURED[model]
-    steps = [record for record in records if record["kind"] == "step" and record["step"] >= first_step]
+    steps = [
+        record for record in records if record["kind"] == "step" and record["step"] >= first_step
+    ]
     first, last = steps[0]["time_s"], steps[-1]["time_s"]
-    return float(sum(record["rows"] for record in steps if record["time_s"] > first) / (last - first))
+    return float(
+        sum(record["rows"] for record in steps if record["time_s"] > first) / (last - first)
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def render() -> str:
     schema = Spec.model_json_schema()
     definitions = schema["$defs"]
     parts = [HEAD, section("The file", schema, definitions)]
-    parts += [section(name, definitions[name], definitions) for name in in_order(schema, definitions)]
+    parts += [
+        section(name, definitions[name], definitions) for name in in_order(schema, definitions)
+    ]
     return "\n".join(parts)
 
 
@@ -55,21 +57,34 @@ def in_order(schema: dict[str, Any], definitions: dict[str, Any]) -> list[str]:
 def references(value: Any) -> list[str]:
     if isinstance(value, dict):
         own = [value["$ref"].rpartition("/")[2]] if "$ref" in value else []
-        return own + [name for key, inner in value.items() if key != "discriminator" for name in references(inner)]
+        return own + [
+            name
+            for key, inner in value.items()
+            if key != "discriminator"
+            for name in references(inner)
+        ]
     if isinstance(value, list):
         return [name for inner in value for name in references(inner)]
     return []
 
 
 def section(title: str, definition: dict[str, Any], definitions: dict[str, Any]) -> str:
-    lines = [f"## {title}", "", definition.get("description", ""), "", "| field | type | default | meaning |"]
+    lines = [
+        f"## {title}",
+        "",
+        definition.get("description", ""),
+        "",
+        "| field | type | default | meaning |",
+    ]
     lines.append("|---|---|---|---|")
     required = definition.get("required", [])
     for name, field in definition.get("properties", {}).items():
         default = "required" if name in required else shown_default(field)
         meaning = field.get("description") or meaning_of_reference(field, definitions)
         cells = (f"`{name}`", type_of(field), default, meaning)
-        lines.append("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |")
+        lines.append(
+            "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -91,7 +106,9 @@ def type_of(field: dict[str, Any]) -> str:
         return f"[{name}](#{name.lower()})"
     for key in ("anyOf", "oneOf", "allOf"):
         if key in field:
-            return " or ".join(type_of(option) for option in field[key] if option.get("type") != "null")
+            return " or ".join(
+                type_of(option) for option in field[key] if option.get("type") != "null"
+            )
     if "enum" in field:
         return " or ".join(f"`{json.dumps(value)}`" for value in field["enum"])
     if "const" in field:

@@ -88,7 +88,9 @@ def mnist(folder: Path, mirror: str | None, name: str = "MNIST") -> None:
 
     dataset = getattr(datasets, name)
     for file, md5 in dataset.resources:
-        urls = [urllib.parse.urljoin(base, file) for base in ([mirror] if mirror else dataset.mirrors)]
+        urls = [
+            urllib.parse.urljoin(base, file) for base in ([mirror] if mirror else dataset.mirrors)
+        ]
         (folder / file).write_bytes(check(file, fetch(urls), "md5", md5))
 
 
@@ -99,7 +101,9 @@ def fashion_mnist(folder: Path, mirror: str | None) -> None:
 
 def adult(folder: Path, mirror: str | None) -> None:
     """The census data with a header, empty cells where a value is missing, and one spelling of the labels."""
-    archive = zipfile.ZipFile(io.BytesIO(fetch([urllib.parse.urljoin(mirror or ADULT_URL, "adult.zip")])))
+    archive = zipfile.ZipFile(
+        io.BytesIO(fetch([urllib.parse.urljoin(mirror or ADULT_URL, "adult.zip")]))
+    )
     for name, member in (("adult_train.csv", "adult.data"), ("adult_test.csv", "adult.test")):
         content = clean_adult(archive.read(member).decode("ascii")).encode()
         (folder / name).write_bytes(check(name, content, "sha256", ADULT_SHA256[name]))
@@ -110,7 +114,9 @@ def clean_adult(text: str) -> str:
     rows = [ADULT_COLUMNS]
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == ADULT_COLUMNS.count(",") + 1:  # The test file begins with a remark, both end with blanks.
+        if (
+            len(cells) == ADULT_COLUMNS.count(",") + 1
+        ):  # The test file begins with a remark, both end with blanks.
             rows.append(",".join("" if cell == "?" else cell.rstrip(".") for cell in cells))
     return "\n".join(rows) + "\n"
 
@@ -161,7 +167,9 @@ def download(name: str, folder: Path, mirror: str | None = None) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Fetches the data of an example into examples/NAME/data.")
+    parser = argparse.ArgumentParser(
+        description="Fetches the data of an example into examples/NAME/data."
+    )
     parser.add_argument("name", choices=sorted(EXAMPLES))
     parser.add_argument("--mirror", help="URL of a folder with the same files, ending in /")
     arguments = parser.parse_args()

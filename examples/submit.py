@@ -22,7 +22,10 @@ def main() -> int:
     environment = {"RAY_ADDRESS": "auto", "PYTHONUNBUFFERED": "1", **os.environ}
     raydc = Path(sys.executable).with_name("raydc")
     code = subprocess.run(
-        [raydc, *sys.argv[1:]], cwd=project if project.is_dir() else None, env=environment, check=False
+        [raydc, *sys.argv[1:]],
+        cwd=project if project.is_dir() else None,
+        env=environment,
+        check=False,
     ).returncode
     print(f"raydc {' '.join(sys.argv[1:])}: exit code {code}", flush=True)
     return code

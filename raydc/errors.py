@@ -122,7 +122,12 @@ class ServeError(RaydcError):
     exit_code = 8
 
     def __init__(
-        self, message: str, hint: str | None = None, *, status: int | None = None, request_id: str | None = None
+        self,
+        message: str,
+        hint: str | None = None,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message, hint)
         self.status = status

@@ -61,16 +61,22 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
     loaded = bundle.load(bundle_folder)
     rows = open_rows(data_folder, split)
     if Features.from_dict(data_folder.read_json("features.json")) != loaded.features:
-        raise DataError(f"{data_folder.uri} was prepared with other features than {bundle_folder.uri}")
+        raise DataError(
+            f"{data_folder.uri} was prepared with other features than {bundle_folder.uri}"
+        )
     if not len(rows):
-        raise DataError(f"{data_folder.uri} has no {split} rows", "Set data.split, or evaluate another split.")
+        raise DataError(
+            f"{data_folder.uri} has no {split} rows", "Set data.split, or evaluate another split."
+        )
     scores = Scores(loaded.features)
     confusion = _confusion_matrix(loaded.features)
     batch_rows = _batch_rows(loaded.features)
     with _in_order():
         import ray
 
-        judged = ray.data.range(len(rows), override_num_blocks=math.ceil(len(rows) / batch_rows)).map_batches(
+        judged = ray.data.range(
+            len(rows), override_num_blocks=math.ceil(len(rows) / batch_rows)
+        ).map_batches(
             _Evaluator,
             fn_constructor_args=(bundle_folder, data_folder, split, _device(loaded.spec)),
             batch_size=batch_rows,
@@ -87,7 +93,11 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
 def _confusion_matrix(features: Features) -> Any:
     from torchmetrics.classification import MulticlassConfusionMatrix
 
-    return MulticlassConfusionMatrix(features.signature.num_outputs) if features.signature.classes else None
+    return (
+        MulticlassConfusionMatrix(features.signature.num_outputs)
+        if features.signature.classes
+        else None
+    )
 
 
 def _by_class(confusion: Any, features: Features) -> dict[str, Any]:
@@ -101,7 +111,9 @@ def _by_class(confusion: Any, features: Features) -> dict[str, Any]:
 class _Evaluator:
     """Judges rows of a split by their positions."""
 
-    def __init__(self, bundle_folder: Storage, data_folder: Storage, split: str, device: str) -> None:
+    def __init__(
+        self, bundle_folder: Storage, data_folder: Storage, split: str, device: str
+    ) -> None:
         self.bundle = bundle.load(bundle_folder, device)
         self.rows = open_rows(data_folder, split)
         self.scores = Scores(self.bundle.features)
@@ -160,7 +172,9 @@ def _reading(data: Data, source: str) -> Data:
     columns = {**data.features.columns, **dict.fromkeys(data.features.exclude, "categorical")}
     features = data.features.model_copy(update={"exclude": [], "columns": columns})
     clean = data.clean.model_copy(update={"duplicates": "keep"})
-    return data.model_copy(update={"source": source, "format": "auto", "clean": clean, "features": features})
+    return data.model_copy(
+        update={"source": source, "format": "auto", "clean": clean, "features": features}
+    )
 
 
 def _write(writer: TableWriter, tables: Iterable[pa.Table]) -> int:
@@ -191,13 +205,21 @@ class _Predict:
     def _predict(self, table: pa.Table) -> pa.Table:
         names = [name for name in table.column_names if not values.internal(name)]
         if taken := {_PREDICTION, _SCORE} & set(names):
-            raise DataError(f"{self.layout.files[0].path} has a column {min(taken)!r} already", "Rename it.")
-        columns = {name: _raw(values.column_of(table, name)) for name in self.bundle.features.columns if name in names}
+            raise DataError(
+                f"{self.layout.files[0].path} has a column {min(taken)!r} already", "Rename it."
+            )
+        columns = {
+            name: _raw(values.column_of(table, name))
+            for name in self.bundle.features.columns
+            if name in names
+        }
         try:
             answers = self.bundle.predict_columns(columns)
         except DataError as error:
             raise _placed(error, self.layout, values.row_ids(table)) from error
-        result = table.select([name for name in names if _can_be_shown(table.schema.field(name).type)])
+        result = table.select(
+            [name for name in names if _can_be_shown(table.schema.field(name).type)]
+        )
         for name, key in ((_PREDICTION, "label"), (_PREDICTION, "value"), (_SCORE, "score")):
             if key in answers[0]:
                 result = result.append_column(name, pa.array([answer[key] for answer in answers]))

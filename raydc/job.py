@@ -44,9 +44,13 @@ def open_job(given: Spec, address: str | None, report: Say) -> Job:
     _refuse_unreachable(given.storage, resolved.storage, connected)
     where = "a local Ray" if connected.local else f"the cluster at {connected.address}"
     amounts = ", ".join(
-        f"{connected.resources[name]:g} {name}" for name in ("CPU", "GPU") if name in connected.resources
+        f"{connected.resources[name]:g} {name}"
+        for name in ("CPU", "GPU")
+        if name in connected.resources
     )
-    report(f"ray       {where}: {connected.num_nodes} node(s), {amounts} ({time.monotonic() - started:.0f} s)")
+    report(
+        f"ray       {where}: {connected.num_nodes} node(s), {amounts} ({time.monotonic() - started:.0f} s)"
+    )
     return Job(resolved, connected, report)
 
 
@@ -63,7 +67,9 @@ def _connect(resolved: Spec, address: str | None, report: Say) -> engine.Engine:
             if connected.local or time.monotonic() > deadline:
                 raise
             if not waiting:
-                report(f"ray       {error.message}; waiting up to {NODES_TIMEOUT_S:.0f} s for nodes to join")
+                report(
+                    f"ray       {error.message}; waiting up to {NODES_TIMEOUT_S:.0f} s for nodes to join"
+                )
             waiting = True
         time.sleep(1.0)
         connected = engine.connect(address)
@@ -80,4 +86,6 @@ def _refuse_unreachable(given: str, resolved: str, connected: engine.Engine) -> 
             hint,
         )
     if "working_dir_files" in Path(resolved).parts:
-        raise UsageError(f"storage: {given!r} is below the working folder of a Ray job, which Ray deletes", hint)
+        raise UsageError(
+            f"storage: {given!r} is below the working folder of a Ray job, which Ray deletes", hint
+        )

@@ -124,7 +124,10 @@ def num_shares(num_rows: int, num_shards: int, world_size: int) -> int:
     """How many of the ranks have rows in a step: with fewer rows than logical shards, not all of them have."""
     if num_rows >= num_shards:
         return world_size
-    firsts = {shards_of_rank(num_shards, rank, world_size).start * num_rows // num_shards for rank in range(world_size)}
+    firsts = {
+        shards_of_rank(num_shards, rank, world_size).start * num_rows // num_shards
+        for rank in range(world_size)
+    }
     return len(firsts | {num_rows}) - 1
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from raydc import engine, spec
 from raydc.checkpoint import resume as resuming
-from raydc.data import prepare, shards
+from raydc.data import prepare, prepared, shards
 from raydc.errors import RunError
 from raydc.job import Job
 from raydc.registry import Registry, user
@@ -35,7 +35,7 @@ class Served:
     expected: Any = None
 
 
-def prepare_data(job: Job) -> prepare.Prepared:
+def prepare_data(job: Job) -> prepared.Prepared:
     """Stage prepare."""
     return prepare.run(job.spec, lambda line: job.report(f"prepare   {line}"))
 
@@ -73,7 +73,9 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
             resuming.refuse_other_spec(job.spec, yaml.safe_load(folder.read_bytes("resolved.yaml")))
             return True
         resolved = yaml.safe_dump(spec.to_dict(job.spec), sort_keys=False)
-        folder.write_bytes("spec.yaml", (given_text if given_text is not None else resolved).encode())
+        folder.write_bytes(
+            "spec.yaml", (given_text if given_text is not None else resolved).encode()
+        )
         folder.write_bytes("resolved.yaml", resolved.encode())
         return False
 
@@ -88,7 +90,7 @@ def _set_aside(job: Job) -> str:
     return f"{name}.{number}"
 
 
-def check_model(job: Job, data: prepare.Prepared) -> None:
+def check_model(job: Job, data: prepared.Prepared) -> None:
     """Builds the model once, while nothing has been written yet.
 
     Raises:
@@ -105,14 +107,16 @@ def check_model(job: Job, data: prepare.Prepared) -> None:
     models.build(section, data.features.signature, job.spec.seed)
 
 
-def load_fork(job: Job, data: prepare.Prepared, given: str | None) -> Fork | None:
+def load_fork(job: Job, data: prepared.Prepared, given: str | None) -> Fork | None:
     """The weights that a new run starts with: of RUN or RUN:STEP; see `raydc.checkpoint.fork.load`."""
     from raydc.checkpoint import fork
 
     return fork.load(job.spec, data, job.storage / "runs", given) if given else None
 
 
-def train_model(job: Job, data: prepare.Prepared, resume: bool, fork: Fork | None = None) -> Storage:
+def train_model(
+    job: Job, data: prepared.Prepared, resume: bool, fork: Fork | None = None
+) -> Storage:
     """Stage train: returns the folder of the bundle."""
     from raydc import train
 
@@ -120,20 +124,22 @@ def train_model(job: Job, data: prepare.Prepared, resume: bool, fork: Fork | Non
     return job.run_folder / "model"
 
 
-def search(job: Job, data: prepare.Prepared, resume: bool) -> Storage:
+def search(job: Job, data: prepared.Prepared, resume: bool) -> Storage:
     """Stage sweep: returns the folder of the winner's bundle."""
     from raydc import sweep
 
     return sweep.run(job.spec, data, job.run_folder, job.report, resume=resume).bundle_folder
 
 
-def evaluate_model(job: Job, bundle_folder: Storage, data: prepare.Prepared) -> dict[str, Any]:
+def evaluate_model(job: Job, bundle_folder: Storage, data: prepared.Prepared) -> dict[str, Any]:
     """Stage evaluate: metrics on the held-out rows, or on the validation rows where none are held out."""
     from raydc import evaluate
 
     split = "test" if data.num_rows.get("test") else "validation"
     metrics = evaluate.run(bundle_folder, data.folder, split)
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+    shown = "  ".join(
+        f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)
+    )
     job.report(f"evaluate  {split}: {shown} ({data.num_rows[split]:,} rows)")
     job.run_folder.write_json("evaluation.json", {"split": split, **metrics})
     return metrics
@@ -175,7 +181,9 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
     check_model(job, data)
     weights = load_fork(job, data, fork)
     resumed = begin_run(job, given_text, resume, new)
-    bundle_folder = search(job, data, resumed) if job.spec.sweep else train_model(job, data, resumed, weights)
+    bundle_folder = (
+        search(job, data, resumed) if job.spec.sweep else train_model(job, data, resumed, weights)
+    )
     metrics = evaluate_model(job, bundle_folder, data)
     version = register_model(job, bundle_folder, metrics)
     if job.spec.serve is None:
@@ -184,7 +192,7 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
     return ask_held_out(job, data, Served(version, metrics, url))
 
 
-def ask_held_out(job: Job, data: prepare.Prepared, served: Served) -> Served:
+def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:
     """One real request: a held-out row, what the endpoint says of it, and what the data set says."""
     from raydc import serve
 
@@ -211,7 +219,9 @@ def version_to_serve(registry: Registry, given: Spec) -> int:
     if alias in registry.aliases(given.name):
         return registry.resolve(given.name, alias)
     known = registry.versions(given.name)
-    return max(known) if known else registry.resolve(given.name, alias)  # Which says that there is none.
+    return (
+        max(known) if known else registry.resolve(given.name, alias)
+    )  # Which says that there is none.
 
 
 def predict_file(job: Job, source: str, output: str) -> None:
@@ -224,7 +234,9 @@ def predict_file(job: Job, source: str, output: str) -> None:
     job.report(f"predict   {num_rows:,} rows with {job.spec.name} version {version} -> {output}")
 
 
-def move_alias(given: Spec, address: str | None, alias: str | None, version: int | None, why: str) -> str:
+def move_alias(
+    given: Spec, address: str | None, alias: str | None, version: int | None, why: str
+) -> str:
     """Moves an alias to a version, or back to the one before, and the endpoint with it where one is deployed.
 
     Args:
@@ -249,7 +261,12 @@ def move_alias(given: Spec, address: str | None, alias: str | None, version: int
         moved = serve.promote(storage, resolved.name, alias, version, why=why, live=attached)
     wanted = (storage.uri, resolved.name, alias, moved)
     answers = attached and any(
-        (one["storage"], one["model"], one["alias"], one["version"]) == wanted for one in serve.status()
+        (one["storage"], one["model"], one["alias"], one["version"]) == wanted
+        for one in serve.status()
     )
-    follows = "and the endpoint answers with it" if answers else "(no endpoint that could be found serves it)"
+    follows = (
+        "and the endpoint answers with it"
+        if answers
+        else "(no endpoint that could be found serves it)"
+    )
     return f"{resolved.name}: alias {alias!r} is now version {moved} {follows}"

@@ -60,7 +60,11 @@ def replica_resources(spec: Spec) -> dict[str, float]:
 def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
     """How many processes with these needs the resources hold together, ignoring how they lie on nodes."""
     # A ratio such as 1.2 / 0.4 must not fall just below 3.
-    fits = [int(resources.get(name, 0.0) / amount + 1e-9) for name, amount in needs.items() if amount > 0]
+    fits = [
+        int(resources.get(name, 0.0) / amount + 1e-9)
+        for name, amount in needs.items()
+        if amount > 0
+    ]
     return min(fits, default=1_000_000)
 
 
@@ -80,7 +84,9 @@ def make(spec: Spec, resources: Mapping[str, float], num_rows: int | None = None
     if spec.scaling.max_workers > 0 and fits < max(1, spec.scaling.min_workers):
         raise _too_small("train", f"{spec.scaling.min_workers} worker(s)", worker, resources)
     replica = replica_resources(spec)
-    if spec.serve is not None and how_many(replica, resources) < max(1, spec.serve.autoscaling_config.min_replicas):
+    if spec.serve is not None and how_many(replica, resources) < max(
+        1, spec.serve.autoscaling_config.min_replicas
+    ):
         least = max(1, spec.serve.autoscaling_config.min_replicas)
         raise _too_small("serve", f"{least} replica(s)", replica, resources)
     stages = ["prepare", "sweep" if spec.sweep else "train", "evaluate", "register"]
@@ -97,7 +103,9 @@ def make(spec: Spec, resources: Mapping[str, float], num_rows: int | None = None
     return Plan(**{**plan.__dict__, "lines": tuple(_lines(spec, plan, num_rows))})
 
 
-def _too_small(stage: str, what: str, needs: Mapping[str, float], resources: Mapping[str, float]) -> ClusterError:
+def _too_small(
+    stage: str, what: str, needs: Mapping[str, float], resources: Mapping[str, float]
+) -> ClusterError:
     have = {name: resources.get(name, 0.0) for name in needs}
     return ClusterError(
         f"{stage}: {what} of {_amounts(needs)} each do not fit into {_amounts(have)}",
@@ -133,7 +141,9 @@ def _lines(spec: Spec, plan: Plan, num_rows: int | None) -> list[str]:
         )
     else:
         lines.append(f"train     {length}, {shards}, on {crew} of {_amounts(plan.worker)}")
-        lines.append(f"          up to {spec.fault_tolerance.max_failures} failures survived; {_checkpoints(spec)}")
+        lines.append(
+            f"          up to {spec.fault_tolerance.max_failures} failures survived; {_checkpoints(spec)}"
+        )
     lines.append("evaluate  on the held-out rows")
     lines.append(f"register  as the next version of model {spec.name!r}")
     if spec.serve:

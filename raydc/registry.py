@@ -19,13 +19,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from raydc import checkpoint
+from raydc import artefact
 from raydc.errors import CheckpointError, RegistryError, UsageError
 from raydc.storage import Storage, canonical_json, sha256
 
 _MODEL_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _ALIAS_NAME = re.compile(r"^[A-Za-z][\w.-]*$")
-_MANIFEST = "MANIFEST.json"
 # Each attempt loses to another writer that went on, so the limit is how many can be ahead at once.
 _MAX_ATTEMPTS = 100
 _MAX_KEPT_MOVES = 100
@@ -51,7 +50,11 @@ class Move:
 
     def to_dict(self) -> dict[str, Any]:
         names = {"old": "from", "new": "to"}
-        told = {name: value for name, value in vars(self).items() if name != "fraction" or value is not None}
+        told = {
+            name: value
+            for name, value in vars(self).items()
+            if name != "fraction" or value is not None
+        }
         return {names.get(name, name): value for name, value in told.items()}
 
 
@@ -71,7 +74,9 @@ class Registry:
         """Complete versions of a model, ascending; empty for an unknown name."""
         folder = self._model(name)
         numbers = sorted(int(entry) for entry in folder.names("versions") if entry.isdigit())
-        return [number for number in numbers if folder.exists(f"versions/{number}/{_MANIFEST}")]
+        return [
+            number for number in numbers if folder.exists(f"versions/{number}/{artefact.MANIFEST}")
+        ]
 
     def folder(self, name: str, version: int) -> Storage:
         """The bundle of a version.
@@ -81,7 +86,9 @@ class Registry:
         """
         known = self._known_versions(name)
         if version not in known:
-            raise RegistryError(f"model {name} has no version {version}", f"There are: {_listed(known)}.")
+            raise RegistryError(
+                f"model {name} has no version {version}", f"There are: {_listed(known)}."
+            )
         return self._model(name) / "versions" / str(version)
 
     def source(self, name: str, version: int) -> dict[str, Any]:
@@ -107,24 +114,32 @@ class Registry:
             CheckpointError: The bundle, or its copy, does not verify.
         """
         folder = self._model(name)
-        checkpoint.read_artefact(bundle_folder)
-        manifest = bundle_folder.read_bytes(_MANIFEST)
+        artefact.read_artefact(bundle_folder)
+        manifest = bundle_folder.read_bytes(artefact.MANIFEST)
         digest = sha256(manifest)
         for version in self.versions(name):
-            if sha256(folder.read_bytes(f"versions/{version}/{_MANIFEST}")) == digest:
+            if sha256(folder.read_bytes(f"versions/{version}/{artefact.MANIFEST}")) == digest:
                 return version
-        version = self._reserve(folder, {**source, "digest": digest, "time_s": round(time.time(), 3)})
+        version = self._reserve(
+            folder, {**source, "digest": digest, "time_s": round(time.time(), 3)}
+        )
         _copy(bundle_folder, folder / "versions" / str(version), manifest)
         return version
 
     def _reserve(self, folder: Storage, record: dict[str, Any]) -> int:
         content = canonical_json(record, indent=2) + b"\n"
-        taken = [int(entry[:-5]) for entry in folder.names("versions") if re.fullmatch(r"\d+\.json", entry)]
+        taken = [
+            int(entry[:-5])
+            for entry in folder.names("versions")
+            if re.fullmatch(r"\d+\.json", entry)
+        ]
         first = max(taken, default=0) + 1
         for version in range(first, first + _MAX_ATTEMPTS):
             if folder.create_bytes(f"versions/{version}.json", content):
                 return version
-        raise RegistryError(f"{folder.uri}: no version number could be had in {_MAX_ATTEMPTS} attempts")
+        raise RegistryError(
+            f"{folder.uri}: no version number could be had in {_MAX_ATTEMPTS} attempts"
+        )
 
     # Aliases ----------------------------------------------------------------------------------------------
 
@@ -163,7 +178,10 @@ class Registry:
             UsageError: Not a name for an alias.
         """
         if not _ALIAS_NAME.match(alias):
-            raise UsageError(f"{alias!r} cannot name an alias", "Begin with a letter; then letters, digits, . _ -")
+            raise UsageError(
+                f"{alias!r} cannot name an alias",
+                "Begin with a letter; then letters, digits, . _ -",
+            )
         self.folder(name, version)
         for _ in range(_MAX_ATTEMPTS):
             number, stacks = self._state(name)
@@ -174,7 +192,9 @@ class Registry:
             stacks[alias] = [*stack, version][-_MAX_KEPT_MOVES:]
             if self._append(name, number + 1, move, stacks):
                 return
-        raise RegistryError(f"alias {alias} of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again.")
+        raise RegistryError(
+            f"alias {alias} of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again."
+        )
 
     def previous(self, name: str, alias: str) -> int:
         """The version that `rollback` would go to. Raises RegistryError as it does."""
@@ -184,7 +204,8 @@ class Registry:
     def _require_alias(self, name: str, alias: str) -> None:
         if alias.isdigit():
             raise RegistryError(
-                f"{alias} is a version of {name}, not an alias", "To go there: raydc promote --version."
+                f"{alias} is a version of {name}, not an alias",
+                "To go there: raydc promote --version.",
             )
         self.resolve(name, alias)
 
@@ -214,7 +235,9 @@ class Registry:
             stacks[alias] = stack[:-1]
             if self._append(name, number + 1, move, stacks):
                 return stacks[alias][-1]
-        raise RegistryError(f"alias {alias} of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again.")
+        raise RegistryError(
+            f"alias {alias} of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again."
+        )
 
     def note(self, name: str, move: Move) -> None:
         """Writes into the history what changes no alias: a canary or a shadow that begins or ends.
@@ -226,7 +249,9 @@ class Registry:
             number, stacks = self._state(name)
             if self._append(name, number + 1, move, stacks):
                 return
-        raise RegistryError(f"history of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again.")
+        raise RegistryError(
+            f"history of {name}: lost to other writers {_MAX_ATTEMPTS} times", "Try again."
+        )
 
     def _append(self, name: str, number: int, move: Move, stacks: dict[str, list[int]]) -> bool:
         record = {"move": move.to_dict(), "aliases": stacks}
@@ -245,15 +270,22 @@ class Registry:
 
     def _model(self, name: str) -> Storage:
         if not _MODEL_NAME.match(name):
-            raise UsageError(f"{name!r} cannot name a model", "Letters, digits, . _ and -, not beginning with . _ or -")
+            raise UsageError(
+                f"{name!r} cannot name a model",
+                "Letters, digits, . _ and -, not beginning with . _ or -",
+            )
         return self.storage / "models" / name
 
     def _known_versions(self, name: str) -> list[int]:
         known = self.versions(name)
         if not known:
             models = self.models()
-            there = f"There are: {_listed(models)}." if models else "Nothing is registered there yet."
-            raise RegistryError(f"no model {name} in {self.storage.uri}", _suggestion(name, models) + there)
+            there = (
+                f"There are: {_listed(models)}." if models else "Nothing is registered there yet."
+            )
+            raise RegistryError(
+                f"no model {name} in {self.storage.uri}", _suggestion(name, models) + there
+            )
         return known
 
 
@@ -278,10 +310,10 @@ def _copy(source: Storage, target: Storage, manifest: bytes) -> None:
     """The manifest goes last: a version without one is not there."""
     try:
         for name in source.names():
-            if name != _MANIFEST:
+            if name != artefact.MANIFEST:
                 target.write_bytes(name, source.read_bytes(name))
-        target.write_bytes(_MANIFEST, manifest)
-        checkpoint.read_artefact(target)
+        target.write_bytes(artefact.MANIFEST, manifest)
+        artefact.read_artefact(target)
     except (OSError, CheckpointError):
         target.delete()
         raise

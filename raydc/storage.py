@@ -150,7 +150,12 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
     """JSON with sorted keys; the same value is the same bytes. NaN is refused (ValueError)."""
     separators = (",", ":") if indent is None else (",", ": ")
     return json.dumps(
-        value, sort_keys=True, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False
+        value,
+        sort_keys=True,
+        indent=indent,
+        separators=separators,
+        ensure_ascii=False,
+        allow_nan=False,
     ).encode()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from raydc import engine, plan, train
 from raydc import spec as specs
-from raydc.data.prepare import Prepared, load
+from raydc.data.prepared import Prepared, load
 from raydc.errors import TrainError
 from raydc.loop import worker
 from raydc.spec.sections import Spec
@@ -49,7 +49,9 @@ class SweepResult:
     bundle_folder: Storage
 
 
-def run(spec: Spec, data: Prepared, run_folder: Storage, report: Say, resume: bool = False) -> SweepResult:
+def run(
+    spec: Spec, data: Prepared, run_folder: Storage, report: Say, resume: bool = False
+) -> SweepResult:
     """Searches the space of `spec.sweep`.
 
     Args:
@@ -72,8 +74,12 @@ def run(spec: Spec, data: Prepared, run_folder: Storage, report: Say, resume: bo
     for line in table(trials, winner, spec.train.metric or "loss"):
         report(f"sweep     {line}")
     bundle_folder = run_folder / "model"
-    train.export(trial_spec(spec, winner.values), data, folder / "trials" / winner.key, bundle_folder)
-    events.EventLog(run_folder, "events").write(kind="sweep_finished", trials=len(trials), winner=winner.key)
+    train.export(
+        trial_spec(spec, winner.values), data, folder / "trials" / winner.key, bundle_folder
+    )
+    events.EventLog(run_folder, "events").write(
+        kind="sweep_finished", trials=len(trials), winner=winner.key
+    )
     return SweepResult(trials, winner, bundle_folder)
 
 
@@ -100,9 +106,21 @@ def table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[str]:
     for number, trial in enumerate(trials):
         shown = "" if trial.metric is None else f"{trial.metric:.4f}"
         values = [_short(trial.values[path]) for path in paths]
-        cells.append(["*" if trial == winner else "", str(number), *values, str(trial.epochs), shown, trial.state])
+        cells.append(
+            [
+                "*" if trial == winner else "",
+                str(number),
+                *values,
+                str(trial.epochs),
+                shown,
+                trial.state,
+            ]
+        )
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 def describe(values: dict[str, Any]) -> str:
@@ -118,7 +136,9 @@ def trial_spec(spec: Spec, values: dict[str, Any]) -> Spec:
     """The resolved spec of a trial: the sweep's values set, one worker, no sweep and no endpoint."""
     shards = spec.train.logical_shards
     alone = spec.model_copy(update={"sweep": None, "serve": None})
-    return specs.with_values(alone, {**values, "scaling.num_workers": 0, "train.logical_shards": shards})
+    return specs.with_values(
+        alone, {**values, "scaling.num_workers": 0, "train.logical_shards": shards}
+    )
 
 
 def trial_key(spec: Spec) -> str:
@@ -131,14 +151,18 @@ def trial_key(spec: Spec) -> str:
 def _fit(spec: Spec, data: Prepared, folder: Storage, report: Say) -> Any:
     import ray
 
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's tables are told apart by this, not by verbose.
+    os.environ.setdefault(
+        "RAY_AIR_NEW_OUTPUT", "0"
+    )  # Tune's tables are told apart by this, not by verbose.
     from ray import tune
 
     sweep = spec.sweep
     if sweep is None:
         raise TrainError("this spec has no sweep", "Add a section `sweep` with a `space`.")
     drawn = engine.sample(
-        {path: _tune_domain(domain) for path, domain in sweep.space.items()}, sweep.num_samples, spec.seed
+        {path: _tune_domain(domain) for path, domain in sweep.space.items()},
+        sweep.num_samples,
+        spec.seed,
     )
     # A point that is drawn again would be the same model again.
     points = list({canonical_json(values): values for values in drawn}.values())
@@ -213,7 +237,9 @@ def _progress(spec: Spec, folder: Storage, num_trials: int, report: Say) -> Any:
 
         num_ended = 0
 
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_complete(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
             self.num_ended += 1
             ended = _trial_of(spec, folder, trial.config, failed=False)
             shown = "no metric" if ended.metric is None else f"{ended.metric:.4f}"
@@ -223,7 +249,9 @@ def _progress(spec: Spec, folder: Storage, num_trials: int, report: Say) -> Any:
     return Progress()
 
 
-def _run_trial(config: dict[str, Any], spec: dict[str, Any], data_uri: str, folder_uri: str) -> None:
+def _run_trial(
+    config: dict[str, Any], spec: dict[str, Any], data_uri: str, folder_uri: str
+) -> None:
     """Runs inside a Tune actor."""
     from ray import tune
 
@@ -266,4 +294,6 @@ def _trial_of(spec: Spec, folder: Storage, config: dict[str, Any], failed: bool)
     finished = (folder / "trials" / key).exists("finished.json")
     state = "finished" if finished else "failed" if failed else "pruned"
     best_metric = pick(metrics) if metrics else math.inf
-    return Trial(key, values, len(records), best_metric if math.isfinite(best_metric) else None, state)
+    return Trial(
+        key, values, len(records), best_metric if math.isfinite(best_metric) else None, state
+    )

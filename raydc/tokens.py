@@ -70,7 +70,11 @@ class Tokens:
         self._folder = storage / "models" / model / "tokens"
 
     def create(
-        self, name: str, rights: tuple[str, ...] = ("read",), lifetime_s: float | None = None, who: str = ""
+        self,
+        name: str,
+        rights: tuple[str, ...] = ("read",),
+        lifetime_s: float | None = None,
+        who: str = "",
     ) -> str:
         """Makes a token. What is returned is kept nowhere: whoever loses it needs another one.
 
@@ -84,21 +88,32 @@ class Tokens:
             UsageError: A name that is taken or none, unknown rights, or no time to live.
         """
         if not _NAME.match(name):
-            raise UsageError(f"{name!r} cannot name a token", "A letter, then up to 63 letters, digits, _ and -.")
+            raise UsageError(
+                f"{name!r} cannot name a token", "A letter, then up to 63 letters, digits, _ and -."
+            )
         if any(one.name == name for one in self.all()):
-            raise UsageError(f"model {self.model} has a token {name!r} already", "Revoke it first, or choose another.")
+            raise UsageError(
+                f"model {self.model} has a token {name!r} already",
+                "Revoke it first, or choose another.",
+            )
         unknown = sorted(set(rights) - set(RIGHTS))
         if unknown or not rights:
-            raise UsageError(f"rights {unknown or 'none'} of a token", f"There are: {', '.join(RIGHTS)}.")
+            raise UsageError(
+                f"rights {unknown or 'none'} of a token", f"There are: {', '.join(RIGHTS)}."
+            )
         if lifetime_s is not None and not lifetime_s > 0:
-            raise UsageError(f"a token for {lifetime_s:g} s would be of no use", "Give a time above 0.")
+            raise UsageError(
+                f"a token for {lifetime_s:g} s would be of no use", "Give a time above 0."
+            )
         identifier = secrets.token_hex(8)
         text = f"{PREFIX}_{identifier}_{secrets.token_urlsafe(32)}"
         now_s = round(time.time(), 3)
         expires_s = None if lifetime_s is None else round(now_s + lifetime_s, 3)
         ordered = tuple(right for right in RIGHTS if right in rights)
         made = Token(name, identifier, hash_of(text), ordered, now_s, expires_s, who)
-        self._folder.create_bytes(f"{name}.{identifier}.json", canonical_json(asdict(made), indent=2) + b"\n")
+        self._folder.create_bytes(
+            f"{name}.{identifier}.json", canonical_json(asdict(made), indent=2) + b"\n"
+        )
         return text
 
     def all(self) -> list[Token]:
@@ -138,7 +153,8 @@ class Tokens:
         if not ours:
             names = ", ".join(file.partition(".")[0] for file in files)
             raise RegistryError(
-                f"model {self.model} has no token {name!r}", f"There are: {names}." if names else "There is none."
+                f"model {self.model} has no token {name!r}",
+                f"There are: {names}." if names else "There is none.",
             )
         for file in ours:
             self._folder.delete(file)

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc import bundle
+from raydc.artefact import read_manifest
 from raydc.checkpoint import fork as forks
 from raydc.checkpoint import resume as resuming
 from raydc.checkpoint.fork import Fork
 from raydc.checkpoint.state import spec_hash, state_of, unpack_weights
-from raydc.checkpoint.store import CheckpointStore, Found, name_of, read_manifest
-from raydc.data.prepare import Prepared
+from raydc.checkpoint.store import CheckpointStore, Found, name_of
+from raydc.data.prepared import Prepared
+from raydc.elastic.run_metrics import RunMetrics
 from raydc.errors import CheckpointError, RunError
 from raydc.loop import worker
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
-from raydc.tracking.phase_timer import CHECKPOINT, account_of, timed_record
+from raydc.tracking.phase_timer import account_of, timed_record
 from raydc.tracking.progress import Progress, Say
-from raydc.tracking.run_metrics import RunMetrics
+from raydc.tracking.time_account import CHECKPOINT
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,15 @@ def run(
             _check(spec, data, store, run_folder, report)
         elif fork is not None:
             forks.begin(fork, spec, data, run_folder)
-            log.write(kind="forked", **{f"from_{name}": value for name, value in vars(fork.origin).items()})
-            other = "" if fork.origin.data_hash == data.data_hash else ", which were trained on another data set"
+            log.write(
+                kind="forked",
+                **{f"from_{name}": value for name, value in vars(fork.origin).items()},
+            )
+            other = (
+                ""
+                if fork.origin.data_hash == data.data_hash
+                else ", which were trained on another data set"
+            )
             report(f"train     starts with the weights of {fork.origin}{other}")
         with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).take) as progress:
             if spec.scaling.max_workers == 0:
@@ -106,7 +115,9 @@ def run(
     return result
 
 
-def _check(spec: Spec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Say) -> None:
+def _check(
+    spec: Spec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Say
+) -> None:
     """Refuses before anything starts what the workers would refuse; says so where there is nothing to go on from."""
     steps = store.steps()
     if not steps:
@@ -155,7 +166,9 @@ def export(spec: Spec, data: Prepared, run_folder: Storage, bundle_folder: Stora
     facts = {
         "run": spec.name,
         "step": found.step,
-        "metrics": {name: value for name, value in (state.metrics or {}).items() if value is not None},
+        "metrics": {
+            name: value for name, value in (state.metrics or {}).items() if value is not None
+        },
         "data_hash": data.data_hash,
         "spec_hash": found.meta["spec_hash"],
     }
@@ -171,7 +184,8 @@ def _newest(store: CheckpointStore) -> Found:
     if found is None:
         reason = f": {skipped[0].reason}" if skipped else ""
         raise CheckpointError(
-            f"{store.folder.uri} holds no checkpoint that verifies{reason}", "Train again with --new."
+            f"{store.folder.uri} holds no checkpoint that verifies{reason}",
+            "Train again with --new.",
         )
     return found
 
@@ -181,6 +195,8 @@ def _num_attempts(run_folder: Storage) -> int:
 
 
 def _summary(result: TrainResult) -> str:
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items() if value is not None)
+    scores = "  ".join(
+        f"{name} {value:.4f}" for name, value in result.metrics.items() if value is not None
+    )
     restarts = f", {result.restarts} restart(s)" if result.restarts else ""
     return f"train     {result.reason} after {result.steps:,} steps{restarts}; best is {result.checkpoint}: {scores}"

@@ -23,7 +23,11 @@ LENGTH = "inference-header-content-length"
 # How deep lists may lie in each other depends on what looks at them: 400 or 422.
 ANY_4XX = 4
 MAX_BYTES, MAX_ROWS, MAX_PIXELS = 256 * 1024, 50, 1024 * 1024
-LIMITS = {"max_request_bytes": MAX_BYTES, "max_request_rows": MAX_ROWS, "max_request_pixels": MAX_PIXELS}
+LIMITS = {
+    "max_request_bytes": MAX_BYTES,
+    "max_request_rows": MAX_ROWS,
+    "max_request_pixels": MAX_PIXELS,
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,14 @@ def png_that_says(width: int, height: int) -> bytes:
 
 
 def _json(fault: str, model: str, value: Any, status: int, path: str = "/predict") -> Bad:
-    return Bad(f"{path[1:8]} {fault}", model, path, json.dumps(value).encode(), status, {"content-type": JSON})
+    return Bad(
+        f"{path[1:8]} {fault}",
+        model,
+        path,
+        json.dumps(value).encode(),
+        status,
+        {"content-type": JSON},
+    )
 
 
 def _texts() -> Iterator[Bad]:
@@ -108,18 +119,43 @@ def _texts() -> Iterator[Bad]:
             "the body": b"%s",
             "objects": b'[{"age": ' + b'{"a":' * levels + b"%s" + b"}" * levels + b"}]",
         }.items():
-            yield Bad(f"{place} {levels} deep", "tables", "/predict", text % deep, ANY_4XX, {"content-type": JSON})
+            yield Bad(
+                f"{place} {levels} deep",
+                "tables",
+                "/predict",
+                text % deep,
+                ANY_4XX,
+                {"content-type": JSON},
+            )
         for key in ("name", "shape", "datatype", "data", "parameters"):
             tensor = {"name": "age", "shape": [1], "datatype": "FP64", "data": [1.0], key: "@"}
             text = json.dumps({"inputs": [tensor]}).encode().replace(b'"@"', deep)
-            yield Bad(f"{key} {levels} deep", "tables", "/v2/models/small/infer", text, ANY_4XX, {"content-type": JSON})
+            yield Bad(
+                f"{key} {levels} deep",
+                "tables",
+                "/v2/models/small/infer",
+                text,
+                ANY_4XX,
+                {"content-type": JSON},
+            )
         text = b'{"id": %s, "inputs": [], "outputs": %s}' % (deep, deep)
-        yield Bad(f"id {levels} deep", "tables", "/v2/models/small/infer", text, ANY_4XX, {"content-type": JSON})
+        yield Bad(
+            f"id {levels} deep",
+            "tables",
+            "/v2/models/small/infer",
+            text,
+            ANY_4XX,
+            {"content-type": JSON},
+        )
         text = b'[{"image": %s}]' % deep
-        yield Bad(f"image {levels} deep", "pictures", "/predict", text, ANY_4XX, {"content-type": JSON})
+        yield Bad(
+            f"image {levels} deep", "pictures", "/predict", text, ANY_4XX, {"content-type": JSON}
+        )
     for path in ("/predict", "/v2/models/small/infer"):
         for fault, text in texts.items():
-            yield Bad(f"{path[1:8]} not JSON: {fault}", "tables", path, text, 400, {"content-type": JSON})
+            yield Bad(
+                f"{path[1:8]} not JSON: {fault}", "tables", path, text, 400, {"content-type": JSON}
+            )
 
 
 def _rows() -> Iterator[Bad]:
@@ -165,17 +201,28 @@ def _rows() -> Iterator[Bad]:
         yield _json(fault, "tables", [row], 422)
     yield _json("too many rows", "tables", [good] * (MAX_ROWS + 1), 413)
     yield _json("too many empty rows", "tables", [{}] * 10_000, 413)
-    yield Bad("too many bytes", "tables", "/predict", b" " * (MAX_BYTES + 1), 413, {"content-type": JSON})
+    yield Bad(
+        "too many bytes", "tables", "/predict", b" " * (MAX_BYTES + 1), 413, {"content-type": JSON}
+    )
 
 
 def _tensors() -> Iterator[Bad]:
     path = "/v2/models/small/infer"
     age = {"name": "age", "shape": [1], "datatype": "FP32", "data": [1]}
-    hours, job = {**age, "name": "hours"}, {"name": "job", "shape": [1], "datatype": "BYTES", "data": ["cook"]}
+    hours, job = (
+        {**age, "name": "hours"},
+        {"name": "job", "shape": [1], "datatype": "BYTES", "data": ["cook"]},
+    )
     whole = {"inputs": [age, hours, job]}
 
     def first(**fields: Any) -> Any:
-        return {"inputs": [{name: value for name, value in {**age, **fields}.items() if value != "-"}, hours, job]}
+        return {
+            "inputs": [
+                {name: value for name, value in {**age, **fields}.items() if value != "-"},
+                hours,
+                job,
+            ]
+        }
 
     for fault, value in {
         "a list": [],
@@ -259,20 +306,34 @@ def _tensors() -> Iterator[Bad]:
         "an FP64 of 1e300": first(datatype="FP64", data=[1e300]),
     }.items():
         yield _json(fault, "tables", value, 422, path)
-    many = [{**one, "shape": [MAX_ROWS + 1], "data": one["data"] * (MAX_ROWS + 1)} for one in (age, hours, job)]
+    many = [
+        {**one, "shape": [MAX_ROWS + 1], "data": one["data"] * (MAX_ROWS + 1)}
+        for one in (age, hours, job)
+    ]
     yield _json("too many rows in tensors", "tables", {"inputs": many}, 413, path)
 
 
 def _binary() -> Iterator[Bad]:
     path = "/v2/models/small/infer"
 
-    def bad(fault: str, tensor: Any, blob: bytes, status: int = 400, length: str | None = None, **whole: Any) -> Bad:
+    def bad(
+        fault: str,
+        tensor: Any,
+        blob: bytes,
+        status: int = 400,
+        length: str | None = None,
+        **whole: Any,
+    ) -> Bad:
         head = json.dumps({"inputs": [{"name": "image", **tensor}], **whole}).encode()
         headers = {"content-type": RAW, LENGTH: length or str(len(head))}
         return Bad(f"binary: {fault}", "pictures", path, head + blob, status, headers)
 
     def sized(num_bytes: Any, datatype: str = "UINT8", shape: Any = (1, 8, 8)) -> Any:
-        return {"datatype": datatype, "shape": list(shape), "parameters": {"binary_data_size": num_bytes}}
+        return {
+            "datatype": datatype,
+            "shape": list(shape),
+            "parameters": {"binary_data_size": num_bytes},
+        }
 
     def text(content: bytes) -> bytes:
         return struct.pack("<I", len(content)) + content
@@ -303,9 +364,16 @@ def _binary() -> Iterator[Bad]:
     yield bad("a text too few", sized(5, "BYTES", (2,)), text(b"a"))
     yield bad("a text that is no image", sized(9, "BYTES", (1,)), text(b"hello"), 422)
     yield bad("an empty text", sized(4, "BYTES", (1,)), text(b""), 422)
-    yield bad("too many rows", sized((MAX_ROWS + 1) * 64, shape=(MAX_ROWS + 1, 8, 8)), bytes((MAX_ROWS + 1) * 64), 413)
+    yield bad(
+        "too many rows",
+        sized((MAX_ROWS + 1) * 64, shape=(MAX_ROWS + 1, 8, 8)),
+        bytes((MAX_ROWS + 1) * 64),
+        413,
+    )
     for length in ("x", "-1", "1.5", "", "9" * 40, "100000", "3"):
-        yield bad(f"a length of the JSON part of {length[:8]!r}", sized(64), bytes(64), 400, length or " ")
+        yield bad(
+            f"a length of the JSON part of {length[:8]!r}", sized(64), bytes(64), 400, length or " "
+        )
     raw = {"content-type": RAW, LENGTH: "0"}
     yield Bad("binary: raw pixels and a byte", "pictures", path, bytes(65), 400, raw)
     yield Bad("binary: raw and nothing", "pictures", path, b"", 400, raw)
@@ -336,18 +404,41 @@ def _images() -> Iterator[Bad]:
         "a ZIP": b"PK\x03\x04" + noise,
     }
     for fault, file in files.items():
-        yield Bad(f"image: {fault}", "pictures", "/predict", file, 422, {"content-type": "image/png"})
-        yield _json(f"image in a row: {fault}", "pictures", [{"image": base64.b64encode(file).decode()}], 422)
+        yield Bad(
+            f"image: {fault}", "pictures", "/predict", file, 422, {"content-type": "image/png"}
+        )
+        yield _json(
+            f"image in a row: {fault}",
+            "pictures",
+            [{"image": base64.b64encode(file).decode()}],
+            422,
+        )
     for fault, file in {
         "says that it has 20 million pixels": png_that_says(5000, 4000),
         "has more pixels than may be": png(1100, 1000),
         "has more columns than may be": png_that_says(MAX_PIXELS + 1, 1),
     }.items():
-        yield Bad(f"image: {fault}", "pictures", "/predict", file, 413, {"content-type": "image/png"})
+        yield Bad(
+            f"image: {fault}", "pictures", "/predict", file, 413, {"content-type": "image/png"}
+        )
     said = png_that_says(2**31 - 1, 2**31 - 1)
-    yield Bad("image: says that it has 2**62 pixels", "pictures", "/predict", said, 422, {"content-type": "image/png"})
+    yield Bad(
+        "image: says that it has 2**62 pixels",
+        "pictures",
+        "/predict",
+        said,
+        422,
+        {"content-type": "image/png"},
+    )
     yield Bad("image: nothing", "pictures", "/predict", b"", 400, {"content-type": "image/jpeg"})
-    yield Bad("image: to a model of tables", "tables", "/predict", png(), 415, {"content-type": "image/png"})
+    yield Bad(
+        "image: to a model of tables",
+        "tables",
+        "/predict",
+        png(),
+        415,
+        {"content-type": "image/png"},
+    )
     two = [{"image": base64.b64encode(png(800, 800)).decode()}] * 2
     yield _json("images with too many pixels together", "pictures", two, 413)
     for fault, value in {
@@ -395,10 +486,16 @@ def _forms() -> Iterator[Bad]:
         ("an unknown field", part(field.replace("age", "agee")) + end, 422),
     ):
         yield Bad(f"form: {fault}", "tables", "/predict", body, status, {"content-type": form})
-    yield Bad("form: no boundary", "tables", "/predict", end, 400, {"content-type": "multipart/form-data"})
+    yield Bad(
+        "form: no boundary", "tables", "/predict", end, 400, {"content-type": "multipart/form-data"}
+    )
     file = part('Content-Disposition: form-data; name="f"; filename="a"', png())
     for fault, body, status in (
-        ("an empty file", part('Content-Disposition: form-data; name="f"; filename="a"', b"") + end, 400),
+        (
+            "an empty file",
+            part('Content-Disposition: form-data; name="f"; filename="a"', b"") + end,
+            400,
+        ),
         (
             "a file that is no image",
             part('Content-Disposition: form-data; name="f"; filename="a"', b"hello") + end,
@@ -442,13 +539,29 @@ def _forms() -> Iterator[Bad]:
         ("shape=" + "9" * 60, 413),
         ("dtype=float64", 400),
     ):
-        yield Bad(f"raw: {query[:16]}", "pictures", f"/predict?{query}", bytes(64), status, {"content-type": RAW})
+        yield Bad(
+            f"raw: {query[:16]}",
+            "pictures",
+            f"/predict?{query}",
+            bytes(64),
+            status,
+            {"content-type": RAW},
+        )
     yield Bad("raw: to columns", "tables", "/predict", bytes(64), 415, {"content-type": RAW})
 
 
 def _elsewhere() -> Iterator[Bad]:
     good = b'[{"age": 41}]'
-    for kind in ("text/plain", "text/html", "application/xml", "application/x-www", "video/mp4", "*/*", "json", "\xff"):
+    for kind in (
+        "text/plain",
+        "text/html",
+        "application/xml",
+        "application/x-www",
+        "video/mp4",
+        "*/*",
+        "json",
+        "\xff",
+    ):
         yield Bad(f"content-type {kind!r}", "tables", "/predict", good, 415, {"content-type": kind})
     for encoding in ("gzip", "deflate", "br", "zstd", "gzip, identity"):
         headers = {"content-type": JSON, "content-encoding": encoding}
@@ -462,15 +575,34 @@ def _elsewhere() -> Iterator[Bad]:
         "/.env",
     ):
         yield Bad(f"path {path}", "tables", path, good, 404, {"content-type": JSON})
-    for path in ("/v2/models/large/infer", "/v2/models/small/versions/9/infer", "/v2/models/small/versions/x/infer"):
+    for path in (
+        "/v2/models/large/infer",
+        "/v2/models/small/versions/9/infer",
+        "/v2/models/small/versions/x/infer",
+    ):
         yield Bad(f"path {path}", "tables", path, good, 404, {"content-type": JSON})
     for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS"):
         yield Bad(f"{method} /predict", "tables", "/predict", b"", 405, {}, method)
-    for path in ("/v2", "/healthz", "/v2/health/ready", "/v2/models/small", "/docs", "/openapi.json"):
+    for path in (
+        "/v2",
+        "/healthz",
+        "/v2/health/ready",
+        "/v2/models/small",
+        "/docs",
+        "/openapi.json",
+    ):
         yield Bad(f"POST {path}", "tables", path, good, 405, {"content-type": JSON})
 
 
-ALL: list[Bad] = [*_texts(), *_rows(), *_tensors(), *_binary(), *_images(), *_forms(), *_elsewhere()]
+ALL: list[Bad] = [
+    *_texts(),
+    *_rows(),
+    *_tensors(),
+    *_binary(),
+    *_images(),
+    *_forms(),
+    *_elsewhere(),
+]
 
 
 def good(model: str) -> bytes:

@@ -35,7 +35,9 @@ def shared_data() -> Path:
     """Real data sets, beside a checkout that has them."""
     folder = Path(os.environ.get("RAYDC_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real data sets at {folder}; set RAYDC_TEST_DATA to a folder that holds them")
+        pytest.skip(
+            f"no real data sets at {folder}; set RAYDC_TEST_DATA to a folder that holds them"
+        )
     return folder
 
 

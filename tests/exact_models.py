@@ -28,7 +28,9 @@ def residual(signature: Signature, channels: int = 8, blocks: int = 2) -> nn.Mod
     stem = nn.Conv2d(signature.shape[0], channels, 3, padding=1, bias=False)
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, signature.num_outputs)]
     body = [_Residual(channels) for _ in range(blocks)]
-    return nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(), *body, *head).to(memory_format=torch.channels_last)
+    return nn.Sequential(stem, nn.BatchNorm2d(channels), nn.ReLU(), *body, *head).to(
+        memory_format=torch.channels_last
+    )
 
 
 class _Patches(nn.Module):

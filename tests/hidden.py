@@ -60,7 +60,9 @@ class Drawing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        return x + 0.01 * (random.random() if self.source == "random" else float(np.random.random()))
+        return x + 0.01 * (
+            random.random() if self.source == "random" else float(np.random.random())
+        )
 
 
 class _Odd(torch.autograd.Function):
@@ -117,4 +119,6 @@ def network(signature: Signature, kind: str) -> nn.Module:
         with torch.no_grad():
             first.bias.fill_(np.random.random())
     middle = KINDS[kind]() if kind in KINDS else nn.Identity()
-    return nn.Sequential(nn.Flatten(), first, middle, nn.Tanh(), nn.Linear(8, signature.num_outputs))
+    return nn.Sequential(
+        nn.Flatten(), first, middle, nn.Tanh(), nn.Linear(8, signature.num_outputs)
+    )

@@ -45,7 +45,12 @@ class Ranks:
             self._members.append((process, here))
 
     def fit(
-        self, world_size: int, spec: Spec, run_folder: Storage, data: Storage, stop_after: int | None = None
+        self,
+        world_size: int,
+        spec: Spec,
+        run_folder: Storage,
+        data: Storage,
+        stop_after: int | None = None,
     ) -> State | None:
         """Trains on the first `world_size` processes.
 
@@ -67,7 +72,9 @@ class Ranks:
         answers = []
         for rank, (_, connection) in enumerate(members):
             if not connection.poll(_TIMEOUT_S):
-                raise TimeoutError(f"rank {rank} of {world_size} did not answer within {_TIMEOUT_S} s")
+                raise TimeoutError(
+                    f"rank {rank} of {world_size} did not answer within {_TIMEOUT_S} s"
+                )
             answers.append(connection.recv())
         failures = [answer for answer in answers if isinstance(answer, str)]
         if failures:
@@ -91,7 +98,11 @@ def _serve(connection: Connection) -> None:
 
 
 def _fit(
-    where: tuple[str, int, int], spec: dict[str, Any], run_folder: str, data: str, stop_after: int | None
+    where: tuple[str, int, int],
+    spec: dict[str, Any],
+    run_folder: str,
+    data: str,
+    stop_after: int | None,
 ) -> State | None:
     import torch
 
@@ -100,7 +111,9 @@ def _fit(
 
     meeting, rank, world_size = where
     if world_size > 1:
-        torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size
+        )
     try:
         group = Workers(torch.device("cpu")) if world_size > 1 else Alone()
         # Small networks, small buckets: so that they have several, as large ones do.

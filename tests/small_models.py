@@ -31,7 +31,13 @@ def table_features() -> Features:
 def price_features() -> Features:
     """One number to a price."""
     signature = Signature("vector", (1,), "float32", (), (), "regression")
-    return Features(signature, "price", {"size": Numeric(50.0, 50.0, 20.0)}, target_mean=300.0, target_scale=100.0)
+    return Features(
+        signature,
+        "price",
+        {"size": Numeric(50.0, 50.0, 20.0)},
+        target_mean=300.0,
+        target_scale=100.0,
+    )
 
 
 def picture_features() -> Features:
@@ -44,7 +50,11 @@ def table_rows(num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
     rng = np.random.default_rng(seed)
     jobs = ["cook", "nurse", "pilot"]
     return [
-        {"age": int(rng.integers(18, 80)), "hours": float(rng.uniform(5, 60)), "job": jobs[int(rng.integers(3))]}
+        {
+            "age": int(rng.integers(18, 80)),
+            "hours": float(rng.uniform(5, 60)),
+            "job": jobs[int(rng.integers(3))],
+        }
         for _ in range(num_rows)
     ]
 
@@ -58,7 +68,9 @@ def picture_rows(num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
     return [{"image": encode_png(pixels)} for pixels in pictures(num_rows, seed)]
 
 
-def small_spec(storage: str, name: str = "small", model: dict[str, Any] | None = None, **serve: Any) -> Spec:
+def small_spec(
+    storage: str, name: str = "small", model: dict[str, Any] | None = None, **serve: Any
+) -> Spec:
     """A resolved spec; `serve` are fields of its section."""
     value = {
         "name": name,
@@ -70,16 +82,27 @@ def small_spec(storage: str, name: str = "small", model: dict[str, Any] | None =
     return spec.resolve(spec.from_dict(value))
 
 
-def write_bundle(folder: Storage, features: Features, seed: int = 0, name: str = "small", num_golden: int = 4) -> Spec:
+def write_bundle(
+    folder: Storage, features: Features, seed: int = 0, name: str = "small", num_golden: int = 4
+) -> Spec:
     """Writes a bundle with random weights; different seeds are different models."""
-    golden = {"table": table_rows, "image": picture_rows}.get(features.signature.kind, table_rows)(num_golden, 99)
+    golden = {"table": table_rows, "image": picture_rows}.get(features.signature.kind, table_rows)(
+        num_golden, 99
+    )
     if features.target == "price":
         golden = [{"size": 30.0 + i} for i in range(num_golden)]
     resolved = small_spec(str(folder.local_path.parent), name)
     network = models.build(resolved.model, features.signature, seed)
     weights = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     torch.manual_seed(seed)
-    bundle.write(folder, resolved, features, weights, golden, {"run": name, "seed": seed, "metrics": {"accuracy": 0.5}})
+    bundle.write(
+        folder,
+        resolved,
+        features,
+        weights,
+        golden,
+        {"run": name, "seed": seed, "metrics": {"accuracy": 0.5}},
+    )
     return resolved
 
 
@@ -102,6 +125,10 @@ def slow_network(signature: Signature) -> torch.nn.Module:
 
 def write_slow_bundle(folder: Storage, features: Features) -> None:
     """A bundle whose model comes from the builder above."""
-    resolved = small_spec(str(folder.local_path.parent), "slow", {"builder": "tests.small_models:slow_network"})
+    resolved = small_spec(
+        str(folder.local_path.parent), "slow", {"builder": "tests.small_models:slow_network"}
+    )
     network = models.build(resolved.model, features.signature, 0)
-    bundle.write(folder, resolved, features, network.state_dict(), [{"seconds": 0.0}], {"run": "slow"})
+    bundle.write(
+        folder, resolved, features, network.state_dict(), [{"seconds": 0.0}], {"run": "slow"}
+    )

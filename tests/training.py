@@ -24,7 +24,9 @@ def picture_features() -> Features:
     return Features(signature, "label", {"image": Image(8, 8, 1)})
 
 
-def write_pictures(folder: Storage, seed: int = 0, num_rows: dict[str, int] | None = None) -> Storage:
+def write_pictures(
+    folder: Storage, seed: int = 0, num_rows: dict[str, int] | None = None
+) -> Storage:
     """A prepared data set of noisy images whose brightest third is their class."""
     rng = np.random.default_rng(seed)
     splits = {}
@@ -59,7 +61,12 @@ def training_spec(storage: str, **sections: Any) -> Spec:
         "storage": storage,
         "data": {"source": "rows.csv"},
         "model": {"name": "mlp", "hidden": [16], "dropout": 0.2},
-        "train": {"epochs": 3, "global_batch_size": 32, "log_every_steps": 3, "learning_rate": 1e-2},
+        "train": {
+            "epochs": 3,
+            "global_batch_size": 32,
+            "log_every_steps": 3,
+            "learning_rate": 1e-2,
+        },
         "scaling": {"num_workers": 0},
         "checkpoint": {"every_steps": 4},
     }
@@ -93,7 +100,10 @@ def check_ledger(run_folder: Storage, spec: Spec, num_rows: int = NUM_ROWS["trai
     for record in records:
         epoch, step = divmod(record["step"] - 1, per_epoch)
         ids = order.batch_rows(spec.seed, epoch, step, num_rows, batch_size)
-        assert (record["rows"], record["row_fingerprint"]) == (len(ids), str(order.fingerprint(ids)))
+        assert (record["rows"], record["row_fingerprint"]) == (
+            len(ids),
+            str(order.fingerprint(ids)),
+        )
         assert record["epoch"] == epoch + 1
     whole = order.fingerprint(np.arange(num_rows))
     for epoch in range(len(records) // per_epoch):

@@ -32,7 +32,7 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from raydc import checkpoint, models
+from raydc import artefact, models
 from raydc import spec as specs
 from raydc.bundle import card, golden
 from raydc.errors import CheckpointError, DataError, SpecError
@@ -136,7 +136,7 @@ def write(
         "golden.json": _json(golden.make(golden_rows, features, bundle.forward)),
         "card.md": card.write(spec, features, bundle.model, facts).encode(),
     }
-    checkpoint.write_artefact(folder, files, {"kind": "bundle", "name": spec.name})
+    artefact.write_artefact(folder, files, {"kind": "bundle", "name": spec.name})
 
 
 def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -> Bundle:
@@ -150,7 +150,7 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
     Raises:
         CheckpointError: It is missing, does not verify or does not fit its own spec.
     """
-    _, files = checkpoint.read_artefact(folder)
+    _, files = artefact.read_artefact(folder)
     try:
         spec = specs.from_dict(yaml.safe_load(files["spec.yaml"]), f"{folder.uri}/spec.yaml")
         features = Features.from_dict(json.loads(files["features.json"]))
@@ -159,16 +159,20 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
     except KeyError as error:
         raise CheckpointError(f"{folder.uri} is no bundle: it has no file {error}") from error
     except (SpecError, DataError, SafetensorError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{folder.uri} cannot be read by raydc {_version()}: {error}") from error
+        raise CheckpointError(
+            f"{folder.uri} cannot be read by raydc {_version()}: {error}"
+        ) from error
     model = _model(spec, features, weights).to(device)
-    digest = sha256(folder.read_bytes("MANIFEST.json"))
+    digest = sha256(folder.read_bytes(artefact.MANIFEST))
     return Bundle(model, features, spec, facts, golden_rows, digest, device, num_threads)
 
 
 def _model(spec: Spec, features: Features, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
     section = spec.model
     if isinstance(section, Torchvision):
-        section = section.model_copy(update={"weights": None})  # They would be downloaded to be overwritten.
+        section = section.model_copy(
+            update={"weights": None}
+        )  # They would be downloaded to be overwritten.
     model = models.build(section, features.signature, spec.seed)
     try:
         model.load_state_dict(weights)

@@ -72,14 +72,22 @@ def _array_to_json(array: Array) -> dict[str, Any]:
 
 
 def _array_from_json(value: dict[str, Any]) -> Array:
-    return np.frombuffer(base64.b64decode(value["base64"]), dtype=value["dtype"]).reshape(value["shape"])
+    return np.frombuffer(base64.b64decode(value["base64"]), dtype=value["dtype"]).reshape(
+        value["shape"]
+    )
 
 
 def _check_inputs(x: Array, expected: Array, features: Features) -> None:
     if x.shape != expected.shape:
-        raise CheckpointError(f"golden rows: the features give {x.shape}, expected {expected.shape}")
+        raise CheckpointError(
+            f"golden rows: the features give {x.shape}, expected {expected.shape}"
+        )
     difference = np.abs(x.astype(np.float64) - expected.astype(np.float64))
-    allowed = _PIXEL_TOLERANCE if x.dtype == np.uint8 else _INPUT_TOLERANCE * np.maximum(1.0, np.abs(expected))
+    allowed = (
+        _PIXEL_TOLERANCE
+        if x.dtype == np.uint8
+        else _INPUT_TOLERANCE * np.maximum(1.0, np.abs(expected))
+    )
     wrong = np.argwhere(~(difference <= allowed))
     if len(wrong):
         place = tuple(wrong[0])
@@ -98,9 +106,13 @@ def _column_of_input(features: Features, position: int) -> str:
     return "?"
 
 
-def _check_outputs(outputs_BK: Array, expected_BK: Array, features: Features, tolerance: float) -> None:
+def _check_outputs(
+    outputs_BK: Array, expected_BK: Array, features: Features, tolerance: float
+) -> None:
     if outputs_BK.shape != expected_BK.shape:
-        raise CheckpointError(f"golden rows: the model gives {outputs_BK.shape}, expected {expected_BK.shape}")
+        raise CheckpointError(
+            f"golden rows: the model gives {outputs_BK.shape}, expected {expected_BK.shape}"
+        )
     allowed = tolerance * max(1.0, float(np.abs(expected_BK).max()))
     wrong = np.argwhere(~(np.abs(outputs_BK - expected_BK) <= allowed))
     if len(wrong):

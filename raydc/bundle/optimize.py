@@ -56,8 +56,14 @@ class Optimized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Weights that are frozen into a program want tensors that inference mode does not make.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", torch.bfloat16, self._in_bf16):
-            parts = [self._part(x[start : start + SIZES[-1]]) for start in range(0, len(x), SIZES[-1])]
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast("cpu", torch.bfloat16, self._in_bf16),
+        ):
+            parts = [
+                self._part(x[start : start + SIZES[-1]]) for start in range(0, len(x), SIZES[-1])
+            ]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _part(self, x: Tensor) -> Tensor:
@@ -89,7 +95,9 @@ def optimize(bundle: Bundle) -> Bundle:
             reason = "it is not faster"
         if reason is None:
             took_s = time.monotonic() - started_s
-            logger.warning("%s is served %s, made in %.0f s", bundle.spec.name, made.compute, took_s)
+            logger.warning(
+                "%s is served %s, made in %.0f s", bundle.spec.name, made.compute, took_s
+            )
             return made
         logger.warning("%s is not served %s: %s", bundle.spec.name, _name(in_bf16), reason)
     return bundle
@@ -114,13 +122,17 @@ def disagreement(expected_BK: Array, outputs_BK: Array, features: Features) -> s
     """The first label that is another, or the largest difference of a score where it is over `TOLERANCE`."""
     if not features.signature.classes:
         most = float(np.abs(outputs_BK - expected_BK).max())
-        return f"a value differs by {most:.3g} standard deviations" if not most <= TOLERANCE else None
+        return (
+            f"a value differs by {most:.3g} standard deviations" if not most <= TOLERANCE else None
+        )
     expected, scores = features.scores(expected_BK), features.scores(outputs_BK)
     other = np.flatnonzero(expected.argmax(axis=1) != scores.argmax(axis=1))
     if len(other):
         return f"the label of golden rows[{other[0]}] is another"
     most = float(np.abs(expected - scores).max())
-    return f"a score differs by {most:.3g}, more than {TOLERANCE:g}" if not most <= TOLERANCE else None
+    return (
+        f"a score differs by {most:.3g}, more than {TOLERANCE:g}" if not most <= TOLERANCE else None
+    )
 
 
 def _reason_against(bundle: Bundle) -> str | None:
@@ -129,7 +141,11 @@ def _reason_against(bundle: Bundle) -> str | None:
     if os.environ.get("CXX") is None and not any(shutil.which(name) for name in _COMPILERS):
         return "there is no C++ compiler on this machine (apt install g++)"
     took_s = _forward_s(bundle)
-    return f"its forward pass takes {1e3 * took_s:.2f} ms, too little to gain from it" if took_s < _SHORT_S else None
+    return (
+        f"its forward pass takes {1e3 * took_s:.2f} ms, too little to gain from it"
+        if took_s < _SHORT_S
+        else None
+    )
 
 
 def _compiled(bundle: Bundle, in_bf16: bool) -> Bundle:
@@ -142,7 +158,11 @@ def _compiled(bundle: Bundle, in_bf16: bool) -> Bundle:
     # It would start processes of its own.
     torch._inductor.config.compile_threads = 1
     network = copy.deepcopy(bundle.model).eval().to(memory_format=torch.channels_last)
-    made = replace(bundle, model=Optimized(torch.compile(network, dynamic=False), in_bf16), compute=_name(in_bf16))
+    made = replace(
+        bundle,
+        model=Optimized(torch.compile(network, dynamic=False), in_bf16),
+        compute=_name(in_bf16),
+    )
     signature = bundle.features.signature
     for size in SIZES:
         made.forward(np.zeros((size, *signature.shape), dtype=signature.dtype))

@@ -51,20 +51,37 @@ def differences(undisturbed: Ending, disturbed: Ending) -> list[str]:
     """What a person has to know of how they differ; empty where they are equal to the last bit."""
     found = []
     steps = undisturbed.losses.keys() | disturbed.losses.keys()
-    parted = sorted(step for step in steps if undisturbed.losses.get(step) != disturbed.losses.get(step))
+    parted = sorted(
+        step for step in steps if undisturbed.losses.get(step) != disturbed.losses.get(step)
+    )
     if parted:
         step = parted[0]
-        values = f"{undisturbed.losses.get(step)} undisturbed, {disturbed.losses.get(step)} disturbed"
+        values = (
+            f"{undisturbed.losses.get(step)} undisturbed, {disturbed.losses.get(step)} disturbed"
+        )
         found.append(f"the loss differs from step {step} on: {values}")
     if undisturbed.checkpoint.step != disturbed.checkpoint.step:
-        found.append(f"it ended after step {disturbed.checkpoint.step}, not {undisturbed.checkpoint.step}")
+        found.append(
+            f"it ended after step {disturbed.checkpoint.step}, not {undisturbed.checkpoint.step}"
+        )
     for name in ("model.safetensors", "optimizer.safetensors"):
-        one, other = (safetensors.torch.load(bytes(e.checkpoint.files[name])) for e in (undisturbed, disturbed))
-        names = [key for key, tensor in one.items() if key not in other or not _equal(tensor, other[key])]
+        one, other = (
+            safetensors.torch.load(bytes(e.checkpoint.files[name]))
+            for e in (undisturbed, disturbed)
+        )
+        names = [
+            key for key, tensor in one.items() if key not in other or not _equal(tensor, other[key])
+        ]
         if names:
-            found.append(f"{len(names)} of {len(one)} tensors of {name} differ, the first is {names[0]}")
+            found.append(
+                f"{len(names)} of {len(one)} tensors of {name} differ, the first is {names[0]}"
+            )
     return found
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and one.numpy().tobytes() == other.numpy().tobytes()
+    )

@@ -8,8 +8,12 @@ from pathlib import Path
 
 from raydc.chaos.forward_trace import ForwardTrace, ModuleCall
 
-_BUFFER = "Keep what a forward pass changes in a buffer (register_buffer): buffers are in the checkpoint."
-_TORCH = "Draw from torch's generator: raydc sets it for each logical shard, from the seed and the step."
+_BUFFER = (
+    "Keep what a forward pass changes in a buffer (register_buffer): buffers are in the checkpoint."
+)
+_TORCH = (
+    "Draw from torch's generator: raydc sets it for each logical shard, from the seed and the step."
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,19 @@ def find(first: ForwardTrace, again: ForwardTrace) -> Culprit | None:
         again: The same steps once more, or only the last of them.
     """
     skipped = len(first.calls) - len(again.calls)
-    for index, (one, other) in enumerate(zip(first.calls[skipped:], again.calls, strict=True), start=skipped):
+    for index, (one, other) in enumerate(
+        zip(first.calls[skipped:], again.calls, strict=True), start=skipped
+    ):
         if one.rows != other.rows:
-            return Culprit(index, "the input", "the rows of the step differ", "This is a fault of raydc: report it.")
-        changed = [name for name, held in one.parameters.items() if other.parameters.get(name) != held]
+            return Culprit(
+                index,
+                "the input",
+                "the rows of the step differ",
+                "This is a fault of raydc: report it.",
+            )
+        changed = [
+            name for name, held in one.parameters.items() if other.parameters.get(name) != held
+        ]
         if changed:
             return _of_parameter(index, changed[0], first, begins=index == skipped)
         for (name, given), (_, given_again) in zip(one.given, other.given, strict=False):
@@ -53,32 +66,60 @@ def _of_parameter(index: int, name: str, trace: ForwardTrace, begins: bool) -> C
     module, _, short = name.rpartition(".")
     if begins and index > 0:
         reason = f"{_describe(trace, module)} has another {short} after its weights were restored"
-        return Culprit(index, module, reason, "Look at its state_dict and load_state_dict: they must be inverse.")
+        return Culprit(
+            index,
+            module,
+            reason,
+            "Look at its state_dict and load_state_dict: they must be inverse.",
+        )
     if begins:
         reason = f"{_describe(trace, module)} has another first {short} when it is built again with the same seed"
-        return Culprit(index, module, reason, "Let the builder draw from torch's generator only, which raydc sets.")
+        return Culprit(
+            index,
+            module,
+            reason,
+            "Let the builder draw from torch's generator only, which raydc sets.",
+        )
     reason = f"the gradient of {name} in {_describe(trace, module)} differs, though every module gave the same"
-    return Culprit(index, module, reason, "Look for state in a backward pass of your own, or in a hook.")
+    return Culprit(
+        index, module, reason, "Look for state in a backward pass of your own, or in a hook."
+    )
 
 
-def _of_module(index: int, name: str, one: ModuleCall, other: ModuleCall, trace: ForwardTrace) -> Culprit:
+def _of_module(
+    index: int, name: str, one: ModuleCall, other: ModuleCall, trace: ForwardTrace
+) -> Culprit:
     what = f"{_describe(trace, name)} gives something else"
     drawn = {**other.draws, **one.draws}
     if name in drawn:
-        return Culprit(index, name, f"{what}: it draws from {drawn[name]}, whose state no checkpoint holds", _TORCH)
+        return Culprit(
+            index,
+            name,
+            f"{what}: it draws from {drawn[name]}, whose state no checkpoint holds",
+            _TORCH,
+        )
     buffers = [key for key, held in one.buffers.items() if other.buffers.get(key) != held]
     own = [key for key in buffers if _belongs(key, name)]
     if own:
-        reason = f"{what}: its buffer {own[0]} differs, which is in no checkpoint (persistent=False)"
+        reason = (
+            f"{what}: its buffer {own[0]} differs, which is in no checkpoint (persistent=False)"
+        )
         return Culprit(index, name, reason, "Register the buffer as persistent.")
     keys = [key for key, held in one.attributes.items() if other.attributes.get(key) != held]
     keys = [key for key in keys if _belongs(key, name)] or keys
     if keys:
         key = keys[0]
-        values = f"{one.attributes[key]!r} the first time and {other.attributes.get(key)!r} the second"
+        values = (
+            f"{one.attributes[key]!r} the first time and {other.attributes.get(key)!r} the second"
+        )
         return Culprit(index, name, f"{what}: {key} is {values}", _BUFFER)
     reason = f"{what} for the same input, weights and buffers"
-    return Culprit(index, name, reason, f"Look for time, files, globals or caches in its forward pass. {_BUFFER}")
+    return Culprit(
+        index,
+        name,
+        reason,
+        f"Look for time, files, globals or caches in its forward pass. {_BUFFER}",
+    )
 
 
 def _belongs(key: str, module: str) -> bool:
@@ -93,7 +134,9 @@ def _describe(trace: ForwardTrace, name: str) -> str:
         return name
     kind = type(module)
     try:
-        place = f", {Path(inspect.getsourcefile(kind) or '').name}:{inspect.getsourcelines(kind)[1]}"
+        place = (
+            f", {Path(inspect.getsourcefile(kind) or '').name}:{inspect.getsourcelines(kind)[1]}"
+        )
     except (OSError, TypeError):
         place = ""
     return f"{name} ({kind.__name__}{place})"

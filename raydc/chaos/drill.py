@@ -53,7 +53,12 @@ class Drill:
     """
 
     def __init__(
-        self, spec: Spec, folder: Storage, data_folder: Storage, address: str, on_node: OnNode | None = None
+        self,
+        spec: Spec,
+        folder: Storage,
+        data_folder: Storage,
+        address: str,
+        on_node: OnNode | None = None,
     ) -> None:
         self.folder = folder
         self._spec = spec
@@ -82,7 +87,13 @@ class Drill:
 
     def _live(self, schedule: Sequence[Fault], handled: set[str], workers: str) -> Fault | None:
         """One driver, from its start to its end; the fault that killed it."""
-        command = [sys.executable, "-m", "raydc.chaos.driver", self.folder.uri, self._data_folder.uri]
+        command = [
+            sys.executable,
+            "-m",
+            "raydc.chaos.driver",
+            self.folder.uri,
+            self._data_folder.uri,
+        ]
         with tempfile.TemporaryFile("w+") as output:
             process = subprocess.Popen(
                 [*command, self._address, workers],
@@ -101,7 +112,9 @@ class Drill:
                 process.kill()
                 process.wait()
 
-    def _watch(self, process: subprocess.Popen[str], schedule: Sequence[Fault], handled: set[str]) -> Fault | None:
+    def _watch(
+        self, process: subprocess.Popen[str], schedule: Sequence[Fault], handled: set[str]
+    ) -> Fault | None:
         deadline_s = time.monotonic() + _LIFE_TIMEOUT_S
         while time.monotonic() < deadline_s:
             code = process.poll()
@@ -118,19 +131,28 @@ class Drill:
             if code == 0:
                 return None
             if code is not None:
-                raise ChaosError(f"the run has failed with exit code {code}, though nothing had broken it")
+                raise ChaosError(
+                    f"the run has failed with exit code {code}, though nothing had broken it"
+                )
             time.sleep(_LOOK_EVERY_S)
         raise ChaosError(f"the run was not over after {_LIFE_TIMEOUT_S:.0f} s")
 
     def _happened(self, schedule: Sequence[Fault]) -> list[Happened]:
         fired = fault_injection.fired(self.folder)
-        steps = [record for record in events.read(self.folder, "metrics") if record["kind"] == "step"]
+        steps = [
+            record for record in events.read(self.folder, "metrics") if record["kind"] == "step"
+        ]
         found = []
         for fault in schedule:
             if fault.id not in fired:
                 continue
             proof = fired[fault.id]
             at_s, done = proof["time_s"], proof["step"]
-            next_s = min((r["time_s"] for r in steps if r["step"] > done and r["time_s"] > at_s), default=None)
-            found.append(Happened(fault, proof["rank"], done, None if next_s is None else next_s - at_s))
+            next_s = min(
+                (r["time_s"] for r in steps if r["step"] > done and r["time_s"] > at_s),
+                default=None,
+            )
+            found.append(
+                Happened(fault, proof["rank"], done, None if next_s is None else next_s - at_s)
+            )
         return sorted(found, key=lambda one: float(fired[one.fault.id]["time_s"]))

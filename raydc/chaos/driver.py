@@ -11,7 +11,7 @@ import sys
 
 from raydc import engine, train
 from raydc import spec as specs
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.errors import RaydcError
 from raydc.storage import Storage
 
@@ -33,7 +33,7 @@ def _train(run_uri: str, data_uri: str, address: str, workers: str) -> None:
         spec = specs.with_values(spec, {"scaling.num_workers": int(workers)})
     if spec.scaling.max_workers:
         engine.connect(address)
-    data = prepare.load(Storage(data_uri))
+    data = prepared.load(Storage(data_uri))
     train.run(spec, data, folder, lambda line: print(line, flush=True), resume=True)  # noqa: T201
 
 

@@ -12,7 +12,7 @@ from raydc.chaos import compare, culprit, forward_trace, schedule, small
 from raydc.chaos.drill import Drill, Happened
 from raydc.chaos.nodes import Nodes
 from raydc.checkpoint.store import CheckpointStore, name_of
-from raydc.data.prepare import Prepared
+from raydc.data.prepared import Prepared
 from raydc.engine.connection import Engine
 from raydc.errors import ChaosError, RunError, UsageError
 from raydc.loop import worker
@@ -111,7 +111,9 @@ def choices_of(spec: Spec, most: int, only: Sequence[str], with_nodes: bool = Fa
         can += [NODE, DRAIN]
     for name in only:
         if name not in can:
-            raise UsageError(f"--only {name}: this spec cannot have it here", f"It can have {', '.join(can)}.")
+            raise UsageError(
+                f"--only {name}: this spec cannot have it here", f"It can have {', '.join(can)}."
+            )
     return [name for name in can if not only or name in only]
 
 
@@ -126,7 +128,10 @@ def _new_folder(spec: Spec, storage: Storage) -> Storage:
     name = f"{spec.name}-chaos"
     folder = storage / "runs" / name
     if folder.exists("resolved.yaml"):
-        raise RunError(f"{folder.uri} is a run of its own", f"Give this spec another name, so that {name} is free.")
+        raise RunError(
+            f"{folder.uri} is a run of its own",
+            f"Give this spec another name, so that {name} is free.",
+        )
     folder.delete()
     return folder
 
@@ -154,13 +159,23 @@ def check_again(spec: Spec, data: Prepared, folder: Storage) -> Storage:
         ChaosError: They differ; the module that is to blame is named.
     """
     alone = specs.with_values(
-        spec, {"scaling.num_workers": 0, "scaling.use_gpu": spec.scaling.use_gpu, "checkpoint.num_to_keep": 1000}
+        spec,
+        {
+            "scaling.num_workers": 0,
+            "scaling.use_gpu": spec.scaling.use_gpu,
+            "checkpoint.num_to_keep": 1000,
+        },
     )
     first, again, resumed = (folder / name for name in ("first", "again", "resumed"))
     one, other = _traced(alone, data, first), _traced(alone, data, again)
     _refuse(culprit.find(one, other), one, alone, "from the start once more")
     _copy_middle(first, resumed)
-    _refuse(culprit.find(one, _traced(alone, data, resumed)), one, alone, "after a resume, without any kill")
+    _refuse(
+        culprit.find(one, _traced(alone, data, resumed)),
+        one,
+        alone,
+        "after a resume, without any kill",
+    )
     return first
 
 
@@ -177,7 +192,9 @@ def _copy_middle(first: Storage, resumed: Storage) -> None:
     CheckpointStore(resumed / "checkpoints", 1000).write(found.step, found.files, found.meta)
 
 
-def _refuse(found: culprit.Culprit | None, whole: forward_trace.ForwardTrace, spec: Spec, when: str) -> None:
+def _refuse(
+    found: culprit.Culprit | None, whole: forward_trace.ForwardTrace, spec: Spec, when: str
+) -> None:
     if found is None:
         return
     num_steps = spec.train.max_steps or 1
@@ -189,7 +206,11 @@ def _refuse(found: culprit.Culprit | None, whole: forward_trace.ForwardTrace, sp
 
 
 def _line(one: Happened) -> str:
-    took = "the run was over" if one.to_next_step_s is None else f"next new step after {one.to_next_step_s:.1f} s"
+    took = (
+        "the run was over"
+        if one.to_next_step_s is None
+        else f"next new step after {one.to_next_step_s:.1f} s"
+    )
     return f"{schedule.describe(one.fault, one.rank)}, {one.step} done: {took}"
 
 
@@ -202,11 +223,19 @@ def _judge(
     happened: Sequence[Happened],
     report: Say,
 ) -> None:
-    one, other = (compare.read(folder, spec, data.num_rows["train"]) for folder in (undisturbed, disturbed))
+    one, other = (
+        compare.read(folder, spec, data.num_rows["train"]) for folder in (undisturbed, disturbed)
+    )
     problems = compare.differences(one, other)
-    problems += [f"undisturbed: {fault}" for fault in one.rows] + [f"disturbed: {fault}" for fault in other.rows]
+    problems += [f"undisturbed: {fault}" for fault in one.rows] + [
+        f"disturbed: {fault}" for fault in other.rows
+    ]
     missed = {fault.id for fault in faults} - {each.fault.id for each in happened}
-    problems += [f"{schedule.describe(fault, fault.rank)}: did not happen" for fault in faults if fault.id in missed]
+    problems += [
+        f"{schedule.describe(fault, fault.rank)}: did not happen"
+        for fault in faults
+        if fault.id in missed
+    ]
     for line in lines(account_of(disturbed)):
         report(f"          {line}")
     if problems:
@@ -215,8 +244,14 @@ def _judge(
             f"The runs are in {undisturbed.uri} and {disturbed.uri}.",
         )
     took = [each.to_next_step_s for each in happened if each.to_next_step_s is not None]
-    times = f"; a new step after {statistics.median(took):.1f} s (median), {max(took):.1f} s (worst)" if took else ""
+    times = (
+        f"; a new step after {statistics.median(took):.1f} s (median), {max(took):.1f} s (worst)"
+        if took
+        else ""
+    )
     last = name_of(other.checkpoint.step)
-    report(f"chaos     resume equals undisturbed: {last} {other.weights[:16]}, {len(other.losses)} losses bit for bit")
+    report(
+        f"chaos     resume equals undisturbed: {last} {other.weights[:16]}, {len(other.losses)} losses bit for bit"
+    )
     report("chaos     exactly once: every row in its place")
     report(f"done      {len(happened)} fault(s) survived{times}")

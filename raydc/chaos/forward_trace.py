@@ -73,7 +73,9 @@ class ForwardTrace:
     def _begin(self, network: Network, inputs: tuple[Any, ...]) -> None:
         if network is not self.network:
             self.network = network
-            self._names = {id(module): name or "network" for name, module in network.named_modules()}
+            self._names = {
+                id(module): name or "network" for name, module in network.named_modules()
+            }
         self._call = ModuleCall(
             rows=digest(inputs),
             parameters={name: digest(tensor) for name, tensor in network.named_parameters()},

@@ -9,7 +9,9 @@ from typing import Any
 from raydc import order
 
 
-def violations(history: Sequence[dict[str, Any]], seed: int, num_rows: int, batch_size: int) -> list[str]:
+def violations(
+    history: Sequence[dict[str, Any]], seed: int, num_rows: int, batch_size: int
+) -> list[str]:
     """What is wrong with a history; empty where nothing is.
 
     Args:
@@ -30,5 +32,7 @@ def violations(history: Sequence[dict[str, Any]], seed: int, num_rows: int, batc
         ids = order.batch_rows(seed, epoch, step, num_rows, batch_size)
         # Steps of an epoch are disjoint parts of a permutation: each right step makes the epoch right.
         if (record["rows"], record["row_fingerprint"]) != (len(ids), str(order.fingerprint(ids))):
-            found.append(f"step {record['step']} has used {record['rows']} rows that are not its own")
+            found.append(
+                f"step {record['step']} has used {record['rows']} rows that are not its own"
+            )
     return found

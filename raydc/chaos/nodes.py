@@ -39,7 +39,9 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         engine.choose_auth(local=True)
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         for _ in range(self._num_nodes):
             self._add()
         return self
@@ -76,10 +78,24 @@ class Nodes:
         self._cluster.add_node(num_cpus=_CPUS_OF_NODE)
 
     def _drain(self, node: Any) -> None:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.address]
+        command = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "drain-node",
+            "--address",
+            self.address,
+        ]
         command += ["--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-        command += ["--reason-message", "raydc chaos", "--deadline-remaining-seconds", str(_DEADLINE_S)]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=_DRAIN_TIMEOUT_S, check=False)
+        command += [
+            "--reason-message",
+            "raydc chaos",
+            "--deadline-remaining-seconds",
+            str(_DEADLINE_S),
+        ]
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=_DRAIN_TIMEOUT_S, check=False
+        )
         if result.returncode:
             raise ChaosError(f"ray drain-node failed: {(result.stdout + result.stderr).strip()}")
 

@@ -17,7 +17,9 @@ _PHASES = (
 )
 
 
-def draw(seed: int, num_faults: int, num_steps: int, choices: Sequence[str], most: int) -> list[Fault]:
+def draw(
+    seed: int, num_faults: int, num_steps: int, choices: Sequence[str], most: int
+) -> list[Fault]:
     """A schedule.
 
     Args:
@@ -36,7 +38,10 @@ def draw(seed: int, num_faults: int, num_steps: int, choices: Sequence[str], mos
     # Not in the first step, which has nothing to lose, and nothing is left to break after the last but one.
     steps, late = range(2, num_steps), range(num_steps // 2, num_steps)
     if num_faults > len(late):
-        raise UsageError(f"{num_faults} kills do not fit into {num_steps} steps", "Give more --steps or fewer --kills.")
+        raise UsageError(
+            f"{num_faults} kills do not fit into {num_steps} steps",
+            "Give more --steps or fewer --kills.",
+        )
     rng = random.Random(seed)
     kinds: list[str] = []
     while len(kinds) < num_faults:
@@ -46,7 +51,11 @@ def draw(seed: int, num_faults: int, num_steps: int, choices: Sequence[str], mos
     others = rng.sample([step for step in steps if step != last], num_faults - 1)
     at = sorted([last, *others])
     pairs = zip(kinds, at, strict=False)
-    return [fault for number, (kind, step) in enumerate(pairs) for fault in _faults(str(number), kind, step, rng, most)]
+    return [
+        fault
+        for number, (kind, step) in enumerate(pairs)
+        for fault in _faults(str(number), kind, step, rng, most)
+    ]
 
 
 def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) -> list[Fault]:
@@ -54,7 +63,10 @@ def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) ->
     if choice == CHECKPOINT:
         return [Fault(name, WORKER, rng.choice(_PHASES), step)]  # Rank 0 writes.
     if choice == RESTORE:
-        return [Fault(name, WORKER, STEP, step, rank), Fault(f"{name}-again", WORKER, RESTORED, 1, rank)]
+        return [
+            Fault(name, WORKER, STEP, step, rank),
+            Fault(f"{name}-again", WORKER, RESTORED, 1, rank),
+        ]
     if choice == RESIZE:
         return [Fault(name, RESIZE, STEP, step, rank, workers=rng.randint(1, max(1, most)))]
     if choice == DRAIN:
@@ -65,7 +77,9 @@ def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) ->
 def describe(fault: Fault, rank: int) -> str:
     """What a fault does, in a few words."""
     if fault.kind == WORKER:
-        where = {STEP: f"in step {fault.step}", RESTORED: "while it restored"}.get(fault.place, f"at {fault.place!r}")
+        where = {STEP: f"in step {fault.step}", RESTORED: "while it restored"}.get(
+            fault.place, f"at {fault.place!r}"
+        )
         return f"worker {rank} killed {where}"
     if fault.kind == RESIZE:
         return f"driver killed in step {fault.step}, then {fault.workers} worker(s)"

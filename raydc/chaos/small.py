@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc import spec as specs
-from raydc.data.prepare import Prepared, load
+from raydc.data.prepared import Prepared, load
 from raydc.data.shards import Rows, open_rows, write_data_set
 from raydc.errors import UsageError
 from raydc.spec.sections import Spec
@@ -40,7 +40,11 @@ def make_data(spec: Spec, data: Prepared, num_steps: int, folder: Storage) -> Pr
         "train": rows_of(num_steps, spec.train.global_batch_size, shards, len(train)),
         "validation": min(_VALIDATION_ROWS, data.num_rows["validation"]),
     }
-    splits = {split: _first(open_rows(data.folder, split), count) for split, count in num_rows.items() if count}
+    splits = {
+        split: _first(open_rows(data.folder, split), count)
+        for split, count in num_rows.items()
+        if count
+    }
     write_data_set(folder, data.features, splits, data.folder.read_json("golden_rows.json"))
     return load(folder)
 

@@ -1,23 +1,5 @@
 """The state of a run: copied, written, verified, found again. Knows no Ray."""
 
-from raydc.checkpoint.store import (
-    MANIFEST,
-    CheckpointStore,
-    Found,
-    Skipped,
-    name_of,
-    read_artefact,
-    read_manifest,
-    write_artefact,
-)
+from raydc.checkpoint.store import CheckpointStore, Found, Skipped, name_of
 
-__all__ = [
-    "MANIFEST",
-    "CheckpointStore",
-    "Found",
-    "Skipped",
-    "name_of",
-    "read_artefact",
-    "read_manifest",
-    "write_artefact",
-]
+__all__ = ["CheckpointStore", "Found", "Skipped", "name_of"]

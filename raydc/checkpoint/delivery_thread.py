@@ -22,7 +22,9 @@ class DeliveryThread:
         pauses_s: Between the tries. None: there is one.
     """
 
-    def __init__(self, name: str, bring: Bring, failed: Failed, pauses_s: Sequence[float] = ()) -> None:
+    def __init__(
+        self, name: str, bring: Bring, failed: Failed, pauses_s: Sequence[float] = ()
+    ) -> None:
         self._name, self._bring, self._failed, self._pauses_s = name, bring, failed, pauses_s
         self._changed = threading.Condition()
         self._carried: HostCopy | None = None
@@ -44,7 +46,11 @@ class DeliveryThread:
         with self._changed:
 
             def is_ready() -> bool:
-                return self._carried is None or self._crash is not None or (self._is_refused and not idle)
+                return (
+                    self._carried is None
+                    or self._crash is not None
+                    or (self._is_refused and not idle)
+                )
 
             ready = self._changed.wait_for(is_ready, timeout_s)
             if self._crash is not None:

@@ -17,9 +17,16 @@ from torch import Tensor
 from raydc import models
 from raydc import spec as specs
 from raydc.checkpoint import resume
-from raydc.checkpoint.state import State, constant_files, spec_hash, state_file, state_of, unpack_weights
+from raydc.checkpoint.state import (
+    State,
+    constant_files,
+    spec_hash,
+    state_file,
+    state_of,
+    unpack_weights,
+)
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
-from raydc.data.prepare import Prepared
+from raydc.data.prepared import Prepared
 from raydc.errors import CheckpointError, RunError, UsageError
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
@@ -89,7 +96,11 @@ def begin(fork: Fork, spec: Spec, data: Prepared, run_folder: Storage) -> None:
         "model.safetensors": safetensors.torch.save(fork.weights),
         "state.json": state_file(State()),
     }
-    meta = {"data_hash": data.data_hash, "spec_hash": spec_hash(spec), "forked_from": vars(fork.origin)}
+    meta = {
+        "data_hash": data.data_hash,
+        "spec_hash": spec_hash(spec),
+        "forked_from": vars(fork.origin),
+    }
     CheckpointStore(run_folder / "checkpoints", 1).write(0, files, meta)
     run_folder.write_json(FILE, vars(fork.origin))
 
@@ -104,7 +115,9 @@ def _find(runs: Storage, given: str) -> tuple[Storage, int | None]:
     if not colon or step.startswith("//"):
         name, step = given, ""
     if step and not step.isdigit():
-        raise UsageError(f"--fork {given}: {step!r} is not a number of steps", "Example: --fork digits:500")
+        raise UsageError(
+            f"--fork {given}: {step!r} is not a number of steps", "Example: --fork digits:500"
+        )
     folder = Storage(name) if "/" in name else runs / name
     resume.require_run(folder, runs, name)
     return folder, int(step) if step else None
@@ -115,13 +128,16 @@ def _choose(store: CheckpointStore, step: int | None) -> Found:
         if step not in store.steps():
             kept = ", ".join(map(str, store.steps())) or "none"
             raise CheckpointError(
-                f"{store.folder.uri} has no {name_of(step)}; it has steps: {kept}", "Name one of them, or none."
+                f"{store.folder.uri} has no {name_of(step)}; it has steps: {kept}",
+                "Name one of them, or none.",
             )
         return store.read(step)
     newest, skipped = store.newest()
     if newest is None:
         reason = f": {skipped[0].reason}" if skipped else ""
-        raise CheckpointError(f"{store.folder.uri} holds no checkpoint that verifies{reason}", "Fork another run.")
+        raise CheckpointError(
+            f"{store.folder.uri} holds no checkpoint that verifies{reason}", "Fork another run."
+        )
     best = state_of(newest).best_step
     return store.read(best) if best is not None and best in store.steps() else newest
 

@@ -81,7 +81,9 @@ class CheckpointInterval:
         now_s: Any clock that only goes forward; the same in all calls.
     """
 
-    def __init__(self, section: Checkpoint, failures: FailureHistory, step: int, now_s: float) -> None:
+    def __init__(
+        self, section: Checkpoint, failures: FailureHistory, step: int, now_s: float
+    ) -> None:
         self._section = section
         self._failures = failures
         self._step, self._since_s, self._began_s = step, now_s, now_s

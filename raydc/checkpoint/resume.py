@@ -26,7 +26,9 @@ STORAGE, MEMORY = 0, 1
 _LOCK = "run.lock.yaml"
 
 
-def newest(store: CheckpointStore, recent: PeerCheckpoints | None, journal: Journal) -> tuple[Found | None, int]:
+def newest(
+    store: CheckpointStore, recent: PeerCheckpoints | None, journal: Journal
+) -> tuple[Found | None, int]:
     """The newest state that verifies, and where it is; what is skipped is named and taken out of the way.
 
     Raises:
@@ -68,7 +70,9 @@ def require_run(folder: Storage, runs: Storage, name: str) -> None:
     )
 
 
-def refuse_lost_checkpoints(spec: Spec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]) -> None:
+def refuse_lost_checkpoints(
+    spec: Spec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]
+) -> None:
     """A run whose checkpoints are gone does not begin again unasked.
 
     Args:
@@ -172,6 +176,8 @@ def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journ
         run_folder.write_bytes(_LOCK, yaml.safe_dump(dict(now)).encode())
         return
     before = yaml.safe_load(run_folder.read_bytes(_LOCK))
-    changes = {name: [before.get(name), value] for name, value in now.items() if before.get(name) != value}
+    changes = {
+        name: [before.get(name), value] for name, value in now.items() if before.get(name) != value
+    }
     if changes:
         journal.event("environment_changed", changes=changes)

@@ -86,11 +86,19 @@ class Saver:
         still_ours: Callable[[], None] = lambda: None,
     ) -> None:
         self.waited_s = 0.0
-        self._store, self._spec, self._meta, self._journal, self._recent = store, spec, meta, journal, recent
+        self._store, self._spec, self._meta, self._journal, self._recent = (
+            store,
+            spec,
+            meta,
+            journal,
+            recent,
+        )
         self._still_ours = still_ours
         self._others = constant_files(spec, features)
         self._snapshots = Snapshots(device)
-        self._to_storage = DeliveryThread("raydc-checkpoint", self._write, self._not_written, _PAUSES_S)
+        self._to_storage = DeliveryThread(
+            "raydc-checkpoint", self._write, self._not_written, _PAUSES_S
+        )
         self._to_memory = DeliveryThread("raydc-recent", self._put, self._not_put)
         self._copy: HostCopy | None = None
         self._is_for_storage = False
@@ -115,7 +123,11 @@ class Saver:
 
     def is_due(self, step: int) -> bool:
         """Whether `save` would do something after `step` steps."""
-        return self._is_storage_due(step) or self._is_memory_due(step) or self._is_promise_at_risk(step)
+        return (
+            self._is_storage_due(step)
+            or self._is_memory_due(step)
+            or self._is_promise_at_risk(step)
+        )
 
     def _is_storage_due(self, step: int) -> bool:
         due = self._interval.is_due(step, time.monotonic())
@@ -165,7 +177,10 @@ class Saver:
     def _show_interval(self) -> None:
         """Says what `auto` has come to, once and whenever it has changed much."""
         chosen_s = self._interval.seconds(time.monotonic())
-        if self._spec.checkpoint.every_seconds == "auto" and not 1 / 1.5 < self._shown_s / chosen_s < 1.5:
+        if (
+            self._spec.checkpoint.every_seconds == "auto"
+            and not 1 / 1.5 < self._shown_s / chosen_s < 1.5
+        ):
             self._shown_s = chosen_s
             self._journal.event("checkpoint_interval", **self._interval.explain(time.monotonic()))
 
@@ -249,7 +264,9 @@ class Saver:
         self._step_in_storage, self._num_failures = copy.step, 0
         write_s = time.monotonic() - started_s
         self._interval.written(write_s)
-        self._journal.event("checkpoint", step=copy.step, checkpoint=name, write_s=round(write_s, 4))
+        self._journal.event(
+            "checkpoint", step=copy.step, checkpoint=name, write_s=round(write_s, 4)
+        )
 
     def _not_written(self, copy: HostCopy, error: OSError, is_last_try: bool) -> None:
         self._reason = f": {error}"

@@ -37,7 +37,9 @@ class TensorImage:
 
     def __init__(self, tensors: Mapping[str, Tensor], pinned: bool) -> None:
         self.layout = layout_of(tensors)
-        empty = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+        empty = {
+            name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()
+        }
         content = torch.frombuffer(bytearray(safetensors.torch.save(empty)), dtype=torch.uint8)
         self._buffer = content.pin_memory() if pinned else content
         header_bytes = int.from_bytes(self.content[:_LENGTH_BYTES], "little")
@@ -46,7 +48,9 @@ class TensorImage:
         self._views = []
         for name, tensor in tensors.items():
             first, end = entries[name]["data_offsets"]
-            self._views.append(self._buffer[start + first : start + end].view(tensor.dtype).view(tensor.shape))
+            self._views.append(
+                self._buffer[start + first : start + end].view(tensor.dtype).view(tensor.shape)
+            )
 
     @property
     def content(self) -> memoryview:
@@ -118,7 +122,9 @@ class HostCopy:
     def hashes(self) -> dict[str, str]:
         """sha256 of each file, computed once."""
         files = self.files
-        with self._work:  # Not the lock of `let_go`, for which a step would wait as long as this takes.
+        with (
+            self._work
+        ):  # Not the lock of `let_go`, for which a step would wait as long as this takes.
             if not self._hashes:
                 self._hashes = {name: sha256(content) for name, content in files.items()}
             return self._hashes
@@ -190,7 +196,10 @@ class Snapshots:
         pinned = self._device.type == "cuda"
         tensors: dict[str, Tensor] = {}
         rest = _split(step_state, "", tensors)
-        model, optimizer = slot.image("model", weights, pinned), slot.image("optimizer", tensors, pinned)
+        model, optimizer = (
+            slot.image("model", weights, pinned),
+            slot.image("optimizer", tensors, pinned),
+        )
         files: dict[str, Content] = {
             "model.safetensors": model.content,
             "optimizer.safetensors": optimizer.content,
@@ -198,7 +207,9 @@ class Snapshots:
             **others,
         }
         slot.is_free.clear()
-        copy = HostCopy(step, dict(meta), best_step, files, slot, functools.partial(optimizer.copy, tensors))
+        copy = HostCopy(
+            step, dict(meta), best_step, files, slot, functools.partial(optimizer.copy, tensors)
+        )
         model.copy(weights)
         if pinned:
             copy.complete()
@@ -218,10 +229,15 @@ def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = value.detach()
         return {_TENSOR: path}
     if isinstance(value, dict):
-        copied = {key: _split(item, f"{path}.{key}" if path else str(key), tensors) for key, item in value.items()}
+        copied = {
+            key: _split(item, f"{path}.{key}" if path else str(key), tensors)
+            for key, item in value.items()
+        }
         return copied if type(value) is dict else type(value)(copied)
     if isinstance(value, list | tuple):
-        return type(value)(_split(item, f"{path}.{number}", tensors) for number, item in enumerate(value))
+        return type(value)(
+            _split(item, f"{path}.{number}", tensors) for number, item in enumerate(value)
+        )
     return value
 
 

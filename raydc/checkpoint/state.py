@@ -76,7 +76,9 @@ def judge(state: State, record: dict[str, Any], train: Train, total_steps: int) 
     metric = record.get(train.metric or "loss") if record["split"] == "validation" else None
     best, best_step, without = state.best_metric, state.best_step, state.epochs_without + 1
     sign = 1.0 if train.mode == "max" else -1.0
-    gain = float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
+    gain = (
+        float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
+    )
     if metric is not None and gain > 0:
         least = train.early_stop.min_delta if train.early_stop else 0.0
         without = 0 if gain > least else without
@@ -137,6 +139,8 @@ def unpack_weights(found: Found) -> dict[str, torch.Tensor]:
 
 def unpack_step(found: Found) -> dict[str, Any]:
     """State of optimiser and schedule, for `Step.load_state`."""
-    rest = torch.load(io.BytesIO(found.files["optimizer.pt"]), weights_only=True, map_location="cpu")
+    rest = torch.load(
+        io.BytesIO(found.files["optimizer.pt"]), weights_only=True, map_location="cpu"
+    )
     state: dict[str, Any] = join(rest, safetensors.torch.load(found.files["optimizer.safetensors"]))
     return state

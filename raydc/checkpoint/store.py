@@ -9,95 +9,15 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raydc.artefact import MANIFEST, Reached, nothing, read_artefact, write_artefact
 from raydc.errors import CheckpointError
-from raydc.storage import Content, Storage, sha256
+from raydc.storage import Content, Storage
 
-MANIFEST = "MANIFEST.json"
-Reached = Callable[[str], None]
 _NAME = re.compile(r"^step_(\d{8,})$")
-
-
-def nothing(phase: str) -> None:
-    """Where nobody wants to know which phase of a write is reached."""
-
-
-def write_artefact(
-    folder: Storage,
-    files: Mapping[str, Content],
-    meta: Mapping[str, Any],
-    hashes: Mapping[str, str] | None = None,
-    reached: Reached = nothing,
-) -> None:
-    """Writes files, then the manifest that makes them an artefact.
-
-    Args:
-        folder: Where to. A manifest that is there goes first, so that a torn rewrite is no artefact.
-        files: Content by name.
-        meta: JSON values that describe it.
-        hashes: sha256 of each file, where it is known already.
-        reached: Called with `wrote NAME` after each file.
-
-    Raises:
-        OSError: The store refuses.
-    """
-    folder.delete(MANIFEST)
-    entries = {}
-    for name in sorted(files):
-        folder.write_bytes(name, files[name])
-        entries[name] = {"bytes": len(files[name]), "sha256": hashes[name] if hashes else sha256(files[name])}
-        reached(f"wrote {name}")
-    folder.write_json(MANIFEST, {"meta": dict(meta), "files": entries})
-    reached(f"wrote {MANIFEST}")
-
-
-def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Reads an artefact and verifies every byte of it.
-
-    Returns:
-        The meta data, and the content of each file by name.
-
-    Raises:
-        CheckpointError: No readable manifest, or a file that differs from it, with what was expected and found.
-    """
-    meta, entries = read_manifest(folder)
-    return meta, {name: _read_file(folder, name, entry) for name, entry in entries.items()}
-
-
-def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The meta data and `{name: {"bytes", "sha256"}}` of an artefact, without looking at its files.
-
-    Raises:
-        CheckpointError: There is no readable manifest.
-    """
-    try:
-        manifest = folder.read_json(MANIFEST)
-        meta, entries = dict(manifest["meta"]), dict(manifest["files"])
-        for entry in entries.values():
-            int(entry["bytes"]), str(entry["sha256"])
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder.uri} has no {MANIFEST}: it was never completed") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder.uri}/{MANIFEST} cannot be read: {error}") from error
-    return meta, entries
-
-
-def _read_file(folder: Storage, name: str, entry: Mapping[str, Any]) -> bytes:
-    where = f"{folder.uri}/{name}"
-    try:
-        content = folder.read_bytes(name)
-    except FileNotFoundError as error:
-        # Any other OSError may pass: it is no reason to call an artefact damaged.
-        raise CheckpointError(f"{where} is missing: {error}") from error
-    if len(content) != entry["bytes"]:
-        raise CheckpointError(f"{where} is damaged: expected {entry['bytes']} bytes, found {len(content)}")
-    found = sha256(content)
-    if found != entry["sha256"]:
-        raise CheckpointError(f"{where} is damaged: expected sha256 {entry['sha256'][:16]}, found {found[:16]}")
-    return content
 
 
 @dataclass(frozen=True)
@@ -188,7 +108,11 @@ class CheckpointStore:
         return True
 
     def _write_beside(
-        self, name: str, files: Mapping[str, Content], meta: Mapping[str, Any], hashes: Mapping[str, str] | None
+        self,
+        name: str,
+        files: Mapping[str, Content],
+        meta: Mapping[str, Any],
+        hashes: Mapping[str, str] | None,
     ) -> None:
         """Written beside its place and moved there whole: a kill leaves nothing that looks like a checkpoint."""
         draft = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -196,7 +120,9 @@ class CheckpointStore:
             write_artefact(self.folder / draft, files, meta, hashes, self.reached)
             self.folder.move(draft, name)
         except OSError:
-            with contextlib.suppress(OSError):  # On a full disk its space is what the next one needs.
+            with contextlib.suppress(
+                OSError
+            ):  # On a full disk its space is what the next one needs.
                 self.folder.delete(draft)
             raise
 
@@ -208,7 +134,9 @@ class CheckpointStore:
                 self._remove(name_of(step))
 
     def _remove(self, name: str) -> None:
-        if self.folder.is_local:  # A folder goes file by file: first it stops to look like a checkpoint.
+        if (
+            self.folder.is_local
+        ):  # A folder goes file by file: first it stops to look like a checkpoint.
             self.folder.move(name, f"{name}.pruned.tmp")
             name = f"{name}.pruned.tmp"
         else:
@@ -235,7 +163,9 @@ class CheckpointStore:
         """
         meta, files = read_artefact(self.folder / name_of(step))
         if meta.get("step") != step:
-            raise CheckpointError(f"{self.folder.uri}/{name_of(step)} is of step {meta.get('step')}")
+            raise CheckpointError(
+                f"{self.folder.uri}/{name_of(step)} is of step {meta.get('step')}"
+            )
         return Found(step, meta, files)
 
     def set_aside(self, step: int) -> None:

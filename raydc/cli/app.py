@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from raydc.spec.sections import Spec
 
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
-SET = click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the spec.")
+SET = click.option(
+    "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the spec."
+)
 ADDRESS = click.option(
-    "--address", help="Ray cluster: host:port, ray://host:port or auto. Default: RAY_ADDRESS, else a Ray of its own."
+    "--address",
+    help="Ray cluster: host:port, ray://host:port or auto. Default: RAY_ADDRESS, else a Ray of its own.",
 )
 RESUME = click.option("--resume", is_flag=True, help="Go on with the run of this name.")
-NEW = click.option("--new", is_flag=True, help="Start again; the run of this name is kept beside the new one.")
-FORK = click.option("--fork", metavar="RUN[:STEP]", help="Start a new run with the weights of another one.")
+NEW = click.option(
+    "--new", is_flag=True, help="Start again; the run of this name is kept beside the new one."
+)
+FORK = click.option(
+    "--fork", metavar="RUN[:STEP]", help="Start a new run with the weights of another one."
+)
 ALIAS = click.option("--alias", help="Alias to move. Default: serve.alias of the spec.")
 WHY = click.option("--why", default="", help="Reason, for the history.")
 
@@ -41,7 +48,12 @@ class Commands(click.Group):
             _fail(error)
         except OSError as error:
             place = error.filename or "storage"
-            _fail(RunError(f"{place}: {error.strerror or error}", "Is there space, and may this user write there?"))
+            _fail(
+                RunError(
+                    f"{place}: {error.strerror or error}",
+                    "Is there space, and may this user write there?",
+                )
+            )
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
@@ -58,7 +70,9 @@ def _fail(error: RaydcError) -> None:
     sys.exit(error.exit_code)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="raydc")
 def main() -> None:
     """From a data set to an answering endpoint: one YAML file, on a laptop or on a Ray cluster."""

@@ -30,7 +30,9 @@ _DROP = click.option("--drop", is_flag=True, help="End it.")
     type=click.FloatRange(0.0, 1.0, min_open=True),
     help="Of the requests that it answers.",
 )
-@click.option("--follow", is_flag=True, help="Wait, and promote or drop it by the rule of serve.canary.")
+@click.option(
+    "--follow", is_flag=True, help="Wait, and promote or drop it by the rule of serve.canary."
+)
 @_DROP
 @ALIAS
 @WHY
@@ -48,7 +50,9 @@ def canary(
         return
     if version is not None:
         rollout.start(storage, given.name, alias, "canary", version, fraction, why=why)
-        report(f"{given.name}: version {version} answers {fraction:.3g} of the requests to {alias!r}")
+        report(
+            f"{given.name}: version {version} answers {fraction:.3g} of the requests to {alias!r}"
+        )
     elif not follow:
         _show(rollout.observe(storage, given.name, alias))
     if follow:
@@ -63,7 +67,10 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
     rule = (given.serve or Serve()).canary
     watched = rollout.observe(storage, given.name, alias).traffic.canary
     if watched is None:
-        raise ServeError(f"no canary runs beside {given.name} {alias!r}", "raydc canary SPEC --version N starts one.")
+        raise ServeError(
+            f"no canary runs beside {given.name} {alias!r}",
+            "raydc canary SPEC --version N starts one.",
+        )
     verdict = rollout.follow(
         storage, given.name, alias, watched.version, rule, lambda line: report(f"canary    {line}")
     )
@@ -73,7 +80,9 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
         report(f"{given.name}: alias {alias!r} is now version {watched.version}: {verdict.reason}")
         return
     rollout.end(storage, given.name, alias, "canary", why=reason)
-    raise ServeError(f"canary version {watched.version} of {given.name} was dropped: {verdict.reason}")
+    raise ServeError(
+        f"canary version {watched.version} of {given.name} was dropped: {verdict.reason}"
+    )
 
 
 @click.command()
@@ -104,13 +113,20 @@ def shadow(
         report(f"{given.name}: the shadow of {alias!r}, version {ended.version}, has ended")
     elif version is not None:
         rollout.start(storage, given.name, alias, "shadow", version, fraction, why=why)
-        report(f"{given.name}: version {version} gets copies of {fraction:.3g} of the requests to {alias!r}")
+        report(
+            f"{given.name}: version {version} gets copies of {fraction:.3g} of the requests to {alias!r}"
+        )
     else:
         _show(rollout.observe(storage, given.name, alias))
 
 
 def _open(
-    path: str, overrides: tuple[str, ...], address: str | None, alias: str | None, drop: bool, version: int | None
+    path: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    alias: str | None,
+    drop: bool,
+    version: int | None,
 ) -> tuple[Spec, Storage, str]:
     from raydc import engine, spec
     from raydc.spec.sections import Serve
@@ -120,7 +136,9 @@ def _open(
         raise UsageError("--drop and --version exclude each other", "Give the one or the other.")
     given = spec.resolve(load(path, overrides))
     if not engine.attach(address):
-        raise ServeError("no Ray runs here, so no endpoint does", "Give --address, or start it: raydc serve SPEC")
+        raise ServeError(
+            "no Ray runs here, so no endpoint does", "Give --address, or start it: raydc serve SPEC"
+        )
     return given, Storage(given.storage), alias or (given.serve or Serve()).alias
 
 
@@ -129,10 +147,14 @@ def _show(seen: CanaryReport) -> None:
         canary, copied = seen.traffic.canary, seen.traffic.shadow
         if copied and copied.version == version and (canary is None or canary.version != version):
             continue
-        role = f"canary ({canary.fraction:.3g})" if canary and canary.version == version else "stable"
+        role = (
+            f"canary ({canary.fraction:.3g})" if canary and canary.version == version else "stable"
+        )
         p95_s = tally.percentile_s(0.95)
         latency = "" if p95_s is None else f", p95 {p95_s * 1000:.1f} ms"
-        report(f"version {version}  {role}: {tally.num_requests} requests, {tally.num_errors} failed{latency}")
+        report(
+            f"version {version}  {role}: {tally.num_requests} requests, {tally.num_errors} failed{latency}"
+        )
     if seen.traffic.shadow:
         told = seen.shadow or {}
         report(

@@ -18,11 +18,17 @@ def show(uri: str) -> None:
     """Prints the runs and models of a storage as tables."""
     storage = Storage(uri)
     console = Console()
-    names = [name for name in (storage / "runs").names() if (storage / "runs" / name).exists("resolved.yaml")]
+    names = [
+        name
+        for name in (storage / "runs").names()
+        if (storage / "runs" / name).exists("resolved.yaml")
+    ]
     if not names:
         console.print(f"no runs at {storage.uri}")
         return
-    table = Table("run", "state", "epoch", "step", "validation", "held-out", box=None, header_style="bold")
+    table = Table(
+        "run", "state", "epoch", "step", "validation", "held-out", box=None, header_style="bold"
+    )
     for name in names:
         table.add_row(name, *describe_run(storage / "runs" / name))
     console.print(table)
@@ -42,7 +48,8 @@ def show_run(uri: str, name: str) -> None:
     titles = ("state", "epoch", "step", "validation", "held-out")
     told = [*zip(titles, describe_run(folder), strict=True)]
     told += [
-        ("time" if number == 0 else "", line) for number, line in enumerate(time_account.lines(account_of(folder)))
+        ("time" if number == 0 else "", line)
+        for number, line in enumerate(time_account.lines(account_of(folder)))
     ]
     for title, text in told:
         console.print(f"{title:<12}{text}", soft_wrap=True)
@@ -60,19 +67,29 @@ def describe_run(folder: Storage) -> tuple[str, str, str, str, str]:
     last = history[-1] if history else {}
     held_out = folder.read_json("evaluation.json") if folder.exists("evaluation.json") else {}
     epoch = str(last.get("epoch", ""))
-    return state, epoch, str(last.get("step", "")), _numbers(epochs[-1] if epochs else {}), _numbers(held_out)
+    return (
+        state,
+        epoch,
+        str(last.get("step", "")),
+        _numbers(epochs[-1] if epochs else {}),
+        _numbers(held_out),
+    )
 
 
 def _numbers(record: dict[str, Any]) -> str:
     shown = ("accuracy", "f1", "rmse", "mae", "r2", "loss")
-    return " ".join(f"{name} {record[name]:.4f}" for name in shown if isinstance(record.get(name), float))
+    return " ".join(
+        f"{name} {record[name]:.4f}" for name in shown if isinstance(record.get(name), float)
+    )
 
 
 def _show_models(console: Console, storage: Storage) -> None:
     registry = Registry(storage)
     table = Table("model", "versions", "aliases", box=None, header_style="bold")
     for name in (storage / "models").names():
-        aliases = ", ".join(f"{alias} -> {version}" for alias, version in sorted(registry.aliases(name).items()))
+        aliases = ", ".join(
+            f"{alias} -> {version}" for alias, version in sorted(registry.aliases(name).items())
+        )
         table.add_row(name, " ".join(map(str, registry.versions(name))), aliases)
     if table.row_count:
         console.print()

@@ -13,7 +13,7 @@ from raydc.cli.endpoint import stay
 from raydc.errors import UsageError
 
 if TYPE_CHECKING:
-    from raydc.data.prepare import Prepared
+    from raydc.data.prepared import Prepared
     from raydc.job import Job
     from raydc.pipeline import Served
 
@@ -25,9 +25,19 @@ if TYPE_CHECKING:
 @RESUME
 @NEW
 @FORK
-@click.option("--once", is_flag=True, help="End after the first answered prediction, and take the endpoint down.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="End after the first answered prediction, and take the endpoint down.",
+)
 def run(
-    spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, fork: str | None, once: bool
+    spec: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    resume: bool,
+    new: bool,
+    fork: str | None,
+    once: bool,
 ) -> None:
     """Do all stages of a spec, from data to endpoint."""
     _one_of(resume, new, fork)
@@ -35,7 +45,10 @@ def run(
 
     job = open_job(spec, overrides, address)
     if fork and job.spec.sweep:
-        raise UsageError(f"{spec} has a sweep, which --fork does not start", "Use raydc train, which leaves it out.")
+        raise UsageError(
+            f"{spec} has a sweep, which --fork does not start",
+            "Use raydc train, which leaves it out.",
+        )
     served = pipeline.run(job, Path(spec).read_text(), resume, new, fork)
     _summary(job, served)
     if served.url:
@@ -44,9 +57,13 @@ def run(
 
 def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
     if resume and new:
-        raise UsageError("--resume and --new exclude each other", "--resume goes on, --new starts again.")
+        raise UsageError(
+            "--resume and --new exclude each other", "--resume goes on, --new starts again."
+        )
     if resume and fork:
-        hint = "--resume goes on with the run of this name, also with a fork; --fork starts a new one."
+        hint = (
+            "--resume goes on with the run of this name, also with a fork; --fork starts a new one."
+        )
         raise UsageError("--resume and --fork exclude each other", hint)
 
 
@@ -58,7 +75,9 @@ def _summary(job: Job, served: Served) -> None:
         truth = "" if served.expected is None else f"; the held-out row says {served.expected}"
         report(f"predict   {served.url}/predict answered {said}{score}{truth}")
     name = job.spec.train.metric or "loss"
-    report(f"done      {job.spec.name} version {served.version}, {name} {served.metrics[name]:.4f} on held-out rows")
+    report(
+        f"done      {job.spec.name} version {served.version}, {name} {served.metrics[name]:.4f} on held-out rows"
+    )
     report(f"          run folder {job.run_folder.uri}")
 
 
@@ -81,7 +100,12 @@ def prepare(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
 @NEW
 @FORK
 def train(
-    spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool, fork: str | None
+    spec: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    resume: bool,
+    new: bool,
+    fork: str | None,
 ) -> None:
     """Train the spec as it is, without its sweep."""
     _one_of(resume, new, fork)
@@ -100,14 +124,18 @@ def train(
 @ADDRESS
 @RESUME
 @NEW
-def sweep(spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool) -> None:
+def sweep(
+    spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool
+) -> None:
     """Search the spec's space and show the trials."""
     _one_of(resume, new)
     from raydc import pipeline
 
     job = open_job(spec, overrides, address)
     if job.spec.sweep is None:
-        raise UsageError(f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train.")
+        raise UsageError(
+            f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
+        )
     data = _prepare_checked(job)
     resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
     report(f"done      the model is in {pipeline.search(job, data, resumed).uri}")
@@ -142,8 +170,15 @@ def _prepare_checked(job: Job) -> Prepared:
 @click.option("--steps", default=24, show_default=True, help="Steps of the small run.")
 @click.option("--kills", default=5, show_default=True, help="How often something is killed.")
 @click.option("--seed", default=0, show_default=True, help="Decides what is killed, and when.")
-@click.option("--only", multiple=True, metavar="KIND", help="worker, checkpoint, restore, driver, resize, node, drain.")
-@click.option("--nodes", default=0, help="Start a Ray of so many nodes here, which may be killed and drained.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="KIND",
+    help="worker, checkpoint, restore, driver, resize, node, drain.",
+)
+@click.option(
+    "--nodes", default=0, help="Start a Ray of so many nodes here, which may be killed and drained."
+)
 def chaos(
     spec: str, overrides: tuple[str, ...], address: str | None, steps: int, kills: int, seed: int,
     only: tuple[str, ...], nodes: int,
@@ -155,11 +190,17 @@ def chaos(
     from raydc import spec as specs
 
     if nodes and address:
-        raise UsageError("--nodes and --address exclude each other", "Nodes of a cluster in use are left alone.")
+        raise UsageError(
+            "--nodes and --address exclude each other", "Nodes of a cluster in use are left alone."
+        )
     # Its nodes are all on this machine: they reach a folder below the current one.
     resolved = specs.resolve(specs.load(spec, overrides))
     with breaking.Nodes(nodes) if nodes else contextlib.nullcontext() as own:
-        job = jobs.open_job(resolved, own.address, report) if own else open_job(spec, overrides, address)
+        job = (
+            jobs.open_job(resolved, own.address, report)
+            if own
+            else open_job(spec, overrides, address)
+        )
         data = pipeline.prepare_data(job)
         pipeline.check_model(job, data)
         options = breaking.Options(steps, seed, kills, only)

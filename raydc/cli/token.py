@@ -12,7 +12,9 @@ from raydc.cli.app import SET, SPEC, load, report
 if TYPE_CHECKING:
     from raydc.tokens import Tokens
 
-NAME = click.option("--name", required=True, help="Name of the token, as it stands in the access log.")
+NAME = click.option(
+    "--name", required=True, help="Name of the token, as it stands in the access log."
+)
 _DAY_S = 86400.0
 
 
@@ -25,16 +27,26 @@ def token() -> None:
 @SPEC
 @SET
 @NAME
-@click.option("--rights", default="read", show_default=True, help="read; promote: versions that are not public.")
+@click.option(
+    "--rights",
+    default="read",
+    show_default=True,
+    help="read; promote: versions that are not public.",
+)
 @click.option("--days", type=float, help="How long it is good. Default: until it is revoked.")
-def create(spec: str, overrides: tuple[str, ...], name: str, rights: str, days: float | None) -> None:
+def create(
+    spec: str, overrides: tuple[str, ...], name: str, rights: str, days: float | None
+) -> None:
     """Make a token and print it, once: only its hash is kept."""
     from raydc.registry import user
 
     wanted = tuple(right.strip() for right in rights.split(",") if right.strip())
     lifetime_s = None if days is None else days * _DAY_S
     text = _tokens(spec, overrides).create(name, wanted, lifetime_s, user())
-    click.echo(f"token {name!r} may {' and '.join(wanted)}; it is shown once, and counts within seconds:", err=True)
+    click.echo(
+        f"token {name!r} may {' and '.join(wanted)}; it is shown once, and counts within seconds:",
+        err=True,
+    )
     report(text)
 
 
@@ -48,7 +60,9 @@ def list_(spec: str, overrides: tuple[str, ...]) -> None:
         until = "until it is revoked" if one.expires_s is None else f"until {_day(one.expires_s)}"
         if one.has_expired(time.time()):
             until = f"expired on {_day(one.expires_s or 0.0)}"
-        report(f"{one.name:<20} {'+'.join(one.rights):<14} made {_day(one.created_s)} by {one.who}, {until}")
+        report(
+            f"{one.name:<20} {'+'.join(one.rights):<14} made {_day(one.created_s)} by {one.who}, {until}"
+        )
     if not found:
         report("no tokens; raydc token create makes one")
 

@@ -50,7 +50,9 @@ class AsyncClient:
         attempt_timeout_s: float | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._target = transport.target(url, token, key, timeout_s, max_retries, attempt_timeout_s, tls)
+        self._target = transport.target(
+            url, token, key, timeout_s, max_retries, attempt_timeout_s, tls
+        )
         self._model = model
         self._http = httpx.AsyncClient(**self._target.options())
 
@@ -99,7 +101,9 @@ class AsyncClient:
             As `predict`.
         """
         return await self.run(
-            operations.infer(await self.model(), version, inputs, outputs), timeout_s, request_id=request_id
+            operations.infer(await self.model(), version, inputs, outputs),
+            timeout_s,
+            request_id=request_id,
         )
 
     async def metadata(self, *, timeout_s: float | None = None) -> Metadata:
@@ -128,7 +132,10 @@ class AsyncClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close()
 
@@ -143,7 +150,9 @@ class AsyncClient:
         request_id: str | None = None,
     ) -> T:
         """Any request of `raydc.client.operations`. Raises as `predict`."""
-        return ask.read(await self._send(ask, self._target.call(ask, timeout_s, max_retries, request_id)))
+        return ask.read(
+            await self._send(ask, self._target.call(ask, timeout_s, max_retries, request_id))
+        )
 
     async def _send(self, ask: operations.Operation[Any], call: Call) -> Reply:
         """Attempts, until one succeeds or `call` raises."""

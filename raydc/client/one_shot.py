@@ -30,14 +30,18 @@ def predict(
     return _ask(url, operations.predict(rows, image), timeout_s, MAX_RETRIES, token)
 
 
-def metadata(url: str, model: str, timeout_s: float = 10.0, token: str | None = None) -> dict[str, Any]:
+def metadata(
+    url: str, model: str, timeout_s: float = 10.0, token: str | None = None
+) -> dict[str, Any]:
     """`GET /v2/models/{model}`: versions, inputs, outputs. Errors as of `Client.metadata`."""
     return _ask(url, operations.metadata(model), timeout_s, _FEW_RETRIES, token)
 
 
 def health(url: str, timeout_s: float = 10.0) -> dict[str, Any]:
     """`GET /healthz`, for which no token is needed: status, model and version. Errors as of `Client.metadata`."""
-    return _ask(url, operations.Operation("GET", "/healthz", json_of), timeout_s, _FEW_RETRIES, None)
+    return _ask(
+        url, operations.Operation("GET", "/healthz", json_of), timeout_s, _FEW_RETRIES, None
+    )
 
 
 def locate(url: str, model: str, timeout_s: float = 10.0, token: str | None = None) -> str:

@@ -23,7 +23,12 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 Picture: TypeAlias = "bytes | str | PathLike[str] | npt.NDArray[np.uint8]"
 
-_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"BM": "image/bmp"}
+_TYPES = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ def infer(
 
     content, size = tensors.encode(inputs, outputs)
     headers = {"content-type": "application/octet-stream", tensors.HEADER: str(size)}
-    return Operation("POST", f"{_model_path(model, version)}/infer", tensors.decode, content, headers)
+    return Operation(
+        "POST", f"{_model_path(model, version)}/infer", tensors.decode, content, headers
+    )
 
 
 def metadata(model: str, version: str | None = None) -> Operation[Metadata]:
@@ -80,7 +87,9 @@ def model_name() -> Operation[str]:
 
 def _named_model(reply: Reply) -> str:
     if "x-raydc-model" not in reply.headers:
-        raise ServeError("the endpoint does not say which model it serves", "Give model=... to the client.")
+        raise ServeError(
+            "the endpoint does not say which model it serves", "Give model=... to the client."
+        )
     return reply.headers["x-raydc-model"]
 
 
@@ -138,9 +147,12 @@ def _png(pixels: Any) -> bytes:
     array = np.asarray(pixels)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    if array.dtype != np.uint8 or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    ):
         raise UsageError(
-            f"an image of dtype {array.dtype} and shape {list(array.shape)}", "Give uint8 [H, W] or [H, W, 3]."
+            f"an image of dtype {array.dtype} and shape {list(array.shape)}",
+            "Give uint8 [H, W] or [H, W, 3].",
         )
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG", compress_level=1)

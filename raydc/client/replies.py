@@ -115,7 +115,9 @@ def metadata_of(reply: Reply) -> Metadata:
 
 
 def _prediction(value: Mapping[str, Any]) -> Prediction:
-    return Prediction(value.get("label"), value.get("score"), value.get("scores", {}), value.get("value"))
+    return Prediction(
+        value.get("label"), value.get("score"), value.get("scores", {}), value.get("value")
+    )
 
 
 def _tensors(values: list[dict[str, Any]]) -> tuple[Tensor, ...]:
@@ -123,4 +125,6 @@ def _tensors(values: list[dict[str, Any]]) -> tuple[Tensor, ...]:
 
 
 def _unexpected(value: dict[str, Any], error: Exception) -> ServeError:
-    return ServeError(f"the endpoint answered {value!r:.80}, which is not as agreed: {error!r}", _NOT_RAYDC)
+    return ServeError(
+        f"the endpoint answered {value!r:.80}, which is not as agreed: {error!r}", _NOT_RAYDC
+    )

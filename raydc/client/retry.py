@@ -55,7 +55,12 @@ class Call:
     """
 
     def __init__(
-        self, target: str, request_id: str, timeout_s: float, max_retries: int, attempt_timeout_s: float | None = None
+        self,
+        target: str,
+        request_id: str,
+        timeout_s: float,
+        max_retries: int,
+        attempt_timeout_s: float | None = None,
     ) -> None:
         self.target = target
         self.request_id = request_id
@@ -66,7 +71,11 @@ class Call:
         self._attempt_end = self._deadline
         self._num_attempts = 0
         self._num_closed = 0
-        self._last: tuple[str, int | None, str | None] = ("no time for an attempt", None, "Give a larger timeout_s.")
+        self._last: tuple[str, int | None, str | None] = (
+            "no time for an attempt",
+            None,
+            "Give a larger timeout_s.",
+        )
 
     def begin(self) -> None:
         """Starts an attempt.
@@ -78,7 +87,9 @@ class Call:
             raise self._unavailable(*self._last)
         self._num_attempts += 1
         limit_s = self.attempt_timeout_s
-        self._attempt_end = self._deadline if limit_s is None else min(self._deadline, monotonic() + limit_s)
+        self._attempt_end = (
+            self._deadline if limit_s is None else min(self._deadline, monotonic() + limit_s)
+        )
 
     def attempt_left_s(self) -> float:
         """Seconds that the attempt may still take; 0 when its time is over."""
@@ -98,7 +109,9 @@ class Call:
         Raises:
             UnavailableError: There is no time or no attempt left.
         """
-        return self._delay(reason, 0.0, None, hint or "Is the endpoint up? `raydc serve spec.yaml` starts it.")
+        return self._delay(
+            reason, 0.0, None, hint or "Is the endpoint up? `raydc serve spec.yaml` starts it."
+        )
 
     def after_refusal(self, reply: Reply) -> float:
         """The answer is not a success. Seconds to wait before the next attempt.
@@ -115,7 +128,9 @@ class Call:
                 status=reply.status,
                 request_id=reply.request_id,
             )
-        hint = "It is busy; ask less often, or give it more replicas." if reply.status == 429 else None
+        hint = (
+            "It is busy; ask less often, or give it more replicas." if reply.status == 429 else None
+        )
         return self._delay(f"{reply.status}: {reason}", retry_after_s(reply), reply.status, hint)
 
     def _delay(self, reason: str, wanted_s: float, status: int | None, hint: str | None) -> float:

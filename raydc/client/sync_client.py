@@ -51,7 +51,9 @@ class Client:
         attempt_timeout_s: float | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._target = transport.target(url, token, key, timeout_s, max_retries, attempt_timeout_s, tls)
+        self._target = transport.target(
+            url, token, key, timeout_s, max_retries, attempt_timeout_s, tls
+        )
         self._model = model
         self._http = httpx.Client(**self._target.options())
 
@@ -99,7 +101,9 @@ class Client:
         Raises:
             As `predict`.
         """
-        return self.run(operations.infer(self.model, version, inputs, outputs), timeout_s, request_id=request_id)
+        return self.run(
+            operations.infer(self.model, version, inputs, outputs), timeout_s, request_id=request_id
+        )
 
     def metadata(self, *, timeout_s: float | None = None) -> Metadata:
         """What the model takes and gives, and which versions there are. Raises as `predict`."""
@@ -128,7 +132,10 @@ class Client:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

@@ -44,16 +44,22 @@ def encode(inputs: Mapping[str, Any], outputs: Sequence[str] | None) -> tuple[by
         UsageError: An input that is no tensor.
     """
     if not inputs:
-        raise UsageError("no inputs", "Give an array for each input of the model; `metadata` names them.")
+        raise UsageError(
+            "no inputs", "Give an array for each input of the model; `metadata` names them."
+        )
     tensors, chunks = [], []
     for name, value in inputs.items():
         datatype, shape, chunk = _encode(name, value)
         chunks.append(chunk)
         parameters = {"binary_data_size": len(chunk)}
-        tensors.append({"name": name, "shape": shape, "datatype": datatype, "parameters": parameters})
+        tensors.append(
+            {"name": name, "shape": shape, "datatype": datatype, "parameters": parameters}
+        )
     request: dict[str, Any] = {"inputs": tensors, "parameters": {"binary_data_output": True}}
     if outputs is not None:
-        request["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+        request["outputs"] = [
+            {"name": name, "parameters": {"binary_data": True}} for name in outputs
+        ]
     header = json.dumps(request).encode()
     return b"".join([header, *chunks]), len(header)
 
@@ -71,7 +77,9 @@ def decode(reply: Reply) -> Tensors:
             else:
                 outputs[output["name"]] = _from_bytes(output, reply.body[size : size + num_bytes])
                 size += num_bytes
-        return Tensors(outputs, str(value["model_name"]), str(value.get("model_version", "")), reply.request_id)
+        return Tensors(
+            outputs, str(value["model_name"]), str(value.get("model_version", "")), reply.request_id
+        )
     except (KeyError, TypeError, ValueError, struct.error) as error:
         raise ServeError(
             f"the endpoint answered tensors that are not as agreed: {error!r}",
@@ -82,14 +90,18 @@ def decode(reply: Reply) -> Tensors:
 def _encode(name: str, value: Any) -> tuple[str, list[int], bytes]:
     array = np.asarray(value)
     if array.ndim == 0:
-        raise UsageError(f"input {name!r} is a single value", "The first axis is the rows: give a list or an array.")
+        raise UsageError(
+            f"input {name!r} is a single value",
+            "The first axis is the rows: give a list or an array.",
+        )
     if array.dtype.kind in "OSU":
         return "BYTES", list(array.shape), _encode_texts(name, array)
     for datatype, dtype in _DATATYPES.items():
         if array.dtype.kind == dtype.kind and array.dtype.itemsize == dtype.itemsize:
             return datatype, list(array.shape), array.astype(dtype, copy=False).tobytes()
     raise UsageError(
-        f"input {name!r} has dtype {array.dtype}", f"Convert it to one of {', '.join(_DATATYPES)} or text."
+        f"input {name!r} has dtype {array.dtype}",
+        f"Convert it to one of {', '.join(_DATATYPES)} or text.",
     )
 
 
@@ -97,7 +109,10 @@ def _encode_texts(name: str, array: Array) -> bytes:
     chunks = []
     for index, item in enumerate(array.reshape(-1).tolist()):
         if not isinstance(item, str | bytes):
-            raise UsageError(f"input {name!r}[{index}] is {item!r:.40}", "An array of objects holds str or bytes only.")
+            raise UsageError(
+                f"input {name!r}[{index}] is {item!r:.40}",
+                "An array of objects holds str or bytes only.",
+            )
         content = item.encode() if isinstance(item, str) else item
         chunks += [struct.pack("<I", len(content)), content]
     return b"".join(chunks)

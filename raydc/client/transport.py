@@ -39,13 +39,19 @@ class Target:
         return {
             # Certificates take a tenth of a second to load.
             "verify": (self.tls or True) if url.scheme == "https" else False,
-            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
+            "limits": httpx.Limits(
+                max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS
+            ),
             # HTTPS_PROXY and the like are for hosts that are elsewhere.
             "trust_env": url.host not in _LOOPBACK,
         }
 
     def call(
-        self, ask: Operation[Any], timeout_s: float | None, max_retries: int | None, request_id: str | None
+        self,
+        ask: Operation[Any],
+        timeout_s: float | None,
+        max_retries: int | None,
+        request_id: str | None,
     ) -> Call:
         """Begins the time of a call."""
         return Call(
@@ -134,8 +140,14 @@ def delay_after(call: Call, error: Exception, trace: ConnectionTrace) -> float:
         return call.after_failure(reason) if trace.has_connected else call.after_closed(reason)
     if isinstance(error, httpx.ConnectError) and not _is_untrusted(error):
         return call.after_failure(reason)
-    hint = "Give the certificate of its authority: SSL_CERT_FILE, or tls=..." if _is_untrusted(error) else None
-    raise UnavailableError(f"no answer from {call.target}: {reason}", hint, request_id=call.request_id) from error
+    hint = (
+        "Give the certificate of its authority: SSL_CERT_FILE, or tls=..."
+        if _is_untrusted(error)
+        else None
+    )
+    raise UnavailableError(
+        f"no answer from {call.target}: {reason}", hint, request_id=call.request_id
+    ) from error
 
 
 def reply_of(response: httpx.Response, body: bytes, call: Call) -> Reply:
@@ -156,5 +168,7 @@ def _printable(text: str, name: str) -> str:
     text = text.strip()
     if not text or not text.isascii() or not text.isprintable():
         # The value is not shown: it may be a secret.
-        raise UsageError(f"the {name} holds characters that a header cannot carry", "Give printable ASCII.")
+        raise UsageError(
+            f"the {name} holds characters that a header cannot carry", "Give printable ASCII."
+        )
     return text

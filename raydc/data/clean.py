@@ -73,7 +73,11 @@ class Cleaner:
             target_kind = "numeric" if self.data.task == "regression" else "categorical"
             for name, kind in {**self.kinds, self.data.target: target_kind}.items():
                 column = values.column_of(table, name)
-                dropped |= values.parse_numbers(column).missing if kind == "numeric" else values.missing(column)
+                dropped |= (
+                    values.parse_numbers(column).missing
+                    if kind == "numeric"
+                    else values.missing(column)
+                )
         return dropped
 
 

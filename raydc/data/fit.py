@@ -47,11 +47,15 @@ def partial(table: pa.Table, cleaner: Cleaner) -> Partial:
         "rows": [int((splits == code).sum()) for code in range(len(SPLITS))],
         "dropped": int((splits == DROPPED).sum()),
         "labels": labels,
-        "inputs": {name: _PARTIALS[kind](values.column_of(training, name)) for name, kind in kinds.items()},
+        "inputs": {
+            name: _PARTIALS[kind](values.column_of(training, name)) for name, kind in kinds.items()
+        },
     }
 
 
-def _labels(labels: list[str | None], splits: Splits, ids: npt.NDArray[np.int64]) -> dict[str, dict[str, list[int]]]:
+def _labels(
+    labels: list[str | None], splits: Splits, ids: npt.NDArray[np.int64]
+) -> dict[str, dict[str, list[int]]]:
     """By split: each label's count and the first row that has it."""
     result: dict[str, dict[str, list[int]]] = {}
     for code, name in enumerate(SPLITS):
@@ -65,13 +69,18 @@ def _partial_numbers(column: pa.Array) -> Partial:
     parsed = values.parse_numbers(column)
     numbers = parsed.values[~parsed.missing]
     total, squares = exact_moments(numbers)
-    low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (math.inf, -math.inf)
+    low, high = (
+        (float(numbers.min()), float(numbers.max())) if len(numbers) else (math.inf, -math.inf)
+    )
     return {"rows": len(numbers), "sum": total, "squares": squares, "low": low, "high": high}
 
 
 def _partial_categories(column: pa.Array) -> Partial:
     texts = values.texts(column)
-    return {"counts": Counter(text for text in texts if text is not None), "missing": texts.count(None)}
+    return {
+        "counts": Counter(text for text in texts if text is not None),
+        "missing": texts.count(None),
+    }
 
 
 def _partial_images(column: pa.Array) -> Partial:
@@ -79,7 +88,9 @@ def _partial_images(column: pa.Array) -> Partial:
     histogram, shape = np.zeros((3, 256), dtype=np.int64), (0, 0, 1)
     for pixels in values.images_of(column):
         shape = (*pixels.shape[:2], max(shape[2], pixels.shape[2]))
-        counts = [np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(pixels.shape[2])]
+        counts = [
+            np.bincount(pixels[:, :, c].ravel(), minlength=256) for c in range(pixels.shape[2])
+        ]
         histogram += np.array(counts)  # A grey image counts in all three channels.
     return {"shape": shape, "histogram": histogram.tolist()}
 
@@ -112,11 +123,16 @@ def merge(parts: Iterable[Partial]) -> Partial:
 
 def _add(a: Partial, b: Partial) -> Partial:
     if "counts" in a:
-        return {"counts": Counter(a["counts"]) + Counter(b["counts"]), "missing": a["missing"] + b["missing"]}
+        return {
+            "counts": Counter(a["counts"]) + Counter(b["counts"]),
+            "missing": a["missing"] + b["missing"],
+        }
     if "histogram" in a:
         return {
             "shape": [max(sizes) for sizes in zip(a["shape"], b["shape"], strict=True)],
-            "histogram": [_add_all(x, y) for x, y in zip(a["histogram"], b["histogram"], strict=True)],
+            "histogram": [
+                _add_all(x, y) for x, y in zip(a["histogram"], b["histogram"], strict=True)
+            ],
         }
     sums = {key: a[key] + b[key] for key in ("rows", "sum", "squares")}
     return {**sums, "low": min(a["low"], b["low"]), "high": max(a["high"], b["high"])}
@@ -151,7 +167,8 @@ def finish(total: Partial, cleaner: Cleaner, layout: Layout) -> Features:
     """
     data = cleaner.data
     inputs: dict[str, Column] = {
-        name: _column(name, kind, total["inputs"][name], cleaner) for name, kind in cleaner.kinds.items()
+        name: _column(name, kind, total["inputs"][name], cleaner)
+        for name, kind in cleaner.kinds.items()
     }
     classes: tuple[str, ...] = ()
     target_mean, target_scale = 0.0, 1.0
@@ -179,7 +196,9 @@ def _mean_and_deviation(part: Partial) -> tuple[float, float]:
 
 def _root(square: Fraction) -> float:
     # The square of a double may lie outside the range of doubles; its root does not.
-    return float(Fraction(math.isqrt((square.numerator << 2 * SHIFT) // square.denominator), 1 << SHIFT))
+    return float(
+        Fraction(math.isqrt((square.numerator << 2 * SHIFT) // square.denominator), 1 << SHIFT)
+    )
 
 
 def _column(name: str, kind: str, part: Partial, cleaner: Cleaner) -> Column:
@@ -202,39 +221,56 @@ def _column(name: str, kind: str, part: Partial, cleaner: Cleaner) -> Column:
 def _categorical(part: Partial, max_categories: int) -> Categorical:
     ranked = sorted(part["counts"].items(), key=lambda item: (-item[1], item[0]))
     categories = tuple(category for category, _ in ranked[:max_categories])
-    return Categorical(categories, has_other=len(ranked) > len(categories), has_missing=part["missing"] > 0)
+    return Categorical(
+        categories, has_other=len(ranked) > len(categories), has_missing=part["missing"] > 0
+    )
 
 
-def _signature(inputs: dict[str, Column], total: Partial, cleaner: Cleaner, classes: tuple[str, ...]) -> Signature:
+def _signature(
+    inputs: dict[str, Column], total: Partial, cleaner: Cleaner, classes: tuple[str, ...]
+) -> Signature:
     task, first = cleaner.data.task, next(iter(inputs.values()))
     if not isinstance(first, Image):
-        num_inputs = sum(column.num_inputs for column in inputs.values() if not isinstance(column, Image))
+        num_inputs = sum(
+            column.num_inputs for column in inputs.values() if not isinstance(column, Image)
+        )
         return Signature("vector", (num_inputs,), "float32", (), (), task, classes)
-    mean, scale = _pixel_scale(total["inputs"][next(iter(inputs))], first, cleaner.data.features.scale)
+    mean, scale = _pixel_scale(
+        total["inputs"][next(iter(inputs))], first, cleaner.data.features.scale
+    )
     return Signature("image", first.shape, "uint8", mean, scale, task, classes)
 
 
-def _pixel_scale(part: Partial, image: Image, scale: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _pixel_scale(
+    part: Partial, image: Image, scale: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if scale != "standard":
         return (0.0,) * image.channels, (255.0 if scale == "min_max" else 1.0,) * image.channels
     means, deviations = [], []
     for counts in part["histogram"][: image.channels]:
         num_pixels = sum(counts)
         mean = Fraction(sum(value * count for value, count in enumerate(counts)), num_pixels)
-        square = Fraction(sum(value * value * count for value, count in enumerate(counts)), num_pixels)
+        square = Fraction(
+            sum(value * value * count for value, count in enumerate(counts)), num_pixels
+        )
         means.append(float(mean))
         deviations.append(_root(square - mean * mean) or 1.0)
     return tuple(means), tuple(deviations)
 
 
-def _classes(labels: dict[str, dict[str, list[int]]], data: Data, layout: Layout) -> tuple[str, ...]:
+def _classes(
+    labels: dict[str, dict[str, list[int]]], data: Data, layout: Layout
+) -> tuple[str, ...]:
     training = labels["train"]
     if len(training) < 2:
         only = ", ".join(repr(label) for label in training)
         raise DataError(
-            f"target {data.target!r}: all training rows have the same label, {only}", "Two classes are the least."
+            f"target {data.target!r}: all training rows have the same label, {only}",
+            "Two classes are the least.",
         )
-    if data.classes is None and len(training) > max(_LEAST_CLASSES_TO_DOUBT, _num_rows(training) // 2):
+    if data.classes is None and len(training) > max(
+        _LEAST_CLASSES_TO_DOUBT, _num_rows(training) // 2
+    ):
         message = f"target {data.target!r} has {len(training):,} different labels in {_num_rows(training):,} rows"
         raise DataError(message, "Is this task: regression? Otherwise list them: data.classes.")
     classes = tuple(data.classes or _in_order(training))
@@ -245,7 +281,9 @@ def _classes(labels: dict[str, dict[str, list[int]]], data: Data, layout: Layout
         first, label = min(unknown)
         place = f"{layout.place(first)}: {data.target}: label {label!r}"
         if data.classes is not None:
-            raise DataError(f"{place} is not one of data.classes", f"They are {', '.join(classes)}.")
+            raise DataError(
+                f"{place} is not one of data.classes", f"They are {', '.join(classes)}."
+            )
         hint = f"Training has seen {', '.join(classes)}. List all classes in data.classes to go on."
         raise DataError(f"{place} of a {split} row was never seen in training", hint)
     return classes

@@ -32,7 +32,11 @@ def scan(table: pa.Table) -> Scan:
     """
     ids = values.row_ids(table)
     names = [name for name in table.column_names if not values.internal(name)]
-    columns = {name: _scan_column(values.column_of(table, name), ids) for name in names} if len(ids) else {}
+    columns = (
+        {name: _scan_column(values.column_of(table, name), ids) for name in names}
+        if len(ids)
+        else {}
+    )
     return {
         "first": int(ids[0]) if len(ids) else None,
         "last": int(ids[-1]) if len(ids) else None,
@@ -51,15 +55,28 @@ def _scan_column(column: pa.Array, ids: npt.NDArray[np.int64]) -> dict[str, Any]
             first.setdefault(f"{height}x{width}x{channels}", int(ids[index]))
         return {"kinds": [kind], **_count("missing", missing, ids), "shapes": first}
     if kind == "other":
-        return {"kinds": [kind], "type": str(column.type), **_count("missing", values.missing(column), ids)}
+        return {
+            "kinds": [kind],
+            "type": str(column.type),
+            **_count("missing", values.missing(column), ids),
+        }
     parsed = values.parse_numbers(column)
-    wrong, infinite = _count("wrong", parsed.wrong, ids), _count("infinite", np.isinf(parsed.values), ids)
+    wrong, infinite = (
+        _count("wrong", parsed.wrong, ids),
+        _count("infinite", np.isinf(parsed.values), ids),
+    )
     for fault, mask in ((wrong, parsed.wrong), (infinite, np.isinf(parsed.values))):
         name = next(key for key in fault if key.startswith("first_"))
         if fault[name] is not None:
             fault[name] = [fault[name], values.shown(column[int(np.flatnonzero(mask)[0])].as_py())]
     null = values.missing(column) if kind == "text" else parsed.missing
-    return {"kinds": [kind], **_count("missing", null, ids), **_count("nan", parsed.missing, ids), **wrong, **infinite}
+    return {
+        "kinds": [kind],
+        **_count("missing", null, ids),
+        **_count("nan", parsed.missing, ids),
+        **wrong,
+        **infinite,
+    }
 
 
 def _count(name: str, mask: npt.NDArray[np.bool_], ids: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -85,7 +102,13 @@ def merge(scans: Iterable[Scan]) -> Scan:
 
 def _all_missing(part: Scan) -> dict[str, Any]:
     first = part.get("first")
-    return {"kinds": [], "missing": part["rows"], "first_missing": first, "nan": part["rows"], "first_nan": first}
+    return {
+        "kinds": [],
+        "missing": part["rows"],
+        "first_missing": first,
+        "nan": part["rows"],
+        "first_nan": first,
+    }
 
 
 def _add(total: dict[str, Any], column: dict[str, Any]) -> None:
@@ -103,7 +126,9 @@ def _add(total: dict[str, Any], column: dict[str, Any]) -> None:
 class Decision:
     """Decides the kind of each column from a merged scan, or says what is wrong with it."""
 
-    def __init__(self, data: Data, layout: Layout, total: Scan, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, data: Data, layout: Layout, total: Scan, report: Callable[[str], None]
+    ) -> None:
         self._data = data
         self._layout = layout
         self._columns: dict[str, dict[str, Any]] = total["columns"]
@@ -118,14 +143,22 @@ class Decision:
         """
         self._check_names()
         self._check_target()
-        inputs = [n for n in self._columns if n != self._data.target and n not in self._data.features.exclude]
+        inputs = [
+            n
+            for n in self._columns
+            if n != self._data.target and n not in self._data.features.exclude
+        ]
         kinds = {name: self._kind(name, self._columns[name]) for name in inputs}
         if not kinds:
-            raise DataError(f"there is no column besides the target {self._data.target!r} to learn from")
+            raise DataError(
+                f"there is no column besides the target {self._data.target!r} to learn from"
+            )
         images = [name for name, kind in kinds.items() if kind == "image"]
         if images and len(kinds) > 1:
             others = ", ".join(name for name in kinds if name != images[0])
-            message = f"the image column {images[0]!r} cannot be combined with other columns: {others}"
+            message = (
+                f"the image column {images[0]!r} cannot be combined with other columns: {others}"
+            )
             raise DataError(message, f"Add to the spec: data.features.exclude: [{others}]")
         if images:
             self._check_sizes(images[0])
@@ -135,14 +168,19 @@ class Decision:
 
     def _check_names(self) -> None:
         features = self._data.features
-        named = [("data.target", self._data.target), *(("data.features.columns", name) for name in features.columns)]
+        named = [
+            ("data.target", self._data.target),
+            *(("data.features.columns", name) for name in features.columns),
+        ]
         for path, name in [*named, *(("data.features.exclude", name) for name in features.exclude)]:
             if name in self._columns:
                 continue
             message = f"{path}: there is no column {name!r} in {self._layout.files[0].path}"
             raise DataError(message, self._columns_hint(name))
         if self._data.target in (*features.exclude, *features.columns):
-            raise DataError(f"data.features: {self._data.target!r} is the target, and cannot be an input as well")
+            raise DataError(
+                f"data.features: {self._data.target!r} is the target, and cannot be an input as well"
+            )
 
     def _columns_hint(self, name: str) -> str:
         there = f"There are {', '.join(self._columns)}."
@@ -156,15 +194,26 @@ class Decision:
         name = self._data.target
         column = self._columns[name]
         if "other" in column["kinds"] or "image" in column["kinds"]:
-            raise DataError(f"target {name!r}: {column.get('type', 'an image')} cannot be predicted")
+            raise DataError(
+                f"target {name!r}: {column.get('type', 'an image')} cannot be predicted"
+            )
         regression = self._data.task == "regression"
         missing = "nan" if regression else "missing"
         if column[missing] == self._rows:
-            raise DataError(f"target {name!r}: no row has a value", f"All {self._rows:,} rows were looked at.")
+            raise DataError(
+                f"target {name!r}: no row has a value", f"All {self._rows:,} rows were looked at."
+            )
         if regression and column.get("wrong"):
-            self._refuse(name, column["first_wrong"], "is not a number", "Is this task: classification?")
+            self._refuse(
+                name, column["first_wrong"], "is not a number", "Is this task: classification?"
+            )
         if regression and column.get("infinite"):
-            self._refuse(name, column["first_infinite"], "is not a finite number", "Correct or remove the row.")
+            self._refuse(
+                name,
+                column["first_infinite"],
+                "is not a finite number",
+                "Correct or remove the row.",
+            )
         if column[missing] and self._data.clean.missing != "drop":
             place = self._layout.place(column[f"first_{missing}"])
             message = f"{place}: {name}: the target is missing, here and in {column[missing] - 1:,} other rows"
@@ -179,7 +228,9 @@ class Decision:
             raise DataError(f"column {name!r} has no value in any of {self._rows:,} rows", exclude)
         if "image" in column["kinds"] or declared == "image":
             if column["kinds"] != ["image"] or declared not in (None, "image"):
-                raise DataError(f"column {name!r} is declared {declared}, but holds {', '.join(column['kinds'])}")
+                raise DataError(
+                    f"column {name!r} is declared {declared}, but holds {', '.join(column['kinds'])}"
+                )
             return "image"
         if declared == "categorical":
             return declared
@@ -190,7 +241,12 @@ class Decision:
             hint = "Strings that mean 'missing' go into data.clean.missing_values."
             self._refuse(name, column["first_wrong"], "is not a number", hint)
         if column["infinite"]:
-            self._refuse(name, column["first_infinite"], "is not a finite number", "Correct or remove the row.")
+            self._refuse(
+                name,
+                column["first_infinite"],
+                "is not a finite number",
+                "Correct or remove the row.",
+            )
         return "numeric"
 
     def _warn_of_numbers(self, name: str, column: dict[str, Any]) -> None:
@@ -216,12 +272,20 @@ class Decision:
             (size, first), (other, second) = list(sizes.items())[:2]
             place, other_place = self._layout.place(first), self._layout.place(second)
             message = f"images differ in size: {place} is {size}, but {other_place} is {other} (height x width)"
-            raise DataError(message, "Give the size to bring them to: data.features.image_size: [height, width]")
+            raise DataError(
+                message, "Give the size to bring them to: data.features.image_size: [height, width]"
+            )
 
     def _check_nothing_missing(self, kinds: dict[str, str]) -> None:
-        missing = {name: self._columns[name]["nan" if kind == "numeric" else "missing"] for name, kind in kinds.items()}
+        missing = {
+            name: self._columns[name]["nan" if kind == "numeric" else "missing"]
+            for name, kind in kinds.items()
+        }
         firsts = [
-            (self._columns[name]["first_nan" if kinds[name] == "numeric" else "first_missing"], name)
+            (
+                self._columns[name]["first_nan" if kinds[name] == "numeric" else "first_missing"],
+                name,
+            )
             for name, count in missing.items()
             if count
         ]

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raydc.artefact import MANIFEST, mismatch
 from raydc.errors import DataError
 from raydc.features import Features
 from raydc.storage import Storage, sha256
 
 FORMAT_VERSION = 1
-MANIFEST = "MANIFEST.json"
 _AGAIN = "Delete the folder and prepare the data set again."
 
 
@@ -30,10 +30,15 @@ def read(folder: Storage) -> dict[str, Any]:
     try:
         manifest = folder.read_json(MANIFEST)
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder.uri} is no prepared data set: {MANIFEST}: {error}", hint) from error
+        raise DataError(
+            f"{folder.uri} is no prepared data set: {MANIFEST}: {error}", hint
+        ) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
-        raise DataError(f"{folder.uri}/{MANIFEST}: format {found!r}, but this raydc reads {FORMAT_VERSION}", hint)
+        raise DataError(
+            f"{folder.uri}/{MANIFEST}: format {found!r}, but this raydc reads {FORMAT_VERSION}",
+            hint,
+        )
     return dict(manifest)
 
 
@@ -50,15 +55,13 @@ def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False)
         check_entry(folder, name, folder.size(name), digest, entry)
 
 
-def check_entry(folder: Storage, name: str, num_bytes: int, digest: str, entry: Mapping[str, Any]) -> None:
+def check_entry(
+    folder: Storage, name: str, num_bytes: int, digest: str, entry: Mapping[str, Any]
+) -> None:
     """Compares one file with its entry. Raises DataError where it differs."""
-    if (num_bytes, digest) == (entry["bytes"], entry["sha256"]):
-        return
-    expected, found = (f"{entry['bytes']} bytes", f"{num_bytes} bytes")
-    if num_bytes == entry["bytes"]:
-        expected, found = (f"sha256 {entry['sha256'][:12]}", digest[:12])
-    message = f"{folder.uri}/{name} is damaged: expected {expected}, found {found}"
-    raise DataError(message, _AGAIN)
+    wrong = mismatch(num_bytes, digest, entry)
+    if wrong is not None:
+        raise DataError(f"{folder.uri}/{name} is damaged: {wrong}", _AGAIN)
 
 
 def write_file(folder: Storage, name: str, content: bytes) -> dict[str, Any]:
@@ -85,10 +88,15 @@ def write(
             is added where there is none.
     """
     files = dict(files)
-    for name, value in (("features.json", features.to_dict()), ("golden_rows.json", list(golden_rows))):
+    for name, value in (
+        ("features.json", features.to_dict()),
+        ("golden_rows.json", list(golden_rows)),
+    ):
         folder.write_json(name, value)
         files[name] = {"bytes": folder.size(name), "sha256": sha256(folder.read_bytes(name))}
-    data_hash = sha256("".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode())
+    data_hash = sha256(
+        "".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode()
+    )
     manifest = {"format": FORMAT_VERSION, "data_hash": data_hash, **facts, "files": files}
     folder.write_json(MANIFEST, manifest)
     return manifest

@@ -40,5 +40,7 @@ def _exact_sum(part: npt.NDArray[np.int64]) -> int:
 def _exact_sum_of_squares(part: npt.NDArray[np.int64]) -> int:
     limbs = _limbs(part)
     return sum(
-        int((low * high).sum()) << _LIMB_BITS * (i + j) for i, low in enumerate(limbs) for j, high in enumerate(limbs)
+        int((low * high).sum()) << _LIMB_BITS * (i + j)
+        for i, low in enumerate(limbs)
+        for j, high in enumerate(limbs)
     )

@@ -27,9 +27,13 @@ def json_row(path: str, number: int, line: bytes) -> dict[str, str | None]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{place}: not JSON: {error}", "Each line must be one JSON object.") from error
+        raise DataError(
+            f"{place}: not JSON: {error}", "Each line must be one JSON object."
+        ) from error
     if not isinstance(row, dict):
-        raise DataError(f"{place}: {values.shown(row)} is not an object", "Each line must be one JSON object.")
+        raise DataError(
+            f"{place}: {values.shown(row)} is not an object", "Each line must be one JSON object."
+        )
     return {name: _json_text(place, name, value) for name, value in row.items()}
 
 
@@ -41,7 +45,9 @@ def _json_text(place: str, name: str, value: Any) -> str | None:
     if isinstance(value, int):
         return json.dumps(value)
     kind = "an object" if isinstance(value, dict) else "a list"
-    raise DataError(f"{place}: {name}: {kind} is no number, text or image", "Images stand as base64 text.")
+    raise DataError(
+        f"{place}: {name}: {kind} is no number, text or image", "Images stand as base64 text."
+    )
 
 
 def read_idx(content: bytes, path: str, num_dimensions: int) -> npt.NDArray[np.uint8]:
@@ -62,7 +68,9 @@ def read_idx(content: bytes, path: str, num_dimensions: int) -> npt.NDArray[np.u
         raise DataError(f"{path}: {len(content)} bytes are less than the header", _CUT_OFF)
     shape = [int(size) for size in np.frombuffer(content[4:start], dtype=">u4")]
     if len(content) - start != math.prod(shape):
-        message = f"{path}: the header says {' x '.join(map(str, shape))}, {math.prod(shape)} bytes, but "
+        message = (
+            f"{path}: the header says {' x '.join(map(str, shape))}, {math.prod(shape)} bytes, but "
+        )
         raise DataError(f"{message}{len(content) - start} follow", _CUT_OFF)
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 

@@ -6,58 +6,24 @@ import contextlib
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from pyarrow import fs as pafs
 
+from raydc.artefact import MANIFEST
 from raydc.data import manifest, sources, tasks
 from raydc.data.prepare_job import PrepareJob
+from raydc.data.prepared import Prepared, load
 from raydc.data.sources import Layout
 from raydc.errors import DataError
-from raydc.features import Features
 from raydc.spec import Spec
 from raydc.storage import Storage, canonical_json, sha256
 
 _FILES_PER_HASH_TASK = 256
 _HASH_BLOCK_BYTES = 1024 * 1024
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A prepared data set.
-
-    Attributes:
-        folder: Where it lies.
-        data_hash: sha256 over everything that it was made from.
-        features: As fitted on its training rows.
-        num_rows: Rows of train, validation and test.
-        reused: It was there already.
-    """
-
-    folder: Storage
-    data_hash: str
-    features: Features
-    num_rows: dict[str, int]
-    reused: bool
-
-
-def load(folder: Storage, contents: bool = False) -> Prepared:
-    """Opens a prepared data set and compares it with its manifest.
-
-    Args:
-        folder: `data/<name>-<hash>` of a storage.
-        contents: Compare the sha256 of each file too, which reads all of them.
-
-    Raises:
-        DataError: It is none, or a file is missing or damaged.
-    """
-    facts = manifest.read(folder)
-    manifest.verify(folder, facts, contents)
-    features = Features.from_dict(folder.read_json("features.json"))
-    return Prepared(folder, facts["data_hash"], features, facts["rows"], reused=True)
 
 
 def run(spec: Spec, report: Say, parallelism: int | None = None) -> Prepared:
@@ -80,12 +46,16 @@ def run(spec: Spec, report: Say, parallelism: int | None = None) -> Prepared:
     data_hash = sha256(canonical_json(made_from))
     name = f"{spec.name}-{data_hash[:12]}"
     store = Storage(spec.storage) / "data"
-    if store.exists(f"{name}/{manifest.MANIFEST}"):
+    if store.exists(f"{name}/{MANIFEST}"):
         prepared = load(store / name)
-        report(f"data set {name} is prepared already: {_rows_text(prepared.num_rows)}; nothing to do")
+        report(
+            f"data set {name} is prepared already: {_rows_text(prepared.num_rows)}; nothing to do"
+        )
         return prepared
     if layout.first_test_id is not None and spec.data.split.test_fraction:
-        report("the source has a test part of its own: no test rows are taken from the training rows")
+        report(
+            "the source has a test part of its own: no test rows are taken from the training rows"
+        )
     with _new_folder(store, name) as folder:
         facts = {**made_from, "name": name, "data_hash": data_hash}
         PrepareJob(spec, layout, folder, report, parallelism).run(facts)
@@ -104,9 +74,16 @@ def _rows_text(num_rows: dict[str, int]) -> str:
 def _made_from(spec: Spec, layout: Layout) -> dict[str, Any]:
     """Everything that the content of the data set depends on."""
     files = [part for file in layout.files for part in (file, file.labels) if part is not None]
-    chunks = [files[start : start + _FILES_PER_HASH_TASK] for start in range(0, len(files), _FILES_PER_HASH_TASK)]
+    chunks = [
+        files[start : start + _FILES_PER_HASH_TASK]
+        for start in range(0, len(files), _FILES_PER_HASH_TASK)
+    ]
     digests = tasks.run(
-        [partial(_hash_files, layout.filesystem, [file.path for file in chunk]) for chunk in chunks], "HashSources"
+        [
+            partial(_hash_files, layout.filesystem, [file.path for file in chunk])
+            for chunk in chunks
+        ],
+        "HashSources",
     )
     hashed = zip(files, (digest for chunk in digests for digest in chunk), strict=True)
     # Augmentation happens while training: the data set is the same with and without it.
@@ -116,7 +93,8 @@ def _made_from(spec: Spec, layout: Layout) -> dict[str, Any]:
         "data": {**data, "format": layout.format},
         "seed": spec.seed,
         "sources": [
-            {"name": file.name, "part": file.part, "bytes": file.num_bytes, "sha256": digest} for file, digest in hashed
+            {"name": file.name, "part": file.part, "bytes": file.num_bytes, "sha256": digest}
+            for file, digest in hashed
         ],
     }
 
@@ -145,7 +123,7 @@ def _new_folder(store: Storage, name: str) -> Iterator[Storage]:
             _move_into_place(store, temporary, name)
     except BaseException:
         # On an object store another process may have completed the same data set meanwhile.
-        if not store.exists(f"{temporary}/{manifest.MANIFEST}") or store.is_local:
+        if not store.exists(f"{temporary}/{MANIFEST}") or store.is_local:
             store.delete(temporary)
         raise
 
@@ -154,8 +132,10 @@ def _move_into_place(store: Storage, temporary: str, name: str) -> None:
     try:
         store.move(temporary, name)
     except OSError as error:
-        if not store.exists(f"{name}/{manifest.MANIFEST}"):
+        if not store.exists(f"{name}/{MANIFEST}"):
             hint = "Delete that folder and prepare again."
-            raise DataError(f"{store.uri}/{name} is in the way, and no data set: {error}", hint) from error
+            raise DataError(
+                f"{store.uri}/{name} is in the way, and no data set: {error}", hint
+            ) from error
         # Another process has prepared the same data set meanwhile; the content is the same.
         store.delete(temporary)

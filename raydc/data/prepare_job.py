@@ -45,7 +45,12 @@ class PrepareJob:
     """
 
     def __init__(
-        self, spec: Spec, layout: Layout, folder: Storage, report: Callable[[str], None], parallelism: int | None
+        self,
+        spec: Spec,
+        layout: Layout,
+        folder: Storage,
+        report: Callable[[str], None],
+        parallelism: int | None,
     ) -> None:
         self._spec = spec
         self._layout = layout
@@ -64,29 +69,44 @@ class PrepareJob:
         cleaner = Cleaner(self._layout.first_test_id, self._spec.data, self._spec.seed, kinds)
         cleaner = replace(cleaner, duplicates=self._find_duplicates(blocks, total["rows"]))
         features, rows = self._fit(blocks, cleaner)
-        row_bytes = math.prod(features.signature.shape) * np.dtype(features.signature.dtype).itemsize
+        row_bytes = (
+            math.prod(features.signature.shape) * np.dtype(features.signature.dtype).itemsize
+        )
         rows_per_shard = shards.rows_per_shard(row_bytes)
         plan = write.plan_shards(rows, rows_per_shard)
         files = self._write(blocks, plan, cleaner, features)
         facts = {
-            "rows": {name: sum(block[split] for block in rows) for split, name in enumerate(SPLITS)},
+            "rows": {
+                name: sum(block[split] for block in rows) for split, name in enumerate(SPLITS)
+            },
             "shards": {name: [s.name for s in plan if SPLITS[s.split] == name] for name in SPLITS},
             "rows_per_shard": rows_per_shard,
         }
         golden = self._golden_rows(blocks, plan, cleaner)
-        manifest.verify(self._folder, manifest.write(self._folder, features, golden, files, {**made_from, **facts}))
+        manifest.verify(
+            self._folder,
+            manifest.write(self._folder, features, golden, files, {**made_from, **facts}),
+        )
 
     def _read(self) -> tuple[list[tasks.BlockRef], infer.Scan]:
         """Blocks in the order of their rows, and what stands in them."""
         layout = self._layout
         num_bytes = sum(file.num_bytes for file in layout.files)
-        self._report(f"reading {layout.format}: {_many(len(layout.files), 'file')}, {num_bytes / 1e6:,.1f} MB")
+        self._report(
+            f"reading {layout.format}: {_many(len(layout.files), 'file')}, {num_bytes / 1e6:,.1f} MB"
+        )
         pieces = Reader.of(layout, self._spec.data).pieces(layout.files)
-        wanted = self._parallelism or _READ_TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
-        bounds = np.linspace(0, len(pieces), min(max(1, wanted), len(pieces)) + 1).astype(int).tolist()
+        wanted = self._parallelism or _READ_TASKS_PER_CPU * int(
+            ray.cluster_resources().get("CPU", 1)
+        )
+        bounds = (
+            np.linspace(0, len(pieces), min(max(1, wanted), len(pieces)) + 1).astype(int).tolist()
+        )
         calls = [partial(_read_all, pieces[a:b]) for a, b in itertools.pairwise(bounds)]
         blocks = tasks.read(calls, "ReadSources", self._parallelism, self._report_reading())
-        scans = tasks.run([partial(_on_block, infer.scan, block) for block in blocks], "ScanColumns")
+        scans = tasks.run(
+            [partial(_on_block, infer.scan, block) for block in blocks], "ScanColumns"
+        )
         found = [(scan, block) for scan, block in zip(scans, blocks, strict=True) if scan["rows"]]
         found.sort(key=lambda item: item[0]["first"])
         total = infer.merge(scan for scan, _ in found)
@@ -117,7 +137,9 @@ class PrepareJob:
         self._report(f"dropping {_many(len(copies), 'row')} that repeat an earlier one")
         return np.array(copies, dtype=np.int64)
 
-    def _fit(self, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner) -> tuple[Features, list[list[int]]]:
+    def _fit(
+        self, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner
+    ) -> tuple[Features, list[list[int]]]:
         """The features, and the rows of each split in each block."""
         work = partial(_partial, ray.put(cleaner))
         parts = tasks.run([partial(_on_block, work, block) for block in blocks], "FitFeatures")
@@ -126,7 +148,9 @@ class PrepareJob:
         features = fit.finish(total, cleaner, self._layout)
         for note in fit.notes(total, cleaner):
             self._report(note)
-        splits = ", ".join(f"{name} {count:,}" for name, count in zip(SPLITS, total["rows"], strict=True))
+        splits = ", ".join(
+            f"{name} {count:,}" for name, count in zip(SPLITS, total["rows"], strict=True)
+        )
         dropped = f"; {total['dropped']:,} dropped" if total["dropped"] else ""
         self._report(f"split: {splits}{dropped}")
         self._report(f"features: {_describe(features)}")
@@ -145,11 +169,21 @@ class PrepareJob:
                 raise DataError(message, f"Give more rows, or set data.split.{name}_fraction to 0.")
 
     def _write(
-        self, blocks: Sequence[tasks.BlockRef], plan: Sequence[write.PlannedShard], cleaner: Cleaner, features: Features
+        self,
+        blocks: Sequence[tasks.BlockRef],
+        plan: Sequence[write.PlannedShard],
+        cleaner: Cleaner,
+        features: Features,
     ) -> dict[str, Any]:
         shared = ray.put((cleaner, features))
         calls = [
-            partial(_write_shard, shard, [blocks[piece[0]] for piece in shard.pieces], self._folder, shared)
+            partial(
+                _write_shard,
+                shard,
+                [blocks[piece[0]] for piece in shard.pieces],
+                self._folder,
+                shared,
+            )
             for shard in plan
         ]
         quarters = {len(plan) * part // 4 for part in (1, 2, 3)} if len(plan) >= 8 else set()
@@ -167,7 +201,9 @@ class PrepareJob:
         self, blocks: Sequence[tasks.BlockRef], plan: Sequence[write.PlannedShard], cleaner: Cleaner
     ) -> list[dict[str, Any]]:
         held_out = max(plan, key=lambda shard: (shard.split, -shard.index))
-        call = partial(_golden_rows, held_out, [blocks[piece[0]] for piece in held_out.pieces], cleaner)
+        call = partial(
+            _golden_rows, held_out, [blocks[piece[0]] for piece in held_out.pieces], cleaner
+        )
         return list(tasks.run([call], "GoldenRows")[0])
 
 
@@ -181,7 +217,9 @@ def _describe(features: Features) -> str:
     what = f"{_many(len(features.columns), 'column')} -> {shape} inputs"
     if signature.kind == "image":
         what = f"images of {shape} (channels x height x width)"
-    return f"{what}, {len(signature.classes)} classes" if signature.classes else f"{what}, one value"
+    return (
+        f"{what}, {len(signature.classes)} classes" if signature.classes else f"{what}, one value"
+    )
 
 
 # In the tasks ----------------------------------------------------------------------------------------
@@ -204,7 +242,9 @@ def _later_copies(blocks: Sequence[tasks.BlockRef], part: int, num_parts: int) -
     ids, digests = [], []
     for block in blocks:
         table = ray.get(block)
-        for row_id, digest in zip(values.row_ids(table).tolist(), table.column(values.DIGEST).to_pylist(), strict=True):
+        for row_id, digest in zip(
+            values.row_ids(table).tolist(), table.column(values.DIGEST).to_pylist(), strict=True
+        ):
             if int.from_bytes(digest[:8], "little") % num_parts == part:
                 ids.append(row_id)
                 digests.append(digest)
@@ -223,5 +263,7 @@ def _write_shard(
         raise DataError(f"storage {folder.uri} cannot be written: {error}", hint) from error
 
 
-def _golden_rows(shard: write.PlannedShard, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner) -> list[dict[str, Any]]:
+def _golden_rows(
+    shard: write.PlannedShard, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner
+) -> list[dict[str, Any]]:
     return write.golden_rows(write.rows_of(shard, ray.get(list(blocks)), cleaner), cleaner)

@@ -78,35 +78,50 @@ class Reader:
                 raise DataError(f"{file.path}: there is no column {name!r}, which {self.first} has")
         for name in names:
             if name not in (self.header or names):
-                raise DataError(f"{file.path}: there is a column {name!r}, which {self.first} has not")
+                raise DataError(
+                    f"{file.path}: there is a column {name!r}, which {self.first} has not"
+                )
 
     def pieces(self, files: Sequence[SourceFile]) -> list[Callable[[], Tables]]:
         """Calls that together give every row once: the finest pieces that can be read apart."""
         numbered = list(enumerate(files))
         if self.format == "image_folder":
             starts = range(0, len(numbered), _IMAGES_PER_PIECE)
-            return [partial(self._image_files, numbered[start : start + _IMAGES_PER_PIECE]) for start in starts]
+            return [
+                partial(self._image_files, numbered[start : start + _IMAGES_PER_PIECE])
+                for start in starts
+            ]
         if self.format == "parquet":
-            return [piece for index, file in numbered for piece in self._parquet_pieces(index, file)]
+            return [
+                piece for index, file in numbered for piece in self._parquet_pieces(index, file)
+            ]
         read = {"csv": self._csv, "jsonl": self._json_lines, "idx": self._idx}[self.format]
         return [partial(self._finished, read, index, file) for index, file in numbered]
 
-    def _finished(self, read: Callable[[SourceFile], Tables], index: int, file: SourceFile) -> Tables:
+    def _finished(
+        self, read: Callable[[SourceFile], Tables], index: int, file: SourceFile
+    ) -> Tables:
         first_id = first_row_id(index)
         num_rows = 0
         with named(file.path):
             for table in read(file):
                 if values.ROW_ID not in table.column_names:
-                    ids = np.arange(first_id + num_rows, first_id + num_rows + table.num_rows, dtype=np.int64)
+                    ids = np.arange(
+                        first_id + num_rows, first_id + num_rows + table.num_rows, dtype=np.int64
+                    )
                 else:
                     ids = values.row_ids(table) + first_id
                 num_rows += table.num_rows
                 yield self._finish(table, ids, file)
         if not num_rows:
-            raise DataError(f"{file.path}: there are no rows in it", "Leave the file out, or write it again.")
+            raise DataError(
+                f"{file.path}: there are no rows in it", "Leave the file out, or write it again."
+            )
 
     def _finish(self, table: pa.Table, ids: Ids, file: SourceFile) -> pa.Table:
-        columns = {name: table.column(name) for name in table.column_names if not values.internal(name)}
+        columns = {
+            name: table.column(name) for name in table.column_names if not values.internal(name)
+        }
         for name in columns:
             columns[name] = self._images(name, values.plain(columns[name]), ids, file)
         if self.data.clean.duplicates == "drop":
@@ -117,7 +132,9 @@ class Reader:
                 columns[name] = pa.nulls(len(ids))  # Its name is all that is still needed.
         return pa.table({values.ROW_ID: ids, **columns})
 
-    def _images(self, name: str, column: pa.ChunkedArray, ids: Ids, file: SourceFile) -> pa.ChunkedArray:
+    def _images(
+        self, name: str, column: pa.ChunkedArray, ids: Ids, file: SourceFile
+    ) -> pa.ChunkedArray:
         """Decodes the cells of an image column; other columns stay as they are."""
         declared = self.data.features.columns.get(name)
         if column.type == values.IMAGE or name in (self.data.target, *self.data.features.exclude):
@@ -136,7 +153,9 @@ class Reader:
 
     def _decode(self, cell: Any) -> images.Pixels:
         size = self.data.features.image_size
-        return images.decode(cell, (size[0], size[1]) if size else None, self.data.features.image_channels)
+        return images.decode(
+            cell, (size[0], size[1]) if size else None, self.data.features.image_channels
+        )
 
     def _open(self, file: SourceFile) -> pa.NativeFile:
         return self.filesystem.open_input_stream(file.path)
@@ -162,11 +181,17 @@ class Reader:
             hint = f"The row begins {values.shown(row.text[:50])}; rows are counted from 1, after the header."
             raise DataError(f"{message}{row.expected_columns}", hint) from error
 
-    def _csv_batches(self, file: SourceFile, names: list[str], on_invalid_row: Callable[[Any], str]) -> Tables:
+    def _csv_batches(
+        self, file: SourceFile, names: list[str], on_invalid_row: Callable[[Any], str]
+    ) -> Tables:
         reader = pacsv.open_csv(
             self._open(file),
             pacsv.ReadOptions(block_size=_CSV_BLOCK_BYTES, use_threads=False),
-            pacsv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True, invalid_row_handler=on_invalid_row),
+            pacsv.ParseOptions(
+                delimiter=_delimiter(file),
+                newlines_in_values=True,
+                invalid_row_handler=on_invalid_row,
+            ),
             pacsv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.string()),
                 null_values=self.data.clean.missing_values,
@@ -177,13 +202,20 @@ class Reader:
             yield pa.Table.from_batches([batch])
 
     def _csv_header(self, file: SourceFile) -> list[str]:
-        with self._open(file) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        with (
+            self._open(file) as stream,
+            io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text,
+        ):
             try:
                 names = next(csv.reader(text, delimiter=_delimiter(file)), [])
             except UnicodeDecodeError as error:
-                raise DataError(f"{file.path}: not UTF-8 text: {error.reason}", "Convert it to UTF-8.") from error
+                raise DataError(
+                    f"{file.path}: not UTF-8 text: {error.reason}", "Convert it to UTF-8."
+                ) from error
         if not names:
-            raise DataError(f"{file.path}: the file is empty", "The first line of a CSV file names its columns.")
+            raise DataError(
+                f"{file.path}: the file is empty", "The first line of a CSV file names its columns."
+            )
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise DataError(f"{file.path}: the header holds {twice!r} twice")
@@ -195,11 +227,20 @@ class Reader:
         with self._open(file) as stream, io.BufferedReader(stream) as lines:
             numbered = enumerate(lines)
             while chunk := list(itertools.islice(numbered, _ROWS_PER_TABLE)):
-                rows = [(number, json_row(file.path, number, line)) for number, line in chunk if line.strip()]
+                rows = [
+                    (number, json_row(file.path, number, line))
+                    for number, line in chunk
+                    if line.strip()
+                ]
                 names = dict.fromkeys(name for _, row in rows for name in row)
-                columns = {name: pa.array([row.get(name) for _, row in rows], pa.string()) for name in names}
+                columns = {
+                    name: pa.array([row.get(name) for _, row in rows], pa.string())
+                    for name in names
+                }
                 # Blank lines leave gaps, so that an id stays the number of its line.
-                yield pa.table({values.ROW_ID: pa.array([number for number, _ in rows], pa.int64()), **columns})
+                yield pa.table(
+                    {values.ROW_ID: pa.array([number for number, _ in rows], pa.int64()), **columns}
+                )
 
     # Parquet ------------------------------------------------------------------------------------------
 
@@ -211,15 +252,22 @@ class Reader:
     def _parquet_pieces(self, index: int, file: SourceFile) -> list[Callable[[], Tables]]:
         with self._parquet(file) as parquet:
             self._check_header(file, parquet.schema_arrow.names)
-            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            sizes = [
+                parquet.metadata.row_group(group).num_rows
+                for group in range(parquet.num_row_groups)
+            ]
         starts = itertools.accumulate(sizes, initial=first_row_id(index))
         return [
-            partial(self._row_group, file, group, start) for group, start in enumerate(starts) if group < len(sizes)
+            partial(self._row_group, file, group, start)
+            for group, start in enumerate(starts)
+            if group < len(sizes)
         ]
 
     def _row_group(self, file: SourceFile, group: int, first_id: int) -> Tables:
         with self._parquet(file) as parquet:
-            for batch in parquet.iter_batches(_ROWS_PER_TABLE, row_groups=[group], use_threads=False):
+            for batch in parquet.iter_batches(
+                _ROWS_PER_TABLE, row_groups=[group], use_threads=False
+            ):
                 ids = np.arange(first_id, first_id + batch.num_rows, dtype=np.int64)
                 yield self._finish(pa.Table.from_batches([batch]), ids, file)
                 first_id += batch.num_rows
@@ -237,7 +285,9 @@ class Reader:
                 pixels.append(self._decode(content))
             except ValueError as error:
                 reason = "the file is empty" if not content else f"not a readable image: {error}"
-                raise DataError(f"{file.path}: {reason}", "Remove the file, or replace it.") from error
+                raise DataError(
+                    f"{file.path}: {reason}", "Remove the file, or replace it."
+                ) from error
             ids.append(first_row_id(index))
             labels.append(file.label or "")
         table = pa.table({"image": values.image_array(pixels), "label": labels})
@@ -250,7 +300,9 @@ class Reader:
         with named(file.labels.path):
             labels = read_idx(self._read(file.labels), file.labels.path, 1)
         if len(pixels) != len(labels):
-            raise DataError(f"{file.path}: {len(pixels)} images, but {len(labels)} labels in {file.labels.path}")
+            raise DataError(
+                f"{file.path}: {len(pixels)} images, but {len(labels)} labels in {file.labels.path}"
+            )
         step = max(1, _BYTES_PER_TABLE // max(1, pixels[:1].size))
         texts = labels.astype(str)
         for start in range(0, len(pixels), step):
@@ -259,7 +311,10 @@ class Reader:
 
     def _idx_images(self, pixels: Any) -> pa.Array:
         features = self.data.features
-        if features.image_size in (None, list(pixels.shape[1:])) and features.image_channels in (None, 1):
+        if features.image_size in (None, list(pixels.shape[1:])) and features.image_channels in (
+            None,
+            1,
+        ):
             return values.image_block(pixels)
         return values.image_array([self._decode(image) for image in pixels])
 

@@ -59,7 +59,9 @@ def shard_bytes(x: _Array, y: _Array, row_ids: Ids) -> pa.Buffer:
     flat = np.ascontiguousarray(x).reshape(-1)
     width = flat.size // max(1, len(x))
     if x.dtype == np.uint8:
-        column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(x), [None, pa.py_buffer(flat)])
+        column = pa.FixedSizeBinaryArray.from_buffers(
+            pa.binary(width), len(x), [None, pa.py_buffer(flat)]
+        )
     else:
         column = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
     metadata = {"shape": json.dumps(list(x.shape[1:])), "dtype": str(x.dtype)}
@@ -96,7 +98,9 @@ def _map_shard(path: Path) -> _Shard:
     width = math.prod(shape)
     return _Shard(
         shape,
-        np.frombuffer(values, dtype=dtype, count=batch.num_rows * width).reshape(batch.num_rows, width),
+        np.frombuffer(values, dtype=dtype, count=batch.num_rows * width).reshape(
+            batch.num_rows, width
+        ),
         batch.column("y").to_numpy(zero_copy_only=True),
         batch.column("row_id").to_numpy(zero_copy_only=True),
     )
@@ -111,7 +115,12 @@ class Rows:
     """The rows of one split, by position. Local shards are memory-mapped; remote ones are first copied."""
 
     def __init__(
-        self, folder: Storage, names: Sequence[str], rows: int, per_shard: int, files: Mapping[str, Any]
+        self,
+        folder: Storage,
+        names: Sequence[str],
+        rows: int,
+        per_shard: int,
+        files: Mapping[str, Any],
     ) -> None:
         self._folder = folder
         self._names = list(names)
@@ -181,7 +190,11 @@ class Rows:
 
 def _fetch(folder: Storage, name: str, entry: Mapping[str, Any]) -> Path:
     """A local copy of a remote shard, shared by the processes of a node."""
-    cache = Path(tempfile.gettempdir()) / f"raydc-shards-{os.getuid()}" / sha256(folder.uri.encode())[:16]
+    cache = (
+        Path(tempfile.gettempdir())
+        / f"raydc-shards-{os.getuid()}"
+        / sha256(folder.uri.encode())[:16]
+    )
     path = cache / f"{entry['sha256'][:16]}-{name}"
     if path.exists() and path.stat().st_size == entry["bytes"]:
         return path
@@ -203,7 +216,13 @@ def open_rows(folder: Storage, split: str) -> Rows:
     """
     facts = manifest.read(folder)
     manifest.verify(folder, facts)
-    return Rows(folder, facts["shards"][split], facts["rows"][split], facts["rows_per_shard"], facts["files"])
+    return Rows(
+        folder,
+        facts["shards"][split],
+        facts["rows"][split],
+        facts["rows_per_shard"],
+        facts["files"],
+    )
 
 
 def write_data_set(
@@ -235,7 +254,9 @@ def write_data_set(
             stop = min(start + per_shard, len(x))
             name = shard_name(split, index)
             ids = np.arange(first_id + start, first_id + stop, dtype=np.int64)
-            files[name] = manifest.write_file(folder, name, shard_bytes(x[start:stop], y[start:stop], ids))
+            files[name] = manifest.write_file(
+                folder, name, shard_bytes(x[start:stop], y[start:stop], ids)
+            )
             names[split].append(name)
         first_id += len(x)
     rows = {split: len(splits[split][0]) if split in splits else 0 for split in SPLITS}

@@ -29,7 +29,8 @@ _SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
     **dict.fromkeys(
-        (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"), "image_folder"
+        (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+        "image_folder",
     ),
 }
 _IDX_NAME = re.compile(r"(?P<part>train|t10k)?-?(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?$")
@@ -75,7 +76,9 @@ class Layout:
     @property
     def first_test_id(self) -> int | None:
         """The lowest row id of the official test part; None where the sources have none."""
-        return next((first_row_id(i) for i, file in enumerate(self.files) if file.part == "test"), None)
+        return next(
+            (first_row_id(i) for i, file in enumerate(self.files) if file.part == "test"), None
+        )
 
     def place(self, row_id: int) -> str:
         """How messages name a row."""
@@ -93,20 +96,28 @@ def locate(data: Data) -> Layout:
     Raises:
         DataError: Nothing there, no format to be seen, several formats, or a layout that is not understood.
     """
-    parts: list[tuple[Part, str | IdxFiles]] = [("train", data.source)] if not isinstance(data.source, Sources) else []
+    parts: list[tuple[Part, str | IdxFiles]] = (
+        [("train", data.source)] if not isinstance(data.source, Sources) else []
+    )
     if isinstance(data.source, Sources):
         parts = [("train", data.source.train), ("test", data.source.test)]
     found = [(part, source, *_list(source)) for part, source in parts]
     formats = {_format(data, source, files) for _, source, _, files in found}
     if len(formats) > 1:
-        raise DataError(f"data.source: train and test have different formats: {', '.join(sorted(formats))}")
+        raise DataError(
+            f"data.source: train and test have different formats: {', '.join(sorted(formats))}"
+        )
     format_ = formats.pop()
     alone = len(parts) == 1
     files = [
         file
         for part, source, _, listed in found
         for file in _arrange(
-            format_, part, source, listed if isinstance(source, IdxFiles) else _of_format(listed, format_), alone
+            format_,
+            part,
+            source,
+            listed if isinstance(source, IdxFiles) else _of_format(listed, format_),
+            alone,
         )
     ]
     files.sort(key=lambda file: (file.part == "test", file.name))
@@ -156,9 +167,15 @@ def _list(source: str | IdxFiles) -> tuple[pafs.FileSystem, list[SourceFile]]:
         for info in infos
         if info.type == pafs.FileType.File and (not wild or fnmatch.fnmatchcase(info.path, path))
     ]
-    files = [file for file in files if not any(part.startswith((".", "_")) for part in file.name.split("/"))]
+    files = [
+        file
+        for file in files
+        if not any(part.startswith((".", "_")) for part in file.name.split("/"))
+    ]
     if not files:
-        raise DataError(f"source {source}: " + ("no file matches" if wild else "the folder holds no files"))
+        raise DataError(
+            f"source {source}: " + ("no file matches" if wild else "the folder holds no files")
+        )
     return filesystem, sorted(files, key=lambda file: file.name)
 
 
@@ -210,14 +227,20 @@ def _arrange(
     return [SourceFile(file.name, file.path, file.num_bytes, part) for file in files]
 
 
-def _arrange_images(part: Part, source: str, files: list[SourceFile], alone: bool) -> list[SourceFile]:
+def _arrange_images(
+    part: Part, source: str, files: list[SourceFile], alone: bool
+) -> list[SourceFile]:
     depths = {file.name.count("/") for file in files}
     if depths == {1}:
-        return [SourceFile(f.name, f.path, f.num_bytes, part, label=f.name.split("/")[0]) for f in files]
+        return [
+            SourceFile(f.name, f.path, f.num_bytes, part, label=f.name.split("/")[0]) for f in files
+        ]
     roots = {file.name.split("/")[0] for file in files}
     if depths == {2} and alone and "train" in roots and roots <= {"train", "test"}:
         return [
-            SourceFile(f.name, f.path, f.num_bytes, "test" if root == "test" else "train", label=label)
+            SourceFile(
+                f.name, f.path, f.num_bytes, "test" if root == "test" else "train", label=label
+            )
             for f in files
             for root, label, _ in [f.name.split("/")]
         ]
@@ -226,7 +249,9 @@ def _arrange_images(part: Part, source: str, files: list[SourceFile], alone: boo
     raise DataError(f"{source}: {odd.name} does not fit an image folder", hint)
 
 
-def _arrange_idx(part: Part, source: str | IdxFiles, files: list[SourceFile], alone: bool) -> list[SourceFile]:
+def _arrange_idx(
+    part: Part, source: str | IdxFiles, files: list[SourceFile], alone: bool
+) -> list[SourceFile]:
     if isinstance(source, IdxFiles):
         return [_pair(part, files[0], files[1])]
     # Of a file and its gzipped copy the plain one is read.
@@ -242,7 +267,9 @@ def _arrange_idx(part: Part, source: str | IdxFiles, files: list[SourceFile], al
                 hint = "Give the folder of both files, or {images: ..., labels: ...}."
                 raise DataError(f"{there}: the file of {what} that belongs to it is missing", hint)
         role: Part = "test" if prefix == "t10k" else "train"
-        pairs[prefix] = _pair(role if alone else part, by_role[prefix, "images"], by_role[prefix, "labels"])
+        pairs[prefix] = _pair(
+            role if alone else part, by_role[prefix, "images"], by_role[prefix, "labels"]
+        )
     if alone or len(pairs) == 1:
         return list(pairs.values())
     return [pairs["t10k" if part == "test" else "train"]]

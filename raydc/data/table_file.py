@@ -39,7 +39,9 @@ class TableWriter:
 
     def __enter__(self) -> TableWriter:
         self._folder.filesystem.create_dir(self._folder.root, recursive=True)
-        self._stream = self._folder.filesystem.open_output_stream(f"{self._folder.root}/{self._temporary}")
+        self._stream = self._folder.filesystem.open_output_stream(
+            f"{self._folder.root}/{self._temporary}"
+        )
         return self
 
     def write(self, table: pa.Table) -> None:
@@ -58,7 +60,10 @@ class TableWriter:
         self._file.write_table(_with_schema(table, self._schema))
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is not None:
             self._stream.close()
@@ -75,7 +80,9 @@ class _JsonLines:
         self._stream = stream
 
     def write_table(self, table: pa.Table) -> None:
-        lines = [json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()]
+        lines = [
+            json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()
+        ]
         self._stream.write("".join(lines).encode())
 
     def close(self) -> None:
@@ -92,7 +99,9 @@ _FORMATS: dict[str, Callable[[pa.NativeFile, pa.Schema], Any]] = {
 def _format(path: str) -> Callable[[pa.NativeFile, pa.Schema], Any]:
     suffix = path.rpartition("/")[2].rpartition(".")[2].lower()
     if suffix not in _FORMATS:
-        raise UsageError(f"{path}: no format is known for that name", f"End it in .{', .'.join(_FORMATS)}.")
+        raise UsageError(
+            f"{path}: no format is known for that name", f"End it in .{', .'.join(_FORMATS)}."
+        )
     return _FORMATS[suffix]
 
 

@@ -36,14 +36,20 @@ class _Calls(Datasource):  # type: ignore[misc]
         return None
 
     def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: DataContext | None = None,
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(call, unknown) for call in self._calls]
 
 
 def read(
-    calls: Sequence[Read], name: str, num_blocks: int | None = None, on_rows: Callable[[int], None] | None = None
+    calls: Sequence[Read],
+    name: str,
+    num_blocks: int | None = None,
+    on_rows: Callable[[int], None] | None = None,
 ) -> list[BlockRef]:
     """Runs calls that give tables of rows.
 
@@ -60,11 +66,15 @@ def read(
         RaydcError: As a call raised it.
     """
     with quiet_ray_data():
-        data = ray.data.read_datasource(_Calls(calls, name), override_num_blocks=num_blocks or len(calls))
+        data = ray.data.read_datasource(
+            _Calls(calls, name), override_num_blocks=num_blocks or len(calls)
+        )
         blocks: list[BlockRef] = []
         num_rows = 0
         for bundle in data.iter_internal_ref_bundles():
-            blocks += bundle.block_refs  # As long as they are referred to, they stay in the object store.
+            blocks += (
+                bundle.block_refs
+            )  # As long as they are referred to, they stay in the object store.
             num_rows += bundle.num_rows() or 0
             if on_rows is not None:
                 on_rows(num_rows)
@@ -76,7 +86,9 @@ def dataset(calls: Sequence[Read], name: str) -> ray.data.Dataset:
     return ray.data.read_datasource(_Calls(calls, name), override_num_blocks=len(calls))
 
 
-def run(calls: Sequence[Callable[[], Any]], name: str, on_done: Callable[[int], None] | None = None) -> list[Any]:
+def run(
+    calls: Sequence[Callable[[], Any]], name: str, on_done: Callable[[int], None] | None = None
+) -> list[Any]:
     """Runs calls that each give one small JSON value.
 
     Args:
@@ -118,7 +130,12 @@ def _record(index: int, call: Callable[[], Any]) -> Read:
             value = json.dumps(call())
         except DataError as data_error:
             error, hint = data_error.message, data_error.hint
-        columns = [("index", pa.int64()), ("value", pa.string()), ("error", pa.string()), ("hint", pa.string())]
+        columns = [
+            ("index", pa.int64()),
+            ("value", pa.string()),
+            ("error", pa.string()),
+            ("hint", pa.string()),
+        ]
         row = {"index": index, "value": value, "error": error, "hint": hint}
         yield pa.Table.from_pylist([row], schema=pa.schema(columns))
 
@@ -133,7 +150,11 @@ def quiet_ray_data() -> Iterator[None]:
         RaydcError: As a task raised it.
     """
     context, logger = DataContext.get_current(), logging.getLogger("ray.data")
-    level, bars, words = logger.level, context.enable_progress_bars, context.print_on_execution_start
+    level, bars, words = (
+        logger.level,
+        context.enable_progress_bars,
+        context.print_on_execution_start,
+    )
     context.enable_progress_bars = context.print_on_execution_start = False
     logger.setLevel(logging.CRITICAL)
     try:

@@ -19,7 +19,12 @@ from raydc.features.columns import text_of
 ROW_ID = "__row_id"
 DIGEST = "__digest"
 IMAGE = pa.struct(
-    [("pixels", pa.large_binary()), ("height", pa.int32()), ("width", pa.int32()), ("channels", pa.int32())]
+    [
+        ("pixels", pa.large_binary()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("channels", pa.int32()),
+    ]
 )
 _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
 _NOT_FINITE = r"^\s*[+-]?(?i:inf|infinity|nan)\s*$"
@@ -35,7 +40,11 @@ def kind_of(column_type: pa.DataType) -> str:
     """`number`, `text`, `image`, or `other` for types that are no input (dates, lists, ...)."""
     if column_type == IMAGE:
         return "image"
-    if pa.types.is_integer(column_type) or pa.types.is_floating(column_type) or pa.types.is_decimal(column_type):
+    if (
+        pa.types.is_integer(column_type)
+        or pa.types.is_floating(column_type)
+        or pa.types.is_decimal(column_type)
+    ):
         return "number"
     return "text" if pa.types.is_string(column_type) or pa.types.is_null(column_type) else "other"
 
@@ -84,7 +93,9 @@ def parse_numbers(column: pa.Array) -> Parsed:
     """Reads a column of numbers or text as numbers."""
     null = np.asarray(column.is_null())
     if kind_of(column.type) == "number":
-        values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
+        values = np.asarray(
+            column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64
+        )
         return Parsed(values, np.zeros(len(values), dtype=bool), null | np.isnan(values))
     text = column.cast(pa.string())
     finite = pc.fill_null(pc.match_substring_regex(text, _NUMBER), False)
@@ -108,13 +119,17 @@ def texts(column: pa.Array) -> list[str | None]:
     if pa.types.is_string(column.type):
         return list(column.to_pylist())
     absent = missing(column)
-    return [None if gone else text_of(value) for value, gone in zip(column.to_pylist(), absent, strict=True)]
+    return [
+        None if gone else text_of(value)
+        for value, gone in zip(column.to_pylist(), absent, strict=True)
+    ]
 
 
 def image_array(images: list[npt.NDArray[np.uint8] | None]) -> pa.Array:
     """Decoded images [H, W, C], or None, as one Arrow column."""
     rows = [
-        None if image is None else (image.tobytes(), image.shape[0], image.shape[1], image.shape[2]) for image in images
+        None if image is None else (image.tobytes(), image.shape[0], image.shape[1], image.shape[2])
+        for image in images
     ]
     return pa.array(rows, IMAGE)
 

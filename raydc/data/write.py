@@ -87,7 +87,9 @@ def raw_target(rows: pa.Table, cleaner: Cleaner) -> Any:
     return _raw(values.column_of(rows, cleaner.data.target), kind)
 
 
-def write_shard(rows: pa.Table, name: str, folder: Storage, features: Features, cleaner: Cleaner) -> dict[str, Any]:
+def write_shard(
+    rows: pa.Table, name: str, folder: Storage, features: Features, cleaner: Cleaner
+) -> dict[str, Any]:
     """Applies the features and writes the file; returns its entry in the manifest."""
     x = features.apply(raw_columns(rows, cleaner))
     y = features.apply_target(raw_target(rows, cleaner))
@@ -98,7 +100,9 @@ def golden_rows(rows: pa.Table, cleaner: Cleaner) -> list[dict[str, Any]]:
     """The first rows as JSON values, as a client would send them; missing values are left out."""
     columns = raw_columns(rows, cleaner, NUM_GOLDEN_ROWS)
     count = min(NUM_GOLDEN_ROWS, rows.num_rows)
-    listed = [{name: _json_value(cells[row]) for name, cells in columns.items()} for row in range(count)]
+    listed = [
+        {name: _json_value(cells[row]) for name, cells in columns.items()} for row in range(count)
+    ]
     return [{name: value for name, value in row.items() if value is not None} for row in listed]
 
 

@@ -32,7 +32,9 @@ class Node:
         return self.answers and self.drains_at_s is None
 
 
-def room(nodes: Sequence[Node], needs: Mapping[str, float], held: Mapping[str, int]) -> dict[str, int]:
+def room(
+    nodes: Sequence[Node], needs: Mapping[str, float], held: Mapping[str, int]
+) -> dict[str, int]:
     """How many workers each usable node can hold.
 
     What other actors and tasks hold does not count; what the run's own workers hold does, because they make room for
@@ -101,7 +103,9 @@ class Size:
         return max(self.least, min(self.most, self._too_many - 1))
 
 
-def leaves_now(fits_elsewhere: int, least: int, deadline_s: float | None, now_s: float, margin_s: float) -> bool:
+def leaves_now(
+    fits_elsewhere: int, least: int, deadline_s: float | None, now_s: float, margin_s: float
+) -> bool:
     """Whether a run leaves nodes that are about to go: as soon as it can go on elsewhere, or when time runs out.
 
     Args:

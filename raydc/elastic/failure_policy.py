@@ -66,7 +66,12 @@ class FailurePolicy(internals.DefaultFailurePolicy):  # type: ignore[misc]
         return super().make_decision(error)
 
     def _tell(self, cause: str, error: str) -> None:
-        record = {"kind": "attempt_ended", "time_s": round(time.time(), 3), "cause": cause, "error": error[:2000]}
+        record = {
+            "kind": "attempt_ended",
+            "time_s": round(time.time(), 3),
+            "cause": cause,
+            "error": error[:2000],
+        }
         self._board.record.remote(record)
 
 

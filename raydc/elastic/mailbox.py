@@ -21,7 +21,11 @@ class Mailbox:
 
     def publish(self, record: dict[str, Any]) -> None:
         """From rank 0, for whoever watches. Of progress only the newest is kept."""
-        if record["kind"] == "progress" and self._records and self._records[-1]["kind"] == "progress":
+        if (
+            record["kind"] == "progress"
+            and self._records
+            and self._records[-1]["kind"] == "progress"
+        ):
             self._records.pop()
         self._records.append(record)
 

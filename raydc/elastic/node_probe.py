@@ -28,7 +28,9 @@ def answers(node: Mapping[str, Any]) -> bool:
 
 def probe_nodes(only: Collection[str] | None = None) -> list[capacity.Node]:
     """The living nodes of the cluster as they are now, or some of them by their ids."""
-    nodes = [node for node in ray.nodes() if node["Alive"] and (only is None or node["NodeID"] in only)]
+    nodes = [
+        node for node in ray.nodes() if node["Alive"] and (only is None or node["NodeID"] in only)
+    ]
     free, draining = internals.available_resources_per_node(), internals.draining_nodes()
     with ThreadPoolExecutor(_NUM_PROBES) as pool:
         answering = list(pool.map(answers, nodes))

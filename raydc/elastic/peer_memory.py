@@ -51,7 +51,9 @@ class MemoryHolder:
         self._history = history
         self._states = {kept: state for kept, state in self._states.items() if kept <= step}
 
-    def keep(self, history: str, step: int, meta: dict[str, Any], hashes: dict[str, str], files: Files) -> bool:
+    def keep(
+        self, history: str, step: int, meta: dict[str, Any], hashes: dict[str, str], files: Files
+    ) -> bool:
         """Keeps a state, by copying it, and lets go of the oldest. False for another attempt's."""
         if history != self._history:
             return False
@@ -59,7 +61,11 @@ class MemoryHolder:
         copied = {}
         for name, content in files.items():
             spare = self._spare.pop(name, None)
-            copied[name] = spare if spare is not None and spare.shape == content.shape else np.empty_like(content)
+            copied[name] = (
+                spare
+                if spare is not None and spare.shape == content.shape
+                else np.empty_like(content)
+            )
             np.copyto(copied[name], content)
         self._states[step] = (meta, hashes, copied)
         while len(self._states) > _NUM_KEPT:
@@ -116,7 +122,9 @@ class PeerMemory:
             calls = {node: holder.keep.remote(*state) for node, holder in self._used.items()}
             kept = [node for node, done in self._answers(calls, _PUT_TIMEOUT_S).items() if done]
         except RayError as error:
-            raise OSError(f"the state of step {copy.step} is in no other memory: {error}") from error
+            raise OSError(
+                f"the state of step {copy.step} is in no other memory: {error}"
+            ) from error
         if calls and not kept:
             raise OSError(f"none of {len(calls)} holder(s) has taken the state of step {copy.step}")
         return any(node != self._here for node in kept) if others else bool(kept)
@@ -133,7 +141,9 @@ class PeerMemory:
             others = sorted(self._others, key=lambda node: (node not in known, node))[:1]
             for node in {self._here, *others} - known.keys():
                 self._start(node)
-            self._used = {node: self._used[node] for node in (self._here, *others) if node in self._used}
+            self._used = {
+                node: self._used[node] for node in (self._here, *others) if node in self._used
+            }
         self._meet()
         return bool(self._others)
 
@@ -183,7 +193,9 @@ class PeerMemory:
             return set()
         calls = {node: holder.steps.remote() for node, holder in self._used.items()}
         return (
-            {step for steps in self._answers(calls, _ANSWER_TIMEOUT_S).values() for step in steps} if calls else set()
+            {step for steps in self._answers(calls, _ANSWER_TIMEOUT_S).values() for step in steps}
+            if calls
+            else set()
         )
 
     def read(self, step: int) -> Found:
@@ -202,10 +214,14 @@ class PeerMemory:
                 files = {name: array.tobytes() for name, array in arrays.items()}
                 if {name: sha256(content) for name, content in files.items()} == hashes:
                     return Found(step, meta, files)
-        raise CheckpointError(f"no holder has the state of step {step}", "The next attempt looks for another one.")
+        raise CheckpointError(
+            f"no holder has the state of step {step}", "The next attempt looks for another one."
+        )
 
     def forget_after(self, step: int) -> None:
         """This attempt goes on after `step` steps: newer states, and other attempts, no longer count."""
         self._history, self._step = uuid.uuid4().hex, step
-        calls = {node: holder.begin.remote(self._history, step) for node, holder in self._used.items()}
+        calls = {
+            node: holder.begin.remote(self._history, step) for node, holder in self._used.items()
+        }
         self._answers(calls, _ANSWER_TIMEOUT_S)

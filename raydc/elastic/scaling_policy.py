@@ -6,14 +6,11 @@ what it knows of them is up to half a minute old; a group that it changes is kil
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import Counter
 from collections.abc import Collection
 from typing import Any
-
-import ray
 
 from raydc.elastic import capacity, node_probe
 from raydc.elastic.failure_policy import NodeLostError
@@ -24,7 +21,7 @@ from raydc.loop import planned_stop
 
 _log = logging.getLogger("ray.train")
 
-_LOOK_EVERY_S = 0.2
+POLL_EVERY_S = 0.2
 _LOOK_WHILE_RUNNING_S = 1.0
 # A raylet that refuses or stays silent so often in a row is gone; Ray itself takes ten seconds and more to say so.
 _STRIKES = 2
@@ -103,9 +100,13 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         """There seemed to be room for so many, but there was not."""
         self._size.not_started(num_workers, time.monotonic())
 
-    def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
+    def on_controller_start_worker_group(
+        self, *, scaling_config: Any, num_workers: int
+    ) -> dict[str, str] | None:
         """Keeps the workers off nodes that are dead, or about to be, but that Ray does not know of yet."""
-        return {internals.RAY_NODE_ID_KEY: f"in({','.join(self._usable)})"} if self._usable else None
+        return (
+            {internals.RAY_NODE_ID_KEY: f"in({','.join(self._usable)})"} if self._usable else None
+        )
 
     # No group runs ----------------------------------------------------------------------------------
 
@@ -151,7 +152,9 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
 
     # A group runs -----------------------------------------------------------------------------------
 
-    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> Any:
         """Never changes a running group: asks it to end where it should, and says so where a node of it is gone."""
         self._ask_autoscaler()
         now_s = time.monotonic()
@@ -170,13 +173,17 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
 
     def _check_nodes(self, nodes: list[capacity.Node]) -> None:
         """Raises WorkerGroupError where a node of the group is gone."""
-        self._strikes = Counter({node_id: self._strikes[node_id] + 1 for node_id in self._silent(nodes)})
+        self._strikes = Counter(
+            {node_id: self._strikes[node_id] + 1 for node_id in self._silent(nodes)}
+        )
         lost = {node_id for node_id, count in self._strikes.items() if count >= _STRIKES}
         if not lost:
             return
         self._tell_lost(lost)
         failures = {
-            rank: NodeLostError(f"node {worker.metadata.node_id[:8]} ({worker.metadata.node_ip}) does not answer")
+            rank: NodeLostError(
+                f"node {worker.metadata.node_id[:8]} ({worker.metadata.node_ip}) does not answer"
+            )
             for rank, worker in enumerate(self._group)
             if worker.metadata.node_id in lost
         }
@@ -210,8 +217,12 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         draining = {node_id: at_s for node_id, at_s in draining.items() if at_s is not None}
         if draining:
             deadline_s = min((at_s for at_s in draining.values() if at_s), default=None)
-            self._announce(planned_stop.DRAIN, "drain_noticed", nodes=sorted(draining), deadline_s=deadline_s)
-            leaves = capacity.leaves_now(fits, self._size.least, deadline_s, time.time(), _DRAIN_MARGIN_S)
+            self._announce(
+                planned_stop.DRAIN, "drain_noticed", nodes=sorted(draining), deadline_s=deadline_s
+            )
+            leaves = capacity.leaves_now(
+                fits, self._size.least, deadline_s, time.time(), _DRAIN_MARGIN_S
+            )
             return planned_stop.DRAIN if leaves else None
         target = self._size.grows_to(num_workers, fits, now_s)
         if target is None:
@@ -227,54 +238,3 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
     def _tell(self, kind: str, **fields: Any) -> None:
         _log.info("raydc: %s %s", kind, fields)
         self._board.record.remote({"kind": kind, "time_s": round(time.time(), 3), **fields})
-
-
-class ElasticWorkerGroup(internals.WorkerGroup):  # type: ignore[misc]
-    """Workers that are ended at once: what they leave behind is complete at every moment, so none needs a grace."""
-
-    def _start(self) -> None:
-        """A worker that dies while the group starts costs another start, wherever in it that was.
-
-        Ray gives up the run for most of these deaths, and for all but the first it keeps the resources of the group.
-        """
-        try:
-            super()._start()
-        except Exception as error:
-            if self.has_started():
-                self.shutdown()
-            if isinstance(error, ray.exceptions.RayActorError | ray.exceptions.RayTaskError):
-                raise internals.WorkerGroupStartupFailedError(f"a worker died at its start: {error}") from error
-            raise
-
-    def shutdown(self) -> None:
-        """Ray waits five seconds for each group in which a worker does not answer."""
-        for worker in self.get_workers():
-            ray.kill(worker.actor)
-        super().shutdown()
-
-
-class ElasticController(internals.TrainController):  # type: ignore[misc]
-    """Ray Train's, which tells `Scaling` what runs, and does not spin while it waits."""
-
-    worker_group_cls = ElasticWorkerGroup
-    _before: Any = None
-
-    async def _step(self) -> Any:
-        state = self.get_state()
-        waiting = (internals.InitializingState, internals.RestartingState, internals.ReschedulingState)
-        if isinstance(state, waiting) and state is self._before:
-            await asyncio.sleep(_LOOK_EVERY_S)
-        self._before = state
-        return await super()._step()
-
-    def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, float]) -> None:
-        try:
-            super()._start_worker_group(num_workers, resources_per_worker)
-        except internals.WorkerGroupStartupTimeoutError:
-            self._scaling_policy.no_room_for(num_workers)
-            raise
-        self._scaling_policy.group_is(self._worker_group.get_workers())
-
-    def _shutdown_worker_group(self) -> None:
-        super()._shutdown_worker_group()
-        self._scaling_policy.group_is([])

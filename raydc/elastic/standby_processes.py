@@ -72,13 +72,19 @@ class StandbyProcesses:
         variables = {**internals.get_env_vars_to_propagate(), **self.settings["env_vars"]}
         idle = ray.remote(num_cpus=0, runtime_env={"env_vars": variables})(_Idle)
         actors = [
-            idle.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote()
+            idle.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+            ).remote()
             for node_id in self._standing_by.elements()
         ]
         self._standing_by.clear()
         if not actors:
             return
-        ray.wait([actor.ready.remote() for actor in actors], num_returns=len(actors), timeout=_END_TIMEOUT_S)
+        ray.wait(
+            [actor.ready.remote() for actor in actors],
+            num_returns=len(actors),
+            timeout=_END_TIMEOUT_S,
+        )
         for actor in actors:
             ray.kill(actor)
 

@@ -25,6 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raydc import engine, plan
 from raydc import spec as specs
 from raydc.elastic import mailbox, peer_memory, scaling_policy, worker_failure
+from raydc.elastic.controller import ElasticController
 from raydc.elastic.failure_policy import FailurePolicy
 from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.elastic.worker_failure import WorkerFailure
@@ -44,7 +45,9 @@ _MAX_START_FAILURES = 20
 _RESUME = "Type --resume to go on from the last checkpoint once the cause is gone."
 
 
-def fit(spec: Spec, data_folder: Storage, run_folder: Storage, progress: Progress, log: events.EventLog) -> None:
+def fit(
+    spec: Spec, data_folder: Storage, run_folder: Storage, progress: Progress, log: events.EventLog
+) -> None:
     """Trains on the Ray that this process is connected to.
 
     Args:
@@ -93,7 +96,9 @@ def _lack(spec: Spec, total: dict[str, float], free: dict[str, float]) -> str:
 class _Trainer(TorchTrainer):  # type: ignore[misc]
     """A TorchTrainer whose controller is raydc's; Ray has no setting for it."""
 
-    def __init__(self, *arguments: Any, spec: Spec, board: Any, spares: StandbyProcesses, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, spec: Spec, board: Any, spares: StandbyProcesses, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self._board = board
         needs = plan.worker_resources(spec, ray.cluster_resources())
@@ -110,13 +115,19 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         """Raises WorkerGroupError or ControllerError."""
         here = {internals.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
         settings = {"env_vars": internals.get_env_vars_to_propagate()}
-        remote = ray.remote(num_cpus=0, label_selector=here, runtime_env=settings)(scaling_policy.ElasticController)
+        remote = ray.remote(num_cpus=0, label_selector=here, runtime_env=settings)(
+            ElasticController
+        )
         controller = remote.remote(
             train_fn_ref=internals.ObjectRefWrapper(self._get_train_func()),
             train_run_context=self.train_run_context,
             scaling_policy=self._scaling,
             failure_policy=FailurePolicy(self.run_config.failure_config, self._board),
-            callbacks=[callback for callback in self._create_default_callbacks() if not _is_cleaner(callback)],
+            callbacks=[
+                callback
+                for callback in self._create_default_callbacks()
+                if not _is_cleaner(callback)
+            ],
         )
         if threading.current_thread() is threading.main_thread():
             self._register_sigint_handler(controller)
@@ -155,7 +166,9 @@ def _trainer(spec: Spec, data_folder: Storage, run_folder: Storage, handle: Any)
             resources_per_worker=plan.worker_resources(spec, resources),
         ),
         # Metrics of the validation are summed on the CPU, gradients where they are.
-        torch_config=TorchConfig("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S),
+        torch_config=TorchConfig(
+            "cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S
+        ),
         run_config=RunConfig(
             name=f"driver-{time.time_ns()}",
             storage_path=(run_folder / "ray").uri,
@@ -186,7 +199,9 @@ def _work(config: dict[str, Any]) -> None:
             group=Workers(device) if context.get_world_size() > 1 else Alone(),
             publish=handle.publish.remote,
             device=device,
-            recent=peer_memory.PeerMemory(handle) if spec.fault_tolerance.max_recomputed_steps else None,
+            recent=peer_memory.PeerMemory(handle)
+            if spec.fault_tolerance.max_recomputed_steps
+            else None,
             pending=planned_stop.requested_reason,
         )
 
@@ -226,14 +241,25 @@ def _failed(spec: Spec, error: Any) -> TrainError:
         again = "Train with --set scaling.num_workers=0 to see it in this process."
         return TrainError("\n".join(pages), f"{again} {_RESUME}")
     # Who lost a peer has nothing to tell about why.
-    told = {rank: cause for rank, cause in causes.items() if not isinstance(cause, PeerLostError)} or causes
-    lines = [f"rank {rank}: {type(cause).__name__}: {_first_line(cause)}" for rank, cause in told.items()]
+    told = {
+        rank: cause for rank, cause in causes.items() if not isinstance(cause, PeerLostError)
+    } or causes
+    lines = [
+        f"rank {rank}: {type(cause).__name__}: {_first_line(cause)}" for rank, cause in told.items()
+    ]
     limit = spec.fault_tolerance.max_failures
-    return TrainError(f"training failed; fault_tolerance.max_failures is {limit}\n    " + "\n    ".join(lines), _RESUME)
+    return TrainError(
+        f"training failed; fault_tolerance.max_failures is {limit}\n    " + "\n    ".join(lines),
+        _RESUME,
+    )
 
 
 def _cause_of(error: BaseException) -> BaseException:
-    inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None) or error.__cause__
+    inner = (
+        getattr(error, "cause", None)
+        or getattr(error, "health_check_failure", None)
+        or error.__cause__
+    )
     return inner if isinstance(inner, BaseException) else error
 
 

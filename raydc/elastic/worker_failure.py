@@ -58,11 +58,16 @@ def describe(error: Exception, rank: int) -> WorkerFailure:
     """Rank, host, step and rows (the notes that the loop adds), the error, and where in the code it came up."""
     frames: list[traceback.FrameSummary] = list(traceback.extract_tb(error.__traceback__))
     # How torch calls a module says nothing.
-    frames = [frame for frame in frames if not frame.filename.endswith("torch/nn/modules/module.py")]
+    frames = [
+        frame for frame in frames if not frame.filename.endswith("torch/nn/modules/module.py")
+    ]
     places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-_FRAMES:]]
     notes = ", ".join(getattr(error, "__notes__", ()))
     what = f"{type(error).__name__}: {error}"
-    lines = [f"rank {rank} on {socket.gethostname()} failed{' ' + notes if notes else ''}", f"  {what}"]
+    lines = [
+        f"rank {rank} on {socket.gethostname()} failed{' ' + notes if notes else ''}",
+        f"  {what}",
+    ]
     lines += [f"    at {place}" for place in reversed(places)]
     key = "\n".join([_ADDRESS.sub("0x", what), notes.partition(",")[0], *places[-1:]])
     return WorkerFailure("\n".join(lines), key)

@@ -84,7 +84,10 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
     try:
         if address:
             # What Serve starts inherits them, unless its controller runs already.
-            options["runtime_env"]["env_vars"] = {**_WORKER_ENVIRONMENT, **serve_environment.SETTINGS}
+            options["runtime_env"]["env_vars"] = {
+                **_WORKER_ENVIRONMENT,
+                **serve_environment.SETTINGS,
+            }
             ray.init(address=address, **options)
         else:
             # Without an address Ray would join a cluster that happens to run on this machine.
@@ -148,7 +151,11 @@ def sample(space: dict[str, Any], num_samples: int, seed: int) -> list[dict[str,
 
     generate_variants = internals.generate_variants
     random = np.random.RandomState(seed)
-    return [values for _ in range(num_samples) for _, values in generate_variants(dict(space), random_state=random)]
+    return [
+        values
+        for _ in range(num_samples)
+        for _, values in generate_variants(dict(space), random_state=random)
+    ]
 
 
 def disconnect() -> None:
@@ -246,7 +253,17 @@ def runtime_environment() -> dict[str, Any]:
     """The runtime environment of this driver, for what outlives it: working_dir, env_vars, ..., as uploaded."""
     import ray
 
-    known = ("working_dir", "py_modules", "env_vars", "pip", "uv", "conda", "image_uri", "container", "py_executable")
+    known = (
+        "working_dir",
+        "py_modules",
+        "env_vars",
+        "pip",
+        "uv",
+        "conda",
+        "image_uri",
+        "container",
+        "py_executable",
+    )
     environment = dict(ray.get_runtime_context().runtime_env)
     # Replicas inherit those of Serve's controller, with which they have to agree.
     variables = environment.get("env_vars") or {}

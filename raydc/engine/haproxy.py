@@ -53,7 +53,9 @@ def rewrite(config: str) -> str:
         return config
     config = re.sub(r"^( *stats socket .* mode) 666 ", r"\1 600 ", config, flags=re.MULTILINE)
     # The metrics and the statistics page are for this machine.
-    config = re.sub(r"^(frontend prometheus\n +bind) :", r"\1 127.0.0.1:", config, flags=re.MULTILINE)
+    config = re.sub(
+        r"^(frontend prometheus\n +bind) :", r"\1 127.0.0.1:", config, flags=re.MULTILINE
+    )
     config = re.sub(r"^(listen stats\n +bind) \*:", r"\1 127.0.0.1:", config, flags=re.MULTILINE)
     if "RAY_SERVE_HAPROXY_LOG_TARGET" not in os.environ:
         # A datagram for each request to a syslog that nobody has.
@@ -63,7 +65,9 @@ def rewrite(config: str) -> str:
     config = _insert_below("frontend http_frontend", config, _identify())
     for name in re.findall(r"^ *use_backend (\S+) if is_\1$", config, flags=re.MULTILINE):
         config = _insert_below(f"backend {name}", config, _translate())
-    not_found = _no_application(has_routes=re.search(r"^ *use_backend ", config, flags=re.MULTILINE) is not None)
+    not_found = _no_application(
+        has_routes=re.search(r"^ *use_backend ", config, flags=re.MULTILINE) is not None
+    )
     return re.sub(
         r"^(backend default_backend\n) +http-request return status 404 .*$",
         lambda match: match[1] + not_found,
@@ -74,13 +78,18 @@ def rewrite(config: str) -> str:
 
 def _insert_below(section: str, config: str, lines: list[str]) -> str:
     body = "".join(f"    {line}\n" for line in lines)
-    return re.sub(rf"^{re.escape(section)}\n", lambda match: match[0] + body, config, flags=re.MULTILINE)
+    return re.sub(
+        rf"^{re.escape(section)}\n", lambda match: match[0] + body, config, flags=re.MULTILINE
+    )
 
 
 def _defaults() -> list[str]:
     return [
         f"timeout http-request {_HEAD_TIMEOUT_S}s",
-        *(f"http-error status {status} {_body(status, sentence)}" for status, sentence in _OWN_ERRORS.items()),
+        *(
+            f"http-error status {status} {_body(status, sentence)}"
+            for status, sentence in _OWN_ERRORS.items()
+        ),
     ]
 
 
@@ -103,10 +112,10 @@ def _translate() -> list[str]:
 
 
 def _no_application(has_routes: bool) -> str:
-    status, sentence = (404, "no model answers at this path") if has_routes else (503, "no model is ready yet")
-    return (
-        f"    http-request return status {status} {_body(status, sentence)} hdr x-request-id %[req.hdr(x-request-id)]"
+    status, sentence = (
+        (404, "no model answers at this path") if has_routes else (503, "no model is ready yet")
     )
+    return f"    http-request return status {status} {_body(status, sentence)} hdr x-request-id %[req.hdr(x-request-id)]"
 
 
 def _body(status: int, sentence: str) -> str:
@@ -143,7 +152,11 @@ def _rewrite_file(binary: str, path: str) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(wanted)
         check = subprocess.run(
-            [binary, "-c", "-q", "-f", candidate], capture_output=True, text=True, timeout=_CHECK_TIMEOUT_S, check=False
+            [binary, "-c", "-q", "-f", candidate],
+            capture_output=True,
+            text=True,
+            timeout=_CHECK_TIMEOUT_S,
+            check=False,
         )
         if check.returncode != 0:
             raise ValueError(check.stderr.strip())
@@ -163,7 +176,9 @@ def _find_binary() -> str:
     except (ImportError, OSError):
         found = shutil.which("haproxy")
     if found is None:
-        sys.exit("raydc: there is no HAProxy on this machine: install `ray[serve]`, or haproxy on the PATH")
+        sys.exit(
+            "raydc: there is no HAProxy on this machine: install `ray[serve]`, or haproxy on the PATH"
+        )
     return found
 
 

@@ -48,7 +48,12 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "ServerConfig": ("name", "host", "port", "replica_id"),
     },
     "ray.serve._private.common": {
-        "RequestMetadata": ("request_id", "internal_request_id", "is_direct_ingress", "_request_protocol"),
+        "RequestMetadata": (
+            "request_id",
+            "internal_request_id",
+            "is_direct_ingress",
+            "_request_protocol",
+        ),
         "RequestProtocol": None,
     },
     "ray.serve._private.http_util": {"RequestIdMiddleware": ("app",)},
@@ -59,7 +64,13 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "ReplicaMetricsManager.inc_num_ongoing_requests": ("self", "request_metadata"),
         "ReplicaMetricsManager.dec_num_ongoing_requests": ("self", "request_metadata"),
         "ReplicaMetricsManager._should_emit_request_ingress_metrics": ("self", "protocol"),
-        "ReplicaMetricsManager.record_request_metrics": ("self", "route", "latency_ms", "is_error", "exception_type"),
+        "ReplicaMetricsManager.record_request_metrics": (
+            "self",
+            "route",
+            "latency_ms",
+            "is_error",
+            "exception_type",
+        ),
         "ReplicaMetricsManager.record_ingress_request_metrics": (
             *("self", "protocol", "method", "route", "app_name", "deployment_name"),
             *("latency_ms", "is_error", "status_code"),
@@ -123,7 +134,11 @@ _USED: dict[str, dict[str, tuple[str, ...] | None]] = {
         "ElasticScalingPolicy.make_decision_for_running_worker_group": (
             *("self", "worker_group_state", "worker_group_status"),
         ),
-        "ElasticScalingPolicy.on_controller_start_worker_group": ("self", "scaling_config", "num_workers"),
+        "ElasticScalingPolicy.on_controller_start_worker_group": (
+            "self",
+            "scaling_config",
+            "num_workers",
+        ),
     },
     f"{_TRAIN}.execution.worker_group": {
         "WorkerGroup._start": ("self",),
@@ -189,7 +204,8 @@ def _refusal(found: list[str]) -> ClusterError:
     import ray
 
     return ClusterError(
-        f"raydc is built for Ray {RAY_VERSION}, and Ray {ray.__version__} differs:\n    " + "\n    ".join(found),
+        f"raydc is built for Ray {RAY_VERSION}, and Ray {ray.__version__} differs:\n    "
+        + "\n    ".join(found),
         f"Install it with `pip install 'ray=={RAY_VERSION}.*'`.",
     )
 

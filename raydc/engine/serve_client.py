@@ -42,7 +42,9 @@ def start(host: str, port: int) -> tuple[str, int]:
         except (ray.exceptions.RayError, TimeoutError) as error:
             serve.shutdown()
             lines = str(error).strip().splitlines()
-            reason = next((line.strip() for line in lines if "cannot bind socket" in line), lines[-1])
+            reason = next(
+                (line.strip() for line in lines if "cannot bind socket" in line), lines[-1]
+            )
             raise ServeError(f"no endpoint at {host}:{port}: {reason}", _PORT_HINT) from error
     if not has_haproxy():
         _say_that_it_is_slow()
@@ -54,12 +56,19 @@ def _require_free(host: str, port: int) -> None:
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    if not any(one["NodeID"] == node and "node:__internal_head__" in one["Resources"] for one in ray.nodes()):
+    if not any(
+        one["NodeID"] == node and "node:__internal_head__" in one["Resources"]
+        for one in ray.nodes()
+    ):
         return
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ).close()
     except OSError as error:
-        raise ServeError(f"no endpoint at {host}:{port}: {error.strerror or error}", _PORT_HINT) from error
+        raise ServeError(
+            f"no endpoint at {host}:{port}: {error.strerror or error}", _PORT_HINT
+        ) from error
 
 
 def has_haproxy() -> bool:
@@ -113,7 +122,9 @@ def apply(applications: list[dict[str, Any]]) -> None:
 def _require() -> Any:
     client = _client()
     if client is None:
-        raise ServeError("Ray Serve is not running", "Nothing is served on this Ray; `raydc serve` starts it.")
+        raise ServeError(
+            "Ray Serve is not running", "Nothing is served on this Ray; `raydc serve` starts it."
+        )
     return client
 
 

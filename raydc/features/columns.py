@@ -38,7 +38,9 @@ def is_missing(value: Any, missing_values: frozenset[str]) -> bool:
     return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
-def numbers(values: Values, column: str, missing_values: frozenset[str] = frozenset()) -> npt.NDArray[np.float64]:
+def numbers(
+    values: Values, column: str, missing_values: frozenset[str] = frozenset()
+) -> npt.NDArray[np.float64]:
     """Raw values of a numeric column as float64 [B], NaN where one is missing.
 
     Raises:
@@ -47,7 +49,9 @@ def numbers(values: Values, column: str, missing_values: frozenset[str] = frozen
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         result = values.astype(np.float64)
     else:
-        result = np.array([_number(v, i, column, missing_values) for i, v in enumerate(values)], dtype=np.float64)
+        result = np.array(
+            [_number(v, i, column, missing_values) for i, v in enumerate(values)], dtype=np.float64
+        )
     if np.isinf(result).any():
         row = int(np.flatnonzero(np.isinf(result))[0])
         raise DataError(f"rows[{row}].{column}: {float(result[row])} is not a finite number")
@@ -64,7 +68,8 @@ def _number(value: Any, row: int, column: str, missing_values: frozenset[str]) -
     except (TypeError, ValueError, OverflowError):
         pass
     raise DataError(
-        f"rows[{row}].{column}: {shown(value)} is not a number", "Give a number, or null where it is missing."
+        f"rows[{row}].{column}: {shown(value)} is not a number",
+        "Give a number, or null where it is missing.",
     )
 
 
@@ -81,7 +86,9 @@ class Numeric:
     def num_inputs(self) -> int:
         return 1
 
-    def apply(self, values: Values, column: str, missing_values: frozenset[str]) -> npt.NDArray[np.float32]:
+    def apply(
+        self, values: Values, column: str, missing_values: frozenset[str]
+    ) -> npt.NDArray[np.float32]:
         """float32 [B, 1]. Raises DataError for a value that is no number, or that float32 cannot hold."""
         numbers_B = numbers(values, column, missing_values)
         numbers_B[np.isnan(numbers_B)] = self.mean
@@ -113,7 +120,9 @@ class Categorical:
     def _position(self) -> dict[str, int]:
         return {category: position for position, category in enumerate(self.categories)}
 
-    def apply(self, values: Values, column: str, missing_values: frozenset[str]) -> npt.NDArray[np.float32]:
+    def apply(
+        self, values: Values, column: str, missing_values: frozenset[str]
+    ) -> npt.NDArray[np.float32]:
         """float32 [B, W]: at most one 1 per row."""
         num_known = len(self.categories)
         other = num_known if self.has_other else -1
@@ -125,7 +134,10 @@ class Categorical:
             elif isinstance(value, str | bool | int | float | np.generic):
                 slots[row] = position.get(text_of(value), other)
             else:
-                raise DataError(f"rows[{row}].{column}: {shown(value)} is not a category", "Give a string or a number.")
+                raise DataError(
+                    f"rows[{row}].{column}: {shown(value)} is not a category",
+                    "Give a string or a number.",
+                )
         one_hot_BW = np.zeros((len(slots), self.num_inputs), dtype=np.float32)
         hits = np.flatnonzero(slots >= 0)
         one_hot_BW[hits, slots[hits]] = 1.0
@@ -146,7 +158,9 @@ class Image:
         """(C, H, W), as it is stored."""
         return self.channels, self.height, self.width
 
-    def apply(self, values: Values, column: str, max_pixels: int | None = None) -> npt.NDArray[np.uint8]:
+    def apply(
+        self, values: Values, column: str, max_pixels: int | None = None
+    ) -> npt.NDArray[np.uint8]:
         """uint8 [B, C, H, W].
 
         Args:
@@ -166,7 +180,9 @@ class Image:
         num_pixels = 0
         for row, value in enumerate(values):
             if value is None:
-                raise DataError(f"rows[{row}].{column}: there is no image", "An image cannot be filled in.")
+                raise DataError(
+                    f"rows[{row}].{column}: there is no image", "An image cannot be filled in."
+                )
             try:
                 image = images.look(value)
                 num_pixels += max(images.area(image), self.height * self.width)
@@ -192,7 +208,11 @@ class Image:
 
 Column = Numeric | Categorical | Image
 
-_KINDS: dict[str, Callable[..., Column]] = {"numeric": Numeric, "categorical": Categorical, "image": Image}
+_KINDS: dict[str, Callable[..., Column]] = {
+    "numeric": Numeric,
+    "categorical": Categorical,
+    "image": Image,
+}
 
 
 def column_to_dict(column: Column) -> dict[str, Any]:
@@ -203,5 +223,7 @@ def column_to_dict(column: Column) -> dict[str, Any]:
 
 def column_from_dict(value: dict[str, Any]) -> Column:
     """The inverse of `column_to_dict`. Raises KeyError or TypeError where the value is no fitted column."""
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name != "kind"}
+    fields = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name != "kind"
+    }
     return _KINDS[value["kind"]](**fields)

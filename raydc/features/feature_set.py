@@ -51,7 +51,9 @@ class Features:
     ignored: tuple[str, ...] = ()
     missing_values: tuple[str, ...] = ()
 
-    def apply(self, columns: Mapping[str, Values], max_pixels: int | None = None) -> npt.NDArray[Any]:
+    def apply(
+        self, columns: Mapping[str, Values], max_pixels: int | None = None
+    ) -> npt.NDArray[Any]:
         """Raw columns to network inputs.
 
         Args:
@@ -66,7 +68,9 @@ class Features:
         """
         for name in self.columns:
             if name not in columns:
-                raise DataError(f"column {name!r} is missing", f"The model needs {', '.join(self.columns)}.")
+                raise DataError(
+                    f"column {name!r} is missing", f"The model needs {', '.join(self.columns)}."
+                )
         parts: list[npt.NDArray[np.float32]] = []
         for name, column in self.columns.items():
             if isinstance(column, Image):
@@ -88,7 +92,9 @@ class Features:
         numbers_BF = np.array(values_BF, dtype=np.float64)
         np.copyto(numbers_BF, mean_F, where=np.isnan(numbers_BF))
         with np.errstate(over="ignore"):
-            scaled_BF: npt.NDArray[np.float32] = ((numbers_BF - shift_F) / scale_F).astype(np.float32)
+            scaled_BF: npt.NDArray[np.float32] = ((numbers_BF - shift_F) / scale_F).astype(
+                np.float32
+            )
         if np.isinf(scaled_BF).any():
             row, position = np.argwhere(np.isinf(scaled_BF))[0]
             number = float(numbers_BF[row, position])
@@ -120,7 +126,9 @@ class Features:
         for row, value in enumerate(values):
             label = self._class_position.get(text_of(value), -1)
             if label < 0:
-                message = f"rows[{row}].{self.target}: {shown(value)} is not one of the model's classes"
+                message = (
+                    f"rows[{row}].{self.target}: {shown(value)} is not one of the model's classes"
+                )
                 raise DataError(message, f"They are {', '.join(self.signature.classes)}.")
             labels_B[row] = label
         return labels_B
@@ -152,7 +160,9 @@ class Features:
             return [{"value": value} for value in values_BK[:, 0].tolist()]
         classes = self.signature.classes
         answers = []
-        for best, scores_K in zip(values_BK.argmax(axis=1).tolist(), values_BK.tolist(), strict=True):
+        for best, scores_K in zip(
+            values_BK.argmax(axis=1).tolist(), values_BK.tolist(), strict=True
+        ):
             scores = dict(zip(classes, scores_K, strict=True))
             answers.append({"label": classes[best], "score": scores_K[best], "scores": scores})
         return answers
@@ -185,12 +195,15 @@ class Features:
     def _check_row(self, index: int, row: Mapping[str, Any]) -> None:
         needs = f"The model needs {', '.join(self.columns)}."
         if not isinstance(row, Mapping):
-            raise DataError(f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs)
+            raise DataError(
+                f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs
+            )
         if unknown := row.keys() - self._known:
             name = min(unknown)
             close = difflib.get_close_matches(name[:100], self.columns, n=1, cutoff=0.6)
             raise DataError(
-                f"rows[{index}].{name[:100]}: unknown column", f"Did you mean {close[0]}?" if close else needs
+                f"rows[{index}].{name[:100]}: unknown column",
+                f"Did you mean {close[0]}?" if close else needs,
             )
         if not row.keys() & self.columns.keys():
             raise DataError(f"rows[{index}]: none of the model's columns is there", needs)
@@ -218,7 +231,9 @@ class Features:
             "signature": self.signature.to_dict(),
             "target": self.target,
             # A list: the order of the columns is the order of the inputs, and JSON is written with sorted keys.
-            "columns": [{"name": name, **column_to_dict(column)} for name, column in self.columns.items()],
+            "columns": [
+                {"name": name, **column_to_dict(column)} for name, column in self.columns.items()
+            ],
             "target_mean": self.target_mean,
             "target_scale": self.target_scale,
             "ignored": list(self.ignored),

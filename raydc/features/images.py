@@ -63,7 +63,9 @@ def area(image: Image.Image | Pixels) -> int:
     return int(image.width * image.height)
 
 
-def to_pixels(image: Image.Image | Pixels, size: tuple[int, int] | None, channels: int | None) -> Pixels:
+def to_pixels(
+    image: Image.Image | Pixels, size: tuple[int, int] | None, channels: int | None
+) -> Pixels:
     """The second half of `decode`. Raises ValueError."""
     pixels = image if isinstance(image, np.ndarray) else _load(image)
     if channels == 1 and pixels.shape[2] == 3:

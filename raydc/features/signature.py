@@ -40,5 +40,7 @@ class Signature:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Signature:
         """The inverse of `to_dict`. Raises TypeError where a field is missing or unknown."""
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        fields: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in value.items()
+        }
         return cls(**fields)

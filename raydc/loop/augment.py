@@ -57,7 +57,9 @@ class Augmenter:
         if not pad:
             return x_BCHW.copy()
         num_rows, channels, height, width = x_BCHW.shape
-        padded = np.zeros((num_rows, channels, height + 2 * pad, width + 2 * pad), dtype=x_BCHW.dtype)
+        padded = np.zeros(
+            (num_rows, channels, height + 2 * pad, width + 2 * pad), dtype=x_BCHW.dtype
+        )
         padded[:, :, pad : pad + height, pad : pad + width] = x_BCHW
         # [B, C, 2 * pad + 1, 2 * pad + 1, H, W] without a copy; one window of each image is then taken.
         windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
@@ -87,11 +89,16 @@ def make(section: Augment | None, signature: Signature, seed: int) -> Augmenter 
         return None
     if signature.kind != "image":
         numbers = signature.shape[0]
-        raise _fault("data.augment", f"it changes images, but the rows are vectors of {numbers} numbers; leave it out")
+        raise _fault(
+            "data.augment",
+            f"it changes images, but the rows are vectors of {numbers} numbers; leave it out",
+        )
     _, height, width = signature.shape
     if section.crop_padding >= min(height, width):
         message = f"{section.crop_padding} pixels push images of {height}x{width} out of sight"
-        raise _fault("data.augment.crop_padding", f"{message}; give at most {min(height, width) - 1}")
+        raise _fault(
+            "data.augment.crop_padding", f"{message}; give at most {min(height, width) - 1}"
+        )
     return Augmenter(seed, section.crop_padding, section.horizontal_flip)
 
 

@@ -23,7 +23,11 @@ class ShardBuffers:
     """
 
     def __init__(self, network: Network, num_shards: int) -> None:
-        found = [b for name, b in network.named_buffers() if not name.startswith("input.") and b.dtype != torch.bool]
+        found = [
+            b
+            for name, b in network.named_buffers()
+            if not name.startswith("input.") and b.dtype != torch.bool
+        ]
         self._buffers = found if num_shards > 1 else []
         self._start = [buffer.clone() for buffer in self._buffers]
         self.changes = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._buffers]

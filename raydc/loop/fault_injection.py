@@ -54,7 +54,11 @@ def plan(run_folder: Storage, faults: Sequence[Fault]) -> None:
 def fired(run_folder: Storage) -> dict[str, dict[str, Any]]:
     """When, after how many steps and where each fault has happened, by id."""
     names = run_folder.names(FIRED)
-    return {name.removesuffix(".json"): run_folder.read_json(f"{FIRED}/{name}") for name in names if ".tmp" not in name}
+    return {
+        name.removesuffix(".json"): run_folder.read_json(f"{FIRED}/{name}")
+        for name in names
+        if ".tmp" not in name
+    }
 
 
 class FaultInjector:
@@ -68,7 +72,11 @@ class FaultInjector:
     """
 
     def __init__(
-        self, run_folder: Storage, rank: int, world_size: int, pending: Callable[[], str | None] = lambda: None
+        self,
+        run_folder: Storage,
+        rank: int,
+        world_size: int,
+        pending: Callable[[], str | None] = lambda: None,
     ) -> None:
         planned = run_folder.read_json(FILE) if run_folder.exists(FILE) else []
         faults = [Fault(**fault) for fault in planned]

@@ -82,7 +82,9 @@ class Feed:
         for first in range(start, stop, _STEPS_AT_ONCE):
             low = first * self.batch_size
             high = min(min(first + _STEPS_AT_ONCE, stop) * self.batch_size, len(self.rows))
-            ids = order.permute(np.arange(low, high, dtype=np.int64), len(self.rows), self.seed, epoch)
+            ids = order.permute(
+                np.arange(low, high, dtype=np.int64), len(self.rows), self.seed, epoch
+            )
             for offset in range(0, len(ids), self.batch_size):
                 yield ids[offset : offset + self.batch_size]
 
@@ -100,7 +102,10 @@ class Feed:
         x, y_B = self.rows.gather(ids_G[first:last])
         if self.augment is not None:
             x = self.augment(epoch, ids_G[first:last], x)
-        own = [(shard, slice(shards[shard].start - first, shards[shard].stop - first)) for shard in mine]
+        own = [
+            (shard, slice(shards[shard].start - first, shards[shard].stop - first))
+            for shard in mine
+        ]
         own = [(shard, rows) for shard, rows in own if rows.start < rows.stop]
         return Batch(ids_G, self._to_device(x), self._to_device(y_B), own)
 

@@ -27,7 +27,9 @@ class Group(Protocol):
     def sum_(self, flat: Tensor) -> None:
         """Replaces a tensor with its sum over all workers, added in any order."""
 
-    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+    def exchange(
+        self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]
+    ) -> None:
         """Gives each rank its part of a flat tensor, and takes one from each: the sizes are by rank."""
 
     def gather(self, whole: Tensor, parts: Tensor) -> None:
@@ -46,7 +48,9 @@ class Alone:
     def sum_(self, flat: Tensor) -> None:
         """The sum over one worker is there already."""
 
-    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+    def exchange(
+        self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]
+    ) -> None:
         """The only part stays here."""
         received.copy_(sent)
 
@@ -72,7 +76,9 @@ class Workers:
         with peers():
             torch.distributed.all_reduce(flat)
 
-    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+    def exchange(
+        self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]
+    ) -> None:
         """All-to-all. Raises PeerLostError."""
         with peers():
             torch.distributed.all_to_all_single(received, sent, sizes_in, sizes_out)
@@ -113,5 +119,7 @@ def members(group: Group, device: torch.device) -> list[tuple[str, int]]:
     table = torch.zeros(group.world_size, _MEMBER_BYTES, dtype=torch.int32, device=device)
     table[group.rank, : len(name)] = torch.tensor(list(name), dtype=torch.int32)
     group.sum_(table)
-    names = [bytes(row).rstrip(b"\0").decode(errors="replace").partition("@") for row in table.tolist()]
+    names = [
+        bytes(row).rstrip(b"\0").decode(errors="replace").partition("@") for row in table.tolist()
+    ]
     return [(host, int(pid)) for pid, _, host in names]

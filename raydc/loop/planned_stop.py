@@ -83,5 +83,7 @@ class StopAgreement:
         now_s = time.monotonic()
         step_s = (now_s - self._looked_s) / self._steps
         self._looked_s = now_s
-        self._steps = max(1, min(_MOST_STEPS, 2 * self._steps, int(_LOOK_EVERY_S / max(step_s, 1e-6))))
+        self._steps = max(
+            1, min(_MOST_STEPS, 2 * self._steps, int(_LOOK_EVERY_S / max(step_s, 1e-6)))
+        )
         return self._steps

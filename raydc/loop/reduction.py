@@ -44,9 +44,17 @@ class Reduction:
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], extras: Sequence[Tensor], num_shards: int, group: Group, exact: bool
+        self,
+        parameters: Sequence[nn.Parameter],
+        extras: Sequence[Tensor],
+        num_shards: int,
+        group: Group,
+        exact: bool,
     ) -> None:
-        ranges = [order.shards_of_rank(num_shards, rank, group.world_size) for rank in range(group.world_size)]
+        ranges = [
+            order.shards_of_rank(num_shards, rank, group.world_size)
+            for rank in range(group.world_size)
+        ]
         nodes = [nodes_of(num_shards, shards) for shards in ranges]
         self.shards = ranges[group.rank]
         self._alone = group.world_size == 1
@@ -85,7 +93,9 @@ class Reduction:
         self._shard = shard
         for bucket in self._buckets[self._num_closed :]:
             last = bucket is self._buckets[-1]
-            bucket.close(shard, (extras or [torch.zeros_like(e) for e in bucket.extras]) if last else [])
+            bucket.close(
+                shard, (extras or [torch.zeros_like(e) for e in bucket.extras]) if last else []
+            )
             self._depart(bucket)
         self._num_closed = 0
 
@@ -121,7 +131,9 @@ class Reduction:
                     f"a parameter of shape {list(parameter.shape)} got its gradient in several pieces",
                     "Give torch.utils.checkpoint use_reentrant=False, or train on one worker.",
                 )
-            while self._num_closed < len(buckets) - 1 and buckets[self._num_closed].num_missing <= 0:
+            while (
+                self._num_closed < len(buckets) - 1 and buckets[self._num_closed].num_missing <= 0
+            ):
                 ready = buckets[self._num_closed]
                 ready.close(self._shard, [])
                 self._num_closed += 1
@@ -149,7 +161,9 @@ class _Bucket:
         self.fold: Fold[list[Tensor]] = Fold(num_shards, _add_lists)
         self.num_missing = 0
         self._between: Fold[Tensor] = Fold(num_shards, Tensor.add_)
-        self._flats: list[Tensor] = []  # One for each node of this worker; the first takes the sum in the end.
+        self._flats: list[
+            Tensor
+        ] = []  # One for each node of this worker; the first takes the sum in the end.
         self._views: list[list[Tensor]] = []
         self._arrivals: list[tuple[Node, Tensor]] = []
         self._rounds: list[_Round] = []
@@ -175,7 +189,8 @@ class _Bucket:
         chunk = -(-sum(sizes) // (quantum * world_size)) * quantum
         self._group, self._direct = group, world_size == 2 or not exact
         self._flats = [
-            torch.zeros(chunk * world_size, dtype=parts[0].dtype, device=parts[0].device) for _ in nodes[group.rank]
+            torch.zeros(chunk * world_size, dtype=parts[0].dtype, device=parts[0].device)
+            for _ in nodes[group.rank]
         ]
         self._views = [_views(flat, parts, sizes) for flat in self._flats]
         if self._direct:
@@ -187,7 +202,9 @@ class _Bucket:
             arrivals |= {nodes[rank][number]: received[row] for row, rank in enumerate(senders)}
             sent = self._flats[number] if group.rank in senders else self._flats[0][:0]
             sizes_in = [chunk if rank in senders else 0 for rank in range(world_size)]
-            self._rounds.append((received.view(-1), sent, sizes_in, [len(sent) // world_size] * world_size))
+            self._rounds.append(
+                (received.view(-1), sent, sizes_in, [len(sent) // world_size] * world_size)
+            )
         self._arrivals = sorted(arrivals.items(), key=lambda arrival: arrival[0])
 
     def pack(self) -> None:
@@ -255,7 +272,9 @@ def _cut(parameters: Sequence[nn.Parameter], last_dtype: torch.dtype) -> list[li
     num_bytes = 0
     for parameter in reversed(parameters):
         size = parameter.numel() * parameter.element_size()
-        if buckets[-1] and (num_bytes + size > BUCKET_BYTES or buckets[-1][0].dtype != parameter.dtype):
+        if buckets[-1] and (
+            num_bytes + size > BUCKET_BYTES or buckets[-1][0].dtype != parameter.dtype
+        ):
             buckets.append([])
             num_bytes = 0
         buckets[-1].append(parameter)

@@ -40,7 +40,9 @@ def make_optimizer(train: Train, network: nn.Module) -> Optimizer:
     if section.weight_decay is not None:
         arguments["weight_decay"] = section.weight_decay
     if section.name == "sgd":
-        return torch.optim.SGD(parameters, momentum=section.momentum, nesterov=section.nesterov, **arguments)
+        return torch.optim.SGD(
+            parameters, momentum=section.momentum, nesterov=section.nesterov, **arguments
+        )
     if section.name == "adam":
         return torch.optim.Adam(parameters, **arguments)
     return torch.optim.AdamW(parameters, **arguments)
@@ -90,7 +92,9 @@ def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
 @contextlib.contextmanager
 def _one_row(network: nn.Module, num_rows: int) -> Iterator[None]:
     """One row has no statistics: batch normalisation uses the running ones for a shard of one."""
-    modules = network.modules() if num_rows == 1 else ()  # Every step comes by here: no walk where none is needed.
+    modules = (
+        network.modules() if num_rows == 1 else ()
+    )  # Every step comes by here: no walk where none is needed.
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for norm in norms:
         norm.eval()
@@ -180,7 +184,9 @@ class Step:
             extras = self._shard(step, shard, num_rows, x[rows], y_B[rows]) if has_rows else None
             self._reduction.add(shard, extras)
         *changes, loss = self._reduction.finish()
-        self._buffers.finish(changes, order.num_shares(num_rows, self._num_logical, self._num_shards))
+        self._buffers.finish(
+            changes, order.num_shares(num_rows, self._num_logical, self._num_shards)
+        )
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
         self.before_update()

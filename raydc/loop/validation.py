@@ -18,7 +18,9 @@ _BLOCK_ROWS = 512
 
 
 @torch.inference_mode()
-def scores(step: Step, rows: Rows, features: Features, group: Group, device: torch.device) -> dict[str, float | None]:
+def scores(
+    step: Step, rows: Rows, features: Features, group: Group, device: torch.device
+) -> dict[str, float | None]:
     """Blocks of rows that do not depend on the workers are dealt out to them; all get the scores of all.
 
     Args:
@@ -40,5 +42,7 @@ def scores(step: Step, rows: Rows, features: Features, group: Group, device: tor
         found.update(step.forward(x.to(device)), y_B)
     step.network.train()
     with peers(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The ``compute`` method")  # A worker without a block.
+        warnings.filterwarnings(
+            "ignore", message="The ``compute`` method"
+        )  # A worker without a block.
         return found.compute()

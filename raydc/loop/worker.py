@@ -18,9 +18,17 @@ from raydc import models, plan
 from raydc.checkpoint import resume
 from raydc.checkpoint.interval import observed
 from raydc.checkpoint.saver import PeerCheckpoints, Saver
-from raydc.checkpoint.state import Parts, State, judge, spec_hash, state_of, unpack_step, unpack_weights
+from raydc.checkpoint.state import (
+    Parts,
+    State,
+    judge,
+    spec_hash,
+    state_of,
+    unpack_step,
+    unpack_weights,
+)
 from raydc.checkpoint.store import CheckpointStore, Found
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.data.shards import open_rows
 from raydc.errors import CheckpointError, with_notes
 from raydc.loop import augment, validation
@@ -34,8 +42,8 @@ from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking import events, lease
 from raydc.tracking.journal import Journal, Publish
-from raydc.tracking.phase_timer import CHECKPOINT, PhaseTimer
-from raydc.tracking.time_account import VALIDATION
+from raydc.tracking.phase_timer import PhaseTimer
+from raydc.tracking.time_account import CHECKPOINT, VALIDATION
 
 OnEpoch = Callable[[dict[str, Any]], bool]
 _SHOWN_ROWS = 64
@@ -78,7 +86,16 @@ def fit(
     """
     device = device or devices.choose(spec.scaling.use_gpu)
     with devices.settings(plan.num_threads(spec), device, spec.train.exact):
-        run = _Run(spec, run_folder, data_folder, group or Alone(), publish, device, recent, pending or (lambda: None))
+        run = _Run(
+            spec,
+            run_folder,
+            data_folder,
+            group or Alone(),
+            publish,
+            device,
+            recent,
+            pending or (lambda: None),
+        )
         with run.journal:
             with run.clock, run.saver or contextlib.nullcontext(), with_notes(run.where):
                 run.begin()
@@ -88,7 +105,9 @@ def fit(
                         run.do_step(batch)
                         run.checkpoint_if_due()
                     run.end_epoch(on_epoch)
-                run.clock.switch(CHECKPOINT)  # What is left is to wait until the last one is written.
+                run.clock.switch(
+                    CHECKPOINT
+                )  # What is left is to wait until the last one is written.
             run.finish()
     return run.state
 
@@ -107,7 +126,7 @@ class _Run:
         recent: PeerCheckpoints | None,
         pending: Pending,
     ) -> None:
-        data = prepare.load(data_folder)
+        data = prepared.load(data_folder)
         train = spec.train
         self.spec = spec
         self.group = group
@@ -121,7 +140,9 @@ class _Run:
         augmenter = augment.make(spec.data.augment, data.features.signature, spec.seed)
         self.feed = Feed(rows, spec.seed, train.global_batch_size, num_shards, *world, augmenter)
         self.total_steps = train.max_steps or (train.epochs or 1) * self.feed.steps_per_epoch
-        self.network = models.build(spec.model, data.features.signature, spec.seed).to(device).train()
+        self.network = (
+            models.build(spec.model, data.features.signature, spec.seed).to(device).train()
+        )
         task, lengths = data.features.signature.task, (self.total_steps, self.feed.steps_per_epoch)
         self.step = Step(self.network, task, train, spec.seed, *lengths, group, device)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
@@ -132,13 +153,24 @@ class _Run:
         self.clock = PhaseTimer(run_folder, group.rank == 0, self.journal.event)
         self.state = State()
         self.agreement = StopAgreement(group, pending)
-        self.meta = {"data_hash": data.data_hash, "spec_hash": spec_hash(spec), "world_size": group.world_size}
+        self.meta = {
+            "data_hash": data.data_hash,
+            "spec_hash": spec_hash(spec),
+            "world_size": group.world_size,
+        }
         self.recent = recent
         self.saver: Saver | None = None
         if group.rank == 0:
             features = data.features.to_dict()
             self.saver = Saver(
-                self.store, spec, features, self.meta, self.journal, device, recent, lease.watch(run_folder)
+                self.store,
+                spec,
+                features,
+                self.meta,
+                self.journal,
+                device,
+                recent,
+                lease.watch(run_folder),
             )
             self.step.before_update = self._end_copy
 
@@ -146,8 +178,12 @@ class _Run:
 
     def begin(self) -> None:
         """Restores the newest state that verifies; rank 0 says which one that is."""
-        found, place = resume.newest(self.store, self.recent, self.journal) if self.saver else (None, 0)
-        step, place = (self.group.broadcast(number) for number in (-1 if found is None else found.step, place))
+        found, place = (
+            resume.newest(self.store, self.recent, self.journal) if self.saver else (None, 0)
+        )
+        step, place = (
+            self.group.broadcast(number) for number in (-1 if found is None else found.step, place)
+        )
         if step >= 0:
             self._restore(found or resume.read(self.store, self.recent, step, place))
             self.faults.restored(step)
@@ -191,7 +227,9 @@ class _Run:
         epoch, rate = self.epoch + 1, self.step.learning_rate
         loss = self.step(self.state.step, len(batch.ids_G), batch.x, batch.y_B, batch.shards)
         done = self.state.step + 1
-        self.state = replace(self.state, step=done, loss_rows=self.state.loss_rows + len(batch.ids_G))
+        self.state = replace(
+            self.state, step=done, loss_rows=self.state.loss_rows + len(batch.ids_G)
+        )
         self.journal.step(done, epoch, loss, rate, batch.ids_G)
         self.clock.step(done, len(batch.ids_G))
         if done % self.spec.train.log_every_steps == 0:
@@ -200,7 +238,11 @@ class _Run:
     def _flush(self, epoch: int) -> None:
         self.state = replace(self.state, loss_sum=self.journal.flush(self.state.loss_sum))
         loss = self.state.loss_sum / max(1, self.state.loss_rows)
-        size = {"total_steps": self.total_steps, "epochs": self.num_epochs, "world_size": self.group.world_size}
+        size = {
+            "total_steps": self.total_steps,
+            "epochs": self.num_epochs,
+            "world_size": self.group.world_size,
+        }
         self.journal.progress(loss, step=self.state.step, epoch=epoch, **size)
         self.clock.record_if_due()
 
@@ -247,7 +289,9 @@ class _Run:
 
     @property
     def _is_epoch_done(self) -> bool:
-        return self.state.step % self.feed.steps_per_epoch == 0 or self.state.step == self.total_steps
+        return (
+            self.state.step % self.feed.steps_per_epoch == 0 or self.state.step == self.total_steps
+        )
 
     def _end_copy(self) -> None:
         if self.saver:
@@ -267,7 +311,9 @@ class _Run:
             record = self._validate(epoch)
         self.state = judge(self.state, record, self.spec.train, self.total_steps)
         self.journal.epoch(record)
-        self.journal.event("epoch", **{key: value for key, value in record.items() if key != "kind"})
+        self.journal.event(
+            "epoch", **{key: value for key, value in record.items() if key != "kind"}
+        )
         if on_epoch is not None and self.state.reason is None:
             metric = record.get(self.spec.train.metric or "loss")
             goes_on = self.group.rank != 0 or on_epoch({**record, "metric": metric})
@@ -280,10 +326,17 @@ class _Run:
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         train_loss = self.state.loss_sum / max(1, self.state.loss_rows)
-        record = {"kind": "epoch", "step": self.state.step, "epoch": epoch, "train_loss": train_loss}
+        record = {
+            "kind": "epoch",
+            "step": self.state.step,
+            "epoch": epoch,
+            "train_loss": train_loss,
+        }
         if not len(self.validation):
             return {**record, "split": "train", "loss": train_loss}
-        scores = validation.scores(self.step, self.validation, self.features, self.group, self.device)
+        scores = validation.scores(
+            self.step, self.validation, self.features, self.group, self.device
+        )
         return {**record, "split": "validation", **scores}
 
     def where(self) -> list[str]:
@@ -292,7 +345,9 @@ class _Run:
         if self.state.step < self.total_steps:
             ids_B = self.feed.ids_of(*divmod(self.state.step, self.feed.steps_per_epoch))
             more = ", ..." if len(ids_B) > _SHOWN_ROWS else ""
-            notes.append(f"its {len(ids_B)} training rows there: {', '.join(map(str, ids_B[:_SHOWN_ROWS]))}{more}")
+            notes.append(
+                f"its {len(ids_B)} training rows there: {', '.join(map(str, ids_B[:_SHOWN_ROWS]))}{more}"
+            )
         return notes
 
     def finish(self) -> None:

@@ -20,13 +20,24 @@ def choose(use_gpu: bool | str) -> torch.device:
 
 def name_of(device: torch.device) -> str:
     """The GPU, or the vector extensions of the CPU: what the last bits of a result depend on."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability()
+    )
 
 
 def environment(device: torch.device, num_threads: int) -> dict[str, str | int]:
     """Everything on a machine that can change the last bits of a result."""
-    libraries = {name: importlib.metadata.version(name) for name in ("raydc", "torch", "ray", "numpy")}
-    return {"python": platform.python_version(), **libraries, "device": name_of(device), "num_threads": num_threads}
+    libraries = {
+        name: importlib.metadata.version(name) for name in ("raydc", "torch", "ray", "numpy")
+    }
+    return {
+        "python": platform.python_version(),
+        **libraries,
+        "device": name_of(device),
+        "num_threads": num_threads,
+    }
 
 
 @contextlib.contextmanager

@@ -57,18 +57,28 @@ class Input(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if self.normalises:
             broadcast = (-1,) + (1,) * (len(signature.shape) - 1)
-            self.register_buffer("mean", torch.tensor(signature.mean, dtype=torch.float32).reshape(broadcast))
-            self.register_buffer("scale", torch.tensor(signature.scale, dtype=torch.float32).reshape(broadcast))
+            self.register_buffer(
+                "mean", torch.tensor(signature.mean, dtype=torch.float32).reshape(broadcast)
+            )
+            self.register_buffer(
+                "scale", torch.tensor(signature.scale, dtype=torch.float32).reshape(broadcast)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """uint8 [B, C, H, W] or float32 [B, F] to float32 of the same shape, or of the wanted channels and side."""
         if not self.normalises:
             return x.float()
-        x_BCHW = x.to(torch.float32, memory_format=self.memory_format, copy=True).sub_(self.mean).div_(self.scale)
+        x_BCHW = (
+            x.to(torch.float32, memory_format=self.memory_format, copy=True)
+            .sub_(self.mean)
+            .div_(self.scale)
+        )
         if self.num_channels is not None:
             x_BCHW = x_BCHW.expand(-1, self.num_channels, -1, -1)
         if self.side is not None:
-            x_BCHW = functional.interpolate(x_BCHW, size=(self.side, self.side), mode="bilinear", antialias=True)
+            x_BCHW = functional.interpolate(
+                x_BCHW, size=(self.side, self.side), mode="bilinear", antialias=True
+            )
         return x_BCHW
 
 
@@ -104,7 +114,10 @@ def build(model: Model, signature: Signature, seed: int) -> Network:
         torch.manual_seed(seed)
         if isinstance(model, Linear):
             features = torch.Size(signature.shape).numel()
-            return Network(Input(signature), nn.Sequential(nn.Flatten(), nn.Linear(features, signature.num_outputs)))
+            return Network(
+                Input(signature),
+                nn.Sequential(nn.Flatten(), nn.Linear(features, signature.num_outputs)),
+            )
         if isinstance(model, Mlp):
             return Network(Input(signature), _mlp(model, signature))
         if isinstance(model, Cnn):
@@ -143,19 +156,28 @@ def _cnn(model: Cnn, signature: Signature) -> nn.Sequential:
         raise _fault("model", f"{message}; give at most {min(height, width).bit_length() - 1}")
     layers: list[nn.Module] = []
     for block_channels in channels:
-        layers.append(nn.Conv2d(num_channels, block_channels, 3, padding=1, bias=not model.batch_norm))
+        layers.append(
+            nn.Conv2d(num_channels, block_channels, 3, padding=1, bias=not model.batch_norm)
+        )
         layers += [nn.BatchNorm2d(block_channels)] if model.batch_norm else []
         # ReLU and maximum commute; after the pooling it has a quarter of the work.
         layers += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
         num_channels, height, width = block_channels, height // 2, width // 2
-    layers += [nn.Flatten(), nn.Linear(num_channels * height * width, model.hidden), nn.ReLU(inplace=True)]
+    layers += [
+        nn.Flatten(),
+        nn.Linear(num_channels * height * width, model.hidden),
+        nn.ReLU(inplace=True),
+    ]
     layers += [nn.Dropout(model.dropout)] if model.dropout else []
     return nn.Sequential(*layers, nn.Linear(model.hidden, signature.num_outputs))
 
 
 def _require_images(signature: Signature, name: str) -> None:
     if signature.kind != "image":
-        raise _fault("model.name", f"{name} takes images, but the rows are vectors of {signature.shape[0]} numbers")
+        raise _fault(
+            "model.name",
+            f"{name} takes images, but the rows are vectors of {signature.shape[0]} numbers",
+        )
 
 
 # torchvision -----------------------------------------------------------------------------------------
@@ -167,7 +189,11 @@ def _torchvision(model: Torchvision, signature: Signature) -> Network:
     known = zoo.list_models(module=zoo)
     if model.name not in known:
         close = difflib.get_close_matches(model.name, [*_OWN, *known], n=3, cutoff=0.5)
-        advice = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(_OWN)} and torchvision's"
+        advice = (
+            f"did you mean {' or '.join(close)}?"
+            if close
+            else f"known: {', '.join(_OWN)} and torchvision's"
+        )
         raise _fault("model.name", f"no model {model.name!r}; {advice}")
     _require_images(signature, model.name)
     arguments = dict(model.arguments)
@@ -176,9 +202,13 @@ def _torchvision(model: Torchvision, signature: Signature) -> Network:
     try:
         body = _from_zoo(model, arguments, signature.num_outputs)
     except (TypeError, ValueError, KeyError) as error:
-        raise _fault("model", f"torchvision's {model.name} refuses its arguments: {error}") from error
+        raise _fault(
+            "model", f"torchvision's {model.name} refuses its arguments: {error}"
+        ) from error
     except OSError as error:
-        raise _fault("model.weights", f"{model.weights} of {model.name} cannot be downloaded: {error}") from error
+        raise _fault(
+            "model.weights", f"{model.weights} of {model.name} cannot be downloaded: {error}"
+        ) from error
     num_channels = 3 if signature.shape[0] == 1 else None
     sides: list[int | None] = [None, *(side for side in _SIDES if side > min(signature.shape[1:]))]
     for side in sides:
@@ -186,7 +216,10 @@ def _torchvision(model: Torchvision, signature: Signature) -> Network:
         if _fits(network, signature):
             return network
     height, width = signature.shape[1:]
-    raise _fault("model.name", f"{model.name} takes neither {height}x{width} images nor enlarged ones; set image_size")
+    raise _fault(
+        "model.name",
+        f"{model.name} takes neither {height}x{width} images nor enlarged ones; set image_size",
+    )
 
 
 def _from_zoo(model: Torchvision, arguments: dict[str, Any], num_outputs: int) -> nn.Module:
@@ -238,7 +271,10 @@ def _users(model: Builder, signature: Signature) -> Network:
     except TypeError as error:
         raise _fault("model.arguments", f"{model.builder} does not take them: {error}") from error
     if not isinstance(body, nn.Module):
-        raise _fault("model.builder", f"{model.builder} returned a {type(body).__name__}, not a torch.nn.Module")
+        raise _fault(
+            "model.builder",
+            f"{model.builder} returned a {type(body).__name__}, not a torch.nn.Module",
+        )
     network = Network(Input(signature), body)
     _check_outputs(network, model.builder, signature)
     return network
@@ -254,10 +290,16 @@ def _import(path: str) -> Callable[..., Any]:
         raise _fault("model.builder", message) from error
     function: Callable[..., Any] | None = getattr(module, function_name, None)
     if function is None or not callable(function):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        names = [
+            name
+            for name, value in vars(module).items()
+            if callable(value) and not name.startswith("_")
+        ]
         close = difflib.get_close_matches(function_name, names, n=1)
         advice = f"; did you mean {close[0]}?" if close else ""
-        raise _fault("model.builder", f"module {module_name} has no function {function_name}{advice}")
+        raise _fault(
+            "model.builder", f"module {module_name} has no function {function_name}{advice}"
+        )
     return function
 
 
@@ -285,8 +327,12 @@ def _check_outputs(network: Network, name: str, signature: Signature) -> None:
             found = tuple(network(rows).shape)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         taken = tuple(rows.shape)
-        raise _fault("model.builder", f"{name}: its network fails on float32 inputs of {taken}: {error}") from error
+        raise _fault(
+            "model.builder", f"{name}: its network fails on float32 inputs of {taken}: {error}"
+        ) from error
     finally:
         network.train()
     if found != expected:
-        raise _fault("model.builder", f"{name}: its network gives {found} for 2 rows, expected {expected}")
+        raise _fault(
+            "model.builder", f"{name}: its network gives {found} for 2 rows, expected {expected}"
+        )

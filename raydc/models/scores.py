@@ -104,8 +104,12 @@ def _of_task(task: str, num_outputs: int) -> dict[str, Metric]:
 
     if task == "classification":
         return {
-            "accuracy": classification.MulticlassAccuracy(num_outputs, average="micro").set_dtype(torch.float64),
-            "f1": classification.MulticlassF1Score(num_outputs, average="macro").set_dtype(torch.float64),
+            "accuracy": classification.MulticlassAccuracy(num_outputs, average="micro").set_dtype(
+                torch.float64
+            ),
+            "f1": classification.MulticlassF1Score(num_outputs, average="macro").set_dtype(
+                torch.float64
+            ),
         }
     metrics: dict[str, Metric] = {
         "rmse": regression.MeanSquaredError(squared=False),

@@ -52,7 +52,10 @@ class Replica:
 
         if self._short is None or self._short[0] is not app:
             found = serve_accounting.of_application(app) if fast_path.is_possible() else None
-            self._short = (app, app if found is None else fast_path.FastPath(app, found, self.gate.respond))
+            self._short = (
+                app,
+                app if found is None else fast_path.FastPath(app, found, self.gate.respond),
+            )
         return self._short[1]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ class TrafficShare(BaseModel):
 
     def has(self, key: str) -> bool:
         """Whether a request is among the fraction: the same key always is, and stays so when the fraction grows."""
-        digest = hashlib.blake2b(f"{self.version}:{key}".encode(errors="replace"), digest_size=8).digest()
+        digest = hashlib.blake2b(
+            f"{self.version}:{key}".encode(errors="replace"), digest_size=8
+        ).digest()
         return int.from_bytes(digest) < self.fraction * 2**64
 
 
@@ -35,7 +37,11 @@ class Traffic(BaseModel):
     @property
     def versions(self) -> tuple[int, ...]:
         """The stable version first, then those beside it, each once."""
-        return tuple(dict.fromkeys([self.version, *(side.version for side in (self.canary, self.shadow) if side)]))
+        return tuple(
+            dict.fromkeys(
+                [self.version, *(side.version for side in (self.canary, self.shadow) if side)]
+            )
+        )
 
 
 class Settings(BaseModel):

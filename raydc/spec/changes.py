@@ -27,7 +27,9 @@ def differences(before: Any, after: Any) -> list[Change]:
 def _differences(before: Any, after: Any, path: str) -> Iterator[Change]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in before.keys() | after.keys():
-            yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+            yield from _differences(
+                before.get(key), after.get(key), f"{path}.{key}" if path else str(key)
+            )
     elif before != after:
         yield Change(path, before, after)
 

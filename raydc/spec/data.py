@@ -40,7 +40,9 @@ def _source_kind(value: Any) -> str:
 
 
 Source = Annotated[
-    Annotated[str, Tag("path")] | Annotated[IdxFiles, Tag("files")] | Annotated[Sources, Tag("parts")],
+    Annotated[str, Tag("path")]
+    | Annotated[IdxFiles, Tag("files")]
+    | Annotated[Sources, Tag("parts")],
     Discriminator(_source_kind),
 ]
 
@@ -48,9 +50,12 @@ Source = Annotated[
 class Split(Section):
     """Fractions taken from the training rows by a hash of each row's id."""
 
-    validation_fraction: Fraction = Field(0.1, description="Rows that early stop and sweeps look at.")
+    validation_fraction: Fraction = Field(
+        0.1, description="Rows that early stop and sweeps look at."
+    )
     test_fraction: Fraction | None = Field(
-        None, description="Rows held out for the end. Default 0.1, or none where the source has a test part."
+        None,
+        description="Rows held out for the end. Default 0.1, or none where the source has a test part.",
     )
 
     @model_validator(mode="after")
@@ -71,31 +76,42 @@ class Clean(Section):
     missing_values: list[str] = Field(
         default_factory=lambda: [""], description="Strings that mean 'missing' in CSV files."
     )
-    duplicates: Literal["keep", "drop"] = Field("keep", description="Keep or drop later copies of an equal row.")
+    duplicates: Literal["keep", "drop"] = Field(
+        "keep", description="Keep or drop later copies of an equal row."
+    )
 
 
 class FeatureOptions(Section):
     """How raw columns become tensors. Columns that are not named are inferred from their type."""
 
-    exclude: list[str] = Field(default_factory=list, description="Columns that the model must not see.")
+    exclude: list[str] = Field(
+        default_factory=list, description="Columns that the model must not see."
+    )
     columns: dict[str, Literal["numeric", "categorical", "image"]] = Field(
         default_factory=dict, description="Kinds of columns, where the inferred kind is wrong."
     )
-    scale: Literal["standard", "min_max", "none"] = Field("standard", description="Scaling of numbers and pixels.")
+    scale: Literal["standard", "min_max", "none"] = Field(
+        "standard", description="Scaling of numbers and pixels."
+    )
     max_categories: Count = Field(
-        128, description="The most frequent values of a categorical column that get an input of their own."
+        128,
+        description="The most frequent values of a categorical column that get an input of their own.",
     )
     image_size: list[Count] | None = Field(
         None, min_length=2, max_length=2, description="[height, width] that images are resized to."
     )
-    image_channels: Literal[1, 3] | None = Field(None, description="Convert images to grey (1) or RGB (3).")
+    image_channels: Literal[1, 3] | None = Field(
+        None, description="Convert images to grey (1) or RGB (3)."
+    )
 
 
 class Augment(Section):
     """Random changes of training images, anew in each epoch; never at validation or serving."""
 
     crop_padding: int = Field(
-        0, ge=0, description="Black pixels put around an image, of which a window of its own size is cut at random."
+        0,
+        ge=0,
+        description="Black pixels put around an image, of which a window of its own size is cut at random.",
     )
     horizontal_flip: bool = Field(False, description="Mirror half of the images, left to right.")
 
@@ -110,10 +126,16 @@ class Data(Section):
     format: Literal["auto", "csv", "parquet", "jsonl", "image_folder", "idx"] = Field(
         "auto", description="By default the file names decide."
     )
-    task: Literal["classification", "regression"] = Field("classification", description="What is predicted.")
-    target: str = Field("label", description="Column to predict. Image folders and IDX files call it `label`.")
+    task: Literal["classification", "regression"] = Field(
+        "classification", description="What is predicted."
+    )
+    target: str = Field(
+        "label", description="Column to predict. Image folders and IDX files call it `label`."
+    )
     classes: list[str] | None = Field(
-        None, min_length=2, description="All class names, in order. Default: the sorted labels of the training rows."
+        None,
+        min_length=2,
+        description="All class names, in order. Default: the sorted labels of the training rows.",
     )
     split: Split = Field(Split(), description="Fractions of the hash split.")
     clean: Clean = Field(Clean(), description="Missing values and duplicates.")

@@ -75,7 +75,9 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise SpecError([Problem(where, "", f"not YAML: {error.problem or error.context}")]) from error
+        raise SpecError(
+            [Problem(where, "", f"not YAML: {error.problem or error.context}")]
+        ) from error
     except yaml.YAMLError as error:
         raise SpecError([Problem(name, "", f"not YAML: {error}")]) from error
     if not isinstance(node, yaml.MappingNode):
@@ -106,7 +108,11 @@ def parse_value(text: str, name: str) -> Any:
 
 
 def _construct(
-    node: yaml.Node, path: Path, document: Document, problems: list[Problem], open_nodes: frozenset[int]
+    node: yaml.Node,
+    path: Path,
+    document: Document,
+    problems: list[Problem],
+    open_nodes: frozenset[int],
 ) -> Any:
     mark = node.start_mark
     document.places.setdefault(path, (mark.line + 1, mark.column + 1))
@@ -115,7 +121,10 @@ def _construct(
         return None
     open_nodes |= {id(node)}
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(v, (*path, i), document, problems, open_nodes) for i, v in enumerate(node.value)]
+        return [
+            _construct(v, (*path, i), document, problems, open_nodes)
+            for i, v in enumerate(node.value)
+        ]
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(node, path, document, problems, open_nodes)
     is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
@@ -134,7 +143,11 @@ def _has_explicit_tag(node: yaml.Node) -> bool:
 
 
 def _construct_mapping(
-    node: yaml.MappingNode, path: Path, document: Document, problems: list[Problem], open_nodes: frozenset[int]
+    node: yaml.MappingNode,
+    path: Path,
+    document: Document,
+    problems: list[Problem],
+    open_nodes: frozenset[int],
 ) -> dict[str, Any]:
     value: dict[str, Any] = {}
     for key_node, value_node in node.value:

@@ -35,7 +35,9 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
         text = FilePath(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 text: {error.reason}"
-        raise UsageError(f"spec file {os.fspath(path)}: {reason}", "Give the path of a YAML file.") from error
+        raise UsageError(
+            f"spec file {os.fspath(path)}: {reason}", "Give the path of a YAML file."
+        ) from error
     return loads(text, os.fspath(path), overrides)
 
 
@@ -106,7 +108,9 @@ def _apply_overrides(document: Document, overrides: Sequence[str]) -> dict[Path,
     for override in overrides:
         dotted, equals, text = override.partition("=")
         if not equals or not dotted:
-            raise UsageError(f"--set {override}: not of the form path=value", "Example: --set train.epochs=3")
+            raise UsageError(
+                f"--set {override}: not of the form path=value", "Example: --set train.epochs=3"
+            )
         value = yaml_document.parse_value(text, f"--set {override}")
         parts = dotted.strip().split(".")
         _set(document.value, parts, value)
@@ -170,7 +174,9 @@ def known_keys(path: Path, value: Any = None) -> list[str]:
     models: list[type[BaseModel]] = [Spec]
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None
-        fields = [m.model_fields[str(part)].annotation for m in models if str(part) in m.model_fields]
+        fields = [
+            m.model_fields[str(part)].annotation for m in models if str(part) in m.model_fields
+        ]
         if str(part) == "model" and isinstance(value, dict):
             models = [_model_class(value)]
         else:
@@ -226,7 +232,11 @@ def _path_fault(dotted: str, value: Any) -> str | None:
     if parts[-1] in known:
         return None
     close = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.6)
-    advice = f"did you mean {'.'.join([*parts[:-1], close[0]])}?" if close else f"known here: {', '.join(known)}"
+    advice = (
+        f"did you mean {'.'.join([*parts[:-1], close[0]])}?"
+        if close
+        else f"known here: {', '.join(known)}"
+    )
     return f"no such path in a spec; {advice}"
 
 
@@ -243,7 +253,9 @@ def _space_problems(spec: Spec, where: Any) -> Iterator[Problem]:
                 with_values(spec.model_copy(update={"sweep": None}), {dotted: example})
             except SpecError as error:
                 reason = error.problems[0].message
-                yield Problem(place, f"sweep.space.{dotted}", f"{example!r} is not allowed there: {reason}")
+                yield Problem(
+                    place, f"sweep.space.{dotted}", f"{example!r} is not allowed there: {reason}"
+                )
 
 
 # Places on disk --------------------------------------------------------------------------------------

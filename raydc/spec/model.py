@@ -19,7 +19,9 @@ class Mlp(Section):
     """A fully connected network: `hidden` widths, or `depth` layers of `width`."""
 
     name: Literal["mlp"]
-    hidden: list[Count] | None = Field(None, min_length=1, description="Widths of the hidden layers.")
+    hidden: list[Count] | None = Field(
+        None, min_length=1, description="Widths of the hidden layers."
+    )
     depth: Count | None = Field(None, description="Number of hidden layers (default 2).")
     width: Count | None = Field(None, description="Width of each hidden layer (default 256).")
     dropout: Fraction = Field(0.0, description="Dropout after each hidden layer.")
@@ -37,7 +39,9 @@ class Cnn(Section):
     name: Literal["cnn"]
     channels: list[Count] | None = Field(None, min_length=1, description="Channels of each block.")
     depth: Count | None = Field(None, description="Number of blocks (default 2).")
-    width: Count | None = Field(None, description="Channels of the first block, doubled by each next (default 32).")
+    width: Count | None = Field(
+        None, description="Channels of the first block, doubled by each next (default 32)."
+    )
     hidden: Count = Field(128, description="Width of the hidden layer.")
     batch_norm: bool = Field(False, description="Batch normalisation after each convolution.")
     dropout: Fraction = Field(0.0, description="Dropout before the last layer.")
@@ -52,9 +56,15 @@ class Cnn(Section):
 class Torchvision(Section):
     """Any classification model of torchvision, by its name there."""
 
-    name: str = Field(description="linear, mlp, cnn, or a torchvision model: resnet18, mobilenet_v3_small, ...")
-    weights: str | None = Field(None, description="Pretrained weights to start from, such as DEFAULT (downloaded).")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the builder.")
+    name: str = Field(
+        description="linear, mlp, cnn, or a torchvision model: resnet18, mobilenet_v3_small, ..."
+    )
+    weights: str | None = Field(
+        None, description="Pretrained weights to start from, such as DEFAULT (downloaded)."
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments of the builder."
+    )
 
 
 class Builder(Section):
@@ -65,7 +75,9 @@ class Builder(Section):
         description="`my_package.my_module:function`, called with the signature and `arguments`; "
         "returns a torch.nn.Module.",
     )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the function.")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments of the function."
+    )
 
 
 def model_kind(value: Any) -> str:

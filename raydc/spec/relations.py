@@ -8,7 +8,10 @@ from raydc.errors import Problem
 from raydc.spec.document import Path
 from raydc.spec.sections import Sources, Spec
 
-_FOR_TASK = {"classification": ("accuracy", "f1", "loss"), "regression": ("rmse", "mae", "r2", "loss")}
+_FOR_TASK = {
+    "classification": ("accuracy", "f1", "loss"),
+    "regression": ("rmse", "mae", "r2", "loss"),
+}
 
 
 def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
@@ -20,7 +23,9 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     """
     allowed = _FOR_TASK[spec.data.task]
     if spec.train.metric is not None and spec.train.metric not in allowed:
-        message = f"{spec.train.metric!r} is no metric of a {spec.data.task}; choose {', '.join(allowed)}"
+        message = (
+            f"{spec.train.metric!r} is no metric of a {spec.data.task}; choose {', '.join(allowed)}"
+        )
         yield Problem(where(("train", "metric")), "train.metric", message)
     shards, workers = spec.train.logical_shards, spec.scaling.max_workers
     if shards is not None and shards < workers:
@@ -31,7 +36,9 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         yield Problem(where(("train", "global_batch_size")), "train.global_batch_size", message)
     if isinstance(spec.data.source, Sources) and spec.data.split.test_fraction:
         message = "the source has its own test part; leave test_fraction out"
-        yield Problem(where(("data", "split", "test_fraction")), "data.split.test_fraction", message)
+        yield Problem(
+            where(("data", "split", "test_fraction")), "data.split.test_fraction", message
+        )
     split, parts = spec.data.split, isinstance(spec.data.source, Sources)
     if not split.validation_fraction and split.test_fraction == 0 and not parts:
         message = "no row would be held out to evaluate on; set validation_fraction or test_fraction above 0"
@@ -40,5 +47,7 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         message = "early_stop looks at validation rows; set data.split.validation_fraction above 0"
         yield Problem(where(("train", "early_stop")), "train.early_stop", message)
     if spec.sweep and not spec.data.split.validation_fraction:
-        message = "a sweep compares trials on validation rows; set data.split.validation_fraction above 0"
+        message = (
+            "a sweep compares trials on validation rows; set data.split.validation_fraction above 0"
+        )
         yield Problem(where(("sweep",)), "sweep", message)

@@ -29,7 +29,9 @@ class Domain(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    choice: list[Any] | None = Field(None, min_length=1, description="One of these values, at random.")
+    choice: list[Any] | None = Field(
+        None, min_length=1, description="One of these values, at random."
+    )
     grid: list[Any] | None = Field(None, min_length=1, description="Each of these values in turn.")
     uniform: Range | None = Field(None, description="[low, high], uniform.")
     loguniform: LogRange | None = Field(None, description="[low, high], uniform in the logarithm.")

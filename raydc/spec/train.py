@@ -13,7 +13,9 @@ class Optimizer(Section):
     """An optimiser of torch.optim."""
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
-    weight_decay: NotNegative | None = Field(None, description="Default: torch's own for the optimiser.")
+    weight_decay: NotNegative | None = Field(
+        None, description="Default: torch's own for the optimiser."
+    )
     momentum: Fraction = Field(0.0, description="For sgd.")
     nesterov: bool = Field(False, description="For sgd with momentum.")
 
@@ -31,9 +33,13 @@ class LrScheduler(Section):
 
     name: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from 0.")
-    final_fraction: Fraction = Field(0.0, description="Rate at the end, as a fraction: for cosine and linear.")
+    final_fraction: Fraction = Field(
+        0.0, description="Rate at the end, as a fraction: for cosine and linear."
+    )
     step_epochs: Count = Field(10, description="Epochs between two drops: for step.")
-    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = Field(0.1, description="Factor of a drop: for step.")
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.1, description="Factor of a drop: for step."
+    )
 
 
 class EarlyStop(Section):
@@ -50,7 +56,8 @@ class Train(Section):
     max_steps: Count | None = Field(None, description="Steps, instead of epochs.")
     global_batch_size: Count = Field(256, description="Rows of one step, over all workers.")
     logical_shards: Count | None = Field(
-        None, description="Pieces that a step is cut into, whatever the number of workers. Default: the most workers."
+        None,
+        description="Pieces that a step is cut into, whatever the number of workers. Default: the most workers.",
     )
     exact: bool = Field(
         True,
@@ -59,15 +66,23 @@ class Train(Section):
     )
     optimizer: Optimizer = Field(Optimizer(), description="A name, or a name with its arguments.")
     learning_rate: Positive = Field(1e-3, description="The highest learning rate.")
-    lr_scheduler: LrScheduler = Field(LrScheduler(), description="A name, or a name with arguments.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: mixed precision (autocast).")
+    lr_scheduler: LrScheduler = Field(
+        LrScheduler(), description="A name, or a name with arguments."
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: mixed precision (autocast)."
+    )
     gradient_clip_norm: Positive | None = Field(None, description="Largest norm of the gradient.")
-    early_stop: EarlyStop | None = Field(None, description="Stop when validation no longer improves.")
+    early_stop: EarlyStop | None = Field(
+        None, description="Stop when validation no longer improves."
+    )
     metric: Literal["accuracy", "f1", "loss", "rmse", "mae", "r2"] | None = Field(
         None, description="What counts as better. Default: accuracy, or rmse for a regression."
     )
     mode: Literal["max", "min"] | None = Field(None, description="Default: by the metric.")
-    log_every_steps: Count = Field(10, description="Steps between two writes of metrics and progress.")
+    log_every_steps: Count = Field(
+        10, description="Steps between two writes of metrics and progress."
+    )
 
     _expand_names = field_validator("optimizer", "lr_scheduler", mode="before")(named)
 
@@ -106,28 +121,40 @@ class Scaling(Section):
     num_workers: Annotated[
         Annotated[int, Field(ge=0), Tag("number")] | Annotated[WorkerRange, Tag("range")],
         Discriminator(_workers_kind),
-    ] = Field(1, description="A number, or {min, max} to be elastic. 0 trains inside the calling process.")
-    use_gpu: Literal["auto", True, False] = Field("auto", description="auto: when the cluster has as many GPUs.")
+    ] = Field(
+        1, description="A number, or {min, max} to be elastic. 0 trains inside the calling process."
+    )
+    use_gpu: Literal["auto", True, False] = Field(
+        "auto", description="auto: when the cluster has as many GPUs."
+    )
     resources_per_worker: dict[str, Positive] | None = Field(
-        None, description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. CPUs set its threads."
+        None,
+        description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. CPUs set its threads.",
     )
     start_timeout_s: Positive = Field(
-        600.0, description="How long the workers wait for free resources, at the beginning and when a node was lost."
+        600.0,
+        description="How long the workers wait for free resources, at the beginning and when a node was lost.",
     )
 
     @property
     def max_workers(self) -> int:
-        return self.num_workers.max if isinstance(self.num_workers, WorkerRange) else self.num_workers
+        return (
+            self.num_workers.max if isinstance(self.num_workers, WorkerRange) else self.num_workers
+        )
 
     @property
     def min_workers(self) -> int:
-        return self.num_workers.min if isinstance(self.num_workers, WorkerRange) else self.num_workers
+        return (
+            self.num_workers.min if isinstance(self.num_workers, WorkerRange) else self.num_workers
+        )
 
 
 class FaultTolerance(Section):
     """How many failures a run survives, and what they cost. The names of the first two are Ray Train's."""
 
-    max_failures: int = Field(3, ge=-1, description="Failures of workers before the run fails; -1: no limit.")
+    max_failures: int = Field(
+        3, ge=-1, description="Failures of workers before the run fails; -1: no limit."
+    )
     max_preemption_failures: int = Field(-1, ge=-1, description="The same for preempted nodes.")
     max_recomputed_steps: int = Field(
         10,

@@ -78,7 +78,14 @@ class Journal:
             rate: Learning rate that it was done with.
             ids: Its row ids over all workers.
         """
-        record = {"kind": "step", "split": "train", "step": step, "epoch": epoch, "lr": rate, "rows": len(ids)}
+        record = {
+            "kind": "step",
+            "split": "train",
+            "step": step,
+            "epoch": epoch,
+            "lr": rate,
+            "rows": len(ids),
+        }
         if self.writes:
             record["row_fingerprint"] = str(order.fingerprint(ids))
         self._pending.append(record)
@@ -119,7 +126,9 @@ class Journal:
         elapsed_s = time.monotonic() - self._since
         if self._publish is None or elapsed_s < _PUBLISH_EVERY_S:
             return
-        self._publish({"kind": "progress", "loss": loss, "rows_per_s": self._rows_since / elapsed_s, **fields})
+        self._publish(
+            {"kind": "progress", "loss": loss, "rows_per_s": self._rows_since / elapsed_s, **fields}
+        )
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -149,7 +158,9 @@ class Journal:
             self.sync()
 
     def _write_scalars(self, record: dict[str, Any], split: str) -> None:
-        numbers = {f"{split}/{name}": value for name, value in record.items() if isinstance(value, float)}
+        numbers = {
+            f"{split}/{name}": value for name, value in record.items() if isinstance(value, float)
+        }
         self._on_board(lambda board: board.write(numbers, record["step"]))
 
     def _flush_scalars(self) -> None:
@@ -180,7 +191,9 @@ class _TensorBoard:
         from tensorboardX.summary import scalar
 
         for name, number in numbers.items():
-            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, number)))
+            self._writer.write_event(
+                Event(wall_time=time.time(), step=step, summary=scalar(name, number))
+            )
 
     def flush(self) -> None:
         self._writer.flush()

@@ -75,7 +75,9 @@ def hold(folder: Storage) -> Iterator[None]:
     driver = _claim(folder)
     _held[folder.uri] = driver
     over = threading.Event()
-    beating = threading.Thread(target=_beat, args=(folder, driver, over), name="raydc-lease", daemon=True)
+    beating = threading.Thread(
+        target=_beat, args=(folder, driver, over), name="raydc-lease", daemon=True
+    )
     beating.start()
     try:
         yield
@@ -113,7 +115,11 @@ def read(folder: Storage) -> Driver | None:
     """The process that claims to drive a run, dead or alive. Raises OSError."""
     try:
         return Driver(**folder.read_json(FILE))
-    except (FileNotFoundError, ValueError, TypeError):  # None; or one that was cut off, and so is dead.
+    except (
+        FileNotFoundError,
+        ValueError,
+        TypeError,
+    ):  # None; or one that was cut off, and so is dead.
         return None
 
 
@@ -130,7 +136,13 @@ def seems_alive(driver: Driver) -> bool:
 def _claim(folder: Storage) -> Driver:
     now_s = time.time()
     mine = Driver(
-        uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), _process_start(os.getpid()), now_s, now_s
+        uuid.uuid4().hex,
+        socket.gethostname(),
+        os.getpid(),
+        _machine(),
+        _process_start(os.getpid()),
+        now_s,
+        now_s,
     )
     judged: Driver | None = None
     if folder.is_local:
@@ -152,7 +164,9 @@ def _claim(folder: Storage) -> Driver:
         time.sleep(_SETTLE_S)
         found = read(folder)
         if found is not None and found.token != mine.token:
-            raise RunError(f"the run at {folder.uri} was taken by {found}", "Wait for it or stop it there.")
+            raise RunError(
+                f"the run at {folder.uri} was taken by {found}", "Wait for it or stop it there."
+            )
     return mine
 
 
@@ -184,7 +198,9 @@ def _guarded(folder: Storage) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline_s:
                     place = str(folder.local_path / _GUARD)
-                    raise TimeoutError(errno.ETIMEDOUT, "another process holds this lock", place) from None
+                    raise TimeoutError(
+                        errno.ETIMEDOUT, "another process holds this lock", place
+                    ) from None
                 time.sleep(0.02)
             except OSError:
                 break  # No locks here; what is left is the order of writing.
@@ -195,7 +211,10 @@ def _guarded(folder: Storage) -> Iterator[None]:
 
 def _beat(folder: Storage, driver: Driver, over: threading.Event) -> None:
     while not over.wait(BEAT_EVERY_S):
-        with contextlib.suppress(OSError), _guarded(folder):  # Storage that is away: the next beat may come through.
+        with (
+            contextlib.suppress(OSError),
+            _guarded(folder),
+        ):  # Storage that is away: the next beat may come through.
             if owner(folder) != driver.token:
                 return  # Taken by another, or moved aside: it is not for this one to write there.
             folder.write_json(FILE, asdict(replace(driver, beat_s=time.time())))

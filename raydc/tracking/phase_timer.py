@@ -9,23 +9,25 @@ that was done. On an object store there is no such file, and the last record has
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
-import struct
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from raydc.storage import Storage
 from raydc.tracking import events
-from raydc.tracking.time_account import VALIDATION, Account, add_up
+from raydc.tracking.pulse import PULSE_FILE, Pulse
+from raydc.tracking.time_account import (
+    DATA_WAIT,
+    RECOMPUTED,
+    START_UP,
+    TIMED,
+    USEFUL,
+    VALIDATION,
+    Account,
+    add_up,
+)
 
-USEFUL, RECOMPUTED = "useful_step", "recomputed_step"
-CHECKPOINT, DATA_WAIT, START_UP = "checkpoint", "data_wait", "start_up"
-_STATES = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, VALIDATION)
 _RECORD_EVERY_S = 10.0
-_PULSE = "pulse.bin"
 _Item = TypeVar("_Item")
 
 
@@ -47,7 +49,7 @@ class PhaseTimer:
         self._epoch_s = time.time() - time.monotonic()
         self._state = START_UP
         self._entered_s = self._since_s = time.monotonic()
-        self._seconds = dict.fromkeys(_STATES, 0.0)
+        self._seconds = dict.fromkeys(TIMED, 0.0)
         self._step = self._highest = 0
         self._useful = self._recomputed = self._rows = 0
 
@@ -131,7 +133,7 @@ class PhaseTimer:
         self.switch(self._state)
         if self._writes:
             self._event("time", **self._record())
-        self._seconds = dict.fromkeys(_STATES, 0.0)
+        self._seconds = dict.fromkeys(TIMED, 0.0)
         self._since_s = self._entered_s
         self._useful = self._recomputed = self._rows = 0
         if self._pulse is not None:
@@ -152,7 +154,9 @@ class PhaseTimer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(OSError):  # A full disk has been reported by what was written before.
+        with contextlib.suppress(
+            OSError
+        ):  # A full disk has been reported by what was written before.
             self.record()
 
 
@@ -168,75 +172,7 @@ def timed_record(log: events.EventLog, state: str) -> Iterator[None]:
 def account_of(run_folder: Storage) -> Account:
     """Where the time of a run went, up to the last step that was done even if it is dead."""
     records = list(events.read(run_folder, "events"))
-    if run_folder.is_local and run_folder.exists(_PULSE):
+    if run_folder.is_local and run_folder.exists(PULSE_FILE):
         rest = Pulse(run_folder).rest(records)
         records += [] if rest is None else [{"kind": "time", **rest}]
     return add_up(records)
-
-
-class Pulse:
-    """The last sums of a clock in a mapped file: written without a system call, read after the writer's death.
-
-    Two slots take turns, so that a kill in the middle of a write leaves the one before.
-
-    Args:
-        folder: A local run folder.
-    """
-
-    _FORMAT = struct.Struct(f"<dd4q{len(_STATES)}d")
-    _SUM = struct.Struct("<I")
-    _SLOT_BYTES = 256
-    _COUNTS = ("step", "useful_steps", "recomputed_steps", "rows")
-
-    def __init__(self, folder: Storage) -> None:
-        path = folder.local_path / _PULSE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        size = 2 * self._SLOT_BYTES
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            if os.fstat(descriptor).st_size < size:
-                os.pwrite(descriptor, bytes(size), 0)  # Not sparse: a full disk shows here, not at a step.
-            self._map = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
-        self._turn = 0
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Keeps a record."""
-        moments = (record["since_s"], record["until_s"])
-        counts = (record[name] for name in self._COUNTS)
-        content = self._FORMAT.pack(*moments, *counts, *record["seconds"].values())
-        self._turn ^= 1
-        at = self._turn * self._SLOT_BYTES
-        self._map[at : at + len(content) + 4] = content + self._SUM.pack(zlib.crc32(content))
-
-    def clear(self) -> None:
-        """Forgets all records."""
-        self._map[:] = bytes(2 * self._SLOT_BYTES)
-
-    def read(self) -> dict[str, Any] | None:
-        """The newest whole record; None where there is none."""
-        records = [record for at in (0, self._SLOT_BYTES) if (record := self._read(at)) is not None]
-        return max(records, key=lambda record: float(record["until_s"]), default=None)
-
-    def rest(self, known: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-        """What a writer that died has kept and not written; None where that is nothing.
-
-        Args:
-            known: The events of the run. One may have been written just before the kill, and the slots not cleared.
-        """
-        kept = self.read()
-        if kept is None:
-            return None
-        begun_together = (event for event in known if event.get("since_s") == kept["since_s"])
-        return None if any(event["until_s"] >= kept["until_s"] for event in begun_together) else kept
-
-    def _read(self, at: int) -> dict[str, Any] | None:
-        content = bytes(self._map[at : at + self._FORMAT.size])
-        found = self._SUM.unpack_from(self._map, at + self._FORMAT.size)[0]
-        if not any(content) or found != zlib.crc32(content):
-            return None
-        since_s, until_s, *values = self._FORMAT.unpack(content)
-        counts = dict(zip(self._COUNTS, values, strict=False))
-        seconds = dict(zip(_STATES, values[len(self._COUNTS) :], strict=True))
-        return {"since_s": since_s, "until_s": until_s, **counts, "seconds": seconds}

@@ -36,7 +36,10 @@ class Progress:
     """
 
     def __init__(
-        self, report: Say, batch_size: int, also: Callable[[dict[str, Any]], None] = lambda record: None
+        self,
+        report: Say,
+        batch_size: int,
+        also: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
         self._report = report
         self._also = also
@@ -48,7 +51,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty():
-            self._live = Live(console=Console(file=sys.stdout), transient=True, refresh_per_second=4)
+            self._live = Live(
+                console=Console(file=sys.stdout), transient=True, refresh_per_second=4
+            )
             self._live.start()
         return self
 
@@ -67,7 +72,9 @@ class Progress:
         elif kind == "epoch":
             self._end_epoch(record)
         elif kind == "checkpoint_skipped":
-            self.say(f"train     {record['checkpoint']} does not verify and is skipped: {record['reason']}")
+            self.say(
+                f"train     {record['checkpoint']} does not verify and is skipped: {record['reason']}"
+            )
         elif kind == "attempt_started":
             self._start(record)
         elif kind in _TOLD:
@@ -79,7 +86,9 @@ class Progress:
         self._num_attempts += 1
         workers = _workers(record["world_size"])
         if self._num_attempts > 1:
-            self.say(f"train     restart {self._num_attempts - 1}: goes on after step {record['step']:,}, {workers}")
+            self.say(
+                f"train     restart {self._num_attempts - 1}: goes on after step {record['step']:,}, {workers}"
+            )
         elif record["step"]:
             self.say(f"train     goes on after step {record['step']:,}, {workers}")
 
@@ -91,7 +100,9 @@ class Progress:
 
     def _end_epoch(self, record: dict[str, Any]) -> None:
         # Epochs of a small data set end many times a second: of those in a hurry only the last is shown.
-        scores = "  ".join(f"{name} {record[name]:.4f}" for name in _SHOWN if record.get(name) is not None)
+        scores = "  ".join(
+            f"{name} {record[name]:.4f}" for name in _SHOWN if record.get(name) is not None
+        )
         self._held = f"train     epoch {record['epoch']}  step {record['step']:,}  {record['split']} {scores}"
         if time.monotonic() - self._last_line_s >= 1.0:
             self.say(self._held)

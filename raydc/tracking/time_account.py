@@ -19,17 +19,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-NAMES = ("useful_step", "recomputed_step", "checkpoint", "data_wait", "start_up", "resize", "idle")
-# Told apart by the clock, and a part of the useful steps.
+USEFUL, RECOMPUTED = "useful_step", "recomputed_step"
+CHECKPOINT, DATA_WAIT, START_UP = "checkpoint", "data_wait", "start_up"
+RESIZE, IDLE = "resize", "idle"
+NAMES = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, RESIZE, IDLE)
+# The phase timer counts validation apart; the account adds it to the useful steps.
 VALIDATION = "validation"
+# What a phase timer counts. `RESIZE` and `IDLE` pass while no worker runs.
+TIMED = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, VALIDATION)
 # What the seconds without a running clock are, after an event of this kind.
 _BETWEEN = {
-    "run_started": "start_up",
-    "waits_for_resources": "idle",
-    "attempt_started": "start_up",
-    "resize": "resize",
-    "run_finished": "idle",
-    "driver_ended": "idle",
+    "run_started": START_UP,
+    "waits_for_resources": IDLE,
+    "attempt_started": START_UP,
+    "resize": RESIZE,
+    "run_finished": IDLE,
+    "driver_ended": IDLE,
 }
 
 
@@ -125,7 +130,11 @@ def lines(account: Account) -> list[str]:
     parts = []
     for name in NAMES:
         seconds = account.seconds[name]
-        inner = f" (validation {account.validation_s:.1f})" if name == "useful_step" and account.validation_s else ""
+        inner = (
+            f" (validation {account.validation_s:.1f})"
+            if name == "useful_step" and account.validation_s
+            else ""
+        )
         share = f" {seconds / wall_s:.0%}" if wall_s and seconds >= 0.005 * wall_s else ""
         parts.append(f"{name.replace('_', ' ')} {seconds:.1f}{inner}{share}")
     said = [f"{wall_s:.1f} s: {', '.join(parts)}"]

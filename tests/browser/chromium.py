@@ -20,7 +20,11 @@ def find_obstacle() -> str | None:
     if importlib.util.find_spec("selenium") is None:
         return "the browser tests need selenium: pip install -e '.[dev]'"
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    return f"the browser tests need {', '.join(missing)}: .ci/install-test-packages" if missing else None
+    return (
+        f"the browser tests need {', '.join(missing)}: .ci/install-test-packages"
+        if missing
+        else None
+    )
 
 
 class Browser:
@@ -31,7 +35,13 @@ class Browser:
 
         options = webdriver.ChromeOptions()
         options.binary_location = str(shutil.which("chromium"))
-        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "disable-extensions"):
+        for argument in (
+            "headless=new",
+            "no-sandbox",
+            "disable-dev-shm-usage",
+            "disable-gpu",
+            "disable-extensions",
+        ):
             options.add_argument(f"--{argument}")
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
@@ -52,7 +62,9 @@ class Browser:
         return found
 
     def all(self, selector: str) -> list[Any]:
-        return [one for one in self.driver.find_elements("css selector", selector) if one.is_displayed()]
+        return [
+            one for one in self.driver.find_elements("css selector", selector) if one.is_displayed()
+        ]
 
     def one(self, selector: str) -> Any:
         return self.wait(lambda: self.all(selector), selector)[0]
@@ -72,7 +84,12 @@ class Browser:
 
     def open(self, url: str, width: int = DESKTOP_WIDTH) -> None:
         """Opens the page anew, as in a new tab, and waits until it knows its model or wants a token."""
-        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == PHONE_WIDTH}
+        metrics = {
+            "width": width,
+            "height": 800,
+            "deviceScaleFactor": 1,
+            "mobile": width == PHONE_WIDTH,
+        }
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.driver.get(url)
         self.run("sessionStorage.clear()")
@@ -80,7 +97,9 @@ class Browser:
         self.driver.get(url)
         self.wait(lambda: self.all("#main") or self.all("#token-form"), "the page")
 
-    def draw(self, strokes: list[Stroke], x: float = 0.1, y: float = 0.1, size: float = 0.8) -> None:
+    def draw(
+        self, strokes: list[Stroke], x: float = 0.1, y: float = 0.1, size: float = 0.8
+    ) -> None:
         """Draws on the pad, in a square of it."""
         box = self.run("return document.querySelector('#pad').getBoundingClientRect().toJSON()")
 
@@ -90,7 +109,9 @@ class Browser:
                 "y": box["top"] + (y + size * at[1]) * box["height"],
             }
             pressed = {"button": "left", "buttons": int(kind != "mouseReleased"), "clickCount": 1}
-            self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": kind, **place, **pressed})
+            self.driver.execute_cdp_cmd(
+                "Input.dispatchMouseEvent", {"type": kind, **place, **pressed}
+            )
 
         for stroke in strokes:
             point("mousePressed", stroke[0])

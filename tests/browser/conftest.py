@@ -43,7 +43,9 @@ def digits(browser: Browser, store: Storage) -> Iterator[Served]:
 
     data = load_digits()
     images = np.rint(data.images * (255 / 16)).astype(np.uint8)
-    served.train(store, "digits", {"name": "cnn", "depth": 2, "width": 16}, images, data.target, epochs=8)
+    served.train(
+        store, "digits", {"name": "cnn", "depth": 2, "width": 16}, images, data.target, epochs=8
+    )
     with Served(store, "digits").running() as endpoint:
         yield endpoint
 

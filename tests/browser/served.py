@@ -36,7 +36,9 @@ def register(store: Storage, name: str, features: Features, seed: int = 0) -> in
     """A version with random weights."""
     made = store / f"made-{name}-{seed}"
     small_models.write_bundle(made, features, seed, name)
-    return Registry(store).register(name, made, {"run": name, "metrics": {"accuracy": 0.5, "num_rows": 40}})
+    return Registry(store).register(
+        name, made, {"run": name, "metrics": {"accuracy": 0.5, "num_rows": 40}}
+    )
 
 
 def train(
@@ -55,11 +57,18 @@ def train(
     spec = small_models.small_spec(store.uri, name, model)
     network = models.build(spec.model, signature, seed=0)
     with one_thread():
-        fit(network, torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)), epochs)
+        fit(
+            network,
+            torch.from_numpy(images[:, None]),
+            torch.from_numpy(labels.astype(np.int64)),
+            epochs,
+        )
     golden = [{"image": encode_png(pixels[:, :, None])} for pixels in images[:8]]
     made = store / f"made-{name}"
     bundle.write(made, spec, features, network.state_dict(), golden, {"run": name, "step": 100})
-    return Registry(store).register(name, made, {"run": name, "metrics": {"accuracy": 0.97, "num_rows": 340}})
+    return Registry(store).register(
+        name, made, {"run": name, "metrics": {"accuracy": 0.97, "num_rows": 340}}
+    )
 
 
 def fit(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int) -> None:
@@ -88,13 +97,19 @@ class Served:
 
     def __init__(self, store: Storage, model: str, **fields: Any) -> None:
         section = small_models.small_spec(store.uri).serve
-        limits = {name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)}
+        limits = {
+            name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)
+        }
         self._given = {**limits, "storage": store.uri, "model": model, **fields}
         self.service = Service()
         self._access = Authenticator()
-        self._gate = FrontHandler(Routes(self.service, "0.1.0").respond, self.service, self._access, lambda seen: None)
+        self._gate = FrontHandler(
+            Routes(self.service, "0.1.0").respond, self.service, self._access, lambda seen: None
+        )
         self._server = uvicorn.Server(
-            uvicorn.Config(self._app, "127.0.0.1", 0, interface="asgi3", log_level="warning", lifespan="off")
+            uvicorn.Config(
+                self._app, "127.0.0.1", 0, interface="asgi3", log_level="warning", lifespan="off"
+            )
         )
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -121,7 +136,9 @@ class Served:
     def promote(self, version: int) -> None:
         """Another version answers."""
         assert self._loop is not None
-        asyncio.run_coroutine_threadsafe(self._configure(version), self._loop).result(START_TIMEOUT_S)
+        asyncio.run_coroutine_threadsafe(self._configure(version), self._loop).result(
+            START_TIMEOUT_S
+        )
 
     @property
     def url(self) -> str:

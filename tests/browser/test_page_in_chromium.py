@@ -18,7 +18,9 @@ PLACES = [(0.1, 0.1, 0.8), (0.45, 0.05, 0.4), (0.2, 0.5, 0.45)]
 
 
 @pytest.mark.parametrize("model", ["digits", "mnist"])
-def test_a_drawn_digit_gets_the_right_answer(model: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+def test_a_drawn_digit_gets_the_right_answer(
+    model: str, browser: Browser, request: pytest.FixtureRequest
+) -> None:
     endpoint: Served = request.getfixturevalue(model)
     browser.open(endpoint.url)
     assert browser.all("#invitation")
@@ -30,7 +32,9 @@ def test_a_drawn_digit_gets_the_right_answer(model: str, browser: Browser, reque
     assert answers == {digit: digit for digit in DIGITS}
 
 
-def test_an_answer_has_bars_version_latency_and_request_id(digits: Served, browser: Browser) -> None:
+def test_an_answer_has_bars_version_latency_and_request_id(
+    digits: Served, browser: Browser
+) -> None:
     browser.open(digits.url)
     browser.draw(DIGITS["3"])
     assert browser.answer() == "3"
@@ -77,7 +81,9 @@ def test_keys_draw_too(digits: Served, browser: Browser) -> None:
 
 def test_undo_takes_back_one_stroke(digits: Served, browser: Browser) -> None:
     browser.open(digits.url)
-    seen = "return [...document.querySelector('#seen').getContext('2d').getImageData(0, 0, 8, 8).data]"
+    seen = (
+        "return [...document.querySelector('#seen').getContext('2d').getImageData(0, 0, 8, 8).data]"
+    )
     blank = browser.run(seen)
     browser.draw(DIGITS["4"][:1])
     one_stroke = browser.run(seen)
@@ -91,17 +97,23 @@ def test_undo_takes_back_one_stroke(digits: Served, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("model", ["digits", "photos"])
-def test_a_file_is_sent_as_it_is(model: str, browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_a_file_is_sent_as_it_is(
+    model: str, browser: Browser, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     endpoint: Served = request.getfixturevalue(model)
     content = base64.b64decode(small_models.picture_rows(1)[0]["image"])
     (tmp_path / "one.png").write_bytes(content)
-    posted = httpx.post(f"{endpoint.url}predict", content=content, headers={"content-type": "image/png"}).json()
+    posted = httpx.post(
+        f"{endpoint.url}predict", content=content, headers={"content-type": "image/png"}
+    ).json()
     browser.open(endpoint.url)
     assert bool(browser.all("#pad")) == (model == "digits"), "noise is no drawing"
     browser.driver.find_element("css selector", "#file").send_keys(str(tmp_path / "one.png"))
     assert browser.answer() == posted["predictions"][0]["label"]
     assert browser.one(".preview").get_attribute("naturalWidth") == "8"
-    assert "--data-binary '@one.png'" in browser.run("return document.querySelector('#command code').textContent")
+    assert "--data-binary '@one.png'" in browser.run(
+        "return document.querySelector('#command code').textContent"
+    )
 
 
 def test_a_file_can_be_dropped(photos: Served, browser: Browser) -> None:
@@ -123,7 +135,10 @@ def test_a_file_can_be_dropped(photos: Served, browser: Browser) -> None:
 def test_a_row_is_filled_in(table: Served, browser: Browser) -> None:
     browser.open(table.url)
     assert [one.text for one in browser.all(".field option")] == ["cook", "nurse", "(missing)"]
-    for row in ({"age": "61", "hours": "", "job": "nurse"}, {"age": "20", "hours": "38.5", "job": ""}):
+    for row in (
+        {"age": "61", "hours": "", "job": "nurse"},
+        {"age": "20", "hours": "38.5", "job": ""},
+    ):
         for name in ("age", "hours"):
             browser.fill(name, row[name])
         browser.one(f"[name=job] option[value='{row['job']}']").click()
@@ -172,7 +187,9 @@ def test_another_version_is_noticed(table: Served, browser: Browser) -> None:
         table.promote(1)
 
 
-def test_a_token_is_asked_for_and_kept_in_the_tab(guarded: tuple[Served, str], browser: Browser) -> None:
+def test_a_token_is_asked_for_and_kept_in_the_tab(
+    guarded: tuple[Served, str], browser: Browser
+) -> None:
     endpoint, token = guarded
 
     def give(text: str) -> None:
@@ -188,7 +205,9 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(guarded: tuple[Served, str], b
     browser.one("#predict").click()
     assert browser.answer() in small_models.CLASSES
     assert not browser.all("#token-form, #boot-error > *")
-    kept = browser.run("return [JSON.stringify(sessionStorage), JSON.stringify(localStorage) + document.cookie]")
+    kept = browser.run(
+        "return [JSON.stringify(sessionStorage), JSON.stringify(localStorage) + document.cookie]"
+    )
     assert token in kept[0]
     assert token not in kept[1]
     assert token not in browser.run("return document.querySelector('#command code').textContent")
@@ -198,7 +217,9 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(guarded: tuple[Served, str], b
 
 
 @pytest.mark.parametrize("model", ["digits", "photos", "table", "price"])
-def test_a_phone_needs_no_sideways_scrolling(model: str, browser: Browser, request: pytest.FixtureRequest) -> None:
+def test_a_phone_needs_no_sideways_scrolling(
+    model: str, browser: Browser, request: pytest.FixtureRequest
+) -> None:
     browser.open(request.getfixturevalue(model).url, PHONE_WIDTH)
     if model == "digits":
         browser.draw(DIGITS["8"])
@@ -209,15 +230,26 @@ def test_a_phone_needs_no_sideways_scrolling(model: str, browser: Browser, reque
         browser.text("#error")
     for details in browser.all("details"):
         details.click()
-    assert browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [PHONE_WIDTH, PHONE_WIDTH]
+    assert browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [
+        PHONE_WIDTH,
+        PHONE_WIDTH,
+    ]
 
 
 def test_nothing_leaves_for_elsewhere(digits: Served, browser: Browser) -> None:
     browser.open(digits.url)
     browser.draw(DIGITS["5"])
     browser.answer()
-    loaded = browser.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert {url.removeprefix(digits.url) for url in loaded} >= {"page.css", "page.js", "ink.js", "healthz", "predict"}
+    loaded = browser.run(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
+    assert {url.removeprefix(digits.url) for url in loaded} >= {
+        "page.css",
+        "page.js",
+        "ink.js",
+        "healthz",
+        "predict",
+    }
     assert all(url.startswith(digits.url) for url in loaded)
     assert browser.driver.get_log("browser") == [], "nothing was refused, and nothing failed"
 

@@ -15,7 +15,9 @@ from isolated import Cluster, Hosts, adapt, find_obstacle
 
 
 def _free_network() -> str:
-    used = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True).stdout
+    used = subprocess.run(
+        ["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True
+    ).stdout
     return next(f"10.77.{n}" for n in range(os.getpid() % 200, 255) if f" 10.77.{n}." not in used)
 
 
@@ -41,5 +43,7 @@ def launcher(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     (made.home / "tmp").mkdir()
     assert made.ray("get-auth-token", "--generate").returncode == 0
     (made.home / ".ray" / "auth_token").chmod(0o600)
-    made.file.write_text(yaml.safe_dump(adapt(hosts, f"raydc-test-{os.getpid()}"), sort_keys=False, width=1000))
+    made.file.write_text(
+        yaml.safe_dump(adapt(hosts, f"raydc-test-{os.getpid()}"), sort_keys=False, width=1000)
+    )
     return made

@@ -32,11 +32,31 @@ def find_obstacle() -> str | None:
     if not SCRIPT.is_file():
         return f"no script for isolated hosts at {SCRIPT}; name it in RAYDC_HOSTS"
     path = os.environ["PATH"] + ":" + SBIN
-    packages = {"sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync", "ip": "iproute2"}
-    missing = sorted(package for command, package in packages.items() if not shutil.which(command, path=path))
+    packages = {
+        "sshd": "openssh-server",
+        "ssh": "openssh-client",
+        "rsync": "rsync",
+        "ip": "iproute2",
+    }
+    missing = sorted(
+        package for command, package in packages.items() if not shutil.which(command, path=path)
+    )
     if missing:
         return f"missing packages: {' '.join(missing)}; .ci/install-test-packages installs them"
-    probe = ["unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "mount", "-t", "tmpfs", "none", "/mnt"]
+    probe = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--pid",
+        "--uts",
+        "--ipc",
+        "--fork",
+        "mount",
+        "-t",
+        "tmpfs",
+        "none",
+        "/mnt",
+    ]
     tried = subprocess.run(probe, capture_output=True, text=True, check=False)
     return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else None
 
@@ -103,7 +123,9 @@ class Hosts:
             timeout=120,
         )  # fmt: skip
         if done.returncode:
-            raise RuntimeError(f"{SCRIPT.name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+            raise RuntimeError(
+                f"{SCRIPT.name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
 
     def power(self, host: int, on: bool) -> None:
         """Cuts the power of a host, so that others hear nothing more of it, or starts it again."""
@@ -115,7 +137,9 @@ class Hosts:
     def name(self, host: int) -> str:
         return f"{self.environment['RDC_PREFIX']}-h{host}"
 
-    def ssh(self, host: int, command: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        self, host: int, command: str, timeout_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a command in a login shell of a host."""
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         ssh = ["ssh", "-i", str(self.key), *(part for option in options for part in ("-o", option))]
@@ -156,18 +180,28 @@ class Cluster:
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            output = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else error.stdout
-            raise TimeoutError(f"ray {' '.join(arguments)}: not within {timeout_s:.0f} s\n{output}") from error
+            output = (
+                error.stdout.decode(errors="replace")
+                if isinstance(error.stdout, bytes)
+                else error.stdout
+            )
+            raise TimeoutError(
+                f"ray {' '.join(arguments)}: not within {timeout_s:.0f} s\n{output}"
+            ) from error
         sys.stdout.write(f"$ ray {' '.join(arguments)}\n{done.stdout}exit code {done.returncode}\n")
         return done
 
     def submit(self, *arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """`ray submit CLUSTER examples/submit.py -- ...`"""
-        return self.ray("submit", str(self.file), "examples/submit.py", "--", *arguments, timeout_s=timeout_s)
+        return self.ray(
+            "submit", str(self.file), "examples/submit.py", "--", *arguments, timeout_s=timeout_s
+        )
 
     def num_nodes(self) -> int:
         """Machines on which Ray is alive."""
-        listed = self.hosts.ssh(1, "RAY_AUTH_MODE=token ray list nodes --filter state=ALIVE --format json")
+        listed = self.hosts.ssh(
+            1, "RAY_AUTH_MODE=token ray list nodes --filter state=ALIVE --format json"
+        )
         return listed.stdout.count('"node_id"') if listed.returncode == 0 else 0
 
 
@@ -179,7 +213,9 @@ def adapt(hosts: Hosts, name: str) -> dict[str, Any]:
     config["provider"]["worker_ips"] = [hosts.address(host) for host in range(2, hosts.number + 1)]
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
     token_mode, *_ = config["setup_commands"]
-    use_project = "grep -qs PYTHONPATH ~/.bashrc || echo 'export PYTHONPATH=$HOME/project' >> ~/.bashrc"
+    use_project = (
+        "grep -qs PYTHONPATH ~/.bashrc || echo 'export PYTHONPATH=$HOME/project' >> ~/.bashrc"
+    )
     config["setup_commands"] = [token_mode, use_project]
     for kind in ("head", "worker"):
         # The hosts share this machine's cores and memory, which Ray would count once for each.

@@ -35,5 +35,9 @@ def test_the_cluster_is_closed_to_strangers(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_what_is_copied_exists(file: Path) -> None:
     sources = yaml.safe_load(file.read_text())["file_mounts"].values()
-    missing = [path for path in sources if not path.startswith("~") and not (file.parent.parent / path).exists()]
+    missing = [
+        path
+        for path in sources
+        if not path.startswith("~") and not (file.parent.parent / path).exists()
+    ]
     assert missing == []

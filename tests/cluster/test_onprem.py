@@ -25,7 +25,7 @@ from isolated import ROOT, Cluster, Hosts, wait_until
 from training import check_ledger
 
 from raydc import spec as specs
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.data.shards import open_rows
 from raydc.storage import Storage
 
@@ -111,7 +111,7 @@ def test_the_endpoint_answers_from_outside(hosts: Hosts) -> None:
     rows = json.loads((folder / "golden_rows.json").read_text())
     data = Storage(str(folder))
     _, truth = open_rows(data, "test").gather(np.arange(len(rows)))
-    classes = prepare.load(data).features.signature.classes
+    classes = prepared.load(data).features.signature.classes
     request = urllib.request.Request(
         f"http://{hosts.address(1)}:8000/predict",
         json.dumps({"rows": rows}).encode(),
@@ -126,11 +126,17 @@ def test_the_endpoint_answers_from_outside(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["run", SPEC, "--set", "train.epochs=zero"], 2), (["run", SPEC, *SETS], 5), (["validate", SPEC], 0)],
+    [
+        (["run", SPEC, "--set", "train.epochs=zero"], 2),
+        (["run", SPEC, *SETS], 5),
+        (["validate", SPEC], 0),
+    ],
     ids=["wrong value", "run exists", "valid"],
 )
 @pytest.mark.usefixtures("submitted")
-def test_the_last_line_says_the_exit_code(cluster: Cluster, arguments: list[str], code: int) -> None:
+def test_the_last_line_says_the_exit_code(
+    cluster: Cluster, arguments: list[str], code: int
+) -> None:
     done = cluster.submit(*arguments)
     assert _last_line(done) == f"raydc {' '.join(arguments)}: exit code {code}"
     assert done.returncode == (1 if code else 0)
@@ -166,9 +172,27 @@ def test_job_submit_trains_from_a_working_folder(
     cluster: Cluster, hosts: Hosts, dashboard: str, tmp_path: Path
 ) -> None:
     (tmp_path / "spec.yaml").write_text((ROOT / SPEC).read_text())
-    submit = ["job", "submit", "--address", dashboard, "--working-dir", str(tmp_path), "--", "raydc"]
-    sets = [*SETS, "--set", "data.source=/root/project/examples/digits/data", "--set", "name=by-job"]
-    sets += ["--set", "scaling.num_workers=1"]  # The replica of the endpoint has a part of one of the two CPUs.
+    submit = [
+        "job",
+        "submit",
+        "--address",
+        dashboard,
+        "--working-dir",
+        str(tmp_path),
+        "--",
+        "raydc",
+    ]
+    sets = [
+        *SETS,
+        "--set",
+        "data.source=/root/project/examples/digits/data",
+        "--set",
+        "name=by-job",
+    ]
+    sets += [
+        "--set",
+        "scaling.num_workers=1",
+    ]  # The replica of the endpoint has a part of one of the two CPUs.
     done = cluster.ray(*submit, "train", "spec.yaml", *sets, timeout_s=600)
     assert done.returncode == 0
     assert (hosts.shared / "runs" / "runs" / "by-job" / "model" / "MANIFEST.json").is_file()
@@ -183,14 +207,21 @@ def test_a_host_without_power(cluster: Cluster, hosts: Hosts) -> None:
     spec |= {"name": "powerless", "storage": STORAGE}
     spec["data"]["source"] = "/root/project/examples/digits/data"
     spec["model"] = {"name": "mlp", "hidden": [32]}
-    spec["train"] |= {"epochs": None, "max_steps": 6000, "global_batch_size": 32, "lr_scheduler": "constant"}
+    spec["train"] |= {
+        "epochs": None,
+        "max_steps": 6000,
+        "global_batch_size": 32,
+        "lr_scheduler": "constant",
+    }
     # One of them to a host: the replica of the endpoint has a part of one.
     spec["scaling"] = {"num_workers": {"min": 1, "max": 2}, "resources_per_worker": {"CPU": 0.8}}
     (hosts.shared / "powerless.yaml").write_text(yaml.safe_dump(spec))
     folder = hosts.shared / "runs" / "runs" / "powerless"
 
     def has_steps() -> bool:
-        known = folder.is_dir() and [event for event in _events(hosts, "powerless") if event["kind"] == "checkpoint"]
+        known = folder.is_dir() and [
+            event for event in _events(hosts, "powerless") if event["kind"] == "checkpoint"
+        ]
         return bool(known) and known[-1]["step"] > 100
 
     with ThreadPoolExecutor(1) as pool:
@@ -207,10 +238,14 @@ def test_a_host_without_power(cluster: Cluster, hosts: Hosts) -> None:
     run = Storage(str(folder))
     resolved = specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml")))
     (data,) = (hosts.shared / "runs" / "data").glob("powerless-*")
-    check_ledger(run, resolved, prepare.load(Storage(str(data))).num_rows["train"])
+    check_ledger(run, resolved, prepared.load(Storage(str(data))).num_rows["train"])
 
 
 def test_down_stops_the_cluster(cluster: Cluster, hosts: Hosts) -> None:
     assert cluster.ray("down", "-y", str(cluster.file)).returncode == 0
     for port in (6379, 8000, 8265):
-        wait_until(lambda port=port: not _listens(hosts.address(1), port), f"port {port} free", timeout_s=60)
+        wait_until(
+            lambda port=port: not _listens(hosts.address(1), port),
+            f"port {port} free",
+            timeout_s=60,
+        )

@@ -28,12 +28,23 @@ class Dying(nn.Module):
     """Two layers with dropout; counts the shards that it computes in training mode."""
 
     def __init__(
-        self, signature: Signature, folder: str, faults: dict[str, list[int]], fault: str, waits: dict[str, Any] | None
+        self,
+        signature: Signature,
+        folder: str,
+        faults: dict[str, list[int]],
+        fault: str,
+        waits: dict[str, Any] | None,
     ) -> None:
         super().__init__()
         features = torch.Size(signature.shape).numel()
         self.layers = nn.Sequential(
-            *(nn.Flatten(), nn.Linear(features, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, signature.num_outputs))
+            *(
+                nn.Flatten(),
+                nn.Linear(features, 16),
+                nn.ReLU(),
+                nn.Dropout(0.2),
+                nn.Linear(16, signature.num_outputs),
+            )
         )
         self.folder, self.faults, self.fault = folder, faults, fault
         self.num_calls, self.waits = 0, waits or {}

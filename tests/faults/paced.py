@@ -20,7 +20,13 @@ class Paced(nn.Module):
         super().__init__()
         features = torch.Size(signature.shape).numel()
         self.layers = nn.Sequential(
-            *(nn.Flatten(), nn.Linear(features, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, signature.num_outputs))
+            *(
+                nn.Flatten(),
+                nn.Linear(features, 16),
+                nn.ReLU(),
+                nn.Dropout(0.2),
+                nn.Linear(16, signature.num_outputs),
+            )
         )
         self.hurry = Path(hurry)
         self.hurries = False

@@ -26,7 +26,9 @@ FILES = (
     "state.json",
 )  # fmt: skip
 PHASES = ("copied", *(f"wrote {name}" for name in FILES), "moved", "pruning", "pruned")
-NUM_BEFORE = 3  # So many times a phase passes: there are older checkpoints then, one of them to be removed.
+NUM_BEFORE = (
+    3  # So many times a phase passes: there are older checkpoints then, one of them to be removed.
+)
 
 
 def main() -> None:
@@ -56,7 +58,11 @@ def in_fork(do: Callable[[], None]) -> int:
 
 
 def train(folder: Path, data: Storage) -> None:
-    worker.fit(training_spec(str(folder), checkpoint={"every_steps": 2, "num_to_keep": 2}), Storage(str(folder)), data)
+    worker.fit(
+        training_spec(str(folder), checkpoint={"every_steps": 2, "num_to_keep": 2}),
+        Storage(str(folder)),
+        data,
+    )
 
 
 def train_and_die(folder: Path, data: Storage, phase: str) -> None:

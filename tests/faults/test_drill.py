@@ -13,7 +13,7 @@ from training import training_spec, write_pictures
 from raydc import chaos, engine
 from raydc.chaos import schedule, small
 from raydc.chaos.drill import Drill
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.errors import ChaosError, RunError
 from raydc.loop.fault_injection import Fault
 from raydc.spec.sections import Spec
@@ -23,9 +23,9 @@ NOWHERE = engine.Engine(True, "", 1, {"CPU": 4.0})
 
 
 @pytest.fixture
-def data(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> prepare.Prepared:
+def data(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> prepared.Prepared:
     monkeypatch.chdir(root / "tests")  # Where drivers and workers find the builders.
-    return prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+    return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def spec_of(tmp_path: Path, kind: str, **sections: Any) -> Spec:
     return training_spec(str(tmp_path / "store"), model=model, **sections)
 
 
-def test_one_process_is_killed_and_ends_as_if_it_had_not_been(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_one_process_is_killed_and_ends_as_if_it_had_not_been(
+    tmp_path: Path, data: prepared.Prepared
+) -> None:
     spec, lines = spec_of(tmp_path, "good", train={"logical_shards": 2}), []
     storage = Storage(spec.storage)
     options = chaos.Options(num_steps=12, seed=1, num_kills=1, only=("restore",))
@@ -54,9 +56,12 @@ def test_one_process_is_killed_and_ends_as_if_it_had_not_been(tmp_path: Path, da
 
 
 def test_workers_and_drivers_are_killed_and_resized(
-    tmp_path: Path, data: prepare.Prepared, ray_engine: engine.Engine
+    tmp_path: Path, data: prepared.Prepared, ray_engine: engine.Engine
 ) -> None:
-    spec, lines = spec_of(tmp_path, "good", scaling={"num_workers": 2}, train={"logical_shards": 4}), []
+    spec, lines = (
+        spec_of(tmp_path, "good", scaling={"num_workers": 2}, train={"logical_shards": 4}),
+        [],
+    )
     options = chaos.Options(num_steps=12, seed=0, num_kills=2, only=("worker", "resize"))
     chaos.run(spec, data, Storage(spec.storage), ray_engine, lines.append, options)
     assert lines[-1].startswith("done      2 fault(s) survived; a new step after ")
@@ -66,7 +71,7 @@ def test_workers_and_drivers_are_killed_and_resized(
 
 
 @pytest.mark.soak
-def test_nodes_are_killed_and_drained(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_nodes_are_killed_and_drained(tmp_path: Path, data: prepared.Prepared) -> None:
     sections = {"scaling": {"num_workers": {"min": 1, "max": 2}}, "train": {"logical_shards": 4}}
     spec, lines = spec_of(tmp_path, "good", **sections), []
     options = chaos.Options(num_steps=12, seed=0, num_kills=2, only=("node", "drain"))
@@ -77,7 +82,7 @@ def test_nodes_are_killed_and_drained(tmp_path: Path, data: prepare.Prepared) ->
     assert sum("node of worker" in line for line in lines) == 2
 
 
-def test_a_driver_that_fails_by_itself_is_told(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_a_driver_that_fails_by_itself_is_told(tmp_path: Path, data: prepared.Prepared) -> None:
     little = small.make_spec(spec_of(tmp_path, "good"), 12, 1)
     broken = Storage(str(tmp_path / "broken"))
     drill = Drill(little, broken, data.folder, "")

@@ -33,7 +33,9 @@ def test_no_request_fails_and_no_client_sees_versions_flap(stage: Stage, tmp_pat
     assert Registry(stage.storage).aliases("paced") == {"production": 2}
 
 
-def test_what_there_is_only_one_of_fails_no_request_of_the_client(stage: Stage, tmp_path: Path) -> None:
+def test_what_there_is_only_one_of_fails_no_request_of_the_client(
+    stage: Stage, tmp_path: Path
+) -> None:
     rows = endpoint.outages(stage, tmp_path)
     assert [row["failed_with_library"] for row in rows] == [{}, {}]
     assert all(row["requests_with_library"] > 0 for row in rows)
@@ -41,7 +43,9 @@ def test_what_there_is_only_one_of_fails_no_request_of_the_client(stage: Stage, 
 
 
 @pytest.mark.soak
-def test_more_than_can_be_answered_is_refused_with_a_time_to_come_back(stage: Stage, tmp_path: Path) -> None:
+def test_more_than_can_be_answered_is_refused_with_a_time_to_come_back(
+    stage: Stage, tmp_path: Path
+) -> None:
     row = endpoint.overload(stage, tmp_path, flood_s=2.0)
     assert (row["failed_otherwise"], row["failed_afterwards"]) == ({}, {})
     assert row["refused_with_retry_after"] > 0

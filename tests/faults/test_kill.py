@@ -16,11 +16,18 @@ from typing import Any
 
 import pytest
 import yaml
-from training import NUM_ROWS, check_ledger, event_kinds, training_spec, weights_hash, write_pictures
+from training import (
+    NUM_ROWS,
+    check_ledger,
+    event_kinds,
+    training_spec,
+    weights_hash,
+    write_pictures,
+)
 
 from raydc import engine, train
 from raydc import spec as specs
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.loop import worker
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -40,7 +47,11 @@ def ray_engine() -> Iterator[engine.Engine]:
 
 
 def run_with_kills(
-    folder: Path, data: prepare.Prepared, faults: dict[str, list[int]], epochs: int = 3, stall_s: float = 0.0
+    folder: Path,
+    data: prepared.Prepared,
+    faults: dict[str, list[int]],
+    epochs: int = 3,
+    stall_s: float = 0.0,
 ) -> tuple[Storage, Any, specs.Spec]:
     """Trains on two workers that die where `faults` says, and wait once for their rows."""
     folder.mkdir()
@@ -62,13 +73,20 @@ def run_with_kills(
 @pytest.mark.usefixtures("ray_engine")
 @pytest.mark.parametrize(("rank", "call", "goes_on_at"), [(1, 11, 8), (0, 6, 4)])
 def test_killed_worker(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, rank: int, call: int, goes_on_at: int
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rank: int,
+    call: int,
+    goes_on_at: int,
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
     undisturbed, _, _ = run_with_kills(tmp_path / "undisturbed", data, {})
     began_s = time.monotonic()
-    run, result, spec = run_with_kills(tmp_path / f"killed-{rank}", data, {str(rank): [call]}, stall_s=STALL_S)
+    run, result, spec = run_with_kills(
+        tmp_path / f"killed-{rank}", data, {str(rank): [call]}, stall_s=STALL_S
+    )
     wall_s = time.monotonic() - began_s
     assert (tmp_path / f"killed-{rank}" / f"fault-{rank}-0").exists()
     assert (tmp_path / f"killed-{rank}" / "stalled").exists()
@@ -137,9 +155,14 @@ def test_killed_worker_costs_ten_steps_whatever_the_checkpoint_interval(
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
     num_rows = {"train": 32 * 80, "validation": 60, "test": 40}
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=num_rows))
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=num_rows))
     run, (waits_at, dies_at) = Storage(str(tmp_path / "run")), (20, 58)
-    waits = {"call": waits_at, "file": str(tmp_path / "run" / "events.jsonl"), "text": "recent_state", "step_s": 0.05}
+    waits = {
+        "call": waits_at,
+        "file": str(tmp_path / "run" / "events.jsonl"),
+        "text": "recent_state",
+        "step_s": 0.05,
+    }
     arguments = {"folder": str(tmp_path), "faults": {str(rank): [dies_at]}, "waits": waits}
     spec = training_spec(
         str(tmp_path),
@@ -151,7 +174,9 @@ def test_killed_worker_costs_ten_steps_whatever_the_checkpoint_interval(
     result = train.run(spec, data, run, lambda line: None)
     assert (tmp_path / f"fault-{rank}-0").exists()
     assert (result.restarts, result.steps) == (1, 80)
-    starts = [record for record in events.read(run, "events") if record["kind"] == "attempt_started"]
+    starts = [
+        record for record in events.read(run, "events") if record["kind"] == "attempt_started"
+    ]
     assert [start["source"] for start in starts] == ["storage", "memory"]
     assert dies_at - 1 - 10 <= starts[1]["step"] <= dies_at
     check_ledger(run, spec, num_rows["train"])
@@ -160,9 +185,11 @@ def test_killed_worker_costs_ten_steps_whatever_the_checkpoint_interval(
 @pytest.mark.soak
 @pytest.mark.usefixtures("ray_engine")
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_again_and_again(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_killed_again_and_again(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
     rng = random.Random(seed)
     faults = {str(rank): sorted(rng.sample(range(1, 30), 2)) for rank in range(2)}
     undisturbed, _, _ = run_with_kills(tmp_path / "undisturbed", data, {}, epochs=8)
@@ -202,9 +229,21 @@ def write_project(folder: Path, fault_folder: Path) -> Path:
 
 def train_command(folder: Path, root: Path, *flags: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(root / "tests" / "faults")}
-    command = [sys.executable, "-c", "from raydc.cli import main; main()", "train", "spec.yaml", *flags]
+    command = [
+        sys.executable,
+        "-c",
+        "from raydc.cli import main; main()",
+        "train",
+        "spec.yaml",
+        *flags,
+    ]
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -230,7 +269,9 @@ def test_killed_driver_resumes_and_a_flipped_byte_is_refused(tmp_path: Path, roo
     drivers = list((run_path / "ray").iterdir())
     assert len(drivers) == 1
     # Ray's own record of the run, cut in half: each driver has another one, so it does not matter.
-    (drivers[0] / "checkpoint_manager_snapshot.json").write_text('{"latest_checkpoint_result": {"check')
+    (drivers[0] / "checkpoint_manager_snapshot.json").write_text(
+        '{"latest_checkpoint_result": {"check'
+    )
     newest = max(name for name in run.names("checkpoints") if not name.endswith(".tmp"))
     path = run_path / "checkpoints" / newest / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -246,7 +287,7 @@ def test_killed_driver_resumes_and_a_flipped_byte_is_refused(tmp_path: Path, roo
     assert 0 < starts[1] < int(newest.removeprefix("step_"))
 
     spec = specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml")))
-    data = prepare.load(Storage(str(next((tmp_path / "killed" / "runs" / "data").iterdir()))))
+    data = prepared.load(Storage(str(next((tmp_path / "killed" / "runs" / "data").iterdir()))))
     check_ledger(run, spec, data.num_rows["train"])
     # The fault fires once, so the calling process trains undisturbed, and computes what a Ray worker computes.
     with pytest.MonkeyPatch.context() as patch:

@@ -21,7 +21,7 @@ from ray.cluster_utils import Cluster
 from training import check_ledger, step_records, training_spec, weights_hash, write_pictures
 
 from raydc import engine, train
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.elastic import mailbox
 from raydc.loop import worker
 from raydc.spec.sections import Spec
@@ -37,10 +37,15 @@ NUM_ROWS = {"train": 6400, "validation": 60, "test": 40}
 def cluster() -> Iterator[Cluster]:
     """A head without a CPU, and a node of two CPUs one of which somebody else holds."""
     # Ray's note that there is a cluster would keep others on this machine from starting one.
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("RAY_TMPDIR", folder)
         engine.choose_auth(local=True)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         cluster.add_node(num_cpus=2)
         engine.connect(cluster.address)
         holder = ray.remote(num_cpus=1)(mailbox.Mailbox).remote()
@@ -56,7 +61,7 @@ class Watched:
     Nodes can only be added in the main thread.
     """
 
-    def __init__(self, spec: Spec, data: prepare.Prepared, run: Storage, hurry: Path) -> None:
+    def __init__(self, spec: Spec, data: prepared.Prepared, run: Storage, hurry: Path) -> None:
         self.run_folder, self.hurry = run, hurry
         self.num_attempts = 0
         self.pool = ThreadPoolExecutor(1)
@@ -78,7 +83,9 @@ class Watched:
             time.sleep(0.05)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        return [record for record in events.read(self.run_folder, "events") if record["kind"] == kind]
+        return [
+            record for record in events.read(self.run_folder, "events") if record["kind"] == kind
+        ]
 
     def next_attempt(self) -> dict[str, Any]:
         """Waits until it has begun and has a checkpoint of its own."""
@@ -86,16 +93,34 @@ class Watched:
         self.wait_for(lambda: len(self.events("attempt_started")) >= self.num_attempts, "attempt")
         attempt = self.events("attempt_started")[self.num_attempts - 1]
         self.wait_for(
-            lambda: any(record["step"] > attempt["step"] for record in self.events("checkpoint")), "checkpoint"
+            lambda: any(record["step"] > attempt["step"] for record in self.events("checkpoint")),
+            "checkpoint",
         )
         return attempt
 
 
 def drain(cluster: Cluster, node_id: str) -> None:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address]
-    command += ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "drain-node",
+        "--address",
+        cluster.address,
+    ]
+    command += [
+        "--node-id",
+        node_id,
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+        "--reason-message",
+        "spot",
+    ]
     result = subprocess.run(
-        [*command, "--deadline-remaining-seconds", "600"], capture_output=True, text=True, timeout=CONDITION_TIMEOUT_S
+        [*command, "--deadline-remaining-seconds", "600"],
+        capture_output=True,
+        text=True,
+        timeout=CONDITION_TIMEOUT_S,
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -120,7 +145,7 @@ def elastic_spec(folder: Path, most: int, max_failures: int) -> Spec:
     )
 
 
-def check_bits(run: Storage, spec: Spec, data: prepare.Prepared, folder: Path) -> None:
+def check_bits(run: Storage, spec: Spec, data: prepared.Prepared, folder: Path) -> None:
     """Weights and losses are those of a run in this process that nothing has disturbed."""
     check_ledger(run, spec, NUM_ROWS["train"])
     undisturbed = Storage(str(folder / "undisturbed"))
@@ -164,9 +189,11 @@ def standing_by(node: Any) -> set[int]:
     return found
 
 
-def test_room_drain_and_loss(cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_drain_and_loss(
+    cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
     run = Storage(str(tmp_path / "run"))
     (home,) = cluster.worker_nodes
     # One failure: the node that is lost without notice. Neither the drain nor the two resizes may count.
@@ -195,7 +222,11 @@ def test_room_drain_and_loss(cluster: Cluster, tmp_path: Path, root: Path, monke
     # Who notices first that the node is gone: the controller, or the worker that had a peer there.
     assert causes in (["grow", "drain", "grow", "node"], ["grow", "drain", "grow", "worker"])
     kinds = [record["kind"] for record in events.read(run, "events")]
-    assert (kinds.count("drain_noticed"), kinds.count("resize_planned"), kinds.count("node_lost")) == (1, 2, 1)
+    assert (
+        kinds.count("drain_noticed"),
+        kinds.count("resize_planned"),
+        kinds.count("node_lost"),
+    ) == (1, 2, 1)
     lost = recomputed_steps(run)
     assert lost[:3] == [0, 0, 0]
     # Lines of steps are written every few; the account counts those too that were not written when a process died.
@@ -212,7 +243,7 @@ def test_nodes_come_and_go(
     cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
     run, rng = Storage(str(tmp_path / "run")), random.Random(seed)
     spec = elastic_spec(tmp_path, most=3, max_failures=8)
     nodes: list[Any] = []
@@ -220,7 +251,9 @@ def test_nodes_come_and_go(
     with Watched(spec, data, run, tmp_path / "hurry") as watched:
         attempt = watched.next_attempt()
         for _ in range(8):
-            choices = (["add"] if len(nodes) < 2 else []) + (["drain", "lose", "kill"] if nodes else [])
+            choices = (["add"] if len(nodes) < 2 else []) + (
+                ["drain", "lose", "kill"] if nodes else []
+            )
             happened.append(rng.choice(choices))
             if happened[-1] == "add":
                 nodes.append(cluster.add_node(num_cpus=1))
@@ -236,8 +269,14 @@ def test_nodes_come_and_go(
             assert attempt["world_size"] == 1 + len(nodes), happened
     watched.ended.result()
     causes = [record["cause"] for record in watched.events("attempt_ended")]
-    assert [cause in ("grow", "drain") for cause in causes] == [one in ("add", "drain") for one in happened]
-    planned = [lost for lost, one in zip(recomputed_steps(run), happened, strict=True) if one in ("add", "drain")]
+    assert [cause in ("grow", "drain") for cause in causes] == [
+        one in ("add", "drain") for one in happened
+    ]
+    planned = [
+        lost
+        for lost, one in zip(recomputed_steps(run), happened, strict=True)
+        if one in ("add", "drain")
+    ]
     assert not any(planned)
     check_bits(run, spec, data, tmp_path)
 
@@ -247,7 +286,7 @@ def test_two_four_three_and_one_worker_in_one_run(
     cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
     run, spec = Storage(str(tmp_path / "run")), elastic_spec(tmp_path, most=4, max_failures=0)
     small = cluster.add_node(num_cpus=1)
     with Watched(spec, data, run, tmp_path / "hurry") as watched:
@@ -259,7 +298,11 @@ def test_two_four_three_and_one_worker_in_one_run(
             sizes.append(watched.next_attempt()["world_size"])
     watched.ended.result()
     assert sizes == [2, 4, 3, 1]
-    assert [record["cause"] for record in watched.events("attempt_ended")] == ["grow", "drain", "drain"]
+    assert [record["cause"] for record in watched.events("attempt_ended")] == [
+        "grow",
+        "drain",
+        "drain",
+    ]
     assert recomputed_steps(run) == [0, 0, 0]
     assert account_of(run).recomputed_steps == 0
     check_bits(run, spec, data, tmp_path)

@@ -23,7 +23,9 @@ def test_killed_in_each_phase_of_a_checkpoint(tmp_path: Path, root: Path) -> Non
     data = write_pictures(Storage(str(tmp_path / "data")))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
     command = [sys.executable, phases.__file__, data.uri, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results == {phase: [-signal.SIGKILL, 0] for phase in phases.PHASES}, done.stderr
@@ -36,9 +38,13 @@ def test_killed_in_each_phase_of_a_checkpoint(tmp_path: Path, root: Path) -> Non
         check_ledger(run, training_spec(""))
         assert [record["loss"] for record in step_records(run)] == losses
         # At least the third checkpoint (of step 6) was whole; nothing that is not whole is left.
-        starts = [record["step"] for record in events.read(run, "metrics") if record["kind"] == "start"]
+        starts = [
+            record["step"] for record in events.read(run, "metrics") if record["kind"] == "start"
+        ]
         assert starts[0] == 0
         assert starts[1] >= 6, phase
         store = CheckpointStore(run / "checkpoints", 2)
         assert all(store.read(step) for step in store.steps())
-        assert [name for name in run.names("checkpoints") if not name.startswith("step_") or "." in name] == []
+        assert [
+            name for name in run.names("checkpoints") if not name.startswith("step_") or "." in name
+        ] == []

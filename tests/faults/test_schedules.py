@@ -17,7 +17,7 @@ from raydc import engine
 from raydc import spec as specs
 from raydc.chaos import schedule
 from raydc.chaos.drill import Drill
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.loop import worker
 from raydc.loop.fault_injection import DRIVER, RESIZE, RESTORED, STEP, WORKER, Fault
 from raydc.spec.sections import Spec
@@ -51,7 +51,13 @@ def ray_engine() -> Iterator[engine.Engine]:
 def spec_of(seed: int, storage: Path, num_kills: int) -> Spec:
     model, precision, optimizer = CASES[seed]
     rest = REST if seed % 3 else {}
-    train = {**OPTIMIZERS[optimizer], **rest, "epochs": 4, "precision": precision, "logical_shards": 4 + seed % 3}
+    train = {
+        **OPTIMIZERS[optimizer],
+        **rest,
+        "epochs": 4,
+        "precision": precision,
+        "logical_shards": 4 + seed % 3,
+    }
     return training_spec(
         str(storage),
         seed=seed,
@@ -70,7 +76,9 @@ def schedule_of(seed: int) -> list[Fault]:
     kinds = (WORKER, schedule.CHECKPOINT, schedule.RESTORE, (DRIVER, RESIZE)[seed % 2])
     drawn = schedule.draw(seed, len(kinds), NUM_STEPS, kinds, MOST_WORKERS)
     phase = PHASES[seed % len(PHASES)]
-    return [fault if fault.place in (STEP, RESTORED) else replace(fault, place=phase) for fault in drawn]
+    return [
+        fault if fault.place in (STEP, RESTORED) else replace(fault, place=phase) for fault in drawn
+    ]
 
 
 def check_same(run: Storage, undisturbed: Storage, spec: Spec) -> None:
@@ -97,12 +105,18 @@ def test_schedules_have_everything_that_can_be_killed() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(len(CASES)), ids=lambda seed: f"{seed}-{'-'.join(CASES[seed])}")
+@pytest.mark.parametrize(
+    "seed", range(len(CASES)), ids=lambda seed: f"{seed}-{'-'.join(CASES[seed])}"
+)
 def test_every_schedule_ends_as_if_nobody_had_touched_it(
-    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, ray_engine: engine.Engine, seed: int
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ray_engine: engine.Engine,
+    seed: int,
 ) -> None:
     monkeypatch.chdir(root / "tests")  # Where drivers and workers find the builders.
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
     plan = schedule_of(seed)
     spec = spec_of(seed, tmp_path, len(plan))
     undisturbed = Storage(str(tmp_path / "undisturbed"))
@@ -119,14 +133,21 @@ def test_two_four_three_and_one_worker(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, ray_engine: engine.Engine
 ) -> None:
     monkeypatch.chdir(root / "tests")
-    data = prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
-    plan = [Fault(str(step), RESIZE, STEP, step, rank=step, workers=size) for step, size in ((6, 4), (13, 3), (20, 1))]
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
+    plan = [
+        Fault(str(step), RESIZE, STEP, step, rank=step, workers=size)
+        for step, size in ((6, 4), (13, 3), (20, 1))
+    ]
     spec = spec_of(CASES.index(("cnn", "fp32", "momentum")), tmp_path, len(plan))
     spec = specs.with_values(spec, {"scaling.num_workers": 2})
     undisturbed = Storage(str(tmp_path / "undisturbed"))
     worker.fit(spec, undisturbed, data.folder)
     drill = Drill(spec, Storage(str(tmp_path / "disturbed")), data.folder, ray_engine.address)
     drill.run(plan)
-    starts = [record for record in events.read(drill.folder, "events") if record["kind"] == "attempt_started"]
+    starts = [
+        record
+        for record in events.read(drill.folder, "events")
+        if record["kind"] == "attempt_started"
+    ]
     assert [start["world_size"] for start in starts] == [2, 4, 3, 1]
     check_same(drill.folder, undisturbed, spec)

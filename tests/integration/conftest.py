@@ -36,7 +36,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 @pytest.fixture(scope="module")
 def spec(storage: Storage) -> Spec:
-    return small_models.small_spec(storage.uri, ray_actor_options=SMALL, autoscaling_config={"max_replicas": 1})
+    return small_models.small_spec(
+        storage.uri, ray_actor_options=SMALL, autoscaling_config={"max_replicas": 1}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import small_models
 
-from raydc import checkpoint
+from raydc import artefact
 from raydc.features import Features
 from raydc.registry import Registry
 from raydc.storage import Storage
@@ -32,24 +32,32 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def register(
-    storage: Storage, features: Features, seed: int, name: str = "small", golden_is_wrong: bool = False
+    storage: Storage,
+    features: Features,
+    seed: int,
+    name: str = "small",
+    golden_is_wrong: bool = False,
 ) -> int:
     made = storage / f"made-{name}-{seed}"
     small_models.write_bundle(made, features, seed, name)
     if golden_is_wrong:
-        meta, files = checkpoint.read_artefact(made)
+        meta, files = artefact.read_artefact(made)
         golden = json.loads(files["golden.json"])
         golden["outputs"][0][0] += 1.0
-        checkpoint.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+        artefact.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
     return Registry(storage).register(name, made, {"seed": seed})
 
 
-def ask(url: str, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], Any]:
+def ask(
+    url: str, method: str, path: str, body: bytes = b"", **headers: str
+) -> tuple[int, dict[str, str], Any]:
     """One request, without retries: status, headers and JSON."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
-        connection.request(method, parts.path + path, body, {n.replace("_", "-"): v for n, v in headers.items()})
+        connection.request(
+            method, parts.path + path, body, {n.replace("_", "-"): v for n, v in headers.items()}
+        )
         response = connection.getresponse()
         received = {name.lower(): value for name, value in response.getheaders()}
         return response.status, received, json.loads(response.read())
@@ -71,7 +79,10 @@ class Load:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Load:
-        self._threads = [threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(_NUM_CLIENTS)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(seed,), daemon=True)
+            for seed in range(_NUM_CLIENTS)
+        ]
         for thread in self._threads:
             thread.start()
         self.grow()
@@ -92,7 +103,12 @@ class Load:
         while not self._stop.is_set():
             try:
                 status, _, answer = ask(
-                    self.url, "POST", "/predict", body, content_type="application/json", x_raydc_key=f"client-{seed}"
+                    self.url,
+                    "POST",
+                    "/predict",
+                    body,
+                    content_type="application/json",
+                    x_raydc_key=f"client-{seed}",
                 )
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.failures.append(repr(error))

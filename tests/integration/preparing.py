@@ -11,7 +11,7 @@ import numpy.typing as npt
 import yaml
 
 from raydc.data import prepare, shards
-from raydc.data.prepare import Prepared
+from raydc.data.prepared import Prepared
 from raydc.spec import loads, resolve
 
 CITIES = ("Rome", "Oslo", "Lima", None)
@@ -20,7 +20,13 @@ CITIES = ("Rome", "Oslo", "Lima", None)
 def spec_text(storage: Path, data: dict[str, Any], seed: int = 0) -> str:
     """A spec around a `data` section."""
     return yaml.safe_dump(
-        {"name": "set", "seed": seed, "storage": str(storage), "data": data, "model": {"name": "linear"}}
+        {
+            "name": "set",
+            "seed": seed,
+            "storage": str(storage),
+            "data": data,
+            "model": {"name": "linear"},
+        }
     )
 
 
@@ -33,7 +39,9 @@ def run(
     return prepare.run(spec, lines.append, parallelism), lines
 
 
-def split(prepared: Prepared, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
+def split(
+    prepared: Prepared, name: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
     """x, y and row ids of a split."""
     rows = shards.open_rows(prepared.folder, name)
     return *rows.gather(np.arange(len(rows))), rows.ids
@@ -53,7 +61,10 @@ def people(num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Missing values are empty cells."""
-    lines = [",".join(rows[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in rows)]
+    lines = [
+        ",".join(rows[0]),
+        *(",".join("" if v is None else str(v) for v in row.values()) for row in rows),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -68,7 +79,11 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def idx(values: npt.NDArray[np.uint8]) -> bytes:
     """An IDX file."""
-    return bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes() + values.tobytes()
+    return (
+        bytes([0, 0, 8, values.ndim])
+        + np.array(values.shape, dtype=">u4").tobytes()
+        + values.tobytes()
+    )
 
 
 def contents(prepared: Prepared) -> dict[str, str]:

@@ -34,7 +34,11 @@ def guarded(ray_engine: engine.Engine, storage: Storage) -> Iterator[serve.Endpo
     for seed in range(2):
         register(storage, small_models.table_features(), seed, MODEL)
     given = small_models.small_spec(
-        storage.uri, MODEL, ray_actor_options=SMALL, autoscaling_config={"max_replicas": 1}, auth="token"
+        storage.uri,
+        MODEL,
+        ray_actor_options=SMALL,
+        autoscaling_config={"max_replicas": 1},
+        auth="token",
     )
     yield serve.deploy(given, storage, 1)
     serve.shutdown()
@@ -52,7 +56,9 @@ def predict(url: str, token: str | None, path: str = "/predict", **headers: str)
 
 def replica_url(guarded: serve.Endpoint) -> str:
     """The replica's own port, past HAProxy."""
-    (port,) = [port for kind, host, port in listeners() if (kind, host) == ("ServeReplica", "127.0.0.1")]
+    (port,) = [
+        port for kind, host, port in listeners() if (kind, host) == ("ServeReplica", "127.0.0.1")
+    ]
     return f"http://127.0.0.1:{port}"
 
 
@@ -61,7 +67,14 @@ def replica_url(guarded: serve.Endpoint) -> str:
 
 def test_nobody_is_let_in_but_health_is_open(guarded: serve.Endpoint) -> None:
     for url in (guarded.url, replica_url(guarded)):
-        for path in ("/v2/models/guarded", "/v2", "/docs", "/openapi.json", "/nowhere", "/v2/models/other"):
+        for path in (
+            "/v2/models/guarded",
+            "/v2",
+            "/docs",
+            "/openapi.json",
+            "/nowhere",
+            "/v2/models/other",
+        ):
             status, headers, answer = ask(url, "GET", path)
             assert (status, headers["www-authenticate"]) == (401, 'Bearer realm="raydc"'), path
             assert set(answer) == {"error", "request_id"}
@@ -77,12 +90,22 @@ def test_tokens_count_within_seconds_with_their_rights(
     assert authentication.REFRESH_INTERVAL_S < 5
     ada, bob = tokens.create("ada"), tokens.create("bob", ("read", "promote"))
     for url in (guarded.url, replica_url(guarded)):
-        wait_for(lambda url=url: predict(url, ada) == predict(url, bob) == 200, "new tokens are known")  # type: ignore[misc]
+        wait_for(
+            lambda url=url: predict(url, ada) == predict(url, bob) == 200, "new tokens are known"
+        )  # type: ignore[misc]
     rollout.start(storage, MODEL, "production", "canary", 2, 0.0001)
     try:
         public, other = "/v2/models/guarded/versions/1", "/v2/models/guarded/versions/2"
-        for token, path, status in ((ada, public, 200), (ada, other, 403), (bob, public, 200), (bob, other, 200)):
-            assert ask(guarded.url, "GET", path, authorization=f"Bearer {token}")[0] == status, (path, status)
+        for token, path, status in (
+            (ada, public, 200),
+            (ada, other, 403),
+            (bob, public, 200),
+            (bob, other, 200),
+        ):
+            assert ask(guarded.url, "GET", path, authorization=f"Bearer {token}")[0] == status, (
+                path,
+                status,
+            )
     finally:
         rollout.end(storage, MODEL, "production", "canary")
     tokens.revoke("ada")
@@ -122,7 +145,12 @@ def kind_of(process: Any) -> str:
 def documented(root: Path) -> set[tuple[str, str]]:
     """Process and address of each line of the table."""
     found: set[tuple[str, str]] = set()
-    text = (root / "docs/security.md").read_text().partition("## What listens")[2].partition("\n## ")[0]
+    text = (
+        (root / "docs/security.md")
+        .read_text()
+        .partition("## What listens")[2]
+        .partition("\n## ")[0]
+    )
     for line in text.splitlines():
         if match := re.match(r"\| (.*?) \| (host|all|node|loopback) \|", line):
             names = re.findall(r"`(\w+)`", match[1]) + [
@@ -135,13 +163,25 @@ def documented(root: Path) -> set[tuple[str, str]]:
 def test_nothing_listens_that_is_not_documented(guarded: serve.Endpoint, root: Path) -> None:
     known = documented(root)
     named = {name for name, _ in known}
-    words = {ray.util.get_node_ip_address(): "node", "0.0.0.0": "all", "::": "all", "127.0.0.1": "loopback"}
-    found = {(kind if kind in named else "other workers", words.get(host, host)) for kind, host, _ in listeners()}
+    words = {
+        ray.util.get_node_ip_address(): "node",
+        "0.0.0.0": "all",
+        "::": "all",
+        "127.0.0.1": "loopback",
+    }
+    found = {
+        (kind if kind in named else "other workers", words.get(host, host))
+        for kind, host, _ in listeners()
+    }
     # serve.host is 127.0.0.1 here.
     here = {(name, "loopback" if place == "host" else place) for name, place in known}
     assert found - here == set()
     # These come and go: other workers, and the agent's port that a second Ray of a machine does without.
-    assert here - found <= {("other workers", "all"), ("DashboardAgent", "node"), ("DashboardAgent", "loopback")}
+    assert here - found <= {
+        ("other workers", "all"),
+        ("DashboardAgent", "node"),
+        ("DashboardAgent", "loopback"),
+    }
 
 
 # Metrics and log --------------------------------------------------------------------------------------------
@@ -159,7 +199,10 @@ def counted_by_serve() -> dict[str, float]:
     found: dict[str, float] = {}
     for line in exported(f'application="{MODEL}"'):
         name = line.partition("{")[0]
-        is_meant = name in ("ray_serve_num_http_requests_total", "ray_serve_http_request_latency_ms_count")
+        is_meant = name in (
+            "ray_serve_num_http_requests_total",
+            "ray_serve_http_request_latency_ms_count",
+        )
         if is_meant and 'status_code="200"' in line and 'method="POST"' in line:
             found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
     return found
@@ -170,7 +213,9 @@ def metrics() -> dict[str, float]:
     found: dict[str, float] = {}
     for line in exported(f'model="{MODEL}"'):
         labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
-        shown = ",".join(labels[name] for name in ("version", "role", "code", "le") if labels.get(name))
+        shown = ",".join(
+            labels[name] for name in ("version", "role", "code", "le") if labels.get(name)
+        )
         name = f"{line.partition('{')[0]}{{{shown}}}"
         found[name] = found.get(name, 0.0) + float(line.rpartition(" ")[2])
     return found
@@ -203,7 +248,12 @@ def test_requests_are_counted_and_logged(guarded: serve.Endpoint, tokens: Tokens
     assert [line["token"] for line in lines] == ["carol"] * 5 + [""]
     assert [line["status"] for line in lines] == [200] * 5 + [401]
     first = lines[0]
-    assert (first["method"], first["path"], first["rows"], first["version"]) == ("POST", "/predict", 2, "1")
+    assert (first["method"], first["path"], first["rows"], first["version"]) == (
+        "POST",
+        "/predict",
+        2,
+        "1",
+    )
     assert (first["bytes_in"], first["role"], first["model"]) == (len(ROWS), "stable", MODEL)
     assert first["bytes_out"] > 0
     assert 0 < first["seconds"] < WAIT_S
@@ -211,14 +261,18 @@ def test_requests_are_counted_and_logged(guarded: serve.Endpoint, tokens: Tokens
     tokens.revoke("carol")
 
 
-def wait_for_lines(is_wanted: Callable[[dict[str, Any]], bool], number: int) -> list[dict[str, Any]]:
+def wait_for_lines(
+    is_wanted: Callable[[dict[str, Any]], bool], number: int
+) -> list[dict[str, Any]]:
     """Lines of the access log, which is where Serve has its logs."""
     folder = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
     found: list[dict[str, Any]] = []
 
     def there() -> bool:
         texts = [file.read_text() for file in folder.glob(f"raydc_access_{MODEL}_*.jsonl")]
-        found[:] = [one for text in texts for one in map(json.loads, text.splitlines()) if is_wanted(one)]
+        found[:] = [
+            one for text in texts for one in map(json.loads, text.splitlines()) if is_wanted(one)
+        ]
         return len(found) >= number
 
     wait_for(there, f"{number} lines in {folder}")

@@ -70,7 +70,9 @@ def a_format_that_cannot_be_seen(folder: Path) -> Case:
 
 
 def an_archive(folder: Path) -> Case:
-    return {"source": _text(folder, "x", "photos.tar")}, r"photos\.tar\n  It is an archive: unpack it first"
+    return {
+        "source": _text(folder, "x", "photos.tar")
+    }, r"photos\.tar\n  It is an archive: unpack it first"
 
 
 def two_formats(folder: Path) -> Case:
@@ -90,11 +92,17 @@ def a_header_only(folder: Path) -> Case:
 def a_truncated_gzip(folder: Path) -> Case:
     whole = gzip.compress(_table(20_000).encode())
     (folder / "rows.csv.gz").write_bytes(whole[: len(whole) // 2])
-    return {"source": str(folder / "rows.csv.gz"), **TARGET}, r"rows\.csv\.gz cannot be read: Truncated"
+    return {
+        "source": str(folder / "rows.csv.gz"),
+        **TARGET,
+    }, r"rows\.csv\.gz cannot be read: Truncated"
 
 
 def no_gzip_at_all(folder: Path) -> Case:
-    return {"source": _text(folder, _table(), "rows.csv.gz"), **TARGET}, r"rows\.csv\.gz cannot be read: zlib"
+    return {
+        "source": _text(folder, _table(), "rows.csv.gz"),
+        **TARGET,
+    }, r"rows\.csv\.gz cannot be read: zlib"
 
 
 def a_truncated_parquet_file(folder: Path) -> Case:
@@ -114,11 +122,17 @@ def other_columns_in_the_test_part(folder: Path) -> Case:
 
 def no_target_column(folder: Path) -> Case:
     data = {"source": _text(folder, _table().replace("y\n", "label\n", 1)), "target": "labels"}
-    return data, r"data\.target: there is no column 'labels' in .*rows\.csv\n  Did you mean 'label'\?"
+    return (
+        data,
+        r"data\.target: there is no column 'labels' in .*rows\.csv\n  Did you mean 'label'\?",
+    )
 
 
 def semicolons_instead_of_commas(folder: Path) -> Case:
-    return {"source": _text(folder, _table().replace(",", ";")), **TARGET}, r"no column 'y' .*\n.*instead of semicolons"
+    return {
+        "source": _text(folder, _table().replace(",", ";")),
+        **TARGET,
+    }, r"no column 'y' .*\n.*instead of semicolons"
 
 
 def an_unknown_column_to_exclude(folder: Path) -> Case:
@@ -133,15 +147,24 @@ def a_word_in_row_17_of_numbers(folder: Path) -> Case:
 
 
 def infinity_in_row_17(folder: Path) -> Case:
-    return {"source": _text(folder, _table(a="inf")), **TARGET}, r"rows\.csv: row 17: a: 'inf' is not a finite number"
+    return {
+        "source": _text(folder, _table(a="inf")),
+        **TARGET,
+    }, r"rows\.csv: row 17: a: 'inf' is not a finite number"
 
 
 def a_ragged_row(folder: Path) -> Case:
-    return {"source": _text(folder, _table(b="u,v")), **TARGET}, r"rows\.csv: row 17: 4 cells, but the header has 3"
+    return {
+        "source": _text(folder, _table(b="u,v")),
+        **TARGET,
+    }, r"rows\.csv: row 17: 4 cells, but the header has 3"
 
 
 def a_header_with_a_name_twice(folder: Path) -> Case:
-    return {"source": _text(folder, "a,a,y\n1,2,no\n"), **TARGET}, r"rows\.csv: the header holds 'a' twice"
+    return {
+        "source": _text(folder, "a,a,y\n1,2,no\n"),
+        **TARGET,
+    }, r"rows\.csv: the header holds 'a' twice"
 
 
 def a_broken_line_of_json(folder: Path) -> Case:
@@ -153,14 +176,19 @@ def a_broken_line_of_json(folder: Path) -> Case:
 
 
 def a_line_of_json_that_is_a_list(folder: Path) -> Case:
-    return {"source": _text(folder, '{"a": 1}\n[2]\n', "rows.jsonl")}, r"rows\.jsonl: line 2: \[2\] is not an object"
+    return {
+        "source": _text(folder, '{"a": 1}\n[2]\n', "rows.jsonl")
+    }, r"rows\.jsonl: line 2: \[2\] is not an object"
 
 
 def a_date_as_input(folder: Path) -> Case:
     table = pa.table({"when": pa.array([0, 1] * 20, pa.timestamp("s")), "y": ["no", "yes"] * 20})
     pq.write_table(table, folder / "rows.parquet")
     hint = r"data\.features\.exclude: \[when\]"
-    return {"source": str(folder / "rows.parquet"), **TARGET}, rf"column 'when' holds timestamp\[ms\].*\n.*{hint}"
+    return {
+        "source": str(folder / "rows.parquet"),
+        **TARGET,
+    }, rf"column 'when' holds timestamp\[ms\].*\n.*{hint}"
 
 
 def a_missing_value_where_none_is_allowed(folder: Path) -> Case:
@@ -177,25 +205,40 @@ def an_empty_column(folder: Path) -> Case:
 
 
 def a_missing_target(folder: Path) -> Case:
-    return {"source": _text(folder, _table(y="")), **TARGET}, r"rows\.csv: row 17: y: the target is missing"
+    return {
+        "source": _text(folder, _table(y="")),
+        **TARGET,
+    }, r"rows\.csv: row 17: y: the target is missing"
 
 
 def no_target_at_all(folder: Path) -> Case:
-    return {"source": _text(folder, "a,y\n" + "1,\n" * 30), **TARGET}, "target 'y': no row has a value"
+    return {
+        "source": _text(folder, "a,y\n" + "1,\n" * 30),
+        **TARGET,
+    }, "target 'y': no row has a value"
 
 
 def a_label_outside_the_classes(folder: Path) -> Case:
     data = {"source": _text(folder, _table(y="maybe")), **TARGET, "classes": ["no", "yes"]}
-    return data, r"rows\.csv: row 17: y: label 'maybe' is not one of data\.classes\n  They are no, yes"
+    return (
+        data,
+        r"rows\.csv: row 17: y: label 'maybe' is not one of data\.classes\n  They are no, yes",
+    )
 
 
 def one_class_only(folder: Path) -> Case:
-    return {"source": _text(folder, "a,y\n" + "1,no\n" * 40), **TARGET}, "all training rows have the same label, 'no'"
+    return {
+        "source": _text(folder, "a,y\n" + "1,no\n" * 40),
+        **TARGET,
+    }, "all training rows have the same label, 'no'"
 
 
 def a_test_label_that_training_never_saw(folder: Path) -> Case:
     parts = {"train": _text(folder, _table()), "test": _text(folder, _table(y="maybe"), "test.csv")}
-    return {"source": parts, **TARGET}, r"test\.csv: row 17: y: label 'maybe' of a test row was never seen in training"
+    return {
+        "source": parts,
+        **TARGET,
+    }, r"test\.csv: row 17: y: label 'maybe' of a test row was never seen in training"
 
 
 def a_number_for_each_row_as_classes(folder: Path) -> Case:
@@ -207,7 +250,11 @@ def a_number_for_each_row_as_classes(folder: Path) -> Case:
 
 
 def a_word_as_target_of_a_regression(folder: Path) -> Case:
-    data = {"source": _text(folder, "a,y\n" + "1,2\n" * 5 + "1,many\n" * 5), **TARGET, "task": "regression"}
+    data = {
+        "source": _text(folder, "a,y\n" + "1,2\n" * 5 + "1,many\n" * 5),
+        **TARGET,
+        "task": "regression",
+    }
     return data, r"rows\.csv: row 6: y: 'many' is not a number"
 
 
@@ -240,7 +287,9 @@ def an_unreadable_image(folder: Path) -> Case:
 
 def a_truncated_image(folder: Path) -> Case:
     photos, buffer = _photos(folder), io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(
+        buffer, "JPEG"
+    )
     (photos / "dog" / "07.png").write_bytes(buffer.getvalue()[:2000])
     return {"source": str(photos)}, rf"{photos}/dog/07\.png: not a readable image: .*truncated"
 
@@ -248,22 +297,31 @@ def a_truncated_image(folder: Path) -> Case:
 def images_of_two_sizes(folder: Path) -> Case:
     photos = _photos(folder, ((8, 8), (8, 9)))
     places = rf"{photos}/cat/00\.png is 8x8, but {photos}/dog/01\.png is 8x9"
-    return {"source": str(photos)}, rf"images differ in size: {places} .*\n.*data\.features\.image_size"
+    return {
+        "source": str(photos)
+    }, rf"images differ in size: {places} .*\n.*data\.features\.image_size"
 
 
 def an_image_in_the_wrong_folder(folder: Path) -> Case:
     photos = _photos(folder)
     (photos / "dog" / "07.png").rename(photos / "07.png")
-    return {"source": str(photos)}, r"07\.png does not fit an image folder\n.*folder/<class>/<image>"
+    return {
+        "source": str(photos)
+    }, r"07\.png does not fit an image folder\n.*folder/<class>/<image>"
 
 
 def idx_with_a_wrong_magic_number(folder: Path) -> Case:
     data = _idx_pair(folder, b"\x00\x00\x0b" + idx(IMAGES)[3:], idx(LABELS))
-    return data, r"images-idx3-ubyte: magic number 0x00000b03 is not that of IDX uint8 images, 0x00000803"
+    return (
+        data,
+        r"images-idx3-ubyte: magic number 0x00000b03 is not that of IDX uint8 images, 0x00000803",
+    )
 
 
 def idx_images_and_labels_exchanged(folder: Path) -> Case:
-    return _idx_pair(folder, idx(LABELS), idx(IMAGES)), r"images-idx3-ubyte: .*\n  Are images and labels exchanged\?"
+    return _idx_pair(
+        folder, idx(LABELS), idx(IMAGES)
+    ), r"images-idx3-ubyte: .*\n  Are images and labels exchanged\?"
 
 
 def idx_cut_off(folder: Path) -> Case:
@@ -279,7 +337,9 @@ def idx_with_fewer_labels(folder: Path) -> Case:
 
 def idx_without_labels(folder: Path) -> Case:
     (folder / "images-idx3-ubyte").write_bytes(idx(IMAGES))
-    return {"source": str(folder)}, r"images-idx3-ubyte: the file of labels that belongs to it is missing"
+    return {
+        "source": str(folder)
+    }, r"images-idx3-ubyte: the file of labels that belongs to it is missing"
 
 
 CASES: list[Callable[[Path], Case]] = [

@@ -55,7 +55,9 @@ def test_scores_of_a_classification(tmp_path: Path) -> None:
     assert found["f1"] == pytest.approx(metrics.f1_score(y, predicted, average="macro"), abs=1e-12)
     assert found["confusion_matrix"] == metrics.confusion_matrix(y, predicted).tolist()
     assert found["support"] == dict(zip(small_models.CLASSES, np.bincount(y).tolist(), strict=True))
-    loss = torch.nn.functional.cross_entropy(torch.from_numpy(outputs).double(), torch.from_numpy(y))
+    loss = torch.nn.functional.cross_entropy(
+        torch.from_numpy(outputs).double(), torch.from_numpy(y)
+    )
     assert found["loss"] == pytest.approx(float(loss), rel=1e-6)
 
 
@@ -67,7 +69,9 @@ def test_scores_of_a_regression_are_in_units_of_the_target(tmp_path: Path) -> No
     found = evaluate.run(place, data_set(tmp_path, loaded.features, x, y))
     predicted = loaded.features.unscale(loaded.forward(x))
     assert found["mae"] == pytest.approx(metrics.mean_absolute_error(prices, predicted), rel=1e-5)
-    assert found["rmse"] == pytest.approx(metrics.mean_squared_error(prices, predicted) ** 0.5, rel=1e-5)
+    assert found["rmse"] == pytest.approx(
+        metrics.mean_squared_error(prices, predicted) ** 0.5, rel=1e-5
+    )
     assert found["r2"] == pytest.approx(metrics.r2_score(prices, predicted), rel=1e-4)
     assert "confusion_matrix" not in found
 
@@ -82,7 +86,9 @@ def test_data_that_does_not_belong_to_the_bundle_is_refused(tmp_path: Path) -> N
 
 def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
-    folder = data_set(tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32))
+    folder = data_set(
+        tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32)
+    )
     assert shards.SPLITS == ("train", "validation", "test")
     with pytest.raises(DataError, match="has no validation rows"):
         evaluate.run(place, folder, "validation")
@@ -90,7 +96,9 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
-    folder = data_set(tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32))
+    folder = data_set(
+        tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32)
+    )
     (place.local_path / "features.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"features\.json"):
         evaluate.run(place, folder)
@@ -128,21 +136,30 @@ def test_predictions_of_a_file_are_those_of_the_bundle(tmp_path: Path, suffix: s
     offline = loaded.predict_rows(rows)
     assert [int(row["id"]) for row in found] == list(range(300))
     assert [row["prediction"] for row in found] == [answer["label"] for answer in offline]
-    assert [float(row["score"]) for row in found] == [answer["score"] for answer in offline], "bit for bit"
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["bundle", "rows.csv", output.name])
+    assert [float(row["score"]) for row in found] == [answer["score"] for answer in offline], (
+        "bit for bit"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["bundle", "rows.csv", output.name]
+    )
 
 
 def test_rows_keep_their_order_over_files_and_processes(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
     (tmp_path / "in").mkdir()
     for part in range(12):
-        write_csv(tmp_path / "in" / f"{part:02}.csv", [{"size": part * 1000 + i} for i in range(200 - 10 * part)])
+        write_csv(
+            tmp_path / "in" / f"{part:02}.csv",
+            [{"size": part * 1000 + i} for i in range(200 - 10 * part)],
+        )
     num_rows = evaluate.predict_file(place, str(tmp_path / "in"), str(tmp_path / "out.parquet"))
     found = read(tmp_path / "out.parquet")
     sizes = [part * 1000 + i for part in range(12) for i in range(200 - 10 * part)]
     assert num_rows == len(sizes)
     assert [int(row["size"]) for row in found] == sizes
-    expected = [answer["value"] for answer in loaded.predict_rows([{"size": size} for size in sizes])]
+    expected = [
+        answer["value"] for answer in loaded.predict_rows([{"size": size} for size in sizes])
+    ]
     assert [row["prediction"] for row in found] == pytest.approx(expected, rel=1e-5)
     assert "score" not in found[0]
 

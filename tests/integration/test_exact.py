@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 from ranks import Ranks
-from training import check_ledger, step_records, training_spec, weights_hash, write_line, write_pictures
+from training import (
+    check_ledger,
+    step_records,
+    training_spec,
+    weights_hash,
+    write_line,
+    write_pictures,
+)
 
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
@@ -25,7 +32,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "attention": {"builder": "exact_models:transformer", "arguments": {"dropout": 0.0}},
 }
 ADAM: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 1e-2}
-MOMENTUM: dict[str, Any] = {"optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True}, "learning_rate": 3e-2}
+MOMENTUM: dict[str, Any] = {
+    "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True},
+    "learning_rate": 3e-2,
+}
 REST: dict[str, Any] = {
     "gradient_clip_norm": 0.5,
     "lr_scheduler": {"name": "cosine", "warmup_steps": 3},
@@ -76,7 +86,9 @@ def check_all_world_sizes(ranks: Ranks, spec: Spec, data: Storage, tmp_path: Pat
         ("attention", {**ADAM, "logical_shards": 6, "precision": "bf16"}),
     ],
 )
-def test_number_of_workers(ranks: Ranks, pictures: Storage, tmp_path: Path, model: str, train: dict[str, Any]) -> None:
+def test_number_of_workers(
+    ranks: Ranks, pictures: Storage, tmp_path: Path, model: str, train: dict[str, Any]
+) -> None:
     check_all_world_sizes(ranks, spec_of(model, train), pictures, tmp_path)
 
 
@@ -114,13 +126,19 @@ def test_resized_again_and_again(ranks: Ranks, pictures: Storage, tmp_path: Path
     ranks.fit(4, spec, left_alone, pictures)
     for world_size, stop_after in ((2, 4), (4, 7), (3, 12), (1, None)):
         ranks.fit(world_size, spec, resized, pictures, stop_after)
-    sizes = [record["world_size"] for record in events.read(resized, "events") if record["kind"] == "attempt_started"]
+    sizes = [
+        record["world_size"]
+        for record in events.read(resized, "events")
+        if record["kind"] == "attempt_started"
+    ]
     assert sizes == [2, 4, 3, 1]
     check_ledger(resized, spec)
     assert outcome(resized) == outcome(left_alone)
 
 
-def test_plain_data_parallelism_is_not_exact(ranks: Ranks, pictures: Storage, tmp_path: Path) -> None:
+def test_plain_data_parallelism_is_not_exact(
+    ranks: Ranks, pictures: Storage, tmp_path: Path
+) -> None:
     """The control: this is what the tests above would see."""
     model = {"name": "mlp", "hidden": [16], "dropout": 0.0}
     train = {**ADAM, "epochs": 2, "logical_shards": 4, "exact": False}
@@ -132,5 +150,8 @@ def test_plain_data_parallelism_is_not_exact(ranks: Ranks, pictures: Storage, tm
         check_ledger(run, spec)
         outcomes[world_size] = outcome(run)
     assert all(a != b for a, b in itertools.combinations(outcomes.values(), 2))
-    finals = [step_records(Storage(str(tmp_path / f"of_{world_size}")))[-1]["loss"] for world_size in outcomes]
+    finals = [
+        step_records(Storage(str(tmp_path / f"of_{world_size}")))[-1]["loss"]
+        for world_size in outcomes
+    ]
     assert finals == pytest.approx([finals[0]] * 4, rel=1e-3)

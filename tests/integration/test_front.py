@@ -93,7 +93,9 @@ def front(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fron
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     behind_port, port = free_port(), free_port()
-    server = uvicorn.Server(uvicorn.Config(Echo(), "127.0.0.1", behind_port, log_level="error", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(Echo(), "127.0.0.1", behind_port, log_level="error", lifespan="off")
+    )
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     edited = (root / "cluster/nginx.conf").read_text()
@@ -108,21 +110,37 @@ def front(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fron
         edited = edited.replace(before, after)
     (folder / "raydc.conf").write_text(edited)
     temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f"{kind}_temp_path {folder}/{kind};\n"
+        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     own = "user root;\n" if os.getuid() == 0 else ""  # Who else runs it stays who they are.
     (folder / "main.conf").write_text(
         f"{own}daemon off;\nworker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error.log;\n"
         f"events {{}}\nhttp {{\naccess_log off;\n{temporary}include {folder}/raydc.conf;\n}}\n"
     )
-    command = [nginx, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "main.conf")]
-    checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False, timeout=60)
+    command = [
+        nginx,
+        "-p",
+        str(folder),
+        "-e",
+        str(folder / "error.log"),
+        "-c",
+        str(folder / "main.conf"),
+    ]
+    checked = subprocess.run(
+        [*command, "-t"], capture_output=True, text=True, check=False, timeout=60
+    )
     assert checked.returncode == 0, checked.stderr
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         wait_until_open(port, process)
         wait_until_open(behind_port)
-        yield Front(f"https://127.0.0.1:{port}", port, ssl.create_default_context(cafile=str(certificate)), server)
+        yield Front(
+            f"https://127.0.0.1:{port}",
+            port,
+            ssl.create_default_context(cafile=str(certificate)),
+            server,
+        )
     finally:
         process.terminate()
         process.wait(WAIT_S)
@@ -137,11 +155,18 @@ def test_the_file_has_the_limits_of_the_spec(root: Path) -> None:
 
 
 def test_token_and_request_id_pass_and_a_forged_origin_does_not(front: Front) -> None:
-    given = {"authorization": "Bearer raydc_a_b", "x-request-id": "r-1", "x-forwarded-for": "203.0.113.9"}
+    given = {
+        "authorization": "Bearer raydc_a_b",
+        "x-request-id": "r-1",
+        "x-forwarded-for": "203.0.113.9",
+    }
     with front.client() as client:
         told = client.post("/predict", json=[{"age": 1}], headers=given).json()
         refused = client.get("/refused")
-    assert {name: told["headers"][name] for name in given} == {**given, "x-forwarded-for": "127.0.0.1"}
+    assert {name: told["headers"][name] for name in given} == {
+        **given,
+        "x-forwarded-for": "127.0.0.1",
+    }
     assert told["headers"]["x-forwarded-proto"] == "https"
     assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
     assert "max-age" in refused.headers["strict-transport-security"]
@@ -158,7 +183,11 @@ def test_a_body_over_the_limit_is_refused_as_json(front: Front, is_declared: boo
     num_bytes = 8 * 1024 * 1024 + 1
     with front.client() as client:
         for _ in range(20):
-            content = b"x" * num_bytes if is_declared else (b"x" * 65536 for _ in range(num_bytes // 65536 + 1))
+            content = (
+                b"x" * num_bytes
+                if is_declared
+                else (b"x" * 65536 for _ in range(num_bytes // 65536 + 1))
+            )
             try:
                 answer = client.post("/predict", content=content)
             except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):

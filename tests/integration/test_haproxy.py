@@ -138,7 +138,9 @@ def answers(port: int) -> bool:
 def ask(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], Any]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     try:
-        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        connection.request(
+            "GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
         response = connection.getresponse()
         body = response.read()
         kind = response.getheader("content-type", "")
@@ -154,7 +156,9 @@ def test_without_a_route_the_answer_is_to_come_again(start: Callable[[int | None
     assert body == {"error": "no model is ready yet", "request_id": 'a"b'}
 
 
-def test_errors_are_json_whoever_makes_them(start: Callable[[int | None], int], replica: int) -> None:
+def test_errors_are_json_whoever_makes_them(
+    start: Callable[[int | None], int], replica: int
+) -> None:
     port = start(replica)
     wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
     status, _, body = ask(port, "/other")
@@ -163,7 +167,10 @@ def test_errors_are_json_whoever_makes_them(start: Callable[[int | None], int], 
         status, headers, body = ask(port, f"/small/text/{given}", x_request_id="mine")
         assert (status, body["request_id"], headers["x-request-id"]) == (shown, "mine", "mine")
         assert ("retry-after" in headers) == (shown in (429, 503))
-        assert ask(port, f"/small/json/{given}")[::2] == (given, {"error": "own", "request_id": "own"})
+        assert ask(port, f"/small/json/{given}")[::2] == (
+            given,
+            {"error": "own", "request_id": "own"},
+        )
     status, _, body = ask(port, "/small/text/200")
     assert (status, body) == (200, b"plain"), "what is no error passes"
     status, headers, body = ask(port, "/small/gone/200")
@@ -195,7 +202,9 @@ def test_a_configuration_that_haproxy_refuses_is_left_as_it_was(tmp_path: Path) 
     ran = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     assert "is left as Ray Serve wrote it" in ran.stderr
     assert path.read_text() == broken
-    assert sorted(os.listdir(path.parent)) == sorted(["500.http", "haproxy.cfg", "haproxy.cfg.lock"])
+    assert sorted(os.listdir(path.parent)) == sorted(
+        ["500.http", "haproxy.cfg", "haproxy.cfg.lock"]
+    )
 
 
 def test_haproxy_ends_with_what_started_it(tmp_path: Path) -> None:
@@ -205,7 +214,9 @@ def test_haproxy_ends_with_what_started_it(tmp_path: Path) -> None:
         program = serve_environment.local(Path(folder))["RAY_SERVE_HAPROXY_BINARY_PATH"]
         command = [program, "-db", "-f", str(path), "-dR"]
         code = f"import subprocess; child = subprocess.Popen({command}); print(child.pid, flush=True); child.wait()"
-        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         assert parent.stdout is not None
         assert int(parent.stdout.readline()) > 0
         wait_for(lambda: answers(port))

@@ -17,7 +17,7 @@ from preparing import people, write_csv, write_jsonl
 from ray.data import DataContext
 
 from raydc import engine
-from raydc.data import prepare, prepare_job, tasks
+from raydc.data import prepare, prepare_job, prepared, tasks
 from raydc.data.write import NUM_GOLDEN_ROWS
 from raydc.errors import DataError
 from raydc.features import Categorical, Numeric
@@ -47,11 +47,18 @@ def _parquet_file(folder: Path) -> dict[str, Any]:
 
 
 def _json_lines(folder: Path) -> dict[str, Any]:
-    return {"source": str(write_jsonl(folder / "rows.jsonl", people(400))), "clean": {"missing": "drop"}}
+    return {
+        "source": str(write_jsonl(folder / "rows.jsonl", people(400))),
+        "clean": {"missing": "drop"},
+    }
 
 
 def _regression(folder: Path) -> dict[str, Any]:
-    return {"source": str(write_csv(folder / "rows.csv", people(400))), "task": "regression", "target": "age"}
+    return {
+        "source": str(write_csv(folder / "rows.csv", people(400))),
+        "task": "regression",
+        "target": "age",
+    }
 
 
 def _idx_files(folder: Path) -> dict[str, Any]:
@@ -60,7 +67,9 @@ def _idx_files(folder: Path) -> dict[str, Any]:
     for part, num_rows in (("train", 300), ("t10k", 50)):
         images = generator.integers(0, 256, (num_rows, 6, 5), dtype=np.uint8)
         labels = generator.integers(0, 3, num_rows, dtype=np.uint8)
-        (folder / "idx" / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(preparing.idx(images)))
+        (folder / "idx" / f"{part}-images-idx3-ubyte.gz").write_bytes(
+            gzip.compress(preparing.idx(images))
+        )
         (folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(preparing.idx(labels))
     return {"source": str(folder / "idx")}
 
@@ -71,7 +80,9 @@ def _image_folder(folder: Path) -> dict[str, Any]:
         for index in range(count):
             path = folder / "photos" / part / ("cat", "dog")[index % 2] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(generator.integers(0, 256, (8 + index % 3, 9, 3), dtype=np.uint8)).save(path)
+            Image.fromarray(generator.integers(0, 256, (8 + index % 3, 9, 3), dtype=np.uint8)).save(
+                path
+            )
     return {"source": str(folder / "photos"), "features": {"image_size": [6, 7]}}
 
 
@@ -80,7 +91,9 @@ SOURCES = [_csv_files, _parquet_file, _json_lines, _regression, _idx_files, _ima
 
 @pytest.mark.usefixtures("tiny_blocks")
 @pytest.mark.parametrize("make", SOURCES)
-def test_the_content_does_not_depend_on_parallelism(tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_content_does_not_depend_on_parallelism(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     num_blocks = []
 
     def read_and_shuffle(*arguments: Any) -> list[Any]:
@@ -141,7 +154,7 @@ def test_a_changed_byte_is_another_data_set(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("Rome", "Roma", 1))
     second, _ = preparing.run(tmp_path / "storage", data)
     assert second.data_hash != first.data_hash
-    assert prepare.load(first.folder, contents=True).num_rows == first.num_rows
+    assert prepared.load(first.folder, contents=True).num_rows == first.num_rows
 
 
 def test_a_damaged_data_set_is_refused_by_name(tmp_path: Path) -> None:
@@ -159,10 +172,14 @@ def test_formats_agree(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     (tmp_path / "rows.csv.gz").write_bytes(gzip.compress((tmp_path / "rows.csv").read_bytes()))
     names = ("rows.csv", "rows.csv.gz", "rows.jsonl", "rows.parquet")
-    made = [preparing.run(tmp_path / "storage", {"source": str(tmp_path / name)})[0] for name in names]
+    made = [
+        preparing.run(tmp_path / "storage", {"source": str(tmp_path / name)})[0] for name in names
+    ]
     for other in made[1:]:
         for part in ("train", "validation", "test"):
-            for a, b in zip(preparing.split(made[0], part), preparing.split(other, part), strict=True):
+            for a, b in zip(
+                preparing.split(made[0], part), preparing.split(other, part), strict=True
+            ):
                 np.testing.assert_array_equal(a, b)
 
 
@@ -177,7 +194,11 @@ def test_every_row_is_in_one_split_and_under_its_place(tmp_path: Path) -> None:
         x, _, ids = preparing.split(prepared, part)
         assert (np.diff(ids) > 0).all()
         seen.update(zip(ids.tolist(), x[:, age] * statistics.scale + statistics.shift, strict=True))
-    expected = {(index << 40) + row: rows[row]["age"] for index, rows in enumerate(files) for row in range(150)}
+    expected = {
+        (index << 40) + row: rows[row]["age"]
+        for index, rows in enumerate(files)
+        for row in range(150)
+    }
     assert seen.keys() == expected.keys()
     for row_id, value in seen.items():
         assert value == pytest.approx(expected[row_id], abs=1e-3)
@@ -185,7 +206,9 @@ def test_every_row_is_in_one_split_and_under_its_place(tmp_path: Path) -> None:
 
 def test_statistics_are_those_of_the_training_rows_alone(tmp_path: Path) -> None:
     rows = people(500)
-    prepared, _ = preparing.run(tmp_path / "storage", {"source": str(write_csv(tmp_path / "rows.csv", rows))})
+    prepared, _ = preparing.run(
+        tmp_path / "storage", {"source": str(write_csv(tmp_path / "rows.csv", rows))}
+    )
     _, _, ids = preparing.split(prepared, "train")
     training = [rows[row_id] for row_id in ids]
     heights = np.array([row["height"] for row in training if row["height"] is not None])
@@ -194,7 +217,9 @@ def test_statistics_are_those_of_the_training_rows_alone(tmp_path: Path) -> None
     assert isinstance(city, Categorical)
     assert height.mean == pytest.approx(heights.mean(), rel=1e-14)
     assert height.scale == pytest.approx(heights.std(), rel=1e-12)
-    counts = {name: sum(row["city"] == name for row in training) for name in ("Rome", "Oslo", "Lima")}
+    counts = {
+        name: sum(row["city"] == name for row in training) for name in ("Rome", "Oslo", "Lima")
+    }
     assert list(city.categories) == sorted(counts, key=lambda name: (-counts[name], name))
     assert (city.has_other, city.has_missing) == (False, True)
 
@@ -227,7 +252,9 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "storage").rglob("*")) == [tmp_path / "storage" / "data"]
 
 
-def test_progress_is_shown_while_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_shown_while_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepare_job, "_REPORT_EVERY_S", 0.0)
     _, lines = preparing.run(tmp_path / "storage", _csv_files(tmp_path))
     counts = [int(line.split()[1]) for line in lines if line.endswith("rows so far")]
@@ -249,7 +276,9 @@ def test_two_at_once_make_one_data_set(tmp_path: Path) -> None:
     late = prepare.run(spec, let_another_be_first)
     assert [other.reused for other in others] == [False]
     assert late.folder.uri == others[0].folder.uri
-    assert [path.name for path in (tmp_path / "storage" / "data").iterdir()] == [late.folder.local_path.name]
+    assert [path.name for path in (tmp_path / "storage" / "data").iterdir()] == [
+        late.folder.local_path.name
+    ]
 
 
 def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from preparing import people, write_csv
 
-from raydc.data.prepare import Prepared
+from raydc.data.prepared import Prepared
 from raydc.data.write import NUM_GOLDEN_ROWS
 from raydc.errors import DataError
 from raydc.features import Categorical, Column, Numeric
@@ -48,20 +48,30 @@ def test_target_and_task(tmp_path: Path, rows: str) -> None:
 
 
 def test_classes_give_the_order(tmp_path: Path, rows: str) -> None:
-    inferred, given = _made(tmp_path, rows), _made(tmp_path, rows, classes=["young", "old", "other"])
+    inferred, given = (
+        _made(tmp_path, rows),
+        _made(tmp_path, rows, classes=["young", "old", "other"]),
+    )
     assert inferred.features.signature.classes == ("old", "young")
     assert given.features.signature.classes == ("young", "old", "other")
-    np.testing.assert_array_equal(preparing.split(given, "train")[1], 1 - preparing.split(inferred, "train")[1])
+    np.testing.assert_array_equal(
+        preparing.split(given, "train")[1], 1 - preparing.split(inferred, "train")[1]
+    )
 
 
 def test_numeric_labels_are_sorted_as_numbers(tmp_path: Path) -> None:
     listed = [{"a": row, "label": (10, 9, 2)[row % 3]} for row in range(90)]
-    assert _made(tmp_path, str(write_csv(tmp_path / "r.csv", listed))).features.signature.classes == ("2", "9", "10")
+    assert _made(
+        tmp_path, str(write_csv(tmp_path / "r.csv", listed))
+    ).features.signature.classes == ("2", "9", "10")
 
 
 def test_format_overrules_the_file_name(tmp_path: Path, rows: str) -> None:
     (tmp_path / "rows.data").write_bytes(Path(rows).read_bytes())
-    assert _made(tmp_path, str(tmp_path / "rows.data"), format="csv").num_rows == _made(tmp_path, rows).num_rows
+    assert (
+        _made(tmp_path, str(tmp_path / "rows.data"), format="csv").num_rows
+        == _made(tmp_path, rows).num_rows
+    )
 
 
 def test_seed_and_fractions_make_the_split(tmp_path: Path, rows: str) -> None:
@@ -83,7 +93,9 @@ def test_a_fraction_of_zero_is_an_empty_part(tmp_path: Path, rows: str) -> None:
     assert prepared.num_rows["validation"] == 0
     assert prepared.num_rows["train"] + prepared.num_rows["test"] == 300
     assert 0 < prepared.num_rows["test"] < 60
-    assert len(prepared.folder.read_json("golden_rows.json")) == min(NUM_GOLDEN_ROWS, prepared.num_rows["test"])
+    assert len(prepared.folder.read_json("golden_rows.json")) == min(
+        NUM_GOLDEN_ROWS, prepared.num_rows["test"]
+    )
 
 
 def test_a_test_source_is_the_test_part_as_a_whole(tmp_path: Path, rows: str) -> None:
@@ -107,7 +119,9 @@ def test_a_missing_target_is_dropped_where_that_is_asked_for(tmp_path: Path) -> 
     listed[30]["label"] = None
     source = str(write_csv(tmp_path / "r.csv", listed))
     prepared = _made(tmp_path, source, clean={"missing": "drop"})
-    assert 30 not in np.concatenate([preparing.split(prepared, part)[2] for part in ("train", "validation", "test")])
+    assert 30 not in np.concatenate(
+        [preparing.split(prepared, part)[2] for part in ("train", "validation", "test")]
+    )
 
 
 def test_missing_values_say_what_is_missing(tmp_path: Path) -> None:
@@ -116,7 +130,10 @@ def test_missing_values_say_what_is_missing(tmp_path: Path) -> None:
     data = {"source": source}
     prepared, said = preparing.run(tmp_path / "storage", data)
     assert isinstance(prepared.features.columns["a"], Categorical)
-    assert any("column 'a' is taken as categorical, but 90 of its 100 values are numbers" in line for line in said)
+    assert any(
+        "column 'a' is taken as categorical, but 90 of its 100 values are numbers" in line
+        for line in said
+    )
     told, said = preparing.run(tmp_path / "storage", {**data, "clean": {"missing_values": ["-"]}})
     assert isinstance(told.features.columns["a"], Numeric)
     assert not any("note" in line for line in said)
@@ -125,24 +142,34 @@ def test_missing_values_say_what_is_missing(tmp_path: Path) -> None:
 
 def test_later_copies_are_dropped(tmp_path: Path) -> None:
     listed = people(100)
-    for path, part in (("a.csv", listed[:60]), ("b.csv", [*listed[60:], listed[3], listed[50], listed[70]])):
+    for path, part in (
+        ("a.csv", listed[:60]),
+        ("b.csv", [*listed[60:], listed[3], listed[50], listed[70]]),
+    ):
         write_csv(tmp_path / "rows" / path, part)
     kept = _made(tmp_path, str(tmp_path / "rows"))
     dropped = _made(tmp_path, str(tmp_path / "rows"), clean={"duplicates": "drop"})
     assert sum(kept.num_rows.values()) == 103
     assert sum(dropped.num_rows.values()) == 100
-    ids = np.concatenate([preparing.split(dropped, part)[2] for part in ("train", "validation", "test")])
+    ids = np.concatenate(
+        [preparing.split(dropped, part)[2] for part in ("train", "validation", "test")]
+    )
     assert not set(ids.tolist()) & {(1 << 40) + row for row in (40, 41, 42)}
 
 
 def test_excluded_columns_are_no_input(tmp_path: Path, rows: str) -> None:
     prepared = _made(tmp_path, rows, features={"exclude": ["height"]})
     assert list(prepared.features.columns) == ["age", "city"]
-    assert prepared.features.from_json_rows([{"age": 3, "height": 170}]) == {"age": [3], "city": [None]}
+    assert prepared.features.from_json_rows([{"age": 3, "height": 170}]) == {
+        "age": [3],
+        "city": [None],
+    }
 
 
 def test_columns_overrule_the_inferred_kind(tmp_path: Path, rows: str) -> None:
-    column = _column(_made(tmp_path, rows, features={"columns": {"age": "categorical"}}), "age", Categorical)
+    column = _column(
+        _made(tmp_path, rows, features={"columns": {"age": "categorical"}}), "age", Categorical
+    )
     assert set(column.categories) <= {str(age) for age in range(18, 90)}
 
 
@@ -164,7 +191,9 @@ def test_scale_of_numbers(tmp_path: Path, rows: str) -> None:
 def test_a_constant_column_is_zero(tmp_path: Path) -> None:
     listed = [{"a": 0.1, "b": row, "label": row % 2} for row in range(60)]
     for scale in ("standard", "min_max"):
-        prepared = _made(tmp_path, str(write_csv(tmp_path / "r.csv", listed)), features={"scale": scale})
+        prepared = _made(
+            tmp_path, str(write_csv(tmp_path / "r.csv", listed)), features={"scale": scale}
+        )
         assert (preparing.split(prepared, "train")[0][:, 0] == 0).all()
 
 
@@ -172,7 +201,9 @@ def test_identifiers_are_pointed_out(tmp_path: Path) -> None:
     listed = [{"id": f"person-{row}", "a": row, "label": row % 2} for row in range(300)]
     source = str(write_csv(tmp_path / "r.csv", listed))
     _, said = preparing.run(tmp_path / "storage", {"source": source})
-    assert any("note: column 'id' has" in line and "data.features.exclude: [id]" in line for line in said)
+    assert any(
+        "note: column 'id' has" in line and "data.features.exclude: [id]" in line for line in said
+    )
 
 
 @pytest.fixture
@@ -212,14 +243,20 @@ def test_images_inside_a_table(tmp_path: Path, photos: str) -> None:
 
     files = sorted(Path(photos).rglob("*.png"), key=lambda path: int(path.stem))
     lines = [
-        {"picture": base64.b64encode(path.read_bytes()).decode(), "label": path.parent.name, "id": path.stem}
+        {
+            "picture": base64.b64encode(path.read_bytes()).decode(),
+            "label": path.parent.name,
+            "id": path.stem,
+        }
         for path in files
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     features = {"columns": {"picture": "image"}, "exclude": ["id"]}
     prepared = _made(tmp_path, str(tmp_path / "rows.jsonl"), features=features)
     assert prepared.features.signature.shape == (3, 8, 6)
-    with pytest.raises(DataError, match=r"the image column 'picture' cannot be combined with other columns: id"):
+    with pytest.raises(
+        DataError, match=r"the image column 'picture' cannot be combined with other columns: id"
+    ):
         _made(tmp_path, str(tmp_path / "rows.jsonl"), features={"columns": {"picture": "image"}})
     lines[3]["picture"] = base64.b64encode(b"no image").decode()
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(line) for line in lines))

@@ -20,7 +20,11 @@ def test_adult(tmp_path: Path, shared_data: Path) -> None:
     assert prepared.num_rows["train"] + prepared.num_rows["validation"] == 32_561
     assert prepared.num_rows["test"] == 16_281
     assert prepared.features.signature.classes == ("<=50K", ">50K")
-    missing = {n for n, c in prepared.features.columns.items() if isinstance(c, Categorical) and c.has_missing}
+    missing = {
+        n
+        for n, c in prepared.features.columns.items()
+        if isinstance(c, Categorical) and c.has_missing
+    }
     assert missing == {"workclass", "occupation", "native_country"}
 
 
@@ -32,16 +36,22 @@ def test_telco_and_its_blanks(tmp_path: Path, shared_data: Path) -> None:
     }
     trap, said = preparing.run(tmp_path, data)
     assert isinstance(trap.features.columns["TotalCharges"], Categorical)
-    assert any("'TotalCharges' is taken as categorical, but 7,032 of its 7,043" in line for line in said)
+    assert any(
+        "'TotalCharges' is taken as categorical, but 7,032 of its 7,043" in line for line in said
+    )
     prepared, _ = preparing.run(tmp_path, {**data, "clean": {"missing_values": [" "]}})
     assert isinstance(prepared.features.columns["TotalCharges"], Numeric)
-    dropped, _ = preparing.run(tmp_path, {**data, "clean": {"missing_values": [" "], "missing": "drop"}})
+    dropped, _ = preparing.run(
+        tmp_path, {**data, "clean": {"missing_values": [" "], "missing": "drop"}}
+    )
     assert sum(dropped.num_rows.values()) == 7_043 - 11
 
 
 def test_housing(tmp_path: Path, shared_data: Path) -> None:
     source = str(shared_data / "california_housing" / "housing.csv")
-    prepared, _ = preparing.run(tmp_path, {"source": source, "target": "median_house_value", "task": "regression"})
+    prepared, _ = preparing.run(
+        tmp_path, {"source": source, "target": "median_house_value", "task": "regression"}
+    )
     assert sum(prepared.num_rows.values()) == 20_640
     assert prepared.features.target_mean == pytest.approx(206_856, rel=0.01)
 
@@ -60,7 +70,9 @@ def test_bank_marketing_in_both_formats(tmp_path: Path, shared_data: Path) -> No
         for name in ("bank_additional_full.csv.gz", "bank_additional_full.parquet")
     ]
     assert [sum(prepared.num_rows.values()) for prepared in made] == [41_176] * 2
-    for a, b in zip(preparing.split(made[0], "train"), preparing.split(made[1], "train"), strict=True):
+    for a, b in zip(
+        preparing.split(made[0], "train"), preparing.split(made[1], "train"), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -71,14 +83,22 @@ def test_idx(tmp_path: Path, shared_data: Path, name: str, mean: float) -> None:
     assert prepared.num_rows["test"] == 10_000
     assert prepared.features.signature.shape == (1, 28, 28)
     assert prepared.features.signature.mean[0] / 255 == pytest.approx(mean, abs=1e-3)
-    labels = np.concatenate([preparing.split(prepared, part)[1] for part in ("train", "validation")])
+    labels = np.concatenate(
+        [preparing.split(prepared, part)[1] for part in ("train", "validation")]
+    )
     assert np.bincount(labels)[0] == (5_923 if name == "mnist" else 6_000)
 
 
 def test_photographs(tmp_path: Path, shared_data: Path) -> None:
     with tarfile.open(shared_data / "caltech101_10" / "caltech101_10.tar") as archive:
         archive.extractall(tmp_path / "photos", filter="data")
-    data = {"source": str(tmp_path / "photos" / "caltech101_10"), "features": {"image_size": [32, 40]}}
+    data = {
+        "source": str(tmp_path / "photos" / "caltech101_10"),
+        "features": {"image_size": [32, 40]},
+    }
     prepared, _ = preparing.run(tmp_path / "storage", data)
-    assert (prepared.num_rows["train"] + prepared.num_rows["validation"], prepared.num_rows["test"]) == (520, 180)
+    assert (
+        prepared.num_rows["train"] + prepared.num_rows["validation"],
+        prepared.num_rows["test"],
+    ) == (520, 180)
     assert prepared.features.signature.shape == (3, 32, 40)

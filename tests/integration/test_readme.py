@@ -39,7 +39,10 @@ def blocks(root: Path, kind: str) -> list[str]:
 def steps(block: str) -> list[tuple[str, list[str]]]:
     """Commands of a console block with the lines shown below each."""
     parts = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-    return [(lines[0], [line for line in lines[1:] if line.strip()]) for lines in map(str.splitlines, parts)]
+    return [
+        (lines[0], [line for line in lines[1:] if line.strip()])
+        for lines in map(str.splitlines, parts)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,9 @@ def test_what_the_console_shows_is_what_comes(root: Path, project: Path) -> None
 
 def test_the_spec_shown_is_the_spec_of_the_demo(root: Path) -> None:
     whole = [block for block in blocks(root, "yaml") if yaml.safe_load(block).get("name")]
-    shown, shipped = (spec.loads(text) for text in (whole[0], (root / "examples/digits/spec.yaml").read_text()))
+    shown, shipped = (
+        spec.loads(text) for text in (whole[0], (root / "examples/digits/spec.yaml").read_text())
+    )
     assert shown == shipped
 
 
@@ -97,7 +102,9 @@ def test_parts_of_specs_load(root: Path) -> None:
     parts = [value for value in map(yaml.safe_load, blocks(root, "yaml")) if "name" not in value]
     assert parts
     for part in parts:
-        text = yaml.safe_dump({"name": "part", "data": {"source": "a.csv"}, "model": {"name": "mlp"}, **part})
+        text = yaml.safe_dump(
+            {"name": "part", "data": {"source": "a.csv"}, "model": {"name": "mlp"}, **part}
+        )
         spec.loads(text)
 
 
@@ -129,5 +136,7 @@ def test_links_lead_somewhere(root: Path) -> None:
 
 
 def test_the_reference_of_the_spec_is_current(root: Path) -> None:
-    done = subprocess.run([sys.executable, root / "docs" / "generate.py", "--check"], check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, root / "docs" / "generate.py", "--check"], check=False, timeout=60
+    )
     assert done.returncode == 0, "run `make docs`"

@@ -25,7 +25,12 @@ def digits(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the examples and the digits."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "examples").symlink_to(root / "examples")
-    subprocess.run([sys.executable, root / "examples" / "download.py", "digits"], check=True, timeout=120, cwd=root)
+    subprocess.run(
+        [sys.executable, root / "examples" / "download.py", "digits"],
+        check=True,
+        timeout=120,
+        cwd=root,
+    )
     return folder
 
 
@@ -34,19 +39,35 @@ def raydc(folder: Path, ray: engine.Engine, *arguments: str) -> subprocess.Compl
     environment = {**os.environ, "RAY_ADDRESS": ray.address}
     command = [str(Path(sys.executable).with_name("raydc")), *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
     )
 
 
 def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, digits: Path) -> None:
-    small = ["--set", "train.epochs=3", "--set", "serve.port=0", "--set", "serve.ray_actor_options={num_cpus: 0.5}"]
+    small = [
+        "--set",
+        "train.epochs=3",
+        "--set",
+        "serve.port=0",
+        "--set",
+        "serve.ray_actor_options={num_cpus: 0.5}",
+    ]
     small += ["--set", "serve.auth=token"]
     done = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     storage = Storage(str(digits / "store"))
     trials = storage.read_json("runs/digits-sweep/sweep/trials.json")
     assert len(trials) == 8
-    winner = max((trial for trial in trials if trial["metric"] is not None), key=lambda trial: trial["metric"])
+    winner = max(
+        (trial for trial in trials if trial["metric"] is not None),
+        key=lambda trial: trial["metric"],
+    )
     registry = Registry(storage)
     assert registry.aliases("digits-sweep") == {"production": 1}
     served = bundle.load(registry.folder("digits-sweep", 1))
@@ -63,8 +84,21 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
 
     # The run exists now: it is neither overwritten nor begun again unasked.
     again = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
-    assert (again.returncode, "--resume" in again.stderr, "--new" in again.stderr) == (5, True, True)
-    changed = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--set", "seed=7", "--resume")
+    assert (again.returncode, "--resume" in again.stderr, "--new" in again.stderr) == (
+        5,
+        True,
+        True,
+    )
+    changed = raydc(
+        digits,
+        ray_engine,
+        "run",
+        "examples/digits/sweep.yaml",
+        *small,
+        "--set",
+        "seed=7",
+        "--resume",
+    )
     assert changed.returncode == 5
     assert "seed: 0 then, 7 now" in changed.stderr
 
@@ -74,18 +108,44 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
 
 
 def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, digits: Path) -> None:
-    common = ["examples/digits/spec.yaml", "--set", "train.epochs=2", "--set", "name=steps", "--set", "serve.port=0"]
+    common = [
+        "examples/digits/spec.yaml",
+        "--set",
+        "train.epochs=2",
+        "--set",
+        "name=steps",
+        "--set",
+        "serve.port=0",
+    ]
     common += ["--set", "serve.ray_actor_options={num_cpus: 0.5}", "--set", "scaling.num_workers=0"]
-    for command in (["prepare"], ["train"], ["evaluate"], ["serve", "--once"], ["train", "--resume"], ["evaluate"]):
+    for command in (
+        ["prepare"],
+        ["train"],
+        ["evaluate"],
+        ["serve", "--once"],
+        ["train", "--resume"],
+        ["evaluate"],
+    ):
         done = raydc(digits, ray_engine, command[0], *common, *command[1:])
         assert done.returncode == 0, done.stdout + done.stderr
     registry = Registry(Storage(str(digits / "store")))
-    assert registry.versions("steps") == [1]  # The same model has one version, however often it is evaluated.
+    assert registry.versions("steps") == [
+        1
+    ]  # The same model has one version, however often it is evaluated.
     metrics = json.loads((digits / "store/runs/steps/evaluation.json").read_text())
     assert metrics["split"] == "test"
 
     output = digits / "predictions.csv"
-    done = raydc(digits, ray_engine, "predict", *common, "--input", "examples/digits/data", "--output", str(output))
+    done = raydc(
+        digits,
+        ray_engine,
+        "predict",
+        *common,
+        "--input",
+        "examples/digits/data",
+        "--output",
+        str(output),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(output.read_text().splitlines()) == 1798
 
@@ -103,7 +163,9 @@ def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, di
 def test_a_job_that_never_fits_is_refused(
     ray_engine: engine.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = training_spec(str(tmp_path), scaling={"num_workers": 50}, train={"global_batch_size": 64})
+    given = training_spec(
+        str(tmp_path), scaling={"num_workers": 50}, train={"global_batch_size": 64}
+    )
     lines: list[str] = []
     monkeypatch.setattr(job, "NODES_TIMEOUT_S", 1.0)
     with pytest.raises(ClusterError, match=r"50 worker\(s\) of 1 CPU each do not fit into 4 CPU"):
@@ -117,7 +179,11 @@ def test_a_job_that_never_fits_is_refused(
         (["run", "missing.yaml"], 2, "missing.yaml"),
         (["run", "examples/digits/spec.yaml", "--set", "data.source=nowhere"], 3, "nowhere"),
         (["train", "examples/digits/spec.yaml", "--set", "model={name: resnet81}"], 2, "resnet18"),
-        (["train", "examples/digits/spec.yaml", "--set", "name=unknown", "--resume"], 5, "there is no run 'unknown'"),
+        (
+            ["train", "examples/digits/spec.yaml", "--set", "name=unknown", "--resume"],
+            5,
+            "there is no run 'unknown'",
+        ),
         (["serve", "examples/digits/spec.yaml", "--set", "name=unknown"], 7, "unknown"),
         (["serve", "examples/digits/spec.yaml", "--set", "name=steps", "--version", "77"], 7, "77"),
     ],

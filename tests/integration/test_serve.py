@@ -35,14 +35,18 @@ from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
 
-def test_a_port_that_is_taken_is_named(ray_engine: engine.Engine, storage: Storage, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(
+    ray_engine: engine.Engine, storage: Storage, tmp_path: Path
+) -> None:
     if serve_client.applications():
         pytest.skip("Ray Serve runs already, and listens elsewhere")
     ray_serve.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         given = small_models.small_spec(storage.uri, ray_actor_options=SMALL, port=port)
-        with pytest.raises(ServeError, match=rf"no endpoint at 127\.0\.0\.1:{port}: Address already in use") as error:
+        with pytest.raises(
+            ServeError, match=rf"no endpoint at 127\.0\.0\.1:{port}: Address already in use"
+        ) as error:
             serve.deploy(given, storage, 1)
     assert "choose another serve.port" in str(error.value)
     assert Registry(storage).aliases("small") == {}
@@ -59,13 +63,17 @@ def test_served_predictions_are_the_offline_ones(first: serve.Endpoint, storage:
     rows = small_models.table_rows(40)
     offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
     answer = client.predict(first.url, rows=rows)
-    assert answer == {"predictions": offline, "model": "small", "version": "1"}, "bit for bit at the same batch shape"
+    assert answer == {"predictions": offline, "model": "small", "version": "1"}, (
+        "bit for bit at the same batch shape"
+    )
     for row, expected in zip(rows[:8], offline, strict=False):
         (alone,) = client.predict(first.url, rows=[row])["predictions"]
         assert alone["scores"] == pytest.approx(expected["scores"], abs=1e-6)
 
 
-def test_the_client_gets_the_offline_predictions_by_rows_and_by_arrays(first: serve.Endpoint, storage: Storage) -> None:
+def test_the_client_gets_the_offline_predictions_by_rows_and_by_arrays(
+    first: serve.Endpoint, storage: Storage
+) -> None:
     rows = small_models.table_rows(40)
     offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -73,8 +81,15 @@ def test_the_client_gets_the_offline_predictions_by_rows_and_by_arrays(first: se
         answer, tensors = asking.predict(rows), asking.infer(columns)
         assert asking.ready()
         assert [one.name for one in asking.metadata().inputs] == list(columns)
-    assert [asdict(one) for one in answer.predictions] == [{**one, "value": None} for one in offline]
-    assert (answer.model, answer.version, tensors.model, tensors.version) == ("small", "1", "small", "1")
+    assert [asdict(one) for one in answer.predictions] == [
+        {**one, "value": None} for one in offline
+    ]
+    assert (answer.model, answer.version, tensors.model, tensors.version) == (
+        "small",
+        "1",
+        "small",
+        "1",
+    )
     assert tensors.outputs["label"].tolist() == [one["label"] for one in offline]
     assert tensors.outputs["scores"].dtype == np.float32
     assert tensors.outputs["scores"].tolist() == [
@@ -82,14 +97,20 @@ def test_the_client_gets_the_offline_predictions_by_rows_and_by_arrays(first: se
     ]
 
 
-def test_batch_predictions_are_the_served_ones(first: serve.Endpoint, storage: Storage, tmp_path: Path) -> None:
+def test_batch_predictions_are_the_served_ones(
+    first: serve.Endpoint, storage: Storage, tmp_path: Path
+) -> None:
     rows = small_models.table_rows(40)
     source, output = tmp_path / "rows.jsonl", tmp_path / "predictions.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert evaluate.predict_file(Registry(storage).folder("small", 1), str(source), str(output)) == 40
+    assert (
+        evaluate.predict_file(Registry(storage).folder("small", 1), str(source), str(output)) == 40
+    )
     batch = [json.loads(line) for line in output.read_text().splitlines()]
     served = client.predict(first.url, rows=rows)["predictions"]
-    assert [(row["prediction"], row["score"]) for row in batch] == [(one["label"], one["score"]) for one in served]
+    assert [(row["prediction"], row["score"]) for row in batch] == [
+        (one["label"], one["score"]) for one in served
+    ]
 
 
 def test_the_open_inference_protocol(first: serve.Endpoint, storage: Storage) -> None:
@@ -103,11 +124,17 @@ def test_the_open_inference_protocol(first: serve.Endpoint, storage: Storage) ->
     ]
     body = json.dumps({"id": "q-1", "inputs": inputs}).encode()
     path = f"/v2/models/small/versions/{metadata['versions'][0]}/infer"
-    status, headers, answer = ask(first.url, "POST", path, body, content_type="application/json", x_request_id="r-1")
+    status, headers, answer = ask(
+        first.url, "POST", path, body, content_type="application/json", x_request_id="r-1"
+    )
     assert (status, answer["id"], answer["model_version"]) == (200, "q-1", "1")
     assert (headers["x-raydc-model-version"], headers["x-request-id"]) == ("1", "r-1")
     offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
-    expected = np.array([list(p["scores"].values()) for p in offline], dtype=np.float32).reshape(-1).tolist()
+    expected = (
+        np.array([list(p["scores"].values()) for p in offline], dtype=np.float32)
+        .reshape(-1)
+        .tolist()
+    )
     assert answer["outputs"][0]["data"] == expected
 
 
@@ -150,10 +177,14 @@ def test_promote_and_rollback_fail_no_request(first: serve.Endpoint, storage: St
     assert load.versions[-1] == "1"
 
 
-def test_a_version_that_does_not_load_never_answers(first: serve.Endpoint, storage: Storage) -> None:
+def test_a_version_that_does_not_load_never_answers(
+    first: serve.Endpoint, storage: Storage
+) -> None:
     history = Registry(storage).history("small")
     with Load(first.url) as load:
-        with pytest.raises(ServeError, match=r"version 3 is refused: golden rows\[0\]: output 'no'"):
+        with pytest.raises(
+            ServeError, match=r"version 3 is refused: golden rows\[0\]: output 'no'"
+        ):
             serve.promote(storage, "small", "production", 3)
         load.grow()
         serve.promote(storage, "small", "production", 2)
@@ -187,7 +218,9 @@ def test_versions_that_are_not_there_are_refused(first: serve.Endpoint, storage:
         serve.rollback(storage, "small", "canary")
 
 
-def test_a_canary_answers_its_share_and_each_client_keeps_its_version(first: serve.Endpoint, storage: Storage) -> None:
+def test_a_canary_answers_its_share_and_each_client_keeps_its_version(
+    first: serve.Endpoint, storage: Storage
+) -> None:
     with Load(first.url) as load:
         rollout.start(storage, "small", "production", "canary", 2, 0.3, who="eve", why="try it")
         load.grow()
@@ -208,10 +241,14 @@ def test_a_canary_answers_its_share_and_each_client_keeps_its_version(first: ser
     assert (history[0]["who"], history[0]["why"], history[0]["fraction"]) == ("eve", "try it", 0.3)
 
 
-def test_a_canary_that_does_not_load_changes_nothing(first: serve.Endpoint, storage: Storage) -> None:
+def test_a_canary_that_does_not_load_changes_nothing(
+    first: serve.Endpoint, storage: Storage
+) -> None:
     history = Registry(storage).history("small")
     with Load(first.url) as load:
-        with pytest.raises(ServeError, match=r"version 3 is refused: golden rows\[0\]: output 'no'"):
+        with pytest.raises(
+            ServeError, match=r"version 3 is refused: golden rows\[0\]: output 'no'"
+        ):
             rollout.start(storage, "small", "production", "canary", 3, 0.5)
         load.grow()
     assert load.failures == []
@@ -232,7 +269,9 @@ def test_what_somebody_else_declares_meanwhile_stands(
         apply(application_module.with_settings(theirs, told))
 
     monkeypatch.setattr(application_module, "apply", overtaken)
-    with pytest.raises(ServeError, match="somebody else has changed the endpoint of small meanwhile"):
+    with pytest.raises(
+        ServeError, match="somebody else has changed the endpoint of small meanwhile"
+    ):
         serve.promote(storage, "small", "production", 2)
     found = application_module.find_application("small")
     assert found is not None
@@ -274,7 +313,9 @@ def replicas(model: str) -> list[dict[str, Any]]:
 def declared(model: str) -> dict[str, Any]:
     """The deployment's configuration as Serve's controller holds it."""
     details = serve_client._client().get_serve_details()
-    config: dict[str, Any] = details["applications"][model]["deployments"][DEPLOYMENT]["deployment_config"]
+    config: dict[str, Any] = details["applications"][model]["deployments"][DEPLOYMENT][
+        "deployment_config"
+    ]
     return config
 
 
@@ -309,10 +350,18 @@ def test_the_spec_reaches_serve(first: serve.Endpoint, storage: Storage) -> None
     (state,) = replicas("small")
     section = changed.serve
     assert section is not None
-    limits = ("optimize", "max_ongoing_requests", "max_queued_requests", "max_batch_size", "batch_wait_timeout_s")
+    limits = (
+        "optimize",
+        "max_ongoing_requests",
+        "max_queued_requests",
+        "max_batch_size",
+        "batch_wait_timeout_s",
+    )
     for name in (*limits, "max_request_rows", "max_request_pixels"):
         assert state["settings"][name] == getattr(section, name)
-    assert ask(first.url, "POST", "/predict", b" " * 1001, content_type="application/json")[0] == 413
+    assert (
+        ask(first.url, "POST", "/predict", b" " * 1001, content_type="application/json")[0] == 413
+    )
 
 
 def test_a_running_serve_cannot_change_its_port(first: serve.Endpoint, storage: Storage) -> None:
@@ -325,7 +374,9 @@ def test_a_running_serve_cannot_change_its_port(first: serve.Endpoint, storage: 
 def slow_features() -> Features:
     """One number: the seconds that the forward pass takes."""
     return Features(
-        Signature("vector", (1,), "float32", (), (), "regression"), "took", {"seconds": Numeric(0.0, 0.0, 1.0)}
+        Signature("vector", (1,), "float32", (), (), "regression"),
+        "took",
+        {"seconds": Numeric(0.0, 0.0, 1.0)},
     )
 
 
@@ -335,7 +386,12 @@ def slow(first: serve.Endpoint, storage: Storage) -> Iterator[serve.Endpoint]:
     made = storage / "made-slow"
     small_models.write_slow_bundle(made, slow_features())
     version = Registry(storage).register("slow", made, {})
-    autoscaling = {"max_replicas": 2, "target_ongoing_requests": 1.0, "upscale_delay_s": 0.0, "look_back_period_s": 2.0}
+    autoscaling = {
+        "max_replicas": 2,
+        "target_ongoing_requests": 1.0,
+        "upscale_delay_s": 0.0,
+        "look_back_period_s": 2.0,
+    }
     given = small_models.small_spec(
         storage.uri,
         "slow",
@@ -352,15 +408,23 @@ def slow(first: serve.Endpoint, storage: Storage) -> Iterator[serve.Endpoint]:
 def test_each_model_has_its_page(slow: serve.Endpoint, first: serve.Endpoint) -> None:
     for endpoint in (first, slow):
         shown = httpx.get(endpoint.url, follow_redirects=True, timeout=WAIT_S)
-        assert (shown.status_code, shown.url.path) == (200, urllib.parse.urlsplit(endpoint.url).path + "/")
+        assert (shown.status_code, shown.url.path) == (
+            200,
+            urllib.parse.urlsplit(endpoint.url).path + "/",
+        )
         assert shown.headers["content-security-policy"].startswith("default-src 'none'")
         for name in re.findall(r'(?:href|src)="([\w.]+\.\w+)"', shown.text):
             assert httpx.get(f"{endpoint.url}/{name}", timeout=WAIT_S).status_code == 200
 
 
-def test_a_second_model_with_a_users_builder_scales_and_refuses(slow: serve.Endpoint, first: serve.Endpoint) -> None:
+def test_a_second_model_with_a_users_builder_scales_and_refuses(
+    slow: serve.Endpoint, first: serve.Endpoint
+) -> None:
     assert slow.url == f"{first.url}/slow"
-    assert {one["model"]: one["status"] for one in serve.status()} == {"small": "RUNNING", "slow": "RUNNING"}
+    assert {one["model"]: one["status"] for one in serve.status()} == {
+        "small": "RUNNING",
+        "slow": "RUNNING",
+    }
     assert client.predict(slow.url, rows=[{"seconds": 0.0}])["model"] == "slow"
     stop = threading.Event()
     codes: Counter[int] = Counter()
@@ -368,7 +432,9 @@ def test_a_second_model_with_a_users_builder_scales_and_refuses(slow: serve.Endp
     def press() -> None:
         body = json.dumps([{"seconds": 0.5}]).encode()
         while not stop.is_set():
-            status, headers, _ = ask(slow.url, "POST", "/predict", body, content_type="application/json")
+            status, headers, _ = ask(
+                slow.url, "POST", "/predict", body, content_type="application/json"
+            )
             codes[status] += 1
             if status == 429:
                 assert headers["retry-after"] == "1"
@@ -377,7 +443,9 @@ def test_a_second_model_with_a_users_builder_scales_and_refuses(slow: serve.Endp
     with ThreadPoolExecutor(8) as pool:
         pressing = [pool.submit(press) for _ in range(8)]
         try:
-            wait_for(lambda: codes[429] > 0 and codes[200] > 0, "requests over the limits are refused")
+            wait_for(
+                lambda: codes[429] > 0 and codes[200] > 0, "requests over the limits are refused"
+            )
             wait_for(lambda: len(replicas("slow")) == 2, "a second replica")
         finally:
             stop.set()
@@ -387,7 +455,9 @@ def test_a_second_model_with_a_users_builder_scales_and_refuses(slow: serve.Endp
     assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
 
 
-def test_a_first_deployment_that_fails_leaves_nothing(first: serve.Endpoint, storage: Storage) -> None:
+def test_a_first_deployment_that_fails_leaves_nothing(
+    first: serve.Endpoint, storage: Storage
+) -> None:
     version = register(storage, small_models.table_features(), 11, "bad", golden_is_wrong=True)
     given = small_models.small_spec(storage.uri, "bad", ray_actor_options=SMALL)
     with pytest.raises(ServeError, match="golden rows"):
@@ -397,14 +467,25 @@ def test_a_first_deployment_that_fails_leaves_nothing(first: serve.Endpoint, sto
     assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
 
 
-def test_a_replica_that_dies_comes_back_with_its_version(first: serve.Endpoint, storage: Storage) -> None:
+def test_a_replica_that_dies_comes_back_with_its_version(
+    first: serve.Endpoint, storage: Storage
+) -> None:
     serve.promote(storage, "small", "production", 2)
-    (actor,) = [name for name in ray.util.list_named_actors(all_namespaces=True) if "small#" in name["name"]]
+    (actor,) = [
+        name for name in ray.util.list_named_actors(all_namespaces=True) if "small#" in name["name"]
+    ]
     ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
 
     def is_back() -> bool:
-        names = [name["name"] for name in ray.util.list_named_actors(all_namespaces=True) if "small#" in name["name"]]
+        names = [
+            name["name"]
+            for name in ray.util.list_named_actors(all_namespaces=True)
+            if "small#" in name["name"]
+        ]
         return len(names) == 1 and names != [actor["name"]]
 
     wait_for(is_back, "another replica")
-    assert client.predict(first.url, rows=small_models.table_rows(1), timeout_s=WAIT_S)["version"] == "2"
+    assert (
+        client.predict(first.url, rows=small_models.table_rows(1), timeout_s=WAIT_S)["version"]
+        == "2"
+    )

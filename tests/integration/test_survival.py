@@ -62,7 +62,11 @@ class Endpoints:
         """Of the three replicas."""
         found: list[dict[str, Any]] = []
         for model in self.url:
-            found += ray_serve.get_deployment_handle(DEPLOYMENT, model).broadcast("state").results(timeout_s=30)
+            found += (
+                ray_serve.get_deployment_handle(DEPLOYMENT, model)
+                .broadcast("state")
+                .results(timeout_s=30)
+            )
         return found
 
     def answered(self) -> int:
@@ -76,7 +80,9 @@ class Endpoints:
 
 
 @pytest.fixture(scope="module")
-def endpoints(ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
+def endpoints(
+    ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Endpoints]:
     made = Endpoints(Storage(str(tmp_path_factory.mktemp("bad") / "store")))
     wait_for(lambda: len(made.states()) == 3, "three replicas")
     yield made
@@ -86,7 +92,9 @@ def endpoints(ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactor
 def send(endpoints: Endpoints, bad: Bad) -> tuple[int, Any]:
     """A wrong request, once: status and JSON."""
     url = endpoints.url["small" if bad.model == "tables" else "pictures"]
-    path = bad.path if bad.model == "tables" else bad.path.replace("/models/small", "/models/pictures")
+    path = (
+        bad.path if bad.model == "tables" else bad.path.replace("/models/small", "/models/pictures")
+    )
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=WAIT_S)
     try:
@@ -111,7 +119,9 @@ def test_wrong_requests_are_answered_once_by_replicas_that_live_on(endpoints: En
     # second one, or twice, would make it more.
     assert endpoints.answered() - before == len(bad_requests.ALL)
     assert {state["pid"] for state in endpoints.states()} == pids
-    assert not [status for state in endpoints.states() for status in state["answered"] if int(status) >= 500]
+    assert not [
+        status for state in endpoints.states() for status in state["answered"] if int(status) >= 500
+    ]
 
 
 def test_wrong_requests_leave_nothing_in_memory(endpoints: Endpoints) -> None:
@@ -176,15 +186,23 @@ def test_what_is_no_http_is_refused_in_front(endpoints: Endpoints, head: str) ->
     assert endpoints.answered() - before <= 1
 
 
-def test_who_sends_half_a_body_and_falls_silent_is_let_go_and_holds_up_nobody(endpoints: Endpoints) -> None:
+def test_who_sends_half_a_body_and_falls_silent_is_let_go_and_holds_up_nobody(
+    endpoints: Endpoints,
+) -> None:
     # As many as the replica has places, and more.
     url = endpoints.url["small"]
     pids = {state["pid"] for state in endpoints.states()}
-    slow = [connect(url, "content-type: application/json\ncontent-length: 1000") for _ in range(NUM_SLOW)]
+    slow = [
+        connect(url, "content-type: application/json\ncontent-length: 1000")
+        for _ in range(NUM_SLOW)
+    ]
     for connection in slow:
         connection.sendall(b'[{"age": 41')
     answers = Counter(
-        ask(url, "POST", "/predict", bad_requests.good("tables"), content_type="application/json")[0] for _ in range(20)
+        ask(url, "POST", "/predict", bad_requests.good("tables"), content_type="application/json")[
+            0
+        ]
+        for _ in range(20)
     )
     assert answers == {200: 20}
     started = time.monotonic()
@@ -194,13 +212,20 @@ def test_who_sends_half_a_body_and_falls_silent_is_let_go_and_holds_up_nobody(en
     assert {state["pid"] for state in endpoints.states()} == pids
 
 
-def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_the_replica(endpoints: Endpoints) -> None:
+def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_the_replica(
+    endpoints: Endpoints,
+) -> None:
     url = endpoints.url["small"]
     for _ in range(5):
         connection = connect(url, "content-type: application/json\ncontent-length: 1000")
         connection.sendall(b'[{"age": 41')
         connection.close()
-    assert ask(url, "POST", "/predict", bad_requests.good("tables"), content_type="application/json")[0] == 200
+    assert (
+        ask(url, "POST", "/predict", bad_requests.good("tables"), content_type="application/json")[
+            0
+        ]
+        == 200
+    )
 
 
 # A client library ---------------------------------------------------------------------------------------------
@@ -232,17 +257,27 @@ def test_a_client_library_gets_health_and_metadata(library: triton.InferenceServ
 @pytest.mark.parametrize("asked_in_binary", [True, False])
 @pytest.mark.parametrize("given_in_binary", [True, False])
 def test_a_client_library_infers_in_json_and_in_binary(
-    endpoints: Endpoints, library: triton.InferenceServerClient, given_in_binary: bool, asked_in_binary: bool
+    endpoints: Endpoints,
+    library: triton.InferenceServerClient,
+    given_in_binary: bool,
+    asked_in_binary: bool,
 ) -> None:
     pixels = np.stack(small_models.pictures(5))[:, :, :, 0]
     image = triton.InferInput("image", [5, 8, 8], "UINT8")
     image.set_data_from_numpy(pixels, binary_data=given_in_binary)
-    outputs = [triton.InferRequestedOutput(name, binary_data=asked_in_binary) for name in ("scores", "label")]
+    outputs = [
+        triton.InferRequestedOutput(name, binary_data=asked_in_binary)
+        for name in ("scores", "label")
+    ]
     found = library.infer("pictures", [image], model_version="1", outputs=outputs, request_id="r-1")
-    offline = bundle.load(Registry(endpoints.store).folder("pictures", 1)).predict_columns({"image": pixels})
+    offline = bundle.load(Registry(endpoints.store).folder("pictures", 1)).predict_columns(
+        {"image": pixels}
+    )
     expected = [list(one["scores"].values()) for one in offline]
     np.testing.assert_allclose(found.as_numpy("scores"), expected, rtol=1e-5)
-    labels = [label.decode() if isinstance(label, bytes) else label for label in found.as_numpy("label")]
+    labels = [
+        label.decode() if isinstance(label, bytes) else label for label in found.as_numpy("label")
+    ]
     assert labels == [one["label"] for one in offline]
     assert found.get_response()["id"] == "r-1"
 
@@ -261,5 +296,8 @@ def test_a_client_library_gets_everything_in_binary_where_it_asks_for_nothing(
 def test_a_client_library_is_told_what_is_wrong(library: triton.InferenceServerClient) -> None:
     image = triton.InferInput("image", [1, 4, 4, 4], "UINT8")
     image.set_data_from_numpy(np.zeros((1, 4, 4, 4), np.uint8))
-    with pytest.raises(InferenceServerException, match=r"inputs\[0\].shape is \[1, 4, 4, 4\], expected \[-1, 8, 8\]"):
+    with pytest.raises(
+        InferenceServerException,
+        match=r"inputs\[0\].shape is \[1, 4, 4, 4\], expected \[-1, 8, 8\]",
+    ):
         library.infer("pictures", [image])

@@ -9,7 +9,7 @@ import pytest
 from training import training_spec, write_pictures
 
 from raydc import bundle, engine, sweep
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -27,11 +27,13 @@ def sweep_spec(folder: Path, **fields: Any) -> Spec:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> prepare.Prepared:
-    return prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+def data(tmp_path: Path) -> prepared.Prepared:
+    return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
 
 
-def test_the_best_trial_becomes_the_bundle(ray_engine: engine.Engine, tmp_path: Path, data: prepare.Prepared) -> None:
+def test_the_best_trial_becomes_the_bundle(
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
+) -> None:
     given, folder, lines = sweep_spec(tmp_path), Storage(str(tmp_path / "run")), []
     result = sweep.run(given, data, folder, lines.append)
     assert len(result.trials) == 4
@@ -51,7 +53,9 @@ def test_the_best_trial_becomes_the_bundle(ray_engine: engine.Engine, tmp_path: 
     assert [trial.values for trial in again.trials] == [trial.values for trial in result.trials]
     finished = [trial.key for trial in result.trials if trial.state == "finished"]
     assert finished
-    assert {key: attempts(folder, key) for key in finished} == {key: starts[key] for key in finished}
+    assert {key: attempts(folder, key) for key in finished} == {
+        key: starts[key] for key in finished
+    }
 
 
 def attempts(folder: Storage, key: str) -> int:
@@ -60,11 +64,14 @@ def attempts(folder: Storage, key: str) -> int:
 
 
 def test_a_grid_is_every_point_and_fifo_prunes_nothing(
-    ray_engine: engine.Engine, tmp_path: Path, data: prepare.Prepared
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
 ) -> None:
     space = {"model.width": {"grid": [4, 8]}, "train.optimizer.name": {"grid": ["sgd", "adam"]}}
     given = sweep_spec(tmp_path, space=space, num_samples=1, scheduler="fifo")
     result = sweep.run(given, data, Storage(str(tmp_path / "run")), lambda line: None)
-    points = {(trial.values["model.width"], trial.values["train.optimizer.name"]) for trial in result.trials}
+    points = {
+        (trial.values["model.width"], trial.values["train.optimizer.name"])
+        for trial in result.trials
+    }
     assert points == {(width, name) for width in (4, 8) for name in ("sgd", "adam")}
     assert [(trial.state, trial.epochs) for trial in result.trials] == [("finished", 3)] * 4

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 import ray
-from training import NUM_ROWS, check_ledger, event_kinds, training_spec, weights_hash, write_pictures
+from training import (
+    NUM_ROWS,
+    check_ledger,
+    event_kinds,
+    training_spec,
+    weights_hash,
+    write_pictures,
+)
 
 from raydc import bundle, engine, order, train
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.data.shards import open_rows
 from raydc.elastic import mailbox
 from raydc.errors import ClusterError, RunError, TrainError
@@ -23,18 +30,21 @@ pytestmark = pytest.mark.usefixtures("ray_engine")
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> prepare.Prepared:
-    return prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+def data(tmp_path: Path) -> prepared.Prepared:
+    return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
 
 
 @pytest.fixture
 def builder(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """Section `model` of the network that fails on purpose."""
     monkeypatch.chdir(root / "tests" / "faults")
-    return {"builder": "dying:network", "arguments": {"folder": str(tmp_path), "faults": {}, "fault": "bug"}}
+    return {
+        "builder": "dying:network",
+        "arguments": {"folder": str(tmp_path), "faults": {}, "fault": "bug"},
+    }
 
 
-def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepared.Prepared) -> None:
     spec = training_spec(str(tmp_path), scaling={"num_workers": 2})
     run, lines = Storage(str(tmp_path / "run")), []
     result = train.run(spec, data, run, lines.append)
@@ -46,7 +56,9 @@ def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepare.Prep
     assert run.exists("run.lock.yaml")
     assert any(line.startswith("train     epoch 3") for line in lines)
     loaded = bundle.load(run / "model")
-    x, y = open_rows(data.folder, "validation").gather(open_rows(data.folder, "validation").ids - 200)
+    x, y = open_rows(data.folder, "validation").gather(
+        open_rows(data.folder, "validation").ids - 200
+    )
     accuracy = float((loaded.forward(x).argmax(axis=1) == y).mean())
     assert accuracy == pytest.approx(result.metrics["accuracy"])
     assert loaded.facts["data_hash"] == data.data_hash
@@ -57,14 +69,18 @@ def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepare.Prep
     assert weights_hash(alone, 21) == weights_hash(run, 21)
 
 
-def test_one_ray_worker_computes_what_the_calling_process_computes(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_one_ray_worker_computes_what_the_calling_process_computes(
+    tmp_path: Path, data: prepared.Prepared
+) -> None:
     there, here = Storage(str(tmp_path / "there")), Storage(str(tmp_path / "here"))
-    train.run(training_spec(str(tmp_path), scaling={"num_workers": 1}), data, there, lambda line: None)
+    train.run(
+        training_spec(str(tmp_path), scaling={"num_workers": 1}), data, there, lambda line: None
+    )
     worker.fit(training_spec(str(tmp_path)), here, data.folder)
     assert weights_hash(there, 21) == weights_hash(here, 21)
 
 
-def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepared.Prepared) -> None:
     diverging = {"optimizer": "sgd", "learning_rate": 1e30}
     spec = training_spec(str(tmp_path), train=diverging, scaling={"num_workers": 1})
     run = Storage(str(tmp_path / "run"))
@@ -73,12 +89,18 @@ def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepare.Prepa
     assert event_kinds(run).count("attempt_started") == 1
 
 
-def test_the_third_same_failure_is_the_end(tmp_path: Path, data: prepare.Prepared, builder: dict[str, Any]) -> None:
+def test_the_third_same_failure_is_the_end(
+    tmp_path: Path, data: prepared.Prepared, builder: dict[str, Any]
+) -> None:
     builder["arguments"]["faults"] = {"0": [6]}
     # Without checkpoints and recent states between, on storage or in memory, each attempt reaches the same step.
     tolerance = {"max_failures": -1, "max_recomputed_steps": 0}
-    spec = training_spec(str(tmp_path), model=builder, scaling={"num_workers": 1}, fault_tolerance=tolerance)
-    spec = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"every_steps": 100})})
+    spec = training_spec(
+        str(tmp_path), model=builder, scaling={"num_workers": 1}, fault_tolerance=tolerance
+    )
+    spec = spec.model_copy(
+        update={"checkpoint": spec.checkpoint.model_copy(update={"every_steps": 100})}
+    )
     run = Storage(str(tmp_path / "run"))
     with pytest.raises(TrainError) as caught:
         train.run(spec, data, run, lambda line: None)
@@ -91,23 +113,36 @@ def test_the_third_same_failure_is_the_end(tmp_path: Path, data: prepare.Prepare
     assert "dying.py:" in page[2]
     assert "num_workers=0" in (caught.value.hint or "")
     assert event_kinds(run).count("attempt_started") == 3
-    causes = [record["cause"] for record in events.read(run, "events") if record["kind"] == "attempt_ended"]
+    causes = [
+        record["cause"]
+        for record in events.read(run, "events")
+        if record["kind"] == "attempt_ended"
+    ]
     assert causes == ["error"] * 3
 
 
-def test_waits_for_room_as_long_as_the_spec_allows(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_waits_for_room_as_long_as_the_spec_allows(tmp_path: Path, data: prepared.Prepared) -> None:
     holder = ray.remote(num_cpus=3.5)(mailbox.Mailbox).remote()
     ray.get(holder.collect.remote())
     scaling = {"num_workers": 1, "start_timeout_s": 0.5}
     lines: list[str] = []
-    with pytest.raises(ClusterError, match=r"after 0.5 s there is still room for 0 of at least 1 worker"):
-        train.run(training_spec(str(tmp_path), scaling=scaling), data, Storage(str(tmp_path / "run")), lines.append)
+    with pytest.raises(
+        ClusterError, match=r"after 0.5 s there is still room for 0 of at least 1 worker"
+    ):
+        train.run(
+            training_spec(str(tmp_path), scaling=scaling),
+            data,
+            Storage(str(tmp_path / "run")),
+            lines.append,
+        )
     assert any("waits: there is room for 0 of at least 1" in line for line in lines)
     ray.kill(holder)
 
 
-def test_more_workers_than_the_cluster_holds(tmp_path: Path, data: prepare.Prepared) -> None:
+def test_more_workers_than_the_cluster_holds(tmp_path: Path, data: prepared.Prepared) -> None:
     total = engine.connect().resources["CPU"]
-    spec = training_spec(str(tmp_path), scaling={"num_workers": 2, "resources_per_worker": {"CPU": total}})
+    spec = training_spec(
+        str(tmp_path), scaling={"num_workers": 2, "resources_per_worker": {"CPU": total}}
+    )
     with pytest.raises(ClusterError, match=r"2 worker\(s\) of 4 CPU each do not fit into 4 CPU"):
         train.run(spec, data, Storage(str(tmp_path / "run")), lambda line: None)

@@ -36,7 +36,9 @@ def test_digits_need_no_network(tmp_path: Path, download: ModuleType) -> None:
     assert not download.download("digits", tmp_path / "data")
 
 
-def test_the_files_of_mnist_are_kept_as_published(tmp_path: Path, download: ModuleType, shared_data: Path) -> None:
+def test_the_files_of_mnist_are_kept_as_published(
+    tmp_path: Path, download: ModuleType, shared_data: Path
+) -> None:
     for name in ("mnist", "fashion_mnist"):
         assert download.download(name, tmp_path / name, f"file://{shared_data}/{name}/")
         for path in (tmp_path / name).iterdir():
@@ -44,14 +46,20 @@ def test_the_files_of_mnist_are_kept_as_published(tmp_path: Path, download: Modu
         assert len(list((tmp_path / name).iterdir())) == 4
 
 
-def test_another_file_under_the_name_is_refused(tmp_path: Path, download: ModuleType, shared_data: Path) -> None:
-    with pytest.raises(download.DownloadError, match=r"train-images-idx3-ubyte\.gz: md5 \w+, expected f68b3c2d"):
+def test_another_file_under_the_name_is_refused(
+    tmp_path: Path, download: ModuleType, shared_data: Path
+) -> None:
+    with pytest.raises(
+        download.DownloadError, match=r"train-images-idx3-ubyte\.gz: md5 \w+, expected f68b3c2d"
+    ):
         download.download("mnist", tmp_path / "data", f"file://{shared_data}/fashion_mnist/")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mirror_without_the_file_is_named(tmp_path: Path, download: ModuleType) -> None:
-    with pytest.raises(download.DownloadError, match=rf"could not be fetched:\nfile://{tmp_path}/adult\.zip: "):
+    with pytest.raises(
+        download.DownloadError, match=rf"could not be fetched:\nfile://{tmp_path}/adult\.zip: "
+    ):
         download.download("adult", tmp_path / "data", f"file://{tmp_path}/")
     assert list(tmp_path.iterdir()) == []
 
@@ -68,10 +76,14 @@ def test_adult_is_cleaned(tmp_path: Path, download: ModuleType, shared_data: Pat
     assert download.download("adult", tmp_path / "data", f"file://{tmp_path}/")
     for part in ("train", "test"):
         name = f"adult_{part}.csv"
-        assert (tmp_path / "data" / name).read_bytes() == (shared_data / "adult" / name).read_bytes()
+        assert (tmp_path / "data" / name).read_bytes() == (
+            shared_data / "adult" / name
+        ).read_bytes()
 
 
-def test_photographs_are_chosen_from_the_archive(tmp_path: Path, download: ModuleType, shared_data: Path) -> None:
+def test_photographs_are_chosen_from_the_archive(
+    tmp_path: Path, download: ModuleType, shared_data: Path
+) -> None:
     inner = io.BytesIO()
     with (
         tarfile.open(shared_data / "caltech101_10" / "caltech101_10.tar") as chosen,
@@ -89,8 +101,14 @@ def test_photographs_are_chosen_from_the_archive(tmp_path: Path, download: Modul
     assert download.download("caltech101_10", tmp_path / "data", f"file://{tmp_path}/")
 
     with tarfile.open(shared_data / "caltech101_10" / "caltech101_10.tar") as chosen:
-        files = {m.name.removeprefix("caltech101_10/"): m for m in chosen.getmembers() if m.isfile()}
-        made = {str(path.relative_to(tmp_path / "data")) for path in (tmp_path / "data").rglob("*.jpg")}
+        files = {
+            m.name.removeprefix("caltech101_10/"): m for m in chosen.getmembers() if m.isfile()
+        }
+        made = {
+            str(path.relative_to(tmp_path / "data")) for path in (tmp_path / "data").rglob("*.jpg")
+        }
         assert made == set(files)
-        sample = chosen.extractfile(files["test/watch/" + Path(next(n for n in made if "test/watch" in n)).name])
+        sample = chosen.extractfile(
+            files["test/watch/" + Path(next(n for n in made if "test/watch" in n)).name]
+        )
         assert sample is not None

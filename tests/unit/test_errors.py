@@ -14,7 +14,11 @@ CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclas
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_survives_pickling(kind: type[RaydcError]) -> None:
-    error = SpecError([Problem("a.yaml:1:2", "x", "bad")]) if kind is SpecError else kind("what", "do this")
+    error = (
+        SpecError([Problem("a.yaml:1:2", "x", "bad")])
+        if kind is SpecError
+        else kind("what", "do this")
+    )
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - exceptions cross Ray's processes pickled
     assert type(copy) is kind
     assert (str(copy), copy.hint, copy.args) == (str(error), error.hint, error.args)

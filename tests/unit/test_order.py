@@ -17,14 +17,21 @@ def test_an_epoch_is_a_permutation(num_rows: int, epoch: int) -> None:
 
 @pytest.mark.parametrize(("num_rows", "batch"), [(10, 3), (256, 256), (1000, 64), (7, 100)])
 def test_the_steps_of_an_epoch_are_its_permutation(num_rows: int, batch: int) -> None:
-    steps = [order.batch_rows(5, 2, step, num_rows, batch) for step in range(order.num_steps(num_rows, batch))]
+    steps = [
+        order.batch_rows(5, 2, step, num_rows, batch)
+        for step in range(order.num_steps(num_rows, batch))
+    ]
     assert np.array_equal(np.concatenate(steps), order.permute(np.arange(num_rows), num_rows, 5, 2))
     assert [len(step) for step in steps[:-1]] == [batch] * (len(steps) - 1)
     assert 0 < len(steps[-1]) <= batch
 
 
 def test_seeds_and_epochs_give_other_orders() -> None:
-    orders = {tuple(order.permute(np.arange(50), 50, seed, epoch)) for seed in range(20) for epoch in range(20)}
+    orders = {
+        tuple(order.permute(np.arange(50), 50, seed, epoch))
+        for seed in range(20)
+        for epoch in range(20)
+    }
     assert len(orders) == 400
 
 

@@ -18,7 +18,12 @@ def test_workers_that_fit() -> None:
     assert made({"CPU": 8}, "scaling.num_workers=4").num_workers == 4
     assert made({"CPU": 3}, "scaling.num_workers={min: 1, max: 8}").num_workers == 3
     assert made({"CPU": 1}, "scaling.num_workers=0").num_workers == 0
-    assert made({"CPU": 1.2}, "scaling.num_workers=3", "scaling.resources_per_worker={CPU: 0.4}").num_workers == 3
+    assert (
+        made(
+            {"CPU": 1.2}, "scaling.num_workers=3", "scaling.resources_per_worker={CPU: 0.4}"
+        ).num_workers
+        == 3
+    )
 
 
 def test_gpus_when_every_worker_can_have_one() -> None:
@@ -30,13 +35,23 @@ def test_gpus_when_every_worker_can_have_one() -> None:
 @pytest.mark.parametrize(
     ("resources", "override", "message"),
     [
-        ({"CPU": 2}, "scaling.num_workers=3", r"train: 3 worker\(s\) of 1 CPU each do not fit into 2 CPU"),
+        (
+            {"CPU": 2},
+            "scaling.num_workers=3",
+            r"train: 3 worker\(s\) of 1 CPU each do not fit into 2 CPU",
+        ),
         ({"CPU": 2}, "scaling.use_gpu=true", "1 CPU, 1 GPU each do not fit into 2 CPU, 0 GPU"),
         ({"CPU": 2}, "serve.ray_actor_options={num_gpus: 1}", r"serve: 1 replica\(s\) of 1 GPU"),
-        ({"CPU": 2}, "scaling.resources_per_worker={slot: 1}", "1 slot each do not fit into 0 slot"),
+        (
+            {"CPU": 2},
+            "scaling.resources_per_worker={slot: 1}",
+            "1 slot each do not fit into 0 slot",
+        ),
     ],
 )
-def test_what_does_not_fit_is_said_with_numbers(resources: dict[str, float], override: str, message: str) -> None:
+def test_what_does_not_fit_is_said_with_numbers(
+    resources: dict[str, float], override: str, message: str
+) -> None:
     with pytest.raises(ClusterError, match=message):
         made(resources, override)
 
@@ -50,10 +65,18 @@ def test_stages_are_those_that_the_spec_names() -> None:
 
 def test_threads_are_the_workers_cpus() -> None:
     assert plan.num_threads(spec.loads(BASE)) == 1
-    assert plan.num_threads(spec.loads(BASE, overrides=["scaling.resources_per_worker={CPU: 3}"])) == 3
-    assert plan.num_threads(spec.loads(BASE, overrides=["scaling.resources_per_worker={CPU: 0.5}"])) == 1
+    assert (
+        plan.num_threads(spec.loads(BASE, overrides=["scaling.resources_per_worker={CPU: 3}"])) == 3
+    )
+    assert (
+        plan.num_threads(spec.loads(BASE, overrides=["scaling.resources_per_worker={CPU: 0.5}"]))
+        == 1
+    )
 
 
 def test_how_a_step_is_summed() -> None:
-    assert "256 rows a step in 4 logical shard(s)" in made({"CPU": 4}, "scaling.num_workers=4").lines[1]
+    assert (
+        "256 rows a step in 4 logical shard(s)"
+        in made({"CPU": 4}, "scaling.num_workers=4").lines[1]
+    )
     assert "256 rows a step (exact: false)" in made({"CPU": 4}, "train.exact=false").lines[1]

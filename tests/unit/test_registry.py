@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raydc import checkpoint
+from raydc import artefact
 from raydc.errors import CheckpointError, RegistryError, UsageError
 from raydc.registry import Registry
 from raydc.storage import Storage
@@ -21,7 +21,9 @@ def registry(tmp_path: Path) -> Registry:
 
 def bundle(tmp_path: Path, content: str) -> Storage:
     folder = Storage(str(tmp_path / f"bundle-{content}"))
-    checkpoint.write_artefact(folder, {"weights": content.encode(), "card.md": b"# card\n"}, {"kind": "bundle"})
+    artefact.write_artefact(
+        folder, {"weights": content.encode(), "card.md": b"# card\n"}, {"kind": "bundle"}
+    )
     return folder
 
 
@@ -73,7 +75,9 @@ def test_a_copy_that_does_not_verify_is_removed(
     assert fired
     assert registry.versions("digits") == []
     monkeypatch.undo()
-    assert registry.register("digits", folder, {}) == 2, "a number that was taken is not given again"
+    assert registry.register("digits", folder, {}) == 2, (
+        "a number that was taken is not given again"
+    )
 
 
 def test_aliases_move_and_the_history_says_who_and_why(registry: Registry, tmp_path: Path) -> None:
@@ -84,7 +88,10 @@ def test_aliases_move_and_the_history_says_who_and_why(registry: Registry, tmp_p
     assert registry.aliases("digits") == {"production": 2, "staging": 2}
     assert registry.resolve("digits", "production") == 2
     assert registry.resolve("digits", 1) == registry.resolve("digits", "1") == 1
-    moves = [(m["kind"], m["alias"], m["from"], m["to"], m["who"], m["why"]) for m in registry.history("digits")]
+    moves = [
+        (m["kind"], m["alias"], m["from"], m["to"], m["who"], m["why"])
+        for m in registry.history("digits")
+    ]
     assert moves == [
         ("set", "production", None, 1, "ada", "first"),
         ("set", "staging", None, 2, "ada", "try it"),
@@ -118,12 +125,20 @@ def test_rollbacks_go_back_step_by_step(registry: Registry, tmp_path: Path) -> N
     ("call", "message", "hint"),
     [
         (lambda r: r.resolve("digit", "production"), "no model digit", "Did you mean digits?"),
-        (lambda r: r.resolve("digits", "prodction"), "no alias 'prodction'", "Did you mean production?"),
+        (
+            lambda r: r.resolve("digits", "prodction"),
+            "no alias 'prodction'",
+            "Did you mean production?",
+        ),
         (lambda r: r.resolve("digits", 7), "no version 7", "There are: 1, 2"),
         (lambda r: r.folder("digits", 7), "no version 7", "There are: 1, 2"),
         (lambda r: r.set_alias("digits", "production", 7), "no version 7", "There are: 1, 2"),
         (lambda r: r.rollback("digits", "staging"), "no alias 'staging'", "There are: production"),
-        (lambda r: r.rollback("digits", "1"), "1 is a version of digits, not an alias", "raydc promote --version"),
+        (
+            lambda r: r.rollback("digits", "1"),
+            "1 is a version of digits, not an alias",
+            "raydc promote --version",
+        ),
     ],
 )
 def test_what_is_not_there_is_named_with_what_is(
@@ -166,7 +181,9 @@ def _register_and_promote(uri: str, folder: str, alias: str) -> int:
 
 def test_writers_at_once_lose_nothing(registry: Registry, tmp_path: Path) -> None:
     count = 8
-    jobs = [(registry.storage.uri, bundle(tmp_path, f"v{n}").uri, f"alias-{n}") for n in range(count)]
+    jobs = [
+        (registry.storage.uri, bundle(tmp_path, f"v{n}").uri, f"alias-{n}") for n in range(count)
+    ]
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         versions = pool.starmap(_register_and_promote, jobs)
     assert sorted(versions) == registry.versions("digits") == list(range(1, count + 1))
@@ -177,5 +194,7 @@ def test_writers_at_once_lose_nothing(registry: Registry, tmp_path: Path) -> Non
     moves = [move for move in registry.history("digits") if move["alias"] == "production"]
     assert len(moves) == count
     chain = [None, *(move["to"] for move in moves)]
-    assert [move["from"] for move in moves] == chain[:-1], "each move began where the one before it ended"
+    assert [move["from"] for move in moves] == chain[:-1], (
+        "each move began where the one before it ended"
+    )
     assert aliases["production"] == chain[-1]

@@ -31,7 +31,9 @@ def test_files_come_back(store: Storage) -> None:
     assert store.names() == []
 
 
-def test_a_failed_write_leaves_the_old_content(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_content(
+    store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.write_bytes("x", b"old")
 
     def broken(*_: object) -> None:
@@ -57,7 +59,9 @@ def test_a_storage_crosses_processes(store: Storage) -> None:
 
 
 def test_a_query_stays_at_the_end_of_a_uri() -> None:
-    folder = Storage("s3://bucket/runs?endpoint_override=localhost:9&scheme=http&region=eu") / "data"
+    folder = (
+        Storage("s3://bucket/runs?endpoint_override=localhost:9&scheme=http&region=eu") / "data"
+    )
     assert folder.uri == "s3://bucket/runs/data?endpoint_override=localhost:9&scheme=http&region=eu"
     assert folder.root == "bucket/runs/data"
     assert not folder.is_local

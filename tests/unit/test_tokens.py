@@ -31,7 +31,12 @@ def tokens(tmp_path: Path) -> Tokens:
 def test_only_the_hash_is_kept(tokens: Tokens, tmp_path: Path) -> None:
     text = tokens.create("ada", ("promote", "read"), who="grace")
     (kept,) = tokens.all()
-    assert (kept.name, kept.rights, kept.expires_s, kept.who) == ("ada", ("read", "promote"), None, "grace")
+    assert (kept.name, kept.rights, kept.expires_s, kept.who) == (
+        "ada",
+        ("read", "promote"),
+        None,
+        "grace",
+    )
     secret = text.split("_", 2)[2]
     assert len(secret) == 43, "256 bits"
     for file in tmp_path.rglob("*"):
@@ -63,7 +68,14 @@ def test_a_token_of_raydc_itself_lasts_no_longer_than_its_context(tokens: Tokens
 
 @pytest.mark.parametrize(
     "given",
-    [{"name": "a/b"}, {"name": ""}, {"rights": ()}, {"rights": ("write",)}, {"lifetime_s": 0.0}, {"lifetime_s": -1.0}],
+    [
+        {"name": "a/b"},
+        {"name": ""},
+        {"rights": ()},
+        {"rights": ("write",)},
+        {"lifetime_s": 0.0},
+        {"lifetime_s": -1.0},
+    ],
 )
 def test_what_cannot_be_meant_is_refused(tokens: Tokens, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -73,7 +85,13 @@ def test_what_cannot_be_meant_is_refused(tokens: Tokens, given: dict[str, Any]) 
 
 @pytest.mark.parametrize(
     "change",
-    [{"rights": ["everything"]}, {"rights": "read"}, {"sha256": None}, {"expires_s": "never"}, {"more": 1}],
+    [
+        {"rights": ["everything"]},
+        {"rights": "read"},
+        {"sha256": None},
+        {"expires_s": "never"},
+        {"more": 1},
+    ],
 )
 def test_a_file_that_is_not_exactly_a_token_gives_no_right(
     tokens: Tokens, tmp_path: Path, change: dict[str, Any]
@@ -89,7 +107,9 @@ def test_a_file_that_is_not_exactly_a_token_gives_no_right(
 # In the replica ---------------------------------------------------------------------------------------------
 
 
-def run(tmp_path: Path, scenario: Callable[[Authenticator], Awaitable[None]], auth: str = "token") -> None:
+def run(
+    tmp_path: Path, scenario: Callable[[Authenticator], Awaitable[None]], auth: str = "token"
+) -> None:
     async def main() -> None:
         access = Authenticator()
         await access.configure(str(tmp_path / "store"), "small", auth)
@@ -116,14 +136,32 @@ def test_a_good_token_is_told_apart_from_all_others(tokens: Tokens, tmp_path: Pa
         # The id of one token with the secret of another, a changed end, a hash as the token, other schemes, nothing.
         mixed = "_".join([*ada.split("_", 2)[:2], bob.split("_", 2)[2]])
         (kept, _) = tokens.all()
-        wrong = [mixed, ada[:-1], ada + "x", kept.sha256, f"raydc_{kept.id}_", f"raydc_{kept.id}_{kept.sha256}", "\xff"]
-        for header in [f"Bearer {text}" for text in wrong] + [f"Basic {ada}", ada, "Bearer", "Bearer "]:
+        wrong = [
+            mixed,
+            ada[:-1],
+            ada + "x",
+            kept.sha256,
+            f"raydc_{kept.id}_",
+            f"raydc_{kept.id}_{kept.sha256}",
+            "\xff",
+        ]
+        for header in [f"Bearer {text}" for text in wrong] + [
+            f"Basic {ada}",
+            ada,
+            "Bearer",
+            "Bearer ",
+        ]:
             error = refusal(access, header)
             assert error.status == 401
-            assert error.headers["www-authenticate"] == 'Bearer realm="raydc", error="invalid_token"'
+            assert (
+                error.headers["www-authenticate"] == 'Bearer realm="raydc", error="invalid_token"'
+            )
         for nothing in (None, ""):
             error = refusal(access, nothing)
-            assert (error.status, error.headers) == (401, {"www-authenticate": 'Bearer realm="raydc"'})
+            assert (error.status, error.headers) == (
+                401,
+                {"www-authenticate": 'Bearer realm="raydc"'},
+            )
 
     run(tmp_path, scenario)
 
@@ -171,7 +209,9 @@ def _lets_in(access: Authenticator, text: str) -> bool:
         return False
 
 
-def test_a_file_is_read_once(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_once(
+    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens.create("ada")
     read: list[str] = []
     original = Tokens.read
@@ -192,7 +232,9 @@ def test_a_file_is_read_once(tokens: Tokens, tmp_path: Path, monkeypatch: pytest
     run(tmp_path, scenario)
 
 
-def test_an_expired_token_is_refused(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_token_is_refused(
+    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = tokens.create("ada", lifetime_s=3600.0)
 
     async def scenario(access: Authenticator) -> None:
@@ -283,7 +325,9 @@ def test_none_lets_everybody_in_and_token_closes_again(tokens: Tokens, tmp_path:
 
 def test_the_commands(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
-    path.write_text(f"name: small\nstorage: {tmp_path / 'store'}\ndata: {{source: a.csv}}\nmodel: {{name: mlp}}\n")
+    path.write_text(
+        f"name: small\nstorage: {tmp_path / 'store'}\ndata: {{source: a.csv}}\nmodel: {{name: mlp}}\n"
+    )
 
     def raydc(*arguments: str) -> str:
         result = CliRunner().invoke(main, ["token", arguments[0], str(path), *arguments[1:]])

@@ -23,7 +23,11 @@ def test_the_best_wins_and_of_equals_the_first() -> None:
 
 
 def test_a_trial_is_known_by_what_it_trains() -> None:
-    given = training_spec("/a", model={"name": "mlp", "depth": 1}, sweep={"space": {"model.depth": {"choice": [1, 2]}}})
+    given = training_spec(
+        "/a",
+        model={"name": "mlp", "depth": 1},
+        sweep={"space": {"model.depth": {"choice": [1, 2]}}},
+    )
     one, two = (sweep.trial_spec(given, {"model.depth": depth}) for depth in (1, 2))
     assert (one.sweep, one.scaling.num_workers, one.model.depth) == (None, 0, 1)  # type: ignore[union-attr]
     elsewhere = spec.with_values(one, {"storage": "/b"})
@@ -32,7 +36,9 @@ def test_a_trial_is_known_by_what_it_trains() -> None:
 
 
 def test_logical_shards_stay_those_of_the_spec() -> None:
-    given = training_spec("/a", scaling={"num_workers": 4}, model={"name": "mlp"}, train={"logical_shards": 4})
+    given = training_spec(
+        "/a", scaling={"num_workers": 4}, model={"name": "mlp"}, train={"logical_shards": 4}
+    )
     assert sweep.trial_spec(given, {}).train.logical_shards == 4
 
 

@@ -52,7 +52,11 @@ def application_for(section: Serve, settings: Settings, route_prefix: str) -> Ap
     stand behind those.
     """
     limited = section.max_queued_requests >= 0
-    capacity = section.max_ongoing_requests + (section.max_queued_requests if limited else 0) + _SPARE_REQUESTS
+    capacity = (
+        section.max_ongoing_requests
+        + (section.max_queued_requests if limited else 0)
+        + _SPARE_REQUESTS
+    )
     return {
         "name": settings.model,
         "route_prefix": route_prefix,
@@ -64,7 +68,9 @@ def application_for(section: Serve, settings: Settings, route_prefix: str) -> Ap
                 "user_config": settings.model_dump(mode="json"),
                 "autoscaling_config": _autoscaling(section),
                 "max_ongoing_requests": capacity,
-                "max_queued_requests": max(section.max_queued_requests, _BURST_REQUESTS) if limited else -1,
+                "max_queued_requests": max(section.max_queued_requests, _BURST_REQUESTS)
+                if limited
+                else -1,
                 "backpressure_config": {"status_code": 429, "retry_after_s": 1},
                 "ray_actor_options": section.ray_actor_options,
                 # A change that needs a new process starts it before the old one ends.
@@ -89,7 +95,8 @@ def find(applications: list[Application], name: str) -> Application | None:
         if application["name"] == name:
             if application["import_path"] != IMPORT_PATH:
                 raise ServeError(
-                    f"Ray Serve runs an application {name!r} that is not raydc's", "Choose another `name` in the spec."
+                    f"Ray Serve runs an application {name!r} that is not raydc's",
+                    "Choose another `name` in the spec.",
                 )
             return application
     return None
@@ -127,7 +134,11 @@ def remove(model: str | None = None) -> None:
     from ray import serve
 
     applications = serve_client.applications()
-    kept = [one for one in applications if one["import_path"] != IMPORT_PATH or model not in (None, one["name"])]
+    kept = [
+        one
+        for one in applications
+        if one["import_path"] != IMPORT_PATH or model not in (None, one["name"])
+    ]
     if kept:
         serve_client.apply(kept)
     elif applications:
@@ -140,7 +151,9 @@ def listen(section: Serve) -> tuple[str, int]:
     Raises:
         ServeError: The port is taken, or Serve listens elsewhere already.
     """
-    host, port = serve_client.start(section.host, section.port or serve_environment.free_port(section.host))
+    host, port = serve_client.start(
+        section.host, section.port or serve_environment.free_port(section.host)
+    )
     same_host = section.host == host or {section.host, host} <= _LOOPBACK
     if section.port not in (0, port) or not same_host:
         raise ServeError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from raydc import checkpoint
+from raydc import artefact
 from raydc.engine import serve_client
 from raydc.registry import Registry
 from raydc.serve.app import DEPLOYMENT
@@ -55,19 +55,28 @@ def deploy(
     registry = Registry(storage)
     if version is None:
         version = registry.resolve(spec.name, section.alias)
-    checkpoint.read_artefact(registry.folder(spec.name, version))
+    artefact.read_artefact(registry.folder(spec.name, version))
     host, port = application_module.listen(section)
     applications = serve_client.applications()
     before = application_module.find(applications, spec.name)
-    prefix = before["route_prefix"] if before else application_module.free_prefix(applications, spec.name)
+    prefix = (
+        before["route_prefix"]
+        if before
+        else application_module.free_prefix(applications, spec.name)
+    )
     found = switchover.find(storage, spec.name, section.alias)
     running = application_module.settings_of(found).traffic if found else None
     # What runs beside a version that is deployed again goes on; beside another version it ends.
     traffic = running if running and running.version == version else Traffic(version=version)
     settings = application_module.settings_for(spec.name, section, storage, traffic)
-    endpoint = Endpoint(application_module.url_of(host, port, prefix), spec.name, version, section.alias)
+    endpoint = Endpoint(
+        application_module.url_of(host, port, prefix), spec.name, version, section.alias
+    )
     switchover.declared(
-        endpoint, application_module.application_for(section, settings, prefix), before, ready_timeout_s
+        endpoint,
+        application_module.application_for(section, settings, prefix),
+        before,
+        ready_timeout_s,
     )
     registry.set_alias(spec.name, section.alias, version, who, why)
     if running:
@@ -138,7 +147,15 @@ def rollback(
     return registry.rollback(model, alias, who, why)
 
 
-def _swap(registry: Registry, model: str, alias: str, version: int, ready_timeout_s: float, who: str, why: str) -> None:
+def _swap(
+    registry: Registry,
+    model: str,
+    alias: str,
+    version: int,
+    ready_timeout_s: float,
+    who: str,
+    why: str,
+) -> None:
     """Changes the endpoint that serves this alias, where there is one; a canary of it ends, a shadow goes on."""
 
     def change(now: Traffic) -> Traffic:
@@ -154,7 +171,11 @@ def status() -> list[dict[str, Any]]:
     """What raydc serves on the connected Ray: names, status, url, storage, version, canary, shadow, replicas."""
     from ray import serve
 
-    applications = [one for one in serve_client.applications() if one["import_path"] == application_module.IMPORT_PATH]
+    applications = [
+        one
+        for one in serve_client.applications()
+        if one["import_path"] == application_module.IMPORT_PATH
+    ]
     if not applications:
         return []
     address = serve_client.address()
@@ -185,7 +206,8 @@ def status() -> list[dict[str, Any]]:
 def wait(poll_interval_s: float = 2.0) -> None:
     """Returns when raydc serves nothing any more on the connected Ray."""
     while any(
-        application["import_path"] == application_module.IMPORT_PATH for application in serve_client.applications()
+        application["import_path"] == application_module.IMPORT_PATH
+        for application in serve_client.applications()
     ):
         time.sleep(poll_interval_s)
 

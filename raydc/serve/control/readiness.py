@@ -34,7 +34,9 @@ class Endpoint:
         return self.model
 
 
-def wait_until_told(endpoint: Endpoint, settings: Settings, deadline: float, check: Callable[[], None]) -> int:
+def wait_until_told(
+    endpoint: Endpoint, settings: Settings, deadline: float, check: Callable[[], None]
+) -> int:
     """Returns the number of replicas when all of them have these settings and hold all their versions.
 
     Args:
@@ -75,7 +77,9 @@ def wait_until_answered(endpoint: Endpoint, traffic: Traffic, deadline: float) -
     raise _too_late(endpoint, seen)
 
 
-def ask(url: str, row: dict[str, Any], token: str | None, timeout_s: float = 30.0) -> dict[str, Any]:
+def ask(
+    url: str, row: dict[str, Any], token: str | None, timeout_s: float = 30.0
+) -> dict[str, Any]:
     """One request to `/predict`, with a token that replicas may hear of only while this waits.
 
     Raises:
@@ -107,7 +111,12 @@ def replica_states(app_name: str) -> list[dict[str, Any]]:
     try:
         handle = serve.get_deployment_handle(DEPLOYMENT, app_name)
         states: list[dict[str, Any]] = handle.broadcast("state").results(timeout_s=_STATE_TIMEOUT_S)
-    except (KeyError, RayServeException, ray.exceptions.RayError, TimeoutError):  # KeyError: not deployed yet.
+    except (
+        KeyError,
+        RayServeException,
+        ray.exceptions.RayError,
+        TimeoutError,
+    ):  # KeyError: not deployed yet.
         return []
     return states
 
@@ -129,7 +138,9 @@ def _raise_if_failed(endpoint: Endpoint) -> None:
     deployment = state.deployments.get(DEPLOYMENT)
     message = (deployment.message if deployment else "") or state.message
     if state.status.value == "DEPLOY_FAILED" or _RAYDC_ERROR.search(message):
-        raise ServeError(f"version {endpoint.version} of {endpoint.model} did not start: {_reason(message)}")
+        raise ServeError(
+            f"version {endpoint.version} of {endpoint.model} did not start: {_reason(message)}"
+        )
 
 
 def _reason(message: str) -> str:

@@ -83,7 +83,10 @@ def end(
 
     def change(now: Traffic) -> Traffic:
         if getattr(now, kind) is None:
-            raise ServeError(f"no {kind} runs beside {model} {alias!r}", f"raydc {kind} SPEC --version N starts one.")
+            raise ServeError(
+                f"no {kind} runs beside {model} {alias!r}",
+                f"raydc {kind} SPEC --version N starts one.",
+            )
         return now.model_copy(update={kind: None})
 
     before = _change(Registry(storage), model, alias, change, ready_timeout_s, who, why)
@@ -92,12 +95,19 @@ def end(
 
 
 def _change(
-    registry: Registry, model: str, alias: str, change: switchover.Change, ready_timeout_s: float, who: str, why: str
+    registry: Registry,
+    model: str,
+    alias: str,
+    change: switchover.Change,
+    ready_timeout_s: float,
+    who: str,
+    why: str,
 ) -> Traffic:
     before = switchover.traffic(registry.storage, model, alias, change, ready_timeout_s)
     if before is None:
         raise ServeError(
-            f"no endpoint serves {model} {alias!r} on this Ray", "Start it first: raydc serve SPEC; or say --address."
+            f"no endpoint serves {model} {alias!r} on this Ray",
+            "Start it first: raydc serve SPEC; or say --address.",
         )
     note_changes(registry, model, alias, before, change(before), who, why)
     return before
@@ -114,7 +124,9 @@ def note_changes(
         versions = (old.version if old else None, new.version if new else None)
         told = kind if new else f"{kind} ended"
         fraction = new.fraction if new else None
-        registry.note(model, Move(told, alias, *versions, who or user(), why, round(time.time(), 3), fraction))
+        registry.note(
+            model, Move(told, alias, *versions, who or user(), why, round(time.time(), 3), fraction)
+        )
 
 
 # How they do ------------------------------------------------------------------------------------------------
@@ -137,7 +149,9 @@ def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
     """
     found = switchover.find(storage, model, alias)
     if found is None:
-        raise ServeError(f"no endpoint serves {model} {alias!r} on this Ray", "Start it first: raydc serve SPEC")
+        raise ServeError(
+            f"no endpoint serves {model} {alias!r} on this Ray", "Start it first: raydc serve SPEC"
+        )
     states = replica_states(model)
     traffic = Traffic.model_validate(found["deployments"][0]["user_config"]["traffic"])
     tallies = {
@@ -145,7 +159,11 @@ def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
         for version in traffic.versions
     }
     copies = [state["shadow"] for state in states if state["shadow"]]
-    shadow = {name: sum(one[name] for one in copies) for name in copies[0] if name != "version"} if copies else None
+    shadow = (
+        {name: sum(one[name] for one in copies) for name in copies[0] if name != "version"}
+        if copies
+        else None
+    )
     return CanaryReport(traffic, tallies, shadow)
 
 
@@ -173,14 +191,22 @@ def judge(stable: Tally, canary: Tally, rule: CanaryRule) -> Verdict:
         return Verdict("drop", f"it refused {refused}")
     ours, theirs = canary.percentile_s(0.95), stable.percentile_s(0.95)
     if ours is not None and theirs is not None and ours > rule.max_latency_ratio * theirs:
-        return Verdict("drop", f"p95 is {ours * 1000:.1f} ms, that of the stable version {theirs * 1000:.1f} ms")
+        return Verdict(
+            "drop",
+            f"p95 is {ours * 1000:.1f} ms, that of the stable version {theirs * 1000:.1f} ms",
+        )
     if canary.num_answered < rule.min_requests or theirs is None:
         return Verdict("wait", f"{canary.num_answered} of {rule.min_requests} requests answered")
     return Verdict("promote", f"{canary.num_requests} requests, {canary.num_errors} failed")
 
 
 def follow(
-    storage: Storage, model: str, alias: str, version: int, rule: CanaryRule, report: Callable[[str], None]
+    storage: Storage,
+    model: str,
+    alias: str,
+    version: int,
+    rule: CanaryRule,
+    report: Callable[[str], None],
 ) -> Verdict:
     """Watches a version as canary until the rule promotes or drops it. The caller acts on the verdict.
 
@@ -192,7 +218,9 @@ def follow(
     while time.monotonic() < deadline:
         seen = observe(storage, model, alias)
         if seen.traffic.canary is None or seen.traffic.canary.version != version:
-            raise ServeError(f"version {version} of {model} is no canary of {alias!r} any more: somebody changed it")
+            raise ServeError(
+                f"version {version} of {model} is no canary of {alias!r} any more: somebody changed it"
+            )
         verdict = judge(seen.tallies[seen.traffic.version], seen.tallies[version], rule)
         if verdict.kind != "wait":
             return verdict

@@ -32,7 +32,9 @@ def find(storage: Storage, model: str, alias: str) -> application_module.Applica
     return found if (settings.storage, settings.alias) == (storage.uri, alias) else None
 
 
-def traffic(storage: Storage, model: str, alias: str, change: Change, ready_timeout_s: float) -> Traffic | None:
+def traffic(
+    storage: Storage, model: str, alias: str, change: Change, ready_timeout_s: float
+) -> Traffic | None:
     """Changes the traffic of the endpoint that serves an alias.
 
     Args:
@@ -53,7 +55,9 @@ def traffic(storage: Storage, model: str, alias: str, change: Change, ready_time
         return None
     settings = application_module.settings_of(before)
     wanted = settings.model_copy(update={"traffic": change(settings.traffic)})
-    endpoint = Endpoint(application_module.url_of_application(before), model, wanted.traffic.version, alias)
+    endpoint = Endpoint(
+        application_module.url_of_application(before), model, wanted.traffic.version, alias
+    )
     declared(endpoint, application_module.with_settings(before, wanted), before, ready_timeout_s)
     return settings.traffic
 
@@ -81,7 +85,9 @@ def declared(
         else:
             change.shift(old.traffic, new)
         wait_until_answered(endpoint, new.traffic, deadline)
-    except BaseException:  # Ctrl-C too: an endpoint must not change over with nobody who moves the alias.
+    except (
+        BaseException
+    ):  # Ctrl-C too: an endpoint must not change over with nobody who moves the alias.
         if change.stands():
             if before is not None:
                 application_module.apply(before)
@@ -102,7 +108,9 @@ def _is_same_model(old: Settings, new: Settings) -> bool:
 class _TrafficChange:
     """What this process has declared of an endpoint last. Serve keeps what was declared last by anybody."""
 
-    def __init__(self, endpoint: Endpoint, application: application_module.Application, deadline: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, application: application_module.Application, deadline: float
+    ) -> None:
         self._endpoint = endpoint
         self._application = application
         self._deadline = deadline
@@ -111,7 +119,11 @@ class _TrafficChange:
     def stands(self) -> bool:
         """Whether nobody else has declared something since."""
         found = application_module.find_application(self._endpoint.model)
-        return self._told is not None and found is not None and application_module.settings_of(found) == self._told
+        return (
+            self._told is not None
+            and found is not None
+            and application_module.settings_of(found) == self._told
+        )
 
     def tell(self, settings: Settings) -> int:
         """Declares these settings; returns the number of replicas once all of them hold them."""

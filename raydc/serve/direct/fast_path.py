@@ -79,7 +79,14 @@ class FastPath:
 def is_possible() -> bool:
     """Whether uvicorn is one that `_write` knows."""
     known = inspect.signature(RequestResponseCycle).parameters
-    return {"transport", "flow", "default_headers", "message_event", "keep_alive", "on_response"} <= known.keys()
+    return {
+        "transport",
+        "flow",
+        "default_headers",
+        "message_event",
+        "keep_alive",
+        "on_response",
+    } <= known.keys()
 
 
 async def _write(cycle: RequestResponseCycle, asked: Request, response: Response) -> bool:

@@ -52,7 +52,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_ended:
             return
         expects_head = self._is_in_head or not self.cycle.more_body
-        if self._num_bytes + len(data) > MAX_HEAD_BYTES and expects_head and self._is_too_long(data):
+        if (
+            self._num_bytes + len(data) > MAX_HEAD_BYTES
+            and expects_head
+            and self._is_too_long(data)
+        ):
             self._end(431, f"the head of the request has more than {MAX_HEAD_BYTES} bytes")
             return
         num_begun = self._num_begun
@@ -89,7 +93,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _time_is_up(self) -> None:
-        if self._is_at_work:  # The client waits for an answer, and may have sent the start of its next request.
+        if (
+            self._is_at_work
+        ):  # The client waits for an answer, and may have sent the start of its next request.
             self._start_timer()
         else:
             self._end(408, _TOO_SLOW)

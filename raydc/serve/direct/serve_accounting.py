@@ -18,7 +18,11 @@ logger = logging.getLogger("ray.serve")
 _INTERVAL_S = 0.1
 _OF_REPLICA = ("_deployment_id", "_metrics_manager", "_route_prefix", "_user_callable_wrapper")
 _OF_METRICS = (
-    *("_cached_ingress_processing_latencies", "_cached_ingress_request_counter", "_cached_latencies"),
+    *(
+        "_cached_ingress_processing_latencies",
+        "_cached_ingress_request_counter",
+        "_cached_latencies",
+    ),
     *("_cached_request_counter", "_max_processing_latency_trackers", "_user_code_time_accumulator"),
 )
 
@@ -31,7 +35,9 @@ class ReplicaAccounting:
         self._metrics = replica._metrics_manager
         self._protocol = internals.RequestProtocol.HTTP
         # Serve looks at no more of a request than that it came directly, and how.
-        self._request = internals.RequestMetadata("", "", is_direct_ingress=True, _request_protocol=self._protocol)
+        self._request = internals.RequestMetadata(
+            "", "", is_direct_ingress=True, _request_protocol=self._protocol
+        )
         self._ended: list[tuple[str, int, float]] = []
 
     @property
@@ -71,7 +77,9 @@ class ReplicaAccounting:
             if metrics._should_emit_request_ingress_metrics(self._protocol):
                 tags = frozenset((common | {"application": deployment.app_name}).items())
                 metrics._cached_ingress_request_counter[self._protocol][tags] += len(latencies_ms)
-                metrics._cached_ingress_processing_latencies[self._protocol][tags].extend(latencies_ms)
+                metrics._cached_ingress_processing_latencies[self._protocol][tags].extend(
+                    latencies_ms
+                )
             return
         for latency_ms in latencies_ms:
             metrics.record_request_metrics(
@@ -106,8 +114,19 @@ def of_application(app: Any) -> ReplicaAccounting | None:
     if not isinstance(replica, internals.Replica) or app.__name__ != "_direct_ingress_asgi":
         return None
     missing = [name for name in _OF_REPLICA if not hasattr(replica, name)]
-    missing += [name for name in _OF_METRICS if not hasattr(getattr(replica, "_metrics_manager", None), name)]
+    missing += [
+        name
+        for name in _OF_METRICS
+        if not hasattr(getattr(replica, "_metrics_manager", None), name)
+    ]
     if missing:
-        logger.warning("requests take Ray Serve's slower way, because its replica has no %s", ", ".join(missing))
+        logger.warning(
+            "requests take Ray Serve's slower way, because its replica has no %s",
+            ", ".join(missing),
+        )
         return None
-    return None if replica._user_callable_wrapper._run_user_code_in_separate_thread else ReplicaAccounting(replica)
+    return (
+        None
+        if replica._user_callable_wrapper._run_user_code_in_separate_thread
+        else ReplicaAccounting(replica)
+    )

@@ -108,14 +108,18 @@ class Authenticator:
         if self._is_open:
             return ANYONE
         if self._read_at_s is None or time.monotonic() - self._read_at_s > MAX_STALE_S:
-            raise RequestError(503, "tokens cannot be checked: the storage does not answer", {"retry-after": "5"})
+            raise RequestError(
+                503, "tokens cannot be checked: the storage does not answer", {"retry-after": "5"}
+            )
         if not authorization:
             raise _unauthorized("this endpoint wants a token: send `Authorization: Bearer ...`", "")
         scheme, _, text = authorization.partition(" ")
         text = text.strip()
         token = self._by_id.get(id_of(text) or "") if scheme.lower() == "bearer" else None
         if token is None or not hmac.compare_digest(hash_of(text), token.sha256):
-            raise _unauthorized("the token is not one of this endpoint's", ', error="invalid_token"')
+            raise _unauthorized(
+                "the token is not one of this endpoint's", ', error="invalid_token"'
+            )
         if token.has_expired(time.time()):
             raise _unauthorized(f"token {token.name!r} has expired", ', error="invalid_token"')
         return token
@@ -141,7 +145,9 @@ def demand(token: Token, right: str) -> None:
     """Raises RequestError 403 where a token lacks a right."""
     if right not in token.rights:
         challenge = f'Bearer realm="raydc", error="insufficient_scope", scope="{right}"'
-        raise RequestError(403, f"token {token.name!r} has no right to {right}", {"www-authenticate": challenge})
+        raise RequestError(
+            403, f"token {token.name!r} has no right to {right}", {"www-authenticate": challenge}
+        )
 
 
 def _unauthorized(message: str, detail: str) -> RequestError:

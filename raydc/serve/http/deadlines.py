@@ -62,7 +62,9 @@ class _Deadline:
             self.ends_s = asyncio.get_running_loop().time() + self._timeout_s
             self._deadlines.add(self)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self._deadlines.remove(self)
         if self._is_over and self._task is not None:
             # Somebody else may want the task's end as well, and then it ends.

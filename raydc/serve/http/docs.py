@@ -70,28 +70,35 @@ def html(document: dict[str, Any]) -> str:
 
 
 def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
-    parts = [f'<h2 id="{escape(operation["operationId"])}"><b class="m">{method}</b><code>{escape(path)}</code></h2>']
+    parts = [
+        f'<h2 id="{escape(operation["operationId"])}"><b class="m">{method}</b><code>{escape(path)}</code></h2>'
+    ]
     parts.append(f"<p>{_inline(operation['summary'])}.</p>")
     content = operation.get("requestBody", {}).get("content", {})
     parts += [_example(path, kind, media) for kind, media in content.items()]
     if not content:
         parts.append(f"<pre>curl -s localhost:8000{escape(path)}</pre>")
     answers = operation["responses"]["200"]["content"]
-    names = ", ".join(f"<code>{escape(_name(media['schema']))}</code>" for media in answers.values())
+    names = ", ".join(
+        f"<code>{escape(_name(media['schema']))}</code>" for media in answers.values()
+    )
     codes = ", ".join(status for status in operation["responses"] if status != "200")
     parts.append(f"<p>200: {names}. Errors: {codes}.</p>")
     return "".join(parts)
 
 
 def _example(path: str, kind: str, media: dict[str, Any]) -> str:
-    values = [example["value"] for example in media.get("examples", {}).values()] or [media.get("example")]
+    values = [example["value"] for example in media.get("examples", {}).values()] or [
+        media.get("example")
+    ]
     value = values[0]
     if kind.startswith("image/"):
         data, kind = "--data-binary @image.png", "image/png"
     elif kind == "multipart/form-data":
         fields = media["schema"]["properties"]
         data = " ".join(
-            f"-F {name}=@image.png" if "required" in media["schema"] else f"-F {name}=..." for name in fields
+            f"-F {name}=@image.png" if "required" in media["schema"] else f"-F {name}=..."
+            for name in fields
         )
     elif kind == "application/x-www-form-urlencoded":
         data = " ".join(f"--data-urlencode {name}=..." for name in media["schema"]["properties"])
@@ -124,4 +131,6 @@ def _details(name: str, schema: dict[str, Any]) -> str:
 def _inline(text: str) -> str:
     """Escaped, with what stands between backquotes as code."""
     pieces = escape(text).split("`")
-    return "".join(f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces))
+    return "".join(
+        f"<code>{piece}</code>" if index % 2 else piece for index, piece in enumerate(pieces)
+    )

@@ -16,7 +16,7 @@ from raydc.serve.http.authentication import ANYONE, Authenticator, demand
 from raydc.serve.http.request import GONE, Request, refuse
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.service import Service
-from raydc.serve.watch.log_thread import RequestRecord
+from raydc.serve.watch.request_record import RequestRecord
 from raydc.tokens import Token
 
 _OPEN = page.NAMES | {"v2/health/live", "v2/health/ready", "healthz", "ping"}
@@ -70,7 +70,9 @@ class FrontHandler:
                 status = response.status_code
         finally:
             # Without a response, the task has been cancelled.
-            self._see(self._seen(asked, token, response, status, time_s, time.perf_counter() - started))
+            self._see(
+                self._seen(asked, token, response, status, time_s, time.perf_counter() - started)
+            )
         return status
 
     def _demand(self, token: Token, path: list[str]) -> None:
@@ -85,10 +87,20 @@ class FrontHandler:
         traffic = self._service.traffic
         if traffic is None or version == str(traffic.version):
             return "stable"
-        return "canary" if traffic.canary is not None and version == str(traffic.canary.version) else "shadow"
+        return (
+            "canary"
+            if traffic.canary is not None and version == str(traffic.canary.version)
+            else "shadow"
+        )
 
     def _seen(
-        self, asked: Request, token: Token, response: Response | None, status: int, time_s: float, took_s: float
+        self,
+        asked: Request,
+        token: Token,
+        response: Response | None,
+        status: int,
+        time_s: float,
+        took_s: float,
     ) -> RequestRecord:
         settings, scope = self._service.settings, asked.scope
         version = ""

@@ -64,7 +64,9 @@ class Request:
         given = self.method
         if given != method and not (given == "HEAD" and method == "GET"):
             allowed = "GET, HEAD" if method == "GET" else method
-            raise RequestError(405, f"{given[:20]} is not allowed here; use {method}", {"allow": allowed})
+            raise RequestError(
+                405, f"{given[:20]} is not allowed here; use {method}", {"allow": allowed}
+            )
 
     async def read(self, max_bytes: int) -> bytes:
         """The body; refused as soon as it is known to be too large.
@@ -75,7 +77,9 @@ class Request:
         """
         encoding = self.text(b"content-encoding")
         if encoding not in ("", "identity"):
-            raise RequestError(415, f"content-encoding is {encoding[:80]!r}; send the body as it is")
+            raise RequestError(
+                415, f"content-encoding is {encoding[:80]!r}; send the body as it is"
+            )
         declared = self.text(b"content-length")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
             raise _too_large(max_bytes)
@@ -104,15 +108,25 @@ class EncodedResponse(Response):
     """A response whose headers are bytes already; starlette's encodes and compares each."""
 
     def __init__(
-        self, status: int, body: bytes, kind: bytes = JSON, headers: Iterable[tuple[bytes, bytes]] = ()
+        self,
+        status: int,
+        body: bytes,
+        kind: bytes = JSON,
+        headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         self.status_code = status
         self.body = body
         self.background = None
-        self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", kind), *headers]
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", kind),
+            *headers,
+        ]
 
 
-def answer_json(body: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> EncodedResponse:
+def answer_json(
+    body: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> EncodedResponse:
     """JSON values as the answer."""
     raw = [(name.encode(), value.encode()) for name, value in headers.items()] if headers else ()
     return EncodedResponse(status, orjson.dumps(body), JSON, raw)
@@ -120,4 +134,6 @@ def answer_json(body: dict[str, Any], status: int = 200, headers: Mapping[str, s
 
 def refuse(asked: Request, error: RequestError) -> EncodedResponse:
     """The answer to a request that is refused."""
-    return answer_json({"error": error.message, "request_id": asked.id}, error.status, error.headers)
+    return answer_json(
+        {"error": error.message, "request_id": asked.id}, error.status, error.headers
+    )

@@ -77,7 +77,9 @@ class Routes:
             response.raw_headers.append((b"x-raydc-model", loaded.settings.model.encode()))
             response.raw_headers.append((b"x-raydc-model-version", loaded.version.encode()))
             if asked.method == "POST":
-                self.service.tallies[loaded.number].add(response.status_code, time.perf_counter() - started)
+                self.service.tallies[loaded.number].add(
+                    response.status_code, time.perf_counter() - started
+                )
         self.answered[response.status_code] += 1
         return response
 
@@ -118,10 +120,14 @@ class Routes:
             case ["healthz"] | ["ping"]:
                 asked.allow("GET")
                 ready = _require(loaded)
-                return answer_json({"status": "ok", "model": ready.settings.model, "version": ready.version})
+                return answer_json(
+                    {"status": "ok", "model": ready.settings.model, "version": ready.version}
+                )
             case ["v2"]:
                 asked.allow("GET")
-                return answer_json({"name": "raydc", "version": self.version, "extensions": [binary.EXTENSION]})
+                return answer_json(
+                    {"name": "raydc", "version": self.version, "extensions": [binary.EXTENSION]}
+                )
             case ["v2", "health", "live"]:
                 asked.allow("GET")
                 return answer_json({"live": True})
@@ -137,19 +143,27 @@ class Routes:
                 return docs.page(self._document(asked, _require(loaded)))
         if (shown := page.answer(asked)) is not None:
             return shown
-        raise RequestError(404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}")
+        raise RequestError(
+            404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}"
+        )
 
     def _document(self, asked: Request, loaded: Loaded) -> dict[str, Any]:
         settings = loaded.settings
         prefix = asked.scope.get("root_path", "")
-        return openapi.document(settings.model, loaded.version, loaded.interface, settings, self.version, prefix)
+        return openapi.document(
+            settings.model, loaded.version, loaded.interface, settings, self.version, prefix
+        )
 
     async def _model(self, asked: Request, loaded: Loaded, model: str, rest: list[str]) -> Response:
         if model != loaded.settings.model:
-            raise RequestError(404, f"no model {model[:200]!r}; this endpoint serves {loaded.settings.model!r}")
+            raise RequestError(
+                404, f"no model {model[:200]!r}; this endpoint serves {loaded.settings.model!r}"
+            )
         if rest[:1] == ["versions"] and len(rest) > 1:
             if rest[1] != loaded.version:
-                raise RequestError(404, f"no version {rest[1][:200]!r}; this endpoint serves {loaded.version!r}")
+                raise RequestError(
+                    404, f"no version {rest[1][:200]!r}; this endpoint serves {loaded.version!r}"
+                )
             rest = rest[2:]
         match rest:
             case ["infer"]:
@@ -161,7 +175,9 @@ class Routes:
             case ["ready"]:
                 asked.allow("GET")
                 return answer_json({"name": model, "ready": True})
-        raise RequestError(404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}")
+        raise RequestError(
+            404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}"
+        )
 
     async def _predict(self, asked: Request, loaded: Loaded) -> Response:
         settings, interface = loaded.settings, loaded.interface
@@ -170,16 +186,22 @@ class Routes:
         visit = await self.service.places.arrive()
         try:
             content = await asked.read(settings.max_request_bytes)
-            body = predict_body.Body(content, content_type, asked.scope.get("query_string", b"").decode("latin-1"))
+            body = predict_body.Body(
+                content, content_type, asked.scope.get("query_string", b"").decode("latin-1")
+            )
 
             def inputs(max_pixels: int) -> Array:
                 return body.inputs(interface, settings.max_request_rows, max_pixels)
 
             def again(other: Loaded) -> Array:
-                return body.inputs(other.interface, settings.max_request_rows, settings.max_request_pixels)
+                return body.inputs(
+                    other.interface, settings.max_request_rows, settings.max_request_pixels
+                )
 
             await visit.enter()
-            values_BK = await self._compute(asked, loaded, await self._inputs(loaded, inputs, len(content)))
+            values_BK = await self._compute(
+                asked, loaded, await self._inputs(loaded, inputs, len(content))
+            )
             answer = await self._work(values_BK, lambda: _predictions(values_BK, loaded))
         finally:
             visit.leave()
@@ -202,24 +224,36 @@ class Routes:
             parsed: list[open_inference.InferRequest] = []
 
             def inputs(max_pixels: int) -> Array:
-                parsed[:] = [open_inference.parse_infer(content, length, interface, settings.max_request_rows)]
+                parsed[:] = [
+                    open_inference.parse_infer(
+                        content, length, interface, settings.max_request_rows
+                    )
+                ]
                 return parsed[0].inputs(interface, max_pixels)
 
             def again(other: Loaded) -> Array:
-                request = open_inference.parse_infer(content, length, other.interface, settings.max_request_rows)
+                request = open_inference.parse_infer(
+                    content, length, other.interface, settings.max_request_rows
+                )
                 return request.inputs(other.interface, settings.max_request_pixels)
 
             num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
             await visit.enter()
-            values_BK = await self._compute(asked, loaded, await self._inputs(loaded, inputs, num_bytes))
-            answer = await self._work(values_BK, lambda: _infer_answer(parsed[0], values_BK, loaded))
+            values_BK = await self._compute(
+                asked, loaded, await self._inputs(loaded, inputs, num_bytes)
+            )
+            answer = await self._work(
+                values_BK, lambda: _infer_answer(parsed[0], values_BK, loaded)
+            )
         finally:
             visit.leave()
         asked.rows = len(values_BK)
         self.service.mirror(loaded, asked.key, again, values_BK)
         return answer
 
-    async def _inputs(self, loaded: Loaded, inputs: Callable[[int], Array], num_bytes: int) -> Array:
+    async def _inputs(
+        self, loaded: Loaded, inputs: Callable[[int], Array], num_bytes: int
+    ) -> Array:
         """The network's inputs from a request; a long job is done in a thread. A small file may be a large image."""
         max_pixels = loaded.settings.max_request_pixels
         try:
@@ -228,7 +262,9 @@ class Routes:
                     return inputs(min(_FEW_PIXELS, max_pixels))
             return await self.service.work(lambda: inputs(max_pixels))
         except RecursionError as error:
-            raise RequestError(400, "the body has lists or objects that lie too deep in each other") from error
+            raise RequestError(
+                400, "the body has lists or objects that lie too deep in each other"
+            ) from error
 
     async def _compute(self, asked: Request, loaded: Loaded, x: Array) -> Array:
         """As `Service.compute`; what takes long is not begun for a client that has gone. Raises ClientDisconnect."""
@@ -252,15 +288,23 @@ class Routes:
 
 def _predictions(values_BK: Array, loaded: Loaded) -> Response:
     predictions = loaded.interface.features.answers(values_BK)
-    return answer_json({"predictions": predictions, "model": loaded.settings.model, "version": loaded.version})
+    return answer_json(
+        {"predictions": predictions, "model": loaded.settings.model, "version": loaded.version}
+    )
 
 
-def _infer_answer(request: open_inference.InferRequest, values_BK: Array, loaded: Loaded) -> Response:
+def _infer_answer(
+    request: open_inference.InferRequest, values_BK: Array, loaded: Loaded
+) -> Response:
     model, version = loaded.settings.model, loaded.version
-    content, json_bytes = open_inference.infer_answer(request, values_BK, loaded.interface, model, version)
+    content, json_bytes = open_inference.infer_answer(
+        request, values_BK, loaded.interface, model, version
+    )
     if json_bytes is None:
         return EncodedResponse(200, content)
-    return EncodedResponse(200, content, predict_body.RAW.encode(), [(_JSON_BYTES, b"%d" % json_bytes)])
+    return EncodedResponse(
+        200, content, predict_body.RAW.encode(), [(_JSON_BYTES, b"%d" % json_bytes)]
+    )
 
 
 def _metadata(loaded: Loaded) -> dict[str, Any]:
@@ -271,9 +315,14 @@ def _metadata(loaded: Loaded) -> dict[str, Any]:
         "compute": loaded.bundle.compute,
         **model_facts.of_model(loaded.bundle, loaded.source),
     }
-    metadata = open_inference.model_metadata(loaded.settings.model, loaded.version, loaded.interface, parameters)
+    metadata = open_inference.model_metadata(
+        loaded.settings.model, loaded.version, loaded.interface, parameters
+    )
     known = model_facts.of_inputs(loaded.bundle)
-    inputs = [{**one, "parameters": {**one["parameters"], **known[one["name"]]}} for one in metadata["inputs"]]
+    inputs = [
+        {**one, "parameters": {**one["parameters"], **known[one["name"]]}}
+        for one in metadata["inputs"]
+    ]
     return {**metadata, "inputs": inputs}
 
 

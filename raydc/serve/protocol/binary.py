@@ -53,7 +53,8 @@ class BinaryTail:
         left = len(self._content) - self._start
         if num_bytes > left:
             raise RequestError(
-                400, f"{place}.parameters.binary_data_size is {num_bytes}, and {left} bytes of the body are left"
+                400,
+                f"{place}.parameters.binary_data_size is {num_bytes}, and {left} bytes of the body are left",
             )
         start, self._start = self._start, self._start + num_bytes
         return self._content[start : self._start]
@@ -72,7 +73,9 @@ def split(body: bytes, header_length: str) -> tuple[memoryview, BinaryTail]:
         RequestError: 400, `header_length` is no length or more than there is.
     """
     if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 19):
-        raise RequestError(400, f"{HEADER} is {header_length[:80]!r}; give the length of the JSON part in bytes")
+        raise RequestError(
+            400, f"{HEADER} is {header_length[:80]!r}; give the length of the JSON part in bytes"
+        )
     length = int(header_length)
     if length > len(body):
         raise RequestError(400, f"{HEADER} is {length}, and the body has {len(body)} bytes")
@@ -89,11 +92,16 @@ def numbers(content: memoryview, datatype: str, shape: Sequence[int], place: str
     stored = _STORED.get(datatype, DATATYPES[datatype])
     expected = math.prod(shape) * stored.itemsize
     if len(content) != expected:
-        raise RequestError(400, f"{place} has {len(content)} bytes of data, {datatype} {list(shape)} needs {expected}")
+        raise RequestError(
+            400,
+            f"{place} has {len(content)} bytes of data, {datatype} {list(shape)} needs {expected}",
+        )
     if datatype == "BOOL":
         bits = np.frombuffer(content, np.uint8)
         if bits.max() > 1:
-            raise RequestError(400, f"{place}: its binary data holds a BOOL that is neither 0 nor 1")
+            raise RequestError(
+                400, f"{place}: its binary data holds a BOOL that is neither 0 nor 1"
+            )
         return bits.view(np.bool_).reshape(shape)
     values = np.frombuffer(content, stored)
     if datatype == "BF16":
@@ -119,13 +127,17 @@ def texts(content: memoryview, count: int, place: str) -> list[bytes]:
         if stop <= len(content):
             stop += struct.unpack_from("<I", content, start)[0]
         if stop > len(content):
-            raise RequestError(400, f"{place}: the text at byte {start} of its binary data is cut off")
+            raise RequestError(
+                400, f"{place}: the text at byte {start} of its binary data is cut off"
+            )
         if len(items) == count:
             raise RequestError(400, f"{place} has more texts than its shape says: {count}")
         items.append(bytes(content[start + 4 : stop]))
         start = stop
     if len(items) != count:
-        raise RequestError(400, f"{place} has {len(items)} texts in its binary data, its shape says {count}")
+        raise RequestError(
+            400, f"{place} has {len(items)} texts in its binary data, its shape says {count}"
+        )
     return items
 
 

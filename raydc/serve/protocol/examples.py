@@ -20,7 +20,9 @@ def row(interface: Interface) -> dict[str, Any]:
 
 def _example(column: Numeric | Categorical | Image) -> Any:
     if isinstance(column, Image):
-        return encode_png(np.full((column.height, column.width, column.channels), 128, dtype=np.uint8))
+        return encode_png(
+            np.full((column.height, column.width, column.channels), 128, dtype=np.uint8)
+        )
     if isinstance(column, Categorical):
         return column.categories[0] if column.categories else "?"
     digits = 3 - math.floor(math.log10(abs(column.mean))) if column.mean else 0
@@ -39,7 +41,9 @@ def infer(interface: Interface) -> dict[str, Any]:
         {
             "name": name,
             "shape": [1],
-            "datatype": "FP64" if isinstance(interface.features.columns[name], Numeric) else "BYTES",
+            "datatype": "FP64"
+            if isinstance(interface.features.columns[name], Numeric)
+            else "BYTES",
             "data": [value],
         }
         for name, value in row(interface).items()

@@ -48,7 +48,9 @@ def multipart(body: bytes, content_type: str, max_parts: int) -> list[FormPart]:
     if len(pieces) > max_parts + 2:
         raise RequestError(413, f"the form has more than {max_parts} parts")
     if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
-        raise RequestError(400, "the form is cut off, or its boundary is not that of the content-type")
+        raise RequestError(
+            400, "the form is cut off, or its boundary is not that of the content-type"
+        )
     return [_part(index, piece) for index, piece in enumerate(pieces[1:-1])]
 
 
@@ -64,7 +66,10 @@ def _boundary(content_type: str) -> bytes:
 def _part(index: int, piece: bytes) -> FormPart:
     head, found, content = piece.partition(b"\r\n\r\n")
     if not found or not head.startswith(b"\r\n") or len(head) > _MAX_HEAD_BYTES:
-        raise RequestError(400, f"part {index} of the form has no head, or one of more than {_MAX_HEAD_BYTES} bytes")
+        raise RequestError(
+            400,
+            f"part {index} of the form has no head, or one of more than {_MAX_HEAD_BYTES} bytes",
+        )
     headers = email.parser.BytesHeaderParser().parsebytes(head[2:])
     name = headers.get_param("name", header="content-disposition")
     if not isinstance(name, str):
@@ -93,7 +98,9 @@ def row(parts: list[FormPart]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for part in parts:
         if part.name in values:
-            raise RequestError(400, f"field {shown(part.name)} is given twice; send JSON for several rows")
+            raise RequestError(
+                400, f"field {shown(part.name)} is given twice; send JSON for several rows"
+            )
         values[part.name] = part.text or None
     return values
 
@@ -116,8 +123,12 @@ def csv_rows(body: bytes, columns: list[str], max_rows: int) -> list[dict[str, A
             raise RequestError(400, "the first line of the CSV file has a column twice")
     for index, record in enumerate(records):
         if len(record) != len(names):
-            raise RequestError(400, f"rows[{index}] of the CSV file has {len(record)} cells, expected {len(names)}")
-    return [{name: cell or None for name, cell in zip(names, record, strict=True)} for record in records]
+            raise RequestError(
+                400, f"rows[{index}] of the CSV file has {len(record)} cells, expected {len(names)}"
+            )
+    return [
+        {name: cell or None for name, cell in zip(names, record, strict=True)} for record in records
+    ]
 
 
 def decode(content: bytes, what: str) -> str:

@@ -28,7 +28,9 @@ from raydc.serve.protocol.interface import Interface, RequestError, kind_of
 Array = npt.NDArray[Any]
 
 
-def parse_tensor(tensor: Any, place: str, interface: Interface, tail: binary.BinaryTail | None) -> tuple[str, Any, int]:
+def parse_tensor(
+    tensor: Any, place: str, interface: Interface, tail: binary.BinaryTail | None
+) -> tuple[str, Any, int]:
     """Name, values and number of rows of one input.
 
     Args:
@@ -58,25 +60,48 @@ def parse_tensor(tensor: Any, place: str, interface: Interface, tail: binary.Bin
             raise RequestError(400, f"{place} lacks 'data'")
         data = tensor["data"]
         if datatype == "BYTES":
-            return name, _from_texts(_json_texts(data, shape, place), name, place, interface), shape[0]
-        return name, fit(_json_numbers(data, datatype, shape, place), name, place, interface), shape[0]
+            return (
+                name,
+                _from_texts(_json_texts(data, shape, place), name, place, interface),
+                shape[0],
+            )
+        return (
+            name,
+            fit(_json_numbers(data, datatype, shape, place), name, place, interface),
+            shape[0],
+        )
     if "data" in tensor:
         raise RequestError(400, f"{place} has both data and parameters.binary_data_size")
     if tail is None:
         raise RequestError(
-            400, f"{place}.parameters.binary_data_size needs the header {binary.HEADER}: the length of the JSON part"
+            400,
+            f"{place}.parameters.binary_data_size needs the header {binary.HEADER}: the length of the JSON part",
         )
     content = tail.take(num_bytes, place)
     if datatype == "BYTES":
         _check_text_shape(shape, place)
-        return name, _from_bytes(binary.texts(content, shape[0], place), name, place, interface), shape[0]
-    return name, fit(binary.numbers(content, datatype, shape, place), name, place, interface), shape[0]
+        return (
+            name,
+            _from_bytes(binary.texts(content, shape[0], place), name, place, interface),
+            shape[0],
+        )
+    return (
+        name,
+        fit(binary.numbers(content, datatype, shape, place), name, place, interface),
+        shape[0],
+    )
 
 
 def parse_shape(shape: Any, place: str) -> list[int]:
     """Raises RequestError 400 where it is no shape with at least one row."""
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
-        raise RequestError(400, f"{place} must be a list of whole numbers above 0, the first of them the rows")
+    if (
+        not isinstance(shape, list)
+        or not shape
+        or not all(type(size) is int and size > 0 for size in shape)
+    ):
+        raise RequestError(
+            400, f"{place} must be a list of whole numbers above 0, the first of them the rows"
+        )
     if len(shape) > 8:
         raise RequestError(400, f"{place} has {len(shape)} dimensions; no input has more than 4")
     return shape
@@ -108,10 +133,15 @@ def _binary_data_size(tensor: dict[str, Any], place: str) -> int | None:
     if not isinstance(parameters, dict):
         raise RequestError(400, f"{place}.parameters must be an object, not {kind_of(parameters)}")
     if "shared_memory_region" in parameters:
-        raise RequestError(400, f"{place}.parameters.shared_memory_region: this endpoint shares no memory")
+        raise RequestError(
+            400, f"{place}.parameters.shared_memory_region: this endpoint shares no memory"
+        )
     num_bytes = parameters.get("binary_data_size")
     if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 0):
-        raise RequestError(400, f"{place}.parameters.binary_data_size is {shown(num_bytes)}; give a number of bytes")
+        raise RequestError(
+            400,
+            f"{place}.parameters.binary_data_size is {shown(num_bytes)}; give a number of bytes",
+        )
     return num_bytes
 
 
@@ -124,7 +154,9 @@ def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Arr
         raise RequestError(400, f"{place}.data must be a list, not {kind_of(data)}")
     if datatype == "UINT8" and len(data) == math.prod(shape):
         try:
-            return np.frombuffer(bytes(data), np.uint8).reshape(shape)  # A quarter of the time of what follows.
+            return np.frombuffer(bytes(data), np.uint8).reshape(
+                shape
+            )  # A quarter of the time of what follows.
         except (TypeError, ValueError):
             pass
     try:
@@ -132,9 +164,13 @@ def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Arr
     except ValueError as error:
         raise RequestError(400, f"{place}.data: {error}; the datatype is {datatype}") from error
     if given.dtype.kind not in "biuf" or (given.dtype.kind == "b" and datatype != "BOOL"):
-        raise RequestError(400, f"{place}.data: its values are not numbers; the datatype is {datatype}")
+        raise RequestError(
+            400, f"{place}.data: its values are not numbers; the datatype is {datatype}"
+        )
     if given.size != math.prod(shape):
-        raise RequestError(400, f"{place}.data has {given.size} values, shape {shape} needs {math.prod(shape)}")
+        raise RequestError(
+            400, f"{place}.data has {given.size} values, shape {shape} needs {math.prod(shape)}"
+        )
     wanted = binary.DATATYPES[datatype]
     if wanted.kind in "iub" and given.dtype.kind != "b":
         low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
@@ -147,7 +183,11 @@ def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Arr
 def _json_texts(data: Any, shape: list[int], place: str) -> list[str]:
     while isinstance(data, list) and len(data) == 1 and isinstance(data[0], list):
         data = data[0]
-    if isinstance(data, list) and data and all(isinstance(item, list) and len(item) == 1 for item in data):
+    if (
+        isinstance(data, list)
+        and data
+        and all(isinstance(item, list) and len(item) == 1 for item in data)
+    ):
         data = [item[0] for item in data]
     if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
         raise RequestError(400, f"{place}.data must be a list of strings; the datatype is BYTES")
@@ -170,7 +210,9 @@ def _from_texts(texts: list[str], name: str, place: str, interface: Interface) -
     try:
         return [base64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, ValueError) as error:
-        raise RequestError(400, f"{place}.data holds an image that is not base64: {error}") from error
+        raise RequestError(
+            400, f"{place}.data holds an image that is not base64: {error}"
+        ) from error
 
 
 def _from_bytes(items: list[bytes], name: str, place: str, interface: Interface) -> list[Any]:
@@ -179,7 +221,9 @@ def _from_bytes(items: list[bytes], name: str, place: str, interface: Interface)
     try:
         return _from_texts([item.decode() for item in items], name, place, interface)
     except UnicodeDecodeError as error:
-        raise RequestError(400, f"{place}: its binary data holds a text that is not UTF-8: {error}") from error
+        raise RequestError(
+            400, f"{place}: its binary data holds a text that is not UTF-8: {error}"
+        ) from error
 
 
 # Images -----------------------------------------------------------------------------------------------------
@@ -202,6 +246,9 @@ def _images(values: Array, place: str, interface: Interface) -> npt.NDArray[np.u
 
 def _bytes(values: Array, place: str) -> npt.NDArray[np.uint8]:
     # NaN is in no range. Booleans are no pixels.
-    if values.dtype == np.bool_ or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
+    if (
+        values.dtype == np.bool_
+        or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all()
+    ):
         raise RequestError(400, f"{place}: pixels are whole numbers from 0 to 255")
     return values.astype(np.uint8)

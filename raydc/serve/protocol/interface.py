@@ -50,7 +50,9 @@ class Interface:
     def all_columns(self) -> str | None:
         """Name of the one tensor [B, F] that may stand for all columns; None where not all of them are numbers."""
         taken = ALL_COLUMNS in self.kinds
-        return ALL_COLUMNS if self.features.are_numbers and len(self.kinds) > 1 and not taken else None
+        return (
+            ALL_COLUMNS if self.features.are_numbers and len(self.kinds) > 1 and not taken else None
+        )
 
     @cached_property
     def inputs(self) -> list[dict[str, Any]]:
@@ -62,7 +64,11 @@ class Interface:
         """Metadata of the one tensor that holds a whole request and needs no decoding, where there is such a one."""
         if self.all_columns is not None:
             return {"name": self.all_columns, "datatype": "FP32", "shape": [-1, len(self.kinds)]}
-        return self.inputs[0] if self.image_column or (self.features.are_numbers and len(self.kinds) == 1) else None
+        return (
+            self.inputs[0]
+            if self.image_column or (self.features.are_numbers and len(self.kinds) == 1)
+            else None
+        )
 
     @cached_property
     def outputs(self) -> list[dict[str, Any]]:
@@ -77,14 +83,25 @@ class Interface:
         """What a client may have meant by the name of an input that there is not."""
         known = [*self.kinds, *([self.all_columns] if self.all_columns else [])]
         close = difflib.get_close_matches(str(name)[:100], known, n=1)
-        return f"did you mean {close[0]!r}?" if close else f"the model's inputs are {', '.join(map(repr, known))}"
+        return (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"the model's inputs are {', '.join(map(repr, known))}"
+        )
 
 
 def _input(name: str, column: Any) -> dict[str, Any]:
     if isinstance(column, Image):
-        shape = [-1, column.height, column.width] + ([column.channels] if column.channels > 1 else [])
+        shape = [-1, column.height, column.width] + (
+            [column.channels] if column.channels > 1 else []
+        )
         also = "BYTES [-1], each a PNG or JPEG file (in base64 where it stands in JSON); other sizes are resized"
-        return {"name": name, "datatype": "UINT8", "shape": shape, "parameters": {"kind": "image", "also": also}}
+        return {
+            "name": name,
+            "datatype": "UINT8",
+            "shape": shape,
+            "parameters": {"kind": "image", "also": also},
+        }
     parameters: dict[str, Any] = {"kind": column.kind}
     if isinstance(column, Categorical):
         parameters["categories"] = list(column.categories)
@@ -94,7 +111,14 @@ def _input(name: str, column: Any) -> dict[str, Any]:
 
 def kind_of(value: Any) -> str:
     """The kind of a JSON value, for messages."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 

@@ -62,7 +62,11 @@ def _of_column(column: Column, bundle: Bundle) -> dict[str, Any]:
         return {"typical": _rounded(column.mean, column.scale)}
     if not isinstance(column, Image):
         return {}
-    size: dict[str, Any] = {"height": column.height, "width": column.width, "channels": column.channels}
+    size: dict[str, Any] = {
+        "height": column.height,
+        "width": column.width,
+        "channels": column.channels,
+    }
     ink = ink_of(column, bundle.golden_inputs)
     return size if ink is None else {**size, "ink": ink}
 
@@ -106,7 +110,9 @@ def _rounded(mean: float, scale: float) -> float | int:
 
 def _numbers(metrics: Any) -> dict[str, float]:
     """The numbers among metrics; tables by class are left out."""
-    return {name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
+    return {
+        name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)
+    }
 
 
 def _utc(time_s: float | None) -> str | None:

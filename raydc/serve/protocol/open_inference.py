@@ -46,7 +46,9 @@ class InferRequest:
 # Metadata ---------------------------------------------------------------------------------------------------
 
 
-def model_metadata(name: str, version: str, interface: Interface, parameters: dict[str, Any]) -> dict[str, Any]:
+def model_metadata(
+    name: str, version: str, interface: Interface, parameters: dict[str, Any]
+) -> dict[str, Any]:
     """The answer to `GET /v2/models/{name}`."""
     return {
         "name": name,
@@ -54,7 +56,11 @@ def model_metadata(name: str, version: str, interface: Interface, parameters: di
         "platform": "raydc_pytorch",
         "inputs": interface.inputs,
         "outputs": interface.outputs,
-        "parameters": {**parameters, "classes": list(interface.classes), "fast_input": interface.fast_input},
+        "parameters": {
+            **parameters,
+            "classes": list(interface.classes),
+            "fast_input": interface.fast_input,
+        },
     }
 
 
@@ -69,7 +75,9 @@ def parse_json(body: bytes | memoryview) -> Any:
         raise RequestError(400, f"the body is not JSON: {error}") from error
 
 
-def parse_infer(body: bytes, header_length: str | None, interface: Interface, max_rows: int) -> InferRequest:
+def parse_infer(
+    body: bytes, header_length: str | None, interface: Interface, max_rows: int
+) -> InferRequest:
     """A v2 request.
 
     Args:
@@ -102,7 +110,9 @@ def parse_infer(body: bytes, header_length: str | None, interface: Interface, ma
         if name in columns:
             raise RequestError(400, f"{place}: {name!r} is given twice")
         if num_rows is not None and rows != num_rows:
-            raise RequestError(400, f"{place} ({name!r}) has {rows} rows, the tensors before it have {num_rows}")
+            raise RequestError(
+                400, f"{place} ({name!r}) has {rows} rows, the tensors before it have {num_rows}"
+            )
         check_rows(rows, max_rows, place)
         columns[name], num_rows = column, rows
     if tail is not None:
@@ -115,7 +125,8 @@ def _check_complete(columns: dict[str, Any], interface: Interface) -> None:
     if interface.all_columns in columns:
         if len(columns) > 1:
             raise RequestError(
-                400, f"inputs has {interface.all_columns!r} and columns beside it; give one or the other"
+                400,
+                f"inputs has {interface.all_columns!r} and columns beside it; give one or the other",
             )
         return
     missing = [name for name in interface.kinds if name not in columns]
@@ -131,7 +142,12 @@ def _parse_raw(body: bytes, interface: Interface, max_rows: int) -> InferRequest
 
 
 def parse_raw(
-    body: bytes, datatype: str | None, shape: list[int] | None, interface: Interface, max_rows: int, place: str
+    body: bytes,
+    datatype: str | None,
+    shape: list[int] | None,
+    interface: Interface,
+    max_rows: int,
+    place: str,
 ) -> tuple[str, Array]:
     """A body that is the data of one tensor, `fast_input`, whose datatype and shape hold where None is given.
 
@@ -143,13 +159,17 @@ def parse_raw(
     """
     fast = interface.fast_input
     if fast is None:
-        raise RequestError(415, f"the model takes {', '.join(interface.kinds)} and no single tensor; send JSON")
+        raise RequestError(
+            415, f"the model takes {', '.join(interface.kinds)} and no single tensor; send JSON"
+        )
     datatype = datatype or fast["datatype"]
     if shape is None:
         row = fast["shape"][1:]
         row_bytes = math.prod(row) * binary.itemsize(datatype)
         if not body or len(body) % row_bytes:
-            raise RequestError(400, f"{place} has {len(body)} bytes; a row {datatype} {row} has {row_bytes}")
+            raise RequestError(
+                400, f"{place} has {len(body)} bytes; a row {datatype} {row} has {row_bytes}"
+            )
         shape = [len(body) // row_bytes, *row]
     check_rows(shape[0], max_rows, place)
     values = binary.numbers(memoryview(body), datatype, shape, place)
@@ -177,7 +197,9 @@ def _parse_outputs(value: dict[str, Any], interface: Interface) -> tuple[tuple[s
             raise RequestError(400, f"outputs[{index}].name must be one of {', '.join(known)}")
         if output["name"] in parsed:
             raise RequestError(400, f"outputs[{index}]: {output['name']!r} is asked for twice")
-        parsed[output["name"]] = _flag(output, "binary_data", f"outputs[{index}].", default=in_binary)
+        parsed[output["name"]] = _flag(
+            output, "binary_data", f"outputs[{index}].", default=in_binary
+        )
     return tuple(parsed.items()) or tuple((name, in_binary) for name in known)
 
 
@@ -188,7 +210,9 @@ def _flag(value: dict[str, Any], name: str, place: str, default: bool) -> bool:
     if not isinstance(parameters, dict):
         raise RequestError(400, f"{place}parameters must be an object, not {kind_of(parameters)}")
     if parameters.get("classification"):
-        raise RequestError(400, f"{place}parameters.classification is not known here; ask for scores and label")
+        raise RequestError(
+            400, f"{place}parameters.classification is not known here; ask for scores and label"
+        )
     flag = parameters.get(name, default)
     if not isinstance(flag, bool):
         raise RequestError(400, f"{place}parameters.{name} is {shown(flag)}; give true or false")
@@ -212,7 +236,11 @@ def infer_answer(
     blobs: list[bytes] = []
     for name, in_binary in request.outputs:
         value, datatype = values[name], datatypes[name]
-        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(np.shape(value))}
+        output: dict[str, Any] = {
+            "name": name,
+            "datatype": datatype,
+            "shape": list(np.shape(value)),
+        }
         if in_binary:
             blobs.append(binary.encode(value, datatype))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}

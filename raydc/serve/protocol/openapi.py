@@ -30,7 +30,9 @@ _OF_GET = (401, 404, 405, 408, 503)
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
 
 
-def document(model: str, version: str, interface: Interface, settings: Settings, raydc: str, prefix: str) -> Json:
+def document(
+    model: str, version: str, interface: Interface, settings: Settings, raydc: str, prefix: str
+) -> Json:
     """The document.
 
     Args:
@@ -41,13 +43,21 @@ def document(model: str, version: str, interface: Interface, settings: Settings,
         raydc: Version of raydc.
         prefix: The path below which the endpoint answers, such as `/small`; empty at the root.
     """
-    predict = _operation("predict", "Ask with rows, images or a form", _predict_content(interface, settings))
-    invocations = {**predict, "operationId": "invocations", "summary": "The same, as SageMaker asks"}
+    predict = _operation(
+        "predict", "Ask with rows, images or a form", _predict_content(interface, settings)
+    )
+    invocations = {
+        **predict,
+        "operationId": "invocations",
+        "summary": "The same, as SageMaker asks",
+    }
     infer = _operation("infer", "Ask with tensors", _infer_content(interface))
     infer["responses"]["200"] = _answer(
         {
             predict_body.JSON: {"schema": _ref("InferAnswer")},
-            predict_body.RAW: {"schema": {"description": "JSON and the binary data behind it, as in the request"}},
+            predict_body.RAW: {
+                "schema": {"description": "JSON and the binary data behind it, as in the request"}
+            },
         }
     )
     predict["responses"]["200"] = invocations["responses"]["200"] = _answer(
@@ -56,8 +66,12 @@ def document(model: str, version: str, interface: Interface, settings: Settings,
     one = f"/v2/models/{model}"
     paths: Json = {"/predict": {"post": predict}, "/invocations": {"post": invocations}}
     for path, name in ((one, ""), (f"{one}/versions/{version}", "_version")):
-        paths[path] = _get(f"metadata{name}", "Inputs, outputs and classes of the model", "Metadata")
-        paths[f"{path}/ready"] = _get(f"model_ready{name}", "Whether the model is ready", "ModelReady")
+        paths[path] = _get(
+            f"metadata{name}", "Inputs, outputs and classes of the model", "Metadata"
+        )
+        paths[f"{path}/ready"] = _get(
+            f"model_ready{name}", "Whether the model is ready", "ModelReady"
+        )
         paths[f"{path}/infer"] = {"post": {**infer, "operationId": f"infer{name}"}}
     paths["/v2"] = _get("server", "Name and extensions of the server", "Server")
     paths["/v2/health/live"] = _get("live", "Whether the process answers", "Live")
@@ -98,7 +112,9 @@ def _operation(name: str, summary: str, content: Json) -> Json:
         "operationId": name,
         "summary": summary,
         "requestBody": {"required": True, "content": content},
-        "responses": {str(status): {"$ref": f"#/components/responses/{status}"} for status in ERRORS},
+        "responses": {
+            str(status): {"$ref": f"#/components/responses/{status}"} for status in ERRORS
+        },
     }
 
 
@@ -109,12 +125,17 @@ def _get(name: str, summary: str, schema: str) -> Json:
 
 
 def _answer(content: Json) -> Json:
-    headers = {name: {"schema": {"type": "string"}} for name in ("x-raydc-model", "x-raydc-model-version")}
+    headers = {
+        name: {"schema": {"type": "string"}} for name in ("x-raydc-model", "x-raydc-model-version")
+    }
     return {"description": "The answer.", "headers": headers, "content": content}
 
 
 def _error(status: int) -> Json:
-    error: Json = {"description": ERRORS[status], "content": {predict_body.JSON: {"schema": _ref("Error")}}}
+    error: Json = {
+        "description": ERRORS[status],
+        "content": {predict_body.JSON: {"schema": _ref("Error")}},
+    }
     name = {405: "Allow", 429: "Retry-After", 503: "Retry-After"}.get(status)
     if name:
         error["headers"] = {name: {"schema": {"type": "string"}}}
@@ -127,17 +148,32 @@ def _ref(name: str) -> Json:
 
 def _predict_content(interface: Interface, settings: Settings) -> Json:
     row = examples.row(interface)
-    content: Json = {predict_body.JSON: {"schema": _ref("Rows"), "examples": {"rows": {"value": {"rows": [row]}}}}}
+    content: Json = {
+        predict_body.JSON: {
+            "schema": _ref("Rows"),
+            "examples": {"rows": {"value": {"rows": [row]}}},
+        }
+    }
     if interface.image_column is not None:
         image: Json = {"type": "string", "contentMediaType": "image/*"}
         content["image/*"] = {"schema": image}
-        files = {"type": "array", "items": image, "minItems": 1, "maxItems": settings.max_request_rows}
+        files = {
+            "type": "array",
+            "items": image,
+            "minItems": 1,
+            "maxItems": settings.max_request_rows,
+        }
         content[predict_body.MULTIPART] = {
             "schema": {"type": "object", "properties": {"image": files}, "required": ["image"]},
         }
     else:
-        content[predict_body.MULTIPART] = content[predict_body.URLENCODED] = {"schema": _fields(interface)}
-        content[predict_body.CSV] = {"schema": {"type": "string"}, "example": examples.csv(interface)}
+        content[predict_body.MULTIPART] = content[predict_body.URLENCODED] = {
+            "schema": _fields(interface)
+        }
+        content[predict_body.CSV] = {
+            "schema": {"type": "string"},
+            "example": examples.csv(interface),
+        }
     fast = interface.fast_input
     if fast is not None:
         text = f"One tensor {fast['datatype']} {fast['shape']}; `?dtype=` and `?shape=` where it is another."
@@ -150,8 +186,13 @@ def _predict_content(interface: Interface, settings: Settings) -> Json:
 def _infer_content(interface: Interface) -> Json:
     text = f"JSON of as many bytes as the header `{binary.HEADER}` says, and the binary data of its tensors behind it."
     return {
-        predict_body.JSON: {"schema": _ref("InferRequest"), "examples": {"one": {"value": examples.infer(interface)}}},
-        predict_body.RAW: {"schema": {"type": "string", "contentMediaType": predict_body.RAW, "description": text}},
+        predict_body.JSON: {
+            "schema": _ref("InferRequest"),
+            "examples": {"one": {"value": examples.infer(interface)}},
+        },
+        predict_body.RAW: {
+            "schema": {"type": "string", "contentMediaType": predict_body.RAW, "description": text}
+        },
     }
 
 
@@ -160,8 +201,15 @@ def _infer_content(interface: Interface) -> Json:
 
 def _schemas(interface: Interface, settings: Settings) -> Json:
     text, flag = {"type": "string"}, {"type": "boolean"}
-    rows = {"type": "array", "items": _ref("Row"), "minItems": 1, "maxItems": settings.max_request_rows}
-    tensor = _object({"name": text, "datatype": text, "shape": _array("integer")}, parameters={"type": "object"})
+    rows = {
+        "type": "array",
+        "items": _ref("Row"),
+        "minItems": 1,
+        "maxItems": settings.max_request_rows,
+    }
+    tensor = _object(
+        {"name": text, "datatype": text, "shape": _array("integer")}, parameters={"type": "object"}
+    )
     tensors = {"type": "array", "items": tensor}
     return {
         "Error": _object({"error": text, "request_id": text}),
@@ -169,14 +217,21 @@ def _schemas(interface: Interface, settings: Settings) -> Json:
         "Rows": {"oneOf": [{**_object({"rows": rows}), "additionalProperties": False}, rows]},
         "Prediction": _prediction(interface),
         "Predictions": _object(
-            {"predictions": {"type": "array", "items": _ref("Prediction")}, "model": text, "version": text}
+            {
+                "predictions": {"type": "array", "items": _ref("Prediction")},
+                "model": text,
+                "version": text,
+            }
         ),
         "InferRequest": _infer_request(interface),
         "InferAnswer": _object(
             {
                 "model_name": text,
                 "model_version": text,
-                "outputs": {"type": "array", "items": {**tensor, "description": "With `data`, flat."}},
+                "outputs": {
+                    "type": "array",
+                    "items": {**tensor, "description": "With `data`, flat."},
+                },
             },
             id=text,
         ),
@@ -208,7 +263,9 @@ def _array(kind: str) -> Json:
 
 def _row(interface: Interface) -> Json:
     features = interface.features
-    ignored = {name: {"description": "Not looked at."} for name in (features.target, *features.ignored)}
+    ignored = {
+        name: {"description": "Not looked at."} for name in (features.target, *features.ignored)
+    }
     columns = {name: _column(column) for name, column in features.columns.items()}
     row: Json = {
         "type": "object",
@@ -229,7 +286,9 @@ def _fields(interface: Interface) -> Json:
     kinds = interface.kinds.items()
     return {
         "type": "object",
-        "properties": {name: number if kind == "numeric" else {"type": "string"} for name, kind in kinds},
+        "properties": {
+            name: number if kind == "numeric" else {"type": "string"} for name, kind in kinds
+        },
         "additionalProperties": False,
         "anyOf": [{"required": [name]} for name in interface.kinds],
     }
@@ -237,16 +296,26 @@ def _fields(interface: Interface) -> Json:
 
 def _column(column: Numeric | Categorical | Image) -> Json:
     if isinstance(column, Numeric):
-        return {"anyOf": [{"type": ["number", "null"]}, {"type": "string", "pattern": f"^{_NUMBER}$"}]}
+        return {
+            "anyOf": [{"type": ["number", "null"]}, {"type": "string", "pattern": f"^{_NUMBER}$"}]
+        }
     if isinstance(column, Categorical):
         known = ", ".join(column.categories)
         kinds = ["string", "number", "boolean", "null"]
-        return {"type": kinds, "description": f"Known are {known}.", "examples": list(column.categories[:3])}
+        return {
+            "type": kinds,
+            "description": f"Known are {known}.",
+            "examples": list(column.categories[:3]),
+        }
     pixels = {"type": "array", "items": {"type": "array", "minItems": 1}, "minItems": 1}
     size = f"of {column.height} x {column.width} pixels; others are resized"
     return {
         "oneOf": [
-            {"type": "string", "contentEncoding": "base64", "description": f"An encoded image {size}."},
+            {
+                "type": "string",
+                "contentEncoding": "base64",
+                "description": f"An encoded image {size}.",
+            },
             {**pixels, "description": f"Pixels [H, W] or [H, W, C] from 0 to 255 {size}."},
         ]
     }
@@ -257,7 +326,9 @@ def _prediction(interface: Interface) -> Json:
         return _object({"value": {"type": "number"}})
     score = {"type": "number", "minimum": 0, "maximum": 1}
     label = {"enum": list(interface.classes)}
-    return _object({"label": label, "score": score, "scores": _object(dict.fromkeys(interface.classes, score))})
+    return _object(
+        {"label": label, "score": score, "scores": _object(dict.fromkeys(interface.classes, score))}
+    )
 
 
 def _infer_request(interface: Interface) -> Json:
@@ -266,13 +337,20 @@ def _infer_request(interface: Interface) -> Json:
     tensor = _object(
         {
             "name": {"enum": names},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 8},
+            "shape": {
+                "type": "array",
+                "items": {"type": "integer", "minimum": 1},
+                "minItems": 1,
+                "maxItems": 8,
+            },
             "datatype": {"enum": [*binary.DATATYPES, "BYTES"]},
         },
         data={"type": "array"},
         parameters=parameters,
     )
-    output = _object({"name": {"enum": [output["name"] for output in interface.outputs]}}, parameters=parameters)
+    output = _object(
+        {"name": {"enum": [output["name"] for output in interface.outputs]}}, parameters=parameters
+    )
     return _object(
         {"inputs": {"type": "array", "items": tensor, "minItems": 1}},
         id={"type": ["string", "null"]},

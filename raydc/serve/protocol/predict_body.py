@@ -21,7 +21,9 @@ JSON, RAW, CSV = "application/json", "application/octet-stream", "text/csv"
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 KINDS = (JSON, "image/*", MULTIPART, URLENCODED, CSV, RAW)
 
-_DTYPES = {str(dtype): datatype for datatype, dtype in binary.DATATYPES.items() if datatype != "BF16"}
+_DTYPES = {
+    str(dtype): datatype for datatype, dtype in binary.DATATYPES.items() if datatype != "BF16"
+}
 _MAX_SHAPE_CHARS = 100
 
 
@@ -68,7 +70,9 @@ class Body:
         elif kind.startswith("image/"):
             return _image_inputs([self.content], interface, max_pixels)
         elif kind == MULTIPART:
-            parts = forms.multipart(self.content, self.content_type, max_rows + len(interface.kinds))
+            parts = forms.multipart(
+                self.content, self.content_type, max_rows + len(interface.kinds)
+            )
             files = [part for part in parts if part.is_file]
             if files:
                 return _file_inputs(files, len(parts), interface, max_rows, max_pixels)
@@ -88,7 +92,9 @@ class Body:
         if datatype is not None:
             datatype = _DTYPES.get(datatype, datatype)
             if datatype not in binary.DATATYPES:
-                raise RequestError(400, f"dtype is {datatype[:80]!r}; known are {', '.join(_DTYPES)}")
+                raise RequestError(
+                    400, f"dtype is {datatype[:80]!r}; known are {', '.join(_DTYPES)}"
+                )
         shape = _parse_shape(query["shape"]) if "shape" in query else None
         name, values = parse_raw(self.content, datatype, shape, interface, max_rows, "body")
         if name == interface.all_columns:
@@ -99,7 +105,9 @@ class Body:
 def _parse_shape(text: str) -> list[int]:
     sizes = text[:_MAX_SHAPE_CHARS].strip("[]()").split(",")
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
-        raise RequestError(400, f"shape is {text[:_MAX_SHAPE_CHARS]!r}; give whole numbers above 0 as in 1,28,28")
+        raise RequestError(
+            400, f"shape is {text[:_MAX_SHAPE_CHARS]!r}; give whole numbers above 0 as in 1,28,28"
+        )
     return [int(size) for size in sizes]
 
 
@@ -112,7 +120,11 @@ def _image_inputs(files: list[bytes], interface: Interface, max_pixels: int | No
 
 
 def _file_inputs(
-    files: list[forms.FormPart], num_parts: int, interface: Interface, max_rows: int, max_pixels: int | None
+    files: list[forms.FormPart],
+    num_parts: int,
+    interface: Interface,
+    max_rows: int,
+    max_pixels: int | None,
 ) -> Array:
     """A file of rows, or images: a row each."""
     if len(files) < num_parts:
@@ -120,7 +132,10 @@ def _file_inputs(
     if interface.image_column is None:
         if len(files) == 1 and files[0].kind in (JSON, CSV):
             return Body(files[0].content, files[0].kind, "").inputs(interface, max_rows, max_pixels)
-        raise RequestError(415, "this model takes no images; send one file of application/json or text/csv, or fields")
+        raise RequestError(
+            415,
+            "this model takes no images; send one file of application/json or text/csv, or fields",
+        )
     check_rows(len(files), max_rows, "the form")
     return _image_inputs([file.content for file in files], interface, max_pixels)
 
@@ -136,7 +151,9 @@ def parse_rows(value: Any, max_rows: int) -> list[dict[str, Any]]:
         if unknown or "rows" not in value:
             keys = ", ".join(repr(key[:80]) for key in list(value)[:10])
             got = f"; got the keys {keys}" if value else ""
-            raise RequestError(400, f'the body must be {{"rows": [{{"column": value, ...}}, ...]}}{got}')
+            raise RequestError(
+                400, f'the body must be {{"rows": [{{"column": value, ...}}, ...]}}{got}'
+            )
         value = value["rows"]
     if not isinstance(value, list):
         raise RequestError(400, f"rows must be a list of rows, not {kind_of(value)}")
@@ -145,5 +162,7 @@ def parse_rows(value: Any, max_rows: int) -> list[dict[str, Any]]:
     check_rows(len(value), max_rows, "the body")
     for index, row in enumerate(value):
         if not isinstance(row, dict):
-            raise RequestError(400, f"rows[{index}] must be an object of columns, not {kind_of(row)}")
+            raise RequestError(
+                400, f"rows[{index}] must be an object of columns, not {kind_of(row)}"
+            )
     return value

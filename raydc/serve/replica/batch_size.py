@@ -68,7 +68,9 @@ def _is_within(limit_s: float, forward_s: Callable[[], float]) -> bool:
     return False
 
 
-def best_batch_size(forward_s: Callable[[int], float], max_batch_size: int, budget_s: float = _BUDGET_S) -> int:
+def best_batch_size(
+    forward_s: Callable[[int], float], max_batch_size: int, budget_s: float = _BUDGET_S
+) -> int:
     """The smallest batch, of those a factor of two apart, that computes nearly as many rows a second as the best.
 
     Args:

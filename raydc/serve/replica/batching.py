@@ -119,7 +119,9 @@ class Batcher:
             self._compute_here(batch)
             return
         try:
-            y = await asyncio.get_running_loop().run_in_executor(self.executor, self.forward, self._join(batch))
+            y = await asyncio.get_running_loop().run_in_executor(
+                self.executor, self.forward, self._join(batch)
+            )
         except Exception as error:  # noqa: BLE001 -- a model may raise anything; each request gets it.
             _fail(batch, error)
         else:

@@ -101,7 +101,11 @@ class Service:
         if settings is None:
             return None
         traffic = settings.at(self._now_s())
-        if traffic.canary is not None and traffic.canary.has(key) and traffic.canary.version in self.loaded:
+        if (
+            traffic.canary is not None
+            and traffic.canary.has(key)
+            and traffic.canary.version in self.loaded
+        ):
             return self.loaded[traffic.canary.version]
         return self.loaded.get(traffic.version)
 
@@ -110,7 +114,11 @@ class Service:
         settings = self.settings
         if settings is None or not version.isdecimal() or len(version) > 18:
             return None
-        return self.loaded.get(int(version)) if int(version) in settings.at(self._now_s()).versions else None
+        return (
+            self.loaded.get(int(version))
+            if int(version) in settings.at(self._now_s()).versions
+            else None
+        )
 
     async def configure(self, settings: Settings) -> None:
         """Loads versions beside those that answer, checks them, and changes over in one assignment.
@@ -143,11 +151,16 @@ class Service:
             self.tallies = defaultdict(Tally)
             self.shadowing.forget()
         limits = settings.max_ongoing_requests, settings.max_queued_requests
-        if self.settings is None or limits != (self.settings.max_ongoing_requests, self.settings.max_queued_requests):
+        if self.settings is None or limits != (
+            self.settings.max_ongoing_requests,
+            self.settings.max_queued_requests,
+        ):
             self.places.resize(*limits)
         self.settings, self.loaded = settings, loaded
         if settings.since_s > self._now_s():
-            asyncio.get_running_loop().call_later(settings.since_s - self._now_s() + _RETIRE_AFTER_S, self._retire)
+            asyncio.get_running_loop().call_later(
+                settings.since_s - self._now_s() + _RETIRE_AFTER_S, self._retire
+            )
 
     def _retire(self) -> None:
         """Lets go of versions that no request will be given any more; those in work keep theirs."""
@@ -170,7 +183,9 @@ class Service:
 
         is_short, batch_size = await asyncio.to_thread(_checked, settings, version, measured)
         executor = None if is_short else self._forward_thread
-        batcher = Batcher(partial(_values, bundle), batch_size, settings.batch_wait_timeout_s, executor)
+        batcher = Batcher(
+            partial(_values, bundle), batch_size, settings.batch_wait_timeout_s, executor
+        )
         return Loaded(version, settings, bundle, source, _interface(bundle), batcher)
 
     def state(self) -> dict[str, Any]:
@@ -197,16 +212,22 @@ class Service:
         if len(x) <= most:
             values_BK = await loaded.batcher.submit(x)
         else:
-            parts = (loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most))
+            parts = (
+                loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)
+            )
             values_BK = np.concatenate(await asyncio.gather(*parts))
         if not math.isfinite(values_BK.sum()) and not np.isfinite(values_BK).all():
             row = int(np.argwhere(~np.isfinite(values_BK))[0, 0])
             if np.abs(x[row]).max() > _LARGE_INPUT:
-                raise RequestError(422, f"rows[{row}]: a number is so large that the model gives no finite number")
+                raise RequestError(
+                    422, f"rows[{row}]: a number is so large that the model gives no finite number"
+                )
             raise RequestError(500, f"rows[{row}]: the model gave a value that is no finite number")
         return values_BK
 
-    def mirror(self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], values_BK: Array) -> None:
+    def mirror(
+        self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], values_BK: Array
+    ) -> None:
         """Copies a request that has been answered to the shadow, where there is one and the request is in its share.
 
         Args:
@@ -226,13 +247,17 @@ class Service:
 
         def found() -> Predictions:
             x = inputs(shadow)
-            parts = [_values(shadow.bundle, x[start : start + most]) for start in range(0, len(x), most)]
+            parts = [
+                _values(shadow.bundle, x[start : start + most]) for start in range(0, len(x), most)
+            ]
             values_BK = np.concatenate(parts)
             if not np.isfinite(values_BK).all():
                 raise ValueError("no finite number")
             return shadow.bundle.features.answers(values_BK)
 
-        self.shadowing.copy(side.version, lambda: answered.bundle.features.answers(values_BK), found)
+        self.shadowing.copy(
+            side.version, lambda: answered.bundle.features.answers(values_BK), found
+        )
 
     async def work(self, function: Callable[[], Result]) -> Result:
         """Does what is too long for the event loop, in a thread."""
@@ -256,12 +281,16 @@ def _checked(settings: Settings, version: int, work: Callable[[Settings, int], R
     except RaydcError:
         raise
     except Exception as error:
-        raise CheckpointError(f"version {version} of {settings.model} does not work: {error!r}") from error
+        raise CheckpointError(
+            f"version {version} of {settings.model} does not work: {error!r}"
+        ) from error
 
 
 def _load(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
     registry = Registry(Storage(settings.storage))
-    bundle = bundles.load(registry.folder(settings.model, version), settings.device, settings.num_threads)
+    bundle = bundles.load(
+        registry.folder(settings.model, version), settings.device, settings.num_threads
+    )
     bundle.check_golden()
     if settings.optimize == "auto":
         bundle = optimize(bundle)

@@ -48,7 +48,9 @@ class Shadowing:
         """Starts counting anew."""
         self._comparison = None
 
-    def copy(self, version: int, given: Callable[[], Predictions], found: Callable[[], Predictions]) -> None:
+    def copy(
+        self, version: int, given: Callable[[], Predictions], found: Callable[[], Predictions]
+    ) -> None:
         """Hands over a copy of a request that has been answered; returns at once and never raises.
 
         Args:
@@ -67,11 +69,16 @@ class Shadowing:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(
-        self, comparison: Comparison, given: Callable[[], Predictions], found: Callable[[], Predictions]
+        self,
+        comparison: Comparison,
+        given: Callable[[], Predictions],
+        found: Callable[[], Predictions],
     ) -> None:
         started = time.perf_counter()
         try:
-            agreements = await asyncio.get_running_loop().run_in_executor(self._thread, _compare, given, found)
+            agreements = await asyncio.get_running_loop().run_in_executor(
+                self._thread, _compare, given, found
+            )
         except Exception:  # noqa: BLE001 -- a model may raise anything, and nobody waits for this answer.
             comparison.num_failed += 1
         else:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 
-from raydc.serve.watch.log_thread import RequestRecord
+from raydc.serve.watch.request_record import RequestRecord
 
 MAX_BYTES = 64 * 1024 * 1024
 NUM_KEPT = 4
@@ -71,7 +71,10 @@ class AccessLog:
     def _line(self, seen: RequestRecord) -> bytes:
         second = int(seen.time_s)
         if second != self._second:
-            self._second, self._second_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second, self._second_text = (
+                second,
+                time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)),
+            )
         told = {
             "time": f"{self._second_text}.{int((seen.time_s - second) * 1000):03d}Z",
             "request_id": seen.request_id[:_MAX_TEXT],

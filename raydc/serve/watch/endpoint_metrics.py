@@ -22,7 +22,7 @@ from collections import Counter as Count
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from raydc.serve.watch.log_thread import RequestRecord
+from raydc.serve.watch.request_record import RequestRecord
 
 SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
 REQUESTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
@@ -31,8 +31,14 @@ _WHOSE = ("model", "version", "role")
 COUNTERS = {
     "raydc_requests_total": ("Requests for a prediction.", (*_WHOSE, "code")),
     "raydc_predicted_rows_total": ("Rows of answered requests.", _WHOSE),
-    "raydc_batched_requests_total": ("Requests that went through a forward pass.", ("model", "version")),
-    "raydc_shadow_rows_total": ("Rows that a shadow got a copy of.", ("model", "version", "outcome")),
+    "raydc_batched_requests_total": (
+        "Requests that went through a forward pass.",
+        ("model", "version"),
+    ),
+    "raydc_shadow_rows_total": (
+        "Rows that a shadow got a copy of.",
+        ("model", "version", "outcome"),
+    ),
     "raydc_refused_versions_total": ("Versions that a replica refused.", ("model", "version")),
     "raydc_watch_dropped_total": ("Requests that were not logged.", ("model",)),
 }
@@ -52,8 +58,12 @@ class EndpointMetrics:
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
-        self._counters = {name: Counter(name, text, tags) for name, (text, tags) in COUNTERS.items()}
-        self._histograms = {name: Histogram(name, text, [*b], tags) for name, (text, b, tags) in HISTOGRAMS.items()}
+        self._counters = {
+            name: Counter(name, text, tags) for name, (text, tags) in COUNTERS.items()
+        }
+        self._histograms = {
+            name: Histogram(name, text, [*b], tags) for name, (text, b, tags) in HISTOGRAMS.items()
+        }
         self._gauges = {name: Gauge(name, text, tags) for name, (text, tags) in GAUGES.items()}
         self._shown: dict[tuple[str, ...], float] = {}
 
@@ -63,7 +73,9 @@ class EndpointMetrics:
         rows: Count[tuple[str, str, str]] = Count()
         for seen in lot:
             if seen.method == "POST":
-                seconds[(seen.model, seen.version, seen.role, str(seen.status))].append(seen.seconds)
+                seconds[(seen.model, seen.version, seen.role, str(seen.status))].append(
+                    seen.seconds
+                )
                 if seen.status == 200:
                     rows[(seen.model, seen.version, seen.role)] += seen.rows
         observe = self._histograms["raydc_request_seconds"].observe
@@ -74,7 +86,9 @@ class EndpointMetrics:
                 observe(value, tags)
         for whose, count in rows.items():
             if count:
-                self._counters["raydc_predicted_rows_total"].inc(count, dict(zip(_WHOSE, whose, strict=True)))
+                self._counters["raydc_predicted_rows_total"].inc(
+                    count, dict(zip(_WHOSE, whose, strict=True))
+                )
 
     def batches(self, model: str, version: str, sizes: Sequence[int]) -> None:
         """Requests of each forward pass since the last call."""

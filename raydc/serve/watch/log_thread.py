@@ -6,35 +6,12 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 logger = logging.getLogger("ray.serve")
 
 # Some seconds of the busiest replica that was measured.
 _MAX_WAITING = 32768
 _CLOSE_TIMEOUT_S = 5.0
-
-
-class RequestRecord(NamedTuple):
-    """One request. `client` is who was connected, HAProxy as a rule; `status` 499 where nobody got the answer; `role`
-    stable, canary or shadow; `token` the name of the token; sizes are of bodies.
-    """
-
-    time_s: float
-    request_id: str
-    client: str
-    forwarded_for: str
-    method: str
-    path: str
-    status: int
-    model: str
-    version: str
-    role: str
-    rows: int
-    seconds: float
-    bytes_in: int
-    bytes_out: int
-    token: str
 
 
 class LogThread:

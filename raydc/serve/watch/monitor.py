@@ -16,7 +16,8 @@ from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings
 from raydc.serve.watch.access_log import AccessLog
 from raydc.serve.watch.endpoint_metrics import EndpointMetrics
-from raydc.serve.watch.log_thread import LogThread, RequestRecord
+from raydc.serve.watch.log_thread import LogThread
+from raydc.serve.watch.request_record import RequestRecord
 
 logger = logging.getLogger("ray.serve")
 
@@ -34,7 +35,9 @@ class Monitor:
         place: Gives the file of the access log of a model.
     """
 
-    def __init__(self, service: Service, meters: EndpointMetrics, place: Callable[[str], Path]) -> None:
+    def __init__(
+        self, service: Service, meters: EndpointMetrics, place: Callable[[str], Path]
+    ) -> None:
         self._service = service
         self._meters = meters
         self._place = place
@@ -96,7 +99,9 @@ class Monitor:
             sizes = loaded.batcher.batch_sizes
             meters.batches(model, loaded.version, [sizes.popleft() for _ in range(len(sizes))])
         for version in list(self._service.refused):
-            meters.total("raydc_refused_versions_total", 1, {"model": model, "version": str(version)})
+            meters.total(
+                "raydc_refused_versions_total", 1, {"model": model, "version": str(version)}
+            )
         lost = self._watch.num_dropped + (self._log.num_lost if self._log is not None else 0)
         meters.total("raydc_watch_dropped_total", lost, {"model": model})
         if (counts := self._service.shadowing.counts()) is not None:

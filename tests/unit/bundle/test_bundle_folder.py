@@ -13,7 +13,7 @@ import pytest
 import small_models
 import torch
 
-from raydc import bundle, checkpoint
+from raydc import artefact, bundle
 from raydc.errors import CheckpointError, DataError
 from raydc.features import Features
 from raydc.storage import Storage
@@ -32,7 +32,9 @@ MAKERS: list[Callable[[], Features]] = [
 
 
 @pytest.mark.parametrize("features", MAKERS)
-def test_what_is_loaded_is_what_was_written(folder: Storage, features: Callable[[], Features]) -> None:
+def test_what_is_loaded_is_what_was_written(
+    folder: Storage, features: Callable[[], Features]
+) -> None:
     small_models.write_bundle(folder, features())
     loaded = bundle.load(folder)
     loaded.check_golden()
@@ -40,7 +42,14 @@ def test_what_is_loaded_is_what_was_written(folder: Storage, features: Callable[
     assert loaded.facts["run"] == "small"
     assert not loaded.model.training
     assert len(loaded.digest) == 64
-    names = ["model.safetensors", "features.json", "signature.json", "spec.yaml", "facts.json", "golden.json"]
+    names = [
+        "model.safetensors",
+        "features.json",
+        "signature.json",
+        "spec.yaml",
+        "facts.json",
+        "golden.json",
+    ]
     assert sorted(folder.names()) == sorted([*names, "card.md", "MANIFEST.json"])
 
 
@@ -55,7 +64,9 @@ def test_regression_answers_are_in_units_of_the_target(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.price_features())
     loaded = bundle.load(folder)
     raw = loaded.forward(loaded.features.apply({"size": [60.0]}))
-    assert loaded.predict_rows([{"size": 60.0}]) == [{"value": pytest.approx(float(raw[0, 0]) * 100 + 300)}]
+    assert loaded.predict_rows([{"size": 60.0}]) == [
+        {"value": pytest.approx(float(raw[0, 0]) * 100 + 300)}
+    ]
 
 
 def test_forward_is_the_same_whatever_the_threads_of_the_process(folder: Storage) -> None:
@@ -112,12 +123,12 @@ def test_a_folder_without_a_manifest_is_no_bundle(folder: Storage) -> None:
 
 def rewrite(folder: Storage, **changes: Callable[[Any], Any]) -> None:
     """Changes JSON files of a bundle and makes its manifest fit: a fault that no hash can see."""
-    meta, files = checkpoint.read_artefact(folder)
+    meta, files = artefact.read_artefact(folder)
     for stem, change in changes.items():
         value = json.loads(files[f"{stem}.json"])
         files[f"{stem}.json"] = json.dumps(change(value)).encode()
     folder.delete()
-    checkpoint.write_artefact(folder, files, meta)
+    artefact.write_artefact(folder, files, meta)
 
 
 def test_golden_rows_see_other_features(folder: Storage) -> None:
@@ -128,7 +139,9 @@ def test_golden_rows_see_other_features(folder: Storage) -> None:
         return features
 
     rewrite(folder, features=other_scale)
-    with pytest.raises(CheckpointError, match=r"golden rows\[0\]\.hours: the features give .*, expected"):
+    with pytest.raises(
+        CheckpointError, match=r"golden rows\[0\]\.hours: the features give .*, expected"
+    ):
         bundle.load(folder).check_golden()
 
 
@@ -159,14 +172,21 @@ def test_golden_rows_see_a_changed_picture(folder: Storage) -> None:
 def test_weights_of_another_model_are_refused(folder: Storage) -> None:
     spec = small_models.write_bundle(folder, small_models.table_features())
     with pytest.raises(CheckpointError, match="weights do not fit the model"):
-        bundle.write(folder, spec, small_models.table_features(), {"body.0.weight": torch.zeros(1)}, [], {})
+        bundle.write(
+            folder, spec, small_models.table_features(), {"body.0.weight": torch.zeros(1)}, [], {}
+        )
 
 
 def test_a_diverged_model_is_not_written(folder: Storage) -> None:
     spec = small_models.write_bundle(folder, small_models.table_features())
-    weights = {name: tensor * float("nan") for name, tensor in bundle.load(folder).model.state_dict().items()}
+    weights = {
+        name: tensor * float("nan")
+        for name, tensor in bundle.load(folder).model.state_dict().items()
+    }
     with pytest.raises(CheckpointError, match=r"golden rows\[0\]: the model gives nan"):
-        bundle.write(folder, spec, small_models.table_features(), weights, small_models.table_rows(2), {})
+        bundle.write(
+            folder, spec, small_models.table_features(), weights, small_models.table_rows(2), {}
+        )
 
 
 def test_the_card_says_what_it_is(folder: Storage) -> None:

@@ -26,7 +26,9 @@ def trained(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """A small model that counts as slow until it is compiled, and a compiler that does nothing."""
     folder = Storage(str(tmp_path)) / "made"
     small_models.write_bundle(folder, small_models.table_features(), num_golden=8)
-    monkeypatch.setattr(optimize, "_forward_s", lambda one: 1.0 if one.compute == "as trained" else 0.1)
+    monkeypatch.setattr(
+        optimize, "_forward_s", lambda one: 1.0 if one.compute == "as trained" else 0.1
+    )
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
     monkeypatch.setattr(optimize, "has_bf16", lambda: True)
     return bundle.load(folder)
@@ -53,7 +55,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -
     monkeypatch.setattr(torch, "compile", lambda network, **options: Spoilt(network))
 
 
-def test_what_the_golden_rows_allow_is_used(trained: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_golden_rows_allow_is_used(
+    trained: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, "ray.serve"):
         made = optimize.optimize(trained)
     assert made.compute == "compiled, bfloat16"
@@ -62,7 +66,9 @@ def test_what_the_golden_rows_allow_is_used(trained: Bundle, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 8, 21])
-def test_any_number_of_rows_is_run_in_the_sizes_that_are_warm(trained: Bundle, num_rows: int) -> None:
+def test_any_number_of_rows_is_run_in_the_sizes_that_are_warm(
+    trained: Bundle, num_rows: int
+) -> None:
     seen: list[int] = []
 
     def run(x: Tensor) -> Tensor:
@@ -79,12 +85,17 @@ def test_any_number_of_rows_is_run_in_the_sizes_that_are_warm(trained: Bundle, n
 def test_other_labels_and_other_scores_are_refused_and_said(
     trained: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for change, said in ((torch.neg, "the label of golden rows"), (lambda y: 1.5 * y, "a score differs by")):
+    for change, said in (
+        (torch.neg, "the label of golden rows"),
+        (lambda y: 1.5 * y, "a score differs by"),
+    ):
         caplog.clear()
         spoil(monkeypatch, change)
         with caplog.at_level(logging.WARNING, "ray.serve"):
             assert optimize.optimize(trained) is trained
-        assert [said in message for message in caplog.messages] == [True, True], "bfloat16, then float32"
+        assert [said in message for message in caplog.messages] == [True, True], (
+            "bfloat16, then float32"
+        )
 
 
 def test_a_compiler_that_fails_leaves_the_network_as_it_was(
@@ -108,18 +119,25 @@ def test_without_a_compiler_or_for_a_short_network_nothing_is_tried(
         monkeypatch.setattr(optimize.shutil, "which", lambda name: None)
         monkeypatch.delenv("CXX", raising=False)
         assert optimize.optimize(trained) is trained
-    assert ["too little to gain" in caplog.messages[0], "no C++ compiler" in caplog.messages[1]] == [True, True]
+    assert [
+        "too little to gain" in caplog.messages[0],
+        "no C++ compiler" in caplog.messages[1],
+    ] == [True, True]
 
 
 def test_a_regression_is_compared_in_standard_deviations() -> None:
     features = small_models.price_features()
     expected = np.zeros((4, 1), np.float32)
     assert optimize.disagreement(expected, expected + 0.01, features) is None
-    assert "0.5 standard deviations" in str(optimize.disagreement(expected, expected + 0.5, features))
+    assert "0.5 standard deviations" in str(
+        optimize.disagreement(expected, expected + 0.5, features)
+    )
     assert optimize.disagreement(expected, expected * np.nan, features) is not None
 
 
-def test_only_who_asks_gets_it(trained: Bundle, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_who_asks_gets_it(
+    trained: Bundle, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registry = Registry(Storage(str(tmp_path)))
     registry.register("small", registry.storage / "made", {})
     section = small_models.small_spec(registry.storage.uri).serve
@@ -132,7 +150,9 @@ def test_only_who_asks_gets_it(trained: Bundle, tmp_path: Any, monkeypatch: pyte
 
 
 @pytest.mark.soak
-def test_a_real_compiler_makes_a_convolution_faster(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_real_compiler_makes_a_convolution_faster(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     if not any(optimize.shutil.which(name) for name in optimize._COMPILERS):
         pytest.skip("no C++ compiler")
     folder = Storage(str(tmp_path)) / "made"

@@ -23,7 +23,9 @@ def test_young_daly_is_the_minimum_of_what_is_lost() -> None:
     best = young_daly(cost_s, mtbf_s)
     assert best == 120.0
 
-    def lost(interval_s: float) -> float:  # Per second: what checkpoints cost, and half an interval per failure.
+    def lost(
+        interval_s: float,
+    ) -> float:  # Per second: what checkpoints cost, and half an interval per failure.
         return cost_s / interval_s + interval_s / 2 / mtbf_s
 
     assert all(lost(best) < lost(best * factor) for factor in (0.5, 0.9, 1.1, 2.0))
@@ -39,7 +41,9 @@ def test_failures_are_attempts_that_did_not_end_on_purpose() -> None:
         event("run_started", 0.0),
         event("attempt_started", 10.0),
         event("checkpoint", 70.0),
-        event("attempt_started", 200.0),  # The first one failed after 60 s; what lies between is no training.
+        event(
+            "attempt_started", 200.0
+        ),  # The first one failed after 60 s; what lies between is no training.
         event("handed_over", 230.0),
         event("attempt_started", 300.0),
         event("run_finished", 310.0),
@@ -66,7 +70,10 @@ def test_by_steps_it_stays_due_until_one_is_taken() -> None:
 def test_by_seconds() -> None:
     interval = CheckpointInterval(Checkpoint(every_seconds=30.0), FailureHistory(), 0, 100.0)
     assert not interval.is_a_promise
-    assert [now for now in (100.0, 129.9, 130.0, 500.0) if interval.is_due(1, now)] == [130.0, 500.0]
+    assert [now for now in (100.0, 129.9, 130.0, 500.0) if interval.is_due(1, now)] == [
+        130.0,
+        500.0,
+    ]
     interval.taken(1, 131.0, 5.0)
     assert not interval.is_due(2, 160.9)
     assert interval.is_due(2, 161.0)
@@ -87,7 +94,8 @@ def test_auto_follows_the_cost_and_the_failures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost_s", "write_s", "expected_s"), [(1e-9, 0.0, LEAST_S), (1e4, 0.0, MOST_S), (1e-4, 30.0, 120.0)]
+    ("cost_s", "write_s", "expected_s"),
+    [(1e-9, 0.0, LEAST_S), (1e4, 0.0, MOST_S), (1e-4, 30.0, 120.0)],
 )
 def test_auto_has_bounds(cost_s: float, write_s: float, expected_s: float) -> None:
     interval = CheckpointInterval(Checkpoint(every_seconds="auto"), FailureHistory(), 0, 0.0)

@@ -13,7 +13,7 @@ from raydc import spec as specs
 from raydc.checkpoint import fork, resume
 from raydc.checkpoint.state import unpack_weights
 from raydc.cli import listing
-from raydc.data import prepare
+from raydc.data import prepared
 from raydc.errors import CheckpointError, RunError, UsageError
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
@@ -21,8 +21,8 @@ from raydc.tracking import lease
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> prepare.Prepared:
-    return prepare.load(write_pictures(Storage(str(tmp_path / "data"))))
+def data(tmp_path: Path) -> prepared.Prepared:
+    return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def runs(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "runs"))
 
 
-def trained(runs: Storage, data: prepare.Prepared, name: str = "first", **sections: Any) -> tuple[Spec, Storage]:
+def trained(
+    runs: Storage, data: prepared.Prepared, name: str = "first", **sections: Any
+) -> tuple[Spec, Storage]:
     """A run of one epoch, as the pipeline leaves it."""
     spec, folder = training_spec("x", name=name, train={"epochs": 1}, **sections), runs / name
     folder.write_json("resolved.yaml", specs.to_dict(spec))
@@ -38,7 +40,7 @@ def trained(runs: Storage, data: prepare.Prepared, name: str = "first", **sectio
     return spec, folder
 
 
-def again(spec: Spec, data: prepare.Prepared, folder: Storage, **arguments: Any) -> list[str]:
+def again(spec: Spec, data: prepared.Prepared, folder: Storage, **arguments: Any) -> list[str]:
     lines: list[str] = []
     train.run(spec, data, folder, lines.append, resume=True, **arguments)
     return lines
@@ -59,7 +61,9 @@ def test_unknown_run_is_refused_with_those_that_are_close(runs: Storage) -> None
 
 
 def test_every_changed_key_is_named_with_both_values() -> None:
-    spec = training_spec("x", train={"optimizer": {"name": "sgd", "momentum": 0.5}, "learning_rate": 0.01})
+    spec = training_spec(
+        "x", train={"optimizer": {"name": "sgd", "momentum": 0.5}, "learning_rate": 0.01}
+    )
     before = specs.to_dict(training_spec("y", seed=3, train={"gradient_clip_norm": 2.0}))
     with pytest.raises(RunError) as caught:
         resume.refuse_other_spec(spec, before)
@@ -70,35 +74,51 @@ def test_every_changed_key_is_named_with_both_values() -> None:
         "    train.optimizer.name: 'adamw' then, 'sgd' now",
     ]
     assert "--new" in (caught.value.hint or "")
-    other = training_spec("z", scaling={"num_workers": 3}, checkpoint={"num_to_keep": 1}, train={"logical_shards": 3})
+    other = training_spec(
+        "z", scaling={"num_workers": 3}, checkpoint={"num_to_keep": 1}, train={"logical_shards": 3}
+    )
     with pytest.raises(RunError, match=r"logical_shards: 3 then, 1 now") as caught:
         resume.refuse_other_spec(training_spec("x"), specs.to_dict(other))
     assert "--set train.logical_shards=3" in (caught.value.hint or "")
 
 
-def test_other_data_is_refused_before_anything_starts(tmp_path: Path, runs: Storage, data: prepare.Prepared) -> None:
+def test_other_data_is_refused_before_anything_starts(
+    tmp_path: Path, runs: Storage, data: prepared.Prepared
+) -> None:
     spec, folder = trained(runs, data)
-    other = prepare.load(write_pictures(Storage(str(tmp_path / "other")), seed=1))
+    other = prepared.load(write_pictures(Storage(str(tmp_path / "other")), seed=1))
     attempts = event_kinds(folder).count("attempt_started")
-    with pytest.raises(RunError, match=rf"data set {data.data_hash[:12]}, but .* is {other.data_hash[:12]}"):
+    with pytest.raises(
+        RunError, match=rf"data set {data.data_hash[:12]}, but .* is {other.data_hash[:12]}"
+    ):
         again(spec, other, folder)
     assert event_kinds(folder).count("attempt_started") == attempts
 
 
-def test_lost_checkpoints_are_no_reason_to_begin_again(runs: Storage, data: prepare.Prepared) -> None:
+def test_lost_checkpoints_are_no_reason_to_begin_again(
+    runs: Storage, data: prepared.Prepared
+) -> None:
     spec, folder = trained(runs, data)
     folder.delete("checkpoints")
-    with pytest.raises(CheckpointError, match=r"has written 2 checkpoints, the last after step 7, but .* holds none"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"has written 2 checkpoints, the last after step 7, but .* holds none",
+    ):
         again(spec, data, folder)
 
 
-def test_run_without_a_checkpoint_says_that_it_starts(runs: Storage, data: prepare.Prepared) -> None:
+def test_run_without_a_checkpoint_says_that_it_starts(
+    runs: Storage, data: prepared.Prepared
+) -> None:
     spec = training_spec("x", train={"epochs": 1})
-    assert again(spec, data, runs / "new")[0] == "train     no checkpoint was written before: starts at step 0"
+    assert (
+        again(spec, data, runs / "new")[0]
+        == "train     no checkpoint was written before: starts at step 0"
+    )
 
 
 def test_run_that_is_driven_elsewhere_is_refused(
-    runs: Storage, data: prepare.Prepared, monkeypatch: pytest.MonkeyPatch
+    runs: Storage, data: prepared.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, folder = trained(runs, data)
     assert listing.describe_run(folder)[0] == "finished"
@@ -111,13 +131,15 @@ def test_run_that_is_driven_elsewhere_is_refused(
 
 
 def test_driver_that_lost_the_run_writes_no_checkpoint(
-    runs: Storage, data: prepare.Prepared, monkeypatch: pytest.MonkeyPatch
+    runs: Storage, data: prepared.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, write = runs / "run", train.CheckpointStore.write
 
     def taken_over(store: Any, step: int, *arguments: Any) -> str:
         if step == 4:
-            folder.write_json(lease.FILE, {**vars(lease.read(folder)), "token": "other", "host": "far", "pid": 7})
+            folder.write_json(
+                lease.FILE, {**vars(lease.read(folder)), "token": "other", "host": "far", "pid": 7}
+            )
         return write(store, step, *arguments)
 
     monkeypatch.setattr(train.CheckpointStore, "write", taken_over)
@@ -129,9 +151,13 @@ def test_driver_that_lost_the_run_writes_no_checkpoint(
 # --fork ----------------------------------------------------------------------------------------------
 
 
-def test_fork_starts_with_the_weights_of_another_run(runs: Storage, data: prepare.Prepared) -> None:
+def test_fork_starts_with_the_weights_of_another_run(
+    runs: Storage, data: prepared.Prepared
+) -> None:
     trained(runs, data)
-    spec = training_spec("x", name="second", seed=5, train={"epochs": 1, "learning_rate": 0.5, "optimizer": "sgd"})
+    spec = training_spec(
+        "x", name="second", seed=5, train={"epochs": 1, "learning_rate": 0.5, "optimizer": "sgd"}
+    )
     found = fork.load(spec, data, runs, "first")
     folder, lines = runs / "second", list[str]()
     train.run(spec, data, folder, lines.append, fork=found)
@@ -140,7 +166,10 @@ def test_fork_starts_with_the_weights_of_another_run(runs: Storage, data: prepar
     assert origin is not None
     assert (origin.run, origin.step, origin.data_hash) == ("first", 7, data.data_hash)
     assert "forked" in event_kinds(folder)
-    assert "- Forked from: run 'first' after step 7" in (folder / "model").read_bytes("card.md").decode()
+    assert (
+        "- Forked from: run 'first' after step 7"
+        in (folder / "model").read_bytes("card.md").decode()
+    )
     assert bundle.load(folder / "model").facts["forked_from"] == "run 'first' after step 7"
     start = train.CheckpointStore(folder / "checkpoints", 3).read(0)
     assert start.meta["forked_from"]["step"] == 7
@@ -149,7 +178,7 @@ def test_fork_starts_with_the_weights_of_another_run(runs: Storage, data: prepar
     assert again(spec, data, folder)
 
 
-def test_fork_of_a_step(runs: Storage, data: prepare.Prepared) -> None:
+def test_fork_of_a_step(runs: Storage, data: prepared.Prepared) -> None:
     _, first = trained(runs, data)
     spec = training_spec("x", name="second")
     assert fork.load(spec, data, runs, "first:4").origin.step == 4
@@ -162,18 +191,25 @@ def test_fork_of_a_step(runs: Storage, data: prepare.Prepared) -> None:
         fork.load(spec, data, runs, "frist")
 
 
-def test_fork_of_another_model_is_refused(tmp_path: Path, runs: Storage, data: prepare.Prepared) -> None:
+def test_fork_of_another_model_is_refused(
+    tmp_path: Path, runs: Storage, data: prepared.Prepared
+) -> None:
     trained(runs, data)
     spec = training_spec("x", model={"name": "mlp", "hidden": [8], "dropout": 0.2})
     with pytest.raises(RunError, match=r"model\.hidden: \[16\] then, \[8\] now"):
         fork.load(spec, data, runs, "first")
-    line = prepare.load(write_line(Storage(str(tmp_path / "line"))))
+    line = prepared.load(write_line(Storage(str(tmp_path / "line"))))
     spec = training_spec("x", data={"task": "regression"})
-    with pytest.raises(RunError, match=r"rows of another form: body\.\S+ has shape \[16, 64\] there, \[16, 2\] here"):
+    with pytest.raises(
+        RunError,
+        match=r"rows of another form: body\.\S+ has shape \[16, 64\] there, \[16, 2\] here",
+    ):
         fork.load(spec, line, runs, "first")
 
 
-def test_fork_takes_the_normalisation_of_the_new_data(tmp_path: Path, runs: Storage, data: prepare.Prepared) -> None:
+def test_fork_takes_the_normalisation_of_the_new_data(
+    tmp_path: Path, runs: Storage, data: prepared.Prepared
+) -> None:
     _, first = trained(runs, data)
     found = fork.load(training_spec("x"), data, runs, "first")
     theirs = unpack_weights(train.CheckpointStore(first / "checkpoints", 3).read(7))

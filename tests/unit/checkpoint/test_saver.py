@@ -57,7 +57,9 @@ class Memory:
             assert self.may_go_on.acquire(timeout=LONG_S)
         if self.refuses:
             raise OSError("no holder")
-        self.states[copy.step] = Found(copy.step, copy.meta, {name: bytes(c) for name, c in copy.files.items()})
+        self.states[copy.step] = Found(
+            copy.step, copy.meta, {name: bytes(c) for name, c in copy.files.items()}
+        )
         return True
 
     def newest(self) -> Found | None:
@@ -70,7 +72,9 @@ class Memory:
         self.states = {kept: state for kept, state in self.states.items() if kept <= step}
 
 
-def make_saver(folder: Storage, memory: Memory | None = None, steps: int = 10, **checkpoint: Any) -> Saver:
+def make_saver(
+    folder: Storage, memory: Memory | None = None, steps: int = 10, **checkpoint: Any
+) -> Saver:
     section = {"every_steps": None, **checkpoint}
     spec = training_spec("x", checkpoint=section, fault_tolerance={"max_recomputed_steps": steps})
     store, journal = CheckpointStore(folder / "checkpoints", 3), Journal(folder, True, None)
@@ -100,10 +104,17 @@ def test_every_so_many_steps_without_exception(folder: Storage) -> None:
     run_steps(saver, range(1, 11))
     saver.finish(parts(10))
     assert saver._store.steps() == [6, 9, 10]
-    assert [r["step"] for r in events.read(folder, "events") if r["kind"] == "checkpoint"] == [3, 6, 9, 10]
+    assert [r["step"] for r in events.read(folder, "events") if r["kind"] == "checkpoint"] == [
+        3,
+        6,
+        9,
+        10,
+    ]
 
 
-def test_by_seconds_nobody_waits_for_the_one_before(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_seconds_nobody_waits_for_the_one_before(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     may_go_on = threading.Semaphore(0)
     write = CheckpointStore.write
 
@@ -127,13 +138,19 @@ def test_auto_says_what_it_has_come_to(folder: Storage, monkeypatch: pytest.Monk
     saver = make_saver(folder, every_seconds="auto")
     run_steps(saver, range(1, 3))
     drain(saver)
-    chosen = [record for record in events.read(folder, "events") if record["kind"] == "checkpoint_interval"]
+    chosen = [
+        record
+        for record in events.read(folder, "events")
+        if record["kind"] == "checkpoint_interval"
+    ]
     assert chosen[0].keys() >= {"interval_s", "cost_s", "mtbf_s", "failures"}
     assert chosen[0]["interval_s"] > 0
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(10, [8, 16]), (1, list(range(1, 23))), (0, [])])
-def test_in_memory_no_more_steps_are_lost_than_promised(folder: Storage, steps: int, expected: list[int]) -> None:
+def test_in_memory_no_more_steps_are_lost_than_promised(
+    folder: Storage, steps: int, expected: list[int]
+) -> None:
     memory = Memory()
     kept: list[int] = []
     saver = make_saver(folder, memory if steps else None, steps, every_steps=1000)
@@ -151,7 +168,9 @@ def test_a_step_waits_for_memory_once_it_has_promised(folder: Storage) -> None:
     memory = Memory()
     saver = make_saver(folder, memory, 2, every_steps=1000)
     memory.is_held = True
-    run_steps(saver, range(1, 4))  # The first state has not arrived: nothing is promised yet, nobody waits.
+    run_steps(
+        saver, range(1, 4)
+    )  # The first state has not arrived: nothing is promised yet, nobody waits.
     memory.may_go_on.release()
     drain(saver)
     run_steps(saver, range(4, 5))
@@ -164,7 +183,9 @@ def test_a_step_waits_for_memory_once_it_has_promised(folder: Storage) -> None:
     assert sorted(memory.states) == [1, 4, 5]
 
 
-def test_states_of_fast_steps_are_kept_by_the_clock(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_fast_steps_are_kept_by_the_clock(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(saver_module, "_MEMORY_EVERY_S", LONG_S)
     memory = Memory()
     saver = make_saver(folder, memory, 2, every_steps=1000)
@@ -186,7 +207,9 @@ def test_memory_that_refuses_costs_no_step(folder: Storage) -> None:
 def test_a_thread_that_is_late_gets_the_state_of_the_step_that_it_was_taken_after(
     tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = training_spec(str(tmp_path), train={"optimizer": "adam"}, checkpoint={"num_to_keep": 100})
+    spec = training_spec(
+        str(tmp_path), train={"optimizer": "adam"}, checkpoint={"num_to_keep": 100}
+    )
     on_time, late = (Storage(str(tmp_path / name)) for name in ("on_time", "late"))
     num_steps = worker.fit(spec, on_time, data).step
     write = Saver._write
@@ -203,8 +226,13 @@ def test_a_thread_that_is_late_gets_the_state_of_the_step_that_it_was_taken_afte
     one, other = (CheckpointStore(run / "checkpoints", 100) for run in (on_time, late))
     assert one.steps() == other.steps() == [4, 7, 8, 12, 14, 16, 20, 21]
     for step in one.steps():
-        assert one.read(step).files["optimizer.safetensors"] == other.read(step).files["optimizer.safetensors"], step
-        assert one.read(step).files["model.safetensors"] == other.read(step).files["model.safetensors"], step
+        assert (
+            one.read(step).files["optimizer.safetensors"]
+            == other.read(step).files["optimizer.safetensors"]
+        ), step
+        assert (
+            one.read(step).files["model.safetensors"] == other.read(step).files["model.safetensors"]
+        ), step
 
 
 # Now -------------------------------------------------------------------------------------------------
@@ -212,7 +240,10 @@ def test_a_thread_that_is_late_gets_the_state_of_the_step_that_it_was_taken_afte
 
 def test_now_returns_when_the_state_is_safe(folder: Storage) -> None:
     memory = Memory()
-    assert make_saver(folder, memory, every_steps=1000).save_now(parts(3), LONG_S) in ("memory", "storage")
+    assert make_saver(folder, memory, every_steps=1000).save_now(parts(3), LONG_S) in (
+        "memory",
+        "storage",
+    )
     assert make_saver(folder, every_steps=1000).save_now(parts(4), LONG_S) == "storage"
     assert event_kinds(folder).count("handed_over") == 2
     store = CheckpointStore(folder / "checkpoints", 3)
@@ -265,7 +296,9 @@ def test_disk_that_is_full_for_a_while_costs_a_checkpoint_but_not_the_run(
     assert worker.fit(spec, run, data, publish=notes.append) == undisturbed
     assert refusals["tries"] > 40
     assert {"checkpoint_delayed", "checkpoint"} <= {note["kind"] for note in notes}
-    assert "No space left" in next(note["reason"] for note in notes if note["kind"] == "checkpoint_delayed")
+    assert "No space left" in next(
+        note["reason"] for note in notes if note["kind"] == "checkpoint_delayed"
+    )
     assert weights_hash(run, 21) == weights_hash(Storage(str(tmp_path / "undisturbed")), 21)
     check_ledger(run, spec)
     assert not [name for name in run.names("checkpoints") if name.endswith(".tmp")]
@@ -284,7 +317,9 @@ def test_disk_that_stays_full_ends_the_run_with_a_remedy_and_what_was_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointStore, "write", refuse)
-        with pytest.raises(CheckpointError, match=r"could not be written to .*No space left on device") as caught:
+        with pytest.raises(
+            CheckpointError, match=r"could not be written to .*No space left on device"
+        ) as caught:
             worker.fit(spec, run, data)
     assert caught.value.hint == (
         "The newest that is there is of step 4. Make room or give access there, then type --resume."
@@ -318,7 +353,10 @@ def test_storage_that_is_away_at_the_start_is_asked_again(
 
 
 def test_restart_from_memory_is_the_undisturbed_run(tmp_path: Path, data: Storage) -> None:
-    spec, run = training_spec(str(tmp_path), checkpoint={"every_steps": 1000}), Storage(str(tmp_path / "run"))
+    spec, run = (
+        training_spec(str(tmp_path), checkpoint={"every_steps": 1000}),
+        Storage(str(tmp_path / "run")),
+    )
     undisturbed = worker.fit(spec, Storage(str(tmp_path / "undisturbed")), data)
     memory = Memory()
     with pytest.MonkeyPatch.context() as patch:
@@ -327,7 +365,11 @@ def test_restart_from_memory_is_the_undisturbed_run(tmp_path: Path, data: Storag
             worker.fit(spec, run, data, recent=memory)
     assert max(memory.states) == 8
     assert worker.fit(spec, run, data, recent=memory) == undisturbed
-    starts = [(r["step"], r["source"]) for r in events.read(run, "events") if r["kind"] == "attempt_started"]
+    starts = [
+        (r["step"], r["source"])
+        for r in events.read(run, "events")
+        if r["kind"] == "attempt_started"
+    ]
     assert starts == [(0, "storage"), (8, "memory")]
     check_ledger(run, spec)
     assert weights_hash(run, 21) == weights_hash(Storage(str(tmp_path / "undisturbed")), 21)
@@ -336,22 +378,31 @@ def test_restart_from_memory_is_the_undisturbed_run(tmp_path: Path, data: Storag
 def test_lines_that_an_object_store_does_not_have_yet_come_back_with_the_state(
     tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, run = training_spec(str(tmp_path), checkpoint={"every_steps": 1000}), Storage(str(tmp_path / "run"))
+    spec, run = (
+        training_spec(str(tmp_path), checkpoint={"every_steps": 1000}),
+        Storage(str(tmp_path / "run")),
+    )
     write_bytes = Storage.write_bytes
 
     def write(self: Storage, name: str, content: Any) -> None:
         (Path(self.root) / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self, name, content)
 
-    monkeypatch.setattr(Storage, "is_local", property(lambda self: "data" in self.uri))  # The run's folder is not.
+    monkeypatch.setattr(
+        Storage, "is_local", property(lambda self: "data" in self.uri)
+    )  # The run's folder is not.
     monkeypatch.setattr(Storage, "write_bytes", write)
     memory = Memory()
     with monkeypatch.context() as patch:
         patch.setattr(worker._Run, "checkpoint_if_due", _dying_at(12))
-        patch.setattr(Journal, "__exit__", lambda *_: None)  # A killed process writes no last lines.
+        patch.setattr(
+            Journal, "__exit__", lambda *_: None
+        )  # A killed process writes no last lines.
         with pytest.raises(KeyboardInterrupt):
             worker.fit(spec, run, data, recent=memory)
-    assert max(r["step"] for r in events.read(run, "metrics")) == 7  # Visible with the checkpoint of the epoch.
+    assert (
+        max(r["step"] for r in events.read(run, "metrics")) == 7
+    )  # Visible with the checkpoint of the epoch.
     worker.fit(spec, run, data, recent=memory)
     assert [r["step"] for r in events.read(run, "metrics") if r["kind"] == "start"] == [0, 8]
     check_ledger(run, spec)
@@ -360,13 +411,20 @@ def test_lines_that_an_object_store_does_not_have_yet_come_back_with_the_state(
 def test_an_error_leaves_its_lines_on_an_object_store(
     tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, run = training_spec(str(tmp_path), checkpoint={"every_steps": 1000}), Storage(str(tmp_path / "run"))
+    spec, run = (
+        training_spec(str(tmp_path), checkpoint={"every_steps": 1000}),
+        Storage(str(tmp_path / "run")),
+    )
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(Storage, "is_local", property(lambda self: "data" in self.uri))
     monkeypatch.setattr(worker._Run, "checkpoint_if_due", _dying_at(5))
     with pytest.raises(KeyboardInterrupt):
         worker.fit(spec, run, data)
-    assert [r["step"] for r in events.read(run, "metrics") if r["kind"] == "step"] == [1, 2, 3]  # The last flush.
+    assert [r["step"] for r in events.read(run, "metrics") if r["kind"] == "step"] == [
+        1,
+        2,
+        3,
+    ]  # The last flush.
     assert sum(r.get("useful_steps", 0) for r in events.read(run, "events")) == 5
 
 

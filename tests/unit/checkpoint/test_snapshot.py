@@ -22,7 +22,9 @@ def take(snapshots: Snapshots, step: int, network: nn.Module, step_state: Any) -
 
 
 def found(copy: HostCopy) -> Found:
-    return Found(copy.step, copy.meta, {name: bytes(content) for name, content in copy.files.items()})
+    return Found(
+        copy.step, copy.meta, {name: bytes(content) for name, content in copy.files.items()}
+    )
 
 
 def make_network() -> nn.Module:
@@ -42,8 +44,12 @@ def test_files_hold_the_state_of_the_moment() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     snapshots, copies, expected = Snapshots(torch.device("cpu")), [], []
     for step in range(2):
-        train(network, optimizer)  # The first copy is of an optimiser with state, the slots are filled once each.
-        copies.append(take(snapshots, step, network, {"optimizer": optimizer.state_dict(), "scheduler": None}))
+        train(
+            network, optimizer
+        )  # The first copy is of an optimiser with state, the slots are filled once each.
+        copies.append(
+            take(snapshots, step, network, {"optimizer": optimizer.state_dict(), "scheduler": None})
+        )
         copies[-1].complete()
         expected.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
     train(network, optimizer)
@@ -61,7 +67,12 @@ def test_the_state_of_the_optimiser_is_copied_when_it_has_to_be() -> None:
     network = make_network()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     train(network, optimizer)
-    copy = take(Snapshots(torch.device("cpu")), 1, network, {"optimizer": optimizer.state_dict(), "scheduler": None})
+    copy = take(
+        Snapshots(torch.device("cpu")),
+        1,
+        network,
+        {"optimizer": optimizer.state_dict(), "scheduler": None},
+    )
     weights = network[0].weight.detach().clone()
     with torch.no_grad():
         network[0].weight.zero_()  # A forward pass may do this.
@@ -85,10 +96,18 @@ def test_a_slot_is_used_again_when_all_have_let_go() -> None:
     with torch.no_grad():
         next(network.parameters()).add_(1.0)
     third = take(snapshots, 2, network, {})  # `first` has a user yet.
-    assert bytes(second.files["model.safetensors"]) == before == bytes(first.files["model.safetensors"])
+    assert (
+        bytes(second.files["model.safetensors"])
+        == before
+        == bytes(first.files["model.safetensors"])
+    )
     first.let_go()
     fourth = take(snapshots, 3, network, {})
-    assert bytes(fourth.files["model.safetensors"]) == bytes(third.files["model.safetensors"]) != before
+    assert (
+        bytes(fourth.files["model.safetensors"])
+        == bytes(third.files["model.safetensors"])
+        != before
+    )
     assert first._slot is fourth._slot
 
 
@@ -105,8 +124,15 @@ def test_layout_is_made_anew_when_the_tensors_change() -> None:
 
 def test_plain_values_come_back_as_they_were() -> None:
     values = {
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0), "flag": torch.tensor([True, False])}}, "lr": 0.5},
-        "scheduler": {"milestones": Counter({3: 1, 9: 1}), "betas": (0.9, 0.999), "nested": [{"last": 2}, None]},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0), "flag": torch.tensor([True, False])}},
+            "lr": 0.5,
+        },
+        "scheduler": {
+            "milestones": Counter({3: 1, 9: 1}),
+            "betas": (0.9, 0.999),
+            "nested": [{"last": 2}, None],
+        },
     }
     back = unpack_step(found(take(Snapshots(torch.device("cpu")), 1, make_network(), values)))
     assert torch.equal(back["optimizer"]["state"][0].pop("flag"), torch.tensor([True, False]))
@@ -117,7 +143,10 @@ def test_plain_values_come_back_as_they_were() -> None:
 
 def test_hashes_and_places() -> None:
     copy = take(Snapshots(torch.device("cpu")), 1, make_network(), {})
-    assert copy.hashes()["state.json"] == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert (
+        copy.hashes()["state.json"]
+        == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    )
     assert not copy.is_safe.is_set()
     copy.arrived("memory")
     copy.arrived("storage")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydc import checkpoint
+from raydc import artefact
 from raydc.checkpoint.store import CheckpointStore
 from raydc.errors import CheckpointError
 from raydc.storage import Storage
@@ -20,37 +20,39 @@ def folder(tmp_path: Path) -> Storage:
 
 
 def test_round_trip(folder: Storage) -> None:
-    checkpoint.write_artefact(folder, FILES, {"kind": "test"})
-    assert checkpoint.read_artefact(folder) == ({"kind": "test"}, FILES)
+    artefact.write_artefact(folder, FILES, {"kind": "test"})
+    assert artefact.read_artefact(folder) == ({"kind": "test"}, FILES)
 
 
 @pytest.mark.parametrize("position", range(3))
 def test_any_flipped_byte_is_found(folder: Storage, position: int) -> None:
-    checkpoint.write_artefact(folder, FILES, {})
+    artefact.write_artefact(folder, FILES, {})
     content = bytearray(FILES["a.bin"])
     content[position] ^= 4
     folder.write_bytes("a.bin", bytes(content))
-    with pytest.raises(CheckpointError, match=r"a\.bin is damaged: expected sha256 \w{16}, found \w{16}"):
-        checkpoint.read_artefact(folder)
+    with pytest.raises(
+        CheckpointError, match=r"a\.bin is damaged: expected sha256 \w{16}, found \w{16}"
+    ):
+        artefact.read_artefact(folder)
 
 
 def test_what_else_is_no_artefact(folder: Storage) -> None:
     with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
-        checkpoint.read_artefact(folder)
-    checkpoint.write_artefact(folder, FILES, {})
+        artefact.read_artefact(folder)
+    artefact.write_artefact(folder, FILES, {})
     folder.write_bytes("a.bin", b"\x00")
     with pytest.raises(CheckpointError, match="expected 3 bytes, found 1"):
-        checkpoint.read_artefact(folder)
+        artefact.read_artefact(folder)
     folder.delete("a.bin")
     with pytest.raises(CheckpointError, match=r"a\.bin is missing"):
-        checkpoint.read_artefact(folder)
+        artefact.read_artefact(folder)
     folder.write_bytes("MANIFEST.json", b'{"meta": {}, "fil')
     with pytest.raises(CheckpointError, match="cannot be read"):
-        checkpoint.read_artefact(folder)
+        artefact.read_artefact(folder)
 
 
 def test_torn_rewrite_is_no_artefact(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.write_artefact(folder, FILES, {})
+    artefact.write_artefact(folder, FILES, {})
 
     def dies(self: Storage, name: str, content: bytes) -> None:
         raise OSError("disk full")
@@ -58,9 +60,9 @@ def test_torn_rewrite_is_no_artefact(folder: Storage, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write_bytes", dies)
         with pytest.raises(OSError, match="disk full"):
-            checkpoint.write_artefact(folder, FILES, {})
+            artefact.write_artefact(folder, FILES, {})
     with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
-        checkpoint.read_artefact(folder)
+        artefact.read_artefact(folder)
 
 
 def test_newest_that_verifies_wins_and_the_others_are_named(folder: Storage) -> None:
@@ -104,7 +106,7 @@ def test_set_aside_does_not_count_as_newest(folder: Storage) -> None:
 
 def test_drafts_of_a_killed_writer_are_removed(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=1)
-    checkpoint.write_artefact(folder / "step_00000009.1234.tmp", FILES, {})
+    artefact.write_artefact(folder / "step_00000009.1234.tmp", FILES, {})
     assert store.newest() == (None, [])
     store.sweep_drafts()
     assert folder.names() == []
@@ -130,7 +132,10 @@ def test_damaged_checkpoint_is_set_aside_and_takes_no_place(folder: Storage) -> 
         store.set_aside(skip.step)
     assert store.newest()[1] == []  # It is named once.
     store.write(4, FILES, {})
-    assert store.steps() == [2, 4]  # It does not count among the newest two, which would have cost the second.
+    assert store.steps() == [
+        2,
+        4,
+    ]  # It does not count among the newest two, which would have cost the second.
 
 
 def test_refused_write_leaves_no_draft(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +158,13 @@ def test_refused_write_leaves_no_draft(folder: Storage, monkeypatch: pytest.Monk
 
 def test_object_store(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (1, 2, 3):
-        (folder.local_path / f"step_{step:08d}").mkdir(parents=True)  # Which a real one does not have.
+        (folder.local_path / f"step_{step:08d}").mkdir(
+            parents=True
+        )  # Which a real one does not have.
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
     store = CheckpointStore(folder, 2)
     for step in (1, 2, 3):
-        checkpoint.write_artefact(folder / f"step_{step:08d}", FILES, {"step": step})
+        artefact.write_artefact(folder / f"step_{step:08d}", FILES, {"step": step})
     store._prune(None)
     assert store.steps() == [2, 3]
     found, _ = store.newest()

@@ -25,13 +25,32 @@ COMMANDS = {
     "sweep": {"--set", "--address", "--resume", "--new"},
     "evaluate": {"--set", "--address"},
     "serve": {"--set", "--address", "--version", "--once"},
-    "predict": {"--set", "--address", "--url", "--row", "--image", "--input", "--output", "--timeout", "--token"},
+    "predict": {
+        "--set",
+        "--address",
+        "--url",
+        "--row",
+        "--image",
+        "--input",
+        "--output",
+        "--timeout",
+        "--token",
+    },
     "promote": {"--set", "--address", "--version", "--alias", "--why"},
     "rollback": {"--set", "--address", "--alias", "--why"},
     "token create": {"--set", "--name", "--rights", "--days"},
     "token list": {"--set"},
     "token revoke": {"--set", "--name"},
-    "canary": {"--set", "--address", "--version", "--fraction", "--follow", "--drop", "--alias", "--why"},
+    "canary": {
+        "--set",
+        "--address",
+        "--version",
+        "--fraction",
+        "--follow",
+        "--drop",
+        "--alias",
+        "--why",
+    },
     "shadow": {"--set", "--address", "--version", "--fraction", "--drop", "--alias", "--why"},
     "chaos": {"--set", "--address", "--steps", "--kills", "--seed", "--only", "--nodes"},
     "runs": {"--storage"},
@@ -48,7 +67,10 @@ def good(tmp_path: Path) -> Path:
 
 def test_options_are_frozen() -> None:
     # Configuration has one home, the spec; a new option needs a reason and a change here.
-    found = {name: {o for p in c.params for o in p.opts if o.startswith("--")} for name, c in commands(main)}
+    found = {
+        name: {o for p in c.params for o in p.opts if o.startswith("--")}
+        for name, c in commands(main)
+    }
     assert found == COMMANDS
 
 
@@ -72,7 +94,9 @@ def test_help_imports_neither_ray_nor_torch() -> None:
 def test_validate_says_valid_or_every_problem(good: Path) -> None:
     result = CliRunner().invoke(main, ["validate", str(good)])
     assert (result.exit_code, "valid" in result.output) == (0, True)
-    result = CliRunner().invoke(main, ["validate", str(good), "--set", "seed=x", "--set", "train.epochs=0"])
+    result = CliRunner().invoke(
+        main, ["validate", str(good), "--set", "seed=x", "--set", "train.epochs=0"]
+    )
     assert result.exit_code == 2
     assert "2 problem(s) in the spec; nothing was started." in result.output
 
@@ -85,10 +109,16 @@ def test_validate_says_valid_or_every_problem(good: Path) -> None:
         (["predict", "--row", "{}"], "no endpoint"),
         (["predict", "--url", "http://localhost:1", "--row", "{"], "not JSON"),
         (["predict", "--input", "a.csv"], "--input needs SPEC and --output"),
-        (["canary", "good.yaml", "--drop", "--version", "2"], "--drop and --version exclude each other"),
+        (
+            ["canary", "good.yaml", "--drop", "--version", "2"],
+            "--drop and --version exclude each other",
+        ),
         (["canary", "good.yaml", "--version", "2", "--fraction", "0"], "0<x<=1"),
         (["run", "good.yaml", "--resume", "--new"], "exclude each other"),
-        (["train", "good.yaml", "--resume", "--fork", "other"], "--resume and --fork exclude each other"),
+        (
+            ["train", "good.yaml", "--resume", "--fork", "other"],
+            "--resume and --fork exclude each other",
+        ),
     ],
 )
 def test_usage_faults_exit_with_2(
@@ -122,7 +152,15 @@ def test_runs_tells_of_one_run(tmp_path: Path) -> None:
     log = events.EventLog(run, "events")
     log.write(kind="run_started", time_s=100.0)
     seconds = {"start_up": 2.0, "useful_step": 5.0}
-    log.write(kind="time", since_s=103.0, until_s=110.0, step=7, useful_steps=7, recomputed_steps=0, seconds=seconds)
+    log.write(
+        kind="time",
+        since_s=103.0,
+        until_s=110.0,
+        step=7,
+        useful_steps=7,
+        recomputed_steps=0,
+        seconds=seconds,
+    )
     result = CliRunner().invoke(main, ["runs", "dead", "--storage", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "unfinished" in result.output

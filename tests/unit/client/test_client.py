@@ -111,7 +111,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint() -> Iterator[Scripted]:
     server = Scripted()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield server
     server.shutdown()
@@ -159,14 +161,18 @@ def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 Asking = Callable[..., Any]
 
 
-def ask_waiting(url: str, calls: int = 1, *, method: str = "predict", given: Any = ([{}],), **options: Any) -> Any:
+def ask_waiting(
+    url: str, calls: int = 1, *, method: str = "predict", given: Any = ([{}],), **options: Any
+) -> Any:
     with Client(url, **options) as one:
         for _ in range(calls):
             result = getattr(one, method)(*given)
         return result
 
 
-def ask_awaited(url: str, calls: int = 1, *, method: str = "predict", given: Any = ([{}],), **options: Any) -> Any:
+def ask_awaited(
+    url: str, calls: int = 1, *, method: str = "predict", given: Any = ([{}],), **options: Any
+) -> Any:
     async def run() -> Any:
         async with AsyncClient(url, **options) as one:
             for _ in range(calls):
@@ -194,7 +200,11 @@ def error(status: int, message: str, **headers: str) -> Answer:
 def test_rows_are_posted_as_json(endpoint: Scripted, ask: Asking) -> None:
     rows = [{"age": np.int64(41), "job": None}, {"age": np.float32(0.5), "job": "cook"}]
     answer = ask(endpoint.url, given=[rows])
-    assert (answer.predictions, answer.model, answer.version) == ((Prediction(value=1.0),), "m", "1")
+    assert (answer.predictions, answer.model, answer.version) == (
+        (Prediction(value=1.0),),
+        "m",
+        "1",
+    )
     ((method, path, headers, body),) = endpoint.requests
     assert (method, path, headers["content-type"]) == ("POST", "/predict", "application/json")
     assert json.loads(body) == {"rows": [{"age": 41, "job": None}, {"age": 0.5, "job": "cook"}]}
@@ -204,7 +214,9 @@ def test_rows_are_posted_as_json(endpoint: Scripted, ask: Asking) -> None:
 
 def test_a_classification_has_a_label_and_scores(endpoint: Scripted, ask: Asking) -> None:
     one = {"label": "yes", "score": 0.75, "scores": {"yes": 0.75, "no": 0.25}, "later": 1}
-    endpoint.answers = [(200, {}, json.dumps({"predictions": [one], "model": "m", "version": 7}).encode())]
+    endpoint.answers = [
+        (200, {}, json.dumps({"predictions": [one], "model": "m", "version": 7}).encode())
+    ]
     answer = ask(endpoint.url)
     assert answer.predictions == (Prediction("yes", 0.75, {"yes": 0.75, "no": 0.25}),)
     assert answer.version == "7"
@@ -229,7 +241,10 @@ def test_a_model_answers_at_the_root_or_below_its_name(endpoint: Scripted) -> No
     assert client.locate(endpoint.url, "digits") == endpoint.url
     endpoint.answers = [error(404, "no model 'digits'"), OK]
     assert client.locate(endpoint.url, "digits") == f"{endpoint.url}/digits"
-    assert [path for _, path, _, _ in endpoint.requests[1:]] == ["/v2/models/digits", "/digits/v2/models/digits"]
+    assert [path for _, path, _, _ in endpoint.requests[1:]] == [
+        "/v2/models/digits",
+        "/digits/v2/models/digits",
+    ]
     endpoint.answers = [error(404, "no model 'digits'")]
     with pytest.raises(ServeError, match="no model 'digits'"):
         client.locate(endpoint.url, "digits")
@@ -300,7 +315,9 @@ def test_the_token_is_sent_and_never_shown(
 
 
 def binary_answer(outputs: list[tuple[dict[str, Any], bytes]]) -> Answer:
-    named = [{**output, "parameters": {"binary_data_size": len(content)}} for output, content in outputs]
+    named = [
+        {**output, "parameters": {"binary_data_size": len(content)}} for output, content in outputs
+    ]
     header = json.dumps({"model_name": "m", "model_version": "3", "outputs": named}).encode()
     body = b"".join([header, *(content for _, content in outputs)])
     return 200, {"inference-header-content-length": str(len(header))}, body
@@ -334,7 +351,10 @@ def test_arrays_go_and_come_in_binary(endpoint: Scripted, ask: Asking) -> None:
     ]
     assert [one["parameters"]["binary_data_size"] for one in sent["inputs"]] == [8, 15, 12]
     assert body[size : size + 8] == struct.pack("<ii", 41, 7)
-    assert body[size + 8 : size + 23] == struct.pack("<I", 4) + b"cook" + struct.pack("<I", 3) + "né".encode()
+    assert (
+        body[size + 8 : size + 23]
+        == struct.pack("<I", 4) + b"cook" + struct.pack("<I", 3) + "né".encode()
+    )
     assert len(body) == size + 35
 
 
@@ -344,7 +364,10 @@ def test_the_endpoint_is_asked_for_the_model_once(endpoint: Scripted, ask: Askin
     endpoint.answers = [(200, {"x-raydc-model": "m"}, b"{}"), (200, {}, plain)]
     answer = ask(endpoint.url, 2, method="infer", given=[{"x": [1.0]}, ["value"]])
     assert answer.outputs["value"].tolist() == [2.5]
-    assert [path for _, path, _, _ in endpoint.requests] == ["/v2/health/ready", *["/v2/models/m/infer"] * 2]
+    assert [path for _, path, _, _ in endpoint.requests] == [
+        "/v2/health/ready",
+        *["/v2/models/m/infer"] * 2,
+    ]
     assert b'"outputs": [{"name": "value"' in endpoint.requests[1][3]
 
 
@@ -355,20 +378,33 @@ def test_what_is_no_tensor_is_named(value: Any) -> None:
 
 
 def test_tensors_that_are_cut_off_are_named(endpoint: Scripted) -> None:
-    endpoint.answers = [binary_answer([({"name": "scores", "datatype": "FP32", "shape": [2, 2]}, b"1234")])]
+    endpoint.answers = [
+        binary_answer([({"name": "scores", "datatype": "FP32", "shape": [2, 2]}, b"1234")])
+    ]
     with pytest.raises(ServeError, match="not as agreed"):
         ask_waiting(endpoint.url, method="infer", given=[{"x": [1]}], model="m")
 
 
 def test_metadata_is_typed(endpoint: Scripted, ask: Asking) -> None:
-    x, y = {"name": "x", "datatype": "FP32", "shape": [-1]}, {"name": "y", "datatype": "FP32", "shape": [-1, 3]}
-    value = {"name": "m", "versions": ["1", "2"], "inputs": [x], "outputs": [y], "parameters": {"task": "regression"}}
+    x, y = (
+        {"name": "x", "datatype": "FP32", "shape": [-1]},
+        {"name": "y", "datatype": "FP32", "shape": [-1, 3]},
+    )
+    value = {
+        "name": "m",
+        "versions": ["1", "2"],
+        "inputs": [x],
+        "outputs": [y],
+        "parameters": {"task": "regression"},
+    }
     endpoint.answers = [(200, {}, json.dumps(value).encode())]
     found = ask(endpoint.url, method="metadata", given=(), model="m")
     assert (found.name, found.versions, found.outputs[0].shape) == ("m", ("1", "2"), (-1, 3))
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"predictions": 1}', b'{"predictions": [1], "model": 1}'])
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b'{"predictions": 1}', b'{"predictions": [1], "model": 1}']
+)
 def test_an_answer_of_something_else_is_named(endpoint: Scripted, body: bytes) -> None:
     endpoint.answers = [(200, {}, body)]
     with pytest.raises(ServeError, match="Is that address an endpoint"):
@@ -391,7 +427,9 @@ def test_an_answer_of_something_else_is_named(endpoint: Scripted, body: bytes) -
         DROP,
     ],
 )
-def test_what_passes_is_tried_again(endpoint: Scripted, ask: Asking, clock: Clock, passing: Part) -> None:
+def test_what_passes_is_tried_again(
+    endpoint: Scripted, ask: Asking, clock: Clock, passing: Part
+) -> None:
     endpoint.answers = [passing, passing, OK]
     ask(endpoint.url)
     assert len(endpoint.requests) == 3
@@ -404,7 +442,9 @@ def test_a_refusal_is_final_and_in_the_endpoints_words(
     endpoint: Scripted, ask: Asking, clock: Clock, status: int
 ) -> None:
     endpoint.answers = [error(status, "rows[3].age: 'x' is not a number"), OK]
-    with pytest.raises(RefusedError, match=rf"answered {status}: rows\[3\].age: 'x' is not a number") as refused:
+    with pytest.raises(
+        RefusedError, match=rf"answered {status}: rows\[3\].age: 'x' is not a number"
+    ) as refused:
         ask(endpoint.url)
     assert len(endpoint.requests) == 1
     assert refused.value.status == status
@@ -419,7 +459,9 @@ def test_another_address_is_told(endpoint: Scripted) -> None:
 
 def test_delays_are_drawn_and_have_a_limit(endpoint: Scripted, ask: Asking, clock: Clock) -> None:
     endpoint.answers = [error(503, "not ready")]
-    with pytest.raises(UnavailableError, match=r"within 30 s and 9 attempts: 503: not ready") as gone:
+    with pytest.raises(
+        UnavailableError, match=r"within 30 s and 9 attempts: 503: not ready"
+    ) as gone:
         ask(endpoint.url, max_retries=8)
     assert len(endpoint.requests) == 9
     assert clock.slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
@@ -427,7 +469,9 @@ def test_delays_are_drawn_and_have_a_limit(endpoint: Scripted, ask: Asking, cloc
     assert (gone.value.status, {gone.value.request_id}) == (503, endpoint.ids)
 
 
-def test_one_deadline_covers_attempts_and_delays(endpoint: Scripted, ask: Asking, clock: Clock) -> None:
+def test_one_deadline_covers_attempts_and_delays(
+    endpoint: Scripted, ask: Asking, clock: Clock
+) -> None:
     endpoint.answers = [error(503, "not ready")]
     with pytest.raises(UnavailableError, match=r"within 3 s"):
         ask(endpoint.url, timeout_s=3.0)
@@ -443,7 +487,9 @@ def test_a_call_may_have_a_time_of_its_own(endpoint: Scripted, clock: Clock) -> 
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_waited_for(endpoint: Scripted, ask: Asking, clock: Clock, status: int) -> None:
+def test_retry_after_is_waited_for(
+    endpoint: Scripted, ask: Asking, clock: Clock, status: int
+) -> None:
     endpoint.answers = [error(status, "full", retry_after="7"), OK]
     ask(endpoint.url)
     assert clock.slept == [7.1]
@@ -458,7 +504,9 @@ def test_retry_after_may_be_a_date() -> None:
     assert wanted_s("soon") == wanted_s("") == wanted_s("-5") == 0.0
 
 
-def test_retry_after_beyond_the_deadline_is_not_waited_for(endpoint: Scripted, ask: Asking, clock: Clock) -> None:
+def test_retry_after_beyond_the_deadline_is_not_waited_for(
+    endpoint: Scripted, ask: Asking, clock: Clock
+) -> None:
     endpoint.answers = [error(429, "full", retry_after="3600")]
     with pytest.raises(UnavailableError, match="full; it asks for 3600 s"):
         ask(endpoint.url)
@@ -471,14 +519,18 @@ def test_connections_are_reused(endpoint: Scripted, ask: Asking) -> None:
     assert (len(endpoint.requests), endpoint.num_connections) == (5, 1)
 
 
-def test_a_kept_connection_that_breaks_costs_no_attempt(endpoint: Scripted, ask: Asking, clock: Clock) -> None:
+def test_a_kept_connection_that_breaks_costs_no_attempt(
+    endpoint: Scripted, ask: Asking, clock: Clock
+) -> None:
     endpoint.answers = [OK, DROP, error(503, "not ready"), OK]
     ask(endpoint.url, 2, max_retries=1)
     assert len(endpoint.requests) == 4
     assert clock.slept == [0.0, 0.1]
 
 
-def test_a_new_connection_that_breaks_is_an_attempt(endpoint: Scripted, ask: Asking, clock: Clock) -> None:
+def test_a_new_connection_that_breaks_is_an_attempt(
+    endpoint: Scripted, ask: Asking, clock: Clock
+) -> None:
     endpoint.answers = [DROP, OK]
     with pytest.raises(UnavailableError, match="1 attempt: Server disconnected"):
         ask(endpoint.url, max_retries=0)
@@ -502,7 +554,9 @@ def test_nobody_there_is_tried_again_and_says_how_to_start_it(ask: Asking, clock
     assert len(clock.slept) == 3
 
 
-def test_an_endpoint_that_comes_up_is_found(ask: Asking, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_an_endpoint_that_comes_up_is_found(
+    ask: Asking, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     servers: list[ThreadingHTTPServer] = []
@@ -560,10 +614,16 @@ def test_readiness_is_asked_once(endpoint: Scripted, ask: Asking, clock: Clock) 
 
 def test_both_clients_offer_the_same() -> None:
     def offered(kind: type) -> dict[str, list[str]]:
-        methods = {n: v for n, v in vars(kind).items() if not n.startswith("_") and inspect.isfunction(v)}
-        return {name: list(inspect.signature(method).parameters) for name, method in methods.items()}
+        methods = {
+            n: v for n, v in vars(kind).items() if not n.startswith("_") and inspect.isfunction(v)
+        }
+        return {
+            name: list(inspect.signature(method).parameters) for name, method in methods.items()
+        }
 
-    assert offered(AsyncClient) == {**offered(Client), "model": ["self"]}, "a property where nothing is awaited"
+    assert offered(AsyncClient) == {**offered(Client), "model": ["self"]}, (
+        "a property where nothing is awaited"
+    )
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
 
 
@@ -580,24 +640,38 @@ def test_what_a_request_failed_with_survives_pickling(endpoint: Scripted, clock:
     with pytest.raises(RaydcError) as refused:
         ask_waiting(endpoint.url)
     copy = pickle.loads(pickle.dumps(refused.value))  # noqa: S301 - exceptions cross processes pickled
-    assert (copy.status, copy.request_id, str(copy)) == (422, refused.value.request_id, str(refused.value))
+    assert (copy.status, copy.request_id, str(copy)) == (
+        422,
+        refused.value.request_id,
+        str(refused.value),
+    )
 
 
 def test_importing_it_is_light() -> None:
-    code = (
-        "import sys, raydc.client; print([m for m in ('ray', 'torch', 'httpx', 'numpy', 'pandas') if m in sys.modules])"
+    code = "import sys, raydc.client; print([m for m in ('ray', 'torch', 'httpx', 'numpy', 'pandas') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
 
 
 def test_the_program_of_the_readme_runs(
-    endpoint: Scripted, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    endpoint: Scripted,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    (program,) = re.findall(
+        r"^```python\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
     monkeypatch.chdir(tmp_path)
     Path("digit.png").write_bytes(b"\x89PNG")
-    said = {"predictions": [{"label": "7", "score": 1.0, "scores": {"7": 1.0}}], "model": "digits", "version": "3"}
+    said = {
+        "predictions": [{"label": "7", "score": 1.0, "scores": {"7": 1.0}}],
+        "model": "digits",
+        "version": "3",
+    }
     scores = {"name": "scores", "datatype": "FP32", "shape": [32, 10]}
     endpoint.answers = [
         (200, {}, json.dumps(said).encode()),

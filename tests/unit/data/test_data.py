@@ -22,7 +22,8 @@ NUMBERS = [
     np.array([0.1] * 10),
     np.array([1e308, 1.0, -1e308, 5e-324]),
     np.array([-1.5, 2.25, 1e-300, -0.0]),
-    np.random.default_rng(0).normal(size=1000) * 10.0 ** np.random.default_rng(1).integers(-50, 50, 1000),
+    np.random.default_rng(0).normal(size=1000)
+    * 10.0 ** np.random.default_rng(1).integers(-50, 50, 1000),
     np.array([]),
 ]
 
@@ -39,7 +40,9 @@ def test_the_order_of_adding_does_not_matter() -> None:
     numbers = NUMBERS[3]
     whole = moments.exact_moments(numbers)
     cut = np.split(np.random.default_rng(2).permutation(numbers), [1, 10, 400, 999])
-    assert tuple(map(sum, zip(*(moments.exact_moments(part) for part in cut), strict=True))) == whole
+    assert (
+        tuple(map(sum, zip(*(moments.exact_moments(part) for part in cut), strict=True))) == whole
+    )
     assert math.fsum(numbers) == float(Fraction(whole[0], 1 << moments.SHIFT))
 
 
@@ -86,8 +89,12 @@ def test_shards_take_every_row_once_and_in_order(rows_per_shard: int) -> None:
     plan = write.plan_shards(num_rows, rows_per_shard)
     for split in range(3):
         shards = [shard for shard in plan if shard.split == split]
-        taken = [(block, row) for shard in shards for block, a, b in shard.pieces for row in range(a, b)]
-        assert taken == [(block, row) for block, counts in enumerate(num_rows) for row in range(counts[split])]
+        taken = [
+            (block, row) for shard in shards for block, a, b in shard.pieces for row in range(a, b)
+        ]
+        assert taken == [
+            (block, row) for block, counts in enumerate(num_rows) for row in range(counts[split])
+        ]
         sizes = [sum(b - a for _, a, b in shard.pieces) for shard in shards]
         assert all(size == rows_per_shard for size in sizes[:-1])
         assert [shard.index for shard in shards] == list(range(len(shards)))
@@ -97,7 +104,25 @@ def test_shards_take_every_row_once_and_in_order(rows_per_shard: int) -> None:
 
 
 def test_text_of_numbers_counts_as_numbers() -> None:
-    column = pa.array(["1", " 2.5 ", "+3", "1.", ".5", "-1e3", "NaN", "-inf", None, "", " ", "x", "1_0", "0x1", "1,5"])
+    column = pa.array(
+        [
+            "1",
+            " 2.5 ",
+            "+3",
+            "1.",
+            ".5",
+            "-1e3",
+            "NaN",
+            "-inf",
+            None,
+            "",
+            " ",
+            "x",
+            "1_0",
+            "0x1",
+            "1,5",
+        ]
+    )
     parsed = values.parse_numbers(column)
     np.testing.assert_array_equal(parsed.values[:6], [1, 2.5, 3, 1, 0.5, -1000])
     assert parsed.values[7] == -np.inf
@@ -112,14 +137,19 @@ def test_numbers_are_read_as_python_reads_them() -> None:
 
 def test_images_survive_arrow() -> None:
     block = np.random.default_rng(0).integers(0, 256, (5, 3, 4), dtype=np.uint8)
-    for column in (values.image_block(block), values.image_array([image[:, :, None] for image in block])):
+    for column in (
+        values.image_block(block),
+        values.image_array([image[:, :, None] for image in block]),
+    ):
         assert column.type == values.IMAGE
         for index, image in enumerate(values.images_of(column.slice(1, 3))):
             np.testing.assert_array_equal(image[:, :, 0], block[index + 1])
 
 
 def _scans(cells: list[Any], cuts: list[int]) -> dict[str, Any]:
-    table = pa.table({values.ROW_ID: np.arange(len(cells), dtype=np.int64), "a": pa.array(cells, pa.string())})
+    table = pa.table(
+        {values.ROW_ID: np.arange(len(cells), dtype=np.int64), "a": pa.array(cells, pa.string())}
+    )
     bounds = [0, *cuts, len(cells)]
     parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
     return infer.merge(scan for scan in map(infer.scan, parts) if scan["rows"])
@@ -155,7 +185,10 @@ def test_idx_of_any_shape() -> None:
 @pytest.mark.parametrize(
     ("line", "cells"),
     [
-        (b'{"a": 1, "b": 1.5, "c": 2.0, "d": true, "e": null, "f": "x"}', ["1", "1.5", "2", "true", None, "x"]),
+        (
+            b'{"a": 1, "b": 1.5, "c": 2.0, "d": true, "e": null, "f": "x"}',
+            ["1", "1.5", "2", "true", None, "x"],
+        ),
         (b'{"a": NaN, "b": 12345678901234567890}', [None, "12345678901234567890"]),
     ],
 )
@@ -188,7 +221,10 @@ def test_files_are_in_the_order_of_their_names(tmp_path: Path) -> None:
 
 def test_a_glob_chooses_files(tmp_path: Path) -> None:
     _touch(tmp_path, "a1.parquet", "a2.parquet", "b1.parquet")
-    assert [file.name for file in _locate(f"{tmp_path}/a*.parquet").files] == ["a1.parquet", "a2.parquet"]
+    assert [file.name for file in _locate(f"{tmp_path}/a*.parquet").files] == [
+        "a1.parquet",
+        "a2.parquet",
+    ]
     with pytest.raises(DataError, match="no file matches"):
         _locate(f"{tmp_path}/c*.parquet")
 
@@ -196,12 +232,20 @@ def test_a_glob_chooses_files(tmp_path: Path) -> None:
 def test_test_files_come_after_training_files(tmp_path: Path) -> None:
     _touch(tmp_path, "test/cat/0.jpg", "train/cat/1.jpg", "train/dog/0.JPG", "train/dog/notes.txt")
     layout = _locate(str(tmp_path))
-    assert [(file.part, file.label) for file in layout.files] == [("train", "cat"), ("train", "dog"), ("test", "cat")]
+    assert [(file.part, file.label) for file in layout.files] == [
+        ("train", "cat"),
+        ("train", "dog"),
+        ("test", "cat"),
+    ]
     assert layout.first_test_id == 2 << 40
 
 
 def test_idx_files_find_their_labels(tmp_path: Path) -> None:
-    names = [f"{part}-{what}-ubyte.gz" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1")]
+    names = [
+        f"{part}-{what}-ubyte.gz"
+        for part in ("train", "t10k")
+        for what in ("images-idx3", "labels-idx1")
+    ]
     _touch(tmp_path, *names, "LICENSE", "train-images-idx3-ubyte")
     layout = _locate(str(tmp_path))
     pairs = [(file.part, file.name, file.labels.name) for file in layout.files if file.labels]

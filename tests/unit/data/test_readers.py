@@ -22,11 +22,15 @@ from raydc.spec import from_dict
 BODY = "".join(f"{row},{'uv'[row % 2]},{('no', 'yes')[row % 2]}\n" for row in range(50)).encode()
 
 
-def _read(path: Path, **data: Any) -> tuple[list[pa.Table], dict[str, str], Cleaner, sources.Layout]:
+def _read(
+    path: Path, **data: Any
+) -> tuple[list[pa.Table], dict[str, str], Cleaner, sources.Layout]:
     section = {"source": str(path), "target": "y", **data}
     spec = from_dict({"name": "x", "data": section, "model": {"name": "linear"}})
     layout = sources.locate(spec.data)
-    tables = [table for piece in Reader.of(layout, spec.data).pieces(layout.files) for table in piece()]
+    tables = [
+        table for piece in Reader.of(layout, spec.data).pieces(layout.files) for table in piece()
+    ]
     kinds = infer.Decision(spec.data, layout, infer.merge(map(infer.scan, tables)), print).kinds()
     return tables, kinds, Cleaner(None, spec.data, 0, kinds), layout
 
@@ -37,7 +41,9 @@ def _kinds(path: Path, **data: Any) -> dict[str, str]:
 
 def _fitted(path: Path, **data: Any) -> tuple[Features, pa.Table, Cleaner]:
     tables, _, cleaner, layout = _read(path, **data)
-    features = fit.finish(fit.merge(fit.partial(table, cleaner) for table in tables), cleaner, layout)
+    features = fit.finish(
+        fit.merge(fit.partial(table, cleaner) for table in tables), cleaner, layout
+    )
     return features, pa.concat_tables(tables), cleaner
 
 
@@ -76,7 +82,10 @@ def test_tabs_separate_the_cells_of_tsv(tmp_path: Path) -> None:
 def test_quotes_hold_commas_and_line_breaks_together(tmp_path: Path) -> None:
     content = b'a,"b, c",y\n' + b'1,"x, ""y""\nz",no\n2,w,yes\n' * 20
     features, rows, cleaner = _fitted(_file(tmp_path, content))
-    assert write.golden_rows(rows, cleaner)[:2] == [{"a": 1, "b, c": 'x, "y"\nz'}, {"a": 2, "b, c": "w"}]
+    assert write.golden_rows(rows, cleaner)[:2] == [
+        {"a": 1, "b, c": 'x, "y"\nz'},
+        {"a": 2, "b, c": "w"},
+    ]
     assert set(features.columns) == {"a", "b, c"}
 
 
@@ -102,7 +111,9 @@ def test_types_of_parquet(tmp_path: Path) -> None:
             "half": pa.array(np.arange(60, dtype=np.float16)),
             "float": pa.array([float("nan") if row % 5 == 0 else row / 10 for row in range(60)]),
             "bool": pa.array([row % 2 == 0 for row in range(60)]),
-            "decimal": pa.array([decimal.Decimal(row) / 4 for row in range(60)], pa.decimal128(10, 2)),
+            "decimal": pa.array(
+                [decimal.Decimal(row) / 4 for row in range(60)], pa.decimal128(10, 2)
+            ),
             "codes": pa.array(["p", "q", None] * 20).dictionary_encode(),
             "numbers": pa.array([1, 2, None] * 20).dictionary_encode(),
             "large": pa.array(["p", "q", None] * 20, pa.large_string()),
@@ -112,7 +123,9 @@ def test_types_of_parquet(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "rows.parquet")
     features, rows, cleaner = _fitted(tmp_path / "rows.parquet")
     numeric = {"int", "unsigned", "half", "float", "decimal", "numbers"}
-    assert {name for name, column in features.columns.items() if column.kind == "numeric"} == numeric
+    assert {
+        name for name, column in features.columns.items() if column.kind == "numeric"
+    } == numeric
     assert features.signature.classes == ("0", "1", "2")
     golden = write.golden_rows(rows, cleaner)
     # What is missing in row 5 is left out.
@@ -129,7 +142,9 @@ def test_types_of_parquet(tmp_path: Path) -> None:
         ("struct", pa.array([{"q": 1}] * 40)),
     ],
 )
-def test_types_that_are_no_input_can_be_excluded(tmp_path: Path, name: str, cells: pa.Array) -> None:
+def test_types_that_are_no_input_can_be_excluded(
+    tmp_path: Path, name: str, cells: pa.Array
+) -> None:
     table = pa.table({"a": range(40), "odd": cells, "y": ["no", "yes"] * 20})
     pq.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(DataError, match=rf"column 'odd' holds {name}.*\n.*exclude: \[odd\]"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raydc.artefact import MANIFEST
 from raydc.data import manifest, shards
 from raydc.errors import DataError
 from raydc.features import Features, Image, Numeric, Signature
@@ -29,7 +30,9 @@ VECTORS = Features(
 
 def _images(num_rows: int) -> tuple[Any, Any]:
     generator = np.random.default_rng(0)
-    return generator.integers(0, 256, (num_rows, 1, 4, 3), dtype=np.uint8), generator.integers(0, 2, num_rows)
+    return generator.integers(0, 256, (num_rows, 1, 4, 3), dtype=np.uint8), generator.integers(
+        0, 2, num_rows
+    )
 
 
 def _vectors(num_rows: int) -> tuple[Any, Any]:
@@ -39,10 +42,14 @@ def _vectors(num_rows: int) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("num_rows_per_shard", [1, 7, 50, 1000])
 @pytest.mark.parametrize(("features", "make"), [(IMAGES, _images), (VECTORS, _vectors)])
-def test_gathers_rows_in_any_order(tmp_path: Path, features: Features, make: Any, num_rows_per_shard: int) -> None:
+def test_gathers_rows_in_any_order(
+    tmp_path: Path, features: Features, make: Any, num_rows_per_shard: int
+) -> None:
     x, y = make(50)
     folder = Storage(str(tmp_path / "set"))
-    shards.write_data_set(folder, features, {"train": (x, y)}, num_rows_per_shard=num_rows_per_shard)
+    shards.write_data_set(
+        folder, features, {"train": (x, y)}, num_rows_per_shard=num_rows_per_shard
+    )
     rows = shards.open_rows(folder, "train")
     positions = np.random.default_rng(2).integers(0, 50, 200)
 
@@ -67,9 +74,13 @@ def test_gathered_rows_are_copies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_rows_per_shard", [3, 1000])
 @pytest.mark.parametrize("position", [-1, 5])
-def test_a_position_outside_is_refused(tmp_path: Path, num_rows_per_shard: int, position: int) -> None:
+def test_a_position_outside_is_refused(
+    tmp_path: Path, num_rows_per_shard: int, position: int
+) -> None:
     folder = Storage(str(tmp_path / "set"))
-    shards.write_data_set(folder, IMAGES, {"train": _images(5)}, num_rows_per_shard=num_rows_per_shard)
+    shards.write_data_set(
+        folder, IMAGES, {"train": _images(5)}, num_rows_per_shard=num_rows_per_shard
+    )
     with pytest.raises(IndexError, match=r"\[0, 5\)"):
         shards.open_rows(folder, "train").gather(np.array([0, position]))
 
@@ -98,7 +109,7 @@ def test_a_missing_manifest_is_no_data_set(tmp_path: Path) -> None:
 
 def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
-    folder.write_json(manifest.MANIFEST, {"format": 99})
+    folder.write_json(MANIFEST, {"format": 99})
     with pytest.raises(DataError, match="format 99, but this raydc reads 1"):
         shards.open_rows(folder, "train")
 
@@ -108,7 +119,9 @@ def test_a_shorter_shard_is_named_at_once(tmp_path: Path) -> None:
     shards.write_data_set(folder, IMAGES, {"train": _images(5)})
     path = tmp_path / "train-00000.arrow"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged: expected \d+ bytes, found \d+ bytes"):
+    with pytest.raises(
+        DataError, match=r"train-00000\.arrow is damaged: expected \d+ bytes, found \d+ bytes"
+    ):
         shards.open_rows(folder, "train")
 
 
@@ -138,10 +151,14 @@ class _Remote(Storage):
         return super().read_bytes(name)
 
 
-def test_a_remote_shard_is_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_shard_is_fetched_once_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
     x, y = _images(20)
-    shards.write_data_set(Storage(str(tmp_path / "set")), IMAGES, {"train": (x, y)}, num_rows_per_shard=10)
+    shards.write_data_set(
+        Storage(str(tmp_path / "set")), IMAGES, {"train": (x, y)}, num_rows_per_shard=10
+    )
     remote = _Remote(str(tmp_path / "set"))
     for _ in range(2):
         rows = shards.open_rows(remote, "train")

@@ -11,7 +11,12 @@ CPU = {"CPU": 1.0}
 
 
 def test_room_counts_what_is_free_and_what_the_run_holds_itself() -> None:
-    nodes = [Node("held", {"CPU": 0.0}), Node("free", {"CPU": 2.0}), Node("other", {"CPU": 0.99}), Node("new", {})]
+    nodes = [
+        Node("held", {"CPU": 0.0}),
+        Node("free", {"CPU": 2.0}),
+        Node("other", {"CPU": 0.99}),
+        Node("new", {}),
+    ]
     assert capacity.room(nodes, CPU, {}) == {"free": 2}
     assert capacity.room(nodes, CPU, {"held": 1, "free": 1, "gone": 3}) == {"held": 1, "free": 3}
 
@@ -53,12 +58,19 @@ def test_a_run_grows_when_there_has_been_room_for_a_while() -> None:
 def test_a_run_does_not_grow_into_what_it_could_not_start() -> None:
     chosen = size()
     chosen.not_started(3, 0.0)
-    assert [chosen.grows_to(2, 3, now_s) for now_s in (1.0, 30.0, 60.0, 63.0)] == [None, None, None, 3]
+    assert [chosen.grows_to(2, 3, now_s) for now_s in (1.0, 30.0, 60.0, 63.0)] == [
+        None,
+        None,
+        None,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(
     ("fits", "deadline_s", "leaves"),
     [(1, 1000.0, True), (0, 1000.0, False), (0, 109.0, True), (0, None, True)],
 )
-def test_it_leaves_when_it_can_go_on_or_must(fits: int, deadline_s: float | None, leaves: bool) -> None:
+def test_it_leaves_when_it_can_go_on_or_must(
+    fits: int, deadline_s: float | None, leaves: bool
+) -> None:
     assert capacity.leaves_now(fits, 1, deadline_s, 100.0, 10.0) is leaves

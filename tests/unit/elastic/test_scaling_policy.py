@@ -71,10 +71,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return Cluster(monkeypatch)
 
 
-def scaling(least: int, most: int, start_timeout_s: float = 60.0) -> tuple[scaling_policy.ElasticScaling, Board]:
+def scaling(
+    least: int, most: int, start_timeout_s: float = 60.0
+) -> tuple[scaling_policy.ElasticScaling, Board]:
     board, config = Board(), ScalingConfig(num_workers=(least, most))
     return scaling_policy.ElasticScaling(
-        config, {"CPU": 1.0}, start_timeout_s, board, StandbyProcesses(False, "no.entry"), autoscales=False
+        config,
+        {"CPU": 1.0},
+        start_timeout_s,
+        board,
+        StandbyProcesses(False, "no.entry"),
+        autoscales=False,
     ), board
 
 
@@ -84,7 +91,11 @@ def running(policy: scaling_policy.ElasticScaling) -> Any:
 
 def test_starts_with_what_is_free_and_nowhere_else(cluster: Cluster) -> None:
     policy, _ = scaling(1, 4)
-    cluster.nodes = [Node("b", {"CPU": 1.0}), Node("a", {"CPU": 2.5}), Node("dead", {"CPU": 9.0}, answers=False)]
+    cluster.nodes = [
+        Node("b", {"CPU": 1.0}),
+        Node("a", {"CPU": 2.5}),
+        Node("dead", {"CPU": 9.0}, answers=False),
+    ]
     decision = policy.make_decision_for_non_running_worker_group()
     assert (decision.num_workers, decision.resources_per_worker) == (3, {"CPU": 1.0})
     selector = policy.on_controller_start_worker_group(scaling_config=None, num_workers=3)
@@ -109,7 +120,9 @@ def test_waits_for_room_and_then_gives_up(cluster: Cluster) -> None:
     policy, board = scaling(2, 4, start_timeout_s=60.0)
     cluster.nodes = [Node("a", {"CPU": 1.0})]
     for _ in range(3):
-        assert isinstance(policy.make_decision_for_non_running_worker_group(), internals.NoopDecision)
+        assert isinstance(
+            policy.make_decision_for_non_running_worker_group(), internals.NoopDecision
+        )
         cluster.now_s += 20.0
     assert board.kinds == ["waits_for_resources"]
     cluster.now_s += 1.0
@@ -128,7 +141,9 @@ def test_asks_a_group_to_end_when_it_can_grow(cluster: Cluster) -> None:
     cluster.now_s += 1.0
     running(policy)
     assert asked == ["grow", "grow"]
-    assert [(record["kind"], record["world_size"], record["to"]) for record in board.told] == [("resize_planned", 1, 3)]
+    assert [(record["kind"], record["world_size"], record["to"]) for record in board.told] == [
+        ("resize_planned", 1, 3)
+    ]
 
 
 def test_leaves_a_draining_node_at_once_where_it_can_go_on(cluster: Cluster) -> None:
@@ -184,7 +199,9 @@ def test_processes_stand_by_for_workers_and_for_as_many_more_as_there_may_be(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted: list[dict[str, int]] = []
-    monkeypatch.setattr(StandbyProcesses, "ask_for", lambda self, counts, nodes: wanted.append(dict(counts)))
+    monkeypatch.setattr(
+        StandbyProcesses, "ask_for", lambda self, counts, nodes: wanted.append(dict(counts))
+    )
     policy, _ = scaling(1, 4)
     policy.group_is([worker("a"), worker("a")])
     cluster.nodes = [Node("a", {"CPU": 1.0}), Node("b", {"CPU": 9.0}), Node("c", {"CPU": 9.0})]
@@ -203,19 +220,26 @@ def test_processes_stand_by_for_workers_and_for_as_many_more_as_there_may_be(
 
 
 def policy_of(max_failures: int, max_preemption_failures: int = -1) -> FailurePolicy:
-    config = FailureConfig(max_failures=max_failures, max_preemption_failures=max_preemption_failures)
+    config = FailureConfig(
+        max_failures=max_failures, max_preemption_failures=max_preemption_failures
+    )
     return FailurePolicy(config, Board())
 
 
 def group_error(**by_rank: Exception) -> Any:
-    return internals.WorkerGroupError("failed", {int(rank[1:]): error for rank, error in by_rank.items()})
+    return internals.WorkerGroupError(
+        "failed", {int(rank[1:]): error for rank, error in by_rank.items()}
+    )
 
 
 def test_a_planned_end_is_no_failure() -> None:
     policy = policy_of(max_failures=0, max_preemption_failures=0)
     for _ in range(5):
         assert (
-            policy.make_decision(group_error(r0=PlannedStopError("grow", 4), r1=PlannedStopError("grow", 4))) == RETRY
+            policy.make_decision(
+                group_error(r0=PlannedStopError("grow", 4), r1=PlannedStopError("grow", 4))
+            )
+            == RETRY
         )
     assert policy._board.told[0]["cause"] == "grow"
 
@@ -227,7 +251,10 @@ def test_a_drain_is_a_preemption() -> None:
 
 
 def test_a_refusal_ends_the_run_at_once() -> None:
-    assert policy_of(-1).make_decision(group_error(r0=DataError("no"), r1=PeerLostError("lost"))) == RAISE
+    assert (
+        policy_of(-1).make_decision(group_error(r0=DataError("no"), r1=PeerLostError("lost")))
+        == RAISE
+    )
 
 
 def failure(message: str = "cat", step: int = 3, rank: int = 0) -> WorkerFailure:
@@ -245,13 +272,19 @@ def test_the_same_error_at_the_same_step_is_not_tried_for_ever() -> None:
     assert [policy.make_decision(group_error(r0=error)) for error in other] == [RETRY] * 3
     # Whichever rank it comes up in.
     same = [failure(rank=rank) for rank in (0, 1, 0)]
-    decisions = [policy.make_decision(group_error(r0=error, r1=PeerLostError("lost"))) for error in same]
+    decisions = [
+        policy.make_decision(group_error(r0=error, r1=PeerLostError("lost"))) for error in same
+    ]
     assert decisions == [RETRY, RETRY, RAISE]
 
 
 def test_deaths_are_counted_by_ray() -> None:
     policy = policy_of(max_failures=2)
-    assert [policy.make_decision(group_error(r0=RuntimeError("died"))) for _ in range(3)] == [RETRY, RETRY, RAISE]
+    assert [policy.make_decision(group_error(r0=RuntimeError("died"))) for _ in range(3)] == [
+        RETRY,
+        RETRY,
+        RAISE,
+    ]
 
 
 def test_what_cannot_start_is_not_tried_for_ever() -> None:
@@ -264,7 +297,11 @@ def test_what_cannot_start_is_not_tried_for_ever() -> None:
         return internals.ControllerError(error)
 
     task_error = RayTaskError("work", "Traceback ... ImportError", ImportError("no module"))
-    assert [policy.make_decision(not_started(task_error)) for _ in range(3)] == [RETRY, RETRY, RAISE]
+    assert [policy.make_decision(not_started(task_error)) for _ in range(3)] == [
+        RETRY,
+        RETRY,
+        RAISE,
+    ]
     assert policy.make_decision(not_started(OSError("died"))) == RETRY
 
 
@@ -276,7 +313,11 @@ def test_a_failure_is_one_page_and_crosses_processes() -> None:
 
 
 def test_objects_without_a_name_do_not_make_an_error_another() -> None:
-    assert failure("<Cat at 0x7f01>").key == failure("<Cat at 0x8ee2>").key != failure("<Dog at 0x7f01>").key
+    assert (
+        failure("<Cat at 0x7f01>").key
+        == failure("<Cat at 0x8ee2>").key
+        != failure("<Dog at 0x7f01>").key
+    )
 
 
 def test_look_leaves_out_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,11 +327,18 @@ def test_look_leaves_out_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         nodes = [
-            {"NodeID": name, "Alive": alive, "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port + offset}
+            {
+                "NodeID": name,
+                "Alive": alive,
+                "NodeManagerAddress": "127.0.0.1",
+                "NodeManagerPort": port + offset,
+            }
             for name, alive, offset in (("a", True, 0), ("gone", False, 0), ("drains", True, 0))
         ]
         monkeypatch.setattr(node_probe.ray, "nodes", lambda: nodes)
-        monkeypatch.setattr(internals, "available_resources_per_node", lambda: {"a": {"CPU": 1.0}}, False)
+        monkeypatch.setattr(
+            internals, "available_resources_per_node", lambda: {"a": {"CPU": 1.0}}, False
+        )
         monkeypatch.setattr(internals, "draining_nodes", lambda: {"drains": 5000})
         address = f"127.0.0.1:{port}"
         assert node_probe.probe_nodes() == [

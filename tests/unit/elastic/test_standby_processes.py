@@ -21,7 +21,9 @@ class Nodes:
         self.now_s = 100.0
         self.asked: list[tuple[str, int]] = []
         self.refuses: set[str] = set()
-        monkeypatch.setattr(standby_processes, "time", types.SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(
+            standby_processes, "time", types.SimpleNamespace(monotonic=lambda: self.now_s)
+        )
         monkeypatch.setattr(StandbyProcesses, "_start", self.start)
 
     def start(self, node: Node, num_processes: int) -> bool:

@@ -11,7 +11,9 @@ from raydc import engine
 from raydc.engine import connection
 
 
-@pytest.mark.parametrize(("address", "asked"), [(None, "local"), ("10.0.0.1:6379", "10.0.0.1:6379")])
+@pytest.mark.parametrize(
+    ("address", "asked"), [(None, "local"), ("10.0.0.1:6379", "10.0.0.1:6379")]
+)
 def test_a_ray_that_happens_to_run_here_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, address: str | None, asked: str
 ) -> None:

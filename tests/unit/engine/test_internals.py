@@ -10,7 +10,9 @@ import pytest
 from raydc.engine import internals
 from raydc.errors import ClusterError
 
-_PRIVATE = re.compile(r"^\s*(from|import) ray(\.\w+)*\.?(\b_\w+|.*\b_internal|.*\b_private|.* import _)|\bray\._\w")
+_PRIVATE = re.compile(
+    r"^\s*(from|import) ray(\.\w+)*\.?(\b_\w+|.*\b_internal|.*\b_private|.* import _)|\bray\._\w"
+)
 
 
 def test_this_ray_is_the_one_that_raydc_is_built_for() -> None:

@@ -23,10 +23,15 @@ def test_ray_serve_knows_every_setting(tmp_path: Path) -> None:
 def test_two_local_rays_share_nothing(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-    one, other = serve_environment.local(tmp_path / "one"), serve_environment.local(tmp_path / "other")
+    one, other = (
+        serve_environment.local(tmp_path / "one"),
+        serve_environment.local(tmp_path / "other"),
+    )
     own = one.keys() - serve_environment.SETTINGS.keys()
     assert all(one[name] != other[name] for name in own)
-    assert {name for name in own if "PORT" in name or "PATH" in name or "LOC" in name or "STATE" in name} == own
+    assert {
+        name for name in own if "PORT" in name or "PATH" in name or "LOC" in name or "STATE" in name
+    } == own
 
 
 def test_the_paths_of_sockets_are_short_enough() -> None:

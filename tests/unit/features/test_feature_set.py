@@ -54,12 +54,15 @@ def test_numbers_and_categories_side_by_side() -> None:
 
 def test_a_value_without_an_input_of_its_own_gives_zeros() -> None:
     column = Categorical(("Rome",), has_other=False, has_missing=False)
-    np.testing.assert_array_equal(column.apply(["Rome", "Paris", None], "city", frozenset()), [[1], [0], [0]])
+    np.testing.assert_array_equal(
+        column.apply(["Rome", "Paris", None], "city", frozenset()), [[1], [0], [0]]
+    )
 
 
 def test_strings_that_mean_missing_are_missing() -> None:
     np.testing.assert_array_equal(
-        MIXED.apply({"age": ["?", ""], "city": ["?", ""]}), MIXED.apply({"age": [None] * 2, "city": [None] * 2})
+        MIXED.apply({"age": ["?", ""], "city": ["?", ""]}),
+        MIXED.apply({"age": [None] * 2, "city": [None] * 2}),
     )
 
 
@@ -82,8 +85,14 @@ def test_an_array_of_numbers_is_the_same_as_a_list() -> None:
         ({"age": [1, True], "city": ["Rome"] * 2}, r"rows\[1\]\.age: True is not a number"),
         ({"age": [[1]], "city": ["Rome"]}, r"rows\[0\]\.age: \[1\] is not a number"),
         ({"age": ["1_000"], "city": ["Rome"]}, r"rows\[0\]\.age: '1_000' is not a number"),
-        ({"age": [1, float("inf")], "city": ["Rome"] * 2}, r"rows\[1\]\.age: inf is not a finite number"),
-        ({"age": np.array([1, -np.inf]), "city": ["Rome"] * 2}, r"rows\[1\]\.age: -inf is not a finite number"),
+        (
+            {"age": [1, float("inf")], "city": ["Rome"] * 2},
+            r"rows\[1\]\.age: inf is not a finite number",
+        ),
+        (
+            {"age": np.array([1, -np.inf]), "city": ["Rome"] * 2},
+            r"rows\[1\]\.age: -inf is not a finite number",
+        ),
         ({"age": [1], "city": [["Rome"]]}, r"rows\[0\]\.city: \['Rome'\] is not a category"),
         ({"age": [1]}, "column 'city' is missing"),
     ],
@@ -95,7 +104,9 @@ def test_a_wrong_value_is_named_by_row_and_column(columns: dict[str, Any], messa
 
 def test_labels_become_positions() -> None:
     np.testing.assert_array_equal(MIXED.apply_target(["yes", "no"]), [1, 0])
-    with pytest.raises(DataError, match=r"rows\[1\]\.bought: 'maybe' is not one of the model's classes\n.*no, yes"):
+    with pytest.raises(
+        DataError, match=r"rows\[1\]\.bought: 'maybe' is not one of the model's classes\n.*no, yes"
+    ):
         MIXED.apply_target(["yes", "maybe"])
 
 
@@ -124,7 +135,10 @@ def test_json_rows_become_columns() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"age": 1}, {"agee": 1, "age": 1}], r"rows\[1\]\.agee: unknown column\n.*Did you mean age\?"),
+        (
+            [{"age": 1}, {"agee": 1, "age": 1}],
+            r"rows\[1\]\.agee: unknown column\n.*Did you mean age\?",
+        ),
         ([{}], r"rows\[0\]: none of the model's columns is there"),
         ([[1, 2]], r"rows\[0\]: list is not an object"),
     ],
@@ -158,7 +172,14 @@ def test_a_foreign_file_is_no_features() -> None:
 def test_images_come_as_bytes_base64_lists_or_arrays() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
     png = _png(pixels)
-    given = [png, base64.b64encode(png).decode(), pixels.tolist(), pixels, pixels[:, :, None], pixels.astype(float)]
+    given = [
+        png,
+        base64.b64encode(png).decode(),
+        pixels.tolist(),
+        pixels,
+        pixels[:, :, None],
+        pixels.astype(float),
+    ]
     x = GREY.apply({"image": given})
     assert x.shape == (6, 1, 4, 6)
     assert x.dtype == np.uint8
@@ -187,7 +208,9 @@ def test_images_are_brought_to_the_fitted_size_and_channels() -> None:
     )
 
 
-@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)])
+@pytest.mark.parametrize(
+    ("mode", "channels"), [("L", 1), ("1", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3)]
+)
 def test_the_own_channels_of_an_image_are_kept(mode: str, channels: int) -> None:
     assert images.decode(_png(np.zeros((5, 4, 3)), mode)).shape == (5, 4, channels)
 
@@ -231,7 +254,9 @@ def test_a_long_text_among_many_leaves_takes_no_memory() -> None:
     try:
         with pytest.raises(ValueError, match="not numbers"):
             nested.to_array(value)
-        assert tracemalloc.get_traced_memory()[1] < 10 * 1024 * 1024, "numpy would have taken 160 MB"
+        assert tracemalloc.get_traced_memory()[1] < 10 * 1024 * 1024, (
+            "numpy would have taken 160 MB"
+        )
     finally:
         tracemalloc.stop()
 
@@ -245,9 +270,15 @@ def test_lists_that_are_no_array_are_ragged(value: list[Any]) -> None:
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 33])
 def test_an_answer_is_the_same_alone_and_among_others(num_classes: int) -> None:
     classes = tuple(str(number) for number in range(num_classes))
-    features = Features(Signature("vector", (1,), "float32", (), (), "classification", classes), "label", {})
-    outputs_BK = np.random.default_rng(0).normal(scale=8.0, size=(64, num_classes)).astype(np.float32)
+    features = Features(
+        Signature("vector", (1,), "float32", (), (), "classification", classes), "label", {}
+    )
+    outputs_BK = (
+        np.random.default_rng(0).normal(scale=8.0, size=(64, num_classes)).astype(np.float32)
+    )
     together = features.decode(outputs_BK)
     assert together == [features.decode(outputs_BK[row : row + 1])[0] for row in range(64)]
-    assert [one["label"] for one in together] == [classes[best] for best in outputs_BK.argmax(axis=1)]
+    assert [one["label"] for one in together] == [
+        classes[best] for best in outputs_BK.argmax(axis=1)
+    ]
     assert all(one["score"] == max(one["scores"].values()) for one in together)

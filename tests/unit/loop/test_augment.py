@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import picture_features, step_records, training_spec, weights_hash, write_line, write_pictures
+from training import (
+    picture_features,
+    step_records,
+    training_spec,
+    weights_hash,
+    write_line,
+    write_pictures,
+)
 
 from raydc.data.shards import open_rows
 from raydc.errors import SpecError
@@ -92,16 +99,24 @@ def test_workers_and_resumed_runs_see_the_same_pictures(tmp_path: Path) -> None:
     assert not torch.equal(alone[0], plain)
     for others in (seen(2), seen(3), seen(4)):
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone, others, strict=True))
-    assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone[5:], seen(2, start=5), strict=True))
+    assert all(
+        torch.equal(mine, theirs) for mine, theirs in zip(alone[5:], seen(2, start=5), strict=True)
+    )
 
 
 def test_trains_on_changed_rows_and_validates_on_plain_ones(tmp_path: Path) -> None:
     data = write_pictures(Storage(str(tmp_path / "data")))
     records = {}
-    for name, section in (("plain", None), ("augmented", AUGMENT), ("switched_off", {"crop_padding": 0})):
+    for name, section in (
+        ("plain", None),
+        ("augmented", AUGMENT),
+        ("switched_off", {"crop_padding": 0}),
+    ):
         # With a rate of next to nothing the weights stay, so that losses compare the rows alone.
         train = {"epochs": 1, "learning_rate": 1e-30, "optimizer": {"name": "sgd"}}
-        spec = training_spec(str(tmp_path), train=train, data={"augment": section} if section else {})
+        spec = training_spec(
+            str(tmp_path), train=train, data={"augment": section} if section else {}
+        )
         run = Storage(str(tmp_path / name))
         worker.fit(spec, run, data)
         epoch = next(record for record in events.read(run, "metrics") if record["kind"] == "epoch")
@@ -115,8 +130,12 @@ def test_trains_on_changed_rows_and_validates_on_plain_ones(tmp_path: Path) -> N
 def test_what_cannot_be_augmented_is_refused(tmp_path: Path) -> None:
     section = Augment(crop_padding=2)
     spec = training_spec(str(tmp_path), data={"task": "regression", "augment": AUGMENT})
-    with pytest.raises(SpecError, match=r"data.augment: it changes images, but the rows are vectors of 2 numbers"):
-        worker.fit(spec, Storage(str(tmp_path / "run")), write_line(Storage(str(tmp_path / "data"))))
+    with pytest.raises(
+        SpecError, match=r"data.augment: it changes images, but the rows are vectors of 2 numbers"
+    ):
+        worker.fit(
+            spec, Storage(str(tmp_path / "run")), write_line(Storage(str(tmp_path / "data")))
+        )
     signature = picture_features().signature
     assert augment.make(section, signature, 0) == Augmenter(0, 2, False)
     assert augment.make(None, signature, 0) is None

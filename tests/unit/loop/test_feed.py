@@ -33,8 +33,14 @@ def test_workers_together_see_the_order(tmp_path: Path, world_size: int, batch_s
         assert all(np.array_equal(batch.ids_G, ids) for batch in batches)
         assert np.array_equal(np.concatenate([batch.x for batch in batches]), x)
         assert np.array_equal(np.concatenate([batch.y_B for batch in batches]), y_B)
-        shards = [(shard, len(range(*part.indices(10**9)))) for b in batches for shard, part in b.shards]
-        cuts = [(i, c.stop - c.start) for i, c in enumerate(order.logical_shards(len(ids), 4)) if c.stop > c.start]
+        shards = [
+            (shard, len(range(*part.indices(10**9)))) for b in batches for shard, part in b.shards
+        ]
+        cuts = [
+            (i, c.stop - c.start)
+            for i, c in enumerate(order.logical_shards(len(ids), 4))
+            if c.stop > c.start
+        ]
         assert shards == cuts
         count += 1
     assert count == num_steps - start

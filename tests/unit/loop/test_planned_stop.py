@@ -32,7 +32,9 @@ class Mailbox:
         raise AssertionError
 
 
-@pytest.mark.parametrize(("world_size", "asked_at", "reason"), [(1, 0, "grow"), (3, 7, "drain"), (4, 40, "grow")])
+@pytest.mark.parametrize(
+    ("world_size", "asked_at", "reason"), [(1, 0, "grow"), (3, 7, "drain"), (4, 40, "grow")]
+)
 def test_all_ranks_end_before_the_same_step(world_size: int, asked_at: int, reason: str) -> None:
     boxes: list[queue.Queue[int]] = [queue.Queue() for _ in range(world_size)]
     ended: dict[int, tuple[int, str]] = {}
@@ -40,7 +42,9 @@ def test_all_ranks_end_before_the_same_step(world_size: int, asked_at: int, reas
 
     def run(rank: int) -> None:
         # Only rank 0 is asked; what another one is asked does not count.
-        pending = (lambda: reason if steps[0] >= asked_at else None) if rank == 0 else (lambda: "drain")
+        pending = (
+            (lambda: reason if steps[0] >= asked_at else None) if rank == 0 else (lambda: "drain")
+        )
         agreement = StopAgreement(Mailbox(rank, boxes), pending)
         for step in range(10_000):
             if (answer := agreement.reached()) is not None:
@@ -48,7 +52,9 @@ def test_all_ranks_end_before_the_same_step(world_size: int, asked_at: int, reas
                 return
             steps[rank] = step + 1
 
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(world_size)]
+    threads = [
+        threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(world_size)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

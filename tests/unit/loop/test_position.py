@@ -17,7 +17,12 @@ from raydc.storage import canonical_json
 
 BATCH = 256
 CPU = torch.device("cpu")
-METRICS = {"accuracy": 0.123456789012345678, "f1": 0.123456789012345678, "loss": 1e-17, "train_loss": None}
+METRICS = {
+    "accuracy": 0.123456789012345678,
+    "f1": 0.123456789012345678,
+    "loss": 1e-17,
+    "train_loss": None,
+}
 
 
 class VirtualRows:
@@ -40,14 +45,18 @@ def feed_of(num_rows: int) -> Feed:
 @pytest.mark.parametrize("num_rows", [10**3, 10**6, 10**9])
 def test_a_position_is_small(num_rows: int) -> None:
     step = 90 * feed_of(num_rows).steps_per_epoch - 1
-    state = State(step, 1e9 / 3, num_rows - 1, 0.123456789012345678, step, 10, METRICS, "early_stop")
+    state = State(
+        step, 1e9 / 3, num_rows - 1, 0.123456789012345678, step, 10, METRICS, "early_stop"
+    )
     content = canonical_json(asdict(state))
     assert len(content) < 1024
     assert State(**json.loads(content)) == state
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
-def test_resuming_looks_at_no_row_before_it(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
+def test_resuming_looks_at_no_row_before_it(
+    monkeypatch: pytest.MonkeyPatch, fraction: float
+) -> None:
     feed = feed_of(10**9)
     permute, looked_at = order.permute, []
 

@@ -22,7 +22,9 @@ from raydc.loop.step import Step
 from raydc.spec.model import Cnn, Mlp
 from raydc.spec.train import Train
 
-SIGNATURE = Signature("image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", ("a", "b", "c"))
+SIGNATURE = Signature(
+    "image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", ("a", "b", "c")
+)
 CPU = torch.device("cpu")
 
 
@@ -32,13 +34,21 @@ def batch(num_rows: int = 24) -> tuple[Tensor, Tensor]:
     return x, torch.randint(0, 3, (num_rows,), generator=generator)
 
 
-def make(model: Any, train: dict[str, Any], workers: group.Group | None = None, total_steps: int = 10) -> Step:
+def make(
+    model: Any, train: dict[str, Any], workers: group.Group | None = None, total_steps: int = 10
+) -> Step:
     network = models.build(model, SIGNATURE, 0)
-    return Step(network, "classification", Train(**train), 0, total_steps, 5, workers or Alone(), CPU)
+    return Step(
+        network, "classification", Train(**train), 0, total_steps, 5, workers or Alone(), CPU
+    )
 
 
 def all_shards(num_rows: int, num_shards: int) -> list[tuple[int, slice]]:
-    return [(i, part) for i, part in enumerate(order.logical_shards(num_rows, num_shards)) if part.start < part.stop]
+    return [
+        (i, part)
+        for i, part in enumerate(order.logical_shards(num_rows, num_shards))
+        if part.start < part.stop
+    ]
 
 
 def weights(step: Step) -> dict[str, Tensor]:
@@ -48,9 +58,15 @@ def weights(step: Step) -> dict[str, Tensor]:
 @pytest.mark.parametrize("num_shards", [1, 3, 4])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
-def test_equals_the_plain_step_on_the_whole_batch(name: str, num_shards: int, clip_norm: float | None) -> None:
+def test_equals_the_plain_step_on_the_whole_batch(
+    name: str, num_shards: int, clip_norm: float | None
+) -> None:
     x, y_B = batch()
-    train = {"optimizer": {"name": name}, "logical_shards": num_shards, "gradient_clip_norm": clip_norm}
+    train = {
+        "optimizer": {"name": name},
+        "logical_shards": num_shards,
+        "gradient_clip_norm": clip_norm,
+    }
     step = make(Mlp(name="mlp", hidden=[8]), train)
     network = models.build(Mlp(name="mlp", hidden=[8]), SIGNATURE, 0)
     plain = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
@@ -77,7 +93,9 @@ class Threads:
     def sum_(self, flat: Tensor) -> None:
         flat.copy_(torch.stack([part for part, _ in self._meet(flat, [])]).sum(0))
 
-    def exchange(self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]) -> None:
+    def exchange(
+        self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]
+    ) -> None:
         parts = [part.split(sizes)[self.rank] for part, sizes in self._meet(sent, sizes_out)]
         assert [len(part) for part in parts] == sizes_in
         received.copy_(torch.cat(parts))
@@ -103,7 +121,9 @@ def train_together(model: Any, train: dict[str, Any], world_size: int, num_rows:
     x, y_B = batch(num_rows)
     meeting = (threading.Barrier(world_size), {})
     turn = threading.Lock()
-    everyone = [make(model, train, Threads(rank, world_size, meeting)) for rank in range(world_size)]
+    everyone = [
+        make(model, train, Threads(rank, world_size, meeting)) for rank in range(world_size)
+    ]
     shards = order.logical_shards(num_rows, train["logical_shards"])
     for step in everyone:
         computes = step._shard
@@ -135,14 +155,22 @@ def train_together(model: Any, train: dict[str, Any], world_size: int, num_rows:
 @pytest.mark.parametrize("bucket_bytes", [1 << 20, 64], ids=["one_bucket", "many_buckets"])
 @pytest.mark.parametrize(
     "model",
-    [Mlp(name="mlp", hidden=[8], dropout=0.5), Cnn(name="cnn", channels=[4], batch_norm=True, dropout=0.5)],
+    [
+        Mlp(name="mlp", hidden=[8], dropout=0.5),
+        Cnn(name="cnn", channels=[4], batch_norm=True, dropout=0.5),
+    ],
     ids=["dropout", "batch_norm"],
 )
 def test_number_of_workers_does_not_change_a_bit(
     model: Any, num_rows: int, bucket_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reduction, "BUCKET_BYTES", bucket_bytes)
-    train = {"logical_shards": 5, "global_batch_size": 24, "optimizer": {"name": "sgd"}, "learning_rate": 0.1}
+    train = {
+        "logical_shards": 5,
+        "global_batch_size": 24,
+        "optimizer": {"name": "sgd"},
+        "learning_rate": 0.1,
+    }
     alone = make(model, train)
     x, y_B = batch(num_rows)
     for number in range(3):
@@ -156,7 +184,12 @@ def test_number_of_workers_does_not_change_a_bit(
 @pytest.mark.parametrize("num_rows", [24, 3])
 def test_not_exact_is_the_same_up_to_the_last_bits(num_rows: int) -> None:
     model = Cnn(name="cnn", channels=[4], batch_norm=False)
-    train = {"logical_shards": 5, "global_batch_size": 24, "optimizer": {"name": "sgd"}, "learning_rate": 0.1}
+    train = {
+        "logical_shards": 5,
+        "global_batch_size": 24,
+        "optimizer": {"name": "sgd"},
+        "learning_rate": 0.1,
+    }
     alone = make(model, train)
     x, y_B = batch(num_rows)
     for number in range(3):
@@ -164,14 +197,19 @@ def test_not_exact_is_the_same_up_to_the_last_bits(num_rows: int) -> None:
     for world_size in (1, 3):
         for step in train_together(model, {**train, "exact": False}, world_size, num_rows):
             for name, tensor in weights(alone).items():
-                torch.testing.assert_close(step.network.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(
+                    step.network.state_dict()[name], tensor, rtol=1e-4, atol=1e-6
+                )
 
 
 def test_not_exact_computes_the_rows_of_a_worker_in_one_piece() -> None:
     """Batch normalisation sees it: its statistics are those of all rows of the worker."""
     x, y_B = batch(6)
     model = Cnn(name="cnn", channels=[2], batch_norm=True)
-    step, network = make(model, {"logical_shards": 2, "exact": False}), models.build(model, SIGNATURE, 0)
+    step, network = (
+        make(model, {"logical_shards": 2, "exact": False}),
+        models.build(model, SIGNATURE, 0),
+    )
     step(0, 6, x, y_B, all_shards(6, 2))
     network(x)
     for name, buffer in network.named_buffers():
@@ -196,7 +234,9 @@ def test_buckets_leave_while_the_backward_pass_goes_on(monkeypatch: pytest.Monke
     step = make(Mlp(name="mlp", hidden=[8, 8]), {"logical_shards": 2}, half := Half())
     first_layer, waited = step.network.get_submodule("body.1"), []
     # The pass cannot end before it has computed the first layer, which here waits for the last one to have left.
-    first_layer.weight.register_post_accumulate_grad_hook(lambda _: waited.append(half.left.wait(timeout=30)))
+    first_layer.weight.register_post_accumulate_grad_hook(
+        lambda _: waited.append(half.left.wait(timeout=30))
+    )
     step(0, 24, x, y_B, all_shards(24, 2)[:1])
     assert waited == [True]
 
@@ -222,17 +262,25 @@ def test_gradient_that_comes_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatc
     for use_reentrant in (False, True):
         network = models.Network(models.Input(SIGNATURE), _Twice(use_reentrant))
         step = Step(network, "classification", Train(logical_shards=2), 0, 10, 5, Half(), CPU)
-        with pytest.raises(TrainError, match="in several pieces") if use_reentrant else contextlib.nullcontext():
+        with (
+            pytest.raises(TrainError, match="in several pieces")
+            if use_reentrant
+            else contextlib.nullcontext()
+        ):
             step(0, 24, x, y_B, all_shards(24, 2)[:1])
 
 
 def test_statistics_belong_to_a_shard() -> None:
     x, y_B = batch(6)
-    step = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2, "learning_rate": 1e-3})
+    step = make(
+        Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2, "learning_rate": 1e-3}
+    )
     network = models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0)
     moved = []
     for part in (slice(0, 3), slice(3, 6)):
-        network.load_state_dict(models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0).state_dict())
+        network.load_state_dict(
+            models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0).state_dict()
+        )
         network(x[part])
         moved.append({name: buffer.clone() for name, buffer in network.named_buffers()})
     step(0, 6, x, y_B, all_shards(6, 2))
@@ -250,7 +298,9 @@ def test_a_shard_of_one_row_takes_the_running_statistics() -> None:
     network = models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0)
     start = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network(x[1:])
-    step(0, 3, x, y_B, all_shards(3, 2))  # A shard of one row, which changes no statistics, and one of two.
+    step(
+        0, 3, x, y_B, all_shards(3, 2)
+    )  # A shard of one row, which changes no statistics, and one of two.
     for name, buffer in step.network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             torch.testing.assert_close(buffer, (start[name] + network.get_buffer(name)) / 2)
@@ -290,9 +340,15 @@ def test_parameter_without_a_gradient_counts_as_zero() -> None:
         ({"name": "constant", "warmup_steps": 4}, [0.2, 0.4, 0.6, 0.8] + [1.0] * 6),
         ({"name": "linear", "final_fraction": 0.5}, [1 - 0.05 * s for s in range(10)]),
         ({"name": "cosine"}, [(1 + np.cos(np.pi * s / 10)) / 2 for s in range(10)]),
-        ({"name": "cosine", "warmup_steps": 2}, [1 / 3, 2 / 3] + [(1 + np.cos(np.pi * s / 8)) / 2 for s in range(8)]),
+        (
+            {"name": "cosine", "warmup_steps": 2},
+            [1 / 3, 2 / 3] + [(1 + np.cos(np.pi * s / 8)) / 2 for s in range(8)],
+        ),
         ({"name": "step", "step_epochs": 1, "gamma": 0.1}, [1.0] * 5 + [0.1] * 5),
-        ({"name": "step", "step_epochs": 1, "gamma": 0.1, "warmup_steps": 1}, [0.5] + [1.0] * 4 + [0.1] * 5),
+        (
+            {"name": "step", "step_epochs": 1, "gamma": 0.1, "warmup_steps": 1},
+            [0.5] + [1.0] * 4 + [0.1] * 5,
+        ),
     ],
 )
 def test_schedules_and_their_restoration(section: dict[str, Any], expected: list[float]) -> None:
@@ -322,5 +378,8 @@ def test_bf16_is_mixed() -> None:
 
 
 def test_lost_peer_has_a_name() -> None:
-    with pytest.raises(group.PeerLostError, match="lost the other workers: Connection closed"), group.peers():
+    with (
+        pytest.raises(group.PeerLostError, match="lost the other workers: Connection closed"),
+        group.peers(),
+    ):
         raise RuntimeError("Connection closed by peer\nmore")

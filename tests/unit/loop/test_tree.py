@@ -60,9 +60,12 @@ def test_nodes_cover_a_range_once(num_shards: int) -> None:
         nodes = nodes_of(num_shards, range(start, stop))
         assert [shard for node in nodes for shard in range(*node)] == list(range(start, stop))
         # The largest ones: no two of them are the halves of another.
-        parents = {halves((a, b)) for a, b in itertools.combinations(range(num_shards + 1), 2) if b - a > 1}
+        parents = {
+            halves((a, b)) for a, b in itertools.combinations(range(num_shards + 1), 2) if b - a > 1
+        }
         assert not any(
-            (left, right) in parents and _is_node(left, right, num_shards) for left, right in itertools.pairwise(nodes)
+            (left, right) in parents and _is_node(left, right, num_shards)
+            for left, right in itertools.pairwise(nodes)
         )
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import check_ledger, event_kinds, step_records, training_spec, weights_hash, write_line, write_pictures
+from training import (
+    check_ledger,
+    event_kinds,
+    step_records,
+    training_spec,
+    weights_hash,
+    write_line,
+    write_pictures,
+)
 
 from raydc.checkpoint.state import State, judge
 from raydc.errors import CheckpointError, RunError, TrainError
@@ -32,7 +40,9 @@ def folder(tmp_path: Path, name: str = "run") -> Storage:
     return Storage(str(tmp_path / name))
 
 
-def fit_and_kill(spec: Spec, run_folder: Storage, data: Storage, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def fit_and_kill(
+    spec: Spec, run_folder: Storage, data: Storage, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trains until `step` steps are done, then dies."""
     do_step = worker._Run.do_step
 
@@ -65,7 +75,10 @@ def test_regression_scores_in_units_of_the_target(tmp_path: Path) -> None:
     data = write_line(folder(tmp_path, "data"))
     model = {"name": "linear"}
     spec = training_spec(
-        str(tmp_path), data={"task": "regression"}, model=model, train={"epochs": 30, "optimizer": "adam"}
+        str(tmp_path),
+        data={"task": "regression"},
+        model=model,
+        train={"epochs": 30, "optimizer": "adam"},
     )
     state = worker.fit(spec, folder(tmp_path), data)
     assert state.metrics is not None
@@ -82,11 +95,19 @@ def test_regression_scores_in_units_of_the_target(tmp_path: Path) -> None:
 def test_killed_and_resumed_is_bit_for_bit_undisturbed(
     tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch, killed_at: int, model: str
 ) -> None:
-    section = {"name": "cnn", "channels": [4, 8], "batch_norm": True, "dropout": 0.3} if model != "mlp" else None
+    section = (
+        {"name": "cnn", "channels": [4, 8], "batch_norm": True, "dropout": 0.3}
+        if model != "mlp"
+        else None
+    )
     sections: dict[str, Any] = {"model": section} if section else {}
     if model == "augment":
         sections["data"] = {"augment": {"crop_padding": 2, "horizontal_flip": True}}
-    schedule = {"lr_scheduler": {"name": "cosine", "warmup_steps": 3}, "logical_shards": 3, "gradient_clip_norm": 1.0}
+    schedule = {
+        "lr_scheduler": {"name": "cosine", "warmup_steps": 3},
+        "logical_shards": 3,
+        "gradient_clip_norm": 1.0,
+    }
     if model == "momentum":
         schedule["optimizer"] = {"name": "sgd", "momentum": 0.9}
     spec = training_spec(str(tmp_path), train=schedule, **sections)
@@ -123,7 +144,9 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     assert weights_hash(run, 21) == weights_hash(folder(tmp_path, "undisturbed"), 21)
 
 
-def test_no_checkpoint_verifies(tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_checkpoint_verifies(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec, run = training_spec(str(tmp_path)), folder(tmp_path)
     fit_and_kill(spec, run, data, 6, monkeypatch)
     run.delete("checkpoints/step_00000004/MANIFEST.json")
@@ -149,7 +172,9 @@ def test_another_data_set_or_spec_is_refused(tmp_path: Path, data: Storage) -> N
     with pytest.raises(RunError, match=r"train\.learning_rate: 0\.01 then, 0\.5 now"):
         worker.fit(training_spec(str(tmp_path), train={"learning_rate": 0.5}), run, data)
     with pytest.raises(RunError, match=r"data\.augment: not given then, "):
-        worker.fit(training_spec(str(tmp_path), data={"augment": {"horizontal_flip": True}}), run, data)
+        worker.fit(
+            training_spec(str(tmp_path), data={"augment": {"horizontal_flip": True}}), run, data
+        )
 
 
 def test_loss_that_is_no_number(tmp_path: Path, data: Storage) -> None:
@@ -203,7 +228,9 @@ def test_events_tell_the_story(tmp_path: Path, data: Storage) -> None:
     assert kinds[0] == "attempt_started"
     assert kinds[-1] == "run_finished"
     assert kinds.count("checkpoint") == 2
-    assert json.loads(folder(tmp_path).read_bytes("checkpoints/step_00000007/state.json"))["step"] == 7
+    assert (
+        json.loads(folder(tmp_path).read_bytes("checkpoints/step_00000007/state.json"))["step"] == 7
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +242,9 @@ def test_events_tell_the_story(tmp_path: Path, data: Storage) -> None:
         ("max", [None, None, 0.1, 0.2], None, 2),
     ],
 )
-def test_judge(mode: str, metrics: list[float | None], best_step: int | None, stops_at: int | None) -> None:
+def test_judge(
+    mode: str, metrics: list[float | None], best_step: int | None, stops_at: int | None
+) -> None:
     early_stop = {"patience": 2, "min_delta": 0.01}
     metric = "accuracy" if mode == "max" else "loss"
     train = training_spec("x", train={"early_stop": early_stop, "metric": metric}).train

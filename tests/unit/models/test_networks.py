@@ -14,9 +14,19 @@ from raydc.features import Signature
 from raydc.models import networks
 from raydc.spec.model import Builder, Cnn, Linear, Mlp, Torchvision
 
-GREY = Signature("image", (1, 28, 28), "uint8", (70.0,), (90.0,), "classification", tuple("0123456789"))
+GREY = Signature(
+    "image", (1, 28, 28), "uint8", (70.0,), (90.0,), "classification", tuple("0123456789")
+)
 TINY = Signature("image", (1, 8, 8), "uint8", (70.0,), (90.0,), "classification", ("a", "b"))
-COLOUR = Signature("image", (3, 32, 40), "uint8", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "classification", ("a", "b", "c"))
+COLOUR = Signature(
+    "image",
+    (3, 32, 40),
+    "uint8",
+    (1.0, 2.0, 3.0),
+    (4.0, 5.0, 6.0),
+    "classification",
+    ("a", "b", "c"),
+)
 TABLE = Signature("vector", (5,), "float32", (), (), "classification", ("a", "b"))
 PRICE = Signature("vector", (5,), "float32", (), (), "regression")
 
@@ -27,11 +37,17 @@ def rows(signature: Signature, num_rows: int = 3) -> torch.Tensor:
     return torch.randn(num_rows, *signature.shape)
 
 
-@pytest.mark.parametrize("signature", [GREY, TINY, COLOUR, TABLE, PRICE], ids=lambda s: f"{s.task}-{s.shape}")
-@pytest.mark.parametrize("model", [Linear(name="linear"), Mlp(name="mlp", depth=3, width=8), Cnn(name="cnn")])
+@pytest.mark.parametrize(
+    "signature", [GREY, TINY, COLOUR, TABLE, PRICE], ids=lambda s: f"{s.task}-{s.shape}"
+)
+@pytest.mark.parametrize(
+    "model", [Linear(name="linear"), Mlp(name="mlp", depth=3, width=8), Cnn(name="cnn")]
+)
 def test_shapes(model: Any, signature: Signature) -> None:
     if isinstance(model, Cnn) and signature.kind == "vector":
-        with pytest.raises(SpecError, match="cnn takes images, but the rows are vectors of 5 numbers"):
+        with pytest.raises(
+            SpecError, match="cnn takes images, but the rows are vectors of 5 numbers"
+        ):
             models.build(model, signature, 0)
         return
     outputs_BK = models.build(model, signature, 0)(rows(signature))
@@ -42,7 +58,10 @@ def test_shapes(model: Any, signature: Signature) -> None:
 def test_input_normalises_per_channel() -> None:
     x = rows(COLOUR)
     first = models.Input(COLOUR, channels_last=True)
-    mean, scale = torch.tensor(COLOUR.mean).view(-1, 1, 1), torch.tensor(COLOUR.scale).view(-1, 1, 1)
+    mean, scale = (
+        torch.tensor(COLOUR.mean).view(-1, 1, 1),
+        torch.tensor(COLOUR.scale).view(-1, 1, 1),
+    )
     torch.testing.assert_close(first(x), (x.float() - mean) / scale)
     assert first(x).is_contiguous(memory_format=torch.channels_last)
     vector = rows(TABLE)
@@ -51,7 +70,9 @@ def test_input_normalises_per_channel() -> None:
 
 def test_weights_are_a_function_of_the_seed() -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (models.build(Mlp(name="mlp"), GREY, seed).state_dict() for seed in (1, 1, 2))
+    first, again, other = (
+        models.build(Mlp(name="mlp"), GREY, seed).state_dict() for seed in (1, 1, 2)
+    )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["body.1.weight"], other["body.1.weight"])
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -69,7 +90,12 @@ def test_sizes_of_the_spec() -> None:
 
 @pytest.mark.parametrize(
     ("name", "signature", "side"),
-    [("resnet18", GREY, None), ("resnet18", COLOUR, None), ("alexnet", GREY, 64), ("squeezenet1_0", TINY, 32)],
+    [
+        ("resnet18", GREY, None),
+        ("resnet18", COLOUR, None),
+        ("alexnet", GREY, 64),
+        ("squeezenet1_0", TINY, 32),
+    ],
 )
 def test_torchvision(name: str, signature: Signature, side: int | None) -> None:
     network = models.build(Torchvision(name=name), signature, 0)
@@ -78,7 +104,9 @@ def test_torchvision(name: str, signature: Signature, side: int | None) -> None:
 
 
 def test_torchvision_that_is_not_there() -> None:
-    with pytest.raises(SpecError, match=r"model\.name: no model 'resnet81'; did you mean .*resnet18"):
+    with pytest.raises(
+        SpecError, match=r"model\.name: no model 'resnet81'; did you mean .*resnet18"
+    ):
         models.build(Torchvision(name="resnet81"), GREY, 0)
     with pytest.raises(SpecError, match="unexpected keyword argument 'depth'"):
         models.build(Torchvision(name="resnet18", arguments={"depth": 3}), GREY, 0)
@@ -122,7 +150,11 @@ def no_module(signature):
     ],
 )
 def test_builder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str, arguments: dict[str, Any], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    builder: str,
+    arguments: dict[str, Any],
+    message: str,
 ) -> None:
     (tmp_path / "users_models.py").write_text(USERS)
     monkeypatch.chdir(tmp_path)

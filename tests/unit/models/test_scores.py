@@ -13,7 +13,9 @@ from raydc.models.scores import Scores
 def features(task: str) -> Features:
     classes = ("a", "b", "c") if task == "classification" else ()
     signature = Signature("vector", (1,), "float32", (), (), task, classes)  # type: ignore[arg-type]
-    return Features(signature, "y", {"x": Numeric(0.0, 0.0, 1.0)}, target_mean=50.0, target_scale=10.0)
+    return Features(
+        signature, "y", {"x": Numeric(0.0, 0.0, 1.0)}, target_mean=50.0, target_scale=10.0
+    )
 
 
 def test_classification() -> None:
@@ -37,14 +39,19 @@ def test_classification() -> None:
 
 def test_regression() -> None:
     rng = np.random.default_rng(0)
-    outputs, targets = rng.normal(size=(40, 1)).astype(np.float32), rng.normal(size=40).astype(np.float32)
+    outputs, targets = (
+        rng.normal(size=(40, 1)).astype(np.float32),
+        rng.normal(size=40).astype(np.float32),
+    )
     scores = Scores(features("regression"))
     scores.update(torch.from_numpy(outputs), torch.from_numpy(targets))
     found = scores.compute()
     errors = (outputs[:, 0] - targets).astype(np.float64)
     assert found["rmse"] == pytest.approx(10 * np.sqrt((errors**2).mean()), rel=1e-6)
     assert found["mae"] == pytest.approx(10 * np.abs(errors).mean(), rel=1e-6)
-    assert found["r2"] == pytest.approx(1 - (errors**2).sum() / ((targets - targets.mean()) ** 2).sum(), rel=1e-5)
+    assert found["r2"] == pytest.approx(
+        1 - (errors**2).sum() / ((targets - targets.mean()) ** 2).sum(), rel=1e-5
+    )
     assert found["loss"] == pytest.approx((errors**2).mean(), rel=1e-5)
 
 

@@ -14,7 +14,9 @@ from raydc.serve.replica.admission import AdmissionQueue
 WAIT_S = 20.0
 
 
-def run(scenario: Callable[[AdmissionQueue], Awaitable[None]], num_ongoing: int, max_queued: int) -> None:
+def run(
+    scenario: Callable[[AdmissionQueue], Awaitable[None]], num_ongoing: int, max_queued: int
+) -> None:
     async def main() -> None:
         places = AdmissionQueue()
         places.resize(num_ongoing, max_queued)
@@ -117,7 +119,9 @@ def test_limits_change_while_requests_are_inside() -> None:
 
 @pytest.mark.parametrize("is_called_first", [True, False])
 @pytest.mark.parametrize("max_queued", [5, -1])
-def test_who_is_cancelled_at_its_turn_leaves_it_to_the_next(is_called_first: bool, max_queued: int) -> None:
+def test_who_is_cancelled_at_its_turn_leaves_it_to_the_next(
+    is_called_first: bool, max_queued: int
+) -> None:
     async def scenario(places: AdmissionQueue) -> None:
         first = await places.arrive()
         await first.enter()

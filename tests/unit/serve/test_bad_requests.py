@@ -18,9 +18,16 @@ from raydc.serve.replica.service import Service
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Routes]:
     made: dict[str, Routes] = {}
-    for model, features in (("tables", small_models.table_features()), ("pictures", small_models.picture_features())):
+    for model, features in (
+        ("tables", small_models.table_features()),
+        ("pictures", small_models.picture_features()),
+    ):
         service = Service()
-        asyncio.run(service.configure(Store(tmp_path_factory.mktemp(model), features).settings(**bad_requests.LIMITS)))
+        asyncio.run(
+            service.configure(
+                Store(tmp_path_factory.mktemp(model), features).settings(**bad_requests.LIMITS)
+            )
+        )
         made[model] = Routes(service, "0.0")
     return made
 
@@ -29,7 +36,9 @@ def test_there_are_many_and_each_has_its_own_fault() -> None:
     faults = [bad.fault for bad in bad_requests.ALL]
     assert len(faults) >= 200
     assert len(set(faults)) == len(faults)
-    sent = {(bad.model, bad.method, bad.path, bad.body, str(bad.headers)) for bad in bad_requests.ALL}
+    sent = {
+        (bad.model, bad.method, bad.path, bad.body, str(bad.headers)) for bad in bad_requests.ALL
+    }
     assert len(sent) == len(faults)
 
 
@@ -48,5 +57,7 @@ def test_a_wrong_request_is_refused_with_a_sentence(endpoints: dict[str, Routes]
 
 def test_a_right_request_is_answered_after_all_of_them(endpoints: dict[str, Routes]) -> None:
     for model, routes in endpoints.items():
-        asked = request("POST", "/predict", bad_requests.good(model), {"content-type": "application/json"})
+        asked = request(
+            "POST", "/predict", bad_requests.good(model), {"content-type": "application/json"}
+        )
         assert asyncio.run(routes.respond(asked)).status_code == 200

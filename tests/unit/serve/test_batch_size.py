@@ -17,9 +17,15 @@ from raydc.serve.replica.batch_size import best_batch_size
     [
         (lambda rows: 0.002, 64),  # A GPU that is not full.
         (lambda rows: 0.010 * rows, 1),  # A CPU that is full with one row.
-        (lambda rows: 0.004 + 0.010 * rows, 4),  # The fixed part is worth 4 rows, and 8 win less than a tenth.
+        (
+            lambda rows: 0.004 + 0.010 * rows,
+            4,
+        ),  # The fixed part is worth 4 rows, and 8 win less than a tenth.
         (lambda rows: 0.010 * rows if rows <= 4 else 0.030 * rows, 1),  # Caches overflow.
-        (lambda rows: {1: 0.010, 2: 0.020}.get(rows, 0.002 * rows), 4),  # Faster only from a size on.
+        (
+            lambda rows: {1: 0.010, 2: 0.020}.get(rows, 0.002 * rows),
+            4,
+        ),  # Faster only from a size on.
         (lambda rows: 2.0, 1),  # There is no time to find out.
     ],
 )
@@ -67,7 +73,9 @@ def test_a_batch_that_does_not_fit_ends_the_search_and_a_row_that_does_not_is_an
     ("times_s", "expected", "num_tries"),
     [([0.5], True, 1), ([3.0, 2.0, 0.9], True, 3), ([20.0], False, 3), ([50.0, 2.0], False, 20)],
 )
-def test_a_slow_model_is_not_tried_long(times_s: list[float], expected: bool, num_tries: int) -> None:
+def test_a_slow_model_is_not_tried_long(
+    times_s: list[float], expected: bool, num_tries: int
+) -> None:
     tried: list[float] = []
 
     def forward_s() -> float:

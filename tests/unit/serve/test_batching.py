@@ -23,7 +23,9 @@ def rows(*values: float) -> Array:
 def test_requests_of_one_moment_share_a_batch_and_get_their_own_rows() -> None:
     async def scenario() -> tuple[list[Array], list[int]]:
         batcher = Batcher(double, max_batch_size=8)
-        answers = await asyncio.gather(*(batcher.submit(rows(i, i + 0.5)[: 1 + i % 2]) for i in range(5)))
+        answers = await asyncio.gather(
+            *(batcher.submit(rows(i, i + 0.5)[: 1 + i % 2]) for i in range(5))
+        )
         return answers, list(batcher.batch_sizes)
 
     answers, batch_sizes = asyncio.run(scenario())
@@ -132,7 +134,9 @@ def test_a_request_whose_client_left_is_not_computed() -> None:
         (8, [0, 3], [1, 1]),  # One that is alone does not wait.
     ],
 )
-def test_a_batch_takes_what_is_still_being_read(max_batch_size: int, late: list[int], expected: list[int]) -> None:
+def test_a_batch_takes_what_is_still_being_read(
+    max_batch_size: int, late: list[int], expected: list[int]
+) -> None:
     sizes: list[int] = []
 
     def forward(x: Array) -> Array:
@@ -158,7 +162,12 @@ def test_a_batch_that_waits_is_full_when_its_rows_are() -> None:
         batcher = Batcher(double, max_batch_size=4, wait_timeout_s=60.0)
         async with asyncio.timeout(20.0):
             for _ in range(2):
-                assert (await batcher.submit(rows(1.0, 2.0, 3.0, 4.0))).tolist() == [[2.0], [4.0], [6.0], [8.0]]
+                assert (await batcher.submit(rows(1.0, 2.0, 3.0, 4.0))).tolist() == [
+                    [2.0],
+                    [4.0],
+                    [6.0],
+                    [8.0],
+                ]
             await asyncio.gather(batcher.submit(rows(1.0, 2.0)), batcher.submit(rows(1.0, 2.0)))
 
     asyncio.run(scenario())

@@ -18,7 +18,11 @@ TABLE = Interface(small_models.table_features())
 PICTURE = Interface(small_models.picture_features())
 NUMBER = Numeric(mean=2.0, shift=1.0, scale=4.0)
 NUMBERS = Interface(
-    Features(Signature("vector", (2,), "float32", (), (), "regression"), "price", {"a": NUMBER, "b": NUMBER})
+    Features(
+        Signature("vector", (2,), "float32", (), (), "regression"),
+        "price",
+        {"a": NUMBER, "b": NUMBER},
+    )
 )
 
 
@@ -26,7 +30,9 @@ def bytes_tensor(*texts: bytes) -> bytes:
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
-def parse(inputs: list[dict[str, Any]], blobs: list[bytes], interface: Interface, **fields: Any) -> Any:
+def parse(
+    inputs: list[dict[str, Any]], blobs: list[bytes], interface: Interface, **fields: Any
+) -> Any:
     """Parses a request whose tensors have the given data."""
     tensors = [
         {**tensor, "parameters": {"binary_data_size": len(blob), **tensor.get("parameters", {})}}
@@ -64,9 +70,19 @@ def test_columns_in_binary_form_are_those_of_json() -> None:
 def test_json_and_binary_tensors_stand_side_by_side() -> None:
     head = {
         "inputs": [
-            {"name": "age", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}},
+            {
+                "name": "age",
+                "datatype": "FP32",
+                "shape": [1],
+                "parameters": {"binary_data_size": 4},
+            },
             {"name": "hours", "datatype": "FP32", "shape": [1], "data": [38.0]},
-            {"name": "job", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 8}},
+            {
+                "name": "job",
+                "datatype": "BYTES",
+                "shape": [1],
+                "parameters": {"binary_data_size": 8},
+            },
         ]
     }
     content = json.dumps(head).encode()
@@ -96,22 +112,46 @@ def test_a_missing_number_is_nan() -> None:
 @pytest.mark.parametrize(
     ("tensor", "blob", "message"),
     [
-        (one("UINT8", [1, 8, 8]), bytes(63), r"inputs\[0\] has 63 bytes of data, UINT8 \[1, 8, 8\] needs 64"),
+        (
+            one("UINT8", [1, 8, 8]),
+            bytes(63),
+            r"inputs\[0\] has 63 bytes of data, UINT8 \[1, 8, 8\] needs 64",
+        ),
         (one("UINT8", [1, 8, 8]), bytes(65), "has 65 bytes of data"),
         (one("UINT8", [1, 7, 9, 5]), bytes(315), r"shape is \[1, 7, 9, 5\], expected \[-1, 8, 8\]"),
         (one("UINT8", [10**18, 10**18]), bytes(64), "has 64 bytes of data"),
-        (one("FP32", [1, 8, 8]), np.full(64, np.nan, "<f4").tobytes(), "pixels are whole numbers from 0 to 255"),
-        (one("FP32", [1, 8, 8]), np.full(64, np.inf, "<f4").tobytes(), "pixels are whole numbers from 0 to 255"),
-        (one("FP32", [1, 8, 8]), np.full(64, 256.0, "<f4").tobytes(), "pixels are whole numbers from 0 to 255"),
+        (
+            one("FP32", [1, 8, 8]),
+            np.full(64, np.nan, "<f4").tobytes(),
+            "pixels are whole numbers from 0 to 255",
+        ),
+        (
+            one("FP32", [1, 8, 8]),
+            np.full(64, np.inf, "<f4").tobytes(),
+            "pixels are whole numbers from 0 to 255",
+        ),
+        (
+            one("FP32", [1, 8, 8]),
+            np.full(64, 256.0, "<f4").tobytes(),
+            "pixels are whole numbers from 0 to 255",
+        ),
         (one("BOOL", [1, 8, 8]), bytes(64), "pixels are whole numbers from 0 to 255"),
         (one("BOOL", [1, 8, 8]), bytes([2] * 64), "neither 0 nor 1"),
         (one("BYTES", [1]), b"\x05\0\0\0abc", "the text at byte 0 of its binary data is cut off"),
         (one("BYTES", [1]), b"\x05\0", "the text at byte 0 of its binary data is cut off"),
-        (one("BYTES", [1]), b"\xff\xff\xff\xff", "the text at byte 0 of its binary data is cut off"),
+        (
+            one("BYTES", [1]),
+            b"\xff\xff\xff\xff",
+            "the text at byte 0 of its binary data is cut off",
+        ),
         (one("BYTES", [1]), bytes_tensor(b"a", b"b"), "more texts than its shape says: 1"),
         (one("BYTES", [2]), bytes_tensor(b"a"), "has 1 texts in its binary data, its shape says 2"),
         (one("BYTES", [1, 2]), bytes_tensor(b"a", b"b"), r"shape is \[1, 2\], expected \[-1\]"),
-        ([{**one("UINT8", [1, 8, 8])[0], "data": []}], bytes(64), "both data and parameters.binary_data_size"),
+        (
+            [{**one("UINT8", [1, 8, 8])[0], "data": []}],
+            bytes(64),
+            "both data and parameters.binary_data_size",
+        ),
         (
             [{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": 65}}],
             bytes(64),
@@ -122,12 +162,26 @@ def test_a_missing_number_is_nan() -> None:
             bytes(64),
             "has 63 bytes of data",
         ),
-        ([{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": -1}}], bytes(64), "is -1; give a number"),
-        ([{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": True}}], bytes(64), "is True; give"),
-        ([{**one("UINT8", [1, 8, 8])[0], "parameters": {"shared_memory_region": "r"}}], b"", "shares no memory"),
+        (
+            [{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": -1}}],
+            bytes(64),
+            "is -1; give a number",
+        ),
+        (
+            [{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": True}}],
+            bytes(64),
+            "is True; give",
+        ),
+        (
+            [{**one("UINT8", [1, 8, 8])[0], "parameters": {"shared_memory_region": "r"}}],
+            b"",
+            "shares no memory",
+        ),
     ],
 )
-def test_each_wrong_tensor_is_refused_with_its_place(tensor: Any, blob: bytes, message: str) -> None:
+def test_each_wrong_tensor_is_refused_with_its_place(
+    tensor: Any, blob: bytes, message: str
+) -> None:
     with pytest.raises(RequestError, match=message) as refusal:
         parse(tensor, [blob], PICTURE)
     assert refusal.value.status == 400
@@ -152,7 +206,9 @@ def test_texts_must_be_utf8() -> None:
         ("0", bytes(65), "the body has 65 bytes; a row UINT8 [8, 8] has 64"),
     ],
 )
-def test_each_wrong_length_of_the_json_part_is_refused(header: str, body: bytes, message: str) -> None:
+def test_each_wrong_length_of_the_json_part_is_refused(
+    header: str, body: bytes, message: str
+) -> None:
     with pytest.raises(RequestError) as refusal:
         open_inference.parse_infer(body, header, PICTURE, 100)
     assert message in str(refusal.value)
@@ -166,7 +222,9 @@ def test_bytes_that_belong_to_no_tensor_are_refused() -> None:
         open_inference.parse_infer(head + b"abc", str(len(head)), PICTURE, 100)
     with pytest.raises(RequestError, match="needs the header Inference-Header-Content-Length"):
         open_inference.parse_infer(
-            json.dumps({"inputs": [{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": 64}}]}).encode(),
+            json.dumps(
+                {"inputs": [{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": 64}}]}
+            ).encode(),
             None,
             PICTURE,
             100,
@@ -198,14 +256,21 @@ def answer(parameters: Any = None, outputs: Any = None) -> tuple[dict[str, Any],
 def test_outputs_in_binary_form() -> None:
     head, tail = answer({"binary_data_output": True})
     scores, label = head["outputs"]
-    assert scores == {"name": "scores", "datatype": "FP32", "shape": [2, 3], "parameters": {"binary_data_size": 24}}
+    assert scores == {
+        "name": "scores",
+        "datatype": "FP32",
+        "shape": [2, 3],
+        "parameters": {"binary_data_size": 24},
+    }
     assert label["parameters"] == {"binary_data_size": len(bytes_tensor(b"no", b"perhaps"))}
     np.testing.assert_allclose(np.frombuffer(tail[:24], "<f4"), [0.5, 0.25, 0.25, 0.25, 0.25, 0.5])
     assert tail[24:] == bytes_tensor(b"no", b"perhaps")
 
 
 def test_each_output_may_say_how_it_comes() -> None:
-    head, tail = answer({"binary_data_output": True}, [{"name": "scores", "parameters": {"binary_data": False}}])
+    head, tail = answer(
+        {"binary_data_output": True}, [{"name": "scores", "parameters": {"binary_data": False}}]
+    )
     assert "data" in head["outputs"][0]
     assert tail == b""
     wanted = [{"name": "label", "parameters": {"binary_data": True}}, {"name": "scores"}]
@@ -228,7 +293,11 @@ def test_each_output_may_say_how_it_comes() -> None:
         (None, [{"name": "label", "parameters": 3}], r"outputs\[0\].parameters must be an object"),
         (None, [{"name": "label"}, {"name": "label"}], r"outputs\[1\]: 'label' is asked for twice"),
         (None, [{"name": ["label"]}], r"outputs\[0\].name must be one of"),
-        (None, [{"name": "scores", "parameters": {"classification": 3}}], "classification is not known here"),
+        (
+            None,
+            [{"name": "scores", "parameters": {"classification": 3}}],
+            "classification is not known here",
+        ),
     ],
 )
 def test_wrong_wishes_are_refused(parameters: Any, outputs: Any, message: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 import required
 import yaml
 
+from raydc.elastic.run_metrics import RunMetrics
 from raydc.serve.watch.endpoint_metrics import EndpointMetrics
-from raydc.tracking.run_metrics import RunMetrics
 
 METRIC = re.compile(r"\bray_[a-z_]+")
 
@@ -61,14 +61,20 @@ def test_metrics_and_labels_are_those_that_raydc_exports(
         assert names, title
         for name in names:
             assert name in known, f"{title}: {name}"
-        labels = [label for group in re.findall(r"by \(([^)]*)\)", query) for label in re.split(r",\s*", group)]
+        labels = [
+            label
+            for group in re.findall(r"by \(([^)]*)\)", query)
+            for label in re.split(r",\s*", group)
+        ]
         labels += re.findall(r'(\w+)=~?"', query)
         assert set(labels) <= set.union(*(known[name] for name in names)), title
         used.update(re.sub(r"_(bucket|sum|count)$", "", name) for name in names)
     for variable in dashboard["templating"]["list"]:
         for name, label in re.findall(r"label_values\((\w+), (\w+)\)", json.dumps(variable)):
             assert label in known[name]
-    assert used == {re.sub(r"_(bucket|sum|count)$", "", name) for name in known}, "every metric is shown"
+    assert used == {re.sub(r"_(bucket|sum|count)$", "", name) for name in known}, (
+        "every metric is shown"
+    )
 
 
 def test_panels_have_their_place(dashboard: dict[str, Any]) -> None:
@@ -92,14 +98,21 @@ def test_prometheus_understands_every_query(dashboard: dict[str, Any], tmp_path:
     if promtool is None:
         required.absent("no promtool here: .ci/install-test-packages installs it")
     rules = [
-        {"record": f"query:{number}", "expr": re.sub(r"\$__rate_interval", "5m", query).replace("$", "")}
+        {
+            "record": f"query:{number}",
+            "expr": re.sub(r"\$__rate_interval", "5m", query).replace("$", ""),
+        }
         for number, (_, query) in enumerate(queries(dashboard))
     ]
     assert rules
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     checked = subprocess.run(
-        [str(promtool), "check", "rules", str(file)], capture_output=True, text=True, check=False, timeout=60
+        [str(promtool), "check", "rules", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{len(rules)} rules found" in checked.stdout

@@ -31,7 +31,10 @@ async def wait(deadlines: Deadlines, timeout_s: float | None, event: asyncio.Eve
 def test_what_takes_too_long_ends_and_only_that() -> None:
     async def scenario(deadlines: Deadlines) -> None:
         event = asyncio.Event()
-        tasks = [asyncio.create_task(wait(deadlines, timeout_s, event)) for timeout_s in (0.05, LONG_S, 0.01, None)]
+        tasks = [
+            asyncio.create_task(wait(deadlines, timeout_s, event))
+            for timeout_s in (0.05, LONG_S, 0.01, None)
+        ]
         await asyncio.wait({tasks[0], tasks[2]})
         event.set()
         assert await asyncio.gather(*tasks[1::2]) == ["done", "done"]
@@ -129,7 +132,9 @@ def test_what_came_of_an_interruption_comes_through(is_cancelled: bool) -> None:
 def test_one_timer_is_enough_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
     look = Deadlines._look
-    monkeypatch.setattr(Deadlines, "_look", lambda self: (looks.append(len(self._running)), look(self)))
+    monkeypatch.setattr(
+        Deadlines, "_look", lambda self: (looks.append(len(self._running)), look(self))
+    )
 
     async def scenario(deadlines: Deadlines) -> None:
         event = asyncio.Event()

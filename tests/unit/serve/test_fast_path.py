@@ -51,7 +51,9 @@ class Scene:
 
     async def serve(self, scope: Any, receive: Any, send: Any) -> None:
         assert scope["root_path"] == ""
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
+        )
         await send({"type": "http.response.body", "body": b"serve"})
 
     async def respond(self, asked: Request, write: Write) -> int:
@@ -112,20 +114,28 @@ def run(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Scene], Awaitable[N
     return asyncio.run(main())
 
 
-async def answer(reader: asyncio.StreamReader, has_body: bool = True) -> tuple[int, dict[bytes, bytes], bytes]:
+async def answer(
+    reader: asyncio.StreamReader, has_body: bool = True
+) -> tuple[int, dict[bytes, bytes], bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     status, *lines = head[:-4].split(b"\r\n")
     headers = dict(line.split(b": ", 1) for line in lines)
     assert len(headers) == len(lines)
     assert status.startswith(b"HTTP/1.1 ")
-    return int(status.split()[1]), headers, await reader.readexactly(int(headers[b"content-length"]) * has_body)
+    return (
+        int(status.split()[1]),
+        headers,
+        await reader.readexactly(int(headers[b"content-length"]) * has_body),
+    )
 
 
 def test_an_answer_is_whole_and_the_books_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         for _ in range(2):  # The connection stays.
-            writer.write(b"POST /small/a?b=c HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nx-request-id: r-1\r\n\r\nab")
+            writer.write(
+                b"POST /small/a?b=c HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nx-request-id: r-1\r\n\r\nab"
+            )
             await writer.drain()
             writer.write(b"cd")
             status, headers, body = await answer(reader)
@@ -150,7 +160,12 @@ def test_who_gives_no_id_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pipelined_requests_are_answered_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
-        writer.write(b"".join(b"GET /small/%s HTTP/1.1\r\nhost: x\r\n\r\n" % path for path in (b"wait", b"b", b"c")))
+        writer.write(
+            b"".join(
+                b"GET /small/%s HTTP/1.1\r\nhost: x\r\n\r\n" % path
+                for path in (b"wait", b"b", b"c")
+            )
+        )
         await scene.waiting.wait()
         scene.go_on.set()
         for path in (b"/wait", b"/b", b"/c"):
@@ -162,7 +177,9 @@ def test_pipelined_requests_are_answered_in_their_order(monkeypatch: pytest.Monk
 def test_a_head_is_answered_without_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
-        writer.write(b"HEAD /small/a HTTP/1.1\r\nhost: x\r\n\r\nGET /small/b HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(
+            b"HEAD /small/a HTTP/1.1\r\nhost: x\r\n\r\nGET /small/b HTTP/1.1\r\nhost: x\r\n\r\n"
+        )
         _, headers, _ = await answer(reader, has_body=False)
         assert int(headers[b"content-length"]) > 0
         assert b"/b" in (await answer(reader))[2]
@@ -170,8 +187,12 @@ def test_a_head_is_answered_without_a_body(monkeypatch: pytest.MonkeyPatch) -> N
     run(monkeypatch, scenario)
 
 
-@pytest.mark.parametrize("sent", [b"GET /small HTTP/1.0\r\n\r\n", b"GET /small HTTP/1.1\r\nconnection: close\r\n\r\n"])
-def test_a_connection_closes_when_the_client_says_so(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "sent", [b"GET /small HTTP/1.0\r\n\r\n", b"GET /small HTTP/1.1\r\nconnection: close\r\n\r\n"]
+)
+def test_a_connection_closes_when_the_client_says_so(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         writer.write(sent)
@@ -188,7 +209,9 @@ def test_a_connection_closes_when_the_client_says_so(monkeypatch: pytest.MonkeyP
         b"transfer-encoding: chunked\r\n\r\n" + b"186a0\r\n" + b"x" * 100_000 + b"\r\n0\r\n\r\n",
     ],
 )
-def test_a_body_that_is_not_read_is_not_in_the_next_requests_way(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+def test_a_body_that_is_not_read_is_not_in_the_next_requests_way(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         head = b"POST /small/%s HTTP/1.1\r\nhost: x\r\n"
@@ -205,7 +228,9 @@ def test_a_body_that_is_not_read_is_not_in_the_next_requests_way(monkeypatch: py
 def test_a_client_that_asks_first_is_told_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
-        writer.write(b"POST /small/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+        writer.write(
+            b"POST /small/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
+        )
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"ab")
         assert b'"body":"ab"' in (await answer(reader))[2]
@@ -251,7 +276,13 @@ def test_where_serve_answers_below_a_path_of_its_own_requests_go_its_way() -> No
 
     kept = FakeBooks()
     kept.route_prefix = "/"
-    scope = {"type": "http", "method": "GET", "path": "/root/predict", "root_path": "/root", "headers": []}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/root/predict",
+        "root_path": "/root",
+        "headers": [],
+    }
     asyncio.run(FastPath(serve, kept, respond)(scope, None, None))
     assert (asked, kept.ended) == (["/root/predict"], [])
 
@@ -308,7 +339,9 @@ def serves_application(**more: Any) -> Any:
         "_route_prefix": "/",
         "_user_callable_wrapper": wrapper,
     }
-    replica.__dict__.update({name: value for name, value in {**given, **more}.items() if value != "missing"})
+    replica.__dict__.update(
+        {name: value for name, value in {**given, **more}.items() if value != "missing"}
+    )
     return ProxyHeadersMiddleware(internals.RequestIdMiddleware(replica._direct_ingress_asgi))
 
 
@@ -368,12 +401,22 @@ class Total:
         self.most = max(self.most, value)
 
 
-def test_the_books_say_what_serve_itself_would_have_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_books_say_what_serve_itself_would_have_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("ray.serve._private.replica.RAY_SERVE_ENABLE_DIRECT_INGRESS", True)
-    requests = [("POST", 200, 0.5), ("POST", 200, 0.25), ("GET", 200, 0.125), ("POST", 422, 1.0), ("POST", 499, 2.0)]
+    requests = [
+        ("POST", 200, 0.5),
+        ("POST", 200, 0.25),
+        ("GET", 200, 0.125),
+        ("POST", 422, 1.0),
+        ("POST", 499, 2.0),
+    ]
     serves, own, http = manager(), manager(), internals.RequestProtocol.HTTP
     replica = SimpleNamespace(
-        _metrics_manager=own, _route_prefix="/a", _deployment_id=SimpleNamespace(app_name="small", name="Replica")
+        _metrics_manager=own,
+        _route_prefix="/a",
+        _deployment_id=SimpleNamespace(app_name="small", name="Replica"),
     )
 
     async def scenario() -> None:
@@ -401,5 +444,7 @@ def test_the_books_say_what_serve_itself_would_have_written(monkeypatch: pytest.
     for name, expected in serves.__dict__.items():
         if name.startswith("_cached"):
             assert getattr(own, name) == expected, name
-    assert own._user_code_time_accumulator.total == serves._user_code_time_accumulator.total == 3875.0
+    assert (
+        own._user_code_time_accumulator.total == serves._user_code_time_accumulator.total == 3875.0
+    )
     assert own._max_processing_latency_trackers["/a"].most == 2000.0

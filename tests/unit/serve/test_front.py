@@ -17,11 +17,18 @@ from raydc.serve.http.front import FrontHandler
 from raydc.serve.http.request import Request
 from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings, Traffic, TrafficShare
-from raydc.serve.watch.log_thread import RequestRecord
+from raydc.serve.watch.request_record import RequestRecord
 from raydc.storage import Storage
 from raydc.tokens import Tokens
 
-OPEN = ["/v2/health/live", "/v2/health/ready", "/healthz", "/ping", "/", *(f"/{name}" for name in page.NAMES if name)]
+OPEN = [
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/healthz",
+    "/ping",
+    "/",
+    *(f"/{name}" for name in page.NAMES if name),
+]
 CLOSED = [
     "/predict", "/invocations", "/v2", "/v2/models/small", "/v2/models/small/infer", "/docs", "/openapi.json",
     "/v2/models/small/ready", "/v2/health", "/v2/health/live/x", "/healthz/x", "/x/ping", "/%2e", "/predict/../ping",
@@ -34,7 +41,9 @@ class Versions(Service):
     def __init__(self, storage: Storage, auth: str) -> None:
         super().__init__()
         traffic = Traffic(
-            version=1, canary=TrafficShare(version=2, fraction=0.5), shadow=TrafficShare(version=3, fraction=1.0)
+            version=1,
+            canary=TrafficShare(version=2, fraction=0.5),
+            shadow=TrafficShare(version=3, fraction=1.0),
         )
         self.settings = Settings(
             storage=storage.uri, model="small", alias="production", traffic=traffic, auth=auth,
@@ -60,13 +69,19 @@ class Door:
         tokens = Tokens(self.storage, "small")
         self.tokens = {
             name: tokens.create(name, rights)
-            for name, rights in (("reader", ("read",)), ("releaser", ("read", "promote")), ("odd", ("promote",)))
+            for name, rights in (
+                ("reader", ("read",)),
+                ("releaser", ("read", "promote")),
+                ("odd", ("promote",)),
+            )
         }
         self.auth = auth
         self.seen: list[RequestRecord] = []
         self.reached: list[str] = []
 
-    def __call__(self, path: str, token: str | None = None, method: str = "GET", **more: Any) -> Response:
+    def __call__(
+        self, path: str, token: str | None = None, method: str = "GET", **more: Any
+    ) -> Response:
         return asyncio.run(self._ask(path, token, method, **more))
 
     async def _ask(
@@ -88,14 +103,19 @@ class Door:
                 return await answer(asked)
             return Response(b"answer", 200, {"x-raydc-model-version": "2"})
 
-        given = {**({"authorization": f"Bearer {self.tokens[token]}"} if token else {}), **(headers or {})}
+        given = {
+            **({"authorization": f"Bearer {self.tokens[token]}"} if token else {}),
+            **(headers or {}),
+        }
         scope = {
             "type": "http", "method": method, "path": root_path + path, "root_path": root_path,
             "headers": [(name.encode(), value.encode()) for name, value in given.items()], "query_string": b"",
             "client": ("10.0.0.7", 5),
         }  # fmt: skip
         try:
-            gate = FrontHandler(respond, Versions(self.storage, self.auth), access, self.seen.append)
+            gate = FrontHandler(
+                respond, Versions(self.storage, self.auth), access, self.seen.append
+            )
             answers: list[Response] = []
 
             async def write(response: Response) -> bool:
@@ -169,7 +189,21 @@ def test_an_answered_request_is_seen_whole(ask: Door) -> None:
     ask("/predict", "reader", "POST", answer=answer, headers=headers)
     (seen,) = ask.seen
     assert seen._replace(time_s=0, seconds=0) == RequestRecord(
-        0, "r-1", "10.0.0.7", "192.0.2.1", "POST", "/predict", 200, "small", "2", "canary", 3, 0, 77, 5, "reader"
+        0,
+        "r-1",
+        "10.0.0.7",
+        "192.0.2.1",
+        "POST",
+        "/predict",
+        200,
+        "small",
+        "2",
+        "canary",
+        3,
+        0,
+        77,
+        5,
+        "reader",
     )
     assert seen.time_s > 1e9
     assert 0 < seen.seconds < 60

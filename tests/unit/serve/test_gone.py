@@ -31,7 +31,9 @@ def ask(client_stays: bool) -> tuple[list[int], Any]:
     async def scenario() -> Any:
         with ThreadPoolExecutor(1) as executor:
             batcher = Batcher(forward, max_batch_size=1, executor=executor)
-            loaded: Any = SimpleNamespace(batcher=batcher, settings=SimpleNamespace(max_batch_size=1))
+            loaded: Any = SimpleNamespace(
+                batcher=batcher, settings=SimpleNamespace(max_batch_size=1)
+            )
             routes, stays = Routes(Service(), "0"), asyncio.Event()
 
             async def receive() -> dict[str, Any]:
@@ -41,7 +43,9 @@ def ask(client_stays: bool) -> tuple[list[int], Any]:
 
             first = asyncio.create_task(batcher.submit(np.ones((1, 1), np.float32)))
             asked = Request({"path": "/predict", "headers": []}, receive)
-            second = asyncio.create_task(routes._compute(asked, loaded, np.full((1, 1), 2, np.float32)))
+            second = asyncio.create_task(
+                routes._compute(asked, loaded, np.full((1, 1), 2, np.float32))
+            )
             if not client_stays:
                 await asyncio.wait({second}, timeout=20.0)
             is_free.set()

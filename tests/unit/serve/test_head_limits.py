@@ -25,7 +25,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["method"] == "POST":
         while (await receive()).get("more_body"):
             pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+    )
     await send({"type": "http.response.body", "body": b"ok"})
 
 
@@ -34,7 +36,9 @@ def run(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Connect], Awaitable
     head_limits.limit()
 
     async def main() -> None:
-        server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="error", lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(app, "127.0.0.1", 0, log_level="error", lifespan="off")
+        )
         serving = asyncio.create_task(server.serve())
         async with asyncio.timeout(WAIT_S):
             while not server.started:
@@ -49,13 +53,21 @@ def run(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Connect], Awaitable
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
-    (length,) = [int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+    (length,) = [
+        int(line.split(b":")[1])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length")
+    ]
     return int(head.split()[1]), await reader.readexactly(length)
 
 
 @pytest.mark.parametrize("kind", ["one value", "many headers", "address"])
 def test_a_head_that_is_too_long_ends(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    start = {"one value": b"GET / HTTP/1.1\r\nx: ", "many headers": b"GET / HTTP/1.1\r\n", "address": b"GET /"}[kind]
+    start = {
+        "one value": b"GET / HTTP/1.1\r\nx: ",
+        "many headers": b"GET / HTTP/1.1\r\n",
+        "address": b"GET /",
+    }[kind]
     piece = b"x: y\r\n" * 2000 if kind == "many headers" else b"y" * 12000
 
     async def scenario(connect: Connect) -> None:
@@ -75,13 +87,17 @@ def test_a_head_that_is_too_long_ends(monkeypatch: pytest.MonkeyPatch, kind: str
 
 
 @pytest.mark.parametrize("before", [b"", GOOD])
-def test_a_head_that_is_too_long_ends_though_it_comes_at_once(monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+def test_a_head_that_is_too_long_ends_though_it_comes_at_once(
+    monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
     async def scenario(connect: Connect) -> None:
         reader, writer = await connect()
         if before:
             writer.write(before)
             assert await answer(reader) == (200, b"ok")
-        writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * (head_limits.MAX_HEAD_BYTES + 2000) + b"\r\n\r\n")
+        writer.write(
+            b"GET / HTTP/1.1\r\nx: " + b"y" * (head_limits.MAX_HEAD_BYTES + 2000) + b"\r\n\r\n"
+        )
         assert (await answer(reader))[0] == 431
         assert await reader.read() == b""
 
@@ -89,7 +105,9 @@ def test_a_head_that_is_too_long_ends_though_it_comes_at_once(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("kind", ["slow", "long"])
-def test_the_answer_that_is_waited_for_comes_before_the_end(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_the_answer_that_is_waited_for_comes_before_the_end(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     monkeypatch.setattr(head_limits, "HEAD_TIMEOUT_S", 0.2)
 
     async def scenario(connect: Connect) -> None:
@@ -122,13 +140,17 @@ def test_a_head_that_does_not_come_ends(monkeypatch: pytest.MonkeyPatch, sent: b
     run(monkeypatch, scenario)
 
 
-def test_bodies_and_pauses_between_requests_are_no_matter_of_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_and_pauses_between_requests_are_no_matter_of_the_head(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(head_limits, "HEAD_TIMEOUT_S", 0.2)
 
     async def scenario(connect: Connect) -> None:
         reader, writer = await connect()
         for _ in range(3):
-            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"z" * 100_000)
+            writer.write(
+                b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + b"z" * 100_000
+            )
             await writer.drain()
             # Longer than a head may take: another connection's end is waited for.
             slow_reader, _ = await connect()

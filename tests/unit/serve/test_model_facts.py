@@ -57,9 +57,13 @@ def test_what_the_columns_of_a_table_are_like(table: Bundle) -> None:
         (1.2345e20, 1e20, 1.23e20),
     ],
 )
-def test_a_typical_number_has_the_digits_that_mean_something(mean: float, scale: float, typical: float) -> None:
+def test_a_typical_number_has_the_digits_that_mean_something(
+    mean: float, scale: float, typical: float
+) -> None:
     assert model_facts._rounded(mean, scale) == pytest.approx(typical, rel=1e-12)
-    assert orjson.loads(orjson.dumps(model_facts._rounded(mean, scale))) == model_facts._rounded(mean, scale)
+    assert orjson.loads(orjson.dumps(model_facts._rounded(mean, scale))) == model_facts._rounded(
+        mean, scale
+    )
 
 
 def framed(side: int, margin: int, ground: int, ink: int, num: int = 4) -> npt.NDArray[np.uint8]:

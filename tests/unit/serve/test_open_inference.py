@@ -22,7 +22,9 @@ TABLE = Interface(Features(VECTOR, "answer", {"age": AGE, "job": JOB}))
 
 def picture(channels: int) -> Interface:
     """Images of 3 x 4."""
-    signature = Signature("image", (channels, 3, 4), "uint8", (), (), "classification", ("cat", "dog", "fox"))
+    signature = Signature(
+        "image", (channels, 3, 4), "uint8", (), (), "classification", ("cat", "dog", "fox")
+    )
     return Interface(Features(signature, "label", {"image": Image(3, 4, channels)}))
 
 
@@ -30,7 +32,9 @@ PICTURE = picture(1)
 NUMBERS = Interface(Features(VECTOR, "answer", {"age": AGE, "size": AGE, "weight": AGE}))
 
 
-def parse(body: Any, interface: Interface = TABLE, max_rows: int = 100) -> open_inference.InferRequest:
+def parse(
+    body: Any, interface: Interface = TABLE, max_rows: int = 100
+) -> open_inference.InferRequest:
     return open_inference.parse_infer(json.dumps(body).encode(), None, interface, max_rows)
 
 
@@ -81,13 +85,25 @@ def test_infer_reads_raw_columns() -> None:
         (changed(shape=[1, 2]), r"inputs\[0\].shape is \[1, 2\], expected \[-1\]"),
         (changed(data=["a", "b"]), r"inputs\[0\].data: its values are not numbers"),
         (changed(data=[[1], [2, 3]]), r"inputs\[0\].data: its rows differ in length"),
-        (changed(datatype="UINT8", data=[1, 256]), r"inputs\[0\].data holds values that are no UINT8"),
-        (changed(datatype="INT64", data=[1, 2.5]), r"inputs\[0\].data holds values that are no INT64"),
-        (changed(shape=[1], data=[1]), r"inputs\[1\] \('job'\) has 2 rows, the tensors before it have 1"),
+        (
+            changed(datatype="UINT8", data=[1, 256]),
+            r"inputs\[0\].data holds values that are no UINT8",
+        ),
+        (
+            changed(datatype="INT64", data=[1, 2.5]),
+            r"inputs\[0\].data holds values that are no INT64",
+        ),
+        (
+            changed(shape=[1], data=[1]),
+            r"inputs\[1\] \('job'\) has 2 rows, the tensors before it have 1",
+        ),
         ({"inputs": GOOD["inputs"][:1]}, "inputs lacks 'job'"),
         ({"inputs": [*GOOD["inputs"], GOOD["inputs"][0]]}, r"inputs\[2\]: 'age' is given twice"),
         ({**GOOD, "id": 7}, "id must be a string"),
-        ({**GOOD, "outputs": [{"name": "logits"}]}, r"outputs\[0\].name must be one of scores, label"),
+        (
+            {**GOOD, "outputs": [{"name": "logits"}]},
+            r"outputs\[0\].name must be one of scores, label",
+        ),
         ({**GOOD, "outputs": "scores"}, "outputs must be a list"),
     ],
 )
@@ -118,13 +134,23 @@ def test_pictures_come_in_any_usual_layout(shape: list[int], first_pixels: Any) 
 
 def test_channels_first_is_turned_into_channels_last() -> None:
     chw = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
-    tensor = {"name": "image", "shape": [1, 3, 4, 5], "datatype": "UINT8", "data": chw.reshape(-1).tolist()}
+    tensor = {
+        "name": "image",
+        "shape": [1, 3, 4, 5],
+        "datatype": "UINT8",
+        "data": chw.reshape(-1).tolist(),
+    }
     (picture,) = parse({"inputs": [tensor]}, PICTURE).columns["image"]
     np.testing.assert_array_equal(picture, chw.transpose(1, 2, 0))
 
 
 def test_encoded_pictures_are_decoded_from_base64() -> None:
-    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(b"\x89PNG").decode()]}
+    tensor = {
+        "name": "image",
+        "shape": [1],
+        "datatype": "BYTES",
+        "data": [base64.b64encode(b"\x89PNG").decode()],
+    }
     assert parse({"inputs": [tensor]}, PICTURE).columns["image"] == [b"\x89PNG"]
 
 
@@ -132,10 +158,19 @@ def test_encoded_pictures_are_decoded_from_base64() -> None:
     ("tensor", "message"),
     [
         ({"shape": [1], "datatype": "BYTES", "data": ["%%"]}, "not base64"),
-        ({"shape": [4, 4], "datatype": "UINT8", "data": [0] * 16}, r"shape is \[4, 4\], expected \[-1, 3, 4\]"),
+        (
+            {"shape": [4, 4], "datatype": "UINT8", "data": [0] * 16},
+            r"shape is \[4, 4\], expected \[-1, 3, 4\]",
+        ),
         ({"shape": [1, 2, 2, 2], "datatype": "UINT8", "data": [0] * 8}, r"expected \[-1, 3, 4\]"),
-        ({"shape": [1, 2, 2], "datatype": "FP32", "data": [0.5] * 4}, "whole numbers from 0 to 255"),
-        ({"shape": [1, 2, 2], "datatype": "INT64", "data": [-1] * 4}, "whole numbers from 0 to 255"),
+        (
+            {"shape": [1, 2, 2], "datatype": "FP32", "data": [0.5] * 4},
+            "whole numbers from 0 to 255",
+        ),
+        (
+            {"shape": [1, 2, 2], "datatype": "INT64", "data": [-1] * 4},
+            "whole numbers from 0 to 255",
+        ),
     ],
 )
 def test_wrong_pictures_are_refused(tensor: dict[str, Any], message: str) -> None:
@@ -153,7 +188,9 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
 VALUES = np.array([[0.25, 0.75], [0.5, 0.5]])
 
 
-def answer(request: open_inference.InferRequest, values: Any = VALUES, interface: Interface = TABLE) -> Any:
+def answer(
+    request: open_inference.InferRequest, values: Any = VALUES, interface: Interface = TABLE
+) -> Any:
     body, json_bytes = open_inference.infer_answer(request, values, interface, "churn", "3")
     assert json_bytes is None
     return json.loads(body)
@@ -174,7 +211,10 @@ def test_answers_of_a_classification() -> None:
 def test_only_the_outputs_that_were_asked_for_are_given() -> None:
     request = parse({**GOOD, "outputs": [{"name": "label"}]})
     assert [output["name"] for output in answer(request)["outputs"]] == ["label"]
-    assert [output["name"] for output in answer(parse({**GOOD, "outputs": []}))["outputs"]] == ["scores", "label"]
+    assert [output["name"] for output in answer(parse({**GOOD, "outputs": []}))["outputs"]] == [
+        "scores",
+        "label",
+    ]
 
 
 def test_answer_of_a_regression() -> None:
@@ -182,8 +222,12 @@ def test_answer_of_a_regression() -> None:
     features = Features(signature, "price", {"age": AGE}, target_mean=1.0, target_scale=2.0)
     interface = Interface(features)
     request = parse({"inputs": GOOD["inputs"][:1]}, interface)
-    given = answer(request, features.values(np.array([[0.25], [-1.5]], dtype=np.float32)), interface)
-    assert given["outputs"] == [{"name": "value", "datatype": "FP64", "shape": [2], "data": [1.5, -2.0]}]
+    given = answer(
+        request, features.values(np.array([[0.25], [-1.5]], dtype=np.float32)), interface
+    )
+    assert given["outputs"] == [
+        {"name": "value", "datatype": "FP64", "shape": [2], "data": [1.5, -2.0]}
+    ]
     assert "id" not in given
 
 
@@ -196,7 +240,11 @@ def test_metadata_offers_an_input_for_each_raw_column() -> None:
         {"name": "job", "datatype": "BYTES", "shape": [-1], "parameters": categories},
     ]
     assert metadata["outputs"][0] == {"name": "scores", "datatype": "FP32", "shape": [-1, 2]}
-    assert metadata["parameters"] == {"alias": "production", "classes": ["no", "yes"], "fast_input": None}
+    assert metadata["parameters"] == {
+        "alias": "production",
+        "classes": ["no", "yes"],
+        "fast_input": None,
+    }
 
 
 def test_metadata_names_the_one_tensor_that_needs_no_decoding() -> None:
@@ -239,9 +287,14 @@ def test_one_tensor_of_all_columns_is_the_columns_one_by_one() -> None:
         ),
     ],
 )
-def test_a_wrong_tensor_of_all_columns_is_refused(tensors: list[dict[str, Any]], message: str) -> None:
+def test_a_wrong_tensor_of_all_columns_is_refused(
+    tensors: list[dict[str, Any]], message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
-        parse({"inputs": [{"name": "columns", "datatype": "FP32", **tensor} for tensor in tensors]}, NUMBERS)
+        parse(
+            {"inputs": [{"name": "columns", "datatype": "FP32", **tensor} for tensor in tensors]},
+            NUMBERS,
+        )
 
 
 def test_a_model_that_takes_more_than_numbers_has_no_such_tensor() -> None:
@@ -287,13 +340,17 @@ def test_pixels_may_be_flat_or_nested(data: Any) -> None:
         (None, [1, 2], "lacks 'datatype'"),
     ],
 )
-def test_data_that_is_not_of_its_datatype_is_refused(datatype: Any, data: Any, message: str) -> None:
+def test_data_that_is_not_of_its_datatype_is_refused(
+    datatype: Any, data: Any, message: str
+) -> None:
     with pytest.raises(RequestError, match=message):
         parse(changed(datatype=datatype, data=data))
 
 
 def test_too_many_rows_are_refused_with_the_name_of_the_limit() -> None:
-    with pytest.raises(RequestError, match=r"inputs\[0\] has 2 rows; max_request_rows is 1") as refusal:
+    with pytest.raises(
+        RequestError, match=r"inputs\[0\] has 2 rows; max_request_rows is 1"
+    ) as refusal:
         parse(GOOD, TABLE, max_rows=1)
     assert refusal.value.status == 413
 

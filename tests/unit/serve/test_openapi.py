@@ -74,7 +74,11 @@ def is_expected(check: str, case: schemathesis.Case, answer: Any, interface: Int
     file or a tensor; that float32 does not hold all numbers."""
     if case.media_type in (predict_body.CSV, predict_body.RAW, predict_body.MULTIPART):
         return check in ("positive_data_acceptance", "negative_data_rejection")
-    inexact = "infer" in case.operation.label or interface.image_column is not None or " large" in answer.text
+    inexact = (
+        "infer" in case.operation.label
+        or interface.image_column is not None
+        or " large" in answer.text
+    )
     return check == "positive_data_acceptance" and inexact
 
 
@@ -87,7 +91,9 @@ def test_schemathesis_finds_nothing(app: App) -> None:
     done: Counter[str] = Counter()
     found: list[str] = []
     for event in schemathesis.engine.from_schema(schema).execute():
-        assert not isinstance(event, schemathesis.engine.events.NonFatalError | schemathesis.engine.events.FatalError)
+        assert not isinstance(
+            event, schemathesis.engine.events.NonFatalError | schemathesis.engine.events.FatalError
+        )
         if not isinstance(event, schemathesis.engine.events.ScenarioFinished):
             continue
         for name, checks in event.recorder.checks.items():
@@ -95,9 +101,13 @@ def test_schemathesis_finds_nothing(app: App) -> None:
             done[case.operation.label] += 1
             for check in checks:
                 answer = event.recorder.interactions[name].response
-                if check.failure_info is not None and not is_expected(check.name, case, answer, app.interface):
+                if check.failure_info is not None and not is_expected(
+                    check.name, case, answer, app.interface
+                ):
                     asked = f"{case.operation.label} {case.media_type} {str(case.body)[:500]}"
-                    found.append(f"{check.name}: {asked} -> {answer and answer.status_code} {answer and answer.text}")
+                    found.append(
+                        f"{check.name}: {asked} -> {answer and answer.status_code} {answer and answer.text}"
+                    )
     assert found == []
     assert done["POST /predict"] > 100
     assert done["POST /v2/models/small/infer"] > 100
@@ -129,19 +139,32 @@ def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) 
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             content = operation.get("requestBody", {}).get("content", {})
-            given = [(kind, media["example"]) for kind, media in content.items() if "example" in media]
-            given += [(k, one["value"]) for k, media in content.items() for one in media.get("examples", {}).values()]
+            given = [
+                (kind, media["example"]) for kind, media in content.items() if "example" in media
+            ]
+            given += [
+                (k, one["value"])
+                for k, media in content.items()
+                for one in media.get("examples", {}).values()
+            ]
             for kind, value in given:
                 sent = value if isinstance(value, str) else json.dumps(value)
-                answer = app.ask(request(method.upper(), path, sent.encode(), {"content-type": kind}))
+                answer = app.ask(
+                    request(method.upper(), path, sent.encode(), {"content-type": kind})
+                )
                 assert answer.status_code == 200, body(answer)
-                schema = operation["responses"]["200"]["content"][predict_body.JSON]["schema"]["$ref"]
+                schema = operation["responses"]["200"]["content"][predict_body.JSON]["schema"][
+                    "$ref"
+                ]
                 validate(document, schema.rpartition("/")[2], body(answer))
                 num_asked += 1
     assert num_asked >= 4
     if app.interface.image_column:
         image = examples.image(app.interface)
-        assert app.ask(request("POST", "/predict", image, {"content-type": "image/png"})).status_code == 200
+        assert (
+            app.ask(request("POST", "/predict", image, {"content-type": "image/png"})).status_code
+            == 200
+        )
 
 
 def test_the_document_has_the_columns_and_classes_of_the_model() -> None:
@@ -157,7 +180,9 @@ def test_the_document_has_the_columns_and_classes_of_the_model() -> None:
 
 def test_every_path_of_the_endpoint_is_in_the_document(app: App) -> None:
     paths = set(body(app.ask(request("GET", "/openapi.json")))["paths"])
-    listed = body(app.ask(request("GET", "/nowhere")))["error"].partition("there are: ")[2].split(", ")
+    listed = (
+        body(app.ask(request("GET", "/nowhere")))["error"].partition("there are: ")[2].split(", ")
+    )
     for path in (one.partition(" ")[2] for one in listed):
         if path not in ("/", "/docs", "/openapi.json"):
             plain = path.replace("{model}", "small").replace("{version}", "1")
@@ -182,7 +207,9 @@ def test_the_page_stands_alone(app: App) -> None:
     answer = app.ask(request("GET", "/docs"))
     text = bytes(answer.body).decode()
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert answer.headers["content-security-policy"].startswith(
+        "default-src 'none'; style-src 'sha256-"
+    )
     assert not re.search(r'(?:src|href)="(?!openapi\.json)', text)
     assert "<script" not in text
     for path in ("/predict", "/v2/models/small/infer"):
@@ -192,7 +219,9 @@ def test_the_page_stands_alone(app: App) -> None:
 
 
 def test_what_comes_from_the_model_is_escaped_on_the_page() -> None:
-    document = openapi.document("m", "1", Interface(small_models.table_features()), small_settings(), "0", "/<b>")
+    document = openapi.document(
+        "m", "1", Interface(small_models.table_features()), small_settings(), "0", "/<b>"
+    )
     document["info"]["title"] = "<script>alert(1)</script>"
     document["info"]["description"] = "of `<img>`"
     text = docs.html(document)
@@ -204,10 +233,14 @@ def test_what_comes_from_the_model_is_escaped_on_the_page() -> None:
 
 def test_the_document_says_who_needs_a_token(app: App) -> None:
     assert "security" not in body(app.ask(request("GET", "/openapi.json")))
-    document = openapi.document("m", "1", Interface(small_models.table_features()), small_settings(), "0", "")
+    document = openapi.document(
+        "m", "1", Interface(small_models.table_features()), small_settings(), "0", ""
+    )
     assert document["security"] == [{"token": []}]
     assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
-    everybody = {path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []}
+    everybody = {
+        path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []
+    }
     assert everybody == {f"/{path}" for path in front._OPEN - page.NAMES}
     assert "Authorization: Bearer" in docs.html(document)
 

@@ -29,24 +29,33 @@ def test_every_file_is_served_and_every_file_that_is_named_is_there() -> None:
         assert answer.headers["content-type"] == media_type
     assert {file.name for file in STATIC.iterdir()} == {name for name, _ in page._FILES.values()}
     for file in STATIC.iterdir():
-        named = re.findall(r'(?:href|src|from|import)[=( ]*"(?:\./)?([\w.]+\.\w+)"', file.read_text())
+        named = re.findall(
+            r'(?:href|src|from|import)[=( ]*"(?:\./)?([\w.]+\.\w+)"', file.read_text()
+        )
         assert set(named) <= {*page._FILES, "docs"}
 
 
 def test_the_browser_may_load_from_this_endpoint_only() -> None:
     answer = page.answer(get("/"))
     assert answer is not None
-    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    policy = dict(
+        part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
+    )
     assert policy["default-src"] == "'none'"
-    allowed = {source for name in policy if name.endswith("-src") for source in policy[name].split()}
+    allowed = {
+        source for name in policy if name.endswith("-src") for source in policy[name].split()
+    }
     assert allowed == {"'none'", "'self'", "blob:"}
     assert answer.headers["x-content-type-options"] == "nosniff"
     for file in STATIC.iterdir():
-        assert not re.search(r"(?:https?:)?//[a-z]", file.read_text().replace("http://www.w3.org/", "")), file.name
+        assert not re.search(
+            r"(?:https?:)?//[a-z]", file.read_text().replace("http://www.w3.org/", "")
+        ), file.name
 
 
 @pytest.mark.parametrize(
-    ("path", "method"), [("/page.py", "GET"), ("/static/page.css", "GET"), ("/", "POST"), ("/../page.css", "GET")]
+    ("path", "method"),
+    [("/page.py", "GET"), ("/static/page.css", "GET"), ("/", "POST"), ("/../page.css", "GET")],
 )
 def test_nothing_else_is_the_page(path: str, method: str) -> None:
     assert page.answer(get(path, method)) is None

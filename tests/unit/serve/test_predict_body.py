@@ -22,12 +22,18 @@ TABLE = Interface(small_models.table_features())
 PICTURE = Interface(small_models.picture_features())
 NUMBER = Numeric(mean=2.0, shift=1.0, scale=4.0)
 NUMBERS = Interface(
-    Features(Signature("vector", (2,), "float32", (), (), "regression"), "price", {"a": NUMBER, "b": NUMBER})
+    Features(
+        Signature("vector", (2,), "float32", (), (), "regression"),
+        "price",
+        {"a": NUMBER, "b": NUMBER},
+    )
 )
 ROW = {"age": 41, "hours": 38.5, "job": "nurse"}
 
 
-def inputs(content: bytes, kind: str, interface: Interface = TABLE, query: str = "", max_rows: int = 100) -> Any:
+def inputs(
+    content: bytes, kind: str, interface: Interface = TABLE, query: str = "", max_rows: int = 100
+) -> Any:
     predict_body.check_kind(predict_body.media_type(kind), interface)
     return Body(content, kind, query).inputs(interface, max_rows)
 
@@ -36,7 +42,9 @@ def offline(rows: list[dict[str, Any]], interface: Interface = TABLE) -> Any:
     return interface.features.apply(interface.features.from_json_rows(rows))
 
 
-def png(width: int = 8, height: int = 8, mode: str = "L", kind: str = "PNG", **options: Any) -> bytes:
+def png(
+    width: int = 8, height: int = 8, mode: str = "L", kind: str = "PNG", **options: Any
+) -> bytes:
     buffer = io.BytesIO()
     Pil.new(mode, (width, height)).save(buffer, format=kind, **options)
     return buffer.getvalue()
@@ -53,7 +61,10 @@ def field(name: str, value: str) -> tuple[str, bytes]:
 
 
 def file(content: bytes, kind: str = "image/png", name: str = "file") -> tuple[str, bytes]:
-    return f'Content-Disposition: form-data; name="{name}"; filename="x"\r\nContent-Type: {kind}', content
+    return (
+        f'Content-Disposition: form-data; name="{name}"; filename="x"\r\nContent-Type: {kind}',
+        content,
+    )
 
 
 # What is understood -----------------------------------------------------------------------------------------
@@ -97,8 +108,12 @@ def test_a_form_may_have_several_images() -> None:
         Pil.fromarray(one[:, :, 0]).save(buffer, format="PNG")
         buffers.append(buffer.getvalue())
     content, kind = form(*(file(one) for one in buffers))
-    np.testing.assert_array_equal(inputs(content, kind, PICTURE), np.stack(pixels).transpose(0, 3, 1, 2))
-    np.testing.assert_array_equal(inputs(buffers[0], "image/png", PICTURE)[0, 0], pixels[0][:, :, 0])
+    np.testing.assert_array_equal(
+        inputs(content, kind, PICTURE), np.stack(pixels).transpose(0, 3, 1, 2)
+    )
+    np.testing.assert_array_equal(
+        inputs(buffers[0], "image/png", PICTURE)[0, 0], pixels[0][:, :, 0]
+    )
 
 
 def test_a_file_is_not_changed_by_what_looks_like_the_end_of_a_line() -> None:
@@ -127,15 +142,21 @@ def test_a_raw_tensor_of_pixels(query: str, dtype: Any, shape: tuple[int, ...]) 
 def test_a_raw_tensor_of_numbers() -> None:
     numbers = np.array([[1, 2], [3, 4], [5, 6]], dtype="<f4")
     expected = offline([{"a": a, "b": b} for a, b in numbers.tolist()], NUMBERS)
-    np.testing.assert_array_equal(inputs(numbers.tobytes(), "application/octet-stream", NUMBERS), expected)
+    np.testing.assert_array_equal(
+        inputs(numbers.tobytes(), "application/octet-stream", NUMBERS), expected
+    )
 
 
 def test_a_raw_tensor_of_the_only_number() -> None:
     price = Interface(small_models.price_features())
     expected = offline([{"size": 30.0}, {"size": 50.5}], price)
     numbers = np.array([30.0, 50.5])
-    np.testing.assert_array_equal(inputs(numbers.tobytes(), "application/octet-stream", price), expected)
-    found = inputs(numbers.astype("<f4").tobytes(), "application/octet-stream", price, "dtype=float32")
+    np.testing.assert_array_equal(
+        inputs(numbers.tobytes(), "application/octet-stream", price), expected
+    )
+    found = inputs(
+        numbers.astype("<f4").tobytes(), "application/octet-stream", price, "dtype=float32"
+    )
     np.testing.assert_array_equal(found, expected)
 
 
@@ -174,10 +195,24 @@ def test_each_wrong_json_body_is_refused_with_its_place(body: Any, message: str)
 
 
 REFUSED: list[tuple[bytes, str, Interface, str, int, str]] = [
-    (b"{}", "text/plain", TABLE, "", 415, "content-type is 'text/plain'; send application/json, image/\\*"),
+    (
+        b"{}",
+        "text/plain",
+        TABLE,
+        "",
+        415,
+        "content-type is 'text/plain'; send application/json, image/\\*",
+    ),
     (b"x", "image/png", TABLE, "", 415, "takes no images"),
     (b"", "image/png", PICTURE, "", 400, "the image is empty"),
-    (b"age=41&age=42", "application/x-www-form-urlencoded", TABLE, "", 400, "field 'age' is given twice"),
+    (
+        b"age=41&age=42",
+        "application/x-www-form-urlencoded",
+        TABLE,
+        "",
+        400,
+        "field 'age' is given twice",
+    ),
     (b"age", "application/x-www-form-urlencoded", TABLE, "", 400, "the form cannot be read"),
     (b"age=%ff", "application/x-www-form-urlencoded", TABLE, "", 400, "the form cannot be read"),
     (b"a=1&" * 500, "application/x-www-form-urlencoded", TABLE, "", 400, "the form cannot be read"),
@@ -188,12 +223,26 @@ REFUSED: list[tuple[bytes, str, Interface, str, int, str]] = [
     (b'1,2,"x\n', "text/csv", TABLE, "", 400, "line 1 of the CSV file"),
     (b"1,2,\xff\n", "text/csv", TABLE, "", 400, "the CSV file is not UTF-8"),
     (b"1,2,x\n" * 101, "text/csv", TABLE, "", 413, "max_request_rows is 100"),
-    (json.dumps([ROW] * 101).encode(), "application/json", TABLE, "", 413, "max_request_rows is 100"),
+    (
+        json.dumps([ROW] * 101).encode(),
+        "application/json",
+        TABLE,
+        "",
+        413,
+        "max_request_rows is 100",
+    ),
     (b"x", "multipart/form-data", TABLE, "", 400, "needs a boundary"),
     (b"x", f"multipart/form-data; boundary={'b' * 71}", TABLE, "", 400, "needs a boundary"),
     (b"x", "multipart/form-data; boundary=b0", TABLE, "", 400, "the form is cut off"),
     (b"--b0\r\n", "multipart/form-data; boundary=b0", TABLE, "", 400, "the form is cut off"),
-    (b"--b0x\r\n\r\n--b0--", "multipart/form-data; boundary=b0", TABLE, "", 400, "part 0 of the form has no head"),
+    (
+        b"--b0x\r\n\r\n--b0--",
+        "multipart/form-data; boundary=b0",
+        TABLE,
+        "",
+        400,
+        "part 0 of the form has no head",
+    ),
     (*form(("A: b", b"")), TABLE, "", 400, "part 0 of the form has no name"),
     (*form(("A: " + "b" * 5000, b"")), TABLE, "", 400, "more than 4096 bytes"),
     (*form(field("age", "1"), field("age", "2")), TABLE, "", 400, "field 'age' is given twice"),
@@ -205,11 +254,32 @@ REFUSED: list[tuple[bytes, str, Interface, str, int, str]] = [
     (b"x" * 65, "application/octet-stream", PICTURE, "", 400, "body has 65 bytes; a row UINT8"),
     (b"", "application/octet-stream", PICTURE, "", 400, "body has 0 bytes"),
     (b"x" * 64, "application/octet-stream", TABLE, "", 415, "no single tensor"),
-    (b"x" * 64, "application/octet-stream", PICTURE, "dtype=int", 400, "dtype is 'int'; known are bool, uint8"),
+    (
+        b"x" * 64,
+        "application/octet-stream",
+        PICTURE,
+        "dtype=int",
+        400,
+        "dtype is 'int'; known are bool, uint8",
+    ),
     (b"x" * 64, "application/octet-stream", PICTURE, "shape=1,a", 400, "shape is '1,a'"),
     (b"x" * 64, "application/octet-stream", PICTURE, "shape=0,8,8", 400, "shape is '0,8,8'"),
-    (b"x" * 64, "application/octet-stream", PICTURE, "shape=1,8,9", 400, "body has 64 bytes of data"),
-    (b"x" * 64, "application/octet-stream", PICTURE, "shape=1,4,4,4", 400, r"body.shape is \[1, 4, 4, 4\], expected"),
+    (
+        b"x" * 64,
+        "application/octet-stream",
+        PICTURE,
+        "shape=1,8,9",
+        400,
+        "body has 64 bytes of data",
+    ),
+    (
+        b"x" * 64,
+        "application/octet-stream",
+        PICTURE,
+        "shape=1,4,4,4",
+        400,
+        r"body.shape is \[1, 4, 4, 4\], expected",
+    ),
     (b"x" * 64, "application/octet-stream", PICTURE, "shape=" + "9" * 90, 413, "max_request_rows"),
     (b"x" * 6400 * 2, "application/octet-stream", PICTURE, "", 413, "body has 200 rows"),
 ]
@@ -228,7 +298,9 @@ def test_each_wrong_body_is_refused(
     assert refusal.value.status == status
 
 
-@pytest.mark.parametrize("body", [b"[" * 10_000 + b"]" * 10_000, b'{"a":' * 10_000, b"1" * 5000, b'{"a":NaN}', b"\0"])
+@pytest.mark.parametrize(
+    "body", [b"[" * 10_000 + b"]" * 10_000, b'{"a":' * 10_000, b"1" * 5000, b'{"a":NaN}', b"\0"]
+)
 def test_json_that_is_out_of_hand_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="the body is not JSON") as refusal:
         parse_json(body)
@@ -237,7 +309,8 @@ def test_json_that_is_out_of_hand_is_refused(body: bytes) -> None:
 
 def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
     np.testing.assert_array_equal(
-        inputs(b'[{"age": 1, "age": 41, "hours": 38.5, "job": "nurse"}]', "application/json"), offline([ROW])
+        inputs(b'[{"age": 1, "age": 41, "hours": 38.5, "job": "nurse"}]', "application/json"),
+        offline([ROW]),
     )
 
 
@@ -281,7 +354,9 @@ def test_images_of_every_usual_mode_are_taken(content: bytes) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_files_that_are_no_images_are_refused_by_row_and_column(content: bytes, message: str) -> None:
+def test_files_that_are_no_images_are_refused_by_row_and_column(
+    content: bytes, message: str
+) -> None:
     with pytest.raises(DataError, match=rf"rows\[0\]\.image: .*{message}"):
         inputs(content, "image/*", PICTURE)
 
@@ -296,9 +371,13 @@ def bomb(width: int, height: int) -> bytes:
     return png()[:8] + chunk + png()[33:]
 
 
-def test_an_image_that_says_that_it_is_too_large_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_says_that_it_is_too_large_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     body = Body(bomb(5000, 4000), "image/png", "")
-    with pytest.raises(TooManyPixelsError, match=r"rows\[0\].image: with this image there are 20000000 pixels"):
+    with pytest.raises(
+        TooManyPixelsError, match=r"rows\[0\].image: with this image there are 20000000 pixels"
+    ):
         body.inputs(PICTURE, 10, 1_000_000)
     with pytest.raises(DataError, match="not a readable image"):
         Body(bomb(60_000, 60_000), "image/png", "").inputs(PICTURE, 10, None)
@@ -317,7 +396,10 @@ def test_the_pixels_of_all_images_count_together() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_a_mutilated_image_is_a_refusal_whatever_is_wrong_with_it() -> None:
     rng = np.random.default_rng(0)
-    sources = [png(16, 16, kind=kind, mode="RGB") for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+    sources = [
+        png(16, 16, kind=kind, mode="RGB")
+        for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+    ]
     num_refused = 0
     for source in sources:
         for _ in range(60):

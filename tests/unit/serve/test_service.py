@@ -16,7 +16,7 @@ import pytest
 import small_models
 from starlette.responses import Response
 
-from raydc import bundle, checkpoint
+from raydc import artefact, bundle
 from raydc.bundle import Bundle
 from raydc.errors import CheckpointError, RegistryError
 from raydc.features import Features, images
@@ -46,8 +46,16 @@ class Store:
 
     def settings(self, version: int = 1, **fields: Any) -> Settings:
         section = small_models.small_spec(self.storage.uri).serve
-        limits = {name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)}
-        given = {**limits, "storage": self.storage.uri, "model": "small", "traffic": Traffic(version=version), **fields}
+        limits = {
+            name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)
+        }
+        given = {
+            **limits,
+            "storage": self.storage.uri,
+            "model": "small",
+            "traffic": Traffic(version=version),
+            **fields,
+        }
         return Settings(**given)
 
     def bundle(self, version: int) -> Bundle:
@@ -55,11 +63,11 @@ class Store:
 
 
 def spoil_golden(folder: Storage) -> None:
-    meta, files = checkpoint.read_artefact(folder)
+    meta, files = artefact.read_artefact(folder)
     golden = json.loads(files["golden.json"])
     golden["outputs"][0][0] += 1.0
     folder.delete()
-    checkpoint.write_artefact(folder, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+    artefact.write_artefact(folder, {**files, "golden.json": json.dumps(golden).encode()}, meta)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,9 @@ def request(
     chunk_bytes: int = 1 << 20,
     root_path: str = "",
 ) -> Request:
-    chunks = [body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes)] or [b""]
+    chunks = [body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes)] or [
+        b""
+    ]
 
     async def receive() -> dict[str, Any]:
         if not chunks:
@@ -100,13 +110,18 @@ def request(
         chunk = chunks.pop(0)
         return {"type": "http.request", "body": chunk, "more_body": bool(chunks)}
 
-    raw = [(name.encode(), value.encode()) for name, value in {"x-request-id": "r-7", **(headers or {})}.items()]
+    raw = [
+        (name.encode(), value.encode())
+        for name, value in {"x-request-id": "r-7", **(headers or {})}.items()
+    ]
     scope = {"type": "http", "method": method, "path": path, "root_path": root_path, "headers": raw}
     return Request(scope, receive)
 
 
 def post(path: str, value: Any, **headers: str) -> Request:
-    return request("POST", path, json.dumps(value).encode(), {"content-type": "application/json", **headers})
+    return request(
+        "POST", path, json.dumps(value).encode(), {"content-type": "application/json", **headers}
+    )
 
 
 def body(response: Response) -> Any:
@@ -118,7 +133,12 @@ def tensors(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": "r1",
         "inputs": [
-            {"name": name, "shape": [len(rows)], "datatype": datatype, "data": [row[name] for row in rows]}
+            {
+                "name": name,
+                "shape": [len(rows)],
+                "datatype": datatype,
+                "data": [row[name] for row in rows],
+            }
             for name, datatype in kinds.items()
         ],
     }
@@ -145,12 +165,16 @@ def test_infer_gives_what_predict_gives(tables: Store) -> None:
     rows = small_models.table_rows(5)
 
     async def scenario(service: Service, routes: Routes) -> None:
-        answer = body(await routes.respond(post("/v2/models/small/versions/1/infer", tensors(rows))))
+        answer = body(
+            await routes.respond(post("/v2/models/small/versions/1/infer", tensors(rows)))
+        )
         predictions = tables.bundle(1).predict_rows(rows)
         assert (answer["model_name"], answer["model_version"], answer["id"]) == ("small", "1", "r1")
         scores, labels = answer["outputs"]
         expected = np.array([list(p["scores"].values()) for p in predictions], dtype=np.float32)
-        np.testing.assert_array_equal(np.array(scores["data"], dtype=np.float32).reshape(scores["shape"]), expected)
+        np.testing.assert_array_equal(
+            np.array(scores["data"], dtype=np.float32).reshape(scores["shape"]), expected
+        )
         assert labels["data"] == [prediction["label"] for prediction in predictions]
 
     run(tables.settings(), scenario)
@@ -174,7 +198,9 @@ def test_a_picture_may_come_as_file_base64_or_tensor(pictures: Store) -> None:
         data = pixels.reshape(-1).tolist()
         for shape in ([1, 8, 8], [1, 1, 8, 8], [1, 8, 8, 1]):
             tensor = {"name": "image", "shape": shape, "datatype": "UINT8", "data": data}
-            answer = body(await routes.respond(post("/v2/models/small/infer", {"inputs": [tensor]})))
+            answer = body(
+                await routes.respond(post("/v2/models/small/infer", {"inputs": [tensor]}))
+            )
             assert answer["outputs"][1]["data"] == [offline[0]["label"]]
 
     run(pictures.settings(), scenario)
@@ -188,7 +214,11 @@ def test_health_and_metadata(tables: Store) -> None:
             assert response.headers["x-raydc-model-version"] == "2"
             return body(response)
 
-        assert await get("/v2") == {"name": "raydc", "version": "0.0", "extensions": ["binary_tensor_data"]}
+        assert await get("/v2") == {
+            "name": "raydc",
+            "version": "0.0",
+            "extensions": ["binary_tensor_data"],
+        }
         assert await get("/v2/health/live") == {"live": True}
         assert await get("/v2/health/ready") == {"ready": True}
         assert await get("/healthz") == {"status": "ok", "model": "small", "version": "2"}
@@ -230,27 +260,53 @@ REFUSALS: list[tuple[Request, int, str]] = [
     (request("POST", "/predict", b"\xff", JSON), 400, "the body is not JSON"),
     (post("/predict", []), 400, "rows is empty"),
     (post("/predict", {"row": {}}), 400, "got the keys 'row'"),
-    (post("/predict", [{"age": "old", "hours": 1, "job": "cook"}]), 422, "rows[0].age: 'old' is not a number"),
+    (
+        post("/predict", [{"age": "old", "hours": 1, "job": "cook"}]),
+        422,
+        "rows[0].age: 'old' is not a number",
+    ),
     (post("/predict", [{"agee": 1}]), 422, "Did you mean age?"),
     (post("/v2/models/small/infer", {"inputs": []}), 400, "inputs must be a list"),
-    (request("POST", "/predict", b"x", {"content-type": "text/plain"}), 415, "content-type is 'text/plain'"),
+    (
+        request("POST", "/predict", b"x", {"content-type": "text/plain"}),
+        415,
+        "content-type is 'text/plain'",
+    ),
     (request("POST", "/predict", b"x", {"content-type": "image/png"}), 415, "takes no images"),
-    (request("POST", "/v2/models/small/infer", b"x", {"content-type": "image/png"}), 415, "send application/json"),
+    (
+        request("POST", "/v2/models/small/infer", b"x", {"content-type": "image/png"}),
+        415,
+        "send application/json",
+    ),
     (request("GET", "/predict"), 405, "use POST"),
     (request("DELETE", "/healthz"), 405, "use GET"),
     (request("GET", "/v2/models/small/infer"), 405, "use POST"),
     (request("GET", "/nowhere"), 404, "POST /predict"),
     (request("POST", "/"), 404, "POST /predict"),
     (request("GET", "/v2/models/large"), 404, "no model 'large'; this endpoint serves 'small'"),
-    (request("GET", "/v2/models/small/versions/9"), 404, "no version '9'; this endpoint serves '1'"),
+    (
+        request("GET", "/v2/models/small/versions/9"),
+        404,
+        "no version '9'; this endpoint serves '1'",
+    ),
     (request("GET", "/v2/models/small/weights"), 404, "no path"),
     (request("POST", "/predict", b" " * 5000, JSON), 413, "max_request_bytes = 4096"),
-    (request("POST", "/predict", b"", {**JSON, "content-length": "5000"}), 413, "max_request_bytes = 4096"),
-    (request("POST", "/predict", b" " * 5000, JSON, chunk_bytes=100), 413, "max_request_bytes = 4096"),
+    (
+        request("POST", "/predict", b"", {**JSON, "content-length": "5000"}),
+        413,
+        "max_request_bytes = 4096",
+    ),
+    (
+        request("POST", "/predict", b" " * 5000, JSON, chunk_bytes=100),
+        413,
+        "max_request_bytes = 4096",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("asked", "status", "message"), REFUSALS, ids=[f"{r[1]} {r[2]}" for r in REFUSALS])
+@pytest.mark.parametrize(
+    ("asked", "status", "message"), REFUSALS, ids=[f"{r[1]} {r[2]}" for r in REFUSALS]
+)
 def test_each_refusal_is_json_with_its_code_and_the_request_id(
     tables: Store, asked: Request, status: int, message: str
 ) -> None:
@@ -299,7 +355,10 @@ def test_a_large_image_is_decoded_off_the_event_loop(pictures: Store) -> None:
             images.to_pixels = to_pixels
 
     run(pictures.settings(), scenario)
-    assert [name.partition("_")[0] for name in threads] == [threading.main_thread().name, "features"]
+    assert [name.partition("_")[0] for name in threads] == [
+        threading.main_thread().name,
+        "features",
+    ]
 
 
 def test_nothing_is_ready_before_a_version_has_proved_itself() -> None:
@@ -338,7 +397,10 @@ def test_a_model_that_fails_gives_500_without_a_trace(tables: Store) -> None:
 def test_numbers_that_are_too_large_for_the_model_are_the_clients_fault(tables: Store) -> None:
     async def scenario(service: Service, routes: Routes) -> None:
         fake_forward(service, lambda x: np.where(x[:, :3] > 1e6, np.nan, 1.0).astype(np.float32))
-        for age, message in ((1e308, "rows[1].age: 1e+308 is too large"), (3e38, "rows[1]: a number is so large")):
+        for age, message in (
+            (1e308, "rows[1].age: 1e+308 is too large"),
+            (3e38, "rows[1]: a number is so large"),
+        ):
             rows = [{"age": 1, "hours": 1}, {"age": age, "hours": 1}]
             response = await routes.respond(post("/predict", rows))
             assert (response.status_code, message in body(response)["error"]) == (422, True)
@@ -348,7 +410,15 @@ def test_numbers_that_are_too_large_for_the_model_are_the_clients_fault(tables: 
 
 @pytest.mark.parametrize(
     ("given", "expected_s"),
-    [("0.5", 0.475), ("60", 30.0), ("0", 30.0), ("-1", 30.0), ("soon", 30.0), ("nan", 30.0), ("inf", 30.0)],
+    [
+        ("0.5", 0.475),
+        ("60", 30.0),
+        ("0", 30.0),
+        ("-1", 30.0),
+        ("soon", 30.0),
+        ("nan", 30.0),
+        ("inf", 30.0),
+    ],
 )
 def test_a_client_may_shorten_its_time_and_not_lengthen_it(given: str, expected_s: float) -> None:
     asked = request("POST", "/predict", headers={"x-request-timeout-seconds": given})
@@ -371,13 +441,17 @@ def test_a_request_that_takes_too_long_gives_408_and_the_next_one_works(tables: 
         assert response.status_code == 408
         assert "request_timeout_s = 0.3 s" in body(response)["error"]
         go_on.set()
-        assert (await routes.respond(post("/predict", small_models.table_rows(1)))).status_code == 200
+        assert (
+            await routes.respond(post("/predict", small_models.table_rows(1)))
+        ).status_code == 200
 
     run(tables.settings(request_timeout_s=0.3), scenario)
 
 
 @pytest.mark.parametrize(("ongoing", "queued", "answered"), [(1, 2, 3), (2, 0, 2), (2, -1, 6)])
-def test_what_exceeds_places_and_queue_gives_429(tables: Store, ongoing: int, queued: int, answered: int) -> None:
+def test_what_exceeds_places_and_queue_gives_429(
+    tables: Store, ongoing: int, queued: int, answered: int
+) -> None:
     go_on = threading.Event()
 
     async def scenario(service: Service, routes: Routes) -> None:
@@ -389,7 +463,10 @@ def test_what_exceeds_places_and_queue_gives_429(tables: Store, ongoing: int, qu
             return forward(x)
 
         fake_forward(service, held)
-        tasks = [asyncio.create_task(routes.respond(post("/predict", small_models.table_rows(1)))) for _ in range(6)]
+        tasks = [
+            asyncio.create_task(routes.respond(post("/predict", small_models.table_rows(1))))
+            for _ in range(6)
+        ]
         refused = 6 - answered
         while sum(task.done() for task in tasks) < refused:
             await asyncio.sleep(0.01)
@@ -457,8 +534,13 @@ def test_a_new_version_takes_over_and_keeps_the_old_for_requests_in_work(tables:
         await service.configure(tables.settings(2))
         go_on.set()
         assert body(await in_work)["version"] == "1"
-        assert body(await in_work)["predictions"] == tables.bundle(1).predict_rows(small_models.table_rows(1))
-        assert body(await routes.respond(post("/predict", small_models.table_rows(1))))["version"] == "2"
+        assert body(await in_work)["predictions"] == tables.bundle(1).predict_rows(
+            small_models.table_rows(1)
+        )
+        assert (
+            body(await routes.respond(post("/predict", small_models.table_rows(1))))["version"]
+            == "2"
+        )
 
     run(tables.settings(1), scenario)
 
@@ -487,7 +569,9 @@ def test_a_first_version_that_does_not_prove_itself_is_an_error(tables: Store) -
     run(None, scenario)
 
 
-def test_limits_change_without_loading_the_model_again(tables: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_change_without_loading_the_model_again(
+    tables: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario(service: Service, routes: Routes) -> None:
         assert service.current is not None
         before = service.current.bundle

@@ -56,7 +56,9 @@ def test_who_is_in_a_share_stays_when_it_grows() -> None:
 
 def test_versions_are_those_of_all_sides_the_stable_one_first() -> None:
     traffic = Traffic(
-        version=3, canary=TrafficShare(version=1, fraction=0.5), shadow=TrafficShare(version=1, fraction=1.0)
+        version=3,
+        canary=TrafficShare(version=1, fraction=0.5),
+        shadow=TrafficShare(version=1, fraction=1.0),
     )
     assert traffic.versions == (3, 1)
 
@@ -105,14 +107,18 @@ def test_a_replica_that_starts_in_between_answers_as_the_others(tables: Store) -
     assert late.state()["loaded"] == [2], "the version before is over and not loaded again"
 
 
-def test_the_version_before_is_let_go_after_the_change(tables: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_before_is_let_go_after_the_change(
+    tables: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("raydc.serve.replica.service._RETIRE_AFTER_S", 0.0)
     clock = Clock()
 
     async def main() -> None:
         service = Service(clock)
         await service.configure(tables.settings(1))
-        await service.configure(tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 0.01))
+        await service.configure(
+            tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 0.01)
+        )
         assert service.state()["loaded"] == [1, 2]
         clock.now_s += 1
         while service.state()["loaded"] != [2]:
@@ -129,7 +135,9 @@ def test_a_staged_version_that_fails_changes_nothing_else(tables: Store) -> None
 
 
 def test_a_canary_that_fails_leaves_its_requests_to_the_stable_version(tables: Store) -> None:
-    broken = tables.settings(1, traffic=Traffic(version=1, canary=TrafficShare(version=3, fraction=0.5)))
+    broken = tables.settings(
+        1, traffic=Traffic(version=1, canary=TrafficShare(version=3, fraction=0.5))
+    )
     service = serving(tables, Clock(), broken)
     assert answering(service) == {"1"}
     assert list(service.state()["refused"]) == [3]
@@ -153,10 +161,14 @@ def test_whatever_a_new_version_raises_the_old_one_answers(
     asyncio.run(main())
 
 
-def test_a_replica_that_starts_before_a_change_to_a_version_that_fails_is_an_error(tables: Store) -> None:
+def test_a_replica_that_starts_before_a_change_to_a_version_that_fails_is_an_error(
+    tables: Store,
+) -> None:
     clock = Clock()
     with pytest.raises(CheckpointError, match="golden rows"):
-        serving(tables, clock, tables.settings(3, before=Traffic(version=1), since_s=clock.now_s + 2))
+        serving(
+            tables, clock, tables.settings(3, before=Traffic(version=1), since_s=clock.now_s + 2)
+        )
 
 
 def test_a_first_stable_version_that_fails_is_an_error(tables: Store) -> None:
@@ -166,10 +178,14 @@ def test_a_first_stable_version_that_fails_is_an_error(tables: Store) -> None:
 
 def test_a_canary_answers_its_share_and_the_same_keys_each_time(tables: Store) -> None:
     canary = TrafficShare(version=2, fraction=0.25)
-    service = serving(tables, Clock(), tables.settings(1, traffic=Traffic(version=1, canary=canary)))
+    service = serving(
+        tables, Clock(), tables.settings(1, traffic=Traffic(version=1, canary=canary))
+    )
     chosen = {key: service.choose(key) for key in KEYS}
     assert {one.version for one in chosen.values() if one} == {"1", "2"}
-    assert {key for key, one in chosen.items() if one and one.version == "2"} == {k for k in KEYS if canary.has(k)}
+    assert {key for key, one in chosen.items() if one and one.version == "2"} == {
+        k for k in KEYS if canary.has(k)
+    }
 
 
 def test_a_version_is_found_by_its_number_while_it_runs(tables: Store) -> None:
@@ -204,7 +220,10 @@ def test_requests_of_a_key_stay_and_a_path_names_its_version(tables: Store) -> N
         assert (body(named)["model_version"], named.headers["x-raydc-model-version"]) == ("2", "2")
         elsewhere = await routes.respond(post("/a/b/c/versions/2", [], **{"x-raydc-key": outside}))
         assert (elsewhere.status_code, elsewhere.headers["x-raydc-model-version"]) == (404, "1")
-        assert {v: tally["num_answered"] for v, tally in service.state()["tallies"].items()} == {1: 2, 2: 3}
+        assert {v: tally["num_answered"] for v, tally in service.state()["tallies"].items()} == {
+            1: 2,
+            2: 3,
+        }
 
     asyncio.run(main())
 
@@ -212,7 +231,9 @@ def test_requests_of_a_key_stay_and_a_path_names_its_version(tables: Store) -> N
 # How they do ------------------------------------------------------------------------------------------------
 
 
-def tallied(answered: int, errors: int = 0, seconds: float = 0.01, refused: int = 0, error: int = 500) -> Tally:
+def tallied(
+    answered: int, errors: int = 0, seconds: float = 0.01, refused: int = 0, error: int = 500
+) -> Tally:
     tally = Tally()
     for status, count in ((200, answered), (error, errors), (422, refused), (429, 7)):
         for _ in range(count):
@@ -250,7 +271,12 @@ def test_a_canary_is_not_promoted_beside_a_stable_version_that_nobody_asks() -> 
 
 def test_tallies_add_up_and_give_percentiles() -> None:
     both = total([tallied(90, seconds=0.001).to_dict(), tallied(9, 1, 0.1, refused=2).to_dict()])
-    assert (both.num_answered, both.num_errors, both.num_refused, both.num_requests) == (99, 1, 2, 102)
+    assert (both.num_answered, both.num_errors, both.num_refused, both.num_requests) == (
+        99,
+        1,
+        2,
+        102,
+    )
     half, most = both.percentile_s(0.5), both.percentile_s(0.95)
     assert half is not None
     assert most is not None
@@ -290,7 +316,9 @@ def test_a_shadow_is_compared_row_by_row() -> None:
     assert copies([{"value": 1.0}], lambda: [{"value": 1.00001}])["num_different"] == 0
 
 
-@pytest.mark.parametrize("fault", [DataError("no such column"), ValueError("broken"), MemoryError(), None])
+@pytest.mark.parametrize(
+    "fault", [DataError("no such column"), ValueError("broken"), MemoryError(), None]
+)
 def test_a_shadow_that_fails_is_counted_and_nothing_else(fault: Exception | None) -> None:
     def found() -> Any:
         if fault is not None:
@@ -307,13 +335,17 @@ def test_a_slow_shadow_does_not_pile_up() -> None:
     assert counted["num_left_out"] >= 46, "all were handed over in one round of the loop"
 
 
-def test_a_request_is_mirrored_to_the_shadow_and_its_answer_is_not(tables: Store, tmp_path: Path) -> None:
+def test_a_request_is_mirrored_to_the_shadow_and_its_answer_is_not(
+    tables: Store, tmp_path: Path
+) -> None:
     rows = small_models.table_rows(20)
 
     async def main() -> dict[str, Any]:
         service = Service(Clock())
         await service.configure(
-            tables.settings(1, traffic=Traffic(version=1, shadow=TrafficShare(version=2, fraction=1.0)))
+            tables.settings(
+                1, traffic=Traffic(version=1, shadow=TrafficShare(version=2, fraction=1.0))
+            )
         )
         stable = service.choose("somebody")
         assert stable is not None
@@ -333,4 +365,8 @@ def test_a_request_is_mirrored_to_the_shadow_and_its_answer_is_not(tables: Store
     one, two = (tables.bundle(version).predict_rows(rows) for version in (1, 2))
     different = sum(a["label"] != b["label"] for a, b in zip(one, two, strict=True))
     assert different > 0
-    assert (counted["num_copied"], counted["num_rows"], counted["num_different"]) == (1, 20, different)
+    assert (counted["num_copied"], counted["num_rows"], counted["num_different"]) == (
+        1,
+        20,
+        different,
+    )

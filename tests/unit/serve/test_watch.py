@@ -19,8 +19,9 @@ import pytest
 from raydc.serve.watch import access_log, log_thread
 from raydc.serve.watch.access_log import AccessLog
 from raydc.serve.watch.endpoint_metrics import COUNTERS, GAUGES, HISTOGRAMS, EndpointMetrics
-from raydc.serve.watch.log_thread import LogThread, RequestRecord
+from raydc.serve.watch.log_thread import LogThread
 from raydc.serve.watch.monitor import Monitor
+from raydc.serve.watch.request_record import RequestRecord
 
 WAIT_S = 20.0
 
@@ -47,7 +48,9 @@ def test_everything_is_done_in_order() -> None:
     assert watching.num_dropped == 0
 
 
-def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(log_thread, "_MAX_WAITING", 10)
     may_go_on = threading.Event()
     done: list[int] = []
@@ -84,7 +87,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_a_line_is_one_request(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "logs" / "access.jsonl")
-    log.take([seen(0, status=401, token="", forwarded_for="192.0.2.1", path='/a"\n\u2028b'), seen(1)])
+    log.take(
+        [seen(0, status=401, token="", forwarded_for="192.0.2.1", path='/a"\n\u2028b'), seen(1)]
+    )
     log.close()
     first, second = lines(log.path)
     assert first == {
@@ -111,7 +116,10 @@ def test_full_files_are_kept_up_to_a_number(tmp_path: Path) -> None:
         log.take([seen(number % 10)])
     log.close()
     files = sorted(tmp_path.glob("access.jsonl*"))
-    assert [file.name for file in files] == ["access.jsonl", *(f"access.jsonl.{n + 1}" for n in range(4))]
+    assert [file.name for file in files] == [
+        "access.jsonl",
+        *(f"access.jsonl.{n + 1}" for n in range(4)),
+    ]
     assert [[line["request_id"] for line in lines(file)] for file in files[:2]] == [
         ["r7", "r8", "r9"],
         ["r4", "r5", "r6"],
@@ -127,7 +135,9 @@ def test_a_restart_goes_on_in_the_same_file(tmp_path: Path) -> None:
     assert [line["request_id"] for line in lines(tmp_path / "access.jsonl")] == ["r0", "r1"]
 
 
-def test_a_full_disk_is_counted_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_counted_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = AccessLog(tmp_path / "access.jsonl")
 
     def full(descriptor: int, content: bytes) -> int:
@@ -181,7 +191,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 def test_requests_are_counted_by_version_role_and_code(recorded: Recorded) -> None:
     meters = EndpointMetrics()
-    meters.take([seen(), seen(), seen(version="2", role="canary"), seen(status=429), seen(method="GET")])
+    meters.take(
+        [seen(), seen(), seen(version="2", role="canary"), seen(status=429), seen(method="GET")]
+    )
     assert recorded.values == {
         ("raydc_requests_total", "small", "1", "stable", "200"): 2,
         ("raydc_requests_total", "small", "2", "canary", "200"): 1,
@@ -218,7 +230,9 @@ def test_levels_and_batches(recorded: Recorded) -> None:
 @pytest.mark.parametrize("table", [COUNTERS, HISTOGRAMS, GAUGES])
 def test_names_follow_the_conventions(table: dict[str, Any]) -> None:
     is_counter: Callable[[str], bool] = lambda name: name.endswith("_total")  # noqa: E731
-    assert all(name.startswith("raydc_") and is_counter(name) == (table is COUNTERS) for name in table)
+    assert all(
+        name.startswith("raydc_") and is_counter(name) == (table is COUNTERS) for name in table
+    )
 
 
 # All of it -------------------------------------------------------------------------------------------------
@@ -233,7 +247,9 @@ class Busy:
     def __init__(self) -> None:
         self.batch_sizes = deque([2, 1])
         self.places = SimpleNamespace(num_waiting=2, num_in_work=1)
-        self.loaded = {1: SimpleNamespace(version="1", batcher=SimpleNamespace(batch_sizes=self.batch_sizes))}
+        self.loaded = {
+            1: SimpleNamespace(version="1", batcher=SimpleNamespace(batch_sizes=self.batch_sizes))
+        }
         self.shadowing = SimpleNamespace(
             counts=lambda: {"version": 2, "num_rows": 10, "num_different": 3, "num_failed": 1}
         )
@@ -248,7 +264,9 @@ def test_a_replica_is_watched_and_its_log_may_be_switched(
 
     async def counted(expected: int) -> None:
         async with asyncio.timeout(WAIT_S):
-            while recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] < expected:
+            while (
+                recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] < expected
+            ):
                 await asyncio.sleep(0.01)
 
     async def scenario() -> None:
@@ -282,7 +300,9 @@ def test_a_replica_is_watched_and_its_log_may_be_switched(
     assert recorded.values == expected, "however often it looked"
 
 
-def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(recorded: Recorded, tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(
+    recorded: Recorded, tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     busy: Any = Busy()
     lookout = Monitor(busy, EndpointMetrics(), lambda model: tmp_path / "file" / "log.jsonl")

@@ -77,10 +77,16 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "message"), WRONG, ids=[f"{n:02d}" for n in range(len(WRONG))])
+@pytest.mark.parametrize(
+    ("old", "new", "message"), WRONG, ids=[f"{n:02d}" for n in range(len(WRONG))]
+)
 def test_a_wrong_spec_is_one_clear_message(old: str, new: str, message: str) -> None:
     where = (
-        "train.logical_shards" in message or "sweep" in new or "scaling" in new or "serve" in new or "checkpoint" in new
+        "train.logical_shards" in message
+        or "sweep" in new
+        or "scaling" in new
+        or "serve" in new
+        or "checkpoint" in new
     )
     text = GOOD.replace(old, new) if not where else _insert(new)
     with pytest.raises(SpecError) as caught:
@@ -98,10 +104,18 @@ def _insert(new: str) -> str:
 
 
 def test_all_problems_come_at_once_and_in_order() -> None:
-    text = GOOD.replace("target:", "targt:").replace("depth: 2", "depth: x").replace("epochs: 3", "epochs: -1")
+    text = (
+        GOOD.replace("target:", "targt:")
+        .replace("depth: 2", "depth: x")
+        .replace("epochs: 3", "epochs: -1")
+    )
     with pytest.raises(SpecError) as caught:
         spec.loads(text)
-    assert [problem.where for problem in caught.value.problems] == ["spec.yaml:4:3", "spec.yaml:7:3", "spec.yaml:9:3"]
+    assert [problem.where for problem in caught.value.problems] == [
+        "spec.yaml:4:3",
+        "spec.yaml:7:3",
+        "spec.yaml:9:3",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -128,11 +142,18 @@ def test_documents_that_are_no_specs(text: str) -> None:
 
 def test_set_overrides_and_is_named_in_its_errors() -> None:
     loaded = spec.loads(
-        GOOD, overrides=["train.learning_rate=1e-2", "train.optimizer=sgd", "train.optimizer.momentum=0.9"]
+        GOOD,
+        overrides=[
+            "train.learning_rate=1e-2",
+            "train.optimizer=sgd",
+            "train.optimizer.momentum=0.9",
+        ],
     )
     assert loaded.train.learning_rate == 0.01
     assert (loaded.train.optimizer.name, loaded.train.optimizer.momentum) == ("sgd", 0.9)
-    with pytest.raises(SpecError, match=r"--set train\.epochs=x: train\.epochs: input should be a valid integer"):
+    with pytest.raises(
+        SpecError, match=r"--set train\.epochs=x: train\.epochs: input should be a valid integer"
+    ):
         spec.loads(GOOD, overrides=["train.epochs=x"])
     with pytest.raises(SpecError, match="did you mean epochs"):
         spec.loads(GOOD, overrides=["train.epoch=2"])
@@ -148,15 +169,23 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
         spec.load(tmp_path / "binary.yaml")
 
 
-def test_resolve_fills_what_depends_on_other_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_fills_what_depends_on_other_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     resolved = spec.resolve(spec.loads(GOOD, overrides=["scaling.num_workers={min: 1, max: 3}"]))
     assert resolved.data.source == str(tmp_path / "rows.csv")
     assert resolved.storage == str(tmp_path / "store")
-    assert (resolved.train.metric, resolved.train.mode, resolved.train.logical_shards) == ("accuracy", "max", 3)
+    assert (resolved.train.metric, resolved.train.mode, resolved.train.logical_shards) == (
+        "accuracy",
+        "max",
+        3,
+    )
     assert resolved.data.split.test_fraction == 0.1
     assert spec.resolve(resolved) == resolved
-    uri = spec.resolve(spec.loads(GOOD, overrides=["storage=s3://bucket/runs", "data.task=regression"]))
+    uri = spec.resolve(
+        spec.loads(GOOD, overrides=["storage=s3://bucket/runs", "data.task=regression"])
+    )
     assert (uri.storage, uri.train.metric, uri.train.mode) == ("s3://bucket/runs", "rmse", "min")
     official = spec.resolve(spec.loads(GOOD, overrides=["data.source={train: a.csv, test: b.csv}"]))
     assert official.data.split.test_fraction == 0.0
@@ -178,7 +207,9 @@ def test_augmentation_can_be_searched() -> None:
 
 
 def test_a_spec_survives_its_own_dump() -> None:
-    loaded = spec.resolve(spec.loads(GOOD, overrides=["serve={}", "sweep.space={model.depth: {choice: [1, 2]}}"]))
+    loaded = spec.resolve(
+        spec.loads(GOOD, overrides=["serve={}", "sweep.space={model.depth: {choice: [1, 2]}}"])
+    )
     assert spec.loads(yaml.safe_dump(spec.to_dict(loaded))) == loaded
 
 
@@ -187,7 +218,11 @@ def test_the_json_schema_agrees_with_the_spec() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(yaml.safe_load(GOOD.replace("1e-3", "0.001")))
-    assert list(validator.iter_errors(yaml.safe_load(GOOD.replace("epochs: 3", "epoch: 3").replace("1e-3", "0.001"))))
+    assert list(
+        validator.iter_errors(
+            yaml.safe_load(GOOD.replace("epochs: 3", "epoch: 3").replace("1e-3", "0.001"))
+        )
+    )
 
 
 def test_every_field_has_a_description() -> None:
@@ -195,7 +230,9 @@ def test_every_field_has_a_description() -> None:
         f"{name}.{key}"
         for name, definition in Spec.model_json_schema()["$defs"].items()
         for key, value in definition.get("properties", {}).items()
-        if "description" not in value and "$ref" not in value and key not in ("name", "min", "max", "data", "model")
+        if "description" not in value
+        and "$ref" not in value
+        and key not in ("name", "min", "max", "data", "model")
     ]
     assert not missing
 

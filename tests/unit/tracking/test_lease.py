@@ -34,7 +34,10 @@ def folder(tmp_path: Path) -> Storage:
 def other(folder: Storage) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the run."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, folder.uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, folder.uri],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -43,9 +46,13 @@ def other(folder: Storage) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_second_driver_is_told_who_the_first_is(folder: Storage, other: subprocess.Popen[str]) -> None:
+def test_second_driver_is_told_who_the_first_is(
+    folder: Storage, other: subprocess.Popen[str]
+) -> None:
     with (
-        pytest.raises(RunError, match=rf"is driven by process {other.pid} on \S+, since \d{{4}}-") as caught,
+        pytest.raises(
+            RunError, match=rf"is driven by process {other.pid} on \S+, since \d{{4}}-"
+        ) as caught,
         lease.hold(folder),
     ):
         pass
@@ -59,13 +66,17 @@ def test_second_driver_is_told_who_the_first_is(folder: Storage, other: subproce
 
 
 @pytest.mark.parametrize("is_collected", [True, False])
-def test_killed_driver_does_not_block(folder: Storage, other: subprocess.Popen[str], is_collected: bool) -> None:
+def test_killed_driver_does_not_block(
+    folder: Storage, other: subprocess.Popen[str], is_collected: bool
+) -> None:
     other.send_signal(signal.SIGKILL)
     if is_collected:
         other.wait(LONG_S)
     else:
         deadline_s = time.monotonic() + LONG_S
-        while lease._process_start(other.pid):  # Its parent does not ask: it stays in the table of processes.
+        while lease._process_start(
+            other.pid
+        ):  # Its parent does not ask: it stays in the table of processes.
             assert time.monotonic() < deadline_s
         assert Path(f"/proc/{other.pid}").exists()
     assert lease.owner(folder) is not None
@@ -89,7 +100,9 @@ def elsewhere(folder: Storage) -> lease.Driver:
     return driver
 
 
-def test_driver_of_another_machine_is_judged_by_its_beat(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_of_another_machine_is_judged_by_its_beat(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "STILL_TIMEOUT_S", 0.3)
     elsewhere(folder)  # Never beats again.
     with lease.hold(folder):
@@ -112,7 +125,9 @@ def test_driver_of_another_machine_is_judged_by_its_beat(folder: Storage, monkey
     thread.join()
 
 
-def test_a_driver_that_lost_its_run_leaves_it_alone(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_lost_its_run_leaves_it_alone(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.01)
     with lease.hold(folder):
         before = lease.read(folder)
@@ -127,16 +142,23 @@ def test_a_driver_that_lost_its_run_leaves_it_alone(folder: Storage, monkeypatch
             with lease.hold(folder):
                 taken.set()
                 assert lease.owner(folder) != before.token
-                with lease._guarded(folder):  # As any driver writes: a beat on its way must not come after it.
+                with lease._guarded(
+                    folder
+                ):  # As any driver writes: a beat on its way must not come after it.
                     elsewhere(folder)
     assert taken.is_set()
     assert lease.owner(folder) == "t"
 
 
-def test_a_lock_that_is_not_given_back_is_no_claim(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_not_given_back_is_no_claim(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "_GUARD_TIMEOUT_S", 0.05)
     folder.local_path.mkdir(parents=True, exist_ok=True)
-    with lease._guarded(folder), pytest.raises(TimeoutError, match="another process holds this lock"):
+    with (
+        lease._guarded(folder),
+        pytest.raises(TimeoutError, match="another process holds this lock"),
+    ):
         lease._claim(folder)
     assert lease.read(folder) is None
 

@@ -19,8 +19,10 @@ from training import step_records, training_spec, write_pictures
 from raydc.data.shards import Rows
 from raydc.loop import worker
 from raydc.storage import Storage
-from raydc.tracking import events, phase_timer, time_account
-from raydc.tracking.phase_timer import CHECKPOINT, PhaseTimer, Pulse, account_of
+from raydc.tracking import events, time_account
+from raydc.tracking.phase_timer import PhaseTimer, account_of
+from raydc.tracking.pulse import Pulse
+from raydc.tracking.time_account import CHECKPOINT
 
 
 @pytest.fixture
@@ -70,13 +72,26 @@ def test_every_second_has_one_state(folder: Storage, monkeypatch: pytest.MonkeyP
             moments.pass_(0.5)
     first, last = times(folder)
     assert sum(first["seconds"].values()) == 0.0
-    states = {"useful_step": 3.0, "checkpoint": 0.375, "data_wait": 0.75, "validation": 0.5, "start_up": 2.0}
+    states = {
+        "useful_step": 3.0,
+        "checkpoint": 0.375,
+        "data_wait": 0.75,
+        "validation": 0.5,
+        "start_up": 2.0,
+    }
     assert last["seconds"] == {"recomputed_step": 0.0, **states}
     assert last["until_s"] - last["since_s"] == pytest.approx(sum(states.values()), abs=1e-6)
-    assert (last["step"], last["useful_steps"], last["recomputed_steps"], last["rows"]) == (3, 3, 0, 30)
+    assert (last["step"], last["useful_steps"], last["recomputed_steps"], last["rows"]) == (
+        3,
+        3,
+        0,
+        30,
+    )
 
 
-def test_what_a_killed_attempt_did_is_taken_over(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_attempt_did_is_taken_over(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moments = Moments(monkeypatch)
     killed = started(folder)
     for step in killed.waits(iter(range(1, 8))):
@@ -114,7 +129,10 @@ def test_sums_are_not_counted_twice(folder: Storage, monkeypatch: pytest.MonkeyP
         killed.record()
     assert account_of(folder).useful_steps == 1
     started(folder, step=1)
-    assert (account_of(folder).useful_steps, account_of(folder).seconds["start_up"]) == (1, pytest.approx(3.0))
+    assert (account_of(folder).useful_steps, account_of(folder).seconds["start_up"]) == (
+        1,
+        pytest.approx(3.0),
+    )
 
 
 def test_records_come_rarely(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +150,10 @@ def test_a_torn_slot_leaves_the_one_before(folder: Storage) -> None:
     pulse = Pulse(folder)
     assert pulse.read() is None
     record = {"since_s": 1.0, "step": 1, "useful_steps": 1, "recomputed_steps": 0, "rows": 8}
-    seconds = dict(zip(phase_timer._STATES, itertools.count(0.5), strict=False))
-    written = [{**record, "until_s": 2.0 + step, "step": step, "seconds": seconds} for step in range(3)]
+    seconds = dict(zip(time_account.TIMED, itertools.count(0.5), strict=False))
+    written = [
+        {**record, "until_s": 2.0 + step, "step": step, "seconds": seconds} for step in range(3)
+    ]
     for one in written:
         pulse.write(one)
     assert Pulse(folder).read() == written[2]
@@ -153,7 +173,9 @@ def test_kill_9_leaves_the_last_step(folder: Storage) -> None:
         "[made.step(step, 2) for step in range(1, 1001)]; print('done', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, folder.uri]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "done\n"
         os.kill(process.pid, signal.SIGKILL)
@@ -199,7 +221,9 @@ def test_recomputed_steps_are_what_the_kill_cost(
     result = account_of(run)
     assert (result.useful_steps, result.recomputed_steps, result.restarts) == (21, recomputed, 1)
     assert (result.seconds["recomputed_step"] > 0) == (recomputed > 0)
-    assert result.rows == 3 * 200 + sum(r["rows"] for r in step_records(run)[killed_at - recomputed : killed_at])
+    assert result.rows == 3 * 200 + sum(
+        r["rows"] for r in step_records(run)[killed_at - recomputed : killed_at]
+    )
 
 
 def test_a_stall_of_the_data_is_data_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,9 @@ def test_line() -> None:
     assert line_of(RECORD, 256) == (
         "train     step 1,200/2,340  epoch 6/10  loss 0.3457  20,480 rows/s  2 workers  eta 14s"
     )
-    assert line_of({**RECORD, "rows_per_s": 100.0, "world_size": 1}, 256).endswith("100 rows/s  1 worker  eta 48m38s")
+    assert line_of({**RECORD, "rows_per_s": 100.0, "world_size": 1}, 256).endswith(
+        "100 rows/s  1 worker  eta 48m38s"
+    )
     assert line_of({**RECORD, "rows_per_s": 0.0}, 256)  # Nothing is divided by zero.
 
 
@@ -34,9 +36,19 @@ def test_what_stays_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
         progress.take({"kind": "attempt_started", "step": 0, "world_size": 2})
         progress.take({**epoch, "epoch": 1})
         progress.take({**epoch, "epoch": 2})
-        progress.take({"kind": "checkpoint_skipped", "checkpoint": "step_00000014", "reason": "a.bin is damaged"})
-        progress.take({"kind": "checkpoint_delayed", "step": 21, "reason": "No space left on device"})
-        progress.take({"kind": "checkpoint_failed", "step": 21, "reason": "No space left on device"})
+        progress.take(
+            {
+                "kind": "checkpoint_skipped",
+                "checkpoint": "step_00000014",
+                "reason": "a.bin is damaged",
+            }
+        )
+        progress.take(
+            {"kind": "checkpoint_delayed", "step": 21, "reason": "No space left on device"}
+        )
+        progress.take(
+            {"kind": "checkpoint_failed", "step": 21, "reason": "No space left on device"}
+        )
         progress.take({"kind": "attempt_started", "step": 7, "world_size": 1})
     assert lines == [
         "train     step_00000014 does not verify and is skipped: a.bin is damaged",

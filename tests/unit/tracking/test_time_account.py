@@ -16,8 +16,15 @@ def at(time_s: float, kind: str, **fields: Any) -> dict[str, Any]:
     return {"time_s": time_s, "kind": kind, **fields}
 
 
-def clocked(since_s: float, until_s: float, useful: int = 0, again: int = 0, **seconds: float) -> dict[str, Any]:
-    counts = {"step": 0, "useful_steps": useful, "recomputed_steps": again, "rows": 10 * (useful + again)}
+def clocked(
+    since_s: float, until_s: float, useful: int = 0, again: int = 0, **seconds: float
+) -> dict[str, Any]:
+    counts = {
+        "step": 0,
+        "useful_steps": useful,
+        "recomputed_steps": again,
+        "rows": 10 * (useful + again),
+    }
     return at(until_s + 50.0, "time", since_s=since_s, until_s=until_s, seconds=seconds, **counts)
 
 
@@ -56,7 +63,14 @@ def test_a_killed_worker() -> None:
 
 def test_the_time_without_a_driver_is_idle() -> None:
     # A killed driver writes nothing: its time ends with the last record of its workers.
-    result = add_up([*KILLED[:4], at(200.0, "run_started"), at(205.0, "attempt_started"), at(206.0, "driver_ended")])
+    result = add_up(
+        [
+            *KILLED[:4],
+            at(200.0, "run_started"),
+            at(205.0, "attempt_started"),
+            at(206.0, "driver_ended"),
+        ]
+    )
     assert (result.seconds["idle"], result.seconds["start_up"]) == (80.0, 8.0 + 1.0 + 6.0)
     assert result.wall_s == 106.0
 
@@ -71,16 +85,27 @@ def test_a_resize_is_told_from_a_start() -> None:
         clocked(26.0, 30.0, useful=2, useful_step=4.0),
         at(30.0, "run_finished"),
     ]
-    assert add_up(records).seconds == {**NOTHING, "start_up": 5.0, "useful_step": 19.0, "resize": 6.0}
+    assert add_up(records).seconds == {
+        **NOTHING,
+        "start_up": 5.0,
+        "useful_step": 19.0,
+        "resize": 6.0,
+    }
 
 
 def test_waiting_for_resources_is_idle() -> None:
-    records = [at(0.0, "run_started"), at(2.0, "waits_for_resources"), clocked(30.0, 31.0, start_up=1.0)]
+    records = [
+        at(0.0, "run_started"),
+        at(2.0, "waits_for_resources"),
+        clocked(30.0, 31.0, start_up=1.0),
+    ]
     assert add_up(records).seconds == {**NOTHING, "start_up": 3.0, "idle": 28.0}
 
 
 def test_clocks_of_two_hosts_do_not_turn_time_back() -> None:
-    result = add_up([at(10.0, "run_started"), clocked(10.0, 20.0, useful_step=10.0), at(18.0, "driver_ended")])
+    result = add_up(
+        [at(10.0, "run_started"), clocked(10.0, 20.0, useful_step=10.0), at(18.0, "driver_ended")]
+    )
     assert result.seconds == {**NOTHING, "useful_step": 10.0}
 
 

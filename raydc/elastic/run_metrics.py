@@ -29,10 +29,16 @@ class RunMetrics:
         self._account.take({"kind": "run_started", "time_s": time.time()})
         self._shown: dict[tuple[str, ...], float] = {}
         self._counters = {
-            "time": Counter("raydc_time_seconds_total", "Seconds of a run by what they went into.", ("run", "phase")),
+            "time": Counter(
+                "raydc_time_seconds_total",
+                "Seconds of a run by what they went into.",
+                ("run", "phase"),
+            ),
             "steps": Counter("raydc_steps_total", "Steps of a run.", ("run", "kind")),
             "rows": Counter("raydc_rows_total", "Rows of all steps of a run.", ("run",)),
-            "restarts": Counter("raydc_restarts_total", "Starts of the workers after the first.", ("run",)),
+            "restarts": Counter(
+                "raydc_restarts_total", "Starts of the workers after the first.", ("run",)
+            ),
         }
 
     def take(self, record: dict[str, Any]) -> None:

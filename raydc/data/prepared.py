@@ -1,0 +1,44 @@
+"""A prepared data set as it is read. Knows no Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raydc.data import manifest
+from raydc.features import Features
+from raydc.storage import Storage
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set.
+
+    Attributes:
+        folder: Where it lies.
+        data_hash: sha256 over everything that it was made from.
+        features: As fitted on its training rows.
+        num_rows: Rows of train, validation and test.
+        reused: It was there already.
+    """
+
+    folder: Storage
+    data_hash: str
+    features: Features
+    num_rows: dict[str, int]
+    reused: bool
+
+
+def load(folder: Storage, contents: bool = False) -> Prepared:
+    """Opens a prepared data set and compares it with its manifest.
+
+    Args:
+        folder: `data/<name>-<hash>` of a storage.
+        contents: Compare the sha256 of each file too, which reads all of them.
+
+    Raises:
+        DataError: It is none, or a file is missing or damaged.
+    """
+    facts = manifest.read(folder)
+    manifest.verify(folder, facts, contents)
+    features = Features.from_dict(folder.read_json("features.json"))
+    return Prepared(folder, facts["data_hash"], features, facts["rows"], reused=True)
