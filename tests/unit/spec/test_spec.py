@@ -1,6 +1,6 @@
 """The spec refuses what it does not understand, says where, and says it all at once."""
 
-# ruff: noqa: E501 - a table reads best with a fault in a line
+
 
 from __future__ import annotations
 
