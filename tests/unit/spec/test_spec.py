@@ -1,7 +1,5 @@
 """The spec refuses what it does not understand, says where, and says it all at once."""
 
-
-
 from __future__ import annotations
 
 import math
