@@ -23,8 +23,15 @@ called with `args`, which a test checks for each class.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+# Shows one line to the person who watches: `print`, or a method with the same effect.
+Say = Callable[[str], None]
+
+# difflib is quadratic in the length of a name, and names may come from a request.
+_MAX_COMPARED_CHARS = 100
 
 
 class RaydcError(Exception):
@@ -163,6 +170,45 @@ def shown(value: object, max_chars: int = 80) -> str:
     except (ValueError, RecursionError):
         return f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line with text of an error's message; empty if it has none, as in `TimeoutError()`."""
+    return next((line for line in str(error).splitlines() if line.strip()), "")
+
+
+def close_names(name: object, known: Iterable[str], num: int = 1) -> list[str]:
+    """Known names that resemble a wrong one.
+
+    Args:
+        name: The wrong name; what is not a string is compared by its text.
+        known: Names that would be right.
+        num: Most names to return.
+
+    Returns:
+        Up to `num` names, the most similar first.
+    """
+    # A single suggestion has to be probable; in a list of several a wrong one does little harm.
+    cutoff = 0.6 if num == 1 else 0.5
+    return difflib.get_close_matches(str(name)[:_MAX_COMPARED_CHARS], list(known), num, cutoff)
+
+
+def did_you_mean(
+    name: object, known: Iterable[str], num: int = 1, starts_sentence: bool = False
+) -> str:
+    """A suggestion for a message or a hint.
+
+    Args:
+        name: The wrong name.
+        known: Names that would be right.
+        num: Most names to suggest.
+        starts_sentence: Whether it starts with a capital letter, as a hint does.
+
+    Returns:
+        "did you mean x?", "did you mean x or y?", or "" if no known name is similar.
+    """
+    close = close_names(name, known, num)
+    return f"{'Did' if starts_sentence else 'did'} you mean {' or '.join(close)}?" if close else ""
 
 
 @contextlib.contextmanager

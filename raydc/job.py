@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raydc import engine, plan, spec
-from raydc.errors import ClusterError, UsageError
+from raydc.errors import ClusterError, Say, UsageError
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
-Say = Callable[[str], None]
 NODES_TIMEOUT_S = 60.0
 
 

@@ -11,7 +11,6 @@ without exclusive creation leaves that race to its users.)
 
 from __future__ import annotations
 
-import difflib
 import getpass
 import re
 import time
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc import artefact
-from raydc.errors import CheckpointError, RegistryError, UsageError
+from raydc.errors import CheckpointError, RegistryError, UsageError, did_you_mean
 from raydc.storage import Storage, canonical_json, sha256
 
 _MODEL_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
@@ -324,5 +323,6 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"Did you mean {close[0]}? " if close else ""
+    """A question with a space after it, for the beginning of a hint; empty if nothing is similar."""
+    question = did_you_mean(name, known, starts_sentence=True)
+    return f"{question} " if question else ""

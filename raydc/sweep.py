@@ -12,21 +12,18 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from raydc import engine, plan, train
 from raydc import spec as specs
 from raydc.data.prepared import Prepared, load
-from raydc.errors import TrainError
+from raydc.errors import Say, TrainError
 from raydc.loop import worker
 from raydc.spec.sections import Spec
 from raydc.spec.space import Domain
 from raydc.storage import Storage, canonical_json, sha256
 from raydc.tracking import events, lease
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

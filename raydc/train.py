@@ -16,13 +16,13 @@ from raydc.checkpoint.state import spec_hash, state_of, unpack_weights
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
 from raydc.data.prepared import Prepared
 from raydc.elastic.run_metrics import RunMetrics
-from raydc.errors import CheckpointError, RunError
+from raydc.errors import CheckpointError, RunError, Say
 from raydc.loop import worker
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
 from raydc.tracking.phase_timer import account_of, timed_record
-from raydc.tracking.progress import Progress, Say
+from raydc.tracking.progress import Progress
 from raydc.tracking.time_account import CHECKPOINT
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raydc import plan
@@ -14,15 +14,13 @@ from raydc.chaos.nodes import Nodes
 from raydc.checkpoint.store import CheckpointStore, name_of
 from raydc.data.prepared import Prepared
 from raydc.engine.connection import Engine
-from raydc.errors import ChaosError, RunError, UsageError
+from raydc.errors import ChaosError, RunError, Say, UsageError
 from raydc.loop import worker
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, WORKER, Fault
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking.phase_timer import account_of
 from raydc.tracking.time_account import lines
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import yaml
 from raydc import spec as specs
 from raydc.checkpoint.saver import PeerCheckpoints
 from raydc.checkpoint.store import CheckpointStore, Found
-from raydc.errors import CheckpointError, RunError
+from raydc.errors import CheckpointError, RunError, close_names
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
@@ -62,7 +61,7 @@ def require_run(folder: Storage, runs: Storage, name: str) -> None:
     if folder.exists("resolved.yaml"):
         return
     known = [known for known in runs.names() if (runs / known).exists("resolved.yaml")]
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:5]
+    close = close_names(name, known, num=3) or known[:5]
     there = f"there are: {', '.join(close)}" if close else "there is none"
     raise RunError(
         f"there is no run {name!r} at {folder.uri}; {there}",

@@ -26,7 +26,7 @@ from raydc.checkpoint.snapshot import join
 from raydc.checkpoint.store import Found
 from raydc.errors import CheckpointError
 from raydc.spec.sections import Spec
-from raydc.spec.train import Train
+from raydc.spec.train import ALL_SCORES, Train
 from raydc.storage import canonical_json, sha256
 
 
@@ -88,7 +88,7 @@ def judge(state: State, record: dict[str, Any], train: Train, total_steps: int) 
         reason = "completed"
     elif train.early_stop is not None and without >= train.early_stop.patience:
         reason = "early_stop"
-    names = ("accuracy", "f1", "rmse", "mae", "r2", "loss", "train_loss")
+    names = (*ALL_SCORES, "loss", "train_loss")
     return State(
         step=state.step,
         best_metric=best,

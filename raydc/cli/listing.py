@@ -9,6 +9,7 @@ from rich.table import Table
 
 from raydc.errors import RunError
 from raydc.registry import Registry
+from raydc.spec.train import ALL_SCORES
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
 from raydc.tracking.phase_timer import account_of
@@ -77,9 +78,10 @@ def describe_run(folder: Storage) -> tuple[str, str, str, str, str]:
 
 
 def _numbers(record: dict[str, Any]) -> str:
-    shown = ("accuracy", "f1", "rmse", "mae", "r2", "loss")
     return " ".join(
-        f"{name} {record[name]:.4f}" for name in shown if isinstance(record.get(name), float)
+        f"{name} {record[name]:.4f}"
+        for name in (*ALL_SCORES, "loss")
+        if isinstance(record.get(name), float)
     )
 
 

@@ -6,8 +6,7 @@ that the decision is the same however the rows were cut into blocks.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from raydc.data import values
 from raydc.data.sources import Layout
-from raydc.errors import DataError
+from raydc.errors import DataError, Say, did_you_mean, shown
 from raydc.spec.sections import Data
 
 Scan = dict[str, Any]
@@ -68,7 +67,7 @@ def _scan_column(column: pa.Array, ids: npt.NDArray[np.int64]) -> dict[str, Any]
     for fault, mask in ((wrong, parsed.wrong), (infinite, np.isinf(parsed.values))):
         name = next(key for key in fault if key.startswith("first_"))
         if fault[name] is not None:
-            fault[name] = [fault[name], values.shown(column[int(np.flatnonzero(mask)[0])].as_py())]
+            fault[name] = [fault[name], shown(column[int(np.flatnonzero(mask)[0])].as_py())]
     null = values.missing(column) if kind == "text" else parsed.missing
     return {
         "kinds": [kind],
@@ -126,9 +125,7 @@ def _add(total: dict[str, Any], column: dict[str, Any]) -> None:
 class Decision:
     """Decides the kind of each column from a merged scan, or says what is wrong with it."""
 
-    def __init__(
-        self, data: Data, layout: Layout, total: Scan, report: Callable[[str], None]
-    ) -> None:
+    def __init__(self, data: Data, layout: Layout, total: Scan, report: Say) -> None:
         self._data = data
         self._layout = layout
         self._columns: dict[str, dict[str, Any]] = total["columns"]
@@ -187,8 +184,7 @@ class Decision:
         only = next(iter(self._columns))
         if len(self._columns) == 1 and ";" in only:
             return f"Its only column is {only!r}: write the file with commas instead of semicolons."
-        close = difflib.get_close_matches(name, self._columns, n=1, cutoff=0.6)
-        return f"Did you mean {close[0]!r}? {there}" if close else there
+        return f"{did_you_mean(name, self._columns, starts_sentence=True)} {there}".lstrip()
 
     def _check_target(self) -> None:
         name = self._data.target

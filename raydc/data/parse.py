@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydc.data import values
-from raydc.errors import DataError
+from raydc.errors import DataError, shown
 
 _CUT_OFF = "The file was cut off; download it again."
 
@@ -32,7 +31,7 @@ def json_row(path: str, number: int, line: bytes) -> dict[str, str | None]:
         ) from error
     if not isinstance(row, dict):
         raise DataError(
-            f"{place}: {values.shown(row)} is not an object", "Each line must be one JSON object."
+            f"{place}: {shown(row)} is not an object", "Each line must be one JSON object."
         )
     return {name: _json_text(place, name, value) for name, value in row.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,13 +17,12 @@ from raydc.data import manifest, sources, tasks
 from raydc.data.prepare_job import PrepareJob
 from raydc.data.prepared import Prepared, load
 from raydc.data.sources import Layout
-from raydc.errors import DataError
+from raydc.errors import DataError, Say
 from raydc.spec import Spec
 from raydc.storage import Storage, canonical_json, sha256
 
 _FILES_PER_HASH_TASK = 256
 _HASH_BLOCK_BYTES = 1024 * 1024
-Say = Callable[[str], None]
 
 
 def run(spec: Spec, report: Say, parallelism: int | None = None) -> Prepared:

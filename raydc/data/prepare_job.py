@@ -22,7 +22,7 @@ from raydc.data.clean import Cleaner
 from raydc.data.readers import Reader
 from raydc.data.shards import SPLITS
 from raydc.data.sources import Layout
-from raydc.errors import DataError
+from raydc.errors import DataError, Say
 from raydc.features import Features
 from raydc.order import Ids
 from raydc.spec import Spec
@@ -49,7 +49,7 @@ class PrepareJob:
         spec: Spec,
         layout: Layout,
         folder: Storage,
-        report: Callable[[str], None],
+        report: Say,
         parallelism: int | None,
     ) -> None:
         self._spec = spec

@@ -24,7 +24,7 @@ from pyarrow import fs as pafs
 from raydc.data import values
 from raydc.data.parse import digests, json_row, read_idx
 from raydc.data.sources import Format, Layout, SourceFile, first_row_id, named, plain_suffix
-from raydc.errors import DataError
+from raydc.errors import DataError, shown
 from raydc.features import images
 from raydc.order import Ids
 from raydc.spec.sections import Data
@@ -178,7 +178,9 @@ class Reader:
                 raise
             row = ragged[0]
             message = f"{file.path}: row {row.number - 1}: {row.actual_columns} cells, but the header has "
-            hint = f"The row begins {values.shown(row.text[:50])}; rows are counted from 1, after the header."
+            hint = (
+                f"The row begins {shown(row.text[:50])}; rows are counted from 1, after the header."
+            )
             raise DataError(f"{message}{row.expected_columns}", hint) from error
 
     def _csv_batches(

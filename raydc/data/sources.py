@@ -16,7 +16,7 @@ from typing import Literal
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from raydc.errors import DataError
+from raydc.errors import DataError, first_line
 from raydc.spec.sections import Data, IdxFiles, Sources
 
 Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx"]
@@ -288,6 +288,6 @@ def named(path: str) -> Iterator[None]:
         hint = "Every node must reach the sources: put them on shared storage, or give a URI."
         raise DataError(f"{path} is not there on this node", hint) from error
     except (OSError, EOFError, pa.ArrowInvalid) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         hint = "The file is damaged or was cut off; write or download it again."
         raise DataError(f"{path} cannot be read: {reason}", hint) from error

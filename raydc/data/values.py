@@ -7,7 +7,6 @@ a statement about all of its values: it does not depend on where blocks begin an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -152,9 +151,3 @@ def images_of(column: pa.Array) -> list[npt.NDArray[np.uint8]]:
         np.frombuffer(value.as_buffer(), dtype=np.uint8).reshape(shape)
         for value, shape in zip(pixels, shapes, strict=True)
     ]
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it, cut to a line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

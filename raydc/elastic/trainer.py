@@ -30,7 +30,7 @@ from raydc.elastic.failure_policy import FailurePolicy
 from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.elastic.worker_failure import WorkerFailure
 from raydc.engine import internals
-from raydc.errors import ClusterError, TrainError
+from raydc.errors import ClusterError, TrainError, first_line
 from raydc.loop import planned_stop, worker
 from raydc.loop.group import Alone, PeerLostError, Workers
 from raydc.spec.sections import Spec
@@ -245,7 +245,7 @@ def _failed(spec: Spec, error: Any) -> TrainError:
         rank: cause for rank, cause in causes.items() if not isinstance(cause, PeerLostError)
     } or causes
     lines = [
-        f"rank {rank}: {type(cause).__name__}: {_first_line(cause)}" for rank, cause in told.items()
+        f"rank {rank}: {type(cause).__name__}: {first_line(cause)}" for rank, cause in told.items()
     ]
     limit = spec.fault_tolerance.max_failures
     return TrainError(
@@ -263,15 +263,11 @@ def _cause_of(error: BaseException) -> BaseException:
     return inner if isinstance(inner, BaseException) else error
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "")
-
-
 def _not_started(spec: Spec, error: Any) -> ClusterError:
     needs = plan.worker_resources(spec, ray.cluster_resources())
     free = {name: ray.available_resources().get(name, 0.0) for name in needs}
     return ClusterError(
         f"the workers were not started: at least {spec.scaling.min_workers} of {needs} each; free now: {free}; "
-        f"Ray says: {_first_line(error.controller_failure)}",
+        f"Ray says: {first_line(error.controller_failure)}",
         "Wait for other jobs, ask for fewer or smaller workers, or give --address of a larger cluster.",
     )

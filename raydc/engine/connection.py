@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raydc.engine import internals, serve_environment
-from raydc.errors import ClusterError, RaydcError
+from raydc.errors import ClusterError, RaydcError, first_line
 
 # Ray Train reads these in the driver and hands them to its controller and workers. Chosen by measurement:
 # a dead worker is seen within a fifth of a second, and a group that cannot be placed is retried at another size.
@@ -96,7 +96,7 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
     except Exception as error:  # Ray raises plain Exception where a node is too slow to start.
         where = f"at {address}" if address else "in this process"
         raise ClusterError(
-            f"no Ray {where}: {str(error).splitlines()[0]}",
+            f"no Ray {where}: {first_line(error)}",
             "Check --address / RAY_ADDRESS, and RAY_AUTH_MODE and the token; leave both out for a local Ray.",
         ) from error
     if quiet:

@@ -5,7 +5,6 @@ Shape suffixes: B rows, K outputs of the network.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydc.errors import DataError, shown
+from raydc.errors import DataError, did_you_mean, shown
 from raydc.features.columns import (
     Column,
     Image,
@@ -200,10 +199,9 @@ class Features:
             )
         if unknown := row.keys() - self._known:
             name = min(unknown)
-            close = difflib.get_close_matches(name[:100], self.columns, n=1, cutoff=0.6)
             raise DataError(
                 f"rows[{index}].{name[:100]}: unknown column",
-                f"Did you mean {close[0]}?" if close else needs,
+                did_you_mean(name, self.columns, starts_sentence=True) or needs,
             )
         if not row.keys() & self.columns.keys():
             raise DataError(f"rows[{index}]: none of the model's columns is there", needs)

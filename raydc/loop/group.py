@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from raydc.errors import first_line
+
 _MEMBER_BYTES = 80
 
 
@@ -107,7 +109,7 @@ def peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerLostError(f"lost the other workers: {str(error).splitlines()[0]}") from error
+        raise PeerLostError(f"lost the other workers: {first_line(error)}") from error
 
 
 def members(group: Group, device: torch.device) -> list[tuple[str, int]]:

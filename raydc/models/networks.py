@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
 import importlib
 import os
 import sys
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raydc.errors import Problem, SpecError
+from raydc.errors import Problem, SpecError, did_you_mean
 from raydc.features import Signature
 from raydc.spec.model import Builder, Cnn, Linear, Mlp, Model, Torchvision
 
@@ -188,12 +187,8 @@ def _torchvision(model: Torchvision, signature: Signature) -> Network:
 
     known = zoo.list_models(module=zoo)
     if model.name not in known:
-        close = difflib.get_close_matches(model.name, [*_OWN, *known], n=3, cutoff=0.5)
-        advice = (
-            f"did you mean {' or '.join(close)}?"
-            if close
-            else f"known: {', '.join(_OWN)} and torchvision's"
-        )
+        there = f"known: {', '.join(_OWN)} and torchvision's"
+        advice = did_you_mean(model.name, [*_OWN, *known], num=3) or there
         raise _fault("model.name", f"no model {model.name!r}; {advice}")
     _require_images(signature, model.name)
     arguments = dict(model.arguments)
@@ -295,11 +290,9 @@ def _import(path: str) -> Callable[..., Any]:
             for name, value in vars(module).items()
             if callable(value) and not name.startswith("_")
         ]
-        close = difflib.get_close_matches(function_name, names, n=1)
-        advice = f"; did you mean {close[0]}?" if close else ""
-        raise _fault(
-            "model.builder", f"module {module_name} has no function {function_name}{advice}"
-        )
+        message = f"module {module_name} has no function {function_name}"
+        advice = did_you_mean(function_name, names)
+        raise _fault("model.builder", "; ".join(filter(None, (message, advice))))
     return function
 
 

@@ -16,7 +16,7 @@ class Change:
     after: Any = None
 
     def __str__(self) -> str:
-        return f"{self.path}: {_shown(self.before)} then, {_shown(self.after)} now"
+        return f"{self.path}: {_value_text(self.before)} then, {_value_text(self.after)} now"
 
 
 def differences(before: Any, after: Any) -> list[Change]:
@@ -34,5 +34,5 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[Change]:
         yield Change(path, before, after)
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "not given" if value is None else repr(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 import types
 import typing
@@ -13,11 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from raydc.errors import Problem, SpecError, UsageError
+from raydc.errors import Problem, SpecError, UsageError, close_names, did_you_mean
 from raydc.spec import document as yaml_document
 from raydc.spec import relations, sections
 from raydc.spec.document import Document, Path
 from raydc.spec.sections import IdxFiles, Sources, Spec
+from raydc.spec.train import HIGHER_IS_BETTER, SCORES
 
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
@@ -142,9 +142,8 @@ def _problem(item: Any, document: Document, where: Any) -> Problem:
     if item["type"] == "extra_forbidden":
         key = str(path[-1])
         known = known_keys(path[:-1], document.value)
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         known_text = f"known here: {', '.join(known)}" if known else "no fields are known here"
-        advice = f"did you mean {close[0]}?" if close else known_text
+        advice = did_you_mean(key, known) or known_text
         return Problem(where(path), dotted, f"unknown field; {advice}")
     return Problem(where(path), dotted, _message(item))
 
@@ -231,7 +230,7 @@ def _path_fault(dotted: str, value: Any) -> str | None:
     known = known_keys(tuple(parts[:-1]), value)
     if parts[-1] in known:
         return None
-    close = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.6)
+    close = close_names(parts[-1], known)
     advice = (
         f"did you mean {'.'.join([*parts[:-1], close[0]])}?"
         if close
@@ -270,8 +269,8 @@ def resolve(spec: Spec) -> Spec:
     if spec.train.epochs is None and spec.train.max_steps is None:
         train["epochs"] = 10
     train.setdefault("logical_shards", max(1, spec.scaling.max_workers))
-    train.setdefault("metric", "accuracy" if spec.data.task == "classification" else "rmse")
-    train.setdefault("mode", "max" if train["metric"] in ("accuracy", "f1", "r2") else "min")
+    train.setdefault("metric", SCORES[spec.data.task][0])
+    train.setdefault("mode", "max" if train["metric"] in HIGHER_IS_BETTER else "min")
     data["split"].setdefault("test_fraction", 0.0 if isinstance(spec.data.source, Sources) else 0.1)
     if spec.checkpoint.every_steps is None and spec.checkpoint.every_seconds is None:
         value["checkpoint"]["every_seconds"] = 60.0

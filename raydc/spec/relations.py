@@ -7,11 +7,7 @@ from collections.abc import Callable, Iterator
 from raydc.errors import Problem
 from raydc.spec.document import Path
 from raydc.spec.sections import Sources, Spec
-
-_FOR_TASK = {
-    "classification": ("accuracy", "f1", "loss"),
-    "regression": ("rmse", "mae", "r2", "loss"),
-}
+from raydc.spec.train import SCORES
 
 
 def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
@@ -21,7 +17,7 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         spec: Of valid fields.
         where: The place in the file of a path.
     """
-    allowed = _FOR_TASK[spec.data.task]
+    allowed = (*SCORES[spec.data.task], "loss")
     if spec.train.metric is not None and spec.train.metric not in allowed:
         message = (
             f"{spec.train.metric!r} is no metric of a {spec.data.task}; choose {', '.join(allowed)}"

@@ -8,6 +8,14 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
 
+# The one home of the names of validation metrics, by task and in the order in which they are shown.
+# Beside them every task has "loss". The first of a task is what `metric` defaults to.
+SCORES = {"classification": ("accuracy", "f1"), "regression": ("rmse", "mae", "r2")}
+ALL_SCORES = tuple(name for names in SCORES.values() for name in names)
+HIGHER_IS_BETTER = frozenset({"accuracy", "f1", "r2"})
+# A type checker needs the names spelled out; a test compares them with the ones above.
+Metric = Literal["accuracy", "f1", "loss", "rmse", "mae", "r2"]
+
 
 class Optimizer(Section):
     """An optimiser of torch.optim."""
@@ -76,7 +84,7 @@ class Train(Section):
     early_stop: EarlyStop | None = Field(
         None, description="Stop when validation no longer improves."
     )
-    metric: Literal["accuracy", "f1", "loss", "rmse", "mae", "r2"] | None = Field(
+    metric: Metric | None = Field(
         None, description="What counts as better. Default: accuracy, or rmse for a regression."
     )
     mode: Literal["max", "min"] | None = Field(None, description="Default: by the metric.")

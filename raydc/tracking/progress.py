@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-Say = Callable[[str], None]
+from raydc.errors import Say
+from raydc.spec.train import ALL_SCORES
+
 _LINE_EVERY_S = 5.0
 # What the controller tells. Of an attempt's end, what follows says enough.
 _TOLD = {
@@ -23,7 +25,7 @@ _TOLD = {
     "drain_noticed": "train     a node is about to go: {nodes}",
     "resize_planned": "train     there is room for more: {world_size} -> {to} workers",
 }
-_SHOWN = ("loss", "accuracy", "f1", "rmse", "mae", "r2")
+_SHOWN = ("loss", *ALL_SCORES)
 
 
 class Progress:

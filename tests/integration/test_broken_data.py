@@ -124,7 +124,7 @@ def no_target_column(folder: Path) -> Case:
     data = {"source": _text(folder, _table().replace("y\n", "label\n", 1)), "target": "labels"}
     return (
         data,
-        r"data\.target: there is no column 'labels' in .*rows\.csv\n  Did you mean 'label'\?",
+        r"data\.target: there is no column 'labels' in .*rows\.csv\n  Did you mean label\?",
     )
 
 

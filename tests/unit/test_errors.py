@@ -33,3 +33,19 @@ def test_every_class_is_drawn_in_the_tree() -> None:
 
 def test_the_hint_is_part_of_the_message() -> None:
     assert str(errors.DataError("row 3 is bad", "fix it")) == "row 3 is bad\n  fix it"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(TimeoutError(), ""), (OSError("\n  \nno disk\nat all"), "no disk"), (ValueError("a"), "a")],
+)
+def test_first_line_skips_empty_lines_and_may_be_empty(error: Exception, line: str) -> None:
+    assert errors.first_line(error) == line
+
+
+def test_did_you_mean_names_only_what_is_similar() -> None:
+    assert errors.did_you_mean("epoch", ["epochs", "seed"]) == "did you mean epochs?"
+    assert errors.did_you_mean("epoch", ["seed"]) == ""
+    assert errors.did_you_mean("ab", ["abc", "abd"], num=2) == "did you mean abd or abc?"
+    assert errors.did_you_mean("epoch", ["epochs"], starts_sentence=True).startswith("Did you ")
+    assert errors.did_you_mean("a" * 10**6, ["a"]) == ""

@@ -4,11 +4,10 @@ shadow, which gets copies and answers nobody. And the rule by which a canary is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raydc.errors import ServeError
+from raydc.errors import Say, ServeError
 from raydc.registry import Move, Registry, user
 from raydc.serve.control import switchover
 from raydc.serve.control.readiness import replica_states
@@ -206,7 +205,7 @@ def follow(
     alias: str,
     version: int,
     rule: CanaryRule,
-    report: Callable[[str], None],
+    report: Say,
 ) -> Verdict:
     """Watches a version as canary until the rule promotes or drops it. The caller acts on the verdict.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from raydc.errors import did_you_mean
 from raydc.features import Categorical, Features, Image
 
 # Of the tensor that holds all columns of a model that takes numbers only.
@@ -82,12 +82,8 @@ class Interface:
     def advice(self, name: Any) -> str:
         """What a client may have meant by the name of an input that there is not."""
         known = [*self.kinds, *([self.all_columns] if self.all_columns else [])]
-        close = difflib.get_close_matches(str(name)[:100], known, n=1)
-        return (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"the model's inputs are {', '.join(map(repr, known))}"
-        )
+        inputs = f"the model's inputs are {', '.join(map(repr, known))}"
+        return did_you_mean(name, known) or inputs
 
 
 def _input(name: str, column: Any) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_infer_reads_raw_columns() -> None:
         ({"inputs": [3]}, r"inputs\[0\] must be an object"),
         (changed(shape=None), r"inputs\[0\] lacks 'shape'"),
         (changed(data=None), r"inputs\[0\] lacks 'data'"),
-        (changed(name="agee"), r"inputs\[0\].name is 'agee'; did you mean 'age'"),
+        (changed(name="agee"), r"inputs\[0\].name is 'agee'; did you mean age\?"),
         (changed(name="x"), "the model's inputs are 'age', 'job'"),
         (changed(datatype="FP17"), r"inputs\[0\].datatype is 'FP17'; known are"),
         (changed(shape=[3]), r"inputs\[0\].data has 2 values, shape \[3\] needs 3"),
