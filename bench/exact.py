@@ -41,7 +41,7 @@ from raydc.loop.feed import Batch, Feed
 from raydc.loop.group import Alone, Workers
 from raydc.loop.step import Step
 from raydc.spec.model import Cnn, Mlp, Torchvision
-from raydc.spec.train import Train
+from raydc.spec.resolved import ResolvedTrain
 from raydc.storage import Storage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +135,9 @@ def trainer(name: str, model: str, num_shards: int, world_size: int) -> Trainer:
     """What does one step of a contender."""
     network = models.build(MODELS[model], SIGNATURE, 0).train()
     if name != "DDP":
-        section = Train(logical_shards=num_shards, exact=name != "plain")
+        section = ResolvedTrain(
+            logical_shards=num_shards, exact=name != "plain", metric="accuracy", mode="max"
+        )
         group = Workers(CPU) if world_size > 1 else Alone()
         step = Step(network, "classification", section, 0, 1_000_000, 1000, group, CPU)
         return lambda number, batch: step(number, BATCH, batch.x, batch.y_B, batch.shards)

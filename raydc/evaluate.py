@@ -29,7 +29,8 @@ from raydc.data.table_file import TableWriter
 from raydc.errors import DataError
 from raydc.features import Features
 from raydc.models.scores import Scores
-from raydc.spec.sections import Data, Spec
+from raydc.spec import ResolvedSpec
+from raydc.spec.sections import Data
 from raydc.storage import Storage
 
 # A batch is as many rows as fit here as inputs; what a network makes of them is some tens of times as large.
@@ -272,13 +273,13 @@ def _batch_rows(features: Features) -> int:
     return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
 
 
-def _device(spec: Spec) -> str:
+def _device(spec: ResolvedSpec) -> str:
     import ray
 
     return "cuda" if spec.scaling.use_gpu and ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
 
 
-def _pool(spec: Spec, num_batches: int) -> dict[str, Any]:
+def _pool(spec: ResolvedSpec, num_batches: int) -> dict[str, Any]:
     """Options of `map_batches`: as many processes as there is work for, at most one per CPU or GPU."""
     import ray
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raydc import engine, plan, spec
 from raydc.errors import ClusterError, Say, UsageError
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec, Spec
 from raydc.storage import Storage
 
 NODES_TIMEOUT_S = 60.0
@@ -18,7 +18,7 @@ NODES_TIMEOUT_S = 60.0
 class Job:
     """A resolved spec on a connected Ray, with its places in storage."""
 
-    spec: Spec
+    spec: ResolvedSpec
     engine: engine.Engine
     report: Say
     storage: Storage = field(init=False)
@@ -52,7 +52,7 @@ def open_job(given: Spec, address: str | None, report: Say) -> Job:
     return Job(resolved, connected, report)
 
 
-def _connect(resolved: Spec, address: str | None, report: Say) -> engine.Engine:
+def _connect(resolved: ResolvedSpec, address: str | None, report: Say) -> engine.Engine:
     # `ray up` returns when the head is up; the other nodes follow, and are waited for where the spec needs them.
     connected = engine.connect(address)
     deadline = time.monotonic() + NODES_TIMEOUT_S

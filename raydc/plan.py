@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from raydc import order
 from raydc.errors import ClusterError
-from raydc.spec.sections import Sources, Spec, WorkerRange
+from raydc.spec import ResolvedSpec
+from raydc.spec.sections import Sources, WorkerRange
 
 STAGES = ("prepare", "sweep", "train", "evaluate", "register", "serve")
 
@@ -27,27 +28,27 @@ class Plan:
     lines: tuple[str, ...]
 
 
-def uses_gpu(spec: Spec, resources: Mapping[str, float]) -> bool:
+def uses_gpu(spec: ResolvedSpec, resources: Mapping[str, float]) -> bool:
     """Whether workers take a GPU each; `auto` means: when every worker can have one."""
     if spec.scaling.use_gpu != "auto":
         return bool(spec.scaling.use_gpu)
     return resources.get("GPU", 0.0) >= max(1, spec.scaling.min_workers)
 
 
-def worker_resources(spec: Spec, resources: Mapping[str, float]) -> dict[str, float]:
+def worker_resources(spec: ResolvedSpec, resources: Mapping[str, float]) -> dict[str, float]:
     """Ray resources of one worker."""
-    needs = dict(spec.scaling.resources_per_worker or {"CPU": 1.0})
+    needs = spec.scaling.worker_resources
     if uses_gpu(spec, resources):
         needs.setdefault("GPU", 1.0)
     return needs
 
 
-def num_threads(spec: Spec) -> int:
+def num_threads(spec: ResolvedSpec) -> int:
     """CPU threads of one worker: its CPUs, at least 1. It is part of the result, so it never depends on a machine."""
-    return max(1, int((spec.scaling.resources_per_worker or {}).get("CPU", 1.0)))
+    return max(1, int(spec.scaling.worker_resources.get("CPU", 1.0)))
 
 
-def replica_resources(spec: Spec) -> dict[str, float]:
+def replica_resources(spec: ResolvedSpec) -> dict[str, float]:
     """Ray resources of one replica."""
     if spec.serve is None:
         return {}
@@ -68,7 +69,7 @@ def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
     return min(fits, default=1_000_000)
 
 
-def make(spec: Spec, resources: Mapping[str, float], num_rows: int | None = None) -> Plan:
+def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | None = None) -> Plan:
     """Says what a spec will do.
 
     Args:
@@ -118,7 +119,7 @@ def _amounts(needs: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in sorted(needs.items())) or "nothing"
 
 
-def _lines(spec: Spec, plan: Plan, num_rows: int | None) -> list[str]:
+def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
     train = spec.train
     source = spec.data.source
     parts = " and a test part" if isinstance(source, Sources) else ""
@@ -157,17 +158,17 @@ def _lines(spec: Spec, plan: Plan, num_rows: int | None) -> list[str]:
     return lines
 
 
-def _source_name(spec: Spec) -> str:
+def _source_name(spec: ResolvedSpec) -> str:
     source = spec.data.source
     if isinstance(source, Sources):
         source = source.train
     return source if isinstance(source, str) else f"{source.images} and {source.labels}"
 
 
-def _checkpoints(spec: Spec) -> str:
+def _checkpoints(spec: ResolvedSpec) -> str:
     checkpoint = spec.checkpoint
     if checkpoint.every_steps is not None:
         return f"a checkpoint every {checkpoint.every_steps} steps and epoch"
-    if checkpoint.every_seconds == "auto":
+    if checkpoint.interval_s == "auto":
         return "a checkpoint as often as pays, and every epoch"
-    return f"a checkpoint every {checkpoint.every_seconds or 60.0:g} s and epoch"
+    return f"a checkpoint every {checkpoint.interval_s:g} s and epoch"

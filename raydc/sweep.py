@@ -20,7 +20,7 @@ from raydc import spec as specs
 from raydc.data.prepared import Prepared, load
 from raydc.errors import Say, TrainError
 from raydc.loop import worker
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.spec.space import Domain
 from raydc.storage import Storage, canonical_json, sha256
 from raydc.tracking import events, lease
@@ -47,7 +47,7 @@ class SweepResult:
 
 
 def run(
-    spec: Spec, data: Prepared, run_folder: Storage, report: Say, resume: bool = False
+    spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say, resume: bool = False
 ) -> SweepResult:
     """Searches the space of `spec.sweep`.
 
@@ -67,8 +67,8 @@ def run(
         results = _fit(spec, data, folder, report)
     trials = tuple(_trial_of(spec, folder, result.config, bool(result.error)) for result in results)
     folder.write_json("trials.json", [asdict(trial) for trial in trials])
-    winner = best(trials, spec.train.mode or "max")
-    for line in table(trials, winner, spec.train.metric or "loss"):
+    winner = best(trials, spec.train.mode)
+    for line in table(trials, winner, spec.train.metric):
         report(f"sweep     {line}")
     bundle_folder = run_folder / "model"
     train.export(
@@ -129,7 +129,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def trial_spec(spec: Spec, values: dict[str, Any]) -> Spec:
+def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
     """The resolved spec of a trial: the sweep's values set, one worker, no sweep and no endpoint."""
     shards = spec.train.logical_shards
     alone = spec.model_copy(update={"sweep": None, "serve": None})
@@ -138,14 +138,14 @@ def trial_spec(spec: Spec, values: dict[str, Any]) -> Spec:
     )
 
 
-def trial_key(spec: Spec) -> str:
+def trial_key(spec: ResolvedSpec) -> str:
     """16 hex digits of the hash of a trial's resolved spec, without the place where it is stored."""
     value = specs.to_dict(spec)
     del value["storage"]
     return sha256(canonical_json(value))[:16]
 
 
-def _fit(spec: Spec, data: Prepared, folder: Storage, report: Say) -> Any:
+def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> Any:
     import ray
 
     os.environ.setdefault(
@@ -210,7 +210,7 @@ def _tune_domain(domain: Domain) -> Any:
     return tune.randint(int(low), int(high))
 
 
-def _scheduler(spec: Spec) -> Any:
+def _scheduler(spec: ResolvedSpec) -> Any:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     sweep = spec.sweep
@@ -226,7 +226,7 @@ def _scheduler(spec: Spec) -> Any:
     )
 
 
-def _progress(spec: Spec, folder: Storage, num_trials: int, report: Say) -> Any:
+def _progress(spec: ResolvedSpec, folder: Storage, num_trials: int, report: Say) -> Any:
     from ray import tune
 
     class Progress(tune.Callback):  # type: ignore[misc]
@@ -253,7 +253,7 @@ def _run_trial(
     from ray import tune
 
     values = config["values"]
-    own = trial_spec(specs.from_dict(spec), values)
+    own = trial_spec(specs.resolve(specs.from_dict(spec)), values)
     folder = Storage(folder_uri) / "trials" / trial_key(own)
     for record in _epochs(folder):
         tune.report(_tune_record(own, record))
@@ -274,14 +274,14 @@ def _epochs(folder: Storage) -> list[dict[str, Any]]:
     return [record for record in history if record["kind"] == "epoch"]
 
 
-def _tune_record(spec: Spec, record: dict[str, Any]) -> dict[str, Any]:
-    metric = record[spec.train.metric or "loss"]
+def _tune_record(spec: ResolvedSpec, record: dict[str, Any]) -> dict[str, Any]:
+    metric = record[spec.train.metric]
     if metric is None:  # Not a number, or beyond any: the trial has diverged.
         metric = -math.inf if spec.train.mode == "max" else math.inf
     return {"epoch": record["epoch"], "metric": metric}
 
 
-def _trial_of(spec: Spec, folder: Storage, config: dict[str, Any], failed: bool) -> Trial:
+def _trial_of(spec: ResolvedSpec, folder: Storage, config: dict[str, Any], failed: bool) -> Trial:
     values = {path: config["values"][path] for path in (spec.sweep.space if spec.sweep else ())}
     own = trial_spec(spec, values)
     key = trial_key(own)

@@ -18,7 +18,7 @@ from raydc.data.prepared import Prepared
 from raydc.elastic.run_metrics import RunMetrics
 from raydc.errors import CheckpointError, RunError, Say
 from raydc.loop import worker
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
 from raydc.tracking.phase_timer import account_of, timed_record
@@ -48,7 +48,7 @@ class TrainResult:
 
 
 def run(
-    spec: Spec,
+    spec: ResolvedSpec,
     data: Prepared,
     run_folder: Storage,
     report: Say,
@@ -116,7 +116,7 @@ def run(
 
 
 def _check(
-    spec: Spec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Say
+    spec: ResolvedSpec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Say
 ) -> None:
     """Refuses before anything starts what the workers would refuse; says so where there is nothing to go on from."""
     steps = store.steps()
@@ -143,7 +143,9 @@ def _driver(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
         log.flush()
 
 
-def export(spec: Spec, data: Prepared, run_folder: Storage, bundle_folder: Storage) -> Found:
+def export(
+    spec: ResolvedSpec, data: Prepared, run_folder: Storage, bundle_folder: Storage
+) -> Found:
     """Writes the best checkpoint of a run as a bundle: by the validation metric, or the last one without it.
 
     Args:

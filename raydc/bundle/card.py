@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from raydc.features import Features
+from raydc.spec import ResolvedSpec
 from raydc.spec.model import Builder
-from raydc.spec.sections import Spec
 
 
-def write(spec: Spec, features: Features, model: torch.nn.Module, facts: dict[str, Any]) -> str:
+def write(
+    spec: ResolvedSpec, features: Features, model: torch.nn.Module, facts: dict[str, Any]
+) -> str:
     """The card as Markdown."""
     signature = features.signature
     num_weights = sum(parameter.numel() for parameter in model.parameters())

@@ -37,8 +37,8 @@ from raydc import spec as specs
 from raydc.bundle import card, golden
 from raydc.errors import CheckpointError, DataError, SpecError
 from raydc.features import Features
+from raydc.spec import ResolvedSpec
 from raydc.spec.model import Torchvision
-from raydc.spec.sections import Spec
 from raydc.storage import Storage, canonical_json, sha256
 
 Array = npt.NDArray[Any]
@@ -52,7 +52,7 @@ class Bundle:
 
     model: torch.nn.Module
     features: Features
-    spec: Spec
+    spec: ResolvedSpec
     facts: dict[str, Any]
     golden: dict[str, Any]
     digest: str
@@ -105,7 +105,7 @@ class Bundle:
 
 def write(
     folder: Storage,
-    spec: Spec,
+    spec: ResolvedSpec,
     features: Features,
     weights: dict[str, torch.Tensor],
     golden_rows: list[dict[str, Any]],
@@ -152,7 +152,9 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
     """
     _, files = artefact.read_artefact(folder)
     try:
-        spec = specs.from_dict(yaml.safe_load(files["spec.yaml"]), f"{folder.uri}/spec.yaml")
+        spec = specs.resolve(
+            specs.from_dict(yaml.safe_load(files["spec.yaml"]), f"{folder.uri}/spec.yaml")
+        )
         features = Features.from_dict(json.loads(files["features.json"]))
         facts, golden_rows = json.loads(files["facts.json"]), json.loads(files["golden.json"])
         weights = safetensors.torch.load(files["model.safetensors"])
@@ -167,7 +169,9 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
     return Bundle(model, features, spec, facts, golden_rows, digest, device, num_threads)
 
 
-def _model(spec: Spec, features: Features, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+def _model(
+    spec: ResolvedSpec, features: Features, weights: dict[str, torch.Tensor]
+) -> torch.nn.Module:
     section = spec.model
     if isinstance(section, Torchvision):
         section = section.model_copy(

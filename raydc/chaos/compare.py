@@ -10,7 +10,7 @@ import torch
 from raydc.chaos import ledger
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import ChaosError
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, sha256
 from raydc.tracking import events
 
@@ -32,7 +32,7 @@ class Ending:
     rows: list[str]
 
 
-def read(folder: Storage, spec: Spec, num_rows: int) -> Ending:
+def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> Ending:
     """How the run in a folder ended.
 
     Raises:

@@ -13,7 +13,7 @@ from raydc import spec as specs
 from raydc.errors import ChaosError
 from raydc.loop import fault_injection
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, Fault
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
 
@@ -54,7 +54,7 @@ class Drill:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: ResolvedSpec,
         folder: Storage,
         data_folder: Storage,
         address: str,

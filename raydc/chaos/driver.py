@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 def _train(run_uri: str, data_uri: str, address: str, workers: str) -> None:
     folder = Storage(run_uri)
-    spec = specs.from_dict(folder.read_json("resolved.json"), "resolved.json")
+    spec = specs.resolve(specs.from_dict(folder.read_json("resolved.json"), "resolved.json"))
     if workers:
         spec = specs.with_values(spec, {"scaling.num_workers": int(workers)})
     if spec.scaling.max_workers:

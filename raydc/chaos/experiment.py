@@ -17,7 +17,7 @@ from raydc.engine.connection import Engine
 from raydc.errors import ChaosError, RunError, Say, UsageError
 from raydc.loop import worker
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, WORKER, Fault
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking.phase_timer import account_of
 from raydc.tracking.time_account import lines
@@ -41,7 +41,7 @@ class Options:
 
 
 def run(
-    spec: Spec,
+    spec: ResolvedSpec,
     data: Prepared,
     storage: Storage,
     engine: Engine,
@@ -94,7 +94,9 @@ def run(
     _judge(little, rows, undisturbed, drill.folder, faults, happened, report)
 
 
-def choices_of(spec: Spec, most: int, only: Sequence[str], with_nodes: bool = False) -> list[str]:
+def choices_of(
+    spec: ResolvedSpec, most: int, only: Sequence[str], with_nodes: bool = False
+) -> list[str]:
     """Kinds of faults that a spec can have.
 
     Raises:
@@ -115,14 +117,14 @@ def choices_of(spec: Spec, most: int, only: Sequence[str], with_nodes: bool = Fa
     return [name for name in can if not only or name in only]
 
 
-def _most_workers(spec: Spec, engine: Engine) -> int:
+def _most_workers(spec: ResolvedSpec, engine: Engine) -> int:
     if not spec.scaling.max_workers:
         return 0
     fits = plan.how_many(plan.worker_resources(spec, engine.resources), engine.resources)
-    return min(spec.train.logical_shards or 1, fits)
+    return min(spec.train.logical_shards, fits)
 
 
-def _new_folder(spec: Spec, storage: Storage) -> Storage:
+def _new_folder(spec: ResolvedSpec, storage: Storage) -> Storage:
     name = f"{spec.name}-chaos"
     folder = storage / "runs" / name
     if folder.exists("resolved.yaml"):
@@ -134,12 +136,12 @@ def _new_folder(spec: Spec, storage: Storage) -> Storage:
     return folder
 
 
-def _crew(spec: Spec) -> str:
+def _crew(spec: ResolvedSpec) -> str:
     workers = spec.scaling.max_workers
     return f"{workers} worker(s)" if workers else "in one process"
 
 
-def _is_comparable(spec: Spec, engine: Engine) -> bool:
+def _is_comparable(spec: ResolvedSpec, engine: Engine) -> bool:
     """Whether a run in the calling process has the bits of one on workers."""
     return spec.train.exact and not plan.uses_gpu(spec, engine.resources)
 
@@ -147,7 +149,7 @@ def _is_comparable(spec: Spec, engine: Engine) -> bool:
 # The same again --------------------------------------------------------------------------------------
 
 
-def check_again(spec: Spec, data: Prepared, folder: Storage) -> Storage:
+def check_again(spec: ResolvedSpec, data: Prepared, folder: Storage) -> Storage:
     """Trains in this process: from the start, from the start again, and from a checkpoint in the middle.
 
     Returns:
@@ -177,7 +179,7 @@ def check_again(spec: Spec, data: Prepared, folder: Storage) -> Storage:
     return first
 
 
-def _traced(spec: Spec, data: Prepared, folder: Storage) -> forward_trace.ForwardTrace:
+def _traced(spec: ResolvedSpec, data: Prepared, folder: Storage) -> forward_trace.ForwardTrace:
     with forward_trace.tracing() as watched:
         worker.fit(spec, folder, data.folder)
     return watched
@@ -191,7 +193,7 @@ def _copy_middle(first: Storage, resumed: Storage) -> None:
 
 
 def _refuse(
-    found: culprit.Culprit | None, whole: forward_trace.ForwardTrace, spec: Spec, when: str
+    found: culprit.Culprit | None, whole: forward_trace.ForwardTrace, spec: ResolvedSpec, when: str
 ) -> None:
     if found is None:
         return
@@ -213,7 +215,7 @@ def _line(one: Happened) -> str:
 
 
 def _judge(
-    spec: Spec,
+    spec: ResolvedSpec,
     data: Prepared,
     undisturbed: Storage,
     disturbed: Storage,

@@ -11,7 +11,7 @@ from raydc import spec as specs
 from raydc.data.prepared import Prepared, load
 from raydc.data.shards import Rows, open_rows, write_data_set
 from raydc.errors import UsageError
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 LEAST_STEPS = 12
@@ -25,7 +25,7 @@ def rows_of(num_steps: int, batch_size: int, num_shards: int, available: int) ->
     return min(available, (per_epoch - 1) * batch_size + max(num_shards, batch_size // 2))
 
 
-def make_data(spec: Spec, data: Prepared, num_steps: int, folder: Storage) -> Prepared:
+def make_data(spec: ResolvedSpec, data: Prepared, num_steps: int, folder: Storage) -> Prepared:
     """A data set of the first rows of another.
 
     Args:
@@ -35,7 +35,7 @@ def make_data(spec: Spec, data: Prepared, num_steps: int, folder: Storage) -> Pr
         folder: Where to.
     """
     train = open_rows(data.folder, "train")
-    shards = spec.train.logical_shards or 1
+    shards = spec.train.logical_shards
     num_rows = {
         "train": rows_of(num_steps, spec.train.global_batch_size, shards, len(train)),
         "validation": min(_VALIDATION_ROWS, data.num_rows["validation"]),
@@ -53,7 +53,7 @@ def _first(rows: Rows, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     return rows.gather(np.arange(count, dtype=np.int64))
 
 
-def make_spec(spec: Spec, num_steps: int, max_failures: int) -> Spec:
+def make_spec(spec: ResolvedSpec, num_steps: int, max_failures: int) -> ResolvedSpec:
     """The spec of a run of `num_steps` steps that writes a checkpoint every few steps and each loss.
 
     Args:

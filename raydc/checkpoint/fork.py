@@ -28,7 +28,7 @@ from raydc.checkpoint.state import (
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
 from raydc.data.prepared import Prepared
 from raydc.errors import CheckpointError, RunError, UsageError
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 FILE = "fork.json"
@@ -62,7 +62,7 @@ class Fork:
     weights: dict[str, Tensor]
 
 
-def load(spec: Spec, data: Prepared, runs: Storage, given: str) -> Fork:
+def load(spec: ResolvedSpec, data: Prepared, runs: Storage, given: str) -> Fork:
     """Reads the weights of another run; nothing is written yet.
 
     Args:
@@ -89,7 +89,7 @@ def load(spec: Spec, data: Prepared, runs: Storage, given: str) -> Fork:
     return Fork(Origin(before["name"], found.step, source.uri, found.meta["data_hash"]), weights)
 
 
-def begin(fork: Fork, spec: Spec, data: Prepared, run_folder: Storage) -> None:
+def begin(fork: Fork, spec: ResolvedSpec, data: Prepared, run_folder: Storage) -> None:
     """Writes the checkpoint that a fork starts from, and where it comes from."""
     files = {
         **constant_files(spec, data.features.to_dict()),
@@ -142,7 +142,7 @@ def _choose(store: CheckpointStore, step: int | None) -> Found:
     return store.read(best) if best is not None and best in store.steps() else newest
 
 
-def _refuse_other_model(spec: Spec, before: Mapping[str, Any]) -> None:
+def _refuse_other_model(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     changes = specs.differences(before["model"], specs.to_dict(spec)["model"])
     relevant = [f"model.{change}" for change in changes if change.path != "weights"]
     if relevant:

@@ -12,7 +12,7 @@ from raydc import spec as specs
 from raydc.checkpoint.saver import PeerCheckpoints
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import CheckpointError, RunError, close_names
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
 
@@ -70,7 +70,7 @@ def require_run(folder: Storage, runs: Storage, name: str) -> None:
 
 
 def refuse_lost_checkpoints(
-    spec: Spec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]
+    spec: ResolvedSpec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]
 ) -> None:
     """A run whose checkpoints are gone does not begin again unasked.
 
@@ -121,7 +121,7 @@ def retry_reads(ask: Callable[[], T], folder: Storage) -> T:
         ) from error
 
 
-def refuse_changes(spec: Spec, data_hash: str, found: Found) -> None:
+def refuse_changes(spec: ResolvedSpec, data_hash: str, found: Found) -> None:
     """A state of another spec or data set is not gone on from.
 
     Raises:
@@ -131,7 +131,7 @@ def refuse_changes(spec: Spec, data_hash: str, found: Found) -> None:
     refuse_other_spec(spec, yaml.safe_load(found.files["spec.yaml"]))
 
 
-def refuse_other_data(spec: Spec, before: str, now: str) -> None:
+def refuse_other_data(spec: ResolvedSpec, before: str, now: str) -> None:
     """A run goes on with the data set that it was started with, by hash.
 
     Raises:
@@ -145,7 +145,7 @@ def refuse_other_data(spec: Spec, before: str, now: str) -> None:
         )
 
 
-def refuse_other_spec(spec: Spec, before: Mapping[str, Any]) -> None:
+def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     """A run goes on with the spec that it was started with.
 
     Args:

@@ -24,7 +24,7 @@ from raydc.checkpoint.snapshot import HostCopy, Snapshots
 from raydc.checkpoint.state import Parts, constant_files, state_file
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import CheckpointError
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.tracking.journal import Journal
 
 # Between the tries to write one checkpoint: storage that is away for a minute costs none.
@@ -77,7 +77,7 @@ class Saver:
     def __init__(
         self,
         store: CheckpointStore,
-        spec: Spec,
+        spec: ResolvedSpec,
         features: dict[str, Any],
         meta: Mapping[str, Any],
         journal: Journal,

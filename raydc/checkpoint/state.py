@@ -25,8 +25,9 @@ from raydc import spec as specs
 from raydc.checkpoint.snapshot import join
 from raydc.checkpoint.store import Found
 from raydc.errors import CheckpointError
-from raydc.spec.sections import Spec
-from raydc.spec.train import ALL_SCORES, Train
+from raydc.spec import ResolvedSpec
+from raydc.spec.resolved import ResolvedTrain
+from raydc.spec.train import ALL_SCORES
 from raydc.storage import canonical_json, sha256
 
 
@@ -64,7 +65,7 @@ class Parts:
     step_state: Any
 
 
-def judge(state: State, record: dict[str, Any], train: Train, total_steps: int) -> State:
+def judge(state: State, record: dict[str, Any], train: ResolvedTrain, total_steps: int) -> State:
     """What the end of an epoch means: is it the best so far, and does the run go on? Pure.
 
     Args:
@@ -73,7 +74,7 @@ def judge(state: State, record: dict[str, Any], train: Train, total_steps: int) 
         train: Section `train` of a resolved spec.
         total_steps: Steps of the whole run.
     """
-    metric = record.get(train.metric or "loss") if record["split"] == "validation" else None
+    metric = record.get(train.metric) if record["split"] == "validation" else None
     best, best_step, without = state.best_metric, state.best_step, state.epochs_without + 1
     sign = 1.0 if train.mode == "max" else -1.0
     gain = (
@@ -108,12 +109,12 @@ def state_of(found: Found) -> State:
         raise CheckpointError(f"checkpoint of step {found.step}: state.json: {error}") from error
 
 
-def spec_hash(spec: Spec) -> str:
+def spec_hash(spec: ResolvedSpec) -> str:
     """sha256 of a resolved spec."""
     return sha256(canonical_json(specs.to_dict(spec)))
 
 
-def constant_files(spec: Spec, features: dict[str, Any]) -> dict[str, bytes]:
+def constant_files(spec: ResolvedSpec, features: dict[str, Any]) -> dict[str, bytes]:
     """The files that are the same in all checkpoints of a run.
 
     Args:

@@ -74,7 +74,7 @@ def _summary(job: Job, served: Served) -> None:
         score = f" (score {answer['score']:.3f})" if "score" in answer else ""
         truth = "" if served.expected is None else f"; the held-out row says {served.expected}"
         report(f"predict   {served.url}/predict answered {said}{score}{truth}")
-    name = job.spec.train.metric or "loss"
+    name = job.spec.train.metric
     report(
         f"done      {job.spec.name} version {served.version}, {name} {served.metrics[name]:.4f} on held-out rows"
     )

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raydc.data import values
 from raydc.order import Ids, mix
-from raydc.spec.sections import Data
+from raydc.spec.resolved import ResolvedData
 
 TRAIN, VALIDATION, TEST, DROPPED = 0, 1, 2, -1
 Splits = npt.NDArray[np.int8]
@@ -51,7 +51,7 @@ class Cleaner:
     """
 
     first_test_id: int | None
-    data: Data
+    data: ResolvedData
     seed: int
     kinds: dict[str, str]
     duplicates: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -60,7 +60,7 @@ class Cleaner:
         """int8 [B]: TRAIN, VALIDATION, TEST or DROPPED."""
         ids = values.row_ids(table)
         split = self.data.split
-        test_fraction = (split.test_fraction or 0.0) if self.first_test_id is None else 0.0
+        test_fraction = split.test_fraction if self.first_test_id is None else 0.0
         result = hash_split(ids, self.seed, split.validation_fraction, test_fraction)
         if self.first_test_id is not None:
             result[ids >= self.first_test_id] = TEST

@@ -18,14 +18,14 @@ from raydc.data.prepare_job import PrepareJob
 from raydc.data.prepared import Prepared, load
 from raydc.data.sources import Layout
 from raydc.errors import DataError, Say
-from raydc.spec import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, canonical_json, sha256
 
 _FILES_PER_HASH_TASK = 256
 _HASH_BLOCK_BYTES = 1024 * 1024
 
 
-def run(spec: Spec, report: Say, parallelism: int | None = None) -> Prepared:
+def run(spec: ResolvedSpec, report: Say, parallelism: int | None = None) -> Prepared:
     """Prepares the data set of a spec with Ray Data; needs a connected Ray.
 
     Args:
@@ -70,7 +70,7 @@ def _rows_text(num_rows: dict[str, int]) -> str:
 # What goes in ----------------------------------------------------------------------------------------
 
 
-def _made_from(spec: Spec, layout: Layout) -> dict[str, Any]:
+def _made_from(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
     """Everything that the content of the data set depends on."""
     files = [part for file in layout.files for part in (file, file.labels) if part is not None]
     chunks = [

@@ -25,7 +25,7 @@ from raydc.data.sources import Layout
 from raydc.errors import DataError, Say
 from raydc.features import Features
 from raydc.order import Ids
-from raydc.spec import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 _READ_TASKS_PER_CPU = 4
@@ -46,7 +46,7 @@ class PrepareJob:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: ResolvedSpec,
         layout: Layout,
         folder: Storage,
         report: Say,

@@ -33,7 +33,7 @@ from raydc.engine import internals
 from raydc.errors import ClusterError, TrainError, first_line
 from raydc.loop import planned_stop, worker
 from raydc.loop.group import Alone, PeerLostError, Workers
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -46,7 +46,11 @@ _RESUME = "Type --resume to go on from the last checkpoint once the cause is gon
 
 
 def fit(
-    spec: Spec, data_folder: Storage, run_folder: Storage, progress: Progress, log: events.EventLog
+    spec: ResolvedSpec,
+    data_folder: Storage,
+    run_folder: Storage,
+    progress: Progress,
+    log: events.EventLog,
 ) -> None:
     """Trains on the Ray that this process is connected to.
 
@@ -84,7 +88,7 @@ def fit(
             (run_folder / "ray").delete()
 
 
-def _lack(spec: Spec, total: dict[str, float], free: dict[str, float]) -> str:
+def _lack(spec: ResolvedSpec, total: dict[str, float], free: dict[str, float]) -> str:
     """What keeps the fewest workers from starting at once: others hold it. Empty where nothing does."""
     needs = plan.worker_resources(spec, total)
     if plan.how_many(needs, free) >= spec.scaling.min_workers:
@@ -97,7 +101,12 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
     """A TorchTrainer whose controller is raydc's; Ray has no setting for it."""
 
     def __init__(
-        self, *arguments: Any, spec: Spec, board: Any, spares: StandbyProcesses, **options: Any
+        self,
+        *arguments: Any,
+        spec: ResolvedSpec,
+        board: Any,
+        spares: StandbyProcesses,
+        **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._board = board
@@ -143,7 +152,9 @@ def _is_cleaner(callback: Any) -> bool:
     return isinstance(callback, internals.PlacementGroupCleanerCallback)
 
 
-def _trainer(spec: Spec, data_folder: Storage, run_folder: Storage, handle: Any) -> _Trainer:
+def _trainer(
+    spec: ResolvedSpec, data_folder: Storage, run_folder: Storage, handle: Any
+) -> _Trainer:
     resources = ray.cluster_resources()
     workers, tolerance = spec.scaling.num_workers, spec.fault_tolerance
     use_gpu = plan.uses_gpu(spec, resources)
@@ -191,7 +202,7 @@ def _work(config: dict[str, Any]) -> None:
     context, handle, device = ray.train.get_context(), config["board"], get_device()
 
     def train() -> None:
-        spec = specs.from_dict(config["spec"], "resolved spec")
+        spec = specs.resolve(specs.from_dict(config["spec"], "resolved spec"))
         worker.fit(
             spec,
             Storage(config["run_folder"]),
@@ -235,7 +246,7 @@ def _watch(handle: Any, progress: Progress, log: events.EventLog) -> Iterator[No
             collect()
 
 
-def _failed(spec: Spec, error: Any) -> TrainError:
+def _failed(spec: ResolvedSpec, error: Any) -> TrainError:
     causes = {rank: _cause_of(failure) for rank, failure in sorted(error.worker_failures.items())}
     if pages := [cause.page for cause in causes.values() if isinstance(cause, WorkerFailure)]:
         again = "Train with --set scaling.num_workers=0 to see it in this process."
@@ -263,7 +274,7 @@ def _cause_of(error: BaseException) -> BaseException:
     return inner if isinstance(inner, BaseException) else error
 
 
-def _not_started(spec: Spec, error: Any) -> ClusterError:
+def _not_started(spec: ResolvedSpec, error: Any) -> ClusterError:
     needs = plan.worker_resources(spec, ray.cluster_resources())
     free = {name: ray.available_resources().get(name, 0.0) for name in needs}
     return ClusterError(

@@ -25,14 +25,14 @@ from raydc.loop.group import Group
 from raydc.loop.reduction import Reduction
 from raydc.models.networks import Network
 from raydc.models.scores import loss_sum
-from raydc.spec.train import Train
+from raydc.spec.resolved import ResolvedTrain
 
 Shards = Sequence[tuple[int, slice]]
 # The last bits of a matrix product depend on whether its operands lie on such addresses, as tensors of their own do.
 _ALIGN_BYTES = 64
 
 
-def make_optimizer(train: Train, network: nn.Module) -> Optimizer:
+def make_optimizer(train: ResolvedTrain, network: nn.Module) -> Optimizer:
     """The optimiser of a spec, in torch's fused form."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     section = train.optimizer
@@ -49,7 +49,7 @@ def make_optimizer(train: Train, network: nn.Module) -> Optimizer:
 
 
 def make_scheduler(
-    train: Train, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
+    train: ResolvedTrain, optimizer: Optimizer, total_steps: int, steps_per_epoch: int
 ) -> lr_scheduler.LRScheduler | None:
     """The course of the learning rate, advanced once a step; None where it is constant.
 
@@ -131,7 +131,7 @@ class Step:
         self,
         network: Network,
         task: str,
-        train: Train,
+        train: ResolvedTrain,
         seed: int,
         total_steps: int,
         steps_per_epoch: int,
@@ -149,7 +149,7 @@ class Step:
         self._mixed = train.precision == "bf16"
         self._clip_norm = train.gradient_clip_norm
         self._exact = train.exact
-        self._num_logical = train.logical_shards or 1
+        self._num_logical = train.logical_shards
         self._num_shards = self._num_logical if train.exact else group.world_size
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._buffers = ShardBuffers(network, self._num_shards)

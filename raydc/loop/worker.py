@@ -38,7 +38,7 @@ from raydc.loop.group import Alone, Group, members
 from raydc.loop.planned_stop import Pending, PlannedStopError, StopAgreement
 from raydc.loop.step import Step
 from raydc.models import device as devices
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events, lease
 from raydc.tracking.journal import Journal, Publish
@@ -52,7 +52,7 @@ _LEAVE_TIMEOUT_S = 60.0
 
 
 def fit(
-    spec: Spec,
+    spec: ResolvedSpec,
     run_folder: Storage,
     data_folder: Storage,
     group: Group | None = None,
@@ -117,7 +117,7 @@ class _Run:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: ResolvedSpec,
         run_folder: Storage,
         data_folder: Storage,
         group: Group,
@@ -135,11 +135,11 @@ class _Run:
         self.folder = run_folder
         self.validation = open_rows(data_folder, "validation")
         rows = open_rows(data_folder, "train")
-        num_shards = train.logical_shards or 1
+        num_shards = train.logical_shards
         world = (group.rank, group.world_size, device)
         augmenter = augment.make(spec.data.augment, data.features.signature, spec.seed)
         self.feed = Feed(rows, spec.seed, train.global_batch_size, num_shards, *world, augmenter)
-        self.total_steps = train.max_steps or (train.epochs or 1) * self.feed.steps_per_epoch
+        self.total_steps = train.total_steps(self.feed.steps_per_epoch)
         self.network = (
             models.build(spec.model, data.features.signature, spec.seed).to(device).train()
         )
@@ -315,7 +315,7 @@ class _Run:
             "epoch", **{key: value for key, value in record.items() if key != "kind"}
         )
         if on_epoch is not None and self.state.reason is None:
-            metric = record.get(self.spec.train.metric or "loss")
+            metric = record.get(self.spec.train.metric)
             goes_on = self.group.rank != 0 or on_epoch({**record, "metric": metric})
             if not self.group.broadcast(int(goes_on)):
                 self.state = replace(self.state, reason="stopped")

@@ -136,7 +136,7 @@ def _fault(path: str, message: str) -> SpecError:
 
 
 def _mlp(model: Mlp, signature: Signature) -> nn.Sequential:
-    widths = model.hidden or [model.width or 256] * (model.depth or 2)
+    widths = model.widths
     layers: list[nn.Module] = [nn.Flatten()]
     num_inputs = torch.Size(signature.shape).numel()
     for width in widths:
@@ -148,7 +148,7 @@ def _mlp(model: Mlp, signature: Signature) -> nn.Sequential:
 
 def _cnn(model: Cnn, signature: Signature) -> nn.Sequential:
     _require_images(signature, "cnn")
-    channels = model.channels or [(model.width or 32) << block for block in range(model.depth or 2)]
+    channels = model.block_channels
     num_channels, height, width = signature.shape
     if min(height, width) >> len(channels) == 0:
         message = f"{len(channels)} blocks halve a {height}x{width} image to nothing"

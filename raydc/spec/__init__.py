@@ -2,10 +2,12 @@
 
 from raydc.spec.changes import Change, differences
 from raydc.spec.load import absolute, from_dict, load, loads, resolve, to_dict, with_values
+from raydc.spec.resolved import ResolvedSpec
 from raydc.spec.sections import Spec
 
 __all__ = [
     "Change",
+    "ResolvedSpec",
     "Spec",
     "absolute",
     "differences",

@@ -47,6 +47,9 @@ Source = Annotated[
 ]
 
 
+DEFAULT_TEST_FRACTION = 0.1
+
+
 class Split(Section):
     """Fractions taken from the training rows by a hash of each row's id."""
 
@@ -55,7 +58,7 @@ class Split(Section):
     )
     test_fraction: Fraction | None = Field(
         None,
-        description="Rows held out for the end. Default 0.1, or none where the source has a test part.",
+        description=f"Rows held out for the end. Default {DEFAULT_TEST_FRACTION}, or none where the source has a test part.",
     )
 
     @model_validator(mode="after")

@@ -8,16 +8,18 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from raydc.errors import Problem, SpecError, UsageError, close_names, did_you_mean
 from raydc.spec import document as yaml_document
-from raydc.spec import relations, sections
+from raydc.spec import relations, resolved, sections
 from raydc.spec.document import Document, Path
+from raydc.spec.resolved import ResolvedSpec
 from raydc.spec.sections import IdxFiles, Sources, Spec
-from raydc.spec.train import HIGHER_IS_BETTER, SCORES
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
@@ -45,7 +47,7 @@ def loads(text: str, name: str = "spec.yaml", overrides: Sequence[str] = ()) -> 
     """Like `load`, from text. `name` is how messages call the file."""
     document = yaml_document.parse(text, name)
     sources = _apply_overrides(document, overrides)
-    return validate(document, sources)
+    return validate(document, sources, Spec)
 
 
 def from_dict(value: dict[str, Any], name: str = "spec") -> Spec:
@@ -54,11 +56,15 @@ def from_dict(value: dict[str, Any], name: str = "spec") -> Spec:
     Raises:
         SpecError: As `load`.
     """
-    return validate(Document(name, value), {})
+    return validate(Document(name, value), {}, Spec)
 
 
-def with_values(spec: Spec, values: dict[str, Any]) -> Spec:
-    """A copy with some dotted paths set, validated again: how a sweep makes its trials.
+def with_values(spec: AnySpec, values: dict[str, Any]) -> AnySpec:
+    """Copies a spec with some dotted paths set and validates it again, as a sweep does for a trial.
+
+    Args:
+        spec: A spec, resolved or not; the copy is of the same class.
+        values: New values by dotted path, such as `train.learning_rate`.
 
     Raises:
         SpecError: A value that the spec does not allow, named by its path.
@@ -66,7 +72,7 @@ def with_values(spec: Spec, values: dict[str, Any]) -> Spec:
     document = Document("trial", copy.deepcopy(to_dict(spec)))
     for path, value in values.items():
         _set(document.value, path.split("."), value)
-    return validate(document, {})
+    return validate(document, {}, type(spec))
 
 
 def to_dict(spec: Spec) -> dict[str, Any]:
@@ -74,8 +80,17 @@ def to_dict(spec: Spec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude_none=True)
 
 
-def validate(document: Document, override_places: dict[Path, str]) -> Spec:
-    """Checks a parsed document against the sections and their relations."""
+def validate(document: Document, override_places: dict[Path, str], kind: type[AnySpec]) -> AnySpec:
+    """Checks a parsed document against the sections and their relations.
+
+    Args:
+        document: The parsed file or values.
+        override_places: How messages name the paths that `--set` gave.
+        kind: `Spec` or `ResolvedSpec`.
+
+    Raises:
+        SpecError: All problems, in the order of the file.
+    """
 
     def where(path: Path) -> str:
         for length in range(len(path), 0, -1):
@@ -84,7 +99,7 @@ def validate(document: Document, override_places: dict[Path, str]) -> Spec:
         return document.where(path) if document.places else document.name
 
     try:
-        spec = Spec.model_validate(document.value)
+        spec = kind.model_validate(document.value)
     except ValidationError as error:
         problems = [_problem(item, document, where) for item in error.errors()]
         problems += _space_path_problems(document.value, where)
@@ -260,21 +275,17 @@ def _space_problems(spec: Spec, where: Any) -> Iterator[Problem]:
 # Places on disk --------------------------------------------------------------------------------------
 
 
-def resolve(spec: Spec) -> Spec:
-    """The spec with local paths made absolute and the defaults that depend on other fields filled in."""
+def resolve(spec: Spec) -> ResolvedSpec:
+    """Makes local paths absolute and fills in the defaults that depend on other fields.
+
+    Raises:
+        SpecError: A default does not fit what was given.
+    """
     value = to_dict(spec)
     value["storage"] = absolute(spec.storage)
     value["data"]["source"] = _absolute_source(spec.data.source)
-    train, data = value["train"], value["data"]
-    if spec.train.epochs is None and spec.train.max_steps is None:
-        train["epochs"] = 10
-    train.setdefault("logical_shards", max(1, spec.scaling.max_workers))
-    train.setdefault("metric", SCORES[spec.data.task][0])
-    train.setdefault("mode", "max" if train["metric"] in HIGHER_IS_BETTER else "min")
-    data["split"].setdefault("test_fraction", 0.0 if isinstance(spec.data.source, Sources) else 0.1)
-    if spec.checkpoint.every_steps is None and spec.checkpoint.every_seconds is None:
-        value["checkpoint"]["every_seconds"] = 60.0
-    return from_dict(value)
+    resolved.fill_in(spec, value)
+    return validate(Document("spec", value), {}, ResolvedSpec)
 
 
 def absolute(path: str) -> str:

@@ -15,6 +15,11 @@ class Linear(Section):
     name: Literal["linear"]
 
 
+DEFAULT_DEPTH = 2
+DEFAULT_MLP_WIDTH = 256
+DEFAULT_CNN_WIDTH = 32
+
+
 class Mlp(Section):
     """A fully connected network: `hidden` widths, or `depth` layers of `width`."""
 
@@ -22,8 +27,12 @@ class Mlp(Section):
     hidden: list[Count] | None = Field(
         None, min_length=1, description="Widths of the hidden layers."
     )
-    depth: Count | None = Field(None, description="Number of hidden layers (default 2).")
-    width: Count | None = Field(None, description="Width of each hidden layer (default 256).")
+    depth: Count | None = Field(
+        None, description=f"Number of hidden layers (default {DEFAULT_DEPTH})."
+    )
+    width: Count | None = Field(
+        None, description=f"Width of each hidden layer (default {DEFAULT_MLP_WIDTH})."
+    )
     dropout: Fraction = Field(0.0, description="Dropout after each hidden layer.")
 
     @model_validator(mode="after")
@@ -32,15 +41,21 @@ class Mlp(Section):
             raise ValueError("give hidden, or depth and width, not both")
         return self
 
+    @property
+    def widths(self) -> list[int]:
+        """Width of each hidden layer."""
+        return self.hidden or [self.width or DEFAULT_MLP_WIDTH] * (self.depth or DEFAULT_DEPTH)
+
 
 class Cnn(Section):
     """Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then one hidden layer."""
 
     name: Literal["cnn"]
     channels: list[Count] | None = Field(None, min_length=1, description="Channels of each block.")
-    depth: Count | None = Field(None, description="Number of blocks (default 2).")
+    depth: Count | None = Field(None, description=f"Number of blocks (default {DEFAULT_DEPTH}).")
     width: Count | None = Field(
-        None, description="Channels of the first block, doubled by each next (default 32)."
+        None,
+        description=f"Channels of the first block, doubled by each next (default {DEFAULT_CNN_WIDTH}).",
     )
     hidden: Count = Field(128, description="Width of the hidden layer.")
     batch_norm: bool = Field(False, description="Batch normalisation after each convolution.")
@@ -51,6 +66,12 @@ class Cnn(Section):
         if self.channels is not None and (self.depth is not None or self.width is not None):
             raise ValueError("give channels, or depth and width, not both")
         return self
+
+    @property
+    def block_channels(self) -> list[int]:
+        """Channels of each block."""
+        first, depth = self.width or DEFAULT_CNN_WIDTH, self.depth or DEFAULT_DEPTH
+        return self.channels or [first << block for block in range(depth)]
 
 
 class Torchvision(Section):

@@ -8,6 +8,10 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
 
+DEFAULT_EPOCHS = 10
+DEFAULT_EVERY_SECONDS = 60.0
+# One CPU also means one thread, so the bits of a run do not depend on the machine.
+DEFAULT_WORKER_RESOURCES = {"CPU": 1.0}
 # The one home of the names of validation metrics, by task and in the order in which they are shown.
 # Beside them every task has "loss". The first of a task is what `metric` defaults to.
 SCORES = {"classification": ("accuracy", "f1"), "regression": ("rmse", "mae", "r2")}
@@ -60,7 +64,9 @@ class EarlyStop(Section):
 class Train(Section):
     """How the model is fitted."""
 
-    epochs: Count | None = Field(None, description="Passes over the training rows (default 10).")
+    epochs: Count | None = Field(
+        None, description=f"Passes over the training rows (default {DEFAULT_EPOCHS})."
+    )
     max_steps: Count | None = Field(None, description="Steps, instead of epochs.")
     global_batch_size: Count = Field(256, description="Rows of one step, over all workers.")
     logical_shards: Count | None = Field(
@@ -145,6 +151,11 @@ class Scaling(Section):
     )
 
     @property
+    def worker_resources(self) -> dict[str, float]:
+        """Ray resources of one worker, without the GPU that `use_gpu` may add."""
+        return dict(self.resources_per_worker or DEFAULT_WORKER_RESOURCES)
+
+    @property
     def max_workers(self) -> int:
         return (
             self.num_workers.max if isinstance(self.num_workers, WorkerRange) else self.num_workers
@@ -182,7 +193,7 @@ class Checkpoint(Section):
     every_steps: Count | None = Field(None, description="Steps between two checkpoints.")
     every_seconds: Positive | Literal["auto"] | None = Field(
         None,
-        description="Seconds between two checkpoints (default 60); auto: what loses the least time (Young, Daly), from "
+        description=f"Seconds between two checkpoints (default {DEFAULT_EVERY_SECONDS:g}); auto: what loses the least time (Young, Daly), from "
         "the measured cost of a checkpoint and the observed time between failures.",
     )
     num_to_keep: Count = Field(3, description="Newest checkpoints that are kept.")

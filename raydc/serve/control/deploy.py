@@ -17,14 +17,15 @@ from raydc.serve.control import application as application_module
 from raydc.serve.control import rollout, switchover
 from raydc.serve.control.readiness import Endpoint
 from raydc.serve.settings import Traffic
-from raydc.spec.sections import Serve, Spec
+from raydc.spec import ResolvedSpec
+from raydc.spec.sections import Serve
 from raydc.storage import Storage
 
 READY_TIMEOUT_S = 180.0
 
 
 def deploy(
-    spec: Spec,
+    spec: ResolvedSpec,
     storage: Storage,
     version: int | None = None,
     *,

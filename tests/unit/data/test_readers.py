@@ -17,7 +17,7 @@ from raydc.data.clean import Cleaner
 from raydc.data.readers import Reader
 from raydc.errors import DataError
 from raydc.features import Features
-from raydc.spec import from_dict
+from raydc.spec import from_dict, resolve
 
 BODY = "".join(f"{row},{'uv'[row % 2]},{('no', 'yes')[row % 2]}\n" for row in range(50)).encode()
 
@@ -26,7 +26,7 @@ def _read(
     path: Path, **data: Any
 ) -> tuple[list[pa.Table], dict[str, str], Cleaner, sources.Layout]:
     section = {"source": str(path), "target": "y", **data}
-    spec = from_dict({"name": "x", "data": section, "model": {"name": "linear"}})
+    spec = resolve(from_dict({"name": "x", "data": section, "model": {"name": "linear"}}))
     layout = sources.locate(spec.data)
     tables = [
         table for piece in Reader.of(layout, spec.data).pieces(layout.files) for table in piece()

@@ -20,12 +20,17 @@ from raydc.loop import step as steps
 from raydc.loop.group import Alone
 from raydc.loop.step import Step
 from raydc.spec.model import Cnn, Mlp
-from raydc.spec.train import Train
+from raydc.spec.resolved import ResolvedTrain
 
 SIGNATURE = Signature(
     "image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", ("a", "b", "c")
 )
 CPU = torch.device("cpu")
+
+
+def resolved_train(**fields: Any) -> ResolvedTrain:
+    """A section `train` of a classification, with one logical shard unless it says otherwise."""
+    return ResolvedTrain(**{"logical_shards": 1, "metric": "accuracy", "mode": "max", **fields})
 
 
 def batch(num_rows: int = 24) -> tuple[Tensor, Tensor]:
@@ -39,7 +44,14 @@ def make(
 ) -> Step:
     network = models.build(model, SIGNATURE, 0)
     return Step(
-        network, "classification", Train(**train), 0, total_steps, 5, workers or Alone(), CPU
+        network,
+        "classification",
+        resolved_train(**train),
+        0,
+        total_steps,
+        5,
+        workers or Alone(),
+        CPU,
     )
 
 
@@ -261,7 +273,9 @@ def test_gradient_that_comes_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatc
     x, y_B = batch()
     for use_reentrant in (False, True):
         network = models.Network(models.Input(SIGNATURE), _Twice(use_reentrant))
-        step = Step(network, "classification", Train(logical_shards=2), 0, 10, 5, Half(), CPU)
+        step = Step(
+            network, "classification", resolved_train(logical_shards=2), 0, 10, 5, Half(), CPU
+        )
         with (
             pytest.raises(TrainError, match="in several pieces")
             if use_reentrant
@@ -326,7 +340,7 @@ def test_parameter_without_a_gradient_counts_as_zero() -> None:
     network = models.build(Mlp(name="mlp", hidden=[8]), SIGNATURE, 0)
     unused = torch.nn.Parameter(torch.ones(3))
     network.register_parameter("unused", unused)
-    train = Train(optimizer={"name": "adamw", "weight_decay": 0.1})
+    train = resolved_train(optimizer={"name": "adamw", "weight_decay": 0.1})
     step = Step(network, "classification", train, 0, 10, 5, Alone(), CPU)
     x, y_B = batch()
     step(0, 24, x, y_B, all_shards(24, 1))

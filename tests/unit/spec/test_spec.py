@@ -208,7 +208,7 @@ def test_a_spec_survives_its_own_dump() -> None:
     loaded = spec.resolve(
         spec.loads(GOOD, overrides=["serve={}", "sweep.space={model.depth: {choice: [1, 2]}}"])
     )
-    assert spec.loads(yaml.safe_dump(spec.to_dict(loaded))) == loaded
+    assert spec.resolve(spec.loads(yaml.safe_dump(spec.to_dict(loaded)))) == loaded
 
 
 def test_the_json_schema_agrees_with_the_spec() -> None:
@@ -246,3 +246,21 @@ def test_known_keys_follow_the_model() -> None:
     assert "hidden" in known_keys(("model",), {"model": {"name": "mlp"}})
     assert "channels" in known_keys(("model",), {"model": {"name": "cnn"}})
     assert known_keys(("train", "optimizer")) == ["momentum", "name", "nesterov", "weight_decay"]
+
+
+def test_resolve_leaves_no_none_where_a_value_is_certain() -> None:
+    resolved = spec.resolve(spec.loads(GOOD, overrides=["train.epochs=null"]))
+    assert isinstance(resolved, spec.ResolvedSpec)
+    assert (resolved.train.metric, resolved.train.mode) == ("accuracy", "max")
+    assert (resolved.train.logical_shards, resolved.data.split.test_fraction) == (1, 0.1)
+    assert (resolved.train.total_steps(7), resolved.checkpoint.interval_s) == (70, 60.0)
+    # A trial of a sweep is as certain as the spec that it was made from.
+    assert type(spec.with_values(resolved, {"train.max_steps": 5, "train.epochs": None})) is type(
+        resolved
+    )
+
+
+def test_total_steps_counts_steps_or_epochs() -> None:
+    by_epoch = spec.resolve(spec.loads(GOOD, overrides=["train.epochs=3"])).train
+    by_step = spec.resolve(spec.loads(GOOD, overrides=["train.epochs=null", "train.max_steps=9"]))
+    assert (by_epoch.total_steps(4), by_step.train.total_steps(4)) == (12, 9)
