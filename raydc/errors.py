@@ -1,23 +1,23 @@
-"""Every deliberate error of raydc, and the exit code that the command line gives it.
+"""All errors that raydc raises on purpose, with the exit code of the command line for each.
 
-    RaydcError                1   anything below; never raised itself
-    ├── UsageError            2   a command, flag or argument that cannot be meant
+    RaydcError                1   base of all; never raised itself
+    ├── UsageError            2   a wrong command, flag or argument
     ├── SpecError             2   one or more problems of a spec, each with its place
     ├── DataError             3   a source, a row or a prepared data set that cannot be used
-    │   └── TooManyPixelsError 3  images that are larger than whoever decodes them allows
+    │   └── TooManyPixelsError 3  images over the limit of pixels
     ├── CheckpointError       4   a checkpoint or a bundle that is missing or does not verify
     ├── RunError              5   a run that exists, is missing or has changed
     ├── TrainError            6   training ended without a model
     ├── RegistryError         7   an unknown model, version or alias
     ├── ServeError            8   an endpoint that did not come up, or that refused
-    │   ├── RefusedError      8   it refused a request and would do so again
+    │   ├── RefusedError      8   it refused a request and would refuse it again
     │   └── UnavailableError  8   it gave no answer in time
     ├── ClusterError          9   no cluster, or one that cannot hold the job
-    └── ChaosError           10   a run that was broken on purpose and did not end as an undisturbed one
+    └── ChaosError           10   a chaos run that ended differently from an undisturbed one
 
-An error says what is wrong and, in `hint`, what to do next. All of them cross process boundaries: the
-default reduction of an exception (class, args, attributes) restores them as long as `__init__` can be
-called with `args`, which a test checks for each class.
+An error says what is wrong and, in `hint`, what to do next. All of them cross process boundaries:
+the default reduction of an exception (class, args, attributes) restores them as long as `__init__`
+can be called with `args`, which a test checks for each class. Pure; used in every process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-# Shows one line to the person who watches: `print`, or a method with the same effect.
+# Shows one line to the user: `print`, or a method with the same effect.
 Say = Callable[[str], None]
 
 # difflib is quadratic in the length of a name, and names may come from a request.
@@ -35,7 +35,7 @@ _MAX_COMPARED_CHARS = 100
 
 
 class RaydcError(Exception):
-    """Base of all deliberate errors.
+    """Base of all errors that raydc raises on purpose.
 
     Args:
         message: What is wrong, where, and the offending value, in one sentence.
@@ -54,14 +54,20 @@ class RaydcError(Exception):
 
 
 class UsageError(RaydcError):
-    """A command, flag or argument that cannot be meant."""
+    """A wrong command, flag or argument."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a spec: `where` is `file:line:column` or `--set path`, `path` the dotted spec path."""
+    """One problem of a spec.
+
+    Attributes:
+        where: `file:line:column`, or the `--set` that gave the value.
+        path: Dotted path of the field.
+        message: What is wrong, with the value.
+    """
 
     where: str
     path: str
@@ -78,6 +84,7 @@ class SpecError(RaydcError):
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
+        # `args` must restore the error when it is unpickled in another process.
         self.args = (problems,)
         self.problems = problems
 
@@ -89,7 +96,7 @@ class DataError(RaydcError):
 
 
 class TooManyPixelsError(DataError):
-    """Images that are larger than whoever decodes them allows; none of them has been decoded beyond that."""
+    """Images with more pixels than allowed; the limit holds before they are decoded."""
 
 
 class CheckpointError(RaydcError):
@@ -120,10 +127,10 @@ class ServeError(RaydcError):
     """An endpoint that did not come up, or that refused a request.
 
     Args:
-        message: As of all errors.
-        hint: The same.
-        status: The HTTP status that it answered, if it answered.
-        request_id: Under which its log has the request.
+        message: What is wrong, where, and the value.
+        hint: What the reader can do about it.
+        status: HTTP status of the answer; None if there was none.
+        request_id: Request id in the access log of the endpoint.
     """
 
     exit_code = 8
@@ -156,13 +163,19 @@ class ClusterError(RaydcError):
 
 
 class ChaosError(RaydcError):
-    """A run that was broken on purpose and did not end as an undisturbed one."""
+    """A chaos run that ended differently from an undisturbed one."""
 
     exit_code = 10
 
 
 def shown(value: object, max_chars: int = 80) -> str:
-    """A value for a message: its repr, cut, because a request may hold megabytes or a number that has no text."""
+    """Formats a value for a message: its repr, cut to a length.
+
+    Args:
+        value: Any value, from a spec, a row or a request.
+        max_chars: Longest text to return.
+    """
+    # A request may hold megabytes, or a number too long for `str` (Python limits the digits).
     if isinstance(value, str):
         value = value[: max_chars + 1]
     try:
@@ -173,7 +186,11 @@ def shown(value: object, max_chars: int = 80) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line with text of an error's message; empty if it has none, as in `TimeoutError()`."""
+    """Returns the first line of an error's message that has text.
+
+    Args:
+        error: Any exception. `TimeoutError()` has no text and gives an empty string.
+    """
     return next((line for line in str(error).splitlines() if line.strip()), "")
 
 
@@ -213,7 +230,11 @@ def did_you_mean(
 
 @contextlib.contextmanager
 def with_notes(notes: Callable[[], list[str]]) -> Iterator[None]:
-    """Adds to whatever goes wrong inside where that was."""
+    """Adds notes to an exception that is raised inside the block.
+
+    Args:
+        notes: Returns the notes, such as rank, step and row ids. Called only on an exception.
+    """
     try:
         yield
     except Exception as error:

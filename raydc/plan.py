@@ -1,9 +1,9 @@
-"""What a spec will do with given resources. Pure: it asks nobody and starts nothing."""
+"""Plans what a spec will do with given resources. Pure: connects to nothing, starts nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raydc import order
 from raydc.errors import ClusterError
@@ -17,7 +17,13 @@ STAGES = ("prepare", "sweep", "train", "evaluate", "register", "serve")
 class Plan:
     """The stages of a run and the size of each.
 
-    `num_workers` is how many workers fit now; `worker` and `replica` are Ray resources of one process each.
+    Attributes:
+        stages: Names of the stages, in their order.
+        num_workers: Workers that fit now.
+        worker: Ray resources of one worker.
+        replica: Ray resources of one replica; empty without an endpoint.
+        num_concurrent_trials: Trials of a sweep at a time; 0 without a sweep.
+        lines: The plan as text for the user.
     """
 
     stages: tuple[str, ...]
@@ -29,14 +35,24 @@ class Plan:
 
 
 def uses_gpu(spec: ResolvedSpec, resources: Mapping[str, float]) -> bool:
-    """Whether workers take a GPU each; `auto` means: when every worker can have one."""
+    """Whether each worker takes a GPU.
+
+    Args:
+        spec: A resolved spec. `use_gpu: auto` means yes if every worker can have one.
+        resources: Totals of the cluster by Ray's names.
+    """
     if spec.scaling.use_gpu != "auto":
         return bool(spec.scaling.use_gpu)
     return resources.get("GPU", 0.0) >= max(1, spec.scaling.min_workers)
 
 
 def worker_resources(spec: ResolvedSpec, resources: Mapping[str, float]) -> dict[str, float]:
-    """Ray resources of one worker."""
+    """Returns the Ray resources of one worker.
+
+    Args:
+        spec: A resolved spec.
+        resources: Totals of the cluster by Ray's names, which decide `use_gpu: auto`.
+    """
     needs = spec.scaling.worker_resources
     if uses_gpu(spec, resources):
         needs.setdefault("GPU", 1.0)
@@ -44,44 +60,53 @@ def worker_resources(spec: ResolvedSpec, resources: Mapping[str, float]) -> dict
 
 
 def num_threads(spec: ResolvedSpec) -> int:
-    """CPU threads of one worker: its CPUs, at least 1. It is part of the result, so it never depends on a machine."""
+    """Number of CPU threads of one worker: its CPUs, at least 1."""
+    # Threads change the order of sums, and so the bits: the number comes from the spec alone.
     return max(1, int(spec.scaling.worker_resources.get("CPU", 1.0)))
 
 
 def replica_resources(spec: ResolvedSpec) -> dict[str, float]:
-    """Ray resources of one replica."""
+    """Ray resources of one replica; empty if the spec has no endpoint."""
     if spec.serve is None:
         return {}
     names = {"num_cpus": "CPU", "num_gpus": "GPU"}
     options = spec.serve.ray_actor_options
+    # Options such as accelerator_type are placement hints, not amounts to count.
     needs = {names[key]: float(value) for key, value in options.items() if key in names}
     return needs | {key: float(value) for key, value in options.get("resources", {}).items()}
 
 
 def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
-    """How many processes with these needs the resources hold together, ignoring how they lie on nodes."""
-    # A ratio such as 1.2 / 0.4 must not fall just below 3.
+    """Counts the processes that fit into the resources, ignoring their spread over nodes.
+
+    Args:
+        needs: Ray resources of one process.
+        resources: Ray resources in total.
+    """
+    # The small addend keeps a ratio such as 1.2 / 0.4 from falling just below 3.
     fits = [
         int(resources.get(name, 0.0) / amount + 1e-9)
         for name, amount in needs.items()
         if amount > 0
     ]
+    # A process without needs fits as often as anybody can want.
     return min(fits, default=1_000_000)
 
 
 def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | None = None) -> Plan:
-    """Says what a spec will do.
+    """Plans the stages of a spec.
 
     Args:
         spec: A resolved spec.
         resources: Totals of the cluster or of this machine, by Ray's names (`CPU`, `GPU`, ...).
-        num_rows: Training rows, where the data set is prepared already.
+        num_rows: Number of training rows; None if the data set is not prepared yet.
 
     Raises:
-        ClusterError: The resources cannot hold the smallest form of a stage.
+        ClusterError: The resources cannot hold the fewest workers or replicas of a stage.
     """
     worker = worker_resources(spec, resources)
     fits = how_many(worker, resources)
+    # Zero workers train in this process, which is there in any case.
     if spec.scaling.max_workers > 0 and fits < max(1, spec.scaling.min_workers):
         raise _too_small("train", f"{spec.scaling.min_workers} worker(s)", worker, resources)
     replica = replica_resources(spec)
@@ -101,7 +126,7 @@ def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | Non
         num_concurrent_trials=concurrent,
         lines=(),
     )
-    return Plan(**{**plan.__dict__, "lines": tuple(_lines(spec, plan, num_rows))})
+    return replace(plan, lines=tuple(_lines(spec, plan, num_rows)))
 
 
 def _too_small(
@@ -110,7 +135,8 @@ def _too_small(
     have = {name: resources.get(name, 0.0) for name in needs}
     return ClusterError(
         f"{stage}: {what} of {_amounts(needs)} each do not fit into {_amounts(have)}",
-        "Ask for fewer or smaller ones (scaling.num_workers, scaling.resources_per_worker, serve.ray_actor_options) "
+        "Use fewer or smaller ones (scaling.num_workers, scaling.resources_per_worker, "
+        "serve.ray_actor_options) "
         "or give --address of a larger cluster.",
     )
 
@@ -125,6 +151,7 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
     parts = " and a test part" if isinstance(source, Sources) else ""
     lines = [f"prepare   {spec.data.task} of {spec.data.target!r} from {_source_name(spec)}{parts}"]
     length = f"{train.epochs} epochs" if train.max_steps is None else f"{train.max_steps} steps"
+    # Before the data set is prepared nobody knows the number of steps in an epoch.
     if num_rows is not None and train.epochs is not None:
         steps = order.num_steps(num_rows, train.global_batch_size)
         length += f" of {steps} steps ({num_rows:,} rows)"
@@ -143,16 +170,19 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
     else:
         lines.append(f"train     {length}, {shards}, on {crew} of {_amounts(plan.worker)}")
         lines.append(
-            f"          up to {spec.fault_tolerance.max_failures} failures survived; {_checkpoints(spec)}"
+            f"          up to {spec.fault_tolerance.max_failures} failures survived; "
+            f"{_checkpoints(spec)}"
         )
     lines.append("evaluate  on the held-out rows")
     lines.append(f"register  as the next version of model {spec.name!r}")
     if spec.serve:
         scaling = spec.serve.autoscaling_config
         lines.append(
-            f"serve     alias {spec.serve.alias!r} at http://{spec.serve.host}:{spec.serve.port or '(a free port)'}, "
-            f"{scaling.min_replicas} to {scaling.max_replicas} replica(s) of {_amounts(plan.replica)}, "
-            f"{'open to everybody' if spec.serve.auth == 'none' else 'closed without a token'}"
+            f"serve     alias {spec.serve.alias!r} at "
+            f"http://{spec.serve.host}:{spec.serve.port or '(a free port)'}, "
+            f"{scaling.min_replicas} to {scaling.max_replicas} replica(s) of "
+            f"{_amounts(plan.replica)}, "
+            f"{'open to everybody' if spec.serve.auth == 'none' else 'with tokens only'}"
         )
     lines.append(f"storage   {spec.storage}")
     return lines
@@ -170,5 +200,5 @@ def _checkpoints(spec: ResolvedSpec) -> str:
     if checkpoint.every_steps is not None:
         return f"a checkpoint every {checkpoint.every_steps} steps and epoch"
     if checkpoint.interval_s == "auto":
-        return "a checkpoint as often as pays, and every epoch"
+        return "checkpoints at the interval that loses the least time, and every epoch"
     return f"a checkpoint every {checkpoint.interval_s:g} s and epoch"

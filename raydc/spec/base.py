@@ -1,4 +1,4 @@
-"""What all sections share: strictness, and the kinds of numbers."""
+"""Base class and number types of all sections of a spec. Pure; used in every process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Half open: a fraction of 1 would leave nothing for the rest of the rows.
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -13,11 +14,12 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Strict: a wrong type or an unknown key is an error."""
+    """Base of all sections: a wrong type or an unknown key is an error."""
 
+    # Strict, since "3" for 3 hides a typing error; frozen, since a spec is hashed into checkpoints.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def named(value: Any) -> Any:
-    """`optimizer: adam` is short for `optimizer: {name: adam}`."""
+    """Expands the short form `optimizer: adam` to `optimizer: {name: adam}`."""
     return {"name": value} if isinstance(value, str) else value

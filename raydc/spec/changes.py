@@ -1,4 +1,4 @@
-"""What differs between two specs."""
+"""Differences between two specs, field by field. Pure; used by the driver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, order=True)
 class Change:
-    """A field that differs: its path and both values, None where it was not given."""
+    """One field that differs between two specs.
+
+    Attributes:
+        path: Dotted path of the field.
+        before: Value in the first spec; None if it was not given.
+        after: Value in the second spec; None if it is not given.
+    """
 
     path: str
     before: Any = None
@@ -20,7 +26,12 @@ class Change:
 
 
 def differences(before: Any, after: Any) -> list[Change]:
-    """The fields in which two specs, as plain values, differ, by path."""
+    """Lists the fields in which two specs differ, in the order of their paths.
+
+    Args:
+        before: The first spec as plain values (`spec.to_dict`).
+        after: The second spec as plain values.
+    """
     return sorted(_differences(before, after, ""), key=lambda change: change.path)
 
 

@@ -1,4 +1,4 @@
-"""Section `data`: where the rows come from and how they are prepared."""
+"""Section `data` of a spec: where the rows come from and how they are prepared. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class IdxFiles(Section):
     labels: str = Field(description="IDX1 file of uint8 labels.")
 
 
+# With a tag, pydantic reports the errors of the meant form only, not of every form.
 def _part_kind(value: Any) -> str:
     return "files" if isinstance(value, dict | IdxFiles) else "path"
 
@@ -27,10 +28,12 @@ Part = Annotated[
 
 
 class Sources(Section):
-    """Separate files for training and for the held-out test, where a data set has an official split."""
+    """Separate files for training and test, for a data set with an official split."""
 
     train: Part = Field(description="Path, folder, glob or URI of the training rows.")
-    test: Part = Field(description="The same for the held-out rows; never trained on.")
+    test: Part = Field(
+        description="Path, folder, glob or URI of the held-out rows; never trained on."
+    )
 
 
 def _source_kind(value: Any) -> str:
@@ -54,27 +57,33 @@ class Split(Section):
     """Fractions taken from the training rows by a hash of each row's id."""
 
     validation_fraction: Fraction = Field(
-        0.1, description="Rows that early stop and sweeps look at."
+        0.1,
+        description="Fraction of validation rows, for early stop, sweeps and the best checkpoint.",
     )
     test_fraction: Fraction | None = Field(
         None,
-        description=f"Rows held out for the end. Default {DEFAULT_TEST_FRACTION}, or none where the source has a test part.",
+        description=f"Fraction held out for the evaluation. Default {DEFAULT_TEST_FRACTION}, or "
+        "none if the "
+        "source has a test part.",
     )
 
     @model_validator(mode="after")
     def _leaves_rows(self) -> Split:
+        # Both are taken from the same hash range, so their sum counts.
         if self.validation_fraction + (self.test_fraction or 0.0) >= 1.0:
             raise ValueError("validation_fraction + test_fraction leave no row to train on")
         return self
 
 
 class Clean(Section):
-    """What happens to rows before they are split."""
+    """Cleaning of rows before the split."""
 
     missing: Literal["impute", "drop", "error"] = Field(
         "impute",
-        description="A missing feature: fill in (mean of the training rows, or a category of its own), drop the "
-        "row, or stop. A missing target is dropped under `drop` and an error otherwise.",
+        description="For a missing feature: fill in the mean of the training rows (or a category "
+        "for missing values), drop the row, or stop. A row without a target is dropped under "
+        "`drop` "
+        "and an error otherwise.",
     )
     missing_values: list[str] = Field(
         default_factory=lambda: [""], description="Strings that mean 'missing' in CSV files."
@@ -85,23 +94,22 @@ class Clean(Section):
 
 
 class FeatureOptions(Section):
-    """How raw columns become tensors. Columns that are not named are inferred from their type."""
+    """Conversion of columns to tensors. A column that is not named has the kind of its type."""
 
-    exclude: list[str] = Field(
-        default_factory=list, description="Columns that the model must not see."
-    )
+    exclude: list[str] = Field(default_factory=list, description="Columns that are left out.")
     columns: dict[str, Literal["numeric", "categorical", "image"]] = Field(
-        default_factory=dict, description="Kinds of columns, where the inferred kind is wrong."
+        default_factory=dict, description="Kinds of columns whose inferred kind is wrong."
     )
     scale: Literal["standard", "min_max", "none"] = Field(
         "standard", description="Scaling of numbers and pixels."
     )
     max_categories: Count = Field(
         128,
-        description="The most frequent values of a categorical column that get an input of their own.",
+        description="Most values of a categorical column that get an input each; rarer ones "
+        "share one.",
     )
     image_size: list[Count] | None = Field(
-        None, min_length=2, max_length=2, description="[height, width] that images are resized to."
+        None, min_length=2, max_length=2, description="[height, width] to which images are resized."
     )
     image_channels: Literal[1, 3] | None = Field(
         None, description="Convert images to grey (1) or RGB (3)."
@@ -109,31 +117,32 @@ class FeatureOptions(Section):
 
 
 class Augment(Section):
-    """Random changes of training images, anew in each epoch; never at validation or serving."""
+    """Random changes of training images in each epoch; never in validation or serving."""
 
     crop_padding: int = Field(
         0,
         ge=0,
-        description="Black pixels put around an image, of which a window of its own size is cut at random.",
+        description="Black pixels added on each side before a random crop to the original size.",
     )
     horizontal_flip: bool = Field(False, description="Mirror half of the images, left to right.")
 
 
 class Data(Section):
-    """Where the rows come from and how they are prepared."""
+    """Sources of the rows, and how they are prepared."""
 
     source: Source = Field(
-        description="Path, folder, glob or URI; or {train, test} where the data set has an official split. "
+        description="Path, folder, glob or URI; or {train, test} for a data set with an "
+        "official split. "
         "Relative paths start at the current directory."
     )
     format: Literal["auto", "csv", "parquet", "jsonl", "image_folder", "idx"] = Field(
-        "auto", description="By default the file names decide."
+        "auto", description="File format. auto: by the file names."
     )
     task: Literal["classification", "regression"] = Field(
-        "classification", description="What is predicted."
+        "classification", description="Kind of prediction: a class or a number."
     )
     target: str = Field(
-        "label", description="Column to predict. Image folders and IDX files call it `label`."
+        "label", description="Column to predict. In image folders and IDX files it is `label`."
     )
     classes: list[str] | None = Field(
         None,

@@ -1,6 +1,8 @@
-"""YAML with positions: the scalars of YAML 1.2's core schema, no duplicate keys, a place for every path.
+"""YAML with positions: YAML 1.2 scalars, no duplicate keys, a line and column for every path.
 
-PyYAML's own resolver follows YAML 1.1, in which `1e-3` is a string and `no` is false.
+PyYAML's own resolver follows YAML 1.1, in which `1e-3` is a string and `no` is false. ruamel.yaml
+reads YAML 1.2 with places too, but would be one more dependency: PyYAML comes with Ray, and its
+node tree holds the place of every value. Pure.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from raydc.errors import Problem, SpecError
 
 Path = tuple[str | int, ...]
 
+# The core schema, YAML 1.2.2 section 10.3.2: one expression for each type.
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$")
@@ -26,14 +29,20 @@ _NAN = re.compile(r"^\.(?:nan|NaN|NAN)$")
 
 @dataclass
 class Document:
-    """A parsed file: plain values, and the (line, column) of each path, both from 1."""
+    """A parsed file.
+
+    Attributes:
+        name: How messages name the file.
+        value: Plain values: mappings, lists and scalars.
+        places: Line and column of each path, both counted from 1.
+    """
 
     name: str
     value: Any
     places: dict[Path, tuple[int, int]] = field(default_factory=dict)
 
     def where(self, path: Path) -> str:
-        """`file:line:column` of a path, or of its nearest ancestor that stands in the file."""
+        """Returns `file:line:column` of a path, or of its nearest ancestor in the file."""
         while path and path not in self.places:
             path = path[:-1]
         line, column = self.places.get(path, (1, 1))
@@ -41,7 +50,7 @@ class Document:
 
 
 def scalar(text: str) -> Any:
-    """The value of a plain (unquoted) scalar under the core schema of YAML 1.2."""
+    """Converts a plain (unquoted) scalar by the core schema of YAML 1.2."""
     if _NULL.match(text):
         return None
     if text in _BOOL:
@@ -65,8 +74,8 @@ def parse(text: str, name: str) -> Document:
         name: How messages name the file.
 
     Raises:
-        SpecError: Broken syntax, more than one document, duplicate or non-string keys, an unknown tag, or
-            a top level that is no mapping.
+        SpecError: Broken syntax, more than one document, duplicate or non-string keys, an unknown
+            tag, or a top level that is not a mapping.
     """
     document = Document(name, None)
     problems: list[Problem] = []
@@ -90,7 +99,11 @@ def parse(text: str, name: str) -> Document:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """The value after `--set path=`: any YAML value, a plain string included.
+    """Parses the value after `--set path=`: any YAML value, a plain string included.
+
+    Args:
+        text: The text after the equals sign.
+        name: How messages name it, such as `--set train.epochs=x`.
 
     Raises:
         SpecError: Broken YAML.
@@ -115,7 +128,9 @@ def _construct(
     open_nodes: frozenset[int],
 ) -> Any:
     mark = node.start_mark
+    # A key has set the place of its value already: messages point at the key.
     document.places.setdefault(path, (mark.line + 1, mark.column + 1))
+    # An anchor may contain its own alias, which would recurse without end.
     if id(node) in open_nodes:
         problems.append(Problem(document.where(path), "", "an alias that contains itself"))
         return None
@@ -127,6 +142,7 @@ def _construct(
         ]
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(node, path, document, problems, open_nodes)
+    # Quoted scalars are strings whatever they look like.
     is_plain = isinstance(node, yaml.ScalarNode) and node.style is None
     if is_plain and not _has_explicit_tag(node):
         return scalar(node.value)
@@ -136,7 +152,7 @@ def _construct(
 
 
 def _has_explicit_tag(node: yaml.Node) -> bool:
-    # PyYAML resolves implicit tags by YAML 1.1; any tag that it cannot have guessed was written out.
+    # PyYAML resolves implicit tags by YAML 1.1; it cannot have guessed any other tag.
     guessed = {"null", "bool", "int", "float", "str", "timestamp", "merge", "value"}
     prefix, _, kind = node.tag.rpartition(":")
     return prefix != "tag:yaml.org,2002" or kind not in guessed
@@ -154,14 +170,18 @@ def _construct_mapping(
         line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
         place = f"{document.name}:{line}:{column}"
         if not isinstance(key_node, yaml.ScalarNode):
-            problems.append(Problem(place, "", "a key must be a plain word"))
+            problems.append(
+                Problem(place, "", "a key must be a plain word, not a list or a mapping")
+            )
             continue
         key = key_node.value
         dotted = ".".join(str(part) for part in (*path, key))
+        # PyYAML would keep the last one in silence.
         if key in value:
             first = document.where((*path, key))
             problems.append(Problem(place, dotted, f"given twice; the first is at {first}"))
             continue
+        # The place of a value is that of its key: what the reader of a message looks for.
         document.places[(*path, key)] = (line, column)
         value[key] = _construct(value_node, (*path, key), document, problems, open_nodes)
     return value

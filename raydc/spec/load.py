@@ -1,21 +1,22 @@
-"""From a YAML file and `--set` overrides to a `Spec`, or to all of its problems at once."""
+"""Loads a spec: from a YAML file and `--set` overrides to a `Spec`, or to all its problems at once.
+
+Runs in the driver for a user's file, and in any process for a spec that was stored.
+"""
 
 from __future__ import annotations
 
-import copy
 import os
-import types
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from raydc.errors import Problem, SpecError, UsageError, close_names, did_you_mean
+from raydc.errors import Problem, SpecError, UsageError, did_you_mean
 from raydc.spec import document as yaml_document
-from raydc.spec import relations, resolved, sections
+from raydc.spec import relations, resolved, search_space
 from raydc.spec.document import Document, Path
+from raydc.spec.known_fields import known_keys
 from raydc.spec.resolved import ResolvedSpec
 from raydc.spec.sections import IdxFiles, Sources, Spec
 
@@ -27,7 +28,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
 
     Args:
         path: The YAML file.
-        overrides: `path=value` each, as `--set` takes them; the value is YAML.
+        overrides: `path=value` each, as `--set` takes them; each value is YAML.
 
     Raises:
         UsageError: The file cannot be read, or an override has no `=`.
@@ -44,17 +45,31 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
 
 
 def loads(text: str, name: str = "spec.yaml", overrides: Sequence[str] = ()) -> Spec:
-    """Like `load`, from text. `name` is how messages call the file."""
+    """Reads a spec from text.
+
+    Args:
+        text: YAML.
+        name: How messages name the file.
+        overrides: `path=value` each, as `--set` takes them.
+
+    Raises:
+        UsageError: An override has no `=`.
+        SpecError: Everything that is wrong with the content, each with its place.
+    """
     document = yaml_document.parse(text, name)
     sources = _apply_overrides(document, overrides)
     return validate(document, sources, Spec)
 
 
 def from_dict(value: dict[str, Any], name: str = "spec") -> Spec:
-    """A spec from plain values, such as a resolved spec that was stored.
+    """Makes a spec from plain values, such as a resolved spec that was stored.
+
+    Args:
+        value: Sections as mappings.
+        name: How messages name the origin of the values.
 
     Raises:
-        SpecError: As `load`.
+        SpecError: Everything that is wrong with the values.
     """
     return validate(Document(name, value), {}, Spec)
 
@@ -69,14 +84,16 @@ def with_values(spec: AnySpec, values: dict[str, Any]) -> AnySpec:
     Raises:
         SpecError: A value that the spec does not allow, named by its path.
     """
-    document = Document("trial", copy.deepcopy(to_dict(spec)))
+    document = Document("trial", to_dict(spec))
+    # Validated like a file: a trial is checked as strictly as what a user writes.
     for path, value in values.items():
         _set(document.value, path.split("."), value)
     return validate(document, {}, type(spec))
 
 
 def to_dict(spec: Spec) -> dict[str, Any]:
-    """Plain values, without the fields that were left at None."""
+    """Converts a spec to plain values, without the fields that are None."""
+    # Without None, a new optional field leaves the hash of an old spec as it was.
     return spec.model_dump(mode="json", exclude_none=True)
 
 
@@ -93,6 +110,7 @@ def validate(document: Document, override_places: dict[Path, str], kind: type[An
     """
 
     def where(path: Path) -> str:
+        # The longest override wins: `--set train={...}` places every field below it.
         for length in range(len(path), 0, -1):
             if path[:length] in override_places:
                 return override_places[path[:length]]
@@ -102,15 +120,20 @@ def validate(document: Document, override_places: dict[Path, str], kind: type[An
         spec = kind.model_validate(document.value)
     except ValidationError as error:
         problems = [_problem(item, document, where) for item in error.errors()]
-        problems += _space_path_problems(document.value, where)
+        problems += search_space.path_problems(document.value, where)
         raise SpecError(_in_order(problems, document)) from error
-    problems = [*relations.problems(spec, where), *_space_problems(spec, where)]
+    problems = [*relations.problems(spec, where)]
+    # A path that does not exist would fail again, less clearly, as soon as a trial sets it.
+    problems += list(search_space.path_problems(document.value, where)) or list(
+        search_space.domain_problems(spec, where, with_values)
+    )
     if problems:
         raise SpecError(_in_order(problems, document))
     return spec
 
 
 def _in_order(problems: list[Problem], document: Document) -> list[Problem]:
+    # By line and column of the file; problems of `--set` have no numbers and come first.
     def key(problem: Problem) -> tuple[int, ...]:
         numbers = problem.where.removeprefix(document.name).strip(":").split(":")
         return tuple(int(n) for n in numbers if n.isdigit())
@@ -136,6 +159,7 @@ def _apply_overrides(document: Document, overrides: Sequence[str]) -> dict[Path,
 def _set(value: dict[str, Any], parts: list[str], new: Any) -> None:
     for part in parts[:-1]:
         inner = value.get(part)
+        # These sections have a short form that is only a name.
         if isinstance(inner, str) and part in ("optimizer", "lr_scheduler", "scheduler"):
             inner = {"name": inner}
         if not isinstance(inner, dict):
@@ -145,7 +169,7 @@ def _set(value: dict[str, Any], parts: list[str], new: Any) -> None:
     value[parts[-1]] = new
 
 
-# Problems of single fields ---------------------------------------------------------------------------
+# Problems of single fields ----------------------------------------------------------------------
 
 
 def _problem(item: Any, document: Document, where: Any) -> Problem:
@@ -167,13 +191,14 @@ def _message(item: Any) -> str:
     text = str(item["msg"]).removeprefix("Value error, ")
     text = text[:1].lower() + text[1:]
     given = item["input"]
+    # A whole section would drown the message; validators of our own name their values.
     if isinstance(given, dict | list | BaseModel) or item["type"] == "value_error":
         return text
     return f"{text}, not {given!r}"
 
 
 def _document_path(location: tuple[Any, ...], value: Any) -> Path:
-    """The part of an error's location that stands in the file: names of union members are left out."""
+    """Returns the part of an error's location that is in the file, without union member names."""
     path: list[str | int] = []
     for part in location:
         in_mapping = isinstance(value, dict) and part in value
@@ -183,96 +208,7 @@ def _document_path(location: tuple[Any, ...], value: Any) -> Path:
     return tuple(path)
 
 
-def known_keys(path: Path, value: Any = None) -> list[str]:
-    """Fields that may stand at a path of a spec."""
-    models: list[type[BaseModel]] = [Spec]
-    for part in path:
-        value = value.get(part) if isinstance(value, dict) else None
-        fields = [
-            m.model_fields[str(part)].annotation for m in models if str(part) in m.model_fields
-        ]
-        if str(part) == "model" and isinstance(value, dict):
-            models = [_model_class(value)]
-        else:
-            models = [model for annotation in fields for model in _models_of(annotation)]
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def _model_class(value: dict[str, Any]) -> type[BaseModel]:
-    kinds: dict[str, type[BaseModel]] = {
-        "linear": sections.Linear,
-        "mlp": sections.Mlp,
-        "cnn": sections.Cnn,
-        "torchvision": sections.Torchvision,
-        "builder": sections.Builder,
-    }
-    return kinds[sections.model_kind(value)]
-
-
-def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, dict):
-        for argument in typing.get_args(annotation):
-            yield from _models_of(argument)
-
-
-# Problems of a search --------------------------------------------------------------------------------
-
-
-_NOT_SEARCHABLE = ("name", "storage", "sweep", "serve", "scaling", "fault_tolerance", "checkpoint")
-
-
-def _space_path_problems(value: Any, where: Any) -> Iterator[Problem]:
-    """Unknown paths of the space, which do not need a valid spec to be seen."""
-    space = value.get("sweep", {}) if isinstance(value, dict) else {}
-    space = space.get("space", {}) if isinstance(space, dict) else {}
-    for dotted in space if isinstance(space, dict) else ():
-        if message := _path_fault(dotted, value):
-            yield Problem(where(("sweep", "space", dotted)), f"sweep.space.{dotted}", message)
-
-
-def _path_fault(dotted: str, value: Any) -> str | None:
-    parts = dotted.split(".")
-    if parts[0] in _NOT_SEARCHABLE:
-        return f"{parts[0]} does not change the model, so it cannot be searched"
-    if parts[0] == "data" and parts[1:2] != ["augment"]:
-        return "the data set is prepared once for all trials, so it cannot be searched"
-    if dotted in ("train.logical_shards", "train.metric", "train.mode"):
-        return "it is the same for all trials, so that they can be compared"
-    if parts[0] == "model" and len(parts) > 2 and parts[1] == "arguments":
-        return None
-    known = known_keys(tuple(parts[:-1]), value)
-    if parts[-1] in known:
-        return None
-    close = close_names(parts[-1], known)
-    advice = (
-        f"did you mean {'.'.join([*parts[:-1], close[0]])}?"
-        if close
-        else f"known here: {', '.join(known)}"
-    )
-    return f"no such path in a spec; {advice}"
-
-
-def _space_problems(spec: Spec, where: Any) -> Iterator[Problem]:
-    if spec.sweep is None:
-        return
-    yield from (found := list(_space_path_problems(to_dict(spec), where)))
-    if found:
-        return
-    for dotted, domain in spec.sweep.space.items():
-        place = where(("sweep", "space", dotted))
-        for example in domain.examples():
-            try:
-                with_values(spec.model_copy(update={"sweep": None}), {dotted: example})
-            except SpecError as error:
-                reason = error.problems[0].message
-                yield Problem(
-                    place, f"sweep.space.{dotted}", f"{example!r} is not allowed there: {reason}"
-                )
-
-
-# Places on disk --------------------------------------------------------------------------------------
+# Resolved specs ---------------------------------------------------------------------------------
 
 
 def resolve(spec: Spec) -> ResolvedSpec:
@@ -289,7 +225,7 @@ def resolve(spec: Spec) -> ResolvedSpec:
 
 
 def absolute(path: str) -> str:
-    """An absolute path; a URI stays as it is."""
+    """Makes a local path absolute; a URI stays as it is."""
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 

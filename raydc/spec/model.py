@@ -1,4 +1,4 @@
-"""Section `model`: what is trained."""
+"""Section `model`: the network to train. Pure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Linear(Section):
     name: Literal["linear"]
 
 
+# Layers of an `mlp`, blocks of a `cnn`.
 DEFAULT_DEPTH = 2
 DEFAULT_MLP_WIDTH = 256
 DEFAULT_CNN_WIDTH = 32
@@ -55,7 +56,8 @@ class Cnn(Section):
     depth: Count | None = Field(None, description=f"Number of blocks (default {DEFAULT_DEPTH}).")
     width: Count | None = Field(
         None,
-        description=f"Channels of the first block, doubled by each next (default {DEFAULT_CNN_WIDTH}).",
+        description="Channels of the first block; each block doubles them (default "
+        f"{DEFAULT_CNN_WIDTH}).",
     )
     hidden: Count = Field(128, description="Width of the hidden layer.")
     batch_norm: bool = Field(False, description="Batch normalisation after each convolution.")
@@ -78,18 +80,20 @@ class Torchvision(Section):
     """Any classification model of torchvision, by its name there."""
 
     name: str = Field(
-        description="linear, mlp, cnn, or a torchvision model: resnet18, mobilenet_v3_small, ..."
+        description="A torchvision model by its name there: resnet18, mobilenet_v3_small, ..."
     )
     weights: str | None = Field(
-        None, description="Pretrained weights to start from, such as DEFAULT (downloaded)."
+        None,
+        description="Pretrained weights to start from, such as DEFAULT; torchvision downloads "
+        "them.",
     )
     arguments: dict[str, Any] = Field(
-        default_factory=dict, description="Further arguments of the builder."
+        default_factory=dict, description="Further keyword arguments of the model's constructor."
     )
 
 
 class Builder(Section):
-    """A user's own model."""
+    """A network that a function of the user's own package builds."""
 
     builder: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
@@ -102,11 +106,12 @@ class Builder(Section):
 
 
 def model_kind(value: Any) -> str:
-    """Which member of `Model` a mapping means."""
+    """Names the member of `Model` that a mapping describes."""
     if isinstance(value, Section):
         return type(value).__name__.lower()
     if isinstance(value, dict) and "builder" in value:
         return "builder"
+    # Any other name is looked up in torchvision, which knows whether it exists.
     name = value.get("name") if isinstance(value, dict) else None
     return name if name in ("linear", "mlp", "cnn") else "torchvision"
 

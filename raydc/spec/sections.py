@@ -1,4 +1,4 @@
-"""The whole spec, and its sections `sweep` and `serve`."""
+"""The whole spec, and its sections `sweep` and `serve`. Pure."""
 
 from __future__ import annotations
 
@@ -56,24 +56,26 @@ __all__ = [
 
 
 class SweepScheduler(Section):
-    """Which trials go on."""
+    """Early stopping of trials."""
 
     name: Literal["asha", "fifo"] = Field(
         "asha", description="asha stops the worse trials early; fifo runs all."
     )
-    grace_period: Count = Field(1, description="Epochs that every trial gets.")
+    grace_period: Count = Field(1, description="Epochs before a trial may be stopped.")
     reduction_factor: Annotated[int, Field(ge=2)] = Field(
-        3, description="Of so many trials, one goes on."
+        3, description="Of this many trials one continues to the next rung."
     )
 
 
 class Sweep(Section):
-    """A search over any paths of the spec. The names are Ray Tune's."""
+    """A search over fields of the spec. The names are Ray Tune's."""
 
-    space: dict[str, Domain] = Field(min_length=1, description="Spec path to domain.")
-    num_samples: Count = Field(8, description="Trials, or repetitions of the grid.")
+    space: dict[str, Domain] = Field(
+        min_length=1, description="Search domain of each field, by its path."
+    )
+    num_samples: Count = Field(8, description="Number of trials, or repetitions of a grid.")
     max_concurrent_trials: Count | None = Field(
-        None, description="Default: as many as the cluster can hold."
+        None, description="Most trials at a time. Default: as many as fit the cluster."
     )
     scheduler: SweepScheduler = Field(
         SweepScheduler(), description="A name, or a name with arguments."
@@ -85,16 +87,18 @@ class Sweep(Section):
 class AutoscalingConfig(Section):
     """Ray Serve's autoscaling of replicas."""
 
-    min_replicas: int = Field(1, ge=0, description="Replicas that always run.")
+    min_replicas: int = Field(
+        1, ge=0, description="Replicas that always run; 0: start on the first request."
+    )
     max_replicas: Count = Field(2, description="Most replicas.")
     target_ongoing_requests: Positive = Field(
-        16.0, description="Requests in flight per replica to aim at."
+        16.0, description="Requests in flight per replica that autoscaling aims at."
     )
     upscale_delay_s: NotNegative = Field(
         2.0, description="Seconds of load before a replica is added."
     )
     downscale_delay_s: NotNegative = Field(
-        60.0, description="Seconds of calm before one is removed."
+        60.0, description="Seconds of low load before a replica is removed."
     )
     look_back_period_s: Positive = Field(
         5.0, description="Seconds over which the load is averaged."
@@ -104,23 +108,24 @@ class AutoscalingConfig(Section):
     def _ordered(self) -> AutoscalingConfig:
         if self.min_replicas > self.max_replicas:
             raise ValueError(
-                f"min_replicas ({self.min_replicas}) must not exceed max_replicas ({self.max_replicas})"
+                f"min_replicas ({self.min_replicas}) must not exceed max_replicas "
+                f"({self.max_replicas})"
             )
         return self
 
 
 class CanaryRule(Section):
-    """When `raydc canary --follow` promotes a canary, and when it drops it."""
+    """When `raydc canary --follow` promotes or drops a canary."""
 
-    min_requests: Count = Field(500, description="Requests that the canary must have had.")
+    min_requests: Count = Field(500, description="Requests that the canary must have answered.")
     max_error_fraction: Fraction = Field(
         0.01, description="Largest fraction of its requests that may fail (5xx)."
     )
     max_latency_ratio: Positive = Field(
-        2.0, description="Its p95 latency may be so many times the stable version's."
+        2.0, description="Largest ratio of its p95 latency to that of the stable version."
     )
     timeout_s: Positive = Field(
-        3600.0, description="Seconds after which it is dropped as undecided."
+        3600.0, description="Seconds after which an undecided canary is dropped."
     )
 
 
@@ -128,41 +133,53 @@ class Serve(Section):
     """The endpoint. Most names are Ray Serve's."""
 
     alias: str = Field(
-        "production", pattern=r"^[A-Za-z][\w.-]*$", description="The alias that is served."
+        "production", pattern=r"^[A-Za-z][\w.-]*$", description="Alias whose version is served."
     )
+    # Only this machine by default: an endpoint is opened to a network on purpose.
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     autoscaling_config: AutoscalingConfig = AutoscalingConfig()
-    max_ongoing_requests: Count = Field(256, description="Requests that a replica takes at a time.")
+    max_ongoing_requests: Count = Field(
+        256, description="Requests that a replica works on at a time."
+    )
     max_queued_requests: Annotated[int, Field(ge=-1)] = Field(
-        128, description="Requests that wait beside those; more are refused with 429. -1: no limit."
+        128,
+        description="Requests that wait for a replica; more are refused with 429. -1: no limit.",
     )
     max_batch_size: Count = Field(
         64,
-        description="Most requests, and most rows, of one forward pass; fewer where more are no faster.",
+        description="Most rows of one forward pass; fewer if larger batches are no faster.",
     )
-    batch_wait_timeout_s: NotNegative = Field(0.0, description="How long a batch waits to fill up.")
-    request_timeout_s: Positive = Field(30.0, description="Longest time that a request may take.")
+    batch_wait_timeout_s: NotNegative = Field(
+        0.0, description="Seconds that a batch waits for more requests."
+    )
+    request_timeout_s: Positive = Field(
+        30.0, description="Seconds after which a request without an answer fails with 408."
+    )
+    # Limits that hold before the work that they limit: bytes when a body is read, rows when it is
+    # parsed, pixels before an image is decoded.
     max_request_bytes: Count = Field(8 * 1024 * 1024, description="Largest request body.")
     max_request_rows: Count = Field(4096, description="Most rows of a request.")
     max_request_pixels: Count = Field(
-        64 * 1024 * 1024, description="Most pixels that the images of a request may have together."
+        64 * 1024 * 1024, description="Most pixels of all images of a request together."
     )
     auth: Literal["token", "none"] = Field(
         "token",
-        description="Who may ask: who has a token of the model (`raydc token`), or everybody.",
+        description="Access control: token needs a token of the model (`raydc token`); none is "
+        "open.",
     )
     access_log: bool = Field(
-        True, description="A line of JSON for each request, in Ray Serve's folder of logs."
+        True, description="Write a line of JSON for each request to Ray Serve's log folder."
     )
     optimize: Literal["none", "auto"] = Field(
         "none",
-        description="auto: compiled, and in bfloat16 on CPUs that have it, where the golden rows allow; scores may "
-        "differ from those of training by up to 0.02. none: bit for bit as trained.",
+        description="auto: compile the network, with bfloat16 on CPUs that support it, if the "
+        "golden "
+        "rows allow; scores may differ from training by up to 0.02. none: bit for bit as trained.",
     )
     tls: bool = Field(
         False,
-        description="Refused where true: TLS ends in front of the endpoint, see cluster/nginx.conf.",
+        description="Always false: TLS ends in front of the endpoint, see cluster/nginx.conf.",
     )
     canary: CanaryRule = CanaryRule()
     ray_actor_options: dict[str, Any] = Field(
@@ -171,7 +188,7 @@ class Serve(Section):
 
     @property
     def is_local(self) -> bool:
-        """Only this machine reaches it."""
+        """Whether only this machine can reach the endpoint."""
         return self.host in ("127.0.0.1", "localhost", "::1")
 
     @field_validator("tls", mode="before")
@@ -179,14 +196,15 @@ class Serve(Section):
     def _ends_in_front(cls, value: Any) -> Any:
         if value is not False:
             raise ValueError(
-                "the ingress of Ray Serve speaks plain HTTP: let TLS end in front of it, as in cluster/nginx.conf, and "
-                "leave serve.tls out"
+                "the proxy of Ray Serve speaks plain HTTP: terminate TLS in front of it, as in "
+                "cluster/nginx.conf, and leave serve.tls out"
             )
         return value
 
     @field_validator("ray_actor_options")
     @classmethod
     def _are_resources(cls, options: dict[str, Any]) -> dict[str, Any]:
+        # A wrong name would reach Ray only after training, when the replica starts.
         own = options.get("resources", {})
         if not isinstance(own, dict):
             raise ValueError("resources must be a mapping of names to amounts")
@@ -196,7 +214,8 @@ class Serve(Section):
         unknown = sorted(set(amounts) - {"num_cpus", "num_gpus", "memory", *own})
         if unknown or not isinstance(kind, str):
             raise ValueError(
-                f"unknown {unknown or kind!r}; known: num_cpus, num_gpus, memory, resources, accelerator_type"
+                f"unknown {unknown or kind!r}; known: num_cpus, num_gpus, memory, resources, "
+                "accelerator_type"
             )
         for name, amount in amounts.items():
             if (

@@ -1,4 +1,4 @@
-"""Search domains of `sweep.space`: what a path may be set to in a trial."""
+"""Search domains of `sweep.space`: the values that a trial may try. Pure."""
 
 from __future__ import annotations
 
@@ -30,12 +30,18 @@ class Domain(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     choice: list[Any] | None = Field(
-        None, min_length=1, description="One of these values, at random."
+        None, min_length=1, description="One of these values, drawn at random."
     )
-    grid: list[Any] | None = Field(None, min_length=1, description="Each of these values in turn.")
-    uniform: Range | None = Field(None, description="[low, high], uniform.")
-    loguniform: LogRange | None = Field(None, description="[low, high], uniform in the logarithm.")
-    randint: Range | None = Field(None, description="[low, high), whole numbers.")
+    grid: list[Any] | None = Field(
+        None,
+        min_length=1,
+        description="Each of these values, in every combination with other grids.",
+    )
+    uniform: Range | None = Field(None, description="Uniform in [low, high].")
+    loguniform: LogRange | None = Field(
+        None, description="Uniform in the logarithm of [low, high]."
+    )
+    randint: Range | None = Field(None, description="Whole numbers of [low, high).")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Domain:
@@ -44,7 +50,8 @@ class Domain(BaseModel):
         return self
 
     def examples(self) -> list[Any]:
-        """Values that a trial can get: all of a list, both ends of a range."""
+        """Returns values to validate: all of a list, both ends of a range."""
+        # The upper end of `randint` is exclusive, as in Ray Tune.
         if self.randint is not None:
             return [int(self.randint[0]), int(self.randint[1]) - 1]
         for kind in type(self).model_fields:

@@ -1,4 +1,4 @@
-"""Sections `train`, `scaling`, `fault_tolerance` and `checkpoint`: how, where and how safely a model is fitted."""
+"""Sections `train`, `scaling`, `fault_tolerance` and `checkpoint` of a spec. Pure."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Optimizer(Section):
 
     @model_validator(mode="after")
     def _sgd_only(self) -> Optimizer:
+        # torch ignores neither: both would be unknown arguments of Adam.
         if self.name != "sgd" and (self.momentum or self.nesterov):
             raise ValueError(f"momentum and nesterov are for sgd, not for {self.name}")
         if self.nesterov and not self.momentum:
@@ -41,12 +42,12 @@ class Optimizer(Section):
 
 
 class LrScheduler(Section):
-    """The course of the learning rate over all steps, after a linear warm-up."""
+    """The learning rate over all steps, after a linear warm-up."""
 
     name: Literal["constant", "cosine", "linear", "step"] = "constant"
-    warmup_steps: int = Field(0, ge=0, description="Steps over which the rate rises from 0.")
+    warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises linearly from 0.")
     final_fraction: Fraction = Field(
-        0.0, description="Rate at the end, as a fraction: for cosine and linear."
+        0.0, description="Last rate as a fraction of `learning_rate`: for cosine and linear."
     )
     step_epochs: Count = Field(10, description="Epochs between two drops: for step.")
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -55,10 +56,12 @@ class LrScheduler(Section):
 
 
 class EarlyStop(Section):
-    """Stops when the validation metric has not become better."""
+    """Stops a run whose validation metric no longer improves."""
 
     patience: Count = Field(description="Epochs without improvement before the run stops.")
-    min_delta: NotNegative = Field(0.0, description="Least change that counts as an improvement.")
+    min_delta: NotNegative = Field(
+        0.0, description="Smallest change that counts as an improvement."
+    )
 
 
 class Train(Section):
@@ -68,18 +71,20 @@ class Train(Section):
         None, description=f"Passes over the training rows (default {DEFAULT_EPOCHS})."
     )
     max_steps: Count | None = Field(None, description="Steps, instead of epochs.")
-    global_batch_size: Count = Field(256, description="Rows of one step, over all workers.")
+    global_batch_size: Count = Field(256, description="Rows of one step, summed over all workers.")
     logical_shards: Count | None = Field(
         None,
-        description="Pieces that a step is cut into, whatever the number of workers. Default: the most workers.",
+        description="Pieces that each step is cut into, for any number of workers. Default: the "
+        "largest number of workers.",
     )
     exact: bool = Field(
         True,
-        description="The same bits for every number of workers: shards are computed one by one and summed along one "
-        "tree. false: a worker computes its rows in one piece, and workers are summed in any order.",
+        description="The same bits for every number of workers: shards are computed one by one and "
+        "summed along one tree. false: a worker computes all its rows at once, and the order of "
+        "the sum is not fixed.",
     )
     optimizer: Optimizer = Field(Optimizer(), description="A name, or a name with its arguments.")
-    learning_rate: Positive = Field(1e-3, description="The highest learning rate.")
+    learning_rate: Positive = Field(1e-3, description="Highest learning rate.")
     lr_scheduler: LrScheduler = Field(
         LrScheduler(), description="A name, or a name with arguments."
     )
@@ -88,12 +93,16 @@ class Train(Section):
     )
     gradient_clip_norm: Positive | None = Field(None, description="Largest norm of the gradient.")
     early_stop: EarlyStop | None = Field(
-        None, description="Stop when validation no longer improves."
+        None, description="Stop when the validation metric no longer improves."
     )
     metric: Metric | None = Field(
-        None, description="What counts as better. Default: accuracy, or rmse for a regression."
+        None,
+        description="Metric that selects the best checkpoint. Default: accuracy, or rmse for "
+        "regression.",
     )
-    mode: Literal["max", "min"] | None = Field(None, description="Default: by the metric.")
+    mode: Literal["max", "min"] | None = Field(
+        None, description="Whether more or less is better. Default: as the metric needs."
+    )
     log_every_steps: Count = Field(
         10, description="Steps between two writes of metrics and progress."
     )
@@ -104,6 +113,7 @@ class Train(Section):
     def _one_length(self) -> Train:
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("give epochs or max_steps, not both")
+        # Shards without a row would have no gradient to sum.
         if self.logical_shards is not None and self.logical_shards > self.global_batch_size:
             raise ValueError(
                 f"logical_shards ({self.logical_shards}) must not exceed global_batch_size "
@@ -125,12 +135,13 @@ class WorkerRange(Section):
         return self
 
 
+# Pydantic would try all members of the union; with a tag the error is about the one that is meant.
 def _workers_kind(value: Any) -> str:
     return "range" if isinstance(value, dict | WorkerRange) else "number"
 
 
 class Scaling(Section):
-    """Workers and what each of them holds. The names are Ray Train's."""
+    """Number of workers and the resources of each. The names are Ray Train's."""
 
     num_workers: Annotated[
         Annotated[int, Field(ge=0), Tag("number")] | Annotated[WorkerRange, Tag("range")],
@@ -139,15 +150,17 @@ class Scaling(Section):
         1, description="A number, or {min, max} to be elastic. 0 trains inside the calling process."
     )
     use_gpu: Literal["auto", True, False] = Field(
-        "auto", description="auto: when the cluster has as many GPUs."
+        "auto", description="auto: if the cluster has a GPU for each worker."
     )
     resources_per_worker: dict[str, Positive] | None = Field(
         None,
-        description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. CPUs set its threads.",
+        description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. The "
+        "number of "
+        "CPUs is also the number of its threads.",
     )
     start_timeout_s: Positive = Field(
         600.0,
-        description="How long the workers wait for free resources, at the beginning and when a node was lost.",
+        description="How long workers wait for free resources, at the start and after a lost node.",
     )
 
     @property
@@ -157,46 +170,56 @@ class Scaling(Section):
 
     @property
     def max_workers(self) -> int:
+        """Largest number of workers."""
         return (
             self.num_workers.max if isinstance(self.num_workers, WorkerRange) else self.num_workers
         )
 
     @property
     def min_workers(self) -> int:
+        """Smallest number of workers."""
         return (
             self.num_workers.min if isinstance(self.num_workers, WorkerRange) else self.num_workers
         )
 
 
 class FaultTolerance(Section):
-    """How many failures a run survives, and what they cost. The names of the first two are Ray Train's."""
+    """Failures that a run survives, and their cost. The first two names are Ray Train's."""
 
     max_failures: int = Field(
         3, ge=-1, description="Failures of workers before the run fails; -1: no limit."
     )
-    max_preemption_failures: int = Field(-1, ge=-1, description="The same for preempted nodes.")
+    max_preemption_failures: int = Field(
+        -1, ge=-1, description="Preempted or drained nodes before the run fails; -1: no limit."
+    )
     max_recomputed_steps: int = Field(
         10,
         ge=0,
-        description="Steps that a lost worker costs at most, or 0.3 s of them where that is more: "
-        "recent states are kept in the memory of another node. 0: off.",
+        description="Most steps that a lost worker costs, or 0.3 s of steps if that is more: "
+        "recent "
+        "states are kept in the memory of another node. 0: off.",
     )
     spare_workers: bool = Field(
         True,
-        description="A process with everything imported stands by for each worker once a run is 15 s old; 0.5 GB each.",
+        description="Keep a standby process, with everything imported, for each worker once a "
+        "run is "
+        "15 s old. Each takes 0.5 GB of memory.",
     )
 
 
 class Checkpoint(Section):
-    """When a checkpoint is written. There is always one at the end of an epoch and of the run."""
+    """When checkpoints are written. There is always one at the end of an epoch and of the run."""
 
     every_steps: Count | None = Field(None, description="Steps between two checkpoints.")
     every_seconds: Positive | Literal["auto"] | None = Field(
         None,
-        description=f"Seconds between two checkpoints (default {DEFAULT_EVERY_SECONDS:g}); auto: what loses the least time (Young, Daly), from "
-        "the measured cost of a checkpoint and the observed time between failures.",
+        description=f"Seconds between two checkpoints (default {DEFAULT_EVERY_SECONDS:g}); auto: "
+        "the interval that loses the least time (Young, Daly), from the measured cost of a "
+        "checkpoint and the observed time between failures.",
     )
-    num_to_keep: Count = Field(3, description="Newest checkpoints that are kept.")
+    num_to_keep: Count = Field(
+        3, description="Number of newest checkpoints to keep; the best one is kept as well."
+    )
 
     @model_validator(mode="after")
     def _one_interval(self) -> Checkpoint:

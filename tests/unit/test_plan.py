@@ -14,7 +14,7 @@ def made(resources: dict[str, float], *overrides: str) -> plan.Plan:
     return plan.make(spec.resolve(spec.loads(BASE, overrides=overrides)), resources)
 
 
-def test_workers_that_fit() -> None:
+def test_plan_takes_the_workers_that_fit() -> None:
     assert made({"CPU": 8}, "scaling.num_workers=4").num_workers == 4
     assert made({"CPU": 3}, "scaling.num_workers={min: 1, max: 8}").num_workers == 3
     assert made({"CPU": 1}, "scaling.num_workers=0").num_workers == 0
@@ -26,7 +26,7 @@ def test_workers_that_fit() -> None:
     )
 
 
-def test_gpus_when_every_worker_can_have_one() -> None:
+def test_use_gpu_auto_needs_a_gpu_for_every_worker() -> None:
     assert made({"CPU": 8, "GPU": 2}, "scaling.num_workers=2").worker == {"CPU": 1.0, "GPU": 1.0}
     assert made({"CPU": 8, "GPU": 1}, "scaling.num_workers=2").worker == {"CPU": 1.0}
     assert made({"CPU": 8, "GPU": 4}, "scaling.use_gpu=false").worker == {"CPU": 1.0}
@@ -49,21 +49,21 @@ def test_gpus_when_every_worker_can_have_one() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_is_said_with_numbers(
+def test_plan_names_the_amounts_that_do_not_fit(
     resources: dict[str, float], override: str, message: str
 ) -> None:
     with pytest.raises(ClusterError, match=message):
         made(resources, override)
 
 
-def test_stages_are_those_that_the_spec_names() -> None:
+def test_plan_has_the_stages_of_the_spec() -> None:
     assert made({"CPU": 2}).stages == ("prepare", "train", "evaluate", "register", "serve")
     swept = made({"CPU": 4}, "sweep.space={train.learning_rate: {uniform: [0.1, 1]}}", "serve=null")
     assert swept.stages == ("prepare", "sweep", "evaluate", "register")
     assert swept.num_concurrent_trials == 4
 
 
-def test_threads_are_the_workers_cpus() -> None:
+def test_num_threads_is_the_cpus_of_a_worker() -> None:
     assert plan.num_threads(spec.loads(BASE)) == 1
     assert (
         plan.num_threads(spec.loads(BASE, overrides=["scaling.resources_per_worker={CPU: 3}"])) == 3
@@ -74,7 +74,7 @@ def test_threads_are_the_workers_cpus() -> None:
     )
 
 
-def test_how_a_step_is_summed() -> None:
+def test_plan_says_how_a_step_is_summed() -> None:
     assert (
         "256 rows a step in 4 logical shard(s)"
         in made({"CPU": 4}, "scaling.num_workers=4").lines[1]

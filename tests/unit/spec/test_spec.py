@@ -31,54 +31,176 @@ train:
 
 # One line of GOOD replaced (or lines added at the end), the place, and what the message must say.
 WRONG = [
-    ("  epochs: 3", "  epochs: 3\n  globl_batch_size: 8", "spec.yaml:10:3: train.globl_batch_size: unknown field; did you mean global_batch_size?"),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  globl_batch_size: 8",
+        "spec.yaml:10:3: train.globl_batch_size: unknown field; did you mean global_batch_size?",
+    ),
     ("name: trial", "name: ''", "spec.yaml:1:1: name:"),
     ("name: trial", "", "spec.yaml:2:1: name: required"),
-    ("  epochs: 3", "  epochs: three", "spec.yaml:9:3: train.epochs: input should be a valid integer, not 'three'"),
-    ("  epochs: 3", "  epochs: 0", "spec.yaml:9:3: train.epochs: input should be greater than or equal to 1, not 0"),
+    (
+        "  epochs: 3",
+        "  epochs: three",
+        "spec.yaml:9:3: train.epochs: input should be a valid integer, not 'three'",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 0",
+        "spec.yaml:9:3: train.epochs: input should be greater than or equal to 1, not 0",
+    ),
     ("  epochs: 3", "  epochs: 3\n  max_steps: 5", "train: give epochs or max_steps, not both"),
-    ("  epochs: 3", "  epochs: 3\n  epochs: 4", "spec.yaml:10:3: train.epochs: given twice; the first is at spec.yaml:9:3"),
-    ("  learning_rate: 1e-3", "  learning_rate: fast", "spec.yaml:10:3: train.learning_rate: input should be a valid number"),
-    ("  learning_rate: 1e-3", "  learning_rate: -1", "train.learning_rate: input should be greater than 0"),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  epochs: 4",
+        "spec.yaml:10:3: train.epochs: given twice; the first is at spec.yaml:9:3",
+    ),
+    (
+        "  learning_rate: 1e-3",
+        "  learning_rate: fast",
+        "spec.yaml:10:3: train.learning_rate: input should be a valid number",
+    ),
+    (
+        "  learning_rate: 1e-3",
+        "  learning_rate: -1",
+        "train.learning_rate: input should be greater than 0",
+    ),
     ("  learning_rate: 1e-3", "  learning_rate: .nan", "train.learning_rate:"),
     ("  depth: 2", "  depht: 2", "spec.yaml:7:3: model.depht: unknown field; did you mean depth?"),
     ("  depth: 2", "  depth: 2\n  hidden: [3]", "model: give hidden, or depth and width, not both"),
-    ("  depth: 2", "  depth: 2\n  dropout: 1.0", "spec.yaml:8:3: model.dropout: input should be less than 1, not 1.0"),
+    (
+        "  depth: 2",
+        "  depth: 2\n  dropout: 1.0",
+        "spec.yaml:8:3: model.dropout: input should be less than 1, not 1.0",
+    ),
     ("  source: rows.csv", "  source: [a, b]", "data.source: input should be a valid string"),
     ("  source: rows.csv", "  source: {train: a.csv}", "spec.yaml:3:3: data.source.test: required"),
-    ("  target: y", "  target: y\n  augment: {crop_padding: -1}", "data.augment.crop_padding: input should be greater than or equal to 0"),
-    ("  target: y", "  target: y\n  task: ranking", "data.task: input should be 'classification' or 'regression', not 'ranking'"),
-    ("  target: y", "  target: y\n  split: {validation_fraction: 0.6, test_fraction: 0.5}", "leave no row to train on"),
-    ("  target: y", "  target: y\n  split: {validation_fraction: 0, test_fraction: 0}", "data.split: no row would be held out to evaluate on"),
+    (
+        "  target: y",
+        "  target: y\n  augment: {crop_padding: -1}",
+        "data.augment.crop_padding: input should be greater than or equal to 0",
+    ),
+    (
+        "  target: y",
+        "  target: y\n  task: ranking",
+        "data.task: input should be 'classification' or 'regression', not 'ranking'",
+    ),
+    (
+        "  target: y",
+        "  target: y\n  split: {validation_fraction: 0.6, test_fraction: 0.5}",
+        "leave no row to train on",
+    ),
+    (
+        "  target: y",
+        "  target: y\n  split: {validation_fraction: 0, test_fraction: 0}",
+        "data.split: no row would be held out for the evaluation",
+    ),
     ("  target: y", "  target: y\n  classes: [a, a]", "classes holds a name twice"),
     ("  target: y", "  target: [", "not YAML"),
-    ("  epochs: 3", "  epochs: 3\n  metric: rmse", "spec.yaml:10:3: train.metric: 'rmse' is no metric of a classification"),
-    ("  epochs: 3", "  epochs: 3\n  optimizer: {name: adam, momentum: 0.9}", "momentum and nesterov are for sgd"),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  metric: rmse",
+        "spec.yaml:10:3: train.metric: 'rmse' is not a metric of classification",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  optimizer: {name: adam, momentum: 0.9}",
+        "momentum and nesterov are for sgd",
+    ),
     ("  epochs: 3", "  epochs: 3\n  lr_scheduler: cosin", "train.lr_scheduler"),
-    ("  epochs: 3", "  epochs: 3\n  logical_shards: 2\nscaling: {num_workers: 4}", "train.logical_shards: 2 shards cannot occupy 4 workers"),
-    ("  epochs: 3", "  epochs: 3\nscaling: {num_workers: {min: 3, max: 2}}", "scaling.num_workers: min (3) must not exceed max (2)"),
-    ("  epochs: 3", "  epochs: 3\ncheckpoint: {every_steps: 5, every_seconds: 5}", "give every_steps or every_seconds, not both"),
-    ("  epochs: 3", "  epochs: 3\nserve: {port: 70000}", "serve.port: input should be less than or equal to 65535, not 70000"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {train.learning_rte: {uniform: [0.1, 1]}}}", "did you mean train.learning_rate?"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {train.learning_rate: {loguniform: [1, 0.1]}}}", "[low, high] with low < high"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {model.depth: {choice: [1, 0]}}}", "sweep.space.model.depth: 0 is not allowed there"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {model.depth: {choice: [1], grid: [2]}}}", "give exactly one of"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {storage: {choice: [a]}}}", "does not change the model"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {data.clean.missing: {choice: [drop]}}}", "prepared once for all trials"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {train.metric: {choice: [loss]}}}", "the same for all trials"),
-    ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {cpus: 1}}", "serve.ray_actor_options: unknown ['cpus']; known: num_cpus"),
-    ("  epochs: 3", "  epochs: 3\nserve: {tls: {certificate: a.pem}}", "serve.tls: the ingress of Ray Serve speaks plain HTTP"),
-    ("  epochs: 3", "  epochs: 3\nserve: {tls: true}", "as in cluster/nginx.conf, and leave serve.tls out"),
-    ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {num_cpus: -1}}", "num_cpus must be a number of at least 0, not -1"),
-    ("  epochs: 3", "  epochs: 3\nserve: {ray_actor_options: {resources: 3}}", "resources must be a mapping"),
-    ("  epochs: 3", "  epochs: 3\nsweep: {space: {data.augment.flip: {choice: [true]}}}", "known here: crop_padding, horizontal_flip"),
-]  # fmt: skip
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  logical_shards: 2\nscaling: {num_workers: 4}",
+        "train.logical_shards: 2 shards cannot keep 4 workers busy",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nscaling: {num_workers: {min: 3, max: 2}}",
+        "scaling.num_workers: min (3) must not exceed max (2)",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\ncheckpoint: {every_steps: 5, every_seconds: 5}",
+        "give every_steps or every_seconds, not both",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nserve: {port: 70000}",
+        "serve.port: input should be less than or equal to 65535, not 70000",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {train.learning_rte: {uniform: [0.1, 1]}}}",
+        "did you mean train.learning_rate?",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {train.learning_rate: {loguniform: [1, 0.1]}}}",
+        "[low, high] with low < high",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {model.depth: {choice: [1, 0]}}}",
+        "sweep.space.model.depth: 0 is not allowed there",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {model.depth: {choice: [1], grid: [2]}}}",
+        "give exactly one of",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {storage: {choice: [a]}}}",
+        "does not change the model",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {data.clean.missing: {choice: [drop]}}}",
+        "prepared once for all trials",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {train.metric: {choice: [loss]}}}",
+        "the same for all trials",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nserve: {ray_actor_options: {cpus: 1}}",
+        "serve.ray_actor_options: unknown ['cpus']; known: num_cpus",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nserve: {tls: {certificate: a.pem}}",
+        "serve.tls: the proxy of Ray Serve speaks plain HTTP",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nserve: {tls: true}",
+        "as in cluster/nginx.conf, and leave serve.tls out",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nserve: {ray_actor_options: {num_cpus: -1}}",
+        "num_cpus must be a number of at least 0, not -1",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nserve: {ray_actor_options: {resources: 3}}",
+        "resources must be a mapping",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {data.augment.flip: {choice: [true]}}}",
+        "known here: crop_padding, horizontal_flip",
+    ),
+]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"), WRONG, ids=[f"{n:02d}" for n in range(len(WRONG))]
 )
-def test_a_wrong_spec_is_one_clear_message(old: str, new: str, message: str) -> None:
+def test_load_wrong_field_gives_one_message_with_its_place(
+    old: str, new: str, message: str
+) -> None:
     where = (
         "train.logical_shards" in message
         or "sweep" in new
@@ -101,7 +223,7 @@ def _insert(new: str) -> str:
     return GOOD.replace("  epochs: 3", "\n".join([train_lines, *extra])) + "\n".join(rest) + "\n"
 
 
-def test_all_problems_come_at_once_and_in_order() -> None:
+def test_load_reports_all_problems_in_file_order() -> None:
     text = (
         GOOD.replace("target:", "targt:")
         .replace("depth: 2", "depth: x")
@@ -119,12 +241,13 @@ def test_all_problems_come_at_once_and_in_order() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-3", 0.001), ("no", "no"), ("yes", "yes"), ("on", "on"), ("true", True), ("12", 12), ("0o14", 12),
-        ("012", 12), ("0x1F", 31), ("1_000", "1_000"), (".5", 0.5), ("1.", 1.0), ("~", None), ("null", None),
-        ("2024-01-01", "2024-01-01"), ("12:30:45", "12:30:45"), ("-.inf", -math.inf), ("'1'", "1"), ('"no"', "no"),
+        ("1e-3", 0.001), ("no", "no"), ("yes", "yes"), ("on", "on"), ("true", True), ("12", 12),
+        ("0o14", 12), ("012", 12), ("0x1F", 31), ("1_000", "1_000"), (".5", 0.5), ("1.", 1.0),
+        ("~", None), ("null", None), ("2024-01-01", "2024-01-01"), ("12:30:45", "12:30:45"),
+        ("-.inf", -math.inf), ("'1'", "1"), ('"no"', "no"),
     ],
 )  # fmt: skip
-def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+def test_scalar_follows_yaml_1_2(text: str, value: object) -> None:
     parsed = document.parse(f"key: {text}", "x").value["key"]
     assert parsed == value
     assert type(parsed) is type(value)
@@ -133,12 +256,12 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     "text", ["", "- a", "just text", "a: !!python/object:os.system {}", "a: !mine 3", "? [a]\n: b"]
 )
-def test_documents_that_are_no_specs(text: str) -> None:
+def test_parse_refuses_documents_that_are_not_mappings(text: str) -> None:
     with pytest.raises(SpecError):
         spec.loads(text)
 
 
-def test_set_overrides_and_is_named_in_its_errors() -> None:
+def test_set_overrides_a_field_and_is_named_in_errors() -> None:
     loaded = spec.loads(
         GOOD,
         overrides=[
@@ -159,7 +282,7 @@ def test_set_overrides_and_is_named_in_its_errors() -> None:
         spec.loads(GOOD, overrides=["train.epochs"])
 
 
-def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+def test_load_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         spec.load(tmp_path / "none.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe")
@@ -167,7 +290,7 @@ def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
         spec.load(tmp_path / "binary.yaml")
 
 
-def test_resolve_fills_what_depends_on_other_fields(
+def test_resolve_fills_defaults_that_depend_on_other_fields(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -189,7 +312,7 @@ def test_resolve_fills_what_depends_on_other_fields(
     assert official.data.split.test_fraction == 0.0
 
 
-def test_with_values_makes_a_trial() -> None:
+def test_with_values_sets_paths_and_validates() -> None:
     base = spec.loads(GOOD)
     trial = spec.with_values(base, {"train.learning_rate": 0.5, "model.depth": 4})
     assert (trial.train.learning_rate, trial.model.depth, base.model.depth) == (0.5, 4, 2)  # type: ignore[union-attr]
@@ -197,21 +320,21 @@ def test_with_values_makes_a_trial() -> None:
         spec.with_values(base, {"model.depth": 0})
 
 
-def test_augmentation_can_be_searched() -> None:
+def test_space_accepts_augmentation() -> None:
     space = "{data.augment.horizontal_flip: {grid: [true, false]}}"
     loaded = spec.loads(GOOD, overrides=[f"sweep.space={space}"])
     trial = spec.with_values(loaded, {"data.augment.horizontal_flip": True})
     assert trial.data.augment == Augment(horizontal_flip=True)
 
 
-def test_a_spec_survives_its_own_dump() -> None:
+def test_to_dict_round_trips_a_spec() -> None:
     loaded = spec.resolve(
         spec.loads(GOOD, overrides=["serve={}", "sweep.space={model.depth: {choice: [1, 2]}}"])
     )
     assert spec.resolve(spec.loads(yaml.safe_dump(spec.to_dict(loaded)))) == loaded
 
 
-def test_the_json_schema_agrees_with_the_spec() -> None:
+def test_json_schema_agrees_with_the_spec() -> None:
     schema = Spec.model_json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -242,7 +365,7 @@ def test_every_shipped_spec_loads(root: Path) -> None:
         spec.resolve(spec.load(path))
 
 
-def test_known_keys_follow_the_model() -> None:
+def test_known_keys_depend_on_the_kind_of_model() -> None:
     assert "hidden" in known_keys(("model",), {"model": {"name": "mlp"}})
     assert "channels" in known_keys(("model",), {"model": {"name": "cnn"}})
     assert known_keys(("train", "optimizer")) == ["momentum", "name", "nesterov", "weight_decay"]

@@ -1,0 +1,73 @@
+"""Checks of `sweep.space`: every path exists, may be searched, and takes the values of its domain.
+
+Pure. A problem names the entry of the space, not the field that it would set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from raydc.errors import Problem, SpecError, close_names
+from raydc.spec.document import Path
+from raydc.spec.known_fields import known_keys
+from raydc.spec.sections import Spec
+
+# Sections that say where and how safely a model is trained, not what it becomes.
+_NOT_SEARCHABLE = ("name", "storage", "sweep", "serve", "scaling", "fault_tolerance", "checkpoint")
+
+
+def path_problems(value: Any, where: Callable[[Path], str]) -> Iterator[Problem]:
+    """Yields the paths of a search space that do not exist or cannot be searched.
+
+    Args:
+        value: The parsed file. It need not be a valid spec, so these problems show beside others.
+        where: Maps a path to its place in the file, for the message.
+    """
+    sweep = value.get("sweep", {}) if isinstance(value, dict) else {}
+    space = sweep.get("space", {}) if isinstance(sweep, dict) else {}
+    for dotted in space if isinstance(space, dict) else ():
+        if message := _path_problem(dotted, value):
+            yield Problem(where(("sweep", "space", dotted)), f"sweep.space.{dotted}", message)
+
+
+def domain_problems(
+    spec: Spec, where: Callable[[Path], str], make_trial: Callable[[Spec, dict[str, Any]], Spec]
+) -> Iterator[Problem]:
+    """Yields the domains with a value that the spec does not allow at their path.
+
+    Args:
+        spec: A valid spec, with or without a sweep. All paths of its space exist.
+        where: Maps a path to its place in the file, for the message.
+        make_trial: Sets values by dotted path and validates the result.
+    """
+    for dotted, domain in spec.sweep.space.items() if spec.sweep else ():
+        # A trial has no sweep of its own; with one, every trial would check the space again.
+        alone = spec.model_copy(update={"sweep": None})
+        for example in domain.examples():
+            try:
+                make_trial(alone, {dotted: example})
+            except SpecError as error:
+                reason = error.problems[0].message
+                message = f"{example!r} is not allowed there: {reason}"
+                yield Problem(where(("sweep", "space", dotted)), f"sweep.space.{dotted}", message)
+
+
+def _path_problem(dotted: str, value: Any) -> str | None:
+    parts = dotted.split(".")
+    if parts[0] in _NOT_SEARCHABLE:
+        return f"{parts[0]} does not change the model, so it cannot be searched"
+    if parts[0] == "data" and parts[1:2] != ["augment"]:
+        return "the data set is prepared once for all trials, so it cannot be searched"
+    if dotted in ("train.logical_shards", "train.metric", "train.mode"):
+        return "it is the same for all trials, so that they can be compared"
+    # A builder's arguments are free: only the user's function knows them.
+    if parts[0] == "model" and len(parts) > 2 and parts[1] == "arguments":
+        return None
+    known = known_keys(tuple(parts[:-1]), value)
+    if parts[-1] in known:
+        return None
+    close = close_names(parts[-1], known)
+    if close:
+        return f"no such path in a spec; did you mean {'.'.join([*parts[:-1], close[0]])}?"
+    return f"no such path in a spec; known here: {', '.join(known)}"
