@@ -21,7 +21,7 @@ from raydc.loop import worker
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
-from raydc.tracking.phase_timer import account_of, timed_record
+from raydc.tracking.phase_timer import read_account, timed_record
 from raydc.tracking.progress import Progress
 from raydc.tracking.time_account import CHECKPOINT
 
@@ -95,9 +95,9 @@ def run(
                 else ", which were trained on another data set"
             )
             report(f"train     starts with the weights of {fork.origin}{other}")
-        with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).take) as progress:
+        with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).add) as progress:
             if spec.scaling.max_workers == 0:
-                worker.fit(spec, run_folder, data.folder, publish=progress.take)
+                worker.fit(spec, run_folder, data.folder, publish=progress.show)
             else:
                 from raydc.elastic import trainer
 
@@ -110,7 +110,7 @@ def run(
     metrics, reason = chosen.metrics or {}, last.reason or "completed"
     result = TrainResult(last.step, epochs, metrics, name_of(found.step), reason, restarts)
     report(_summary(result))
-    for line in time_account.lines(account_of(run_folder)):
+    for line in time_account.format_lines(read_account(run_folder)):
         report(f"          {line}")
     return result
 

@@ -19,8 +19,8 @@ from raydc.loop import worker
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, WORKER, Fault
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
-from raydc.tracking.phase_timer import account_of
-from raydc.tracking.time_account import lines
+from raydc.tracking.phase_timer import read_account
+from raydc.tracking.time_account import format_lines
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _judge(
         for fault in faults
         if fault.id in missed
     ]
-    for line in lines(account_of(disturbed)):
+    for line in format_lines(read_account(disturbed)):
         report(f"          {line}")
     if problems:
         raise ChaosError(

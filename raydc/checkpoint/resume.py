@@ -36,7 +36,7 @@ def newest(
     store.sweep_drafts()
     found, skipped = retry_reads(store.newest, store.folder)
     for skip in skipped:
-        journal.event("checkpoint_skipped", checkpoint=skip.name, reason=skip.reason)
+        journal.record_event("checkpoint_skipped", checkpoint=skip.name, reason=skip.reason)
     in_memory = recent.newest() if recent is not None else None
     if in_memory is not None and (found is None or in_memory.step > found.step):
         found, place = in_memory, MEMORY
@@ -179,4 +179,4 @@ def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journ
         name: [before.get(name), value] for name, value in now.items() if before.get(name) != value
     }
     if changes:
-        journal.event("environment_changed", changes=changes)
+        journal.record_event("environment_changed", changes=changes)

@@ -182,19 +182,21 @@ class Saver:
             and not 1 / 1.5 < self._shown_s / chosen_s < 1.5
         ):
             self._shown_s = chosen_s
-            self._journal.event("checkpoint_interval", **self._interval.explain(time.monotonic()))
+            self._journal.record_event(
+                "checkpoint_interval", **self._interval.explain(time.monotonic())
+            )
 
     def _wait(self, courier: DeliveryThread, step: int) -> bool:
         if courier.wait(_ARRIVAL_TIMEOUT_S):
             return True
         reason = f"the one before has been on its way for more than {_ARRIVAL_TIMEOUT_S:.0f} s"
-        self._journal.event("checkpoint_failed", step=step, reason=reason)
+        self._journal.record_event("checkpoint_failed", step=step, reason=reason)
         return False
 
     def _hand_over(self, parts: Parts, to_storage: bool, to_memory: bool) -> HostCopy:
         state = parts.state
         others = {**self._others, "state.json": state_file(state)}
-        if to_memory and (unseen := self._journal.unseen()):
+        if to_memory and (unseen := self._journal.unwritten_lines()):
             others["metrics.jsonl"] = unseen
         if self._copy is not None:
             self._copy.complete()
@@ -249,7 +251,7 @@ class Saver:
                 f"the state after step {copy.step} was not safe within {timeout_s:.0f} s{self._reason}",
                 "The run goes on from the checkpoint before.",
             )
-        self._journal.event("handed_over", step=copy.step, to=place)
+        self._journal.record_event("handed_over", step=copy.step, to=place)
         return place
 
     # In the threads ----------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ class Saver:
         self._step_in_storage, self._num_failures = copy.step, 0
         write_s = time.monotonic() - started_s
         self._interval.written(write_s)
-        self._journal.event(
+        self._journal.record_event(
             "checkpoint", step=copy.step, checkpoint=name, write_s=round(write_s, 4)
         )
 
@@ -272,19 +274,19 @@ class Saver:
         self._reason = f": {error}"
         self._num_failures += is_last_try
         kind = "checkpoint_failed" if is_last_try else "checkpoint_delayed"
-        self._journal.event(kind, step=copy.step, reason=str(error))
+        self._journal.record_event(kind, step=copy.step, reason=str(error))
 
     def _put(self, copy: HostCopy) -> None:
         copy.complete()
         if self._recent is not None and self._recent.put(copy):
             copy.arrived("memory")
             if not self._is_in_memory:
-                self._journal.event("recent_state", step=copy.step)
+                self._journal.record_event("recent_state", step=copy.step)
             self._is_in_memory = True
 
     def _not_put(self, copy: HostCopy, error: OSError, is_last_try: bool) -> None:
         self._is_in_memory, self._no_memory_before_s = False, time.monotonic() + _MEMORY_PAUSE_S
-        self._journal.event("recent_state_failed", step=copy.step, reason=str(error))
+        self._journal.record_event("recent_state_failed", step=copy.step, reason=str(error))
 
     # The end -----------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from raydc.registry import Registry
 from raydc.spec.train import ALL_SCORES
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
-from raydc.tracking.phase_timer import account_of
+from raydc.tracking.phase_timer import read_account
 
 
 def show(uri: str) -> None:
@@ -50,7 +50,7 @@ def show_run(uri: str, name: str) -> None:
     told = [*zip(titles, describe_run(folder), strict=True)]
     told += [
         ("time" if number == 0 else "", line)
-        for number, line in enumerate(time_account.lines(account_of(folder)))
+        for number, line in enumerate(time_account.format_lines(read_account(folder)))
     ]
     for title, text in told:
         console.print(f"{title:<12}{text}", soft_wrap=True)
@@ -59,7 +59,7 @@ def show_run(uri: str, name: str) -> None:
 def describe_run(folder: Storage) -> tuple[str, str, str, str, str]:
     """State, epoch, step, last validation metrics and held-out metrics of a run, as text."""
     kinds = [record["kind"] for record in events.read(folder, "events")]
-    driver = lease.read(folder)
+    driver = lease.read_driver(folder)
     state = "finished" if {"run_finished", "sweep_finished"} & set(kinds) else "unfinished"
     if driver is not None and lease.seems_alive(driver):
         state = f"alive on {driver.host}"

@@ -26,7 +26,7 @@ class RunMetrics:
 
         self._run = run
         self._account = Account()
-        self._account.take({"kind": "run_started", "time_s": time.time()})
+        self._account.add({"kind": "run_started", "time_s": time.time()})
         self._shown: dict[tuple[str, ...], float] = {}
         self._counters = {
             "time": Counter(
@@ -41,12 +41,12 @@ class RunMetrics:
             ),
         }
 
-    def take(self, record: dict[str, Any]) -> None:
+    def add(self, record: dict[str, Any]) -> None:
         """A published record."""
         if "time_s" not in record:
             return  # Progress: what it says will be in the next record of the clock.
         account = self._account
-        account.take(record)
+        account.add(record)
         for phase, seconds in account.seconds.items():
             self._show("time", seconds, phase=phase)
         self._show("steps", account.useful_steps, kind="useful")

@@ -228,7 +228,7 @@ def _watch(handle: Any, progress: Progress, log: events.EventLog) -> Iterator[No
         for record in mailbox.get_reply(handle.collect.remote()):
             if record.pop("unwritten", False):
                 log.write(**record)
-            progress.take(record)
+            progress.show(record)
 
     def watch() -> None:
         while not over.wait(_POLL_EVERY_S):

@@ -100,7 +100,7 @@ def fit(
             with run.clock, run.saver or contextlib.nullcontext(), with_notes(run.where):
                 run.begin()
                 while run.state.reason is None:
-                    for batch in run.clock.waits(run.rest_of_epoch()):
+                    for batch in run.clock.time_waiting(run.rest_of_epoch()):
                         run.leave_if_asked()
                         run.do_step(batch)
                         run.checkpoint_if_due()
@@ -150,7 +150,7 @@ class _Run:
         if self.faults.planned:
             self.store.reached = self.faults.reached
         self.journal = Journal(run_folder, group.rank == 0, publish)
-        self.clock = PhaseTimer(run_folder, group.rank == 0, self.journal.event)
+        self.clock = PhaseTimer(run_folder, group.rank == 0, self.journal.record_event)
         self.state = State()
         self.agreement = StopAgreement(group, pending)
         self.meta = {
@@ -170,7 +170,7 @@ class _Run:
                 self.journal,
                 device,
                 recent,
-                lease.watch(run_folder),
+                lease.owner_check(run_folder),
             )
             self.step.before_update = self._end_copy
 
@@ -192,14 +192,16 @@ class _Run:
             self.saver.begin(self.state.step, observed(events.read(self.folder, "events")))
         world = {"world_size": self.group.world_size, "hosts": list(hosts), "pids": list(pids)}
         source = ("storage", "memory")[place]
-        self.clock.begin(self.state.step)
-        self.journal.event("attempt_started", step=self.state.step, source=source, **world)
+        self.clock.start_attempt(self.state.step)
+        self.journal.record_event("attempt_started", step=self.state.step, source=source, **world)
         if self.saver:
             hashes = {name: self.meta[name] for name in ("data_hash", "spec_hash")}
             now = {**devices.environment(self.device, plan.num_threads(self.spec)), **hashes}
             resume.lock_environment(self.folder, now, self.journal)
-        self.journal.start(self.state.step, found.files.get("metrics.jsonl", b"") if found else b"")
-        self.journal.restart_clock()
+        self.journal.record_start(
+            self.state.step, found.files.get("metrics.jsonl", b"") if found else b""
+        )
+        self.journal.restart_rate()
 
     def _restore(self, found: Found) -> None:
         resume.refuse_changes(self.spec, str(self.meta["data_hash"]), found)
@@ -230,8 +232,8 @@ class _Run:
         self.state = replace(
             self.state, step=done, loss_rows=self.state.loss_rows + len(batch.ids_G)
         )
-        self.journal.step(done, epoch, loss, rate, batch.ids_G)
-        self.clock.step(done, len(batch.ids_G))
+        self.journal.record_step(done, epoch, loss, rate, batch.ids_G)
+        self.clock.count_step(done, len(batch.ids_G))
         if done % self.spec.train.log_every_steps == 0:
             self._flush(epoch)
 
@@ -243,7 +245,7 @@ class _Run:
             "epochs": self.num_epochs,
             "world_size": self.group.world_size,
         }
-        self.journal.progress(loss, step=self.state.step, epoch=epoch, **size)
+        self.journal.publish_progress(loss, step=self.state.step, epoch=epoch, **size)
         self.clock.record_if_due()
 
     @property
@@ -259,7 +261,7 @@ class _Run:
             return  # The epoch is about to end, and ends with one.
         if self.saver and self.saver.is_due(self.state.step):
             self._flush(self.epoch + 1)
-            with self.clock.of(CHECKPOINT):
+            with self.clock.phase(CHECKPOINT):
                 self.saver.save(self._parts())
 
     def leave_if_asked(self) -> None:
@@ -277,14 +279,14 @@ class _Run:
         if self.saver:
             self._flush(self.epoch + 1)
             try:
-                with self.clock.of(CHECKPOINT):
+                with self.clock.phase(CHECKPOINT):
                     self.saver.save_now(self._parts(), _LEAVE_TIMEOUT_S)
             except CheckpointError as error:
                 is_safe = False
-                self.journal.event("stayed", step=self.state.step, reason=error.message)
+                self.journal.record_event("stayed", step=self.state.step, reason=error.message)
         if not self.group.broadcast(int(is_safe)):
             return
-        self.journal.event("resize", step=self.state.step, reason=reason)
+        self.journal.record_event("resize", step=self.state.step, reason=reason)
         raise PlannedStopError(reason, self.state.step)
 
     @property
@@ -295,7 +297,7 @@ class _Run:
 
     def _end_copy(self) -> None:
         if self.saver:
-            with self.clock.of(CHECKPOINT):
+            with self.clock.phase(CHECKPOINT):
                 self.saver.complete()
 
     def _parts(self) -> Parts:
@@ -307,11 +309,11 @@ class _Run:
         """Validates, decides whether the run goes on, and writes a checkpoint."""
         epoch = -(-self.state.step // self.feed.steps_per_epoch)
         self._flush(epoch)
-        with self.clock.of(VALIDATION):
+        with self.clock.phase(VALIDATION):
             record = self._validate(epoch)
         self.state = judge(self.state, record, self.spec.train, self.total_steps)
-        self.journal.epoch(record)
-        self.journal.event(
+        self.journal.record_epoch(record)
+        self.journal.record_event(
             "epoch", **{key: value for key, value in record.items() if key != "kind"}
         )
         if on_epoch is not None and self.state.reason is None:
@@ -320,9 +322,9 @@ class _Run:
             if not self.group.broadcast(int(goes_on)):
                 self.state = replace(self.state, reason="stopped")
         if self.saver:
-            with self.clock.of(CHECKPOINT):
+            with self.clock.phase(CHECKPOINT):
                 self.saver.save(self._parts(), must=True)
-        self.journal.restart_clock()
+        self.journal.restart_rate()
 
     def _validate(self, epoch: int) -> dict[str, Any]:
         train_loss = self.state.loss_sum / max(1, self.state.loss_rows)
@@ -354,4 +356,4 @@ class _Run:
         """The run has ended: all is in storage."""
         if self.saver:
             self.saver.finish(self._parts())
-        self.journal.event("run_finished", step=self.state.step, reason=self.state.reason)
+        self.journal.record_event("run_finished", step=self.state.step, reason=self.state.reason)

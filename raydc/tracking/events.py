@@ -1,13 +1,14 @@
-"""What happened, as append-only JSON Lines: `events.jsonl` and `metrics.jsonl` of a run.
+"""Append-only JSON Lines: `events.jsonl` and `metrics.jsonl` of a run, written by drivers and rank
+0.
 
-One writer, one segment: on a local filesystem every writer appends whole lines to one file (a line is one
-`write` of an `O_APPEND` descriptor); an object store cannot append, so each writer owns an object beside the
-others (`events.00001.jsonl`, ...) and writes it anew at `flush`.
+A local filesystem can append, so all writers share one file; a line is one `write` to an `O_APPEND`
+descriptor and therefore never mixes with another writer's. An object store cannot append: there
+each writer owns an object of its own (`events.00001.jsonl`, ...) and rewrites it as a whole at
+`flush`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -21,41 +22,48 @@ from raydc.storage import Storage, canonical_json
 
 
 class EventLog:
-    """An append-only JSONL log named `stem`.jsonl in a folder. Threads may share it.
+    """An append-only JSON Lines log, `stem`.jsonl in a folder. Threads may share it.
 
     Args:
-        folder: Where it is.
-        stem: Its name.
-        patient: Lines that the disk refuses wait for the next write or for `flush`, instead of an error.
+        folder: Folder of the log, usually of a run.
+        stem: File name without its suffix.
+        patient: Whether lines that the disk refuses wait for the next write or for `flush`; without
+            it such a write raises OSError.
     """
 
     def __init__(self, folder: Storage, stem: str, patient: bool = False) -> None:
         self.folder = folder
         self.stem = stem
         self.patient = patient
-        # On a local filesystem those that wait to be written; elsewhere all, the first of which are visible.
+        # On a local filesystem: lines that are not written yet. On an object store: all lines of
+        # this writer, because the object is rewritten as a whole.
         self._lines: list[bytes] = []
+        # How many of the first lines a reader can see; stays 0 on a local filesystem.
         self._num_visible = 0
         self._lock = threading.Lock()
-        # Segments sort by the time of their first line; the suffix keeps two writers of one moment apart.
+        # Objects sort by the time of their writer's start, so that readers get the lines in order;
+        # the suffix separates two writers that start at the same moment.
         self._segment = f"{stem}.{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
 
     def write(self, **fields: Any) -> None:
-        """Appends one line; `time_s` (Unix time) is added."""
+        """Appends one line; `time_s` (Unix time) is added. Raises OSError, unless patient."""
         self.write_all([fields])
 
     def write_all(self, records: list[dict[str, Any]]) -> None:
-        """Appends lines. Raises OSError, unless patient."""
+        """Appends one line for each record. Raises OSError, unless patient."""
         now = round(time.time(), 3)
         lines = [canonical_json({"time_s": now, **record}) + b"\n" for record in records]
         with self._lock:
             self._lines += lines
             if self.folder.is_local:
-                with contextlib.suppress(*([OSError] if self.patient else [])):
+                try:
                     self._append()
+                except OSError:
+                    if not self.patient:
+                        raise
 
     def flush(self) -> None:
-        """Makes the lines so far visible to readers on any store. Raises OSError."""
+        """Makes all lines so far visible to readers on any store. Raises OSError."""
         with self._lock:
             if self.folder.is_local:
                 self._append()
@@ -64,41 +72,51 @@ class EventLog:
                 self._num_visible = len(self._lines)
 
     def invisible(self) -> bytes:
-        """The lines that readers cannot see yet."""
+        """The lines that no reader can see yet."""
         with self._lock:
             return b"".join(self._lines[self._num_visible :])
 
     def adopt(self, lines: bytes) -> None:
-        """Appends lines that a log of the same name could not make visible."""
+        """Appends lines that another writer of the same log could not make visible."""
         with self._lock:
             self._lines += lines.splitlines(keepends=True)
 
     def _append(self) -> None:
-        """Writes what waits; of lines that only fit in part, those that do not wait on."""
+        """Writes the waiting lines; those that fit only in part, or not at all, keep waiting."""
         if not self._lines:
             return
         path = self.folder.local_path / f"{self.stem}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            torn = b"" if _ends_a_line(descriptor) else b"\n"
-            num_bytes = os.write(descriptor, torn + b"".join(self._lines)) - len(torn)
+            # Half a line of a killed writer must not swallow the first line of this one.
+            line_break = b"" if _ends_a_line(descriptor) else b"\n"
+            num_bytes = os.write(descriptor, line_break + b"".join(self._lines)) - len(line_break)
         finally:
             os.close(descriptor)
         while self._lines and len(self._lines[0]) <= num_bytes:
             num_bytes -= len(self._lines.pop(0))
+        # A full disk makes a short write, not an error. The torn line is written again as a whole.
         if self._lines:
             raise OSError(errno.ENOSPC, "only a part of the lines could be written", str(path))
 
 
 def _ends_a_line(descriptor: int) -> bool:
-    """Whether a file is empty or ends with a line break; a killed writer may have left half a line."""
+    """Whether a file is empty or ends with a line break."""
     size = os.fstat(descriptor).st_size
     return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
 def read(folder: Storage, stem: str) -> Iterator[dict[str, Any]]:
-    """The lines of a log in the order of writing. A torn line (of a killed writer) is left out."""
+    """Yields the records of a log in the order of writing.
+
+    Args:
+        folder: Folder of the log.
+        stem: File name of the log without its suffix.
+
+    Yields:
+        Records; a torn line, left by a killed writer, is skipped.
+    """
     names = [n for n in folder.names() if n.startswith(f"{stem}.") and n.endswith(".jsonl")]
     for name in sorted(names):
         for line in folder.read_bytes(name).splitlines():
@@ -109,10 +127,10 @@ def read(folder: Storage, stem: str) -> Iterator[dict[str, Any]]:
 
 
 def surviving(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The history that the final weights have seen.
+    """Selects the history that the final weights have seen.
 
-    A restart goes back to a checkpoint and does the steps after it again. Its first line is
-    `{"kind": "start", "step": s}`; whatever an earlier attempt wrote of steps after `s` is dropped.
+    A restart returns to a checkpoint and repeats the steps after it. Its first line is
+    `{"kind": "start", "step": s}`: earlier lines about steps after `s` are dropped.
 
     Args:
         records: Lines of `metrics.jsonl`, in the order of writing.

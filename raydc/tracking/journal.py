@@ -1,6 +1,7 @@
-"""What a run writes while it goes: metrics.jsonl, events.jsonl, TensorBoard files, and its progress to the driver.
+"""What a worker records while it trains: metrics, events, TensorBoard files, progress.
 
-Losses stay tensors until `flush`, so that no step waits for a device.
+Runs in every worker; only rank 0 writes. Losses stay tensors until `flush`, so that no step waits
+for a device.
 """
 
 from __future__ import annotations
@@ -20,32 +21,35 @@ from raydc.errors import TrainError
 from raydc.storage import Storage
 from raydc.tracking import events
 
+# Sends a record to the driver, or to whoever else watches the run.
 Publish = Callable[[dict[str, Any]], None]
 _PUBLISH_EVERY_S = 0.5
 
 
 class Journal:
-    """The records of one worker. Every worker keeps one, but only rank 0's is written.
+    """The records of one worker. A context manager: leaving it flushes the files.
 
     Args:
-        run_folder: Of the run.
-        writes: Whether this is rank 0.
-        publish: Takes records for whoever watches the run.
+        run_folder: Folder of the run.
+        writes: Whether this worker writes; true for rank 0 only.
+        publish: Takes events and progress; None if nobody watches.
     """
 
     def __init__(self, run_folder: Storage, writes: bool, publish: Publish | None) -> None:
         self.writes = writes
-        # A full disk ends no run: the lines wait, and no checkpoint is written before them (see `sync`).
+        # A full disk does not end a run: lines wait, and checkpoints wait for the lines (see
+        # `sync`).
         self._events = events.EventLog(run_folder, "events", patient=True)
         self._metrics = events.EventLog(run_folder, "metrics", patient=True)
         self._publish = publish if writes else None
+        # One record and one loss for each step since the last flush.
         self._pending: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
-        self._board = _tensorboard(run_folder) if writes else None
-        self.restart_clock()
+        self._tensorboard = _open_tensorboard(run_folder) if writes else None
+        self.restart_rate()
 
-    def event(self, kind: str, **fields: Any) -> None:
-        """Something happened: to events.jsonl and to whoever watches."""
+    def record_event(self, kind: str, **fields: Any) -> None:
+        """Writes an event to events.jsonl and publishes it."""
         if not self.writes:
             return
         record = {"kind": kind, "time_s": round(time.time(), 3), **fields}
@@ -53,30 +57,30 @@ class Journal:
         if self._publish is not None:
             self._publish(record)
 
-    def unseen(self) -> bytes:
-        """Lines of steps that would be lost with this process: they travel with a state in memory."""
+    def unwritten_lines(self) -> bytes:
+        """Lines of metrics that would die with this process; they travel with a state in memory."""
         return self._metrics.invisible()
 
-    def start(self, step: int, unseen: bytes) -> None:
-        """The first line of an attempt: what was written of steps after `step` no longer counts.
+    def record_start(self, step: int, unwritten: bytes) -> None:
+        """Writes the first line of an attempt: earlier lines about steps after `step` do not count.
 
         Args:
             step: Steps done.
-            unseen: Lines of the steps before it that nobody could write.
+            unwritten: Lines about the steps before it that an earlier attempt could not write.
         """
         if self.writes:
-            self._metrics.adopt(unseen)
+            self._metrics.adopt(unwritten)
             self._metrics.write(kind="start", step=step)
 
-    def step(self, step: int, epoch: int, loss: Tensor, rate: float, ids: order.Ids) -> None:
-        """A step is done.
+    def record_step(self, step: int, epoch: int, loss: Tensor, rate: float, ids: order.Ids) -> None:
+        """Keeps the record of a step until the next flush.
 
         Args:
             step: Steps done, this one included.
-            epoch: From 1.
+            epoch: Epoch of the step, from 1.
             loss: Mean loss over the rows of the step, still on the device.
-            rate: Learning rate that it was done with.
-            ids: Its row ids over all workers.
+            rate: Learning rate of the step.
+            ids: Row ids of the step, over all workers.
         """
         record = {
             "kind": "step",
@@ -87,6 +91,7 @@ class Journal:
             "rows": len(ids),
         }
         if self.writes:
+            # As text: JSON readers elsewhere turn integers beyond 2**53 into floats.
             record["row_fingerprint"] = str(order.fingerprint(ids))
         self._pending.append(record)
         self._losses.append(loss)
@@ -96,23 +101,26 @@ class Journal:
         """Reads the losses since the last flush and writes their lines.
 
         Args:
-            loss_sum: Loss times rows of the steps before.
+            loss_sum: Sum of loss times rows over the steps before.
 
         Returns:
-            The same with these steps, added one by one: when a flush happens does not show in it.
+            The sum with these steps. They are added one by one, so that the bits of the sum do not
+            depend on when flushes happen.
 
         Raises:
             TrainError: A loss is infinite or not a number.
         """
         if not self._pending:
             return loss_sum
+        # One transfer from the device for all losses.
         losses: list[float] = torch.stack(self._losses).tolist()
         records, self._pending, self._losses = self._pending, [], []
         for record, loss in zip(records, losses, strict=True):
             if not math.isfinite(loss):
                 raise TrainError(
                     f"the loss is {loss} at step {record['step']} (learning rate {record['lr']:g})",
-                    "Start again with --new and a lower train.learning_rate, or with train.gradient_clip_norm.",
+                    "Start again with --new and a lower train.learning_rate, or with "
+                    "train.gradient_clip_norm.",
                 )
             record["loss"] = loss
             loss_sum += loss * int(record["rows"])
@@ -121,39 +129,44 @@ class Journal:
             self._write_scalars(records[-1], "train")
         return loss_sum
 
-    def progress(self, loss: float, **fields: Any) -> None:
-        """Tells whoever watches how far the run is, at most twice a second."""
+    def publish_progress(self, loss: float, **fields: Any) -> None:
+        """Publishes how far the run is, at most twice a second.
+
+        Args:
+            loss: Mean training loss of the epoch so far.
+            **fields: Position and size of the run, see `raydc.tracking.progress.format_line`.
+        """
         elapsed_s = time.monotonic() - self._since
         if self._publish is None or elapsed_s < _PUBLISH_EVERY_S:
             return
         self._publish(
             {"kind": "progress", "loss": loss, "rows_per_s": self._rows_since / elapsed_s, **fields}
         )
-        self.restart_clock()
+        self.restart_rate()
 
-    def restart_clock(self) -> None:
-        """Rows per second count from here: called after what is not training."""
+    def restart_rate(self) -> None:
+        """Counts rows per second from now on; called after work that is not training."""
         self._since = time.monotonic()
         self._rows_since = 0
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch has ended: its line of metrics."""
+    def record_epoch(self, record: dict[str, Any]) -> None:
+        """Writes the line of an epoch that has ended."""
         if self.writes:
             self._metrics.write_all([record])
             self._write_scalars(record, record["split"])
 
     def sync(self) -> None:
-        """Makes everything so far visible to readers on any store. Raises OSError. Any thread may call it."""
+        """Makes all records visible to readers on any store, from any thread. Raises OSError."""
         if self.writes:
             self._metrics.flush()
             self._events.flush()
-            self._flush_scalars()
+            self._use_tensorboard(_TensorBoard.flush)
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """All is in the files, also of an attempt that fails. Raises OSError where nothing else went wrong."""
+        """Writes what is left. Raises OSError, unless the attempt failed already."""
         with contextlib.nullcontext() if kind is None else contextlib.suppress(OSError):
             self.sync()
 
@@ -161,24 +174,24 @@ class Journal:
         numbers = {
             f"{split}/{name}": value for name, value in record.items() if isinstance(value, float)
         }
-        self._on_board(lambda board: board.write(numbers, record["step"]))
+        self._use_tensorboard(lambda tensorboard: tensorboard.write(numbers, record["step"]))
 
-    def _flush_scalars(self) -> None:
-        self._on_board(lambda board: board.flush())
-
-    def _on_board(self, do: Callable[[_TensorBoard], None]) -> None:
-        """The pictures are a convenience: a disk that refuses them ends them, not the run."""
-        if self._board is None:
+    def _use_tensorboard(self, action: Callable[[_TensorBoard], None]) -> None:
+        """Charts are a convenience: a disk that refuses them ends the charts, not the run."""
+        if self._tensorboard is None:
             return
         try:
-            do(self._board)
+            action(self._tensorboard)
         except OSError as error:
-            self._board = None
-            self.event("tensorboard_stopped", reason=str(error))
+            self._tensorboard = None
+            self.record_event("tensorboard_stopped", reason=str(error))
 
 
 class _TensorBoard:
-    """A file of TensorBoard. It is written here, not in tensorboardX's thread, which a full disk would end unseen."""
+    """A TensorBoard file, written synchronously.
+
+    tensorboardX's own SummaryWriter writes from a thread, which a full disk would end unnoticed.
+    """
 
     def __init__(self, folder: str) -> None:
         from tensorboardX.event_file_writer import EventsWriter
@@ -199,6 +212,6 @@ class _TensorBoard:
         self._writer.flush()
 
 
-def _tensorboard(run_folder: Storage) -> _TensorBoard | None:
-    """They are appended to, which only a local folder can."""
+def _open_tensorboard(run_folder: Storage) -> _TensorBoard | None:
+    # TensorBoard appends to its files, which an object store cannot do.
     return _TensorBoard(str(run_folder.local_path / "tensorboard")) if run_folder.is_local else None

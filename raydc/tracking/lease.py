@@ -1,9 +1,13 @@
-"""Who drives a run: one process at a time, named by `driver.json` in the run's folder.
+"""The lease of a run: at most one driver at a time, named by `driver.json` in the run's folder.
 
-The driver renews its beat there every few seconds and removes the file when it ends. One that died is found out at
-once on its own machine, by its process; from elsewhere by a beat that stands still. Two drivers cannot both begin: on
-a local or network filesystem a lock of the file decides, on an object store, which has none, the last one to write, who
-looks again after a pause. A driver that was away for long may have lost its run meanwhile: `owner` tells.
+Runs in the driver; workers only check that their driver still owns the run. The driver renews a
+heartbeat every few seconds and removes the file when it ends. The death of a driver shows at once
+on its own machine, by its process id; on other machines by a heartbeat that no longer changes.
+
+Two drivers cannot both start. On a local or network filesystem a file lock decides; an object store
+has no locks, so there the last writer wins, and each writer looks again after a pause. A driver
+that was suspended may have lost its run meanwhile: its owner token differs from the one in the
+file.
 """
 
 from __future__ import annotations
@@ -24,11 +28,13 @@ from raydc.errors import RunError
 from raydc.storage import Storage
 
 FILE = "driver.json"
-_GUARD = "driver.lock"
+_LOCK_FILE = "driver.lock"
 BEAT_EVERY_S = 3.0
-# A beat that stands still for so long is that of a dead driver.
+# A heartbeat that has not changed for this long belongs to a dead driver: five beats, so that slow
+# storage does not kill a living one.
 STILL_TIMEOUT_S = 15.0
-_GUARD_TIMEOUT_S = 10.0
+_LOCK_TIMEOUT_S = 10.0
+# On an object store: how long after a write another driver's write may still replace it.
 _SETTLE_S = 2.0
 
 
@@ -37,13 +43,14 @@ class Driver:
     """A process that drives a run.
 
     Attributes:
-        token: Of this claim.
-        host: Its name.
-        pid: Of the process there.
-        machine: Boot and process namespace in which the pid means something.
-        process_start: When the process began, by the clock of that machine, as the kernel says it.
+        token: Random name of this claim.
+        host: Host name.
+        pid: Process id on that host.
+        machine: Boot and process namespace in which the process id is valid.
+        process_start: Start of the process in kernel clock ticks, as a text; separates two
+            processes that were given the same id.
         since_s: Unix time of the claim.
-        beat_s: Unix time of the newest beat, by the clock of that machine.
+        beat_s: Unix time of the newest heartbeat, by the clock of that machine.
     """
 
     token: str
@@ -59,78 +66,84 @@ class Driver:
         return f"process {self.pid} on {self.host}, since {since}"
 
 
+# Claims of this process, by URI of the run folder: `hold` may be nested.
 _held: dict[str, Driver] = {}
 
 
 @contextlib.contextmanager
 def hold(folder: Storage) -> Iterator[None]:
-    """Drives the run of a folder until the end of the block; in this process blocks may be nested.
+    """Holds the lease of a run folder inside the block; blocks of one process may be nested.
 
     Raises:
-        RunError: Another process drives it.
+        RunError: Another process drives the run.
     """
     if folder.uri in _held:
         yield
         return
     driver = _claim(folder)
     _held[folder.uri] = driver
-    over = threading.Event()
+    is_over = threading.Event()
     beating = threading.Thread(
-        target=_beat, args=(folder, driver, over), name="raydc-lease", daemon=True
+        target=_beat, args=(folder, driver, is_over), name="raydc-lease", daemon=True
     )
     beating.start()
     try:
         yield
     finally:
-        over.set()
+        is_over.set()
         beating.join(STILL_TIMEOUT_S)
         del _held[folder.uri]
-        with contextlib.suppress(OSError), _guarded(folder):
-            if owner(folder) == driver.token:
+        # A file that cannot be removed expires by its heartbeat.
+        with contextlib.suppress(OSError), _locked(folder):
+            if owner_token(folder) == driver.token:
                 folder.delete(FILE)
 
 
-def owner(folder: Storage) -> str | None:
-    """Token of the claim on a run, or None. Raises OSError."""
-    driver = read(folder)
+def owner_token(folder: Storage) -> str | None:
+    """Token of the claim on a run, or None if there is no claim. Raises OSError."""
+    driver = read_driver(folder)
     return driver.token if driver else None
 
 
-def watch(folder: Storage) -> Callable[[], None]:
-    """A check for those who write to a run: raises RunError once another process than now drives it."""
-    token = owner(folder)
+def owner_check(folder: Storage) -> Callable[[], None]:
+    """Makes a check for writers: it raises RunError once another process than now owns the run."""
+    token = owner_token(folder)
 
     def check() -> None:
-        now = read(folder)
+        now = read_driver(folder)
+        # Without a claim, then or now, there is no other driver to give way to.
         if token is not None and now is not None and now.token != token:
             raise RunError(
-                f"the run at {folder.uri} has been taken over by {now}, while this process did not answer",
-                "Nothing more is written here. Follow it there.",
+                f"the run at {folder.uri} was taken over by {now} while this process did not "
+                "respond",
+                "This process writes nothing more. Follow the run there.",
             )
 
     return check
 
 
-def read(folder: Storage) -> Driver | None:
+def read_driver(folder: Storage) -> Driver | None:
     """The process that claims to drive a run, dead or alive. Raises OSError."""
     try:
         return Driver(**folder.read_json(FILE))
-    except (
-        FileNotFoundError,
-        ValueError,
-        TypeError,
-    ):  # None; or one that was cut off, and so is dead.
+    # A file that was cut off in the middle belongs to a dead driver, so it counts as none.
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
 def seems_alive(driver: Driver) -> bool:
-    """Whether a driver is alive, as far as can be said at once: by its process here, else by its clock and ours."""
+    """Whether a driver is alive, without waiting.
+
+    A driver of this machine is judged by its process, another one by the age of its heartbeat,
+    which is only as reliable as the clocks of the two machines.
+    """
     if driver.machine == _machine():
         return _process_start(driver.pid) == driver.process_start
     return abs(time.time() - driver.beat_s) < STILL_TIMEOUT_S
 
 
-# The claim -------------------------------------------------------------------------------------------
+# The claim
+# -------------------------------------------------------------------------------------------
 
 
 def _claim(folder: Storage) -> Driver:
@@ -144,25 +157,28 @@ def _claim(folder: Storage) -> Driver:
         now_s,
         now_s,
     )
-    judged: Driver | None = None
+    judged_dead: Driver | None = None
     if folder.is_local:
         os.makedirs(folder.local_path, exist_ok=True)
     while True:
-        with _guarded(folder):
-            found = read(folder)
-            if found == judged:  # None, or one that has been judged dead and has not moved since.
+        # Judging another machine's driver takes seconds and must not hold the lock. So a claim is
+        # replaced only if it is still, heartbeat included, the one that was judged.
+        with _locked(folder):
+            found = read_driver(folder)
+            if found == judged_dead:
                 folder.write_json(FILE, asdict(mine))
                 break
         if found is not None and _is_alive(folder, found):
             raise RunError(
                 f"the run at {folder.uri} is driven by {found}",
-                "Wait for it or stop it there. A driver that died without a word is forgotten after "
+                "Wait for it or stop it there. A driver that died unnoticed is forgotten after "
                 f"{STILL_TIMEOUT_S:.0f} s.",
             )
-        judged = found
+        judged_dead = found
     if not folder.is_local:
+        # Without a lock two drivers may both have written; the last one stays in the file.
         time.sleep(_SETTLE_S)
-        found = read(folder)
+        found = read_driver(folder)
         if found is not None and found.token != mine.token:
             raise RunError(
                 f"the run at {folder.uri} was taken by {found}", "Wait for it or stop it there."
@@ -171,25 +187,30 @@ def _claim(folder: Storage) -> Driver:
 
 
 def _is_alive(folder: Storage, driver: Driver) -> bool:
-    """On this machine by its process; elsewhere by whether its beat moves, which needs no clock of theirs."""
+    """Whether a driver is alive, by its process on this machine, else by watching its heartbeat.
+
+    Watching takes up to `STILL_TIMEOUT_S`, but needs no common clock.
+    """
     if driver.machine == _machine():
         return seems_alive(driver)
     deadline_s = time.monotonic() + STILL_TIMEOUT_S
     while time.monotonic() < deadline_s:
         time.sleep(min(1.0, STILL_TIMEOUT_S / 10))
-        if read(folder) != driver:
-            return read(folder) is not None
+        if read_driver(folder) != driver:
+            # Either it beats, or it has ended and removed its file.
+            return read_driver(folder) is not None
     return False
 
 
 @contextlib.contextmanager
-def _guarded(folder: Storage) -> Iterator[None]:
-    """One process at a time, where the filesystem can see to it. Raises TimeoutError."""
+def _locked(folder: Storage) -> Iterator[None]:
+    """Excludes other processes, if the filesystem has locks. Raises TimeoutError."""
     if not folder.is_local:
         yield
         return
-    descriptor = os.open(folder.local_path / _GUARD, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline_s = time.monotonic() + _GUARD_TIMEOUT_S
+    # A file of its own: `driver.json` is replaced by renaming, which would drop a lock on it.
+    descriptor = os.open(folder.local_path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
     try:
         while True:
             try:
@@ -197,42 +218,44 @@ def _guarded(folder: Storage) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline_s:
-                    place = str(folder.local_path / _GUARD)
+                    place = str(folder.local_path / _LOCK_FILE)
                     raise TimeoutError(
                         errno.ETIMEDOUT, "another process holds this lock", place
                     ) from None
                 time.sleep(0.02)
             except OSError:
-                break  # No locks here; what is left is the order of writing.
+                break  # Some network filesystems have no locks; the order of writes remains.
         yield
     finally:
         os.close(descriptor)
 
 
-def _beat(folder: Storage, driver: Driver, over: threading.Event) -> None:
-    while not over.wait(BEAT_EVERY_S):
-        with (
-            contextlib.suppress(OSError),
-            _guarded(folder),
-        ):  # Storage that is away: the next beat may come through.
-            if owner(folder) != driver.token:
-                return  # Taken by another, or moved aside: it is not for this one to write there.
+def _beat(folder: Storage, driver: Driver, is_over: threading.Event) -> None:
+    while not is_over.wait(BEAT_EVERY_S):
+        # Storage may be away for a moment; the next beat may succeed.
+        with contextlib.suppress(OSError), _locked(folder):
+            # Another driver owns the run, or it was moved aside: writing would steal it back.
+            if owner_token(folder) != driver.token:
+                return
             folder.write_json(FILE, asdict(replace(driver, beat_s=time.time())))
 
 
 def _machine() -> str:
-    """What a process id is good for: this boot of this machine, and this namespace."""
+    """The scope in which a process id is valid: this boot of this machine, and this namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return f"{socket.gethostname()} {os.getpid()}"  # No /proc: beats decide.
+        # Without /proc no process can be looked up: a scope of its own leaves it to the heartbeat.
+        return f"{socket.gethostname()} {os.getpid()}"
 
 
 def _process_start(pid: int) -> str:
-    """When a process began; empty where there is none, or it has ended and only waits to be collected."""
+    """Start time of a process in clock ticks; empty if there is none, or only a zombie."""
     try:
+        # The second field, the name in parentheses, may itself contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
+    # Fields 3 (state) and 22 (starttime) of proc(5), counted from the one after the name.
     return "" if fields[0] in "ZX" else fields[19]

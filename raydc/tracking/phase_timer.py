@@ -1,9 +1,10 @@
-"""The clock of a worker: at every moment in exactly one state, whose seconds it adds up.
+"""The phase timer of a worker: at every moment in exactly one phase, whose seconds it adds up.
 
-Rank 0's sums become `time` records of events.jsonl. What it did after its last record would be lost with a killed
-process; therefore it keeps, after each step, its sums in a mapped file beside the log, which belongs to the operating
-system and outlives it. The next attempt takes them over: so seconds and recomputed steps are counted to the last step
-that was done. On an object store there is no such file, and the last record has to do.
+Runs in every worker; rank 0's sums become `time` records of events.jsonl. A killed process would
+lose what it did after its last record. Therefore the timer keeps its sums, after each step, in a
+mapped file beside the log: it belongs to the operating system and outlives the process. The next
+attempt takes the sums over, so seconds and recomputed steps are counted up to the last step done.
+An object store cannot hold such a file; there the last record has to do.
 """
 
 from __future__ import annotations
@@ -32,29 +33,41 @@ _Item = TypeVar("_Item")
 
 
 class PhaseTimer:
-    """Counts the seconds of this worker by what it does. A context manager: leaving it writes the last record.
+    """Counts the seconds of a worker by phase. A context manager: leaving it writes the last
+    record.
 
     Args:
-        run_folder: Of the run.
+        run_folder: Folder of the run.
         writes: Whether this is rank 0, whose seconds are those of the run.
-        event: Writes an event.
+        record_event: Writes an event: `Journal.record_event`.
+        now_s: A clock that never jumps; its zero does not matter.
+        unix_s: The Unix time.
     """
 
-    def __init__(self, run_folder: Storage, writes: bool, event: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        run_folder: Storage,
+        writes: bool,
+        record_event: Callable[..., None],
+        now_s: Callable[[], float] = time.monotonic,
+        unix_s: Callable[[], float] = time.time,
+    ) -> None:
         self._folder = run_folder
         self._writes = writes
-        self._event = event
+        self._record_event = record_event
+        self._now_s = now_s
         self._pulse = Pulse(run_folder) if writes and run_folder.is_local else None
-        # Moments of all records come from one clock that never jumps.
-        self._epoch_s = time.time() - time.monotonic()
-        self._state = START_UP
-        self._entered_s = self._since_s = time.monotonic()
+        # Unix time is read once: if it were adjusted during the run, records would overlap or gape.
+        self._zero_s = unix_s() - now_s()
+        self._phase = START_UP
+        self._entered_s = self._since_s = now_s()
         self._seconds = dict.fromkeys(TIMED, 0.0)
+        # Steps done by this attempt's state, and the most that any attempt of the run has done.
         self._step = self._highest = 0
         self._useful = self._recomputed = self._rows = 0
 
-    def begin(self, step: int) -> None:
-        """The attempt goes on after `step` steps: takes over what an attempt that died has left."""
+    def start_attempt(self, step: int) -> None:
+        """Continues after `step` steps, and takes over the sums of an attempt that was killed."""
         self._step = step
         if self._writes:
             last = self._take_over()
@@ -62,40 +75,42 @@ class PhaseTimer:
         self.record()
 
     def _take_over(self) -> int:
-        """Writes the record that a killed attempt could not write; returns the highest step that was ever done."""
+        """Writes the record that a killed attempt lost; returns the highest step done."""
         known = list(events.read(self._folder, "events"))
         if self._pulse is not None:
             rest = self._pulse.rest(known)
             if rest is not None:
-                self._event("time", **rest)
+                self._record_event("time", **rest)
                 known.append(rest)
+            # Only after the record is written: a second kill in between loses nothing.
             self._pulse.clear()
+        # Drivers write time records too, without steps.
         return max((record["step"] for record in known if "recomputed_steps" in record), default=0)
 
     @property
-    def _of_step(self) -> str:
+    def _step_phase(self) -> str:
         return USEFUL if self._step >= self._highest else RECOMPUTED
 
-    def switch(self, state: str) -> str:
-        """Enters a state; returns the one before."""
-        now = time.monotonic()
-        before = self._state
-        self._seconds[before] += now - self._entered_s
-        self._entered_s, self._state = now, state
-        return before
+    def switch(self, phase: str) -> str:
+        """Enters a phase; returns the previous one."""
+        now_s = self._now_s()
+        previous = self._phase
+        self._seconds[previous] += now_s - self._entered_s
+        self._entered_s, self._phase = now_s, phase
+        return previous
 
     @contextlib.contextmanager
-    def of(self, state: str) -> Iterator[None]:
-        """The seconds inside count to a state. A validation that is repeated counts as recomputed."""
-        repeated = state == VALIDATION and self._step < self._highest
-        before = self.switch(RECOMPUTED if repeated else state)
+    def phase(self, phase: str) -> Iterator[None]:
+        """Counts the seconds of the block to a phase; a repeated validation is recomputed work."""
+        is_repeated = phase == VALIDATION and self._step < self._highest
+        previous = self.switch(RECOMPUTED if is_repeated else phase)
         try:
             yield
         finally:
-            self.switch(before)
+            self.switch(previous)
 
-    def waits(self, items: Iterator[_Item]) -> Iterator[_Item]:
-        """The items; the wait for each counts as data wait, what is done with it as a step."""
+    def time_waiting(self, items: Iterator[_Item]) -> Iterator[_Item]:
+        """Yields the items; waiting for one counts as data wait, the time after it as a step."""
         while True:
             self.switch(DATA_WAIT)
             try:
@@ -103,15 +118,15 @@ class PhaseTimer:
             except StopIteration:
                 return
             finally:
-                self.switch(self._of_step)
+                self.switch(self._step_phase)
             yield item
 
-    def step(self, step: int, num_rows: int) -> None:
-        """A step is done.
+    def count_step(self, step: int, num_rows: int) -> None:
+        """Counts a step that is done.
 
         Args:
             step: Steps done, this one included.
-            num_rows: Of this step, over all workers.
+            num_rows: Rows of this step, over all workers.
         """
         if step > self._highest:
             self._useful += 1
@@ -120,29 +135,30 @@ class PhaseTimer:
         self._step = step
         self._rows += num_rows
         if self._pulse is not None:
-            self.switch(self._state)
-            self._pulse.write(self._record())
+            # Re-entering the phase brings the sums up to this moment before they are kept.
+            self.switch(self._phase)
+            self._pulse.write(self._sums())
 
     def record_if_due(self) -> None:
-        """Writes a record where the last one is a while ago."""
-        if time.monotonic() - self._since_s >= _RECORD_EVERY_S:
+        """Writes a record if the last one is ten seconds old."""
+        if self._now_s() - self._since_s >= _RECORD_EVERY_S:
             self.record()
 
     def record(self) -> None:
-        """Writes the sums so far and begins new ones."""
-        self.switch(self._state)
+        """Writes the sums so far as a record and starts new ones."""
+        self.switch(self._phase)
         if self._writes:
-            self._event("time", **self._record())
+            self._record_event("time", **self._sums())
         self._seconds = dict.fromkeys(TIMED, 0.0)
         self._since_s = self._entered_s
         self._useful = self._recomputed = self._rows = 0
         if self._pulse is not None:
             self._pulse.clear()
 
-    def _record(self) -> dict[str, Any]:
+    def _sums(self) -> dict[str, Any]:
         return {
-            "since_s": self._epoch_s + self._since_s,
-            "until_s": self._epoch_s + self._entered_s,
+            "since_s": self._zero_s + self._since_s,
+            "until_s": self._zero_s + self._entered_s,
             "step": self._step,
             "useful_steps": self._useful,
             "recomputed_steps": self._recomputed,
@@ -154,23 +170,22 @@ class PhaseTimer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # A full disk has been reported by what was written before.
+        # A full disk was reported by earlier writes; it must not hide the error of the block.
+        with contextlib.suppress(OSError):
             self.record()
 
 
 @contextlib.contextmanager
-def timed_record(log: events.EventLog, state: str) -> Iterator[None]:
-    """Writes the seconds inside as a record: for a driver, whose work has no clock."""
+def timed_record(log: events.EventLog, phase: str) -> Iterator[None]:
+    """Writes the seconds of the block as a `time` record, for a driver: it has no phase timer."""
     since_s = time.time()
     yield
     until_s = time.time()
-    log.write(kind="time", since_s=since_s, until_s=until_s, seconds={state: until_s - since_s})
+    log.write(kind="time", since_s=since_s, until_s=until_s, seconds={phase: until_s - since_s})
 
 
-def account_of(run_folder: Storage) -> Account:
-    """Where the time of a run went, up to the last step that was done even if it is dead."""
+def read_account(run_folder: Storage) -> Account:
+    """Where the time of a run went, up to its last step, even if the run was killed."""
     records = list(events.read(run_folder, "events"))
     if run_folder.is_local and run_folder.exists(PULSE_FILE):
         rest = Pulse(run_folder).rest(records)

@@ -1,4 +1,5 @@
-"""The progress of a run, as the driver shows it: a live line on a terminal, a line every few seconds elsewhere."""
+"""The progress of a run, shown by the driver: a live line on a terminal, lines every few seconds
+elsewhere."""
 
 from __future__ import annotations
 
@@ -15,15 +16,18 @@ from raydc.errors import Say
 from raydc.spec.train import ALL_SCORES
 
 _LINE_EVERY_S = 5.0
-# What the controller tells. Of an attempt's end, what follows says enough.
-_TOLD = {
-    "checkpoint_delayed": "train     the checkpoint of step {step} is tried again: {reason}",
-    "checkpoint_failed": "train     the checkpoint of step {step} was not written, the ones before stay: {reason}",
-    "recent_state_failed": "train     the state of step {step} is in no other memory: {reason}",
-    "waits_for_resources": "train     waits: there is room for {fits} of at least {least} worker(s) of {needs}",
-    "node_lost": "train     lost a node: {nodes}",
-    "drain_noticed": "train     a node is about to go: {nodes}",
-    "resize_planned": "train     there is room for more: {world_size} -> {to} workers",
+_EPOCH_EVERY_S = 1.0
+# Events that are shown as they are. The end of an attempt is not: the restart after it says enough.
+_MESSAGES = {
+    "checkpoint_delayed": "the checkpoint of step {step} will be tried again: {reason}",
+    "checkpoint_failed": "the checkpoint of step {step} was not written, older ones stay: {reason}",
+    "checkpoint_skipped": "{checkpoint} does not verify and is skipped: {reason}",
+    "recent_state_failed": "no other memory holds the state of step {step}: {reason}",
+    "waits_for_resources": "waiting: room for {fits} of at least {least} worker(s) of {needs}",
+    "node_lost": "lost a node: {nodes}",
+    "drain_noticed": "a node is about to leave: {nodes}",
+    "resize_planned": "there is room for more: {world_size} -> {to} workers",
+    "environment_changed": "the environment has changed, so bits may differ: {changes}",
 }
 _SHOWN = ("loss", *ALL_SCORES)
 
@@ -32,9 +36,10 @@ class Progress:
     """Turns the records that a run publishes into lines. A context manager.
 
     Args:
-        report: Takes lines that stay.
-        batch_size: Rows of a step, for the time that is left.
-        also: Takes the same records.
+        report: Shows a line that stays.
+        batch_size: Rows of a step over all workers, to estimate the remaining time.
+        also: Takes every record too, for metrics.
+        now_s: A clock that never jumps.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class Progress:
         report: Say,
         batch_size: int,
         also: Callable[[dict[str, Any]], None] = lambda record: None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._report = report
         self._also = also
         self._batch_size = batch_size
-        self._last_line_s = time.monotonic()
+        self._now_s = now_s
+        self._last_line_s = now_s()
         self._held: str | None = None
         self._num_attempts = 0
         self._live: Live | None = None
@@ -65,65 +72,70 @@ class Progress:
         if self._held is not None:
             self._report(self._held)
 
-    def take(self, record: dict[str, Any]) -> None:
-        """One published record."""
+    def show(self, record: dict[str, Any]) -> None:
+        """Shows one published record, if it is of interest to a person."""
         self._also(record)
         kind = record["kind"]
         if kind == "progress":
-            self._show(line_of(record, self._batch_size))
+            self._show_position(format_line(record, self._batch_size))
         elif kind == "epoch":
-            self._end_epoch(record)
-        elif kind == "checkpoint_skipped":
-            self.say(
-                f"train     {record['checkpoint']} does not verify and is skipped: {record['reason']}"
-            )
+            self._show_epoch(record)
         elif kind == "attempt_started":
-            self._start(record)
-        elif kind in _TOLD:
-            self.say(_TOLD[kind].format(**record))
-        elif kind == "environment_changed":
-            self.say(f"train     not as when the run began, bits may differ: {record['changes']}")
+            self._show_start(record)
+        elif kind in _MESSAGES:
+            self.say(f"train     {_MESSAGES[kind].format(**record)}")
 
-    def _start(self, record: dict[str, Any]) -> None:
+    def _show_start(self, record: dict[str, Any]) -> None:
         self._num_attempts += 1
-        workers = _workers(record["world_size"])
+        place = f"continues after step {record['step']:,}, {_workers(record['world_size'])}"
         if self._num_attempts > 1:
-            self.say(
-                f"train     restart {self._num_attempts - 1}: goes on after step {record['step']:,}, {workers}"
-            )
+            self.say(f"train     restart {self._num_attempts - 1}: {place}")
         elif record["step"]:
-            self.say(f"train     goes on after step {record['step']:,}, {workers}")
+            self.say(f"train     {place}")
 
-    def _show(self, line: str) -> None:
+    def _show_position(self, line: str) -> None:
         if self._live is not None:
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"))
-        elif time.monotonic() - self._last_line_s >= _LINE_EVERY_S:
+        elif self._now_s() - self._last_line_s >= _LINE_EVERY_S:
             self.say(line)
 
-    def _end_epoch(self, record: dict[str, Any]) -> None:
-        # Epochs of a small data set end many times a second: of those in a hurry only the last is shown.
+    def _show_epoch(self, record: dict[str, Any]) -> None:
         scores = "  ".join(
             f"{name} {record[name]:.4f}" for name in _SHOWN if record.get(name) is not None
         )
-        self._held = f"train     epoch {record['epoch']}  step {record['step']:,}  {record['split']} {scores}"
-        if time.monotonic() - self._last_line_s >= 1.0:
+        position = f"epoch {record['epoch']}  step {record['step']:,}"
+        # Epochs of a small data set end many times a second: most lines are held back, and the last
+        # one is shown when the run ends.
+        self._held = f"train     {position}  {record['split']} {scores}"
+        if self._now_s() - self._last_line_s >= _EPOCH_EVERY_S:
             self.say(self._held)
             self._held = None
 
     def say(self, line: str) -> None:
-        """A line that stays."""
-        self._last_line_s = time.monotonic()
+        """Shows a line that stays."""
+        self._last_line_s = self._now_s()
         self._report(line)
 
 
-def line_of(record: dict[str, Any], batch_size: int) -> str:
-    """Step, epoch, loss, rows per second, workers and the time that is left."""
+def format_line(record: dict[str, Any], batch_size: int) -> str:
+    """Formats a progress record: step, epoch, loss, rows per second, workers, remaining time.
+
+    Args:
+        record: A record of `Journal.publish_progress`.
+        batch_size: Rows of a step over all workers.
+    """
+    # The first record may come before any row was counted.
     rate = max(record["rows_per_s"], 1e-9)
     eta_s = (record["total_steps"] - record["step"]) * batch_size / rate
-    return (
-        f"train     step {record['step']:,}/{record['total_steps']:,}  epoch {record['epoch']}/{record['epochs']}  "
-        f"loss {record['loss']:.4f}  {rate:,.0f} rows/s  {_workers(record['world_size'])}  eta {_duration(eta_s)}"
+    parts = (
+        f"step {record['step']:,}/{record['total_steps']:,}",
+        f"epoch {record['epoch']}/{record['epochs']}",
+        f"loss {record['loss']:.4f}",
+        f"{rate:,.0f} rows/s",
+        _workers(record["world_size"]),
+        f"eta {_duration(eta_s)}",
     )
+    return f"train     {'  '.join(parts)}"
 
 
 def _workers(count: int) -> str:

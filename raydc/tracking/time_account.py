@@ -1,16 +1,19 @@
-"""Where the time of a run went: every second has exactly one of seven names, and they add up to its wall time.
+"""Where the time of a run went: seven phases that add up to its wall time.
 
-    useful_step      a step, or a validation, that is done for the first time
-    recomputed_step  the same again, because a restart went back to a checkpoint from before it
-    checkpoint       the steps wait for a copy of their state, or the run for its last checkpoint and its model
+    useful_step      a step, or a validation, done for the first time
+    recomputed_step  the same again, because a restart returned to an earlier checkpoint
+    checkpoint       steps wait for a copy of their state, or the run for its last checkpoint and
+                     its model
     data_wait        the step waits for its rows
-    start_up         from a start, or from the last sign of life of an attempt that died, to the first wait for rows
-    resize           the same after an attempt that left on purpose: to go on with other workers, or on another node
-    idle             the rest: waiting for nodes, ending, and between the death of a driver and the next driver
+    start_up         from a start, or from the last sign of life of an attempt that died, to the
+                     first wait for rows
+    resize           the same after an attempt that ended on purpose, to continue with other workers
+    idle             the rest: waiting for nodes, ending, and between two drivers
 
-The wall time is that from the first `run_started` to the last sign of life, over all attempts and all drivers. The
-records are `events.jsonl`: drivers write `run_started` and `driver_ended`, rank 0 of an attempt writes
-`attempt_started`, `resize` where it ends on purpose, and `time` with the sums of its clock (`raydc.tracking.phase_timer`).
+The wall time reaches from the first `run_started` to the last sign of life, over all attempts and
+all drivers. The records come from `events.jsonl`: drivers write `run_started` and `driver_ended`;
+rank 0 of an attempt writes `attempt_started`, `resize` if it ends on purpose, and `time` with the
+sums of its phase timer (`raydc.tracking.phase_timer`). Pure; used by drivers and commands.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ USEFUL, RECOMPUTED = "useful_step", "recomputed_step"
 CHECKPOINT, DATA_WAIT, START_UP = "checkpoint", "data_wait", "start_up"
 RESIZE, IDLE = "resize", "idle"
 NAMES = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, RESIZE, IDLE)
-# The phase timer counts validation apart; the account adds it to the useful steps.
+# The phase timer counts validation separately; the account adds it to the useful steps.
 VALIDATION = "validation"
-# What a phase timer counts. `RESIZE` and `IDLE` pass while no worker runs.
+# What a phase timer counts, in the order of the pulse file. `RESIZE` and `IDLE` pass while no
+# worker runs, so no timer can count them.
 TIMED = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, VALIDATION)
-# What the seconds without a running clock are, after an event of this kind.
-_BETWEEN = {
+# The phase of the seconds without a running timer, after an event of this kind.
+_PHASE_AFTER = {
     "run_started": START_UP,
     "waits_for_resources": IDLE,
     "attempt_started": START_UP,
@@ -40,10 +44,10 @@ _BETWEEN = {
 
 @dataclass
 class Account:
-    """Sums over the records so far, taken one by one in the order of time.
+    """Sums over the records of a run, added one by one in the order of time.
 
     Attributes:
-        seconds: By name.
+        seconds: Seconds by phase.
         validation_s: Seconds of the useful steps that were validation.
         useful_steps: Steps done for the first time.
         recomputed_steps: Steps done again.
@@ -58,7 +62,7 @@ class Account:
     rows: int = 0
     attempts: int = 0
     _until_s: float | None = None
-    _between: str = "idle"
+    _phase_between: str = IDLE
 
     @property
     def wall_s(self) -> float:
@@ -70,76 +74,82 @@ class Account:
         """Starts of the workers after the first."""
         return max(0, self.attempts - 1)
 
-    def take(self, record: dict[str, Any]) -> None:
-        """Adds a record of `events.jsonl`. Kinds that are written while a clock runs say nothing about time."""
+    def add(self, record: dict[str, Any]) -> None:
+        """Adds a record of `events.jsonl`; kinds without a meaning for time change nothing."""
         kind = record["kind"]
         if kind == "time":
-            self._take_sums(record)
+            self._add_sums(record)
             return
         if kind == "run_started":
-            self._between = "idle"  # Since the driver before, which may have been killed.
+            # The previous driver may have been killed, without a `driver_ended`.
+            self._phase_between = IDLE
+        # Only these are written while no timer runs. The seconds of other events are in the sums of
+        # the timer that ran then.
         if kind in ("run_started", "driver_ended", "waits_for_resources"):
-            self._pass(record["time_s"])
+            self._advance(record["time_s"])
         self.attempts += kind == "attempt_started"
-        self._between = _BETWEEN.get(kind, self._between)
+        self._phase_between = _PHASE_AFTER.get(kind, self._phase_between)
 
-    def _take_sums(self, record: dict[str, Any]) -> None:
-        self._pass(record["since_s"])
+    def _add_sums(self, record: dict[str, Any]) -> None:
+        self._advance(record["since_s"])
         for name, seconds in record["seconds"].items():
             if name == VALIDATION:
                 self.validation_s += seconds
-            self.seconds[self._name_of(name)] += seconds
+            self.seconds[self._phase_of(name)] += seconds
         self._until_s = record["until_s"]
         self.useful_steps += record.get("useful_steps", 0)
         self.recomputed_steps += record.get("recomputed_steps", 0)
         self.rows += record.get("rows", 0)
 
-    def _name_of(self, state: str) -> str:
-        if state == VALIDATION:
-            return "useful_step"
-        return "resize" if state == "start_up" and self._between == "resize" else state
+    def _phase_of(self, timed: str) -> str:
+        if timed == VALIDATION:
+            return USEFUL
+        # A timer cannot know why its worker was started; the event before it says so.
+        return RESIZE if timed == START_UP and self._phase_between == RESIZE else timed
 
-    def _pass(self, moment_s: float) -> None:
-        """Names the seconds until a moment for which no clock ran."""
+    def _advance(self, moment_s: float) -> None:
+        """Counts the seconds up to a moment, during which no timer ran."""
         if self._until_s is None:
             self._until_s = moment_s
-        # Clocks of two hosts may differ: time does not go back.
-        self.seconds[self._between] += max(0.0, moment_s - self._until_s)
+        # Clocks of two hosts may differ; a second that was counted is not taken back.
+        self.seconds[self._phase_between] += max(0.0, moment_s - self._until_s)
         self._until_s = max(self._until_s, moment_s)
 
 
 def add_up(records: Iterable[dict[str, Any]]) -> Account:
-    """The account of a run.
+    """Adds up the account of a run.
 
     Args:
         records: Lines of `events.jsonl`, in any order.
     """
 
-    def begins_s(record: dict[str, Any]) -> float:
+    # A time record is written at its end but belongs at its start.
+    def start_s(record: dict[str, Any]) -> float:
         return float(record["since_s"] if record["kind"] == "time" else record["time_s"])
 
     account = Account()
-    for record in sorted(records, key=begins_s):
-        account.take(record)
+    for record in sorted(records, key=start_s):
+        account.add(record)
     return account
 
 
-def lines(account: Account) -> list[str]:
-    """The account as text: the seconds by name, and what restarts have cost."""
+def format_lines(account: Account) -> list[str]:
+    """Formats an account: a line of seconds by phase and, after restarts, a line of their cost."""
     wall_s = account.wall_s
     parts = []
     for name in NAMES:
         seconds = account.seconds[name]
         inner = (
             f" (validation {account.validation_s:.1f})"
-            if name == "useful_step" and account.validation_s
+            if name == USEFUL and account.validation_s
             else ""
         )
+        # Shares that would round to 0% are left out.
         share = f" {seconds / wall_s:.0%}" if wall_s and seconds >= 0.005 * wall_s else ""
         parts.append(f"{name.replace('_', ' ')} {seconds:.1f}{inner}{share}")
-    said = [f"{wall_s:.1f} s: {', '.join(parts)}"]
+    lines = [f"{wall_s:.1f} s: {', '.join(parts)}"]
     if account.restarts:
         times = "once" if account.restarts == 1 else f"{account.restarts} times"
         done = f"{account.useful_steps:,} steps, {account.recomputed_steps:,} of them done again"
-        said.append(f"workers started again {times}: {done}")
-    return said
+        lines.append(f"workers restarted {times}: {done}")
+    return lines

@@ -31,7 +31,7 @@ from raydc.data import prepared
 from raydc.loop import worker
 from raydc.storage import Storage
 from raydc.tracking import events
-from raydc.tracking.phase_timer import account_of
+from raydc.tracking.phase_timer import read_account
 from raydc.tracking.time_account import Account
 
 CONDITION_TIMEOUT_S = 240.0
@@ -97,7 +97,7 @@ def test_killed_worker(
     assert starts[1] in (goes_on_at, goes_on_at - 4, 5, 7, 10)
     check_ledger(run, spec)
     assert weights_hash(run, result.steps) == weights_hash(undisturbed, result.steps)
-    account = account_of(run)
+    account = read_account(run)
     check_account(account, wall_s, result.steps)
     # Rank 0 may learn of the death of another before it has counted the step before.
     lost = call - 1 - starts[1]

@@ -27,7 +27,7 @@ from raydc.loop import worker
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking import events
-from raydc.tracking.phase_timer import account_of
+from raydc.tracking.phase_timer import read_account
 
 CONDITION_TIMEOUT_S = 180.0
 NUM_ROWS = {"train": 6400, "validation": 60, "test": 40}
@@ -230,7 +230,7 @@ def test_room_drain_and_loss(
     lost = recomputed_steps(run)
     assert lost[:3] == [0, 0, 0]
     # Lines of steps are written every few; the account counts those too that were not written when a process died.
-    account = account_of(run)
+    account = read_account(run)
     assert lost[3] <= account.recomputed_steps <= spec.fault_tolerance.max_recomputed_steps
     assert account.restarts == 4
     assert account.seconds["resize"] > 0
@@ -304,5 +304,5 @@ def test_two_four_three_and_one_worker_in_one_run(
         "drain",
     ]
     assert recomputed_steps(run) == [0, 0, 0]
-    assert account_of(run).recomputed_steps == 0
+    assert read_account(run).recomputed_steps == 0
     check_bits(run, spec, data, tmp_path)

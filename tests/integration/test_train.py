@@ -135,7 +135,7 @@ def test_waits_for_room_as_long_as_the_spec_allows(tmp_path: Path, data: prepare
             Storage(str(tmp_path / "run")),
             lines.append,
         )
-    assert any("waits: there is room for 0 of at least 1" in line for line in lines)
+    assert any("waiting: room for 0 of at least 1" in line for line in lines)
     ray.kill(holder)
 
 

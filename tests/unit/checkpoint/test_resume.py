@@ -138,7 +138,8 @@ def test_driver_that_lost_the_run_writes_no_checkpoint(
     def taken_over(store: Any, step: int, *arguments: Any) -> str:
         if step == 4:
             folder.write_json(
-                lease.FILE, {**vars(lease.read(folder)), "token": "other", "host": "far", "pid": 7}
+                lease.FILE,
+                {**vars(lease.read_driver(folder)), "token": "other", "host": "far", "pid": 7},
             )
         return write(store, step, *arguments)
 

@@ -1,12 +1,16 @@
-"""Logs survive a killed writer, and the surviving history has every step once."""
+"""Event logs: order of lines, killed writers, refusing disks, and the surviving history."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
 
 from raydc.storage import Storage
 from raydc.tracking import events
 
 
-def test_lines_come_back_in_order_and_a_torn_one_is_left_out(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_read_returns_lines_in_order_and_skips_a_torn_one(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     events.EventLog(folder, "events").write(kind="a", n=1)
     events.EventLog(folder, "events").write_all([{"kind": "b"}, {"kind": "c"}])
@@ -17,10 +21,11 @@ def test_lines_come_back_in_order_and_a_torn_one_is_left_out(tmp_path) -> None: 
     assert list(events.read(folder, "metrics")) == []
 
 
-def test_segments_of_an_object_store(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_writers_on_an_object_store_own_separate_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
     folder = Storage(str(tmp_path))
-    (tmp_path).mkdir(exist_ok=True)
     first, second = events.EventLog(folder, "metrics"), events.EventLog(folder, "metrics")
     first.write(n=1)
     first.flush()
@@ -31,7 +36,7 @@ def test_segments_of_an_object_store(tmp_path, monkeypatch) -> None:  # type: ig
     assert sorted(record["n"] for record in events.read(folder, "metrics")) == [1, 2, 3]
 
 
-def test_a_restart_drops_the_steps_that_it_does_again() -> None:
+def test_surviving_drops_steps_that_a_restart_repeats() -> None:
     lines = [
         {"kind": "start", "step": 0},
         *({"kind": "step", "step": n, "try": 1} for n in (1, 2, 3, 4)),
@@ -40,3 +45,17 @@ def test_a_restart_drops_the_steps_that_it_does_again() -> None:
     ]
     survivors = events.surviving(iter(lines))
     assert [(r["step"], r["try"]) for r in survivors] == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
+
+
+def test_write_to_a_refusing_disk_raises_unless_patient(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path / "run"))
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match="run"):
+        events.EventLog(folder, "events").write(kind="a")
+    patient = events.EventLog(folder, "events", patient=True)
+    patient.write(kind="a")
+    with pytest.raises(OSError, match="run"):
+        patient.flush()
+    (tmp_path / "run").unlink()
+    patient.flush()
+    assert [record["kind"] for record in events.read(folder, "events")] == ["a"]

@@ -1,4 +1,4 @@
-"""One driver at a time for a run."""
+"""The lease of a run: one driver at a time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def other(folder: Storage) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_second_driver_is_told_who_the_first_is(
+def test_second_driver_is_refused_and_learns_who_the_first_is(
     folder: Storage, other: subprocess.Popen[str]
 ) -> None:
     with (
@@ -57,16 +57,16 @@ def test_second_driver_is_told_who_the_first_is(
     ):
         pass
     assert "Wait for it or stop it there" in (caught.value.hint or "")
-    other.communicate("")  # It ends, and takes its claim along.
+    other.communicate("")  # End of input: it ends and removes its claim.
     with lease.hold(folder):
-        driver = lease.read(folder)
+        driver = lease.read_driver(folder)
         assert driver is not None
         assert driver.pid == os.getpid()
-    assert lease.read(folder) is None
+    assert lease.read_driver(folder) is None
 
 
 @pytest.mark.parametrize("is_collected", [True, False])
-def test_killed_driver_does_not_block(
+def test_killed_driver_does_not_block_the_next(
     folder: Storage, other: subprocess.Popen[str], is_collected: bool
 ) -> None:
     other.send_signal(signal.SIGKILL)
@@ -74,46 +74,45 @@ def test_killed_driver_does_not_block(
         other.wait(LONG_S)
     else:
         deadline_s = time.monotonic() + LONG_S
-        while lease._process_start(
-            other.pid
-        ):  # Its parent does not ask: it stays in the table of processes.
+        # Its parent does not wait for it, so it stays in the process table as a zombie.
+        while lease._process_start(other.pid):
             assert time.monotonic() < deadline_s
         assert Path(f"/proc/{other.pid}").exists()
-    assert lease.owner(folder) is not None
+    assert lease.owner_token(folder) is not None
     with lease.hold(folder):
-        assert lease.read(folder).pid == os.getpid()  # type: ignore[union-attr]
+        assert lease.read_driver(folder).pid == os.getpid()  # type: ignore[union-attr]
 
 
-def test_blocks_of_one_process_may_be_nested(folder: Storage) -> None:
+def test_hold_nested_in_one_process_keeps_one_claim(folder: Storage) -> None:
     with lease.hold(folder):
-        token = lease.owner(folder)
+        token = lease.owner_token(folder)
         with lease.hold(folder):
-            assert lease.owner(folder) == token
-        assert lease.owner(folder) == token
-    assert lease.owner(folder) is None
+            assert lease.owner_token(folder) == token
+        assert lease.owner_token(folder) == token
+    assert lease.owner_token(folder) is None
 
 
-def elsewhere(folder: Storage) -> lease.Driver:
-    """A claim of another machine."""
+def write_foreign_claim(folder: Storage) -> lease.Driver:
+    """Writes the claim of a driver on another machine."""
     driver = lease.Driver("t", "far", 7, "another boot", "1", time.time(), time.time())
     folder.write_json(lease.FILE, asdict(driver))
     return driver
 
 
-def test_driver_of_another_machine_is_judged_by_its_beat(
+def test_driver_of_another_machine_is_judged_by_its_heartbeat(
     folder: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "STILL_TIMEOUT_S", 0.3)
-    elsewhere(folder)  # Never beats again.
+    write_foreign_claim(folder)  # Never beats again.
     with lease.hold(folder):
-        assert lease.owner(folder) != "t"
+        assert lease.owner_token(folder) != "t"
 
     monkeypatch.setattr(lease, "STILL_TIMEOUT_S", LONG_S)
-    driver, over = elsewhere(folder), threading.Event()
+    driver, is_over = write_foreign_claim(folder), threading.Event()
 
     def beat() -> None:
         number = 0
-        while not over.wait(0.02):
+        while not is_over.wait(0.02):
             number += 1
             folder.write_json(lease.FILE, asdict(replace(driver, beat_s=float(number))))
 
@@ -121,19 +120,19 @@ def test_driver_of_another_machine_is_judged_by_its_beat(
     thread.start()
     with pytest.raises(RunError, match="driven by process 7 on far"), lease.hold(folder):
         pass
-    over.set()
+    is_over.set()
     thread.join()
 
 
-def test_a_driver_that_lost_its_run_leaves_it_alone(
+def test_driver_that_lost_its_run_does_not_write_to_it(
     folder: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.01)
     with lease.hold(folder):
-        before = lease.read(folder)
+        before = lease.read_driver(folder)
         assert before is not None
         deadline_s = time.monotonic() + LONG_S
-        while lease.read(folder) in (before, None):
+        while lease.read_driver(folder) in (before, None):
             assert time.monotonic() < deadline_s
         taken = threading.Event()
         with monkeypatch.context() as patch:
@@ -141,40 +140,39 @@ def test_a_driver_that_lost_its_run_leaves_it_alone(
             patch.setattr(lease, "_is_alive", lambda *_: False)
             with lease.hold(folder):
                 taken.set()
-                assert lease.owner(folder) != before.token
-                with lease._guarded(
-                    folder
-                ):  # As any driver writes: a beat on its way must not come after it.
-                    elsewhere(folder)
+                assert lease.owner_token(folder) != before.token
+                # Under the lock, as every driver writes: a beat under way must not follow it.
+                with lease._locked(folder):
+                    write_foreign_claim(folder)
     assert taken.is_set()
-    assert lease.owner(folder) == "t"
+    assert lease.owner_token(folder) == "t"
 
 
-def test_a_lock_that_is_not_given_back_is_no_claim(
+def test_lock_that_is_never_released_times_out_without_a_claim(
     folder: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "_GUARD_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(lease, "_LOCK_TIMEOUT_S", 0.05)
     folder.local_path.mkdir(parents=True, exist_ok=True)
     with (
-        lease._guarded(folder),
+        lease._locked(folder),
         pytest.raises(TimeoutError, match="another process holds this lock"),
     ):
         lease._claim(folder)
-    assert lease.read(folder) is None
+    assert lease.read_driver(folder) is None
 
 
-def test_cut_off_claim_is_none(folder: Storage) -> None:
+def test_truncated_claim_counts_as_none(folder: Storage) -> None:
     folder.write_bytes(lease.FILE, b'{"token": "a", "ho')
     with lease.hold(folder):
-        assert lease.owner(folder) is not None
+        assert lease.owner_token(folder) is not None
 
 
-def test_seems_alive(folder: Storage) -> None:
-    far = elsewhere(folder)
+def test_seems_alive_uses_process_here_and_heartbeat_elsewhere(folder: Storage) -> None:
+    far = write_foreign_claim(folder)
     assert lease.seems_alive(far)
     assert not lease.seems_alive(replace(far, beat_s=time.time() - 60.0))
     with lease.hold(Storage(folder.uri + "2")):
-        mine = lease.read(Storage(folder.uri + "2"))
+        mine = lease.read_driver(Storage(folder.uri + "2"))
         assert mine is not None
         assert lease.seems_alive(mine)
         assert not lease.seems_alive(replace(mine, process_start="1"))

@@ -1,10 +1,8 @@
-"""What a driver shows of a run."""
+"""Progress lines of a driver."""
 
 from __future__ import annotations
 
-import pytest
-
-from raydc.tracking.progress import Progress, line_of
+from raydc.tracking.progress import Progress, format_line
 
 RECORD = {
     "kind": "progress",
@@ -18,42 +16,42 @@ RECORD = {
 }
 
 
-def test_line() -> None:
-    assert line_of(RECORD, 256) == (
+def test_format_line_shows_position_rate_and_remaining_time() -> None:
+    assert format_line(RECORD, 256) == (
         "train     step 1,200/2,340  epoch 6/10  loss 0.3457  20,480 rows/s  2 workers  eta 14s"
     )
-    assert line_of({**RECORD, "rows_per_s": 100.0, "world_size": 1}, 256).endswith(
+    assert format_line({**RECORD, "rows_per_s": 100.0, "world_size": 1}, 256).endswith(
         "100 rows/s  1 worker  eta 48m38s"
     )
-    assert line_of({**RECORD, "rows_per_s": 0.0}, 256)  # Nothing is divided by zero.
+    assert format_line({**RECORD, "rows_per_s": 0.0}, 256)  # No division by zero.
 
 
-def test_what_stays_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raydc.tracking.progress.time.monotonic", lambda: 0.0)
+def test_progress_shows_events_and_only_the_last_of_many_epochs() -> None:
     lines: list[str] = []
     epoch = {"kind": "epoch", "step": 7, "split": "validation", "loss": 0.5, "accuracy": 0.75}
-    with Progress(lines.append, 256) as progress:
-        progress.take({"kind": "attempt_started", "step": 0, "world_size": 2})
-        progress.take({**epoch, "epoch": 1})
-        progress.take({**epoch, "epoch": 2})
-        progress.take(
+    with Progress(lines.append, 256, now_s=lambda: 0.0) as progress:
+        progress.show({"kind": "attempt_started", "step": 0, "world_size": 2})
+        progress.show({**epoch, "epoch": 1})
+        progress.show({**epoch, "epoch": 2})
+        progress.show(
             {
                 "kind": "checkpoint_skipped",
                 "checkpoint": "step_00000014",
                 "reason": "a.bin is damaged",
             }
         )
-        progress.take(
+        progress.show(
             {"kind": "checkpoint_delayed", "step": 21, "reason": "No space left on device"}
         )
-        progress.take(
+        progress.show(
             {"kind": "checkpoint_failed", "step": 21, "reason": "No space left on device"}
         )
-        progress.take({"kind": "attempt_started", "step": 7, "world_size": 1})
+        progress.show({"kind": "attempt_started", "step": 7, "world_size": 1})
     assert lines == [
         "train     step_00000014 does not verify and is skipped: a.bin is damaged",
-        "train     the checkpoint of step 21 is tried again: No space left on device",
-        "train     the checkpoint of step 21 was not written, the ones before stay: No space left on device",
-        "train     restart 1: goes on after step 7, 1 worker",
+        "train     the checkpoint of step 21 will be tried again: No space left on device",
+        "train     the checkpoint of step 21 was not written, older ones stay: "
+        "No space left on device",
+        "train     restart 1: continues after step 7, 1 worker",
         "train     epoch 2  step 7  validation loss 0.5000  accuracy 0.7500",
     ]
