@@ -1,13 +1,15 @@
-"""What a checkpoint every 10 steps costs the steps: raydc beside none, and beside the usual way.
+"""Cost of a checkpoint every 10 steps: raydc against none, and against the usual way.
 
     python bench/checkpoint.py [--rounds 12] [--models resnet18-64 mlp] [--threads 1] [--folder DIR]
 
-The same steps of the same network in one process, a block of them at a time and in turn: without anything; with a
-checkpoint of raydc every 10 steps (copied beside the step; hashed, written and synchronised by its thread); with its
-recent states in the memory of a Ray actor, as often as `max_recomputed_steps: 10` asks; with torch.save and fsync
-before the next step. A block ends when its last checkpoint has arrived, so nothing is left to the next one. A ratio
-is that of two blocks of one round; the table has the medians. The cost in CPU seconds counts the process's
-threads too: about what a machine pays that has no core left for them, as with `--threads` as many as there are CPUs.
+The same steps of the same network in one process, a block of them at a time and in turn: without
+anything; with a checkpoint of raydc every 10 steps (copied during the step; hashed, written and
+synchronised by its thread); with its recent states in the memory of a Ray actor, as often as
+`max_recomputed_steps: 10` asks; with torch.save and fsync before the next step. A block ends when
+its last checkpoint has arrived, so nothing is left to the next one. A ratio is that of two blocks
+of one round; the table has the medians. The cost in CPU seconds counts the process's threads too:
+about what a machine pays that has no core left for them, as with `--threads` as many as there are
+CPUs.
 """
 
 from __future__ import annotations

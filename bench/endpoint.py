@@ -2,16 +2,19 @@
 
     python -m bench.endpoint [--seconds 60] [--only changes outages overload scaling]
 
-The model is a network that takes as long as it is told (bench/paced.py), so that its capacity is known. Clients are
-processes of their own (bench/load.py): each has one connection, asks for a row of 20 ms, waits for the answer, and asks
-again 10 ms later. Without the client library nothing is tried again, whatever fails is counted.
+The model is a network that takes a given time (bench/paced.py), so that its capacity is known.
+Clients are separate processes (bench/load.py): each has one connection, sends a row of 20 ms, waits
+for the answer, and sends the next one 10 ms later. Without the client library nothing is retried;
+every failure is counted.
 
-- changes: promote, promote of a version whose golden rows are wrong, rollback, a canary of a half that begins and ends,
-  1 -> 3 -> 1 replicas, promote while Serve's controller is killed, kill -9 of the controller, kill -9 of one of two
-  replicas; under one steady load.
-- outages: kill -9 of HAProxy and of the only replica, with and without the client library at the same time.
+- changes: promote, promote of a version whose golden rows are wrong, rollback, a canary of a half
+  that starts and ends, 1 -> 3 -> 1 replicas, promote while Serve's controller is killed, kill -9 of
+  the controller, kill -9 of one of two replicas; under one steady load.
+- outages: kill -9 of HAProxy and of the only replica, with and without the client library at the
+  same time.
 - overload: five times as many requests as can be answered, for half of --seconds.
-- scaling: to three replicas, to none, and back; replicas that stop with requests in work; clients that go away.
+- scaling: to three replicas, to none, and back; replicas that stop with requests in work; clients
+  that go away.
 
 Prints tables and writes bench/results/endpoint.json.
 """
@@ -39,7 +42,8 @@ from bench.stage import Stage, local_ray, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("changes", "outages", "overload", "scaling")
-# A forward pass of 20 ms: most clients wait for an answer at the moment at which something is killed.
+# A forward pass of 20 ms: most clients wait for an answer at the moment at which something is
+# killed.
 ROWS = [{"seconds": 0.02}]
 CLIENTS = "6"
 # Answers that are waited for after an event, so that what it did late is seen too.
@@ -51,7 +55,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Event:
-    """Something that is done under load, and how often a client may see another version because of it."""
+    """A change under load, and how often it may change the version that a client sees."""
 
     name: str
     do: Callable[[Stage], None]
@@ -81,7 +85,7 @@ CHANGES = (
 )
 
 
-# Under a steady load -----------------------------------------------------------------------------------------
+# Under a steady load ------------------------------------------------------------------------------
 
 
 def under_change(
@@ -122,11 +126,11 @@ def _row(name: str, requests: list[Request], took_s: float) -> Row:
     }
 
 
-# Without an answer -------------------------------------------------------------------------------------------
+# Without an answer --------------------------------------------------------------------------------
 
 
 def outages(stage: Stage, folder: Path) -> list[Row]:
-    """kill -9 of what there is only one of: plain clients beside clients that use the library."""
+    """Kills processes that exist only once: plain clients against clients that use the library."""
     stage.deploy(1)
     rows = []
     for name, kill in (("HAProxy", stage.kill_proxy), ("the only replica", stage.kill_replica)):
@@ -155,11 +159,13 @@ def outages(stage: Stage, folder: Path) -> list[Row]:
     return rows
 
 
-# Too much ----------------------------------------------------------------------------------------------------
+# Too much -----------------------------------------------------------------------------------------
 
 
 def overload(stage: Stage, folder: Path, flood_s: float, times: float = 5.0) -> Row:
-    """Forward passes of 100 ms for up to four requests; eight in work, four that wait. First eight clients, then more.
+    """Overloads an endpoint whose forward pass takes 100 ms for up to four requests.
+
+    Eight requests are in work and four wait. Eight clients load it first, then more.
 
     Args:
         stage: The endpoint.
@@ -206,7 +212,7 @@ def overload(stage: Stage, folder: Path, flood_s: float, times: float = 5.0) -> 
     }
 
 
-# More and fewer ----------------------------------------------------------------------------------------------
+# More and fewer -----------------------------------------------------------------------------------
 
 
 def scaling(stage: Stage, folder: Path) -> list[Row]:
@@ -250,7 +256,7 @@ def stopped_in_work(stage: Stage, num_requests: int = 8) -> list[int]:
 
 
 def gone_clients(stage: Stage, goes: bool = True) -> list[float]:
-    """What is computed when a client asks while another request is in work, and goes away before its turn.
+    """Counts what is computed for a client that disconnects before its turn.
 
     Args:
         stage: The endpoint.
@@ -264,7 +270,8 @@ def gone_clients(stage: Stage, goes: bool = True) -> list[float]:
         wait_for(lambda: stage.num_in_work() == 1, "the first request")
         with socket.create_connection((parts.hostname, parts.port), timeout=30.0) as client:
             body = _body(0.25)
-            head = f"POST {parts.path}/predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+            head = f"POST {parts.path}/predict HTTP/1.1\r\nhost: a\r\n"
+            head += "content-type: application/json\r\n"
             client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             wait_for(lambda: stage.num_in_work() == 2, "the request of the client that goes")
             if not goes:
@@ -300,7 +307,7 @@ def _ms(seconds: float) -> float:
     return round(1000 * seconds, 1)
 
 
-# All of it ---------------------------------------------------------------------------------------------------
+# All of it ----------------------------------------------------------------------------------------
 
 
 def main() -> None:

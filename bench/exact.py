@@ -1,17 +1,20 @@
-"""What the same bits cost: rows per second of `train.exact: true` beside plain data parallelism, on Fashion-MNIST.
+"""Cost of bitwise reproducibility: rows per second of `train.exact: true` against data parallelism.
 
     python bench/exact.py [--rounds 7] [--models mlp cnn resnet18] [--workers 1 2 4] [--data FOLDER]
 
-For each number of workers W, as many processes (gloo, one thread each) hold the same network four times and train it
-in turn, a few steps each, round after round, so that all see the same minutes of the machine:
+For each number of workers W, as many processes (gloo, one thread each) hold the same network four
+times and train it in turn, a few steps each, round after round, so that all see the same minutes
+of the machine:
 
     exact, V=W   one logical shard a worker
-    exact, V=4   four logical shards a step, whoever holds them
-    plain        `exact: false`: the rows of a worker in one piece, buckets summed in any order
-    DDP          torch's DistributedDataParallel in a plain loop (a bare loop for one worker): the measure of all
+    exact, V=4   four logical shards a step, on any number of workers
+    plain        `exact: false`: a worker's rows in one piece, buckets summed in any order
+    DDP          torch's DistributedDataParallel in a plain loop (a bare loop for one worker): the
+                 reference
 
-Rows come from the shards on disk (raydc's feed) for all of them; a step has 256 rows and AdamW. Rates are medians of
-rounds, ratios medians of the ratios inside a round. Prints one table, writes one JSON file.
+Rows are those of Fashion-MNIST, from the shards on disk (raydc's feed) for all
+contenders; a step has 256 rows and AdamW. Rates are medians of rounds, ratios medians of the ratios inside a round. Prints one table, writes
+one JSON file.
 """
 
 from __future__ import annotations
@@ -194,10 +197,12 @@ def megabytes(name: str, model: str, world_size: int) -> float:
 
 def show(rows: list[dict[str, Any]]) -> None:
     print(
-        f"{'model':10}{'workers':>8}  {'contender':14}{'rows/s':>10}{'of DDP':>9}{'of plain':>10}{'MB sent':>10}"
+        f"{'model':10}{'workers':>8}  "
+        f"{'contender':14}{'rows/s':>10}{'of DDP':>9}{'of plain':>10}{'MB sent':>10}"
     )
     for row in rows:
-        numbers = f"{row['rows_per_s']:10,.0f}{row['of_ddp']:9.2f}{row['of_plain']:10.2f}{row['mb_sent']:10.1f}"
+        ratios = f"{row['of_ddp']:9.2f}{row['of_plain']:10.2f}"
+        numbers = f"{row['rows_per_s']:10,.0f}{ratios}{row['mb_sent']:10.1f}"
         print(f"{row['model']:10}{row['workers']:8}  {row['contender']:14}{numbers}")
     target = ROOT / "bench" / "results" / "exact.json"
     target.parent.mkdir(exist_ok=True)

@@ -1,10 +1,11 @@
-"""Load on an endpoint from a process of its own, and what came of it: each request is a line of a file.
+"""Generates load on an endpoint in its own process; each request becomes a line of a file.
 
-    python -m bench.load URL FILE --clients 4 --pace 0.01 [--library]     clients that wait for their answer
-    python -m bench.load URL FILE --rate 1000                             requests that come whatever happens
+    python -m bench.load URL FILE --clients 4 --pace 0.01 [--library]     closed loop
+    python -m bench.load URL FILE --rate 1000                             open loop
 
-Without `--library` nothing is tried again. Each client has one connection and a key of its own. It ends when its
-standard input does.
+Clients of the closed loop wait for their answer; the open loop sends at its rate whatever happens.
+Without `--library` nothing is retried. Each client has one connection and its own key. The process
+ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Request:
         return self.began_s + self.took_s
 
 
-# What came of it ---------------------------------------------------------------------------------------------
+# What came of it ----------------------------------------------------------------------------------
 
 
 def failures(requests: Iterable[Request]) -> Counter[str]:
@@ -65,7 +66,7 @@ def percentile_s(requests: Iterable[Request], fraction: float) -> float:
 
 
 def changes(requests: Iterable[Request]) -> dict[int, list[str]]:
-    """The versions that each client saw, in the order of its requests, each once for as long as it stayed."""
+    """Lists the versions that each client saw, in order, without immediate repetitions."""
     seen: dict[int, list[str]] = {}
     for request in sorted(requests, key=lambda one: one.began_s):
         versions = seen.setdefault(request.client, [])
@@ -75,7 +76,7 @@ def changes(requests: Iterable[Request]) -> dict[int, list[str]]:
 
 
 def outage_s(requests: Iterable[Request]) -> float:
-    """From the first request that failed to the first answer after the last one that did; 0 without a failure."""
+    """Seconds from the first failure to the first answer after the last; 0 without a failure."""
     failed = [request for request in requests if request.failure is not None]
     if not failed:
         return 0.0
@@ -88,7 +89,7 @@ def outage_s(requests: Iterable[Request]) -> float:
     return min(answered, default=last_s) - min(request.began_s for request in failed)
 
 
-# The side that starts it -------------------------------------------------------------------------------------
+# The side that starts it --------------------------------------------------------------------------
 
 
 class Load:
@@ -131,12 +132,13 @@ class Load:
         ):
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise TimeoutError(
-                    f"no {count} answers within {timeout_s:g} s: {failures(self.requests(now_s)).most_common(3)}"
+                    f"no {count} answers within {timeout_s:g} s: "
+                    f"{failures(self.requests(now_s)).most_common(3)}"
                 )
             time.sleep(0.05)
 
 
-# The side that asks ------------------------------------------------------------------------------------------
+# The side that asks -------------------------------------------------------------------------------
 
 
 def main() -> None:

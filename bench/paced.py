@@ -1,4 +1,4 @@
-"""A network that takes as long as it is told, and tells a file what it has computed: what one waits for is known."""
+"""A network that takes the time its input asks for, and records in a file what it has computed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Paced(torch.nn.Module):
 
     Args:
         file: Where the inputs of each forward pass go.
-        least_s: Shortest time of a forward pass. From a millisecond on, a replica keeps it off its event loop.
+        least_s: Shortest time of a forward pass. From a millisecond on, a replica keeps it off
+            its event loop.
     """
 
     def __init__(self, file: str, least_s: float) -> None:

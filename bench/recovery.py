@@ -1,16 +1,20 @@
-"""Seconds from a failure to the next useful step: raydc beside the same script written with plain Ray Train.
+"""Seconds from a failure to the next useful step: raydc against the same script on plain Ray Train.
 
-    python bench/recovery.py [--repeats 10] [--failures worker host driver] [--contenders raydc ray-train]
+    python bench/recovery.py [--repeats 10] [--failures worker host driver]
+                             [--contenders raydc ray-train]
 
-A useful step is one that had not been done when the failure came. Each measurement is a run of its own, of two workers
-that train the same network (a step takes about 50 ms) and write a checkpoint every ten steps; it is disturbed after it
-has been under way for some seconds:
+A useful step is one that had not been done when the failure came. Each measurement is a new run of
+two workers that train the same network (a step takes about 50 ms) and write a checkpoint
+every ten steps; it is disturbed after it has been under way for some seconds:
 
 - worker: kill -9 of one of the two; it is replaced. Each rank in turn.
-- host: kill -9 of everything on one of two nodes of a cluster (`ray.cluster_utils.Cluster`); one worker goes on.
-- driver: kill -9 of the driver, which is started again at once with the same command (raydc: and `--resume`).
+- host: kill -9 of everything on one of two nodes of a cluster (`ray.cluster_utils.Cluster`); one
+  worker continues.
+- driver: kill -9 of the driver, which is started again at once with the same command (raydc: and
+  `--resume`).
 
-Ray Train has its defaults, except that failures are allowed at all. Prints median and worst, writes one JSON file.
+Ray Train has its defaults, except that failures are allowed at all. Prints median and worst,
+writes one JSON file.
 """
 
 from __future__ import annotations
@@ -94,7 +98,8 @@ def show(results: list[dict[str, Any]]) -> None:
         table.append(row)
         span = f"{min(steps)} to {max(steps)}"
         print(
-            f"{failure:8} {LABELS[contender]:10} {row['median_s']:9.1f} {row['worst_s']:9.1f} {span:>18} {len(cell):3}"
+            f"{failure:8} {LABELS[contender]:10} {row['median_s']:9.1f} {row['worst_s']:9.1f} "
+            f"{span:>18} {len(cell):3}"
         )
     target = ROOT / "bench" / "results" / "recovery.json"
     target.parent.mkdir(exist_ok=True)
@@ -105,7 +110,7 @@ def show(results: list[dict[str, Any]]) -> None:
     print(f"\nwritten to {target.relative_to(ROOT)}")
 
 
-# One measurement ---------------------------------------------------------------------------------------------
+# One measurement ----------------------------------------------------------------------------------
 
 
 def measure(contender: str, failure: str, repeat: int, work: Path) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def wait(condition: Any, driver: subprocess.Popen[bytes], work: Path) -> None:
 
 
 def lines_of(work: Path) -> list[dict[str, Any]]:
-    """`start` and `step` records of a run, in the order of writing; the same form for all contenders."""
+    """Reads the `start` and `step` records of a run, in the same form for all contenders."""
     path = work / "run" / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     records = []
@@ -191,7 +196,7 @@ def disturb(failure: str, repeat: int, work: Path) -> None:
     if failure == "worker":
         os.kill(pids_of_workers(work)[repeat % 2], signal.SIGKILL)
         return
-    # The last one is the node beside the one that rank 0 is on, or not: each repeat the other.
+    # Alternates between the node of rank 0 and the other one from repeat to repeat.
     raylet = json.loads((work / "raylets.json").read_text())[repeat % 2]
     victims = [raylet, *children_of(raylet)]
     for pid in victims:
@@ -208,7 +213,7 @@ def pids_of_workers(work: Path) -> list[int]:
 
 
 def end_processes_of(work: Path) -> None:
-    """Ends what Ray had started for a measurement: all that names its folder, and what that has started."""
+    """Ends the processes of a measurement: those that name its folder, and their children."""
     victims = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # It may just have ended.
@@ -243,7 +248,7 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-# Drivers -----------------------------------------------------------------------------------------------------
+# Drivers ------------------------------------------------------------------------------------------
 
 
 def make_cluster(failure: str, work: Path) -> str | None:

@@ -1,18 +1,21 @@
-"""Requests per second, latency and server CPU of an endpoint: raydc beside FastAPI, LitServe and plain Ray Serve.
+"""Requests per second, latency and CPU of an endpoint: raydc, FastAPI, LitServe, plain Ray Serve.
 
-    python bench/serve.py [--rounds 3] [--seconds 3] [--tasks ...] [--contenders ...] [--connections 1 8 32 128]
+    python bench/serve.py [--rounds 3] [--seconds 3] [--tasks ...] [--contenders ...]
+    [--connections 1 8 32 128]
 
-Every contender serves the same network with one process and one thread for it, and answers label, score and scores:
+Every contender serves the same network with one process and one thread for it, and answers label,
+score and scores:
 
     mlp-json     784-512-256-128-10, one 28x28 image as nested lists in JSON (`/predict` of raydc)
-    mlp-binary   the same, 784 bytes: binary tensors of the Open Inference Protocol (raydc), the raw body (FastAPI, Ray
+    mlp-binary   the same, 784 bytes: binary tensors of the Open Inference Protocol (raydc), the
+    raw body (FastAPI, Ray
                  Serve), base64 in JSON (LitServe, which hands no raw bodies to its workers)
     resnet18     224x224 photographs as JPEG: the raw body, or base64 in JSON (LitServe)
 
-The contenders of a task run at the same time; wrk asks one after the other, in turn for several rounds, so that all
-see the same minutes of the machine. CPU is that of all processes of a contender, HAProxy and Ray's own included, from
-/proc, above what they take when nobody asks (which is said beside). Numbers are medians of the rounds. Prints one
-table, writes one JSON file.
+The contenders of a task run at the same time; wrk loads one after the other, in turn for several
+rounds, so that all see the same minutes of the machine. CPU is that of all processes of a
+contender, HAProxy and Ray's own included, from /proc, above what they take when idle (printed as
+well). Numbers are medians of the rounds. Prints one table and writes one JSON file.
 
 Needs wrk (`apt install wrk`), and `pip install 'raydc[bench]'`.
 """
@@ -39,7 +42,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from serving import CONTENDERS, MODEL_OF_TASK, SHAPES, bare_s, serve
+from serve_contenders import CONTENDERS, serve
+from serve_task import MODEL_OF_TASK, SHAPES, bare_s
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 300.0
@@ -49,7 +53,8 @@ LABELS = {
     "litserve": "LitServe",
     "litserve-batching": "LitServe, batching",
     "ray": "Ray Serve, defaults",
-    "raydc": "raydc",
+    "raydc": "raydc, direct: auto",
+    "raydc-off": "raydc, direct: off",
     "raydc-optimized": "raydc, optimize: auto",
 }
 WRK_SCRIPT = """
@@ -129,7 +134,7 @@ def measure(task: str, options: argparse.Namespace, work: Path) -> list[dict[str
     return lines
 
 
-# Servers ----------------------------------------------------------------------------------------------------
+# Servers ------------------------------------------------------------------------------------------
 
 
 def start(contender: str, task: str, work: Path) -> tuple[subprocess.Popen[bytes], int]:
@@ -150,8 +155,8 @@ def wait_for_answer(
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
-            with urllib.request.urlopen(asked, timeout=START_TIMEOUT_S) as response:
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
+            with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as response:
                 print(f"{process.args[3]}: {response.read()[:100]!r}", file=sys.stderr)  # type: ignore[index]
             return
         except (OSError, urllib.error.URLError) as error:
@@ -163,7 +168,7 @@ def wait_for_answer(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a contender and what it started: it is asked first, because Ray has processes to end itself."""
+    """Ends a contender and its children; SIGINT comes first, since Ray ends its own processes."""
     pids = tree(process.pid)
     process.send_signal(signal.SIGINT)
     try:
@@ -193,7 +198,7 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_s(root: int) -> float:
-    """Seconds of CPU that a process and those below it have used, with those of children that have ended."""
+    """Seconds of CPU of a process and its descendants, those that have ended included."""
     ticks = 0
     for pid in tree(root):
         try:
@@ -205,7 +210,7 @@ def cpu_s(root: int) -> float:
 
 
 def idle_cpu(roots: dict[str, int]) -> dict[str, float]:
-    """CPU that each contender takes when nobody asks, as a fraction of a core."""
+    """CPU of each contender without load, as a fraction of a core."""
     before = {name: cpu_s(root) for name, root in roots.items()}
     time.sleep(IDLE_S)
     idle = {name: (cpu_s(root) - before[name]) / IDLE_S for name, root in roots.items()}
@@ -213,7 +218,7 @@ def idle_cpu(roots: dict[str, int]) -> dict[str, float]:
     return idle
 
 
-# Requests ---------------------------------------------------------------------------------------------------
+# Requests -----------------------------------------------------------------------------------------
 
 
 def request_of(contender: str, task: str) -> tuple[str, bytes, dict[str, str]]:
@@ -303,7 +308,7 @@ def ask(
     return line
 
 
-# The table --------------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------
 
 
 def show(rows: list[dict[str, Any]], connections: list[int]) -> None:
@@ -315,13 +320,15 @@ def show(rows: list[dict[str, Any]], connections: list[int]) -> None:
         mine = [row for row in rows if row["task"] == task]
         bare = next(row for row in mine if row["contender"] == "bare")
         print(
-            f"{task}: the bare forward pass takes {bare['p50']:.3f} ms ({bare['rps']:,.0f} a second)"
+            f"{task}: the bare forward pass takes {bare['p50']:.3f} ms ({bare['rps']:,.0f} a "
+            "second)"
         )
         for name in dict.fromkeys(row["contender"] for row in mine if row["contender"] != "bare"):
             cells = {row.get("connections"): row for row in mine if row["contender"] == name}
             line = "".join(cell(cells[number]) for number in connections)
             print(
-                f"  {LABELS[name]:24}{line}  idle: {cells[connections[0]]['idle_cpu']:.1%} of a core"
+                f"  {LABELS[name]:24}{line}  idle: {cells[connections[0]]['idle_cpu']:.1%} of a "
+                "core"
             )
     target = ROOT / "bench" / "results" / "serve.json"
     target.parent.mkdir(exist_ok=True)

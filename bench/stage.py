@@ -37,7 +37,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = WAIT_T
 
 
 class Stage:
-    """The endpoint of the paced network: versions 1 and 2 are good, the golden rows of 3 are wrong."""
+    """An endpoint of the paced network: versions 1 and 2 are good, 3 has wrong golden rows."""
 
     def __init__(self, folder: Path, least_s: float = 0.002) -> None:
         self.storage = Storage(str(folder / "store"))
@@ -49,7 +49,7 @@ class Stage:
         self.url = ""
 
     def deploy(self, min_replicas: int, max_replicas: int | None = None, **section: Any) -> None:
-        """Deploys the alias's version, or changes the endpoint, and waits until that many replicas answer.
+        """Deploys the version of the alias, or changes the endpoint, and waits for the replicas.
 
         Args:
             min_replicas: What is waited for; with 0 nothing is.
@@ -94,7 +94,7 @@ class Stage:
             raise LookupError("nothing is deployed")
         return application_module.settings_of(application)
 
-    # What is done to it ---------------------------------------------------------------------------------------
+    # What is done to it ---------------------------------------------------------------------------
 
     def promote(self, version: int = 2) -> None:
         serve.promote(self.storage, paced.NAME, ALIAS, version)
@@ -163,7 +163,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _command(pid: int) -> str:
-    """The first word of the command without its folder; empty for a process that is gone, or a zombie."""
+    """Name of a process's command, without its folder; empty for a zombie or a dead process."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0].rpartition("/")[2]
     return ""

@@ -1,14 +1,16 @@
-"""Rows per second of training: raydc beside the bare step and the usual ways, on Fashion-MNIST.
+"""Rows per second of training: raydc against the bare step and the usual ways, on Fashion-MNIST.
 
     python bench/train.py [--rounds 3] [--models mlp cnn] [--data FOLDER]
 
-Every contender trains the same network with the same batch (256), optimiser (AdamW) and one thread a worker, each in
-a process of its own, one after the other, in turn for several rounds. The ceiling is the bare step: forward, backward
-and optimiser on slices of a tensor that is ready; for the cnn also in the memory format and with the order of pooling
-and ReLU that raydc chooses. A rate is that of the last steps, inside an epoch, so start-up, validation and checkpoints
-do not count. Prints one table, writes one JSON file.
+Every contender trains the same network with the same batch (256), optimiser (AdamW) and one thread
+a worker, each in a process of its own, one after the other, in turn for several rounds. The
+ceiling is the bare step: forward, backward and optimiser on slices of a tensor that is ready; for
+the cnn also in the memory format and with the order of pooling and ReLU that raydc chooses. A rate
+is that of the last steps, inside an epoch, so start-up, validation and checkpoints do not count.
+Prints one table, writes one JSON file.
 
-The usual PyTorch script gets a loader process beside its training process, so it has two cores where raydc has one.
+The usual PyTorch script gets a loader process besides its training process, so it has two
+cores where raydc has one.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 256
 STEPS = {"mlp": 460, "cnn": 120}
-# The last steps are measured. They lie inside an epoch (235 steps): start-up, validation and checkpoints do not count.
+# The last steps are measured. They lie inside an epoch (235 steps): start-up, validation and
+# checkpoints do not count.
 MEASURED = {"mlp": 200, "cnn": 60}
 CONTENDERS = ("bare", "bare-tuned", "raydc", "raydc-2", "pytorch", "lightning", "ray-train")
 LABELS = {
@@ -365,7 +368,7 @@ def raydc(model: str, data: Path, work: Path, num_workers: int) -> float:
         f"train.global_batch_size={BATCH}",
         f"scaling.num_workers={num_workers}",
         "checkpoint.every_seconds=3600",
-        # They start beside the first seconds, which are all that is run here.
+        # They start in the first seconds of a run, which are all that is measured here.
         "fault_tolerance.spare_workers=false",
         "data.split.validation_fraction=0",
     ]
@@ -380,7 +383,7 @@ def raydc(model: str, data: Path, work: Path, num_workers: int) -> float:
 
 
 def rate_of(records: list[dict[str, Any]], model: str) -> float:
-    """From the times of the log lines: steps are written in groups, each group with the time of its last step."""
+    """Computes a rate from log lines: steps come in groups with the time of the last step."""
     first_step = STEPS[model] - MEASURED[model]
     steps = [
         record for record in records if record["kind"] == "step" and record["step"] >= first_step

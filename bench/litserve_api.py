@@ -1,20 +1,20 @@
-"""What LitServe serves in bench/serve.py; a module of its own, because LitServe's workers import the class by name."""
+"""The LitServe contender of bench/serve.py; its workers import the class from this module."""
 
 import base64
 from typing import Any
 
 import litserve
 import numpy as np
-from serving import Array, answer, decode, forward, network
+from serve_task import Array, answer, decode, forward, network
 
 
 class Api(litserve.LitAPI):
     """One task of bench/serve.py.
 
     Args:
-        task: Of `serving.MODEL_OF_TASK`.
-        model: The network's name.
-        options: Of `LitAPI`: how it makes batches, if it does.
+        task: A key of `serve_task.MODEL_OF_TASK`.
+        model: Name of the network.
+        options: Options of `LitAPI`: how it makes batches; none for one request at a time.
     """
 
     def __init__(self, task: str, model: str, **options: Any) -> None:

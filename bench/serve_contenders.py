@@ -1,96 +1,41 @@
-"""The contenders of bench/serve.py: the same network behind FastAPI, LitServe, plain Ray Serve and raydc.
+"""Contenders of bench/serve.py: one network behind FastAPI, LitServe, plain Ray Serve and raydc.
 
-Each is what a good engineer would write with that tool: inference mode, one thread, no copies that are not needed, no
-access log.
+Each is what a good engineer would write with that tool: inference mode, one thread, no needless
+copies, no access log.
 """
 
 from __future__ import annotations
 
-import io
 import signal
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image as Picture
-from torch import nn
+from serve_task import (
+    BATCH,
+    BATCH_TIMEOUT_S,
+    MODEL_OF_TASK,
+    MODELS,
+    SHAPES,
+    answer,
+    decode,
+    forward,
+    network,
+    signature,
+)
 
-from raydc import models
-from raydc.features import Features, Image, Signature
-from raydc.spec.model import Mlp, Torchvision
+from raydc.features import Features, Image
 
-CONTENDERS = ("fastapi", "litserve", "litserve-batching", "ray", "raydc", "raydc-optimized")
-MODEL_OF_TASK = {"mlp-json": "mlp", "mlp-binary": "mlp", "resnet18": "resnet18"}
-SHAPES = {"mlp": (1, 28, 28), "resnet18": (3, 224, 224)}
-MODELS: dict[str, Any] = {
-    "mlp": Mlp(name="mlp", hidden=[512, 256, 128]),
-    "resnet18": Torchvision(name="resnet18"),
-}
-CLASSES = tuple("0123456789")
-BATCH = {"mlp": 64, "resnet18": 8}
-BATCH_TIMEOUT_S = 0.002
-
-Array = np.ndarray[Any, Any]
-
-
-def signature(model: str) -> Signature:
-    channels = SHAPES[model][0]
-    return Signature(
-        "image",
-        SHAPES[model],
-        "uint8",
-        (127.5,) * channels,
-        (127.5,) * channels,
-        "classification",
-        CLASSES,
-    )
-
-
-def network(model: str) -> nn.Module:
-    torch.set_num_threads(1)
-    return models.build(MODELS[model], signature(model), 0).eval()
-
-
-def decode(task: str, content: Any) -> Array:
-    """What came to [C, H, W]."""
-    if task == "mlp-json":
-        return np.array(content, dtype=np.uint8).reshape(1, 28, 28)
-    if task == "mlp-binary":
-        return np.frombuffer(content, dtype=np.uint8).reshape(1, 28, 28)
-    return np.asarray(Picture.open(io.BytesIO(content)).convert("RGB")).transpose(2, 0, 1)
-
-
-def forward(net: nn.Module, x: Array) -> Array:
-    """[B, C, H, W] to probabilities [B, 10]."""
-    with torch.inference_mode():
-        scores: Array = net(torch.tensor(x)).softmax(dim=1).numpy()
-    return scores
-
-
-def answer(scores: Array) -> dict[str, Any]:
-    best = int(scores.argmax())
-    return {
-        "label": CLASSES[best],
-        "score": float(scores[best]),
-        "scores": dict(zip(CLASSES, scores.tolist(), strict=True)),
-    }
-
-
-def bare_s(task: str) -> float:
-    """Median seconds of a forward pass of one row on an array that is ready."""
-    net = network(MODEL_OF_TASK[task])
-    x = np.zeros((1, *SHAPES[MODEL_OF_TASK[task]]), dtype=np.uint8)
-    times: list[float] = []
-    deadline = time.perf_counter() + 2.0
-    while time.perf_counter() < deadline:
-        started = time.perf_counter()
-        forward(net, x)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+CONTENDERS = (
+    "fastapi",
+    "litserve",
+    "litserve-batching",
+    "ray",
+    "raydc",
+    "raydc-off",
+    "raydc-optimized",
+)
 
 
 def serve(contender: str, task: str, port: int, work: Path) -> None:
@@ -100,8 +45,9 @@ def serve(contender: str, task: str, port: int, work: Path) -> None:
         "litserve": lambda: litserve(task, port, batching=False),
         "litserve-batching": lambda: litserve(task, port, batching=True),
         "ray": lambda: ray(task, port),
-        "raydc": lambda: raydc(task, port, work, "none"),
-        "raydc-optimized": lambda: raydc(task, port, work, "auto"),
+        "raydc": lambda: raydc(task, port, work),
+        "raydc-off": lambda: raydc(task, port, work, direct="off"),
+        "raydc-optimized": lambda: raydc(task, port, work, optimize="auto"),
     }
     functions[contender]()
 
@@ -146,7 +92,7 @@ def fastapi(task: str, port: int) -> None:
 
 def litserve(task: str, port: int, batching: bool) -> None:
     import litserve
-    from litapi import Api
+    from litserve_api import Api
 
     model = MODEL_OF_TASK[task]
     options = {"max_batch_size": BATCH[model], "batch_timeout": BATCH_TIMEOUT_S} if batching else {}
@@ -185,7 +131,7 @@ def ray(task: str, port: int) -> None:
     wait_for_interrupt(ray.shutdown)
 
 
-def raydc(task: str, port: int, work: Path, optimize: str) -> None:
+def raydc(task: str, port: int, work: Path, **serve_fields: str) -> None:
     from raydc import bundle, engine, serve, spec
     from raydc.registry import Registry
     from raydc.storage import Storage
@@ -197,10 +143,13 @@ def raydc(task: str, port: int, work: Path, optimize: str) -> None:
         "storage": storage.uri,
         "data": {"source": "unused.csv", "target": "label"},
         "model": MODELS[model].model_dump(),
-        "serve": {"port": port, "auth": "none", "autoscaling_config": {"max_replicas": 1}},
+        "serve": {
+            "port": port,
+            "auth": "none",
+            "autoscaling_config": {"max_replicas": 1},
+            **serve_fields,
+        },
     }
-    if optimize != "none":
-        value["serve"]["optimize"] = optimize
     given = spec.resolve(spec.from_dict(value))
     channels, height, width = SHAPES[model]
     features = Features(signature(model), "label", {"image": Image(height, width, channels)})
