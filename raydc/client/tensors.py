@@ -18,8 +18,10 @@ import numpy.typing as npt
 from raydc.client.replies import Reply, Tensors, json_of
 from raydc.errors import ServeError, UsageError
 
+# Length of the JSON part in bytes. Header names of a `Reply` are in lower case.
 HEADER = "inference-header-content-length"
-_DATATYPES = {
+# The endpoint (`serve.protocol.binary`) reads and writes by the same table.
+DATATYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("u1"),
     "UINT16": np.dtype("<u2"),
@@ -96,12 +98,12 @@ def _encode(name: str, value: Any) -> tuple[str, list[int], bytes]:
         )
     if array.dtype.kind in "OSU":
         return "BYTES", list(array.shape), _encode_texts(name, array)
-    for datatype, dtype in _DATATYPES.items():
+    for datatype, dtype in DATATYPES.items():
         if array.dtype.kind == dtype.kind and array.dtype.itemsize == dtype.itemsize:
             return datatype, list(array.shape), array.astype(dtype, copy=False).tobytes()
     raise UsageError(
         f"input {name!r} has dtype {array.dtype}",
-        f"Convert it to one of {', '.join(_DATATYPES)} or text.",
+        f"Convert it to one of {', '.join(DATATYPES)} or text.",
     )
 
 
@@ -127,9 +129,9 @@ def _from_bytes(output: Mapping[str, Any], content: bytes) -> Array:
             texts.append(content[start + 4 : start + 4 + length].decode())
             start += 4 + length
         return np.array(texts, dtype=object).reshape(shape)
-    return np.frombuffer(content, _DATATYPES[output["datatype"]]).reshape(shape)
+    return np.frombuffer(content, DATATYPES[output["datatype"]]).reshape(shape)
 
 
 def _from_json(output: Mapping[str, Any]) -> Array:
-    dtype = object if output["datatype"] == "BYTES" else _DATATYPES[output["datatype"]]
+    dtype = object if output["datatype"] == "BYTES" else DATATYPES[output["datatype"]]
     return np.array(output["data"], dtype=dtype).reshape(output["shape"])

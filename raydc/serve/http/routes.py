@@ -17,8 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from raydc.errors import DataError, TooManyPixelsError
-from raydc.serve.http import docs, page
-from raydc.serve.http.deadlines import DeadlineError, Deadlines
+from raydc.serve.http import page
 from raydc.serve.http.request import GONE, EncodedResponse, Request, answer_json, refuse
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi, predict_body
 from raydc.serve.protocol.interface import RequestError
@@ -66,7 +65,6 @@ class Routes:
         self.service = service
         self.version = version
         self.answered: Counter[int] = Counter()
-        self._deadlines = Deadlines()
 
     async def respond(self, asked: Request) -> Response:
         """Answers any request; never raises for what a client or a model does."""
@@ -93,7 +91,7 @@ class Routes:
     async def _respond(self, asked: Request, loaded: Loaded | None) -> Response:
         timeout_s = _timeout_s(asked, loaded.settings.request_timeout_s) if loaded else None
         try:
-            with self._deadlines.after(timeout_s):
+            async with asyncio.timeout(timeout_s) as deadline:
                 return await self._dispatch(asked, loaded)
         except RequestError as error:
             return refuse(asked, error)
@@ -101,11 +99,12 @@ class Routes:
             status = 413 if isinstance(error, TooManyPixelsError) else 422
             message = f"{error.message}. {error.hint}" if error.hint else error.message
             return refuse(asked, RequestError(status, message))
-        except DeadlineError:
-            return refuse(asked, RequestError(408, _too_late(timeout_s, loaded)))
         except ClientDisconnect:
             return refuse(asked, RequestError(GONE, "the client went away"))
-        except Exception:  # The last place where an error can become an answer.
+        except Exception as error:  # The last place where an error can become an answer.
+            # A TimeoutError may also be the model's own, which is a failure.
+            if isinstance(error, TimeoutError) and deadline.expired():
+                return refuse(asked, RequestError(408, _too_late(timeout_s, loaded)))
             logger.exception("request %s failed", asked.id)
             message = "the model failed on this request; the replica's log says why"
             return refuse(asked, RequestError(500, message))
@@ -140,7 +139,8 @@ class Routes:
                 return answer_json(self._document(asked, _require(loaded)))
             case ["docs"]:
                 asked.allow("GET")
-                return docs.page(self._document(asked, _require(loaded)))
+                # Where frameworks show their interface to people; a client follows it to the document.
+                return Response(status_code=307, headers={"location": "openapi.json"})
         if (shown := page.answer(asked)) is not None:
             return shown
         raise RequestError(

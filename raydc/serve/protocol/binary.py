@@ -15,29 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from raydc.client import tensors
 from raydc.serve.protocol.interface import RequestError
 
 Array = npt.NDArray[Any]
 
 EXTENSION = "binary_tensor_data"
-HEADER = "Inference-Header-Content-Length"
+HEADER = tensors.HEADER.title()
 
-# BF16 becomes FP32 as it is read: numpy has no such type.
-DATATYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype("<u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("<i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "BF16": np.dtype("<f4"),
-}
+# numpy has no BF16: it is read as FP32.
+DATATYPES: dict[str, np.dtype[Any]] = {**tensors.DATATYPES, "BF16": np.dtype("<f4")}
 _STORED = {"BF16": np.dtype("<u2")}
 
 

@@ -70,17 +70,19 @@ class Body:
         elif kind.startswith("image/"):
             return _image_inputs([self.content], interface, max_pixels)
         elif kind == MULTIPART:
-            parts = forms.multipart(
+            parts = forms.parse_multipart(
                 self.content, self.content_type, max_rows + len(interface.kinds)
             )
             files = [part for part in parts if part.is_file]
             if files:
                 return _file_inputs(files, len(parts), interface, max_rows, max_pixels)
-            rows = [forms.row(parts)]
+            rows = [forms.form_row(parts)]
         elif kind == URLENCODED:
-            rows = [forms.row(forms.urlencoded(self.content, len(interface.kinds) + 100))]
+            rows = [
+                forms.form_row(forms.parse_urlencoded(self.content, len(interface.kinds) + 100))
+            ]
         else:
-            rows = forms.csv_rows(self.content, list(interface.kinds), max_rows)
+            rows = forms.parse_csv(self.content, list(interface.kinds), max_rows)
             check_rows(len(rows), max_rows, "the CSV file")
             if not rows:
                 raise RequestError(400, "the CSV file has no rows")
@@ -130,8 +132,10 @@ def _file_inputs(
     if len(files) < num_parts:
         raise RequestError(400, "the form has files and other fields; send one or the other")
     if interface.image_column is None:
-        if len(files) == 1 and files[0].kind in (JSON, CSV):
-            return Body(files[0].content, files[0].kind, "").inputs(interface, max_rows, max_pixels)
+        if len(files) == 1 and files[0].media_type in (JSON, CSV):
+            return Body(files[0].content, files[0].media_type, "").inputs(
+                interface, max_rows, max_pixels
+            )
         raise RequestError(
             415,
             "this model takes no images; send one file of application/json or text/csv, or fields",

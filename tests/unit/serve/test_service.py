@@ -234,7 +234,7 @@ def test_health_and_metadata(tables: Store) -> None:
 
 def test_what_may_be_got_may_be_asked_for_its_head(tables: Store) -> None:
     async def scenario(service: Service, routes: Routes) -> None:
-        for path in ("/v2", "/healthz", "/docs", "/v2/models/small"):
+        for path in ("/v2", "/healthz", "/openapi.json", "/v2/models/small"):
             assert (await routes.respond(request("HEAD", path))).status_code == 200
             refused = await routes.respond(request("PUT", path))
             assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
@@ -390,6 +390,39 @@ def test_a_model_that_fails_gives_500_without_a_trace(tables: Store) -> None:
         response = await routes.respond(post("/predict", small_models.table_rows(1)))
         assert response.status_code == 500
         assert "rows[0]: the model gave a value that is no finite number" in body(response)["error"]
+
+    run(tables.settings(), scenario)
+
+
+def test_predict_model_raises_timeout_of_its_own_gives_500(tables: Store) -> None:
+    async def scenario(service: Service, routes: Routes) -> None:
+        def broken(_: Any) -> Any:
+            raise TimeoutError("of the model")
+
+        fake_forward(service, broken)
+        response = await routes.respond(post("/predict", small_models.table_rows(1)))
+        assert response.status_code == 500
+
+    run(tables.settings(), scenario)
+
+
+def test_predict_cancelled_task_stays_cancelled(tables: Store) -> None:
+    """Only the end of its own deadline becomes an answer, not somebody else's cancellation."""
+
+    async def scenario(service: Service, routes: Routes) -> None:
+        slow = asyncio.Event()
+
+        async def receive() -> Any:
+            slow.set()
+            await asyncio.Event().wait()
+
+        waiting = request("POST", "/predict", headers=JSON)
+        waiting.receive = receive
+        task = asyncio.create_task(routes.respond(waiting))
+        await slow.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     run(tables.settings(), scenario)
 

@@ -25,7 +25,7 @@ async function boot() {
   byId("boot-error").replaceChildren();
   byId("token-form").hidden = true;
   byId("forget").hidden = !hasToken();
-  byId("docs").hidden = hasToken(); // A link carries no token.
+  byId("openapi").hidden = hasToken(); // A link carries no token.
   byId("main").hidden = false;
   showModel();
   const [first] = model.inputs;
