@@ -101,10 +101,8 @@ def check_model(job: Job, data: prepared.Prepared) -> None:
 
     augment.make(job.spec.data.augment, data.features.signature, job.spec.seed)
 
-    section = job.spec.model
-    if getattr(section, "weights", None):
-        section = section.model_copy(update={"weights": None})  # Nothing is downloaded for a check.
-    models.build(section, data.features.signature, job.spec.seed)
+    # Pretrained weights have the shapes of fresh ones; a check need not download them.
+    models.build(job.spec.model.without_weights(), data.features.signature, job.spec.seed)
 
 
 def load_fork(job: Job, data: prepared.Prepared, given: str | None) -> Fork | None:

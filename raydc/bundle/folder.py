@@ -38,7 +38,6 @@ from raydc.bundle import card, golden
 from raydc.errors import CheckpointError, DataError, SpecError
 from raydc.features import Features
 from raydc.spec import ResolvedSpec
-from raydc.spec.model import Torchvision
 from raydc.storage import Storage, canonical_json, sha256
 
 Array = npt.NDArray[Any]
@@ -172,11 +171,7 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
 def _model(
     spec: ResolvedSpec, features: Features, weights: dict[str, torch.Tensor]
 ) -> torch.nn.Module:
-    section = spec.model
-    if isinstance(section, Torchvision):
-        section = section.model_copy(
-            update={"weights": None}
-        )  # They would be downloaded to be overwritten.
+    section = spec.model.without_weights()  # A download would be overwritten two lines below.
     model = models.build(section, features.signature, spec.seed)
     try:
         model.load_state_dict(weights)

@@ -81,9 +81,7 @@ def load(spec: ResolvedSpec, data: Prepared, runs: Storage, given: str) -> Fork:
     found = _choose(CheckpointStore(source / "checkpoints", 1), step)
     before = yaml.safe_load(found.files["spec.yaml"])
     _refuse_other_model(spec, before)
-    section = spec.model
-    if getattr(section, "weights", None):
-        section = section.model_copy(update={"weights": None})  # They come from the fork.
+    section = spec.model.without_weights()  # The fork's weights replace any pretrained ones.
     fresh = models.build(section, data.features.signature, spec.seed).state_dict()
     weights = _fit(fresh, unpack_weights(found), before["name"])
     return Fork(Origin(before["name"], found.step, source.uri, found.meta["data_hash"]), weights)

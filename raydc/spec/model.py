@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from raydc.spec.base import Count, Fraction, Section
 
 
-class Linear(Section):
+class ModelSection(Section):
+    """Fields and methods that all forms of section `model` share."""
+
+    def without_weights(self) -> Self:
+        """This section without pretrained weights, to build a network whose weights are set later.
+
+        Building it downloads nothing.
+        """
+        return self
+
+
+class Linear(ModelSection):
     """One linear layer: logistic or linear regression."""
 
     name: Literal["linear"]
@@ -21,7 +32,7 @@ DEFAULT_MLP_WIDTH = 256
 DEFAULT_CNN_WIDTH = 32
 
 
-class Mlp(Section):
+class Mlp(ModelSection):
     """A fully connected network: `hidden` widths, or `depth` layers of `width`."""
 
     name: Literal["mlp"]
@@ -48,7 +59,7 @@ class Mlp(Section):
         return self.hidden or [self.width or DEFAULT_MLP_WIDTH] * (self.depth or DEFAULT_DEPTH)
 
 
-class Cnn(Section):
+class Cnn(ModelSection):
     """Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then one hidden layer."""
 
     name: Literal["cnn"]
@@ -76,7 +87,7 @@ class Cnn(Section):
         return self.channels or [first << block for block in range(depth)]
 
 
-class Torchvision(Section):
+class Torchvision(ModelSection):
     """Any classification model of torchvision, by its name there."""
 
     name: str = Field(
@@ -91,8 +102,12 @@ class Torchvision(Section):
         default_factory=dict, description="Further keyword arguments of the model's constructor."
     )
 
+    def without_weights(self) -> Self:
+        """This section without pretrained weights; its network has the same shape."""
+        return self.model_copy(update={"weights": None})
 
-class Builder(Section):
+
+class Builder(ModelSection):
     """A network that a function of the user's own package builds."""
 
     builder: str = Field(
