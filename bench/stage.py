@@ -20,7 +20,7 @@ from raydc.registry import Registry
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.control import application as application_module
 from raydc.serve.control import rollout
-from raydc.serve.control.readiness import replica_states
+from raydc.serve.control.readiness import fetch_replica_states
 from raydc.serve.settings import Settings
 from raydc.storage import Storage
 
@@ -82,17 +82,19 @@ class Stage:
 
     def versions(self) -> list[int]:
         """The version that each replica answers with."""
-        return [state["settings"]["traffic"]["version"] for state in replica_states(paced.NAME)]
+        return [
+            state["settings"]["traffic"]["version"] for state in fetch_replica_states(paced.NAME)
+        ]
 
     def num_in_work(self) -> int:
         """Requests that have a place in a replica."""
-        return sum(int(state["in_work"]) for state in replica_states(paced.NAME))
+        return sum(int(state["in_work"]) for state in fetch_replica_states(paced.NAME))
 
     def _settings(self) -> Settings:
         application = application_module.find_application(paced.NAME)
         if application is None:
             raise LookupError("nothing is deployed")
-        return application_module.settings_of(application)
+        return application_module.read_settings(application)
 
     # What is done to it ---------------------------------------------------------------------------
 

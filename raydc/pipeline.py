@@ -17,7 +17,7 @@ from raydc.job import Job
 from raydc.registry import Registry, user
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
-from raydc.tokens import Tokens
+from raydc.tokens import TokenStore
 from raydc.tracking import lease
 
 if TYPE_CHECKING:
@@ -169,7 +169,9 @@ def _who_may_ask(job: Job) -> str | None:
         return None
     if section.auth == "none":
         return f"everybody who reaches {section.host} may ask: serve.auth is none"
-    there_are = any(not one.is_own for one in Tokens(job.storage, job.spec.name).all())
+    there_are = any(
+        not one.is_internal for one in TokenStore(job.storage, job.spec.name).read_all()
+    )
     return None if there_are else "nobody may ask yet: raydc token create SPEC --name NAME"
 
 
@@ -201,9 +203,13 @@ def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:
     classes = data.features.signature.classes
     expected = classes[int(y[0])] if classes else float(data.features.unscale(y[:, None])[0])
     is_open = job.spec.serve is None or job.spec.serve.auth == "none"
-    own = contextlib.nullcontext() if is_open else Tokens(job.storage, job.spec.name).own(user())
+    own = (
+        contextlib.nullcontext()
+        if is_open
+        else TokenStore(job.storage, job.spec.name).temporary(user())
+    )
     with own as token:
-        answer = serve.ask(served.url or "", row, token)
+        answer = serve.predict_row(served.url or "", row, token)
     return Served(served.version, served.metrics, served.url, answer, expected)
 
 

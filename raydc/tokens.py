@@ -49,7 +49,7 @@ class Token:
     who: str
 
     @property
-    def is_own(self) -> bool:
+    def is_internal(self) -> bool:
         """raydc made it for a request of its own."""
         return self.name.startswith(_OWN)
 
@@ -57,7 +57,7 @@ class Token:
         return self.expires_s is not None and now_s >= self.expires_s
 
 
-class Tokens:
+class TokenStore:
     """The tokens of one model.
 
     Args:
@@ -91,7 +91,7 @@ class Tokens:
             raise UsageError(
                 f"{name!r} cannot name a token", "A letter, then up to 63 letters, digits, _ and -."
             )
-        if any(one.name == name for one in self.all()):
+        if any(one.name == name for one in self.read_all()):
             raise UsageError(
                 f"model {self.model} has a token {name!r} already",
                 "Revoke it first, or choose another.",
@@ -110,18 +110,18 @@ class Tokens:
         now_s = round(time.time(), 3)
         expires_s = None if lifetime_s is None else round(now_s + lifetime_s, 3)
         ordered = tuple(right for right in RIGHTS if right in rights)
-        made = Token(name, identifier, hash_of(text), ordered, now_s, expires_s, who)
+        made = Token(name, identifier, hash_token(text), ordered, now_s, expires_s, who)
         self._folder.create_bytes(
             f"{name}.{identifier}.json", canonical_json(asdict(made), indent=2) + b"\n"
         )
         return text
 
-    def all(self) -> list[Token]:
+    def read_all(self) -> list[Token]:
         """All tokens, by name. Raises OSError."""
-        found = [self.read(file) for file in self.files()]
+        found = [self.read(file) for file in self.list_files()]
         return [one for one in found if one is not None]
 
-    def files(self) -> list[str]:
+    def list_files(self) -> list[str]:
         """Names of the files of all tokens. A file never changes. Raises OSError."""
         return [file for file in self._folder.names() if _FILE.match(file)]
 
@@ -133,7 +133,7 @@ class Tokens:
             return None
 
     @contextlib.contextmanager
-    def own(self, who: str = "") -> Iterator[str]:
+    def temporary(self, who: str = "") -> Iterator[str]:
         """A token to read with that lasts no longer than this context."""
         name = _OWN + secrets.token_hex(4)
         text = self.create(name, ("read",), _OWN_LIFETIME_S, who)
@@ -148,7 +148,7 @@ class Tokens:
         Raises:
             RegistryError: There is none of this name.
         """
-        files = self.files()
+        files = self.list_files()
         ours = [file for file in files if file.partition(".")[0] == name]
         if not ours:
             names = ", ".join(file.partition(".")[0] for file in files)
@@ -160,12 +160,12 @@ class Tokens:
             self._folder.delete(file)
 
 
-def hash_of(text: str) -> str:
+def hash_token(text: str) -> str:
     """What is kept of a token."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def id_of(text: str) -> str | None:
+def parse_token_id(text: str) -> str | None:
     """The part of a token that names its file; None where the text is no token."""
     prefix, _, rest = text.partition("_")
     identifier, _, secret = rest.partition("_")

@@ -71,17 +71,17 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
             f"no canary runs beside {given.name} {alias!r}",
             "raydc canary SPEC --version N starts one.",
         )
-    verdict = rollout.follow(
+    decision = rollout.follow(
         storage, given.name, alias, watched.version, rule, lambda line: report(f"canary    {line}")
     )
-    reason = f"{why}; {verdict.reason}" if why else verdict.reason
-    if verdict.kind == "promote":
+    reason = f"{why}; {decision.reason}" if why else decision.reason
+    if decision.kind == "promote":
         serve.promote(storage, given.name, alias, watched.version, why=reason)
-        report(f"{given.name}: alias {alias!r} is now version {watched.version}: {verdict.reason}")
+        report(f"{given.name}: alias {alias!r} is now version {watched.version}: {decision.reason}")
         return
     rollout.end(storage, given.name, alias, "canary", why=reason)
     raise ServeError(
-        f"canary version {watched.version} of {given.name} was dropped: {verdict.reason}"
+        f"canary version {watched.version} of {given.name} was dropped: {decision.reason}"
     )
 
 

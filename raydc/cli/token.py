@@ -10,7 +10,7 @@ import click
 from raydc.cli.app import SET, SPEC, load, report
 
 if TYPE_CHECKING:
-    from raydc.tokens import Tokens
+    from raydc.tokens import TokenStore
 
 NAME = click.option(
     "--name", required=True, help="Name of the token, as it stands in the access log."
@@ -55,7 +55,7 @@ def create(
 @SET
 def list_(spec: str, overrides: tuple[str, ...]) -> None:
     """Say which tokens there are."""
-    found = _tokens(spec, overrides).all()
+    found = _tokens(spec, overrides).read_all()
     for one in found:
         until = "until it is revoked" if one.expires_s is None else f"until {_day(one.expires_s)}"
         if one.has_expired(time.time()):
@@ -77,13 +77,13 @@ def revoke(spec: str, overrides: tuple[str, ...], name: str) -> None:
     report(f"token {name!r} is revoked; endpoints refuse it within seconds")
 
 
-def _tokens(spec: str, overrides: tuple[str, ...]) -> Tokens:
+def _tokens(spec: str, overrides: tuple[str, ...]) -> TokenStore:
     from raydc import spec as specs
     from raydc.storage import Storage
-    from raydc.tokens import Tokens
+    from raydc.tokens import TokenStore
 
     resolved = specs.resolve(load(spec, overrides))
-    return Tokens(Storage(resolved.storage), resolved.name)
+    return TokenStore(Storage(resolved.storage), resolved.name)
 
 
 def _day(time_s: float) -> str:

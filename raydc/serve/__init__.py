@@ -1,6 +1,6 @@
 """An endpoint on Ray Serve: deployed, changed without a pause, taken down."""
 
 from raydc.serve.control.deploy import deploy, promote, rollback, shutdown, status, wait
-from raydc.serve.control.readiness import Endpoint, ask
+from raydc.serve.control.readiness import Endpoint, predict_row
 
-__all__ = ["Endpoint", "ask", "deploy", "promote", "rollback", "shutdown", "status", "wait"]
+__all__ = ["Endpoint", "predict_row", "deploy", "promote", "rollback", "shutdown", "status", "wait"]

@@ -39,9 +39,11 @@ class Replica:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.service = Service()
         self.access = Authenticator()
-        self.lookout = Monitor(self.service, EndpointMetrics(), _access_log)
+        self.monitor = Monitor(self.service, EndpointMetrics(), _access_log)
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
-        self.gate = FrontHandler(self.routes.respond, self.service, self.access, self.lookout.see)
+        self.gate = FrontHandler(
+            self.routes.respond, self.service, self.access, self.monitor.record
+        )
         self._short: tuple[Any, Any] | None = None
         # Serve starts the replica's own server when this is done.
         head_limits.limit(self._shorten)
@@ -63,7 +65,7 @@ class Replica:
         settings = Settings(**user_config)
         await self.access.configure(settings.storage, settings.model, settings.auth)
         await self.service.configure(settings)
-        self.lookout.configure(settings)
+        self.monitor.configure(settings)
 
     async def __call__(self, request: Request) -> Response:
         """Serve's way, where `_shorten` has left it."""
@@ -80,7 +82,7 @@ class Replica:
 
     def __del__(self) -> None:
         """Called by Serve when the replica has answered its last request."""
-        self.lookout.close()
+        self.monitor.close()
 
     async def state(self) -> dict[str, Any]:
         """For `raydc.serve.control.deploy`, which asks every replica."""

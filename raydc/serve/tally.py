@@ -56,7 +56,7 @@ class Tally:
         return asdict(self)
 
 
-def total(tallies: Iterable[dict[str, Any]]) -> Tally:
+def sum_tallies(tallies: Iterable[dict[str, Any]]) -> Tally:
     """The sum of tallies as `to_dict` gives them."""
     summed = Tally()
     for one in tallies:

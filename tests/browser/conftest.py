@@ -16,7 +16,7 @@ from chromium import Browser, find_obstacle
 from served import Served
 
 from raydc.storage import Storage
-from raydc.tokens import Tokens
+from raydc.tokens import TokenStore
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def photos(browser: Browser, store: Storage) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def guarded(table: Served, store: Storage) -> Iterator[tuple[Served, str]]:
     """The table's model for holders of a token, and such a token."""
-    token = Tokens(store, "table").create("ada", ("read",))
+    token = TokenStore(store, "table").create("ada", ("read",))
     with Served(store, "table", auth="token").running() as endpoint:
         yield endpoint, token
 

@@ -22,7 +22,7 @@ from raydc import engine, serve
 from raydc.serve.control import rollout
 from raydc.serve.http import authentication
 from raydc.storage import Storage
-from raydc.tokens import Tokens
+from raydc.tokens import TokenStore
 
 MODEL = "guarded"
 ROWS = json.dumps(small_models.table_rows(2)).encode()
@@ -45,8 +45,8 @@ def guarded(ray_engine: engine.Engine, storage: Storage) -> Iterator[serve.Endpo
 
 
 @pytest.fixture
-def tokens(guarded: serve.Endpoint, storage: Storage) -> Tokens:
-    return Tokens(storage, MODEL)
+def tokens(guarded: serve.Endpoint, storage: Storage) -> TokenStore:
+    return TokenStore(storage, MODEL)
 
 
 def predict(url: str, token: str | None, path: str = "/predict", **headers: str) -> int:
@@ -62,7 +62,7 @@ def replica_url(guarded: serve.Endpoint) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-# Tokens -----------------------------------------------------------------------------------------------------
+# Tokens ---------------------------------------------------------------------------------------------------------
 
 
 def test_nobody_is_let_in_but_health_is_open(guarded: serve.Endpoint) -> None:
@@ -85,7 +85,7 @@ def test_nobody_is_let_in_but_health_is_open(guarded: serve.Endpoint) -> None:
 
 
 def test_tokens_count_within_seconds_with_their_rights(
-    guarded: serve.Endpoint, storage: Storage, tokens: Tokens
+    guarded: serve.Endpoint, storage: Storage, tokens: TokenStore
 ) -> None:
     assert authentication.REFRESH_INTERVAL_S < 5
     ada, bob = tokens.create("ada"), tokens.create("bob", ("read", "promote"))
@@ -221,7 +221,7 @@ def metrics() -> dict[str, float]:
     return found
 
 
-def test_requests_are_counted_and_logged(guarded: serve.Endpoint, tokens: Tokens) -> None:
+def test_requests_are_counted_and_logged(guarded: serve.Endpoint, tokens: TokenStore) -> None:
     token = tokens.create("carol")
     wait_for(lambda: predict(guarded.url, token) == 200, "the token is known")
     num_before = metrics().get("ray_raydc_requests_total{1,stable,200}", 0.0)

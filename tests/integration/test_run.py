@@ -15,7 +15,7 @@ from raydc import bundle, engine, job
 from raydc.errors import ClusterError
 from raydc.registry import Registry
 from raydc.storage import Storage
-from raydc.tokens import Tokens
+from raydc.tokens import TokenStore
 
 RUN_TIMEOUT_S = 400
 
@@ -80,7 +80,7 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
 
     # It asked with a token of its own, which is gone.
     assert "nobody may ask yet: raydc token create" in done.stdout
-    assert Tokens(storage, "digits-sweep").files() == []
+    assert TokenStore(storage, "digits-sweep").list_files() == []
 
     # The run exists now: it is neither overwritten nor begun again unasked.
     again = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")

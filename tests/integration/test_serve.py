@@ -261,12 +261,12 @@ def test_what_somebody_else_declares_meanwhile_stands(
 ) -> None:
     theirs = application_module.find_application("small")
     assert theirs is not None
-    told = application_module.settings_of(theirs).model_copy(update={"max_queued_requests": 77})
+    told = application_module.read_settings(theirs).model_copy(update={"max_queued_requests": 77})
     apply = application_module.apply
 
     def overtaken(application: application_module.Application) -> None:
         apply(application)
-        apply(application_module.with_settings(theirs, told))
+        apply(application_module.replace_settings(theirs, told))
 
     monkeypatch.setattr(application_module, "apply", overtaken)
     with pytest.raises(
@@ -275,7 +275,7 @@ def test_what_somebody_else_declares_meanwhile_stands(
         serve.promote(storage, "small", "production", 2)
     found = application_module.find_application("small")
     assert found is not None
-    assert application_module.settings_of(found) == told
+    assert application_module.read_settings(found) == told
     assert Registry(storage).aliases("small")["production"] == 1
     assert client.metadata(first.url, "small")["versions"] == ["1"]
 

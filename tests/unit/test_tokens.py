@@ -20,17 +20,17 @@ from raydc.serve.http import authentication as module
 from raydc.serve.http.authentication import Authenticator, demand
 from raydc.serve.protocol.interface import RequestError
 from raydc.storage import Storage
-from raydc.tokens import Token, Tokens, hash_of
+from raydc.tokens import Token, TokenStore, hash_token
 
 
 @pytest.fixture
-def tokens(tmp_path: Path) -> Tokens:
-    return Tokens(Storage(str(tmp_path / "store")), "small")
+def tokens(tmp_path: Path) -> TokenStore:
+    return TokenStore(Storage(str(tmp_path / "store")), "small")
 
 
-def test_only_the_hash_is_kept(tokens: Tokens, tmp_path: Path) -> None:
+def test_only_the_hash_is_kept(tokens: TokenStore, tmp_path: Path) -> None:
     text = tokens.create("ada", ("promote", "read"), who="grace")
-    (kept,) = tokens.all()
+    (kept,) = tokens.read_all()
     assert (kept.name, kept.rights, kept.expires_s, kept.who) == (
         "ada",
         ("read", "promote"),
@@ -44,7 +44,7 @@ def test_only_the_hash_is_kept(tokens: Tokens, tmp_path: Path) -> None:
         assert file.is_dir() or secret not in file.read_text()
 
 
-def test_names_are_taken_once_and_free_again_after_a_revocation(tokens: Tokens) -> None:
+def test_names_are_taken_once_and_free_again_after_a_revocation(tokens: TokenStore) -> None:
     first = tokens.create("ada")
     with pytest.raises(UsageError, match="has a token 'ada' already"):
         tokens.create("ada")
@@ -54,16 +54,16 @@ def test_names_are_taken_once_and_free_again_after_a_revocation(tokens: Tokens) 
         tokens.revoke("ada")
     assert "There are: bob." in str(error.value)
     assert tokens.create("ada") != first
-    assert [one.name for one in tokens.all()] == ["ada", "bob"]
+    assert [one.name for one in tokens.read_all()] == ["ada", "bob"]
 
 
-def test_a_token_of_raydc_itself_lasts_no_longer_than_its_context(tokens: Tokens) -> None:
-    with contextlib.suppress(RuntimeError), tokens.own("ada") as text:
-        (kept,) = tokens.all()
-        assert (kept.sha256, kept.rights, kept.is_own) == (hash_of(text), ("read",), True)
+def test_a_token_of_raydc_itself_lasts_no_longer_than_its_context(tokens: TokenStore) -> None:
+    with contextlib.suppress(RuntimeError), tokens.temporary("ada") as text:
+        (kept,) = tokens.read_all()
+        assert (kept.sha256, kept.rights, kept.is_internal) == (hash_token(text), ("read",), True)
         assert kept.expires_s == kept.created_s + 300.0
         raise RuntimeError
-    assert tokens.all() == []
+    assert tokens.read_all() == []
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_a_token_of_raydc_itself_lasts_no_longer_than_its_context(tokens: Tokens
         {"lifetime_s": -1.0},
     ],
 )
-def test_what_cannot_be_meant_is_refused(tokens: Tokens, given: dict[str, Any]) -> None:
+def test_what_cannot_be_meant_is_refused(tokens: TokenStore, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         tokens.create(**{"name": "ada", **given})
-    assert tokens.all() == []
+    assert tokens.read_all() == []
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_what_cannot_be_meant_is_refused(tokens: Tokens, given: dict[str, Any]) 
     ],
 )
 def test_a_file_that_is_not_exactly_a_token_gives_no_right(
-    tokens: Tokens, tmp_path: Path, change: dict[str, Any]
+    tokens: TokenStore, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     tokens.create("ada")
     (file,) = (tmp_path / "store/models/small/tokens").iterdir()
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    assert tokens.all() == []
+    assert tokens.read_all() == []
     file.write_text("{")
-    assert tokens.all() == []
+    assert tokens.read_all() == []
 
 
 # In the replica ---------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def refusal(access: Authenticator, authorization: str | None) -> RequestError:
     return error.value
 
 
-def test_a_good_token_is_told_apart_from_all_others(tokens: Tokens, tmp_path: Path) -> None:
+def test_a_good_token_is_told_apart_from_all_others(tokens: TokenStore, tmp_path: Path) -> None:
     ada, bob = tokens.create("ada"), tokens.create("bob", ("read", "promote"))
 
     async def scenario(access: Authenticator) -> None:
@@ -135,7 +135,7 @@ def test_a_good_token_is_told_apart_from_all_others(tokens: Tokens, tmp_path: Pa
         assert access.check(f"bearer  {bob} ").name == "bob"
         # The id of one token with the secret of another, a changed end, a hash as the token, other schemes, nothing.
         mixed = "_".join([*ada.split("_", 2)[:2], bob.split("_", 2)[2]])
-        (kept, _) = tokens.all()
+        (kept, _) = tokens.read_all()
         wrong = [
             mixed,
             ada[:-1],
@@ -166,7 +166,7 @@ def test_a_good_token_is_told_apart_from_all_others(tokens: Tokens, tmp_path: Pa
     run(tmp_path, scenario)
 
 
-def test_a_right_that_is_missing_is_named(tokens: Tokens, tmp_path: Path) -> None:
+def test_a_right_that_is_missing_is_named(tokens: TokenStore, tmp_path: Path) -> None:
     text = tokens.create("ada")
 
     async def scenario(access: Authenticator) -> None:
@@ -181,7 +181,7 @@ def test_a_right_that_is_missing_is_named(tokens: Tokens, tmp_path: Path) -> Non
 
 
 def test_created_and_revoked_tokens_count_without_a_restart(
-    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "REFRESH_INTERVAL_S", 0.01)
     ada = tokens.create("ada")
@@ -210,17 +210,17 @@ def _lets_in(access: Authenticator, text: str) -> bool:
 
 
 def test_a_file_is_read_once(
-    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens.create("ada")
     read: list[str] = []
-    original = Tokens.read
+    original = TokenStore.read
 
-    def counting(self: Tokens, file: str) -> Token | None:
+    def counting(self: TokenStore, file: str) -> Token | None:
         read.append(file)
         return original(self, file)
 
-    monkeypatch.setattr(Tokens, "read", counting)
+    monkeypatch.setattr(TokenStore, "read", counting)
 
     async def scenario(access: Authenticator) -> None:
         tokens.create("bob")
@@ -233,7 +233,7 @@ def test_a_file_is_read_once(
 
 
 def test_an_expired_token_is_refused(
-    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tokens.create("ada", lifetime_s=3600.0)
 
@@ -247,15 +247,15 @@ def test_an_expired_token_is_refused(
 
 
 def test_without_a_storage_known_tokens_hold_for_a_while_and_then_none_does(
-    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tokens.create("ada")
 
-    def broken(self: Tokens) -> list[str]:
+    def broken(self: TokenStore) -> list[str]:
         raise OSError("the network is gone")
 
     async def scenario(access: Authenticator) -> None:
-        monkeypatch.setattr(Tokens, "files", broken)
+        monkeypatch.setattr(TokenStore, "list_files", broken)
         await access.refresh()
         access.check(f"Bearer {text}")
         now_s = time.monotonic()
@@ -266,18 +266,18 @@ def test_without_a_storage_known_tokens_hold_for_a_while_and_then_none_does(
 
 
 def test_a_storage_that_does_not_answer_is_asked_once_and_holds_up_nobody(
-    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tokens.create("ada")
     may_answer, asked = threading.Event(), []
-    files = Tokens.files
+    files = TokenStore.list_files
 
-    def slow(self: Tokens) -> list[str]:
+    def slow(self: TokenStore) -> list[str]:
         asked.append(self)
         assert may_answer.wait(timeout=20.0)
         return files(self)
 
-    monkeypatch.setattr(Tokens, "files", slow)
+    monkeypatch.setattr(TokenStore, "list_files", slow)
     monkeypatch.setattr(module, "READ_TIMEOUT_S", 0.05)
 
     async def scenario(access: Authenticator) -> None:
@@ -296,14 +296,14 @@ def test_a_storage_that_does_not_answer_is_asked_once_and_holds_up_nobody(
 
 
 def test_a_list_that_was_never_read_lets_nobody_in(
-    tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tokens.create("ada")
 
-    def broken(self: Tokens) -> list[str]:
+    def broken(self: TokenStore) -> list[str]:
         raise OSError("the network is gone")
 
-    monkeypatch.setattr(Tokens, "files", broken)
+    monkeypatch.setattr(TokenStore, "list_files", broken)
 
     async def scenario(access: Authenticator) -> None:
         assert refusal(access, f"Bearer {text}").status == 503
@@ -311,7 +311,7 @@ def test_a_list_that_was_never_read_lets_nobody_in(
     run(tmp_path, scenario)
 
 
-def test_none_lets_everybody_in_and_token_closes_again(tokens: Tokens, tmp_path: Path) -> None:
+def test_none_lets_everybody_in_and_token_closes_again(tokens: TokenStore, tmp_path: Path) -> None:
     async def scenario(access: Authenticator) -> None:
         assert access.check(None).rights == ("read", "promote")
         await access.configure(str(tmp_path / "store"), "small", "token")
@@ -335,8 +335,8 @@ def test_the_commands(tmp_path: Path) -> None:
         return result.stdout
 
     text = raydc("create", "--name", "ada", "--rights", "read,promote", "--days", "1").strip()
-    (kept,) = Tokens(Storage(str(tmp_path / "store")), "small").all()
-    assert (kept.sha256, kept.rights) == (hash_of(text), ("read", "promote"))
+    (kept,) = TokenStore(Storage(str(tmp_path / "store")), "small").read_all()
+    assert (kept.sha256, kept.rights) == (hash_token(text), ("read", "promote"))
     assert kept.expires_s == pytest.approx(kept.created_s + 86400.0)
     shown = raydc("list")
     assert "ada" in shown

@@ -21,7 +21,7 @@ _BURST_REQUESTS = 256
 Application = dict[str, Any]
 
 
-def settings_for(model: str, section: Serve, storage: Storage, traffic: Traffic) -> Settings:
+def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffic) -> Settings:
     """What the replicas are told."""
     options = section.ray_actor_options
     return Settings(
@@ -45,7 +45,7 @@ def settings_for(model: str, section: Serve, storage: Storage, traffic: Traffic)
     )
 
 
-def application_for(section: Serve, settings: Settings, route_prefix: str) -> Application:
+def build_application(section: Serve, settings: Settings, route_prefix: str) -> Application:
     """The application as Serve's schema wants it.
 
     A replica refuses what is over its limits itself, as JSON; Serve's own limits, whose answers are plain text,
@@ -107,18 +107,18 @@ def find_application(model: str) -> Application | None:
     return find(serve_client.applications(), model)
 
 
-def settings_of(application: Application) -> Settings:
+def read_settings(application: Application) -> Settings:
     """What the replicas of an application are told."""
     return Settings.model_validate(application["deployments"][0]["user_config"])
 
 
-def with_settings(application: Application, settings: Settings) -> Application:
+def replace_settings(application: Application, settings: Settings) -> Application:
     """The same application whose replicas are told something else."""
     deployment = {**application["deployments"][0], "user_config": settings.model_dump(mode="json")}
     return {**application, "deployments": [deployment]}
 
 
-def free_prefix(applications: list[Application], name: str) -> str:
+def choose_route_prefix(applications: list[Application], name: str) -> str:
     """The first model answers at `/`, each further one of the same Serve below its name."""
     return f"/{name}" if any(one.get("route_prefix", "/") == "/" for one in applications) else "/"
 
@@ -164,12 +164,12 @@ def listen(section: Serve) -> tuple[str, int]:
     return host, port
 
 
-def url_of_application(application: Application) -> str:
+def application_url(application: Application) -> str:
     """The address of an application that runs. Raises ServeError without Serve."""
-    return url_of(*serve_client.address(), application["route_prefix"])
+    return endpoint_url(*serve_client.address(), application["route_prefix"])
 
 
-def url_of(host: str, port: int, route_prefix: str) -> str:
+def endpoint_url(host: str, port: int, route_prefix: str) -> str:
     """The address that clients use."""
     shown = engine.head_address() if host in ("0.0.0.0", "::") else host
     netloc = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"

@@ -63,25 +63,25 @@ def deploy(
     prefix = (
         before["route_prefix"]
         if before
-        else application_module.free_prefix(applications, spec.name)
+        else application_module.choose_route_prefix(applications, spec.name)
     )
     found = switchover.find(storage, spec.name, section.alias)
-    running = application_module.settings_of(found).traffic if found else None
+    running = application_module.read_settings(found).traffic if found else None
     # What runs beside a version that is deployed again goes on; beside another version it ends.
     traffic = running if running and running.version == version else Traffic(version=version)
-    settings = application_module.settings_for(spec.name, section, storage, traffic)
+    settings = application_module.build_settings(spec.name, section, storage, traffic)
     endpoint = Endpoint(
-        application_module.url_of(host, port, prefix), spec.name, version, section.alias
+        application_module.endpoint_url(host, port, prefix), spec.name, version, section.alias
     )
     switchover.declared(
         endpoint,
-        application_module.application_for(section, settings, prefix),
+        application_module.build_application(section, settings, prefix),
         before,
         ready_timeout_s,
     )
     registry.set_alias(spec.name, section.alias, version, who, why)
     if running:
-        rollout.note_changes(registry, spec.name, section.alias, running, traffic, who, why)
+        rollout.record_changes(registry, spec.name, section.alias, running, traffic, who, why)
     return endpoint
 
 
@@ -165,7 +165,7 @@ def _swap(
 
     before = switchover.traffic(registry.storage, model, alias, change, ready_timeout_s)
     if before is not None:
-        rollout.note_changes(registry, model, alias, before, change(before), who, why)
+        rollout.record_changes(registry, model, alias, before, change(before), who, why)
 
 
 def status() -> list[dict[str, Any]]:
@@ -183,12 +183,12 @@ def status() -> list[dict[str, Any]]:
     running = serve.status().applications
     shown = []
     for application in applications:
-        settings = application_module.settings_of(application)
+        settings = application_module.read_settings(application)
         state = running.get(application["name"])
         shown.append(
             {
                 "app_name": application["name"],
-                "url": application_module.url_of(*address, application["route_prefix"]),
+                "url": application_module.endpoint_url(*address, application["route_prefix"]),
                 "model": settings.model,
                 "alias": settings.alias,
                 "storage": settings.storage,

@@ -34,7 +34,7 @@ class Endpoint:
         return self.model
 
 
-def wait_until_told(
+def wait_until_applied(
     endpoint: Endpoint, settings: Settings, deadline: float, check: Callable[[], None]
 ) -> int:
     """Returns the number of replicas when all of them have these settings and hold all their versions.
@@ -51,7 +51,7 @@ def wait_until_told(
     wanted = settings.model_dump(mode="json")
     while time.monotonic() < deadline:
         check()
-        states = replica_states(endpoint.app_name)
+        states = fetch_replica_states(endpoint.app_name)
         for state in states:
             if state["refused"] and state["told"] == wanted:
                 version, reason = next(iter(state["refused"].items()))
@@ -65,7 +65,7 @@ def wait_until_told(
     raise _too_late(endpoint, "not every replica has heard of it")
 
 
-def wait_until_answered(endpoint: Endpoint, traffic: Traffic, deadline: float) -> None:
+def wait_until_answering(endpoint: Endpoint, traffic: Traffic, deadline: float) -> None:
     """Returns when the address answers with a version of this traffic. Raises ServeError when the time is over."""
     answering = {str(side.version) for side in (traffic, traffic.canary) if side is not None}
     seen = "nothing answers yet"
@@ -77,7 +77,7 @@ def wait_until_answered(endpoint: Endpoint, traffic: Traffic, deadline: float) -
     raise _too_late(endpoint, seen)
 
 
-def ask(
+def predict_row(
     url: str, row: dict[str, Any], token: str | None, timeout_s: float = 30.0
 ) -> dict[str, Any]:
     """One request to `/predict`, with a token that replicas may hear of only while this waits.
@@ -102,7 +102,7 @@ def _too_late(endpoint: Endpoint, seen: str) -> ServeError:
     )
 
 
-def replica_states(app_name: str) -> list[dict[str, Any]]:
+def fetch_replica_states(app_name: str) -> list[dict[str, Any]]:
     """What each running replica says (see `Service.state`); empty when none runs."""
     import ray
     from ray import serve

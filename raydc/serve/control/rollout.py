@@ -10,9 +10,9 @@ from typing import Any, Literal
 from raydc.errors import Say, ServeError
 from raydc.registry import Move, Registry, user
 from raydc.serve.control import switchover
-from raydc.serve.control.readiness import replica_states
+from raydc.serve.control.readiness import fetch_replica_states
 from raydc.serve.settings import Traffic, TrafficShare
-from raydc.serve.tally import Tally, total
+from raydc.serve.tally import Tally, sum_tallies
 from raydc.spec.sections import CanaryRule
 from raydc.storage import Storage
 
@@ -108,11 +108,11 @@ def _change(
             f"no endpoint serves {model} {alias!r} on this Ray",
             "Start it first: raydc serve SPEC; or say --address.",
         )
-    note_changes(registry, model, alias, before, change(before), who, why)
+    record_changes(registry, model, alias, before, change(before), who, why)
     return before
 
 
-def note_changes(
+def record_changes(
     registry: Registry, model: str, alias: str, before: Traffic, after: Traffic, who: str, why: str
 ) -> None:
     """Writes into the history which canary and shadow have begun and ended between two traffics."""
@@ -151,10 +151,12 @@ def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
         raise ServeError(
             f"no endpoint serves {model} {alias!r} on this Ray", "Start it first: raydc serve SPEC"
         )
-    states = replica_states(model)
+    states = fetch_replica_states(model)
     traffic = Traffic.model_validate(found["deployments"][0]["user_config"]["traffic"])
     tallies = {
-        version: total(state["tallies"][version] for state in states if version in state["tallies"])
+        version: sum_tallies(
+            state["tallies"][version] for state in states if version in state["tallies"]
+        )
         for version in traffic.versions
     }
     copies = [state["shadow"] for state in states if state["shadow"]]
@@ -167,14 +169,14 @@ def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CanaryDecision:
     """What a rule says of a canary, and why."""
 
     kind: Literal["promote", "drop", "wait"]
     reason: str
 
 
-def judge(stable: Tally, canary: Tally, rule: CanaryRule) -> Verdict:
+def decide(stable: Tally, canary: Tally, rule: CanaryRule) -> CanaryDecision:
     """Applies a rule to what has been counted. Pure.
 
     A canary is dropped as soon as it has more errors than `min_requests` would allow. Latencies, and requests that it
@@ -182,21 +184,25 @@ def judge(stable: Tally, canary: Tally, rule: CanaryRule) -> Verdict:
     """
     allowed = rule.max_error_fraction * max(rule.min_requests, canary.num_requests)
     if canary.num_errors > allowed:
-        return Verdict("drop", f"{canary.num_errors} of {canary.num_requests} requests failed")
+        return CanaryDecision(
+            "drop", f"{canary.num_errors} of {canary.num_requests} requests failed"
+        )
     if canary.num_requests < rule.min_requests:
-        return Verdict("wait", f"{canary.num_requests} of {rule.min_requests} requests")
+        return CanaryDecision("wait", f"{canary.num_requests} of {rule.min_requests} requests")
     if canary.refused_fraction > stable.refused_fraction + rule.max_error_fraction:
         refused = f"{canary.refused_fraction:.1%} of its requests, the stable version {stable.refused_fraction:.1%}"
-        return Verdict("drop", f"it refused {refused}")
+        return CanaryDecision("drop", f"it refused {refused}")
     ours, theirs = canary.percentile_s(0.95), stable.percentile_s(0.95)
     if ours is not None and theirs is not None and ours > rule.max_latency_ratio * theirs:
-        return Verdict(
+        return CanaryDecision(
             "drop",
             f"p95 is {ours * 1000:.1f} ms, that of the stable version {theirs * 1000:.1f} ms",
         )
     if canary.num_answered < rule.min_requests or theirs is None:
-        return Verdict("wait", f"{canary.num_answered} of {rule.min_requests} requests answered")
-    return Verdict("promote", f"{canary.num_requests} requests, {canary.num_errors} failed")
+        return CanaryDecision(
+            "wait", f"{canary.num_answered} of {rule.min_requests} requests answered"
+        )
+    return CanaryDecision("promote", f"{canary.num_requests} requests, {canary.num_errors} failed")
 
 
 def follow(
@@ -206,8 +212,8 @@ def follow(
     version: int,
     rule: CanaryRule,
     report: Say,
-) -> Verdict:
-    """Watches a version as canary until the rule promotes or drops it. The caller acts on the verdict.
+) -> CanaryDecision:
+    """Watches a version as canary until the rule promotes or drops it. The caller acts on the decision.
 
     Raises:
         ServeError: No endpoint, or that version is the canary no more.
@@ -220,11 +226,11 @@ def follow(
             raise ServeError(
                 f"version {version} of {model} is no canary of {alias!r} any more: somebody changed it"
             )
-        verdict = judge(seen.tallies[seen.traffic.version], seen.tallies[version], rule)
-        if verdict.kind != "wait":
-            return verdict
-        if verdict.reason != said:
-            said = verdict.reason
+        decision = decide(seen.tallies[seen.traffic.version], seen.tallies[version], rule)
+        if decision.kind != "wait":
+            return decision
+        if decision.reason != said:
+            said = decision.reason
             report(said)
         time.sleep(_POLL_INTERVAL_S)
-    return Verdict("drop", f"timeout_s = {rule.timeout_s:g} is over: {said}")
+    return CanaryDecision("drop", f"timeout_s = {rule.timeout_s:g} is over: {said}")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from raydc.errors import ServeError
 from raydc.serve.control import application as application_module
-from raydc.serve.control.readiness import Endpoint, wait_until_answered, wait_until_told
+from raydc.serve.control.readiness import Endpoint, wait_until_answering, wait_until_applied
 from raydc.serve.settings import Settings, Traffic
 from raydc.storage import Storage
 
@@ -28,7 +28,7 @@ def find(storage: Storage, model: str, alias: str) -> application_module.Applica
     found = application_module.find_application(model)
     if found is None:
         return None
-    settings = application_module.settings_of(found)
+    settings = application_module.read_settings(found)
     return found if (settings.storage, settings.alias) == (storage.uri, alias) else None
 
 
@@ -53,12 +53,12 @@ def traffic(
     before = find(storage, model, alias)
     if before is None:
         return None
-    settings = application_module.settings_of(before)
+    settings = application_module.read_settings(before)
     wanted = settings.model_copy(update={"traffic": change(settings.traffic)})
     endpoint = Endpoint(
-        application_module.url_of_application(before), model, wanted.traffic.version, alias
+        application_module.application_url(before), model, wanted.traffic.version, alias
     )
-    declared(endpoint, application_module.with_settings(before, wanted), before, ready_timeout_s)
+    declared(endpoint, application_module.replace_settings(before, wanted), before, ready_timeout_s)
     return settings.traffic
 
 
@@ -74,17 +74,17 @@ def declared(
         ServeError: As of `traffic`; or somebody else has changed the endpoint meanwhile, and what they declared stands.
     """
     deadline = time.monotonic() + ready_timeout_s
-    if application_module.settings_of(application).optimize != "none":
+    if application_module.read_settings(application).optimize != "none":
         deadline += _COMPILE_TIMEOUT_S
     change = _TrafficChange(endpoint, application, deadline)
     try:
-        old = application_module.settings_of(before) if before is not None else None
-        new = application_module.settings_of(application)
+        old = application_module.read_settings(before) if before is not None else None
+        new = application_module.read_settings(application)
         if old is None or not _is_same_model(old, new):
             change.tell(new.model_copy(update=_AT_ONCE))
         else:
             change.shift(old.traffic, new)
-        wait_until_answered(endpoint, new.traffic, deadline)
+        wait_until_answering(endpoint, new.traffic, deadline)
     except (
         BaseException
     ):  # Ctrl-C too: an endpoint must not change over with nobody who moves the alias.
@@ -122,7 +122,7 @@ class _TrafficChange:
         return (
             self._told is not None
             and found is not None
-            and application_module.settings_of(found) == self._told
+            and application_module.read_settings(found) == self._told
         )
 
     def tell(self, settings: Settings) -> int:
@@ -130,13 +130,13 @@ class _TrafficChange:
         if self._told is not None and not self.stands():
             raise _overtaken(self._endpoint)
         self._told = settings
-        application_module.apply(application_module.with_settings(self._application, settings))
+        application_module.apply(application_module.replace_settings(self._application, settings))
 
         def check() -> None:
             if not self.stands():
                 raise _overtaken(self._endpoint)
 
-        return wait_until_told(self._endpoint, settings, self._deadline, check)
+        return wait_until_applied(self._endpoint, settings, self._deadline, check)
 
     def shift(self, old: Traffic, new: Settings) -> None:
         """Changes over in two parts."""

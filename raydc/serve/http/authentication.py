@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from raydc.serve.protocol.interface import RequestError
 from raydc.storage import Storage
-from raydc.tokens import RIGHTS, Token, Tokens, hash_of, id_of
+from raydc.tokens import RIGHTS, Token, TokenStore, hash_token, parse_token_id
 
 logger = logging.getLogger("ray.serve")
 
@@ -33,7 +33,7 @@ class Authenticator:
     """The tokens of one endpoint, as they were read last. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._tokens: Tokens | None = None
+        self._tokens: TokenStore | None = None
         self._is_open = False
         self._read: dict[str, Token | None] = {}
         self._by_id: dict[str, Token] = {}
@@ -55,7 +55,7 @@ class Authenticator:
             self.close()
             self._is_open = True
             return
-        self._tokens = Tokens(Storage(storage), model)
+        self._tokens = TokenStore(Storage(storage), model)
         await self.refresh()
         self._is_open = False
         if self._task is None:
@@ -115,8 +115,8 @@ class Authenticator:
             raise _unauthorized("this endpoint wants a token: send `Authorization: Bearer ...`", "")
         scheme, _, text = authorization.partition(" ")
         text = text.strip()
-        token = self._by_id.get(id_of(text) or "") if scheme.lower() == "bearer" else None
-        if token is None or not hmac.compare_digest(hash_of(text), token.sha256):
+        token = self._by_id.get(parse_token_id(text) or "") if scheme.lower() == "bearer" else None
+        if token is None or not hmac.compare_digest(hash_token(text), token.sha256):
             raise _unauthorized(
                 "the token is not one of this endpoint's", ', error="invalid_token"'
             )
@@ -126,14 +126,14 @@ class Authenticator:
 
 
 class _Reading(NamedTuple):
-    tokens: Tokens
+    tokens: TokenStore
     began_s: float
     result: asyncio.Future[dict[str, Token | None]]
 
 
-def _read_all(tokens: Tokens, known: dict[str, Token | None]) -> dict[str, Token | None]:
+def _read_all(tokens: TokenStore, known: dict[str, Token | None]) -> dict[str, Token | None]:
     found: dict[str, Token | None] = {}
-    for file in tokens.files():
+    for file in tokens.list_files():
         # What holds no token is read again: it may have been half written.
         found[file] = known.get(file) or tokens.read(file)
         if found[file] is None and file not in known:

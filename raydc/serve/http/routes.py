@@ -21,7 +21,7 @@ from raydc.serve.http import page
 from raydc.serve.http.request import GONE, EncodedResponse, Request, answer_json, refuse
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi, predict_body
 from raydc.serve.protocol.interface import RequestError
-from raydc.serve.replica.service import Array, Loaded, Service
+from raydc.serve.replica.service import Array, LoadedVersion, Service
 
 logger = logging.getLogger("ray.serve")
 
@@ -81,14 +81,14 @@ class Routes:
         self.answered[response.status_code] += 1
         return response
 
-    def _choose(self, asked: Request) -> Loaded | None:
+    def _choose(self, asked: Request) -> LoadedVersion | None:
         """The version that the path names, where it runs; else that of the key."""
         path = asked.path
         is_named = len(path) > 4 and path[:2] == ["v2", "models"] and path[3] == "versions"
         named = self.service.find(path[4]) if is_named else None
         return named or self.service.choose(asked.key)
 
-    async def _respond(self, asked: Request, loaded: Loaded | None) -> Response:
+    async def _respond(self, asked: Request, loaded: LoadedVersion | None) -> Response:
         timeout_s = _timeout_s(asked, loaded.settings.request_timeout_s) if loaded else None
         try:
             async with asyncio.timeout(timeout_s) as deadline:
@@ -109,7 +109,7 @@ class Routes:
             message = "the model failed on this request; the replica's log says why"
             return refuse(asked, RequestError(500, message))
 
-    async def _dispatch(self, asked: Request, loaded: Loaded | None) -> Response:
+    async def _dispatch(self, asked: Request, loaded: LoadedVersion | None) -> Response:
         match asked.path:
             case ["predict"] | ["invocations"]:
                 asked.allow("POST")
@@ -147,14 +147,16 @@ class Routes:
             404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}"
         )
 
-    def _document(self, asked: Request, loaded: Loaded) -> dict[str, Any]:
+    def _document(self, asked: Request, loaded: LoadedVersion) -> dict[str, Any]:
         settings = loaded.settings
         prefix = asked.scope.get("root_path", "")
         return openapi.document(
             settings.model, loaded.version, loaded.interface, settings, self.version, prefix
         )
 
-    async def _model(self, asked: Request, loaded: Loaded, model: str, rest: list[str]) -> Response:
+    async def _model(
+        self, asked: Request, loaded: LoadedVersion, model: str, rest: list[str]
+    ) -> Response:
         if model != loaded.settings.model:
             raise RequestError(
                 404, f"no model {model[:200]!r}; this endpoint serves {loaded.settings.model!r}"
@@ -179,11 +181,11 @@ class Routes:
             404, f"no path {asked.scope['path'][:200]}; there are: {', '.join(PATHS)}"
         )
 
-    async def _predict(self, asked: Request, loaded: Loaded) -> Response:
+    async def _predict(self, asked: Request, loaded: LoadedVersion) -> Response:
         settings, interface = loaded.settings, loaded.interface
         content_type = asked.text(b"content-type")
         predict_body.check_kind(predict_body.media_type(content_type), interface)
-        visit = await self.service.places.arrive()
+        slot = await self.service.admission.admit()
         try:
             content = await asked.read(settings.max_request_bytes)
             body = predict_body.Body(
@@ -193,23 +195,23 @@ class Routes:
             def inputs(max_pixels: int) -> Array:
                 return body.inputs(interface, settings.max_request_rows, max_pixels)
 
-            def again(other: Loaded) -> Array:
+            def again(other: LoadedVersion) -> Array:
                 return body.inputs(
                     other.interface, settings.max_request_rows, settings.max_request_pixels
                 )
 
-            await visit.enter()
+            await slot.start_computing()
             values_BK = await self._compute(
                 asked, loaded, await self._inputs(loaded, inputs, len(content))
             )
             answer = await self._work(values_BK, lambda: _predictions(values_BK, loaded))
         finally:
-            visit.leave()
+            slot.release()
         asked.rows = len(values_BK)
         self.service.mirror(loaded, asked.key, again, values_BK)
         return answer
 
-    async def _infer(self, asked: Request, loaded: Loaded) -> Response:
+    async def _infer(self, asked: Request, loaded: LoadedVersion) -> Response:
         settings, interface = loaded.settings, loaded.interface
         kind = predict_body.media_type(asked.text(b"content-type"))
         length = asked.text(_JSON_BYTES) if _JSON_BYTES in asked.headers else None
@@ -218,7 +220,7 @@ class Routes:
                 415,
                 f"content-type is {kind[:80]!r}; send {predict_body.JSON}, or {predict_body.RAW} with {binary.HEADER}",
             )
-        visit = await self.service.places.arrive()
+        slot = await self.service.admission.admit()
         try:
             content = await asked.read(settings.max_request_bytes)
             parsed: list[open_inference.InferRequest] = []
@@ -231,14 +233,14 @@ class Routes:
                 ]
                 return parsed[0].inputs(interface, max_pixels)
 
-            def again(other: Loaded) -> Array:
+            def again(other: LoadedVersion) -> Array:
                 request = open_inference.parse_infer(
                     content, length, other.interface, settings.max_request_rows
                 )
                 return request.inputs(other.interface, settings.max_request_pixels)
 
             num_bytes = len(content) if length is None else len(content) // _BINARY_GAIN
-            await visit.enter()
+            await slot.start_computing()
             values_BK = await self._compute(
                 asked, loaded, await self._inputs(loaded, inputs, num_bytes)
             )
@@ -246,13 +248,13 @@ class Routes:
                 values_BK, lambda: _infer_answer(parsed[0], values_BK, loaded)
             )
         finally:
-            visit.leave()
+            slot.release()
         asked.rows = len(values_BK)
         self.service.mirror(loaded, asked.key, again, values_BK)
         return answer
 
     async def _inputs(
-        self, loaded: Loaded, inputs: Callable[[int], Array], num_bytes: int
+        self, loaded: LoadedVersion, inputs: Callable[[int], Array], num_bytes: int
     ) -> Array:
         """The network's inputs from a request; a long job is done in a thread. A small file may be a large image."""
         max_pixels = loaded.settings.max_request_pixels
@@ -266,9 +268,9 @@ class Routes:
                 400, "the body has lists or objects that lie too deep in each other"
             ) from error
 
-    async def _compute(self, asked: Request, loaded: Loaded, x: Array) -> Array:
+    async def _compute(self, asked: Request, loaded: LoadedVersion, x: Array) -> Array:
         """As `Service.compute`; what takes long is not begun for a client that has gone. Raises ClientDisconnect."""
-        if loaded.batcher.is_short:
+        if loaded.batcher.runs_inline:
             return await self.service.compute(loaded, x)
         # Only here: to watch a client costs more than a short forward pass.
         work = asyncio.ensure_future(self.service.compute(loaded, x))
@@ -286,7 +288,7 @@ class Routes:
         return answer() if values_BK.size <= _FEW_SCORES else await self.service.work(answer)
 
 
-def _predictions(values_BK: Array, loaded: Loaded) -> Response:
+def _predictions(values_BK: Array, loaded: LoadedVersion) -> Response:
     predictions = loaded.interface.features.answers(values_BK)
     return answer_json(
         {"predictions": predictions, "model": loaded.settings.model, "version": loaded.version}
@@ -294,7 +296,7 @@ def _predictions(values_BK: Array, loaded: Loaded) -> Response:
 
 
 def _infer_answer(
-    request: open_inference.InferRequest, values_BK: Array, loaded: Loaded
+    request: open_inference.InferRequest, values_BK: Array, loaded: LoadedVersion
 ) -> Response:
     model, version = loaded.settings.model, loaded.version
     content, json_bytes = open_inference.infer_answer(
@@ -307,7 +309,7 @@ def _infer_answer(
     )
 
 
-def _metadata(loaded: Loaded) -> dict[str, Any]:
+def _metadata(loaded: LoadedVersion) -> dict[str, Any]:
     parameters = {
         "alias": loaded.settings.alias,
         "digest": f"sha256:{loaded.bundle.digest}",
@@ -326,13 +328,13 @@ def _metadata(loaded: Loaded) -> dict[str, Any]:
     return {**metadata, "inputs": inputs}
 
 
-def _require(loaded: Loaded | None) -> Loaded:
+def _require(loaded: LoadedVersion | None) -> LoadedVersion:
     if loaded is None:
         raise RequestError(503, "no model is ready yet", {"retry-after": "1"})
     return loaded
 
 
-def _too_late(timeout_s: float | None, loaded: Loaded | None) -> str:
+def _too_late(timeout_s: float | None, loaded: LoadedVersion | None) -> str:
     is_ours = loaded is not None and timeout_s == loaded.settings.request_timeout_s
     return f"no answer within {'request_timeout_s' if is_ours else _TIMEOUT.decode()} = {timeout_s or 0.0:g} s"
 

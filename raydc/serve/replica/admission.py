@@ -44,7 +44,7 @@ class AdmissionQueue:
         self._num_room = num_ongoing + max(0, max_queued) + _SPARE
         self._let_in()
 
-    async def arrive(self) -> Slot:
+    async def admit(self) -> Slot:
         """Lets a request in, before its body is read.
 
         Raises:
@@ -61,7 +61,7 @@ class AdmissionQueue:
         return Slot(self)
 
     async def enter(self) -> None:
-        """Takes one of the places to be computed, or waits for it. Raises RequestError as `arrive`."""
+        """Takes one of the places to be computed, or waits for it. Raises RequestError as `admit`."""
         if self.num_in_work < self._num_ongoing and not self._waiting:
             self.num_in_work += 1
             return
@@ -69,7 +69,7 @@ class AdmissionQueue:
         await self._wait(self._waiting)
 
     def leave(self, has_entered: bool) -> None:
-        """Gives back what `arrive` gave, and `enter`."""
+        """Gives back what `admit` gave, and `enter`."""
         self._num_inside -= 1
         self.num_in_work -= has_entered
         self._let_in()
@@ -105,20 +105,20 @@ class AdmissionQueue:
 class Slot:
     """A request that has been let in. `leave` must be called."""
 
-    __slots__ = ("_has_entered", "_places")
+    __slots__ = ("_has_entered", "_admission")
 
     def __init__(self, places: AdmissionQueue) -> None:
-        self._places = places
+        self._admission = places
         self._has_entered = False
 
-    async def enter(self) -> None:
-        """Waits for a place to be computed. Raises RequestError as `AdmissionQueue.arrive`."""
-        await self._places.enter()
+    async def start_computing(self) -> None:
+        """Waits for a place to be computed. Raises RequestError as `AdmissionQueue.admit`."""
+        await self._admission.enter()
         self._has_entered = True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Gives back what it has."""
-        self._places.leave(self._has_entered)
+        self._admission.leave(self._has_entered)
 
 
 def _call(queue: deque[asyncio.Future[None]]) -> int:

@@ -25,14 +25,14 @@ _NUM_RUNS = 3
 _BUDGET_S = 3.0
 
 
-class Pace(NamedTuple):
-    """`is_short`: a forward pass runs on the event loop. `batch_size`: most requests and rows of one."""
+class BatchPlan(NamedTuple):
+    """`runs_inline`: a forward pass runs on the event loop. `batch_size`: most requests and rows of one."""
 
-    is_short: bool
+    runs_inline: bool
     batch_size: int
 
 
-def measure(bundle: Bundle, max_batch_size: int) -> Pace:
+def measure(bundle: Bundle, max_batch_size: int) -> BatchPlan:
     """Runs one row and larger batches.
 
     Where a forward pass takes long, batches are only as large as brings more rows a second. On a GPU this is
@@ -51,10 +51,10 @@ def measure(bundle: Bundle, max_batch_size: int) -> Pace:
         bundle.forward(x)
         return time.perf_counter() - started
 
-    is_short = _is_within(_INLINE_FORWARD_S, lambda: forward_s(1))
-    if is_short and _is_within(_INLINE_BATCH_S, lambda: forward_s(max_batch_size)):
-        return Pace(True, max_batch_size)
-    return Pace(False, best_batch_size(forward_s, max_batch_size))
+    runs_inline = _is_within(_INLINE_FORWARD_S, lambda: forward_s(1))
+    if runs_inline and _is_within(_INLINE_BATCH_S, lambda: forward_s(max_batch_size)):
+        return BatchPlan(True, max_batch_size)
+    return BatchPlan(False, best_batch_size(forward_s, max_batch_size))
 
 
 def _is_within(limit_s: float, forward_s: Callable[[], float]) -> bool:

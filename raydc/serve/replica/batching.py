@@ -49,7 +49,7 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def is_short(self) -> bool:
+    def runs_inline(self) -> bool:
         """A forward pass runs on the event loop."""
         return self.executor is None
 

@@ -27,9 +27,9 @@ from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface, RequestError
 from raydc.serve.replica import batch_size as batch_size_module
 from raydc.serve.replica.admission import AdmissionQueue
-from raydc.serve.replica.batch_size import Pace
+from raydc.serve.replica.batch_size import BatchPlan
 from raydc.serve.replica.batching import Batcher
-from raydc.serve.replica.shadow import Predictions, Shadowing
+from raydc.serve.replica.shadow import Predictions, ShadowRunner
 from raydc.serve.settings import Settings, Traffic
 from raydc.serve.tally import Tally
 from raydc.storage import Storage
@@ -46,7 +46,7 @@ _RETIRE_AFTER_S = 0.1
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedVersion:
     """A version that has proved itself, with the limits that hold for its requests."""
 
     number: int
@@ -68,12 +68,12 @@ class Service:
     def __init__(self, now_s: Callable[[], float] = time.time) -> None:
         self.told: Settings | None = None
         self.settings: Settings | None = None
-        self.loaded: dict[int, Loaded] = {}
+        self.loaded: dict[int, LoadedVersion] = {}
         self.refused: dict[int, str] = {}
         self.tallies: defaultdict[int, Tally] = defaultdict(Tally)
-        self.shadowing = Shadowing()
+        self.shadow_runner = ShadowRunner()
         self._now_s = now_s
-        self.places = AdmissionQueue()
+        self.admission = AdmissionQueue()
         self._configuring = asyncio.Lock()
         self._forward_thread = ThreadPoolExecutor(1, "forward")
         self._feature_threads = ThreadPoolExecutor(2, "features")
@@ -81,7 +81,7 @@ class Service:
     # Versions ---------------------------------------------------------------------------------------------
 
     @property
-    def current(self) -> Loaded | None:
+    def current(self) -> LoadedVersion | None:
         """The version that answers whoever is not with the canary; None before there is one."""
         settings = self.settings
         return None if settings is None else self.loaded.get(settings.at(self._now_s()).version)
@@ -91,7 +91,7 @@ class Service:
         """Who answers now; None before there is anybody."""
         return None if self.settings is None else self.settings.at(self._now_s())
 
-    def choose(self, key: str) -> Loaded | None:
+    def choose(self, key: str) -> LoadedVersion | None:
         """The version for a request.
 
         Args:
@@ -109,7 +109,7 @@ class Service:
             return self.loaded[traffic.canary.version]
         return self.loaded.get(traffic.version)
 
-    def find(self, version: str) -> Loaded | None:
+    def find(self, version: str) -> LoadedVersion | None:
         """A version that is held, by its number as in a path: the stable one, a canary or a shadow."""
         settings = self.settings
         if settings is None or not version.isdecimal() or len(version) > 18:
@@ -133,7 +133,7 @@ class Service:
             await self._configure(settings)
 
     async def _configure(self, settings: Settings) -> None:
-        loaded: dict[int, Loaded] = {}
+        loaded: dict[int, LoadedVersion] = {}
         refused: dict[int, str] = {}
         required = {settings.at(self._now_s()).version, settings.traffic.version}
         for version in settings.versions_at(self._now_s()):
@@ -149,13 +149,13 @@ class Service:
             return
         if self.settings is None or self.settings.traffic != settings.traffic:
             self.tallies = defaultdict(Tally)
-            self.shadowing.forget()
+            self.shadow_runner.reset()
         limits = settings.max_ongoing_requests, settings.max_queued_requests
         if self.settings is None or limits != (
             self.settings.max_ongoing_requests,
             self.settings.max_queued_requests,
         ):
-            self.places.resize(*limits)
+            self.admission.resize(*limits)
         self.settings, self.loaded = settings, loaded
         if settings.since_s > self._now_s():
             asyncio.get_running_loop().call_later(
@@ -168,7 +168,7 @@ class Service:
             kept = self.settings.versions_at(self._now_s())
             self.loaded = {version: one for version, one in self.loaded.items() if version in kept}
 
-    async def _load(self, settings: Settings, version: int) -> Loaded:
+    async def _load(self, settings: Settings, version: int) -> LoadedVersion:
         """A version that has been warmed and checked."""
         known = self.loaded.get(version)
         if known is not None and known.settings.identity == settings.identity:
@@ -178,15 +178,15 @@ class Service:
         else:
             bundle, source = await asyncio.to_thread(_checked, settings, version, _load)
 
-        def measured(settings: Settings, _: int) -> Pace:
+        def measured(settings: Settings, _: int) -> BatchPlan:
             return batch_size_module.measure(bundle, settings.max_batch_size)
 
-        is_short, batch_size = await asyncio.to_thread(_checked, settings, version, measured)
-        executor = None if is_short else self._forward_thread
+        runs_inline, batch_size = await asyncio.to_thread(_checked, settings, version, measured)
+        executor = None if runs_inline else self._forward_thread
         batcher = Batcher(
             partial(_values, bundle), batch_size, settings.batch_wait_timeout_s, executor
         )
-        return Loaded(version, settings, bundle, source, _interface(bundle), batcher)
+        return LoadedVersion(version, settings, bundle, source, _interface(bundle), batcher)
 
     def state(self) -> dict[str, Any]:
         """What this replica was told last, what holds, its versions, what it refused and why, how requests went."""
@@ -196,13 +196,13 @@ class Service:
             "loaded": sorted(self.loaded),
             "refused": self.refused,
             "tallies": {version: tally.to_dict() for version, tally in self.tallies.items()},
-            "shadow": self.shadowing.counts(),
-            "in_work": self.places.num_in_work,
+            "shadow": self.shadow_runner.counts(),
+            "in_work": self.admission.num_in_work,
         }
 
     # Requests ---------------------------------------------------------------------------------------------
 
-    async def compute(self, loaded: Loaded, x: Array) -> Array:
+    async def compute(self, loaded: LoadedVersion, x: Array) -> Array:
         """What `Features.values` gives [B, K] for the inputs [B, *shape] of one request.
 
         Raises:
@@ -226,7 +226,11 @@ class Service:
         return values_BK
 
     def mirror(
-        self, answered: Loaded, key: str, inputs: Callable[[Loaded], Array], values_BK: Array
+        self,
+        answered: LoadedVersion,
+        key: str,
+        inputs: Callable[[LoadedVersion], Array],
+        values_BK: Array,
     ) -> None:
         """Copies a request that has been answered to the shadow, where there is one and the request is in its share.
 
@@ -255,7 +259,7 @@ class Service:
                 raise ValueError("no finite number")
             return shadow.bundle.features.answers(values_BK)
 
-        self.shadowing.copy(
+        self.shadow_runner.submit(
             side.version, lambda: answered.bundle.features.answers(values_BK), found
         )
 

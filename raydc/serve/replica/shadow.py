@@ -19,7 +19,7 @@ _SAME_VALUE = 1e-3
 
 
 @dataclass
-class Comparison:
+class ShadowComparison:
     """Requests that were copied, not copied, and failed in the shadow; rows compared and rows that differ."""
 
     version: int
@@ -31,11 +31,11 @@ class Comparison:
     seconds: float = 0.0
 
 
-class Shadowing:
+class ShadowRunner:
     """Computes copies in a thread of their own, one after the other."""
 
     def __init__(self) -> None:
-        self._comparison: Comparison | None = None
+        self._comparison: ShadowComparison | None = None
         self._num_in_work = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, "shadow")
@@ -44,11 +44,11 @@ class Shadowing:
         """The comparison with the newest shadow as a dict; None before the first copy."""
         return dict(vars(self._comparison)) if self._comparison else None
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Starts counting anew."""
         self._comparison = None
 
-    def copy(
+    def submit(
         self, version: int, given: Callable[[], Predictions], found: Callable[[], Predictions]
     ) -> None:
         """Hands over a copy of a request that has been answered; returns at once and never raises.
@@ -59,7 +59,7 @@ class Shadowing:
             found: Makes those of the shadow, from the request on; may raise anything. Both run in another thread.
         """
         if self._comparison is None or self._comparison.version != version:
-            self._comparison = Comparison(version)
+            self._comparison = ShadowComparison(version)
         if self._num_in_work >= _MAX_COPIES:
             self._comparison.num_left_out += 1
             return
@@ -70,7 +70,7 @@ class Shadowing:
 
     async def _run(
         self,
-        comparison: Comparison,
+        comparison: ShadowComparison,
         given: Callable[[], Predictions],
         found: Callable[[], Predictions],
     ) -> None:

@@ -37,7 +37,7 @@ class AccessLog:
         self._second_text = ""
         self._open()
 
-    def take(self, lot: Sequence[RequestRecord]) -> None:
+    def write(self, lot: Sequence[RequestRecord]) -> None:
         """Writes lines; what cannot be written, because the disk is full for example, is counted in `num_lost`."""
         content = b"".join(self._line(seen) for seen in lot)
         try:

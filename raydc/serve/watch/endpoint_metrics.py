@@ -67,7 +67,7 @@ class EndpointMetrics:
         self._gauges = {name: Gauge(name, text, tags) for name, (text, tags) in GAUGES.items()}
         self._shown: dict[tuple[str, ...], float] = {}
 
-    def take(self, lot: Sequence[RequestRecord]) -> None:
+    def count_requests(self, lot: Sequence[RequestRecord]) -> None:
         """Counts the requests for a prediction; of looks at health and metadata there is only the log."""
         seconds: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
         rows: Count[tuple[str, str, str]] = Count()
@@ -90,7 +90,7 @@ class EndpointMetrics:
                     count, dict(zip(_WHOSE, whose, strict=True))
                 )
 
-    def batches(self, model: str, version: str, sizes: Sequence[int]) -> None:
+    def observe_batches(self, model: str, version: str, sizes: Sequence[int]) -> None:
         """Requests of each forward pass since the last call."""
         tags = {"model": model, "version": version}
         for size in sizes:
@@ -98,11 +98,11 @@ class EndpointMetrics:
         if sizes:
             self._counters["raydc_batched_requests_total"].inc(sum(sizes), tags)
 
-    def level(self, name: str, value: float, model: str) -> None:
+    def set_gauge(self, name: str, value: float, model: str) -> None:
         """How much there is of something now."""
         self._gauges[name].set(value, {"model": model})
 
-    def total(self, name: str, total: float, tags: Mapping[str, str]) -> None:
+    def count_up_to(self, name: str, total: float, tags: Mapping[str, str]) -> None:
         """A count that somebody else keeps, from its beginning; one that began again counts from there."""
         key = (name, *tags.values())
         shown = self._shown.get(key, 0.0)

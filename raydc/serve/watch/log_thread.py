@@ -25,7 +25,7 @@ class LogThread:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
-    def do(self, work: Callable[[], None], num_requests: int = 0) -> None:
+    def submit(self, work: Callable[[], None], num_requests: int = 0) -> None:
         """For the event loop: never waits, never raises.
 
         Args:

@@ -31,19 +31,19 @@ class Monitor:
 
     Args:
         service: What is watched.
-        meters: Where it is counted.
+        metrics: Where it is counted.
         place: Gives the file of the access log of a model.
     """
 
     def __init__(
-        self, service: Service, meters: EndpointMetrics, place: Callable[[str], Path]
+        self, service: Service, metrics: EndpointMetrics, place: Callable[[str], Path]
     ) -> None:
         self._service = service
-        self._meters = meters
+        self._metrics = metrics
         self._place = place
         self._seen: list[RequestRecord] = []
         self._log: AccessLog | None = None
-        self._watch = LogThread()
+        self._log_thread = LogThread()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def configure(self, settings: Settings) -> None:
@@ -54,7 +54,7 @@ class Monitor:
         self._look()  # What was seen so far is logged, or not, as it was said so far.
         if not settings.access_log:
             if self._log is not None:
-                self._watch.do(self._log.close)  # After what was seen so far.
+                self._log_thread.submit(self._log.close)  # After what was seen so far.
                 self._log = None
         elif self._log is None:
             try:
@@ -62,7 +62,7 @@ class Monitor:
             except OSError as error:
                 logger.error("there is no access log: %s", error)
 
-    def see(self, seen: RequestRecord) -> None:
+    def record(self, seen: RequestRecord) -> None:
         """Called for each request, on the event loop. Many are counted at once, when nobody waits for the answer."""
         self._seen.append(seen)
         if len(self._seen) == _LOT and self._loop is not None:
@@ -71,7 +71,7 @@ class Monitor:
     def close(self) -> None:
         """Counts and writes what was seen last."""
         self._look()
-        self._watch.close()
+        self._log_thread.close()
 
     def _look_regularly(self) -> None:
         self._look()
@@ -80,9 +80,9 @@ class Monitor:
     def _look(self) -> None:
         lot, self._seen = self._seen, []
         if self._log is not None and lot:
-            self._watch.do(partial(self._log.take, lot), len(lot))
+            self._log_thread.submit(partial(self._log.write, lot), len(lot))
         try:
-            self._meters.take(lot)
+            self._metrics.count_requests(lot)
             self._levels()
         except Exception:  # Watching goes on, and answering does in any case.
             logger.exception("requests could not be counted")
@@ -91,20 +91,22 @@ class Monitor:
         settings = self._service.settings
         if settings is None:
             return
-        model, meters = settings.model, self._meters
-        waiting, in_work = self._service.places.num_waiting, self._service.places.num_in_work
-        meters.level("raydc_requests_waiting", waiting, model)
-        meters.level("raydc_requests_in_work", in_work, model)
+        model, metrics = settings.model, self._metrics
+        waiting, in_work = self._service.admission.num_waiting, self._service.admission.num_in_work
+        metrics.set_gauge("raydc_requests_waiting", waiting, model)
+        metrics.set_gauge("raydc_requests_in_work", in_work, model)
         for loaded in list(self._service.loaded.values()):
             sizes = loaded.batcher.batch_sizes
-            meters.batches(model, loaded.version, [sizes.popleft() for _ in range(len(sizes))])
+            metrics.observe_batches(
+                model, loaded.version, [sizes.popleft() for _ in range(len(sizes))]
+            )
         for version in list(self._service.refused):
-            meters.total(
+            metrics.count_up_to(
                 "raydc_refused_versions_total", 1, {"model": model, "version": str(version)}
             )
-        lost = self._watch.num_dropped + (self._log.num_lost if self._log is not None else 0)
-        meters.total("raydc_watch_dropped_total", lost, {"model": model})
-        if (counts := self._service.shadowing.counts()) is not None:
+        lost = self._log_thread.num_dropped + (self._log.num_lost if self._log is not None else 0)
+        metrics.count_up_to("raydc_watch_dropped_total", lost, {"model": model})
+        if (counts := self._service.shadow_runner.counts()) is not None:
             outcomes = {
                 "same": counts["num_rows"] - counts["num_different"],
                 "different": counts["num_different"],
@@ -112,4 +114,4 @@ class Monitor:
             }
             for outcome, total in outcomes.items():
                 tags = {"model": model, "version": str(counts["version"]), "outcome": outcome}
-                meters.total("raydc_shadow_rows_total", total, tags)
+                metrics.count_up_to("raydc_shadow_rows_total", total, tags)

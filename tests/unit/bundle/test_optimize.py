@@ -144,7 +144,7 @@ def test_only_who_asks_gets_it(
     computes = []
     for value in ("none", "auto"):
         wanted = section.model_copy(update={"optimize": value})
-        settings = application.settings_for("small", wanted, registry.storage, Traffic(version=1))
+        settings = application.build_settings("small", wanted, registry.storage, Traffic(version=1))
         computes.append(service._load(settings, 1)[0].compute)
     assert computes == ["as trained", "compiled, bfloat16"]
 

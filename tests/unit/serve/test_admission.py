@@ -18,101 +18,101 @@ def run(
     scenario: Callable[[AdmissionQueue], Awaitable[None]], num_ongoing: int, max_queued: int
 ) -> None:
     async def main() -> None:
-        places = AdmissionQueue()
-        places.resize(num_ongoing, max_queued)
+        admission = AdmissionQueue()
+        admission.resize(num_ongoing, max_queued)
         async with asyncio.timeout(WAIT_S):
-            await scenario(places)
-        assert (places.num_waiting, places.num_in_work) == (0, 0)
+            await scenario(admission)
+        assert (admission.num_waiting, admission.num_in_work) == (0, 0)
 
     asyncio.run(main())
 
 
-async def refused(places: AdmissionQueue) -> str:
+async def refused(admission: AdmissionQueue) -> str:
     with pytest.raises(RequestError) as error:
-        await places.arrive()
+        await admission.admit()
     assert (error.value.status, error.value.headers) == (429, {"retry-after": "1"})
     return error.value.message
 
 
 def test_so_many_bodies_are_held_and_no_more() -> None:
-    async def scenario(places: AdmissionQueue) -> None:
-        visits = [await places.arrive() for _ in range(2 + 3 + module._SPARE)]
-        assert "being read" in await refused(places)
-        visits.pop().leave()
-        visits.append(await places.arrive())
-        for visit in visits:
-            visit.leave()
-        (await places.arrive()).leave()
+    async def scenario(admission: AdmissionQueue) -> None:
+        slots = [await admission.admit() for _ in range(2 + 3 + module._SPARE)]
+        assert "being read" in await refused(admission)
+        slots.pop().release()
+        slots.append(await admission.admit())
+        for slot in slots:
+            slot.release()
+        (await admission.admit()).release()
 
     run(scenario, num_ongoing=2, max_queued=3)
 
 
 def test_so_many_wait_and_a_place_goes_to_who_came_first() -> None:
-    async def scenario(places: AdmissionQueue) -> None:
-        first, *others = [await places.arrive() for _ in range(3)]
-        await first.enter()
-        tasks = [asyncio.create_task(other.enter()) for other in others]
+    async def scenario(admission: AdmissionQueue) -> None:
+        first, *others = [await admission.admit() for _ in range(3)]
+        await first.start_computing()
+        tasks = [asyncio.create_task(other.start_computing()) for other in others]
         await asyncio.sleep(0)
-        assert (places.num_waiting, places.num_in_work) == (2, 1)
-        assert "2 requests wait already" in await refused(places)
-        first.leave()
+        assert (admission.num_waiting, admission.num_in_work) == (2, 1)
+        assert "2 requests wait already" in await refused(admission)
+        first.release()
         await tasks[0]
         assert not tasks[1].done()
         tasks[1].cancel()
         await asyncio.wait({tasks[1]})
         for other in others:
-            other.leave()
+            other.release()
 
     run(scenario, num_ongoing=1, max_queued=2)
 
 
 def test_without_a_queue_what_has_no_place_is_refused() -> None:
-    async def scenario(places: AdmissionQueue) -> None:
-        visits = [await places.arrive() for _ in range(1 + module._SPARE)]
-        assert "being read" in await refused(places)
-        await visits[0].enter()
+    async def scenario(admission: AdmissionQueue) -> None:
+        slots = [await admission.admit() for _ in range(1 + module._SPARE)]
+        assert "being read" in await refused(admission)
+        await slots[0].start_computing()
         with pytest.raises(RequestError, match="0 requests wait already"):
-            await visits[1].enter()
-        assert "0 requests wait already" in await refused(places)
-        for visit in visits:
-            visit.leave()
+            await slots[1].start_computing()
+        assert "0 requests wait already" in await refused(admission)
+        for slot in slots:
+            slot.release()
 
     run(scenario, num_ongoing=1, max_queued=0)
 
 
 def test_without_a_limit_on_the_queue_bodies_wait_to_be_read() -> None:
-    async def scenario(places: AdmissionQueue) -> None:
-        visits = [await places.arrive() for _ in range(1 + module._SPARE)]
-        late = [asyncio.create_task(places.arrive()) for _ in range(2)]
+    async def scenario(admission: AdmissionQueue) -> None:
+        slots = [await admission.admit() for _ in range(1 + module._SPARE)]
+        late = [asyncio.create_task(admission.admit()) for _ in range(2)]
         await asyncio.sleep(0)
         assert not any(task.done() for task in late)
-        await visits[0].enter()
-        visits.pop(0).leave()
-        visits.append(await late[0])
+        await slots[0].start_computing()
+        slots.pop(0).release()
+        slots.append(await late[0])
         await asyncio.sleep(0)
         assert not late[1].done(), "one for one"
-        visits.pop(0).leave()
-        visits.append(await late[1])
-        for visit in visits:
-            visit.leave()
+        slots.pop(0).release()
+        slots.append(await late[1])
+        for slot in slots:
+            slot.release()
 
     run(scenario, num_ongoing=1, max_queued=-1)
 
 
 def test_limits_change_while_requests_are_inside() -> None:
-    async def scenario(places: AdmissionQueue) -> None:
-        visits = [await places.arrive() for _ in range(3)]
-        await visits[0].enter()
-        tasks = [asyncio.create_task(visit.enter()) for visit in visits[1:]]
+    async def scenario(admission: AdmissionQueue) -> None:
+        slots = [await admission.admit() for _ in range(3)]
+        await slots[0].start_computing()
+        tasks = [asyncio.create_task(slot.start_computing()) for slot in slots[1:]]
         await asyncio.sleep(0)
-        places.resize(2, 1)
+        admission.resize(2, 1)
         await tasks[0]
-        assert (places.num_waiting, places.num_in_work) == (1, 2)
-        assert "1 requests wait already" in await refused(places)
-        places.resize(3, 0)
+        assert (admission.num_waiting, admission.num_in_work) == (1, 2)
+        assert "1 requests wait already" in await refused(admission)
+        admission.resize(3, 0)
         await tasks[1]
-        for visit in visits:
-            visit.leave()
+        for slot in slots:
+            slot.release()
 
     run(scenario, num_ongoing=1, max_queued=2)
 
@@ -122,44 +122,44 @@ def test_limits_change_while_requests_are_inside() -> None:
 def test_who_is_cancelled_at_its_turn_leaves_it_to_the_next(
     is_called_first: bool, max_queued: int
 ) -> None:
-    async def scenario(places: AdmissionQueue) -> None:
-        first = await places.arrive()
-        await first.enter()
+    async def scenario(admission: AdmissionQueue) -> None:
+        first = await admission.admit()
+        await first.start_computing()
 
         async def ask() -> None:
-            visit = await places.arrive()
+            slot = await admission.admit()
             try:
-                await visit.enter()
+                await slot.start_computing()
             finally:
-                visit.leave()
+                slot.release()
 
         tasks = [asyncio.create_task(ask()) for _ in range(3)]
         for _ in range(3):
             await asyncio.sleep(0)
         if is_called_first:
-            first.leave()
+            first.release()
             tasks[0].cancel()
         else:
             tasks[0].cancel()
-            first.leave()
+            first.release()
         await asyncio.wait(tasks)
         assert [task.cancelled() for task in tasks] == [True, False, False]
-        assert not places._num_inside
+        assert not admission._num_inside
 
     run(scenario, num_ongoing=1, max_queued=max_queued)
 
 
 def test_who_waits_outside_may_be_cancelled() -> None:
-    async def scenario(places: AdmissionQueue) -> None:
-        visits = [await places.arrive() for _ in range(1 + module._SPARE)]
-        tasks = [asyncio.create_task(places.arrive()) for _ in range(3)]
+    async def scenario(admission: AdmissionQueue) -> None:
+        slots = [await admission.admit() for _ in range(1 + module._SPARE)]
+        tasks = [asyncio.create_task(admission.admit()) for _ in range(3)]
         await asyncio.sleep(0)
         tasks[1].cancel()
-        visits[0].leave()
+        slots[0].release()
         tasks[0].cancel()
-        visits.append(await tasks[2])
-        for visit in visits[1:]:
-            visit.leave()
-        assert not places._num_inside
+        slots.append(await tasks[2])
+        for slot in slots[1:]:
+            slot.release()
+        assert not admission._num_inside
 
     run(scenario, num_ongoing=1, max_queued=-1)

@@ -19,7 +19,7 @@ from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings, Traffic, TrafficShare
 from raydc.serve.watch.request_record import RequestRecord
 from raydc.storage import Storage
-from raydc.tokens import Tokens
+from raydc.tokens import TokenStore
 
 OPEN = [
     "/v2/health/live",
@@ -66,7 +66,7 @@ class Door:
 
     def __init__(self, folder: Path, auth: str = "token") -> None:
         self.storage = Storage(str(folder / "store"))
-        tokens = Tokens(self.storage, "small")
+        tokens = TokenStore(self.storage, "small")
         self.tokens = {
             name: tokens.create(name, rights)
             for name, rights in (

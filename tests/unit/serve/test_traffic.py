@@ -12,12 +12,12 @@ import small_models
 from test_service import Store, body, post, tensors
 
 from raydc.errors import CheckpointError, DataError
-from raydc.serve.control.rollout import judge
+from raydc.serve.control.rollout import decide
 from raydc.serve.http.routes import Routes
 from raydc.serve.replica.service import Service
-from raydc.serve.replica.shadow import Shadowing
+from raydc.serve.replica.shadow import ShadowRunner
 from raydc.serve.settings import Settings, Traffic, TrafficShare
-from raydc.serve.tally import BOUNDS_S, Tally, total
+from raydc.serve.tally import BOUNDS_S, Tally, sum_tallies
 from raydc.spec.sections import CanaryRule
 
 KEYS = [f"user-{number}" for number in range(4000)]
@@ -261,16 +261,18 @@ RULE = CanaryRule(min_requests=100, max_error_fraction=0.02, max_latency_ratio=2
     ],
 )
 def test_the_rule(canary: Tally, kind: str, reason: str) -> None:
-    verdict = judge(tallied(500, refused=20), canary, RULE)
-    assert (verdict.kind, reason in verdict.reason) == (kind, True), verdict
+    decision = decide(tallied(500, refused=20), canary, RULE)
+    assert (decision.kind, reason in decision.reason) == (kind, True), decision
 
 
 def test_a_canary_is_not_promoted_beside_a_stable_version_that_nobody_asks() -> None:
-    assert judge(Tally(), tallied(500), RULE).kind == "wait"
+    assert decide(Tally(), tallied(500), RULE).kind == "wait"
 
 
 def test_tallies_add_up_and_give_percentiles() -> None:
-    both = total([tallied(90, seconds=0.001).to_dict(), tallied(9, 1, 0.1, refused=2).to_dict()])
+    both = sum_tallies(
+        [tallied(90, seconds=0.001).to_dict(), tallied(9, 1, 0.1, refused=2).to_dict()]
+    )
     assert (both.num_answered, both.num_errors, both.num_refused, both.num_requests) == (
         99,
         1,
@@ -295,16 +297,16 @@ YES, NO = {"label": "yes"}, {"label": "no"}
 
 
 def copies(given: list[dict[str, Any]], found: Callable[[], Any], times: int = 1) -> dict[str, Any]:
-    shadowing = Shadowing()
+    runner = ShadowRunner()
 
     async def main() -> None:
         for _ in range(times):
-            shadowing.copy(2, lambda: given, found)
-        while shadowing._tasks:
+            runner.submit(2, lambda: given, found)
+        while runner._tasks:
             await asyncio.sleep(0.001)
 
     asyncio.run(asyncio.wait_for(main(), 30))
-    counted = shadowing.counts()
+    counted = runner.counts()
     assert counted is not None
     return counted
 
@@ -356,7 +358,7 @@ def test_a_request_is_mirrored_to_the_shadow_and_its_answer_is_not(
 
         outputs_BK = await service.compute(stable, inputs(stable))
         service.mirror(stable, "somebody", inputs, outputs_BK)
-        while service.shadowing._tasks:
+        while service.shadow_runner._tasks:
             await asyncio.sleep(0.001)
         counted: dict[str, Any] = service.state()["shadow"]
         return counted

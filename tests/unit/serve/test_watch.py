@@ -40,12 +40,12 @@ def seen(number: int = 0, **fields: Any) -> RequestRecord:
 
 def test_everything_is_done_in_order() -> None:
     done: list[int] = []
-    watching = LogThread()
+    thread = LogThread()
     for number in range(1000):
-        watching.do(partial(done.append, number), num_requests=number % 3)
-    watching.close()
+        thread.submit(partial(done.append, number), num_requests=number % 3)
+    thread.close()
     assert done == list(range(1000))
-    assert watching.num_dropped == 0
+    assert thread.num_dropped == 0
 
 
 def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(
@@ -59,22 +59,22 @@ def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(
         assert may_go_on.wait(WAIT_S)
         done.append(number)
 
-    watching = LogThread()
+    thread = LogThread()
     for number in range(8):
-        watching.do(partial(slow, number), num_requests=3)
-    watching.do(partial(slow, 8))
-    assert watching.num_dropped == 15
+        thread.submit(partial(slow, number), num_requests=3)
+    thread.submit(partial(slow, 8))
+    assert thread.num_dropped == 15
     may_go_on.set()
-    watching.close()
+    thread.close()
     assert done == [0, 1, 2, 8], "what is for no request is always done"
 
 
 def test_what_fails_keeps_nothing_from_the_next() -> None:
     done: list[int] = []
-    watching = LogThread()
-    watching.do(partial(done.index, 5), num_requests=1)
-    watching.do(partial(done.append, 1), num_requests=1)
-    watching.close()
+    thread = LogThread()
+    thread.submit(partial(done.index, 5), num_requests=1)
+    thread.submit(partial(done.append, 1), num_requests=1)
+    thread.close()
     assert done == [1]
 
 
@@ -87,7 +87,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_a_line_is_one_request(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "logs" / "access.jsonl")
-    log.take(
+    log.write(
         [seen(0, status=401, token="", forwarded_for="192.0.2.1", path='/a"\n\u2028b'), seen(1)]
     )
     log.close()
@@ -103,7 +103,7 @@ def test_a_line_is_one_request(tmp_path: Path) -> None:
 
 def test_texts_of_clients_are_cut(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "access.jsonl")
-    log.take([seen(request_id="i" * 10_000, path="/" * 10_000, forwarded_for="f" * 10_000)])
+    log.write([seen(request_id="i" * 10_000, path="/" * 10_000, forwarded_for="f" * 10_000)])
     log.close()
     (line,) = lines(log.path)
     assert {len(line[name]) for name in ("request_id", "path", "forwarded_for")} == {200}
@@ -113,7 +113,7 @@ def test_full_files_are_kept_up_to_a_number(tmp_path: Path) -> None:
     size = len(AccessLog(tmp_path / "other.jsonl")._line(seen()))
     log = AccessLog(tmp_path / "access.jsonl", max_bytes=3 * size)
     for number in range(30):
-        log.take([seen(number % 10)])
+        log.write([seen(number % 10)])
     log.close()
     files = sorted(tmp_path.glob("access.jsonl*"))
     assert [file.name for file in files] == [
@@ -130,7 +130,7 @@ def test_full_files_are_kept_up_to_a_number(tmp_path: Path) -> None:
 def test_a_restart_goes_on_in_the_same_file(tmp_path: Path) -> None:
     for number in range(2):
         log = AccessLog(tmp_path / "access.jsonl")
-        log.take([seen(number)])
+        log.write([seen(number)])
         log.close()
     assert [line["request_id"] for line in lines(tmp_path / "access.jsonl")] == ["r0", "r1"]
 
@@ -145,9 +145,9 @@ def test_a_full_disk_is_counted_and_stops_nobody(
 
     with monkeypatch.context() as patch:
         patch.setattr(access_log.os, "write", full)
-        log.take([seen(), seen()])
+        log.write([seen(), seen()])
     assert log.num_lost == 2
-    log.take([seen(7)])
+    log.write([seen(7)])
     assert [line["request_id"] for line in lines(log.path)] == ["r7"]
 
 
@@ -190,8 +190,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def test_requests_are_counted_by_version_role_and_code(recorded: Recorded) -> None:
-    meters = EndpointMetrics()
-    meters.take(
+    metrics = EndpointMetrics()
+    metrics.count_requests(
         [seen(), seen(), seen(version="2", role="canary"), seen(status=429), seen(method="GET")]
     )
     assert recorded.values == {
@@ -206,20 +206,20 @@ def test_requests_are_counted_by_version_role_and_code(recorded: Recorded) -> No
 
 
 def test_totals_of_others_become_increments(recorded: Recorded) -> None:
-    meters = EndpointMetrics()
+    metrics = EndpointMetrics()
     tags = {"model": "small", "version": "2", "outcome": "same"}
     totals: list[float] = [0, 5, 5, 9, 2]  # It began again at the end.
     for total in totals:
-        meters.total("raydc_shadow_rows_total", total, tags)
+        metrics.count_up_to("raydc_shadow_rows_total", total, tags)
     assert recorded.values == {("raydc_shadow_rows_total", "small", "2", "same"): 11}
 
 
 def test_levels_and_batches(recorded: Recorded) -> None:
-    meters = EndpointMetrics()
+    metrics = EndpointMetrics()
     for value in (3.0, 0.0):
-        meters.level("raydc_requests_waiting", value, "small")
-    meters.batches("small", "1", [4, 1])
-    meters.batches("small", "1", [])
+        metrics.set_gauge("raydc_requests_waiting", value, "small")
+    metrics.observe_batches("small", "1", [4, 1])
+    metrics.observe_batches("small", "1", [])
     assert recorded.values == {
         ("raydc_requests_waiting", "small"): 0.0,
         ("raydc_batched_requests_total", "small", "1"): 5,
@@ -246,11 +246,11 @@ class Busy:
 
     def __init__(self) -> None:
         self.batch_sizes = deque([2, 1])
-        self.places = SimpleNamespace(num_waiting=2, num_in_work=1)
+        self.admission = SimpleNamespace(num_waiting=2, num_in_work=1)
         self.loaded = {
             1: SimpleNamespace(version="1", batcher=SimpleNamespace(batch_sizes=self.batch_sizes))
         }
-        self.shadowing = SimpleNamespace(
+        self.shadow_runner = SimpleNamespace(
             counts=lambda: {"version": 2, "num_rows": 10, "num_different": 3, "num_failed": 1}
         )
 
@@ -260,7 +260,7 @@ def test_a_replica_is_watched_and_its_log_may_be_switched(
     recorded: Recorded, tmp_path: Path, num_requests: int
 ) -> None:
     busy: Any = Busy()
-    lookout = Monitor(busy, EndpointMetrics(), lambda model: tmp_path / f"{model}.jsonl")
+    monitor = Monitor(busy, EndpointMetrics(), lambda model: tmp_path / f"{model}.jsonl")
 
     async def counted(expected: int) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -270,16 +270,16 @@ def test_a_replica_is_watched_and_its_log_may_be_switched(
                 await asyncio.sleep(0.01)
 
     async def scenario() -> None:
-        lookout.see(seen(0))
-        lookout.configure(busy.settings)
+        monitor.record(seen(0))
+        monitor.configure(busy.settings)
         await counted(1)
         for number in range(num_requests):
-            lookout.see(seen(1 + number))
+            monitor.record(seen(1 + number))
         await counted(1 + num_requests)
-        lookout.see(seen(500))
-        lookout.configure(SimpleNamespace(model="small", access_log=False))  # type: ignore[arg-type]
-        lookout.see(seen(501))
-        lookout.close()
+        monitor.record(seen(500))
+        monitor.configure(SimpleNamespace(model="small", access_log=False))  # type: ignore[arg-type]
+        monitor.record(seen(501))
+        monitor.close()
 
     asyncio.run(scenario())
     logged = [line["request_id"] for line in lines(tmp_path / "small.jsonl")]
@@ -305,12 +305,12 @@ def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(
 ) -> None:
     (tmp_path / "file").touch()
     busy: Any = Busy()
-    lookout = Monitor(busy, EndpointMetrics(), lambda model: tmp_path / "file" / "log.jsonl")
+    monitor = Monitor(busy, EndpointMetrics(), lambda model: tmp_path / "file" / "log.jsonl")
 
     async def scenario() -> None:
-        lookout.configure(busy.settings)
-        lookout.see(seen())
-        lookout.close()
+        monitor.configure(busy.settings)
+        monitor.record(seen())
+        monitor.close()
 
     asyncio.run(scenario())
     assert recorded.values[("raydc_requests_total", "small", "1", "stable", "200")] == 1
