@@ -3,4 +3,4 @@
 from raydc.serve.control.deploy import deploy, promote, rollback, shutdown, status, wait
 from raydc.serve.control.readiness import Endpoint, predict_row
 
-__all__ = ["Endpoint", "predict_row", "deploy", "promote", "rollback", "shutdown", "status", "wait"]
+__all__ = ["Endpoint", "deploy", "predict_row", "promote", "rollback", "shutdown", "status", "wait"]

@@ -105,7 +105,7 @@ class AdmissionQueue:
 class Slot:
     """A request that has been let in. `leave` must be called."""
 
-    __slots__ = ("_has_entered", "_admission")
+    __slots__ = ("_admission", "_has_entered")
 
     def __init__(self, places: AdmissionQueue) -> None:
         self._admission = places
