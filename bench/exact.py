@@ -12,9 +12,9 @@ of the machine:
     DDP          torch's DistributedDataParallel in a plain loop (a bare loop for one worker): the
                  reference
 
-Rows are those of Fashion-MNIST, from the shards on disk (raydc's feed) for all
-contenders; a step has 256 rows and AdamW. Rates are medians of rounds, ratios medians of the ratios inside a round. Prints one table, writes
-one JSON file.
+Rows are those of Fashion-MNIST, from the shards on disk (raydc's feed) for all contenders; a step
+has 256 rows and AdamW. Rates are medians of rounds, ratios medians of the ratios inside a round.
+Prints one table, writes one JSON file.
 """
 
 from __future__ import annotations

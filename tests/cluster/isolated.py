@@ -1,7 +1,8 @@
-"""Isolated hosts on this machine, each with its own network, processes, mounts and sshd; and Ray's launcher on them.
+"""Isolated hosts on this machine, each with its own network, processes, mounts and sshd.
 
-The hosts are made by a script outside the project (`../shared/tools/hosts.sh`, or RAYDC_HOSTS), which needs root.
-What happens on them happens through Ray's own commands, given by a launcher with a home folder of its own.
+The hosts are made by a script outside the project (`../shared/tools/hosts.sh`, or RAYDC_HOSTS),
+which needs root. What happens on them happens through Ray's own commands, given by a launcher with
+a home folder of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(os.environ.get("RAYDC_HOSTS", ROOT.parent / "shared" / "tools" / "hosts.sh"))
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-# A host sees the machine's file system through an overlay, without these: what raydc needs there must be brought.
+# A host sees the machine's file system through an overlay, without these: what raydc needs there
+# must be brought.
 HIDDEN = ("raydc", "examples", "tests", "cluster", "bench", "README.md", "pyproject.toml", ".git")
 
 
@@ -75,7 +77,7 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float) -> Any
 
 @dataclass
 class Hosts:
-    """Some isolated hosts; host numbers begin at 1, and every host has the folder `shared` at /shared."""
+    """Isolated hosts, numbered from 1. Every host has the folder `shared` at /shared."""
 
     folder: Path
     network: str
@@ -102,14 +104,16 @@ class Hosts:
         self._bring_environment()
 
     def _bring_environment(self) -> None:
-        # /tmp and the home folder are a host's own. A virtual environment there is hard-linked into /shared.
+        # /tmp and the home folder are a host's own. A virtual environment there is hard-linked
+        # into /shared.
         python = Path(sys.prefix, "bin", "python")
         if self.ssh(1, f"test -x {python}").returncode == 0:
             return
         linked = self.shared / "environment"
         subprocess.run(["cp", "--archive", "--link", sys.prefix, linked], check=True)
         for host in range(1, self.number + 1):
-            link = f"mkdir -p {Path(sys.prefix).parent} && ln -sfn /shared/environment {sys.prefix} && test -x {python}"
+            link = f"mkdir -p {Path(sys.prefix).parent}"
+            link += f" && ln -sfn /shared/environment {sys.prefix} && test -x {python}"
             self.ssh(host, link).check_returncode()
 
     def down(self) -> None:
@@ -119,12 +123,17 @@ class Hosts:
     def _script(self, *arguments: str) -> None:
         environment = {**os.environ, **self.environment, "PATH": os.environ["PATH"] + ":" + SBIN}
         done = subprocess.run(
-            ["bash", str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, check=False,
+            ["bash", str(SCRIPT), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
             timeout=120,
-        )  # fmt: skip
+        )
         if done.returncode:
             raise RuntimeError(
-                f"{SCRIPT.name} {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+                f"{SCRIPT.name} {' '.join(arguments)}: "
+                f"{done.returncode}\n{done.stdout}{done.stderr}"
             )
 
     def power(self, host: int, on: bool) -> None:
@@ -145,9 +154,13 @@ class Hosts:
         ssh = ["ssh", "-i", str(self.key), *(part for option in options for part in ("-o", option))]
         quoted = f"bash -lc {_quote(command)}"
         return subprocess.run(
-            [*ssh, f"root@{self.address(host)}", quoted], capture_output=True, text=True, check=False,
-            timeout=timeout_s, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [*ssh, f"root@{self.address(host)}", quoted],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
 
 
 def _quote(text: str) -> str:
@@ -176,9 +189,16 @@ class Cluster:
         """A command of Ray's, given in the project's root. Standard error is part of the output."""
         try:
             done = subprocess.run(
-                ["ray", *arguments], cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, text=True, check=False,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout_s,
-            )  # fmt: skip
+                ["ray", *arguments],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                check=False,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+            )
         except subprocess.TimeoutExpired as error:
             output = (
                 error.stdout.decode(errors="replace")
@@ -206,7 +226,7 @@ class Cluster:
 
 
 def adapt(hosts: Hosts, name: str) -> dict[str, Any]:
-    """`cluster/onprem.yaml`, with what a user would edit, for small hosts that have raydc's dependencies already."""
+    """Adapts `cluster/onprem.yaml` as a user would, for hosts with all dependencies installed."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text())
     config["cluster_name"] = name
     config["provider"]["head_ip"] = hosts.address(1)

@@ -12,18 +12,18 @@ FILES = sorted((Path(__file__).resolve().parents[2] / "cluster").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_ray_takes_the_file(file: Path) -> None:
+def test_cluster_file_is_valid_for_ray(file: Path) -> None:
     validate_config(prepare_config(yaml.safe_load(file.read_text())))
 
 
-def test_ray_refuses_a_key_that_it_does_not_know() -> None:
+def test_ray_refuses_an_unknown_key() -> None:
     config = yaml.safe_load(FILES[0].read_text()) | {"worker_start_commands": []}
     with pytest.raises(Exception, match="worker_start_commands"):
         validate_config(prepare_config(config))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_the_cluster_is_closed_to_strangers(file: Path) -> None:
+def test_cluster_file_needs_a_token_and_opens_no_dashboard(file: Path) -> None:
     config = yaml.safe_load(file.read_text())
     head, worker = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]
     assert "RAY_AUTH_MODE=token" in head
@@ -33,7 +33,7 @@ def test_the_cluster_is_closed_to_strangers(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_what_is_copied_exists(file: Path) -> None:
+def test_file_mounts_exist(file: Path) -> None:
     sources = yaml.safe_load(file.read_text())["file_mounts"].values()
     missing = [
         path

@@ -1,4 +1,4 @@
-"""Ray's launcher, the submit script and the job server on two hosts: what a user of `cluster/onprem.yaml` types.
+"""Ray's launcher, the submit script and the job server on two hosts, as a user types the commands.
 
 The tests of this file follow one cluster from `ray up` to `ray down` and run in this order.
 """
@@ -81,12 +81,13 @@ def _status_on_head(hosts: Hosts, token: str) -> int:
     ask = (
         "import http.client, sys; connection = http.client.HTTPConnection('127.0.0.1', 8265);"
         "headers = {'Authorization': 'Bearer ' + sys.argv[1]} if sys.argv[1] else {};"
-        "connection.request('GET', '/api/jobs/', headers=headers); print(connection.getresponse().status)"
+        "connection.request('GET', '/api/jobs/', headers=headers); "
+        "print(connection.getresponse().status)"
     )
     return int(hosts.ssh(1, f'python -c "{ask}" "{token}"').stdout)
 
 
-def test_nobody_enters_without_the_token(cluster: Cluster, hosts: Hosts) -> None:
+def test_cluster_refuses_requests_without_token(cluster: Cluster, hosts: Hosts) -> None:
     assert _listens(hosts.address(1), 6379)
     assert not _listens(hosts.address(1), 8265)
     assert _status_on_head(hosts, "") == 401
@@ -96,7 +97,7 @@ def test_nobody_enters_without_the_token(cluster: Cluster, hosts: Hosts) -> None
         assert hosts.ssh(host, "stat -c %a ~/.ray/auth_token").stdout.strip() == "600"
 
 
-def test_submit_runs_every_stage_with_a_worker_on_each_host(
+def test_submit_runs_all_stages_with_a_worker_on_each_host(
     submitted: subprocess.CompletedProcess[str], hosts: Hosts
 ) -> None:
     assert submitted.returncode == 0
@@ -106,7 +107,7 @@ def test_submit_runs_every_stage_with_a_worker_on_each_host(
 
 
 @pytest.mark.usefixtures("submitted")
-def test_the_endpoint_answers_from_outside(hosts: Hosts) -> None:
+def test_endpoint_answers_another_host(hosts: Hosts) -> None:
     (folder,) = (hosts.shared / "runs" / "data").glob("digits-*")
     rows = json.loads((folder / "golden_rows.json").read_text())
     data = Storage(str(folder))
@@ -134,9 +135,7 @@ def test_the_endpoint_answers_from_outside(hosts: Hosts) -> None:
     ids=["wrong value", "run exists", "valid"],
 )
 @pytest.mark.usefixtures("submitted")
-def test_the_last_line_says_the_exit_code(
-    cluster: Cluster, arguments: list[str], code: int
-) -> None:
+def test_submit_ends_with_the_exit_code(cluster: Cluster, arguments: list[str], code: int) -> None:
     done = cluster.submit(*arguments)
     assert _last_line(done) == f"raydc {' '.join(arguments)}: exit code {code}"
     assert done.returncode == (1 if code else 0)
@@ -150,9 +149,14 @@ def dashboard(cluster: Cluster, hosts: Hosts) -> Iterator[str]:
         port = probe.getsockname()[1]
     command = ["ray", "dashboard", str(cluster.file), "--port", str(port)]
     with subprocess.Popen(
-        command, env=cluster.environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as tunnel:  # fmt: skip
+        command,
+        env=cluster.environment,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as tunnel:
         url = f"http://127.0.0.1:{port}"
         try:
             wait_until(lambda: _is_served(url), "a tunnel to the dashboard", timeout_s=60)
@@ -201,8 +205,8 @@ def test_job_submit_trains_from_a_working_folder(
     assert "storage: 'runs'" in refused.stdout
 
 
-def test_a_host_without_power(cluster: Cluster, hosts: Hosts) -> None:
-    """The other host goes silent in the middle of a step; the run goes on with one worker, and no row is lost."""
+def test_host_without_power_costs_no_row(cluster: Cluster, hosts: Hosts) -> None:
+    """The other host goes silent in a step; the run continues with one worker and loses no row."""
     spec = yaml.safe_load((ROOT / SPEC).read_text())
     spec |= {"name": "powerless", "storage": STORAGE}
     spec["data"]["source"] = "/root/project/examples/digits/data"
@@ -241,7 +245,7 @@ def test_a_host_without_power(cluster: Cluster, hosts: Hosts) -> None:
     check_ledger(run, resolved, prepared.load(Storage(str(data))).num_rows["train"])
 
 
-def test_down_stops_the_cluster(cluster: Cluster, hosts: Hosts) -> None:
+def test_ray_down_stops_the_cluster(cluster: Cluster, hosts: Hosts) -> None:
     assert cluster.ray("down", "-y", str(cluster.file)).returncode == 0
     for port in (6379, 8000, 8265):
         wait_until(

@@ -1,4 +1,4 @@
-"""A network whose process dies, waits or fails at a chosen step of a chosen rank: the injector of the fault tests.
+"""A network whose process dies, waits or fails at a chosen step of a chosen rank.
 
 It can also make the training rows of rank 0 come late once.
 
@@ -89,8 +89,11 @@ def network(
     stall_s: float = 0.0,
     waits: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Faults by rank: after how many of its own shards of this process. The rows stall at the third step; before its
-    shard number `call` every rank waits until `file` contains `text`, and every shard takes `step_s` longer."""
+    """Faults by rank, each after a number of shards that this process has computed.
+
+    The rows stall at the third step. Before shard number `call` every rank waits until `file`
+    contains `text`, and every shard takes `step_s` longer.
+    """
     if stall_s:
         stall(Path(folder) / "stalled", stall_s)
     return Dying(signature, folder, faults, fault, waits)

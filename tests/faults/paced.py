@@ -1,4 +1,4 @@
-"""A network that takes its time for a step until a file says that it may hurry: so that something can happen to it."""
+"""A network whose steps are slow until a file exists, so that a test can disturb the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains once undisturbed, then once for each phase of a checkpoint: killed there, and resumed. Prints JSON.
+"""Trains once undisturbed, then once per checkpoint phase, killed there and resumed. Prints JSON.
 
     python phases.py DATA WORK
 
@@ -22,9 +22,14 @@ from raydc.loop import worker
 from raydc.storage import Storage
 
 FILES = (
-    "MANIFEST.json", "features.json", "model.safetensors", "optimizer.pt", "optimizer.safetensors", "spec.yaml",
+    "MANIFEST.json",
+    "features.json",
+    "model.safetensors",
+    "optimizer.pt",
+    "optimizer.safetensors",
+    "spec.yaml",
     "state.json",
-)  # fmt: skip
+)
 PHASES = ("copied", *(f"wrote {name}" for name in FILES), "moved", "pruning", "pruned")
 NUM_BEFORE = (
     3  # So many times a phase passes: there are older checkpoints then, one of them to be removed.

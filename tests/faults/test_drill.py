@@ -39,7 +39,7 @@ def spec_of(tmp_path: Path, kind: str, **sections: Any) -> Spec:
     return training_spec(str(tmp_path / "store"), model=model, **sections)
 
 
-def test_one_process_is_killed_and_ends_as_if_it_had_not_been(
+def test_chaos_one_killed_process_ends_as_undisturbed(
     tmp_path: Path, data: prepared.Prepared
 ) -> None:
     spec, lines = spec_of(tmp_path, "good", train={"logical_shards": 2}), []
@@ -55,7 +55,7 @@ def test_one_process_is_killed_and_ends_as_if_it_had_not_been(
         chaos.run(spec, data, storage, NOWHERE, lines.append, options)
 
 
-def test_workers_and_drivers_are_killed_and_resized(
+def test_chaos_survives_killed_and_resized_workers_and_drivers(
     tmp_path: Path, data: prepared.Prepared, ray_engine: engine.Engine
 ) -> None:
     spec, lines = (
@@ -71,7 +71,7 @@ def test_workers_and_drivers_are_killed_and_resized(
 
 
 @pytest.mark.soak
-def test_nodes_are_killed_and_drained(tmp_path: Path, data: prepared.Prepared) -> None:
+def test_chaos_survives_killed_and_drained_nodes(tmp_path: Path, data: prepared.Prepared) -> None:
     sections = {"scaling": {"num_workers": {"min": 1, "max": 2}}, "train": {"logical_shards": 4}}
     spec, lines = spec_of(tmp_path, "good", **sections), []
     options = chaos.Options(num_steps=12, seed=0, num_kills=2, only=("node", "drain"))
@@ -82,7 +82,9 @@ def test_nodes_are_killed_and_drained(tmp_path: Path, data: prepared.Prepared) -
     assert sum("node of worker" in line for line in lines) == 2
 
 
-def test_a_driver_that_fails_by_itself_is_told(tmp_path: Path, data: prepared.Prepared) -> None:
+def test_chaos_reports_a_driver_that_fails_by_itself(
+    tmp_path: Path, data: prepared.Prepared
+) -> None:
     little = small.make_spec(spec_of(tmp_path, "good"), 12, 1)
     broken = Storage(str(tmp_path / "broken"))
     drill = Drill(little, broken, data.folder, "")

@@ -1,4 +1,4 @@
-"""An endpoint that is changed, killed and flooded: what is counted in bench/endpoint.py, for a short while."""
+"""An endpoint under changes, kills and overload: the counts of bench/endpoint.py, in short."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield Stage(tmp_path_factory.mktemp("endpoint"))
 
 
-def test_no_request_fails_and_no_client_sees_versions_flap(stage: Stage, tmp_path: Path) -> None:
+def test_changes_under_load_fail_no_request_and_flap_no_version(
+    stage: Stage, tmp_path: Path
+) -> None:
     rows = endpoint.under_change(stage, tmp_path)
     assert {row["event"]: row["failed"] for row in rows} == {row["event"]: {} for row in rows}
     assert [row["event"] for row in rows if row["changes"] > row.get("max_changes", 0)] == []
@@ -33,9 +35,7 @@ def test_no_request_fails_and_no_client_sees_versions_flap(stage: Stage, tmp_pat
     assert Registry(stage.storage).aliases("paced") == {"production": 2}
 
 
-def test_what_there_is_only_one_of_fails_no_request_of_the_client(
-    stage: Stage, tmp_path: Path
-) -> None:
+def test_client_library_survives_outages_of_single_processes(stage: Stage, tmp_path: Path) -> None:
     rows = endpoint.outages(stage, tmp_path)
     assert [row["failed_with_library"] for row in rows] == [{}, {}]
     assert all(row["requests_with_library"] > 0 for row in rows)
@@ -43,9 +43,7 @@ def test_what_there_is_only_one_of_fails_no_request_of_the_client(
 
 
 @pytest.mark.soak
-def test_more_than_can_be_answered_is_refused_with_a_time_to_come_back(
-    stage: Stage, tmp_path: Path
-) -> None:
+def test_overload_is_refused_with_retry_after(stage: Stage, tmp_path: Path) -> None:
     row = endpoint.overload(stage, tmp_path, flood_s=2.0)
     assert (row["failed_otherwise"], row["failed_afterwards"]) == ({}, {})
     assert row["refused_with_retry_after"] > 0
@@ -53,15 +51,15 @@ def test_more_than_can_be_answered_is_refused_with_a_time_to_come_back(
 
 
 @pytest.mark.soak
-def test_replicas_come_and_go_with_the_load(stage: Stage, tmp_path: Path) -> None:
+def test_replicas_scale_with_the_load(stage: Stage, tmp_path: Path) -> None:
     rows = endpoint.scaling(stage, tmp_path)
     assert [row["failed"] for row in rows] == [{}, {}]
 
 
-def test_requests_in_work_are_answered_by_a_replica_that_stops(stage: Stage) -> None:
+def test_stopping_replica_answers_requests_in_work(stage: Stage) -> None:
     assert endpoint.stopped_in_work(stage) == [200] * 8
 
 
-def test_a_client_that_goes_away_stops_costing(stage: Stage) -> None:
+def test_disconnected_client_costs_no_forward_pass(stage: Stage) -> None:
     assert endpoint.gone_clients(stage) == [2.0, 0.125]
     assert endpoint.gone_clients(stage, goes=False) == [2.0, 0.25, 0.125]

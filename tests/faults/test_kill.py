@@ -1,4 +1,4 @@
-"""kill -9 of a worker and of the driver: the run goes on, and its weights are those of an undisturbed run."""
+"""kill -9 of a worker and of the driver: the run ends with the weights of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_killed_worker(
 
 
 def check_account(account: Account, wall_s: float, num_steps: int) -> None:
-    """Every second has one name: together they are the wall time, and the stall is where it belongs."""
+    """Every second has one name: they add up to the wall time, and a stall is data wait."""
     assert account.wall_s == pytest.approx(wall_s, rel=0.01)
     assert account.useful_steps == num_steps
     assert account.seconds["data_wait"] >= STALL_S
@@ -150,7 +150,7 @@ def read_metric(line: str) -> tuple[tuple[str, str], float]:
 
 @pytest.mark.usefixtures("ray_engine")
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.soak)])
-def test_killed_worker_costs_ten_steps_whatever_the_checkpoint_interval(
+def test_killed_worker_recomputes_at_most_ten_steps(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
@@ -185,7 +185,7 @@ def test_killed_worker_costs_ten_steps_whatever_the_checkpoint_interval(
 @pytest.mark.soak
 @pytest.mark.usefixtures("ray_engine")
 @pytest.mark.parametrize("seed", range(3))
-def test_killed_again_and_again(
+def test_worker_killed_repeatedly_ends_as_undisturbed(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
@@ -201,11 +201,11 @@ def test_killed_again_and_again(
     assert weights_hash(run, result.steps) == weights_hash(undisturbed, result.steps)
 
 
-# The driver ------------------------------------------------------------------------------------------
+# The driver ---------------------------------------------------------------------------------------
 
 
 def write_project(folder: Path, fault_folder: Path) -> Path:
-    """A table, and a spec file that trains on it; in its second epoch the worker stops and waits."""
+    """Writes a table and a spec that trains on it; the worker waits in its second epoch."""
     folder.mkdir()
     rng = random.Random(0)
     lines = ["a,b,label"]
@@ -255,7 +255,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
-def test_killed_driver_resumes_and_a_flipped_byte_is_refused(tmp_path: Path, root: Path) -> None:
+def test_killed_driver_resumes_and_skips_a_flipped_byte(tmp_path: Path, root: Path) -> None:
     run_path = write_project(tmp_path / "killed", tmp_path / "faults")
     (tmp_path / "faults").mkdir()
     process = train_command(tmp_path / "killed", root)
@@ -289,7 +289,8 @@ def test_killed_driver_resumes_and_a_flipped_byte_is_refused(tmp_path: Path, roo
     spec = specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml")))
     data = prepared.load(Storage(str(next((tmp_path / "killed" / "runs" / "data").iterdir()))))
     check_ledger(run, spec, data.num_rows["train"])
-    # The fault fires once, so the calling process trains undisturbed, and computes what a Ray worker computes.
+    # The fault fires once, so the calling process trains undisturbed, and computes what a Ray
+    # worker computes.
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root / "tests" / "faults")
         undisturbed = Storage(str(tmp_path / "undisturbed"))

@@ -1,4 +1,4 @@
-"""Nodes that come, go with notice and go without, on one machine: an elastic run has the size that fits."""
+"""Nodes that join, drain and die, on one machine: an elastic run has the size that fits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 class Watched:
-    """A run in a thread of its own, and what its files say. Leaving it lets the run hurry to its end.
+    """A run in a thread, and what its files say. Leaving it lets the run finish quickly.
 
     Nodes can only be added in the main thread.
     """
@@ -189,14 +189,15 @@ def standing_by(node: Any) -> set[int]:
     return found
 
 
-def test_room_drain_and_loss(
+def test_run_uses_free_room_and_survives_drain_and_loss(
     cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
     data = prepared.load(write_pictures(Storage(str(tmp_path / "data")), num_rows=NUM_ROWS))
     run = Storage(str(tmp_path / "run"))
     (home,) = cluster.worker_nodes
-    # One failure: the node that is lost without notice. Neither the drain nor the two resizes may count.
+    # One failure: the node that is lost without notice. Neither the drain nor the two resizes may
+    # count.
     spec = elastic_spec(tmp_path, most=2, max_failures=1)
     sizes: list[int] = []
     with Watched(spec, data, run, tmp_path / "hurry") as watched:
@@ -229,7 +230,8 @@ def test_room_drain_and_loss(
     ) == (1, 2, 1)
     lost = recomputed_steps(run)
     assert lost[:3] == [0, 0, 0]
-    # Lines of steps are written every few; the account counts those too that were not written when a process died.
+    # Lines of steps are written every few; the account counts those too that were not written when
+    # a process died.
     account = read_account(run)
     assert lost[3] <= account.recomputed_steps <= spec.fault_tolerance.max_recomputed_steps
     assert account.restarts == 4
@@ -239,7 +241,7 @@ def test_room_drain_and_loss(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(3))
-def test_nodes_come_and_go(
+def test_run_follows_nodes_that_join_and_leave(
     cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
@@ -282,7 +284,7 @@ def test_nodes_come_and_go(
 
 
 @pytest.mark.soak
-def test_two_four_three_and_one_worker_in_one_run(
+def test_nodes_resize_one_run_to_2_4_3_1_workers(
     cluster: Cluster, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")

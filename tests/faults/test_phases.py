@@ -19,7 +19,7 @@ from raydc.tracking import events
 TIMEOUT_S = 300.0
 
 
-def test_killed_in_each_phase_of_a_checkpoint(tmp_path: Path, root: Path) -> None:
+def test_kill_in_each_checkpoint_phase_ends_as_undisturbed(tmp_path: Path, root: Path) -> None:
     data = write_pictures(Storage(str(tmp_path / "data")))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
     command = [sys.executable, phases.__file__, data.uri, str(tmp_path)]

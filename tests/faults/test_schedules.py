@@ -1,4 +1,4 @@
-"""Twenty kill schedules, each of another network, precision and optimiser: all end as if nobody had touched them."""
+"""Twenty kill schedules of several networks, precisions and optimisers end as undisturbed."""
 
 from __future__ import annotations
 
@@ -71,8 +71,10 @@ def spec_of(seed: int, storage: Path, num_kills: int) -> Spec:
 
 
 def schedule_of(seed: int) -> list[Fault]:
-    """A worker in a step, in a phase of a checkpoint and while it restores, and a driver: the next one has as many
-    workers, or others."""
+    """Kills a worker in a step, in a checkpoint phase and while it restores, and a driver.
+
+    The next driver has the same number of workers for even seeds, and another one for odd seeds.
+    """
     kinds = (WORKER, schedule.CHECKPOINT, schedule.RESTORE, (DRIVER, RESIZE)[seed % 2])
     drawn = schedule.draw(seed, len(kinds), NUM_STEPS, kinds, MOST_WORKERS)
     phase = PHASES[seed % len(PHASES)]
@@ -96,7 +98,7 @@ def loss_column(run: Storage) -> str:
     return json.dumps(losses)
 
 
-def test_schedules_have_everything_that_can_be_killed() -> None:
+def test_schedules_cover_every_kind_of_kill() -> None:
     drawn = [fault for seed in range(len(CASES)) for fault in schedule_of(seed)]
     assert len(CASES) == 20
     assert {fault.kind for fault in drawn} == {WORKER, DRIVER, RESIZE}
@@ -108,7 +110,7 @@ def test_schedules_have_everything_that_can_be_killed() -> None:
 @pytest.mark.parametrize(
     "seed", range(len(CASES)), ids=lambda seed: f"{seed}-{'-'.join(CASES[seed])}"
 )
-def test_every_schedule_ends_as_if_nobody_had_touched_it(
+def test_every_kill_schedule_ends_as_undisturbed(
     tmp_path: Path,
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -129,7 +131,7 @@ def test_every_schedule_ends_as_if_nobody_had_touched_it(
 
 
 @pytest.mark.soak
-def test_two_four_three_and_one_worker(
+def test_driver_restarts_resize_2_4_3_1_workers(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, ray_engine: engine.Engine
 ) -> None:
     monkeypatch.chdir(root / "tests")

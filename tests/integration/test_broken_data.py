@@ -53,7 +53,7 @@ def _photos(folder: Path, sizes: tuple[tuple[int, int], ...] = ((8, 8),)) -> Pat
     return folder / "photos"
 
 
-# Sources ---------------------------------------------------------------------------------------------
+# Sources ------------------------------------------------------------------------------------------
 
 
 def no_such_source(folder: Path) -> Case:
@@ -117,7 +117,7 @@ def other_columns_in_the_test_part(folder: Path) -> Case:
     return {"source": parts, **TARGET}, r"test\.csv: there is no column 'b', which .*rows\.csv has"
 
 
-# Rows ------------------------------------------------------------------------------------------------
+# Rows ---------------------------------------------------------------------------------------------
 
 
 def no_target_column(folder: Path) -> Case:
@@ -201,7 +201,7 @@ def an_empty_column(folder: Path) -> Case:
     return {"source": _text(folder, text), **TARGET}, "column 'b' has no value in any of 40 rows"
 
 
-# Targets ---------------------------------------------------------------------------------------------
+# Targets ------------------------------------------------------------------------------------------
 
 
 def a_missing_target(folder: Path) -> Case:
@@ -276,7 +276,7 @@ def too_few_rows_to_split(folder: Path) -> Case:
     return {"source": _text(folder, "a,y\n1,no\n2,yes\n"), **TARGET}, r"of 2 rows none is left for"
 
 
-# Images ----------------------------------------------------------------------------------------------
+# Images -------------------------------------------------------------------------------------------
 
 
 def an_unreadable_image(folder: Path) -> Case:
@@ -350,7 +350,9 @@ CASES: list[Callable[[Path], Case]] = [
 
 
 @pytest.mark.parametrize("make", CASES, ids=lambda make: make.__name__)
-def test_broken_data(tmp_path: Path, make: Callable[[Path], Case]) -> None:
+def test_prepare_broken_data_gives_one_message(
+    tmp_path: Path, make: Callable[[Path], Case]
+) -> None:
     (tmp_path / "data").mkdir()
     data, message = make(tmp_path / "data")
     with pytest.raises(DataError, match=message) as raised:
@@ -360,11 +362,11 @@ def test_broken_data(tmp_path: Path, make: Callable[[Path], Case]) -> None:
     assert [path for path in (tmp_path / "storage").rglob("*") if path.name != "data"] == []
 
 
-def test_there_are_cases() -> None:
+def test_broken_data_has_enough_cases() -> None:
     assert len(CASES) >= 40
 
 
-def test_the_first_fault_is_named_whatever_the_parallelism(tmp_path: Path) -> None:
+def test_first_fault_is_the_same_at_any_parallelism(tmp_path: Path) -> None:
     for index in range(4):
         rows = people(50, index)
         rows[20 + index]["age"] = "unknown"

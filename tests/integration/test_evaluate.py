@@ -39,10 +39,10 @@ def data_set(folder: Path, features: Any, x: Any, y: Any) -> Storage:
     return place
 
 
-# Scores -----------------------------------------------------------------------------------------------------
+# Scores -------------------------------------------------------------------------------------------
 
 
-def test_scores_of_a_classification(tmp_path: Path) -> None:
+def test_evaluate_classification_scores(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(NUM_ROWS)
     x = loaded.features.apply(loaded.features.from_json_rows(rows))
@@ -61,7 +61,7 @@ def test_scores_of_a_classification(tmp_path: Path) -> None:
     assert found["loss"] == pytest.approx(float(loss), rel=1e-6)
 
 
-def test_scores_of_a_regression_are_in_units_of_the_target(tmp_path: Path) -> None:
+def test_evaluate_regression_scores_in_target_units(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
     sizes = np.random.default_rng(0).uniform(10, 90, NUM_ROWS)
     prices = 250 + 2 * sizes
@@ -76,7 +76,7 @@ def test_scores_of_a_regression_are_in_units_of_the_target(tmp_path: Path) -> No
     assert "confusion_matrix" not in found
 
 
-def test_data_that_does_not_belong_to_the_bundle_is_refused(tmp_path: Path) -> None:
+def test_evaluate_refuses_data_of_another_model(tmp_path: Path) -> None:
     place, _ = make(tmp_path, small_models.table_features())
     other = small_models.price_features()
     folder = data_set(tmp_path, other, np.zeros((20, 1), np.float32), np.zeros(20, np.float32))
@@ -84,7 +84,7 @@ def test_data_that_does_not_belong_to_the_bundle_is_refused(tmp_path: Path) -> N
         evaluate.run(place, folder)
 
 
-def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
+def test_evaluate_refuses_a_split_without_rows(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
     folder = data_set(
         tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32)
@@ -94,7 +94,7 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
         evaluate.run(place, folder, "validation")
 
 
-def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
+def test_evaluate_refuses_a_damaged_bundle(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
     folder = data_set(
         tmp_path, loaded.features, np.zeros((20, 1), np.float32), np.zeros(20, np.float32)
@@ -104,7 +104,7 @@ def test_a_damaged_bundle_is_refused(tmp_path: Path) -> None:
         evaluate.run(place, folder)
 
 
-# Batch prediction -------------------------------------------------------------------------------------------
+# Batch prediction ---------------------------------------------------------------------------------
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -126,7 +126,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
-def test_predictions_of_a_file_are_those_of_the_bundle(tmp_path: Path, suffix: str) -> None:
+def test_predict_file_equals_predictions_of_the_bundle(tmp_path: Path, suffix: str) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(300)
     source = write_csv(tmp_path / "rows.csv", [{"id": i, **row} for i, row in enumerate(rows)])
@@ -144,7 +144,7 @@ def test_predictions_of_a_file_are_those_of_the_bundle(tmp_path: Path, suffix: s
     )
 
 
-def test_rows_keep_their_order_over_files_and_processes(tmp_path: Path) -> None:
+def test_predict_file_keeps_row_order_over_files_and_processes(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
     (tmp_path / "in").mkdir()
     for part in range(12):
@@ -164,7 +164,7 @@ def test_rows_keep_their_order_over_files_and_processes(tmp_path: Path) -> None:
     assert "score" not in found[0]
 
 
-def test_pictures_of_a_folder(tmp_path: Path) -> None:
+def test_predict_file_reads_a_folder_of_images(tmp_path: Path) -> None:
     import base64
 
     place, loaded = make(tmp_path, small_models.picture_features())
@@ -182,7 +182,7 @@ def test_pictures_of_a_folder(tmp_path: Path) -> None:
     assert [row["label"] for row in found] == [small_models.CLASSES[index % 3] for index in order]
 
 
-def test_a_wrong_row_is_named_by_its_place_and_nothing_is_left(tmp_path: Path) -> None:
+def test_predict_file_names_a_wrong_row_and_leaves_nothing(tmp_path: Path) -> None:
     place, _ = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(30)
     rows[17]["age"] = "old"
@@ -192,14 +192,14 @@ def test_a_wrong_row_is_named_by_its_place_and_nothing_is_left(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "rows.csv"]
 
 
-def test_a_source_without_a_column_is_refused(tmp_path: Path) -> None:
+def test_predict_file_refuses_a_source_without_a_column(tmp_path: Path) -> None:
     place, _ = make(tmp_path, small_models.table_features())
     source = write_csv(tmp_path / "rows.csv", [{"age": 1, "job": "cook"}])
     with pytest.raises(DataError, match="column 'hours' is missing"):
         evaluate.predict_file(place, source, str(tmp_path / "out.csv"))
 
 
-def test_a_source_with_a_column_of_predictions_is_refused(tmp_path: Path) -> None:
+def test_predict_file_refuses_a_column_named_like_an_output(tmp_path: Path) -> None:
     place, _ = make(tmp_path, small_models.price_features())
     source = write_csv(tmp_path / "rows.csv", [{"size": 1, "prediction": 2}])
     with pytest.raises(DataError, match="has a column 'prediction' already"):
@@ -207,7 +207,7 @@ def test_a_source_with_a_column_of_predictions_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["out", "out.txt", "folder/out.csv.gz"])
-def test_an_output_without_a_known_format_is_refused(tmp_path: Path, name: str) -> None:
+def test_predict_file_refuses_an_unknown_output_format(tmp_path: Path, name: str) -> None:
     place, _ = make(tmp_path, small_models.price_features())
     with pytest.raises(UsageError, match="no format is known"):
         evaluate.predict_file(place, "rows.csv", str(tmp_path / name))

@@ -86,7 +86,7 @@ def check_all_world_sizes(ranks: Ranks, spec: Spec, data: Storage, tmp_path: Pat
         ("attention", {**ADAM, "logical_shards": 6, "precision": "bf16"}),
     ],
 )
-def test_number_of_workers(
+def test_bits_are_equal_on_any_number_of_workers(
     ranks: Ranks, pictures: Storage, tmp_path: Path, model: str, train: dict[str, Any]
 ) -> None:
     check_all_world_sizes(ranks, spec_of(model, train), pictures, tmp_path)
@@ -98,7 +98,7 @@ def test_number_of_workers(
 @pytest.mark.parametrize("optimizer", [ADAM, MOMENTUM], ids=["adam", "momentum"])
 @pytest.mark.parametrize("rest", [{}, REST], ids=["plain", "clip_and_schedule"])
 @pytest.mark.parametrize("model", MODELS)
-def test_number_of_workers_in_every_way(
+def test_bits_are_equal_for_all_networks_and_numbers_of_workers(
     ranks: Ranks,
     pictures: Storage,
     tmp_path: Path,
@@ -112,7 +112,7 @@ def test_number_of_workers_in_every_way(
     check_all_world_sizes(ranks, spec_of(model, train), pictures, tmp_path)
 
 
-def test_number_of_workers_for_a_regression(ranks: Ranks, tmp_path: Path) -> None:
+def test_bits_are_equal_for_a_regression(ranks: Ranks, tmp_path: Path) -> None:
     """Rows of 28 bytes: the shards of a batch do not begin where a processor would like it."""
     data = write_line(Storage(str(tmp_path / "data")), num_columns=7)
     sections = {"data": {"task": "regression"}, "checkpoint": {"every_steps": 100}}
@@ -120,7 +120,9 @@ def test_number_of_workers_for_a_regression(ranks: Ranks, tmp_path: Path) -> Non
     check_all_world_sizes(ranks, spec, data, tmp_path)
 
 
-def test_resized_again_and_again(ranks: Ranks, pictures: Storage, tmp_path: Path) -> None:
+def test_bits_are_equal_after_repeated_resizes(
+    ranks: Ranks, pictures: Storage, tmp_path: Path
+) -> None:
     spec = spec_of("cnn", {**ADAM, **REST, "logical_shards": 4})
     left_alone, resized = Storage(str(tmp_path / "left_alone")), Storage(str(tmp_path / "resized"))
     ranks.fit(4, spec, left_alone, pictures)

@@ -1,4 +1,4 @@
-"""Recent states in the memory of the cluster: holders that outlive whoever put a state into them."""
+"""Recent states in the memory of the cluster: holders outlive the process that wrote a state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def copy(step: int, weights: bytes = b"weights") -> Any:
     return SimpleNamespace(step=step, files=files, meta={"data_hash": "d"}, hashes=lambda: hashes)
 
 
-def test_holder_keeps_two_states_of_one_history() -> None:
+def test_memory_holder_keeps_two_states_of_one_history() -> None:
     holder = MemoryHolder()
     holder.begin("first", 0)
     for step, content in ((1, b"123"), (5, b"12"), (10, b"1"), (15, b"12345")):
@@ -48,7 +48,7 @@ def put_when_up(memory: PeerMemory, state: Any) -> None:
 
 
 @pytest.mark.usefixtures("ray_engine")
-def test_state_outlives_the_process_that_put_it() -> None:
+def test_peer_memory_outlives_the_process_that_wrote_it() -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # The worker cannot import it.
     handle = mailbox.create()
 

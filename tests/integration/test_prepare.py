@@ -91,7 +91,7 @@ SOURCES = [_csv_files, _parquet_file, _json_lines, _regression, _idx_files, _ima
 
 @pytest.mark.usefixtures("tiny_blocks")
 @pytest.mark.parametrize("make", SOURCES)
-def test_the_content_does_not_depend_on_parallelism(
+def test_prepare_content_is_the_same_at_any_parallelism(
     tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_blocks = []
@@ -114,7 +114,7 @@ def test_the_content_does_not_depend_on_parallelism(
 
 
 @pytest.mark.parametrize("make", SOURCES)
-def test_golden_rows_give_the_rows_of_the_shard(tmp_path: Path, make: Any) -> None:
+def test_golden_rows_equal_rows_of_the_shard(tmp_path: Path, make: Any) -> None:
     prepared, _ = preparing.run(tmp_path / "storage", make(tmp_path))
     golden = prepared.folder.read_json("golden_rows.json")
     x, _, _ = preparing.split(prepared, "test")
@@ -123,7 +123,7 @@ def test_golden_rows_give_the_rows_of_the_shard(tmp_path: Path, make: Any) -> No
     np.testing.assert_array_equal(features.apply(features.from_json_rows(golden)), x[: len(golden)])
 
 
-def test_the_second_time_nothing_is_done_and_that_is_said(tmp_path: Path) -> None:
+def test_prepare_twice_reuses_the_data_set_and_says_so(tmp_path: Path) -> None:
     data = _parquet_file(tmp_path)
     first, lines = preparing.run(tmp_path / "storage", data)
     before = {path: path.stat().st_mtime_ns for path in first.folder.local_path.iterdir()}
@@ -137,7 +137,7 @@ def test_the_second_time_nothing_is_done_and_that_is_said(tmp_path: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in first.folder.local_path.iterdir()} == before
 
 
-def test_a_moved_source_and_augmentation_leave_the_data_set_as_it_is(tmp_path: Path) -> None:
+def test_moved_source_or_augmentation_keeps_the_data_set(tmp_path: Path) -> None:
     data = _csv_files(tmp_path)
     first, _ = preparing.run(tmp_path / "storage", data)
     (tmp_path / "rows").rename(tmp_path / "elsewhere")
@@ -147,7 +147,7 @@ def test_a_moved_source_and_augmentation_leave_the_data_set_as_it_is(tmp_path: P
     assert moved.data_hash == first.data_hash
 
 
-def test_a_changed_byte_is_another_data_set(tmp_path: Path) -> None:
+def test_changed_byte_makes_another_data_set(tmp_path: Path) -> None:
     data = _csv_files(tmp_path)
     first, _ = preparing.run(tmp_path / "storage", data)
     path = tmp_path / "rows" / "part-1.csv"
@@ -157,7 +157,7 @@ def test_a_changed_byte_is_another_data_set(tmp_path: Path) -> None:
     assert prepared.load(first.folder, contents=True).num_rows == first.num_rows
 
 
-def test_a_damaged_data_set_is_refused_by_name(tmp_path: Path) -> None:
+def test_damaged_data_set_is_refused_by_name(tmp_path: Path) -> None:
     data = _parquet_file(tmp_path)
     first, _ = preparing.run(tmp_path / "storage", data)
     (first.folder.local_path / "train-00000.arrow").unlink()
@@ -165,7 +165,7 @@ def test_a_damaged_data_set_is_refused_by_name(tmp_path: Path) -> None:
         preparing.run(tmp_path / "storage", data)
 
 
-def test_formats_agree(tmp_path: Path) -> None:
+def test_all_formats_give_the_same_rows(tmp_path: Path) -> None:
     rows = people(300)
     write_csv(tmp_path / "rows.csv", rows)
     write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -183,7 +183,7 @@ def test_formats_agree(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(a, b)
 
 
-def test_every_row_is_in_one_split_and_under_its_place(tmp_path: Path) -> None:
+def test_each_row_is_in_one_split_under_its_row_id(tmp_path: Path) -> None:
     files = [people(150, index) for index in range(3)]
     prepared, _ = preparing.run(tmp_path / "storage", {**_csv_files(tmp_path), "clean": {}})
     age = list(prepared.features.columns).index("age")
@@ -204,7 +204,7 @@ def test_every_row_is_in_one_split_and_under_its_place(tmp_path: Path) -> None:
         assert value == pytest.approx(expected[row_id], abs=1e-3)
 
 
-def test_statistics_are_those_of_the_training_rows_alone(tmp_path: Path) -> None:
+def test_statistics_come_from_training_rows_only(tmp_path: Path) -> None:
     rows = people(500)
     prepared, _ = preparing.run(
         tmp_path / "storage", {"source": str(write_csv(tmp_path / "rows.csv", rows))}
@@ -224,7 +224,7 @@ def test_statistics_are_those_of_the_training_rows_alone(tmp_path: Path) -> None
     assert (city.has_other, city.has_missing) == (False, True)
 
 
-def test_pixels_keep_their_values_and_statistics_are_per_channel(tmp_path: Path) -> None:
+def test_pixels_keep_values_and_have_statistics_per_channel(tmp_path: Path) -> None:
     prepared, _ = preparing.run(tmp_path / "storage", _idx_files(tmp_path))
     images = np.random.default_rng(0).integers(0, 256, (300, 6, 5), dtype=np.uint8)
     x, _, ids = preparing.split(prepared, "train")
@@ -234,7 +234,7 @@ def test_pixels_keep_their_values_and_statistics_are_per_channel(tmp_path: Path)
     assert prepared.num_rows["test"] == 50
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_prepare_leaves_nothing(tmp_path: Path) -> None:
     from raydc.spec import loads, resolve
 
     spec = resolve(loads(preparing.spec_text(tmp_path / "storage", _parquet_file(tmp_path))))
@@ -252,7 +252,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "storage").rglob("*")) == [tmp_path / "storage" / "data"]
 
 
-def test_progress_is_shown_while_rows_are_read(
+def test_prepare_shows_progress_while_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare_job, "_REPORT_EVERY_S", 0.0)
@@ -263,7 +263,7 @@ def test_progress_is_shown_while_rows_are_read(
     assert counts[-1] == 450
 
 
-def test_two_at_once_make_one_data_set(tmp_path: Path) -> None:
+def test_two_prepares_at_once_make_one_data_set(tmp_path: Path) -> None:
     from raydc.spec import loads, resolve
 
     spec = resolve(loads(preparing.spec_text(tmp_path / "storage", _parquet_file(tmp_path))))
@@ -281,13 +281,13 @@ def test_two_at_once_make_one_data_set(tmp_path: Path) -> None:
     ]
 
 
-def test_a_storage_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_storage_is_named(tmp_path: Path) -> None:
     (tmp_path / "storage").mkdir()
     (tmp_path / "storage" / "data").write_text("in the way")
     with pytest.raises(DataError, match=rf"storage {tmp_path}/storage/data/.* cannot be written: "):
         preparing.run(tmp_path / "storage", _parquet_file(tmp_path))
 
 
-def test_the_engine_is_still_quietly_usable(ray_engine: engine.Engine) -> None:
+def test_engine_is_usable_and_quiet_after_prepare(ray_engine: engine.Engine) -> None:
     assert DataContext.get_current().enable_progress_bars
     assert ray_engine.num_nodes == 1

@@ -34,7 +34,7 @@ def _column(prepared: Prepared, name: str, kind: type[Column]) -> Any:
     return column
 
 
-def test_target_and_task(tmp_path: Path, rows: str) -> None:
+def test_target_and_task_select_column_and_kind(tmp_path: Path, rows: str) -> None:
     prepared = _made(tmp_path, rows, target="age", task="regression")
     x, y, _ = preparing.split(prepared, "train")
     ages = prepared.features.unscale(y)
@@ -47,7 +47,7 @@ def test_target_and_task(tmp_path: Path, rows: str) -> None:
     assert len(x) == prepared.num_rows["train"]
 
 
-def test_classes_give_the_order(tmp_path: Path, rows: str) -> None:
+def test_classes_fix_the_order_of_labels(tmp_path: Path, rows: str) -> None:
     inferred, given = (
         _made(tmp_path, rows),
         _made(tmp_path, rows, classes=["young", "old", "other"]),
@@ -66,7 +66,7 @@ def test_numeric_labels_are_sorted_as_numbers(tmp_path: Path) -> None:
     ).features.signature.classes == ("2", "9", "10")
 
 
-def test_format_overrules_the_file_name(tmp_path: Path, rows: str) -> None:
+def test_format_overrides_the_file_name(tmp_path: Path, rows: str) -> None:
     (tmp_path / "rows.data").write_bytes(Path(rows).read_bytes())
     assert (
         _made(tmp_path, str(tmp_path / "rows.data"), format="csv").num_rows
@@ -74,7 +74,7 @@ def test_format_overrules_the_file_name(tmp_path: Path, rows: str) -> None:
     )
 
 
-def test_seed_and_fractions_make_the_split(tmp_path: Path, rows: str) -> None:
+def test_seed_and_fractions_determine_the_split(tmp_path: Path, rows: str) -> None:
     def ids(part: str, seed: int = 0, **split: float) -> set[int]:
         return set(preparing.split(_made(tmp_path, rows, seed, split=split), part)[2].tolist())
 
@@ -88,7 +88,7 @@ def test_seed_and_fractions_make_the_split(tmp_path: Path, rows: str) -> None:
     assert ids("test", 0, test_fraction=0.2) != ids("test", 1, test_fraction=0.2)
 
 
-def test_a_fraction_of_zero_is_an_empty_part(tmp_path: Path, rows: str) -> None:
+def test_fraction_zero_gives_an_empty_split(tmp_path: Path, rows: str) -> None:
     prepared = _made(tmp_path, rows, split={"validation_fraction": 0.0, "test_fraction": 0.1})
     assert prepared.num_rows["validation"] == 0
     assert prepared.num_rows["train"] + prepared.num_rows["test"] == 300
@@ -98,14 +98,14 @@ def test_a_fraction_of_zero_is_an_empty_part(tmp_path: Path, rows: str) -> None:
     )
 
 
-def test_a_test_source_is_the_test_part_as_a_whole(tmp_path: Path, rows: str) -> None:
+def test_test_source_is_used_whole(tmp_path: Path, rows: str) -> None:
     source = {"train": rows, "test": str(write_csv(tmp_path / "held-out.csv", people(40, 9)))}
     prepared = preparing.run(tmp_path / "storage", {"source": source})[0]
     assert prepared.num_rows["test"] == 40
     assert prepared.num_rows["train"] + prepared.num_rows["validation"] == 300
 
 
-def test_missing_rows_are_filled_in_or_dropped(tmp_path: Path, rows: str) -> None:
+def test_missing_features_are_imputed_or_dropped(tmp_path: Path, rows: str) -> None:
     filled, dropped = _made(tmp_path, rows), _made(tmp_path, rows, clean={"missing": "drop"})
     whole = sum(None not in row.values() for row in people(300))
     assert sum(filled.num_rows.values()) == 300
@@ -114,7 +114,7 @@ def test_missing_rows_are_filled_in_or_dropped(tmp_path: Path, rows: str) -> Non
     assert not _column(dropped, "city", Categorical).has_missing
 
 
-def test_a_missing_target_is_dropped_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_missing_target_is_dropped_under_drop(tmp_path: Path) -> None:
     listed = people(100)
     listed[30]["label"] = None
     source = str(write_csv(tmp_path / "r.csv", listed))
@@ -124,7 +124,7 @@ def test_a_missing_target_is_dropped_where_that_is_asked_for(tmp_path: Path) -> 
     )
 
 
-def test_missing_values_say_what_is_missing(tmp_path: Path) -> None:
+def test_missing_values_lists_strings_that_mean_missing(tmp_path: Path) -> None:
     listed = [{"a": "-" if row % 10 == 0 else row, "label": row % 2} for row in range(100)]
     source = str(write_csv(tmp_path / "r.csv", listed))
     data = {"source": source}
@@ -140,7 +140,7 @@ def test_missing_values_say_what_is_missing(tmp_path: Path) -> None:
     assert told.features.missing_values == ("-",)
 
 
-def test_later_copies_are_dropped(tmp_path: Path) -> None:
+def test_duplicates_drop_removes_later_copies(tmp_path: Path) -> None:
     listed = people(100)
     for path, part in (
         ("a.csv", listed[:60]),
@@ -157,7 +157,7 @@ def test_later_copies_are_dropped(tmp_path: Path) -> None:
     assert not set(ids.tolist()) & {(1 << 40) + row for row in (40, 41, 42)}
 
 
-def test_excluded_columns_are_no_input(tmp_path: Path, rows: str) -> None:
+def test_excluded_columns_are_no_inputs(tmp_path: Path, rows: str) -> None:
     prepared = _made(tmp_path, rows, features={"exclude": ["height"]})
     assert list(prepared.features.columns) == ["age", "city"]
     assert prepared.features.from_json_rows([{"age": 3, "height": 170}]) == {
@@ -166,20 +166,20 @@ def test_excluded_columns_are_no_input(tmp_path: Path, rows: str) -> None:
     }
 
 
-def test_columns_overrule_the_inferred_kind(tmp_path: Path, rows: str) -> None:
+def test_columns_override_the_inferred_kind(tmp_path: Path, rows: str) -> None:
     column = _column(
         _made(tmp_path, rows, features={"columns": {"age": "categorical"}}), "age", Categorical
     )
     assert set(column.categories) <= {str(age) for age in range(18, 90)}
 
 
-def test_max_categories_puts_the_rest_under_other(tmp_path: Path, rows: str) -> None:
+def test_max_categories_groups_the_rest_as_other(tmp_path: Path, rows: str) -> None:
     column = _column(_made(tmp_path, rows, features={"max_categories": 2}), "city", Categorical)
     assert len(column.categories) == 2
     assert column.has_other
 
 
-def test_scale_of_numbers(tmp_path: Path, rows: str) -> None:
+def test_scale_of_numbers_is_applied(tmp_path: Path, rows: str) -> None:
     def ages(scale: str) -> Any:
         return preparing.split(_made(tmp_path, rows, features={"scale": scale}), "train")[0][:, 0]
 
@@ -188,7 +188,7 @@ def test_scale_of_numbers(tmp_path: Path, rows: str) -> None:
     assert float(ages("none").min()) >= 18
 
 
-def test_a_constant_column_is_zero(tmp_path: Path) -> None:
+def test_constant_column_becomes_zero(tmp_path: Path) -> None:
     listed = [{"a": 0.1, "b": row, "label": row % 2} for row in range(60)]
     for scale in ("standard", "min_max"):
         prepared = _made(
@@ -197,7 +197,7 @@ def test_a_constant_column_is_zero(tmp_path: Path) -> None:
         assert (preparing.split(prepared, "train")[0][:, 0] == 0).all()
 
 
-def test_identifiers_are_pointed_out(tmp_path: Path) -> None:
+def test_identifier_like_columns_are_reported(tmp_path: Path) -> None:
     listed = [{"id": f"person-{row}", "a": row, "label": row % 2} for row in range(300)]
     source = str(write_csv(tmp_path / "r.csv", listed))
     _, said = preparing.run(tmp_path / "storage", {"source": source})
@@ -217,7 +217,7 @@ def photos(tmp_path: Path) -> str:
     return str(tmp_path / "photos")
 
 
-def test_size_and_channels_of_images(tmp_path: Path, photos: str) -> None:
+def test_image_size_and_channels_are_applied(tmp_path: Path, photos: str) -> None:
     shapes = {
         (): (3, 8, 6),
         (("image_size", (4, 5)),): (3, 4, 5),
@@ -231,13 +231,13 @@ def test_size_and_channels_of_images(tmp_path: Path, photos: str) -> None:
         assert len(prepared.features.signature.mean) == shape[0]
 
 
-def test_scale_of_pixels(tmp_path: Path, photos: str) -> None:
+def test_scale_of_pixels_is_applied(tmp_path: Path, photos: str) -> None:
     for scale, mean, divisor in (("min_max", 0.0, 255.0), ("none", 0.0, 1.0)):
         signature = _made(tmp_path, photos, features={"scale": scale}).features.signature
         assert (signature.mean, signature.scale) == ((mean,) * 3, (divisor,) * 3)
 
 
-def test_images_inside_a_table(tmp_path: Path, photos: str) -> None:
+def test_images_inside_a_table_are_decoded(tmp_path: Path, photos: str) -> None:
     import base64
     import json
 

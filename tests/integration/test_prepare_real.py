@@ -14,7 +14,7 @@ from raydc.features import Categorical, Numeric
 pytestmark = pytest.mark.usefixtures("ray_engine")
 
 
-def test_adult(tmp_path: Path, shared_data: Path) -> None:
+def test_adult_rows_and_features(tmp_path: Path, shared_data: Path) -> None:
     source = {part: str(shared_data / "adult" / f"adult_{part}.csv") for part in ("train", "test")}
     prepared, _ = preparing.run(tmp_path, {"source": source, "target": "income"})
     assert prepared.num_rows["train"] + prepared.num_rows["validation"] == 32_561
@@ -28,7 +28,7 @@ def test_adult(tmp_path: Path, shared_data: Path) -> None:
     assert missing == {"workclass", "occupation", "native_country"}
 
 
-def test_telco_and_its_blanks(tmp_path: Path, shared_data: Path) -> None:
+def test_telco_blanks_are_missing_values(tmp_path: Path, shared_data: Path) -> None:
     data = {
         "source": str(shared_data / "telco_churn" / "Telco-Customer-Churn.csv"),
         "target": "Churn",
@@ -47,7 +47,7 @@ def test_telco_and_its_blanks(tmp_path: Path, shared_data: Path) -> None:
     assert sum(dropped.num_rows.values()) == 7_043 - 11
 
 
-def test_housing(tmp_path: Path, shared_data: Path) -> None:
+def test_housing_is_a_regression(tmp_path: Path, shared_data: Path) -> None:
     source = str(shared_data / "california_housing" / "housing.csv")
     prepared, _ = preparing.run(
         tmp_path, {"source": source, "target": "median_house_value", "task": "regression"}
@@ -56,7 +56,7 @@ def test_housing(tmp_path: Path, shared_data: Path) -> None:
     assert prepared.features.target_mean == pytest.approx(206_856, rel=0.01)
 
 
-def test_bank_marketing_in_both_formats(tmp_path: Path, shared_data: Path) -> None:
+def test_bank_marketing_is_equal_in_both_formats(tmp_path: Path, shared_data: Path) -> None:
     made = [
         preparing.run(
             tmp_path,
@@ -77,7 +77,9 @@ def test_bank_marketing_in_both_formats(tmp_path: Path, shared_data: Path) -> No
 
 
 @pytest.mark.parametrize(("name", "mean"), [("mnist", 0.1307), ("fashion_mnist", 0.2860)])
-def test_idx(tmp_path: Path, shared_data: Path, name: str, mean: float) -> None:
+def test_idx_files_give_images_and_labels(
+    tmp_path: Path, shared_data: Path, name: str, mean: float
+) -> None:
     prepared, _ = preparing.run(tmp_path, {"source": str(shared_data / name)})
     assert prepared.num_rows["train"] + prepared.num_rows["validation"] == 60_000
     assert prepared.num_rows["test"] == 10_000
@@ -89,7 +91,7 @@ def test_idx(tmp_path: Path, shared_data: Path, name: str, mean: float) -> None:
     assert np.bincount(labels)[0] == (5_923 if name == "mnist" else 6_000)
 
 
-def test_photographs(tmp_path: Path, shared_data: Path) -> None:
+def test_photographs_are_resized(tmp_path: Path, shared_data: Path) -> None:
     with tarfile.open(shared_data / "caltech101_10" / "caltech101_10.tar") as archive:
         archive.extractall(tmp_path / "photos", filter="data")
     data = {

@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> prepared.Prepared:
     return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
 
 
-def test_the_best_trial_becomes_the_bundle(
+def test_sweep_best_trial_becomes_the_bundle(
     ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
 ) -> None:
     given, folder, lines = sweep_spec(tmp_path), Storage(str(tmp_path / "run")), []
@@ -63,7 +63,7 @@ def attempts(folder: Storage, key: str) -> int:
     return sum(record["kind"] == "attempt_started" for record in log)
 
 
-def test_a_grid_is_every_point_and_fifo_prunes_nothing(
+def test_sweep_grid_runs_every_point_and_fifo_prunes_none(
     ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
 ) -> None:
     space = {"model.width": {"grid": [4, 8]}, "train.optimizer.name": {"grid": ["sgd", "adam"]}}

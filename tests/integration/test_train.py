@@ -44,7 +44,7 @@ def builder(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict
     }
 
 
-def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepared.Prepared) -> None:
+def test_train_two_workers_leave_a_bundle(tmp_path: Path, data: prepared.Prepared) -> None:
     spec = training_spec(str(tmp_path), scaling={"num_workers": 2})
     run, lines = Storage(str(tmp_path / "run")), []
     result = train.run(spec, data, run, lines.append)
@@ -69,7 +69,7 @@ def test_two_workers_train_and_leave_a_bundle(tmp_path: Path, data: prepared.Pre
     assert weights_hash(alone, 21) == weights_hash(run, 21)
 
 
-def test_one_ray_worker_computes_what_the_calling_process_computes(
+def test_train_one_worker_equals_the_calling_process(
     tmp_path: Path, data: prepared.Prepared
 ) -> None:
     there, here = Storage(str(tmp_path / "there")), Storage(str(tmp_path / "here"))
@@ -80,7 +80,7 @@ def test_one_ray_worker_computes_what_the_calling_process_computes(
     assert weights_hash(there, 21) == weights_hash(here, 21)
 
 
-def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepared.Prepared) -> None:
+def test_train_does_not_retry_a_deliberate_error(tmp_path: Path, data: prepared.Prepared) -> None:
     diverging = {"optimizer": "sgd", "learning_rate": 1e30}
     spec = training_spec(str(tmp_path), train=diverging, scaling={"num_workers": 1})
     run = Storage(str(tmp_path / "run"))
@@ -89,11 +89,12 @@ def test_deliberate_error_is_not_tried_again(tmp_path: Path, data: prepared.Prep
     assert event_kinds(run).count("attempt_started") == 1
 
 
-def test_the_third_same_failure_is_the_end(
+def test_train_ends_at_the_third_equal_failure(
     tmp_path: Path, data: prepared.Prepared, builder: dict[str, Any]
 ) -> None:
     builder["arguments"]["faults"] = {"0": [6]}
-    # Without checkpoints and recent states between, on storage or in memory, each attempt reaches the same step.
+    # Without checkpoints and recent states between, on storage or in memory, each attempt reaches
+    # the same step.
     tolerance = {"max_failures": -1, "max_recomputed_steps": 0}
     spec = training_spec(
         str(tmp_path), model=builder, scaling={"num_workers": 1}, fault_tolerance=tolerance
@@ -107,7 +108,8 @@ def test_the_third_same_failure_is_the_end(
     rows = order.batch_rows(spec.seed, 0, 5, NUM_ROWS["train"], 32).tolist()
     page = caught.value.message.splitlines()
     assert page[0] == (
-        f"rank 0 on {socket.gethostname()} failed after step 5, its 32 training rows there: {', '.join(map(str, rows))}"
+        f"rank 0 on {socket.gethostname()} failed after step 5, its 32 training rows there: "
+        f"{', '.join(map(str, rows))}"
     )
     assert page[1] == "  ValueError: the cat sat on the tensor"
     assert "dying.py:" in page[2]
@@ -121,7 +123,9 @@ def test_the_third_same_failure_is_the_end(
     assert causes == ["error"] * 3
 
 
-def test_waits_for_room_as_long_as_the_spec_allows(tmp_path: Path, data: prepared.Prepared) -> None:
+def test_train_waits_for_resources_up_to_start_timeout(
+    tmp_path: Path, data: prepared.Prepared
+) -> None:
     holder = ray.remote(num_cpus=3.5)(mailbox.Mailbox).remote()
     ray.get(holder.collect.remote())
     scaling = {"num_workers": 1, "start_timeout_s": 0.5}
@@ -139,7 +143,7 @@ def test_waits_for_room_as_long_as_the_spec_allows(tmp_path: Path, data: prepare
     ray.kill(holder)
 
 
-def test_more_workers_than_the_cluster_holds(tmp_path: Path, data: prepared.Prepared) -> None:
+def test_train_refuses_more_workers_than_fit(tmp_path: Path, data: prepared.Prepared) -> None:
     total = engine.connect().resources["CPU"]
     spec = training_spec(
         str(tmp_path), scaling={"num_workers": 2, "resources_per_worker": {"CPU": total}}
