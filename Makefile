@@ -1,8 +1,11 @@
-# Everything starts here: `make help`. The first target that needs it makes .venv; nothing else is installed anywhere.
+# Everything starts here: `make help`. Targets install what they need into .venv.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+# One stamp per set of requirements: the demo does not wait for the tools of developers.
+INSTALLED_DEMO := $(VENV)/.installed-demo
+INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 INSTALLED_BENCH := $(VENV)/.installed-bench
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
@@ -12,51 +15,60 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 
 help: ## Show this list.
 	@echo "raydc: from a data set to an answering endpoint"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Set RAYDC_PYTHON to choose the Python (3.11 to 3.14) that .venv is made with."
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' \
+	  $(firstword $(MAKEFILE_LIST))
+	@echo "RAYDC_PYTHON chooses the Python (3.11 to 3.14) that .venv is made with."
 
-demo: $(INSTALLED) ## Handwritten digits, from the data set to an answered request.
+demo: $(INSTALLED_DEMO) ## Handwritten digits, from the data set to an answered request.
 	$(BIN)/python examples/download.py digits
 	$(BIN)/raydc run examples/digits/spec.yaml --new --once $(DEMO_FLAGS)
 
-test: $(INSTALLED) ## All tests; says at the end which could not run here, and why.
+test: $(INSTALLED_DEV) ## All tests; the summary names those that could not run here, and why.
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED) ## ruff, mypy --strict and the contracts of the layers.
+lint: $(INSTALLED_DEV) $(INSTALLED_DOCS) ## ruff, mypy --strict, layers, style, documentation.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_style.py
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-fmt: $(INSTALLED) ## Format, and mend what ruff can mend.
+fmt: $(INSTALLED_DEV) ## Format, and fix what ruff can fix.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED_BENCH) ## Training and serving against the usual ways; what the same bits cost. Serving needs wrk (apt install wrk).
+# Serving is compared only where wrk is installed: apt install wrk.
+bench: $(INSTALLED_BENCH) ## Training and serving beside other libraries; the cost of exact mode.
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/exact.py
 	$(BIN)/python bench/serve.py
 
-docs: $(INSTALLED) ## Write docs/spec.md from the classes of the spec.
+docs: $(INSTALLED_DOCS) ## Write the generated reference, then build the site into build/docs.
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-soak: $(INSTALLED) ## The long tests.
+soak: $(INSTALLED_DEV) ## The long tests.
 	$(BIN)/python -m pytest --soak -m soak
 
 clean: ## Remove .venv, caches and build output; runs and data stay.
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# pip is the last thing that venv makes, so an interrupted attempt is made again.
+# venv makes pip last, so an interrupted attempt is repeated.
 $(BIN)/pip:
-	@python=$$(.ci/find-python) && echo "making $(VENV) with $$python" && { "$$python" -m venv $(VENV) || { \
-	  echo "$$python could not make $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; }
+	@python=$$(.ci/find-python) && echo "making $(VENV) with $$python" && { \
+	  "$$python" -m venv $(VENV) || { \
+	  echo "$$python could not make $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }; }
 
-$(INSTALLED): pyproject.toml | $(BIN)/pip
-	@echo "installing raydc and what it needs into $(VENV); the first time takes some minutes"
-	@$(PIP) --editable '.[dev,examples]'
-	@touch $@
+$(INSTALLED_DEMO): EXTRAS := examples
+$(INSTALLED_DEV): EXTRAS := dev,examples
+$(INSTALLED_DOCS): EXTRAS := docs
+$(INSTALLED_BENCH): EXTRAS := dev,examples,bench
 
-$(INSTALLED_BENCH): $(INSTALLED)
-	@$(PIP) --editable '.[dev,examples,bench]'
+$(INSTALLED_DEMO) $(INSTALLED_DEV) $(INSTALLED_DOCS) $(INSTALLED_BENCH): pyproject.toml | $(BIN)/pip
+	@echo "installing raydc[$(EXTRAS)] into $(VENV); the first time takes some minutes"
+	@$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@

@@ -1,10 +1,10 @@
-"""Fetches the data of an example into examples/<name>/data:
+"""Fetches the data of an example into examples/NAME/data:
 
     python examples/download.py digits|mnist|fashion_mnist|adult|caltech101_10 [--mirror URL]
 
-`digits` ships inside scikit-learn and needs no network. The others are fetched from their public homes, or from
-`--mirror`: a URL (`file://` too) of a folder with the same files. Every download is compared with a known hash, and
-the folder appears only when it is complete.
+`digits` ships inside scikit-learn and needs no network. The others are fetched from their public
+homes, or from `--mirror`: a URL (`file://` too) of a folder with the same files. Every download is
+compared with a known hash, and the folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ class DownloadError(Exception):
 
 
 def fetch(urls: list[str]) -> bytes:
-    """The content of the first URL that answers."""
+    """Returns the content of the first URL that answers.
+
+    Raises:
+        DownloadError: None of them does; the message has a line for each.
+    """
     reasons = []
     for url in urls:
         try:
@@ -59,7 +63,17 @@ def fetch(urls: list[str]) -> bytes:
 
 
 def check(name: str, content: bytes, algorithm: str, expected: str) -> bytes:
-    """The content, if its hash is the expected one."""
+    """Returns the content if its hash is the expected one.
+
+    Args:
+        name: Name of the file, for the message.
+        content: Bytes of the file.
+        algorithm: Name of the hash in hashlib.
+        expected: Hexadecimal digest.
+
+    Raises:
+        DownloadError: The hash is another.
+    """
     found = hashlib.new(algorithm, content).hexdigest()
     if found != expected:
         raise DownloadError(f"{name}: {algorithm} {found}, expected {expected}")
@@ -67,13 +81,13 @@ def check(name: str, content: bytes, algorithm: str, expected: str) -> bytes:
 
 
 def idx(values: npt.NDArray[np.uint8]) -> bytes:
-    """An array as an IDX file."""
+    """Returns an array as an IDX file: magic number, dimensions in big-endian, bytes."""
     header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes()
     return header + values.tobytes()
 
 
 def digits(folder: Path, mirror: str | None) -> None:
-    """1,797 handwritten digits of 8x8, from 0..16 stretched to 0..255."""
+    """Writes 1,797 handwritten digits of 8x8, stretched from 0..16 to 0..255."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -83,7 +97,13 @@ def digits(folder: Path, mirror: str | None) -> None:
 
 
 def mnist(folder: Path, mirror: str | None, name: str = "MNIST") -> None:
-    """The four gzipped IDX files as they are published; torchvision knows where, and their MD5."""
+    """Fetches the four gzipped IDX files as published; torchvision knows their URLs and MD5.
+
+    Args:
+        folder: Where the files go.
+        mirror: URL of a folder with the same files; None means their public homes.
+        name: Class of torchvision.datasets.
+    """
     from torchvision import datasets
 
     dataset = getattr(datasets, name)
@@ -95,12 +115,12 @@ def mnist(folder: Path, mirror: str | None, name: str = "MNIST") -> None:
 
 
 def fashion_mnist(folder: Path, mirror: str | None) -> None:
-    """The same for Fashion-MNIST."""
+    """Fetches the four files of Fashion-MNIST."""
     mnist(folder, mirror, "FashionMNIST")
 
 
 def adult(folder: Path, mirror: str | None) -> None:
-    """The census data with a header, empty cells where a value is missing, and one spelling of the labels."""
+    """Fetches the census data; adds a header, and one spelling of labels and missing values."""
     archive = zipfile.ZipFile(
         io.BytesIO(fetch([urllib.parse.urljoin(mirror or ADULT_URL, "adult.zip")]))
     )
@@ -110,19 +130,18 @@ def adult(folder: Path, mirror: str | None) -> None:
 
 
 def clean_adult(text: str) -> str:
-    """`adult.data` or `adult.test` as CSV."""
+    """Returns `adult.data` or `adult.test` as CSV."""
     rows = [ADULT_COLUMNS]
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if (
-            len(cells) == ADULT_COLUMNS.count(",") + 1
-        ):  # The test file begins with a remark, both end with blanks.
+        # The test file begins with a remark, and both files end with blank lines.
+        if len(cells) == ADULT_COLUMNS.count(",") + 1:
             rows.append(",".join("" if cell == "?" else cell.rstrip(".") for cell in cells))
     return "\n".join(rows) + "\n"
 
 
 def caltech101_10(folder: Path, mirror: str | None) -> None:
-    """700 photographs of ten classes of Caltech-101, chosen and split by images.json."""
+    """Fetches 700 photographs of ten classes of Caltech-101, chosen and split by images.json."""
     url = urllib.parse.urljoin(mirror or CALTECH_URL, "caltech-101.zip")
     content = fetch([url])
     if mirror is None:
@@ -152,7 +171,16 @@ EXAMPLES: dict[str, Callable[[Path, str | None], None]] = {
 
 
 def download(name: str, folder: Path, mirror: str | None = None) -> bool:
-    """Makes the data folder of an example; False when it was there already."""
+    """Makes the data folder of an example.
+
+    Args:
+        name: Name of the example.
+        folder: Folder that is made, complete or not at all.
+        mirror: URL of a folder with the same files; None means their public homes.
+
+    Returns:
+        False if the folder was there already.
+    """
     if folder.exists():
         return False
     partial = folder.with_name(f".{folder.name}.partial")
@@ -167,6 +195,7 @@ def download(name: str, folder: Path, mirror: str | None = None) -> bool:
 
 
 def main() -> int:
+    """Parses the arguments, fetches, and returns the exit code."""
     parser = argparse.ArgumentParser(
         description="Fetches the data of an example into examples/NAME/data."
     )

@@ -1,12 +1,12 @@
-"""Runs a raydc command on the cluster of a cluster file, through Ray's launcher:
+"""Runs a raydc command on the cluster of a cluster file, through Ray's launcher. Runs on the head.
 
     ray submit cluster/onprem.yaml examples/submit.py run examples/digits/spec.yaml
-    ray submit cluster/onprem.yaml examples/submit.py -- run examples/digits/spec.yaml --set storage=/shared/raydc
+    ray submit cluster/onprem.yaml examples/submit.py -- run SPEC --set storage=/shared/raydc
 
-Ray copies this one file to the head and runs it there. It is the command line of raydc, attached to the running
-cluster, in the folder where the cluster file puts the project. Put `--` first where options follow; an argument
-with spaces needs quotes within quotes ("'...'"), because Ray joins the arguments with spaces. Ray turns any exit
-code into 0 or 1, so the last line says it.
+Ray copies this one file to the head and runs it there. It starts raydc, attached to the running
+cluster, in the folder where the cluster file puts the project. Put `--` first if options follow.
+An argument with spaces needs quotes within quotes ("'...'"), because Ray joins the arguments with
+spaces. Ray turns every exit code into 0 or 1, so the last line prints raydc's own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 
 def main() -> int:
+    """Runs the command and returns its exit code."""
     project = Path(os.environ.get("RAYDC_PROJECT", "~/project")).expanduser()
     environment = {"RAY_ADDRESS": "auto", "PYTHONUNBUFFERED": "1", **os.environ}
     raydc = Path(sys.executable).with_name("raydc")

@@ -1,4 +1,4 @@
-"""The examples' data: made from mirrors on this disk, complete or not there at all."""
+"""The data of the examples: fetched from mirrors on this disk, complete or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def download(root: Path) -> ModuleType:
     return module
 
 
-def test_digits_need_no_network(tmp_path: Path, download: ModuleType) -> None:
+def test_digits_are_made_without_network(tmp_path: Path, download: ModuleType) -> None:
     from sklearn.datasets import load_digits
 
     from raydc.data.parse import read_idx
@@ -36,7 +36,7 @@ def test_digits_need_no_network(tmp_path: Path, download: ModuleType) -> None:
     assert not download.download("digits", tmp_path / "data")
 
 
-def test_the_files_of_mnist_are_kept_as_published(
+def test_mnist_files_are_kept_as_published(
     tmp_path: Path, download: ModuleType, shared_data: Path
 ) -> None:
     for name in ("mnist", "fashion_mnist"):
@@ -46,7 +46,7 @@ def test_the_files_of_mnist_are_kept_as_published(
         assert len(list((tmp_path / name).iterdir())) == 4
 
 
-def test_another_file_under_the_name_is_refused(
+def test_download_with_wrong_hash_is_refused_and_leaves_nothing(
     tmp_path: Path, download: ModuleType, shared_data: Path
 ) -> None:
     with pytest.raises(
@@ -56,7 +56,9 @@ def test_another_file_under_the_name_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mirror_without_the_file_is_named(tmp_path: Path, download: ModuleType) -> None:
+def test_download_from_mirror_without_file_names_the_url(
+    tmp_path: Path, download: ModuleType
+) -> None:
     with pytest.raises(
         download.DownloadError, match=rf"could not be fetched:\nfile://{tmp_path}/adult\.zip: "
     ):
@@ -64,7 +66,9 @@ def test_a_mirror_without_the_file_is_named(tmp_path: Path, download: ModuleType
     assert list(tmp_path.iterdir()) == []
 
 
-def test_adult_is_cleaned(tmp_path: Path, download: ModuleType, shared_data: Path) -> None:
+def test_adult_is_cleaned_to_the_known_files(
+    tmp_path: Path, download: ModuleType, shared_data: Path
+) -> None:
     def published(name: str, stop: str, first: str) -> str:
         rows = (shared_data / "adult" / name).read_text().splitlines()[1:]
         cells = [", ".join(cell or "?" for cell in row.split(",")) for row in rows]

@@ -8,7 +8,6 @@ import inspect
 import io
 import json
 import pickle
-import re
 import socket
 import struct
 import subprocess
@@ -21,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import documentation
 import numpy as np
 import pytest
 from PIL import Image
@@ -655,16 +655,13 @@ def test_importing_it_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_program_of_the_readme_runs(
+def test_the_program_of_the_documentation_runs(
     endpoint: Scripted,
-    root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (program,) = re.findall(
-        r"^```python\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
+    (program,) = documentation.blocks("python", "docs/howto/serve-version.md")
     monkeypatch.chdir(tmp_path)
     Path("digit.png").write_bytes(b"\x89PNG")
     said = {
@@ -678,6 +675,7 @@ def test_the_program_of_the_readme_runs(
         (200, {"x-raydc-model": "digits"}, b"{}"),
         binary_answer([(scores, bytes(4 * 320))]),
     ]
-    exec(compile(program.replace("http://localhost:8000", endpoint.url), "README.md", "exec"), {})
+    code = program.text.replace("http://localhost:8000", endpoint.url)
+    exec(compile(code, program.page, "exec"), {})
     assert capsys.readouterr().out == "7 3\n(32, 10)\n"
     assert len(endpoint.requests) == 3
