@@ -1,4 +1,4 @@
-"""The controller of Ray Train and its group of workers, with what an elastic run needs. Runs in the controller actor."""
+"""Ray Train's controller and worker group for elastic runs. Runs in the controller actor."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from raydc.engine import internals
 
 
 class ElasticWorkerGroup(internals.WorkerGroup):  # type: ignore[misc]
-    """Workers that are ended at once: what they leave behind is complete at every moment, so none needs a grace."""
+    """Workers that are killed at once: their files are complete at every moment."""
 
     def _start(self) -> None:
-        """A worker that dies while the group starts costs another start, wherever in it that was.
+        """Turns the death of a worker during the start into a failed start, which is repeated.
 
-        Ray gives up the run for most of these deaths, and for all but the first it keeps the resources of the group.
+        Ray gives up the run after most of these deaths, and mostly keeps the group's resources too.
         """
         try:
             super()._start()
@@ -31,17 +31,17 @@ class ElasticWorkerGroup(internals.WorkerGroup):  # type: ignore[misc]
             raise
 
     def shutdown(self) -> None:
-        """Ray waits five seconds for each group in which a worker does not answer."""
+        """Kills the workers first: Ray waits five seconds if one of them does not respond."""
         for worker in self.get_workers():
             ray.kill(worker.actor)
         super().shutdown()
 
 
 class ElasticController(internals.TrainController):  # type: ignore[misc]
-    """Ray Train's, which tells `Scaling` what runs, and does not spin while it waits."""
+    """Ray Train's controller, which also tells the scaling policy which workers run."""
 
     worker_group_cls = ElasticWorkerGroup
-    _before: Any = None
+    _previous_state: Any = None
 
     async def _step(self) -> Any:
         state = self.get_state()
@@ -50,19 +50,20 @@ class ElasticController(internals.TrainController):  # type: ignore[misc]
             internals.RestartingState,
             internals.ReschedulingState,
         )
-        if isinstance(state, waiting) and state is self._before:
+        # While it waits for resources, Ray's loop would spin and keep a CPU busy.
+        if isinstance(state, waiting) and state is self._previous_state:
             await asyncio.sleep(POLL_EVERY_S)
-        self._before = state
+        self._previous_state = state
         return await super()._step()
 
     def _start_worker_group(self, num_workers: int, resources_per_worker: dict[str, float]) -> None:
         try:
             super()._start_worker_group(num_workers, resources_per_worker)
         except internals.WorkerGroupStartupTimeoutError:
-            self._scaling_policy.no_room_for(num_workers)
+            self._scaling_policy.avoid_size(num_workers)
             raise
-        self._scaling_policy.group_is(self._worker_group.get_workers())
+        self._scaling_policy.set_group(self._worker_group.get_workers())
 
     def _shutdown_worker_group(self) -> None:
         super()._shutdown_worker_group()
-        self._scaling_policy.group_is([])
+        self._scaling_policy.set_group([])

@@ -1,4 +1,7 @@
-"""Where the workers of a run, its controller and its driver meet: a small Ray actor with no CPU of its own."""
+"""The mailbox of a run: a small Ray actor between its workers, its controller and its driver.
+
+It runs on the driver's node and reserves no CPU.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydc.elastic import peer_memory
 
-_ANSWER_TIMEOUT_S = 30.0
+_REPLY_TIMEOUT_S = 30.0
 
 
 class Mailbox:
-    """The actor's state: what was published since the driver last asked."""
+    """State of the actor: records that the driver has not collected yet, and memory holders."""
 
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []
         self._holders: dict[str, Any] = {}
 
     def publish(self, record: dict[str, Any]) -> None:
-        """From rank 0, for whoever watches. Of progress only the newest is kept."""
+        """Takes a record of rank 0; of consecutive progress records only the newest is kept."""
+        # Otherwise a driver that hangs for an hour would find thousands of them.
         if (
             record["kind"] == "progress"
             and self._records
@@ -29,36 +33,37 @@ class Mailbox:
             self._records.pop()
         self._records.append(record)
 
-    def record(self, record: dict[str, Any]) -> None:
-        """From the controller, which writes no files: the driver writes it to events.jsonl."""
+    def post_event(self, record: dict[str, Any]) -> None:
+        """Takes an event of the controller, which writes no files; the driver will write it."""
         self._records.append({**record, "unwritten": True})
 
     def collect(self) -> list[dict[str, Any]]:
-        """What was published since the last call."""
+        """Returns the records since the last call."""
         records, self._records = self._records, []
         return records
 
-    def holder(self, node_id: str) -> Any:
-        """The holder of recent states on a node, started where there is none."""
+    def get_holder(self, node_id: str) -> Any:
+        """The memory holder on a node; it is started if there is none."""
+        # Started here, not by the worker, because an actor dies with the process that started it.
         if node_id not in self._holders:
             self._holders[node_id] = peer_memory.start_holder(node_id)
         return self._holders[node_id]
 
-    def holders(self) -> dict[str, Any]:
-        """All holders, by node."""
+    def get_holders(self) -> dict[str, Any]:
+        """All memory holders, by node id."""
         return dict(self._holders)
 
     def drop_holder(self, node_id: str) -> None:
-        """A holder that does not answer; what it has no longer counts."""
+        """Forgets a holder that does not respond, with its states."""
         self._holders.pop(node_id, None)
 
 
 def create() -> Any:
-    """Starts a board on the driver's node, and gives its handle."""
+    """Starts a mailbox on the node of the calling driver and returns its handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 def get_reply(reference: Any) -> Any:
-    """The answer of a board. Raises ray.exceptions.GetTimeoutError."""
-    return ray.get(reference, timeout=_ANSWER_TIMEOUT_S)
+    """Waits for the reply of a mailbox. Raises ray.exceptions.GetTimeoutError."""
+    return ray.get(reference, timeout=_REPLY_TIMEOUT_S)

@@ -1,4 +1,7 @@
-"""What the nodes of a cluster have free now, and whether they answer: Ray's own list may be ten seconds late."""
+"""Probes the nodes of a cluster: what is free now, and which raylets respond.
+
+Runs in the controller actor. Ray's own list of living nodes may be ten seconds old.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ import ray
 from raydc.elastic import capacity
 from raydc.engine import internals
 
+# Short of the second between two looks at a running group, so that a dead node delays no look.
 _PROBE_TIMEOUT_S = 0.7
 _NUM_PROBES = 16
 
 
-def answers(node: Mapping[str, Any]) -> bool:
-    """Whether the raylet of a node takes a connection."""
+def responds(node: Mapping[str, Any]) -> bool:
+    """Whether the raylet of a node, an entry of `ray.nodes()`, accepts a connection."""
     try:
         address = (node["NodeManagerAddress"], node["NodeManagerPort"])
         socket.create_connection(address, _PROBE_TIMEOUT_S).close()
@@ -27,21 +31,26 @@ def answers(node: Mapping[str, Any]) -> bool:
 
 
 def probe_nodes(only: Collection[str] | None = None) -> list[capacity.Node]:
-    """The living nodes of the cluster as they are now, or some of them by their ids."""
+    """Probes the nodes that Ray believes alive.
+
+    Args:
+        only: Ids of the nodes to probe. Default: all.
+    """
     nodes = [
         node for node in ray.nodes() if node["Alive"] and (only is None or node["NodeID"] in only)
     ]
     free, draining = internals.available_resources_per_node(), internals.draining_nodes()
+    # In parallel, because each node that is gone costs the whole timeout.
     with ThreadPoolExecutor(_NUM_PROBES) as pool:
-        answering = list(pool.map(answers, nodes))
+        responding = list(pool.map(responds, nodes))
     drains_at_s = {node_id: deadline_ms / 1000 for node_id, deadline_ms in draining.items()}
     return [
         capacity.Node(
             node["NodeID"],
             free.get(node["NodeID"], {}),
-            answer,
+            is_responding,
             drains_at_s.get(node["NodeID"]),
             f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}",
         )
-        for node, answer in zip(nodes, answering, strict=True)
+        for node, is_responding in zip(nodes, responding, strict=True)
     ]

@@ -1,8 +1,10 @@
-"""Recent states of a run in the memory of the cluster: for a restart that loses a few steps, not a checkpoint interval.
+"""Peer memory: recent states of a run in the memory of the cluster.
 
-Rank 0 puts its state into holders: actors of the driver, which outlive the workers, one on its own node and one on
-another where there is another. A holder keeps the last two states. What a restart takes from there is verified like a
-checkpoint, by the sha256 of each file.
+A restart from there loses a few steps instead of a checkpoint interval. Rank 0 puts its state into
+memory holders: actors of the driver, which outlive the workers; one on its own node and one on
+another node if there is any. A holder keeps the last two states. A restart verifies what it takes,
+by the sha256 of each file, like a checkpoint. `PeerMemory` runs in workers, `MemoryHolder` in its
+actor.
 """
 
 from __future__ import annotations
@@ -26,38 +28,58 @@ if TYPE_CHECKING:
 
 _PUT_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 60.0
-_ANSWER_TIMEOUT_S = 3.0
+_REPLY_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 60.0
 _LOOK_AROUND_EVERY_S = 10.0
+# The state before the newest is the fallback if the newest does not verify.
 _NUM_KEPT = 2
 
+# Content of files by name.
 Files = dict[str, npt.NDArray[np.uint8]]
 
 
 class MemoryHolder:
-    """The actor's state: the last states of a run, by step.
+    """State of the actor: the last states of a run, by step.
 
-    A history is what one attempt, and those that it goes on from, have done: a worker that was given up, but does not
-    know it yet, belongs to another one.
+    A history names one attempt. A worker that was given up but still runs belongs to an older
+    history, so its states are refused.
     """
 
     def __init__(self) -> None:
+        # Meta data, sha256 of the files, and the files.
         self._states: dict[int, tuple[dict[str, Any], dict[str, str], Files]] = {}
         self._history = ""
         self._spare: Files = {}
 
-    def begin(self, history: str, step: int) -> None:
-        """A new attempt goes on after `step` steps: what is newer does not count, nor do other attempts."""
+    def start_history(self, history: str, step: int) -> None:
+        """Starts an attempt that continues after `step` steps; newer states are dropped.
+
+        Args:
+            history: Name of the attempt; states of other attempts are refused from now on.
+            step: Steps done.
+        """
         self._history = history
         self._states = {kept: state for kept, state in self._states.items() if kept <= step}
 
     def keep(
         self, history: str, step: int, meta: dict[str, Any], hashes: dict[str, str], files: Files
     ) -> bool:
-        """Keeps a state, by copying it, and lets go of the oldest. False for another attempt's."""
+        """Keeps a copy of a state and drops the oldest one.
+
+        Args:
+            history: Attempt that the state belongs to.
+            step: Steps done in the state.
+            meta: JSON values that describe the state.
+            hashes: sha256 by file name.
+            files: Content by file name.
+
+        Returns:
+            False if the state belongs to another attempt.
+        """
         if history != self._history:
             return False
-        # What was the oldest state is memory that this process has already: new memory costs more than the copy.
+        # Reuses the memory of the state that was dropped last: this process has its pages already,
+        # and to map new ones takes longer than the copy.
         copied = {}
         for name, content in files.items():
             spare = self._spare.pop(name, None)
@@ -72,17 +94,17 @@ class MemoryHolder:
             self._spare = self._states.pop(min(self._states))[2]
         return True
 
-    def steps(self) -> list[int]:
-        """Of the states that are here."""
+    def list_steps(self) -> list[int]:
+        """Steps of the states that are kept, ascending."""
         return sorted(self._states)
 
     def read(self, step: int) -> tuple[dict[str, Any], dict[str, str], Files] | None:
-        """Meta data, sha256 and content of the files of a state."""
+        """Meta data, sha256 and content of the files of a state; None if it is not kept."""
         return self._states.get(step)
 
 
 def start_holder(node_id: str) -> Any:
-    """Starts a holder on a node, which belongs to the calling process, and gives its handle."""
+    """Starts a memory holder on a node and returns its handle; it dies with the calling process."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -90,47 +112,56 @@ def start_holder(node_id: str) -> Any:
 
 
 class PeerMemory:
-    """The holders of a run as a worker sees them; see `raydc.checkpoint.saver.PeerCheckpoints`.
+    """The memory holders of a run, as a worker uses them (`checkpoint.saver.PeerCheckpoints`).
 
     Args:
-        board: Of the run, which owns the holders.
+        mailbox: Handle of the run's mailbox, which owns the holders.
     """
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
         self._here = ray.get_runtime_context().get_node_id()
         self._history, self._step = "", 0
-        self._used: dict[str, Any] = {}  # By node; those that have been told of this attempt.
+        # Holders by node id that know of this attempt.
+        self._used: dict[str, Any] = {}
+        # Holders by node id that are still starting, each with a reference that tells when it is
+        # up.
         self._starting: dict[str, tuple[Any, Any]] = {}
         self._others: set[str] = set()
+        # In the past, so that the first put looks around.
         self._looked_s = -_LOOK_AROUND_EVERY_S
 
     def put(self, copy: HostCopy) -> bool:
         """Puts a state into the holders that are up.
 
         Returns:
-            Whether it is on another node, or in another process where there is no other node.
+            Whether it survives this node; or this process, if there is no other node.
 
         Raises:
             OSError: No holder has it.
         """
         try:
-            others = self._look_around()
-            # One object for all holders: on this node it is copied once, to the others Ray brings it.
+            has_others = self._look_around()
+            # One object for all holders: it is copied once into this node's object store, from
+            # where Ray sends it to the other node.
             files = {name: np.frombuffer(content, np.uint8) for name, content in copy.files.items()}
             state = (self._history, copy.step, copy.meta, copy.hashes(), ray.put(files))
             calls = {node: holder.keep.remote(*state) for node, holder in self._used.items()}
-            kept = [node for node, done in self._answers(calls, _PUT_TIMEOUT_S).items() if done]
+            kept = [node for node, done in self._get_replies(calls, _PUT_TIMEOUT_S).items() if done]
         except RayError as error:
             raise OSError(
-                f"the state of step {copy.step} is in no other memory: {error}"
+                f"no other memory holds the state of step {copy.step}: {error}"
             ) from error
         if calls and not kept:
             raise OSError(f"none of {len(calls)} holder(s) has taken the state of step {copy.step}")
-        return any(node != self._here for node in kept) if others else bool(kept)
+        return any(node != self._here for node in kept) if has_others else bool(kept)
 
     def _look_around(self) -> bool:
-        """Uses this node's holder and one of another node, started where need be; whether there are other nodes."""
+        """Selects this node's holder and one of another node; starts them if necessary.
+
+        Returns:
+            Whether there are other nodes.
+        """
         now_s = time.monotonic()
         if now_s - self._looked_s >= _LOOK_AROUND_EVERY_S:
             self._looked_s = now_s
@@ -138,77 +169,80 @@ class PeerMemory:
             self._others = living - {self._here}
             self._used = {node: holder for node, holder in self._used.items() if node in living}
             known = self._used | self._starting
+            # Nodes with a holder come first, so that a new node moves nothing.
             others = sorted(self._others, key=lambda node: (node not in known, node))[:1]
             for node in {self._here, *others} - known.keys():
                 self._start(node)
             self._used = {
                 node: self._used[node] for node in (self._here, *others) if node in self._used
             }
-        self._meet()
+        self._use_started()
         return bool(self._others)
 
-    def _meet(self) -> None:
-        """Uses the holders that are up by now. One that starts is waited for only where there is no other."""
-        begun = [begun for _, begun in self._starting.values()]
-        if begun and not self._used:
-            ray.wait(begun, timeout=_START_TIMEOUT_S)
-        for node, (holder, answer) in list(self._starting.items()):
-            if ray.wait([answer], timeout=0.0)[0]:
+    def _use_started(self) -> None:
+        """Uses holders that have come up; waits for one only if there is no other."""
+        references = [reference for _, reference in self._starting.values()]
+        if references and not self._used:
+            ray.wait(references, timeout=_START_TIMEOUT_S)
+        for node, (holder, reference) in list(self._starting.items()):
+            if ray.wait([reference], timeout=0.0)[0]:
                 del self._starting[node]
                 self._used[node] = holder
 
     def _start(self, node: str) -> None:
-        holder = ray.get(self._board.holder.remote(node), timeout=_PUT_TIMEOUT_S)
-        self._starting[node] = (holder, holder.begin.remote(self._history, self._step))
+        holder = ray.get(self._mailbox.get_holder.remote(node), timeout=_PUT_TIMEOUT_S)
+        # The holder may be older than this attempt, so it learns of it before it takes a state.
+        self._starting[node] = (holder, holder.start_history.remote(self._history, self._step))
 
-    def _answers(self, calls: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """What the holders answer, by node; those that do not are given up."""
+    def _get_replies(self, calls: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """The replies of holders by node id; holders that do not reply are dropped."""
         if calls:
             ray.wait(list(calls.values()), num_returns=len(calls), timeout=timeout_s)
-        answers = {}
+        replies = {}
         for node, call in calls.items():
             try:
-                answers[node] = ray.get(call, timeout=0.0)
+                replies[node] = ray.get(call, timeout=0.0)
             except (RayError, GetTimeoutError):
                 self._used.pop(node, None)
-                self._board.drop_holder.remote(node)
+                self._mailbox.drop_holder.remote(node)
+                # The next put looks for a replacement at once.
                 self._looked_s = -_LOOK_AROUND_EVERY_S
-        return answers
+        return replies
 
-    # Restart -----------------------------------------------------------------------------------------
+    # Restart
+    # -----------------------------------------------------------------------------------------
 
     def newest(self) -> Found | None:
-        """The newest state that verifies; a holder that does not answer is given up, with all that it has."""
-        for step in sorted(self._steps(), reverse=True):
+        """The newest state that verifies, or None; holders that do not reply are dropped."""
+        for step in sorted(self._list_steps(), reverse=True):
             try:
                 return self.read(step)
             except CheckpointError:
                 continue
         return None
 
-    def _steps(self) -> set[int]:
+    def _list_steps(self) -> set[int]:
         try:
-            self._used = ray.get(self._board.holders.remote(), timeout=_ANSWER_TIMEOUT_S)
+            self._used = ray.get(self._mailbox.get_holders.remote(), timeout=_REPLY_TIMEOUT_S)
         except RayError:
+            # Storage still has checkpoints; a restart must not fail for want of newer states.
             return set()
-        calls = {node: holder.steps.remote() for node, holder in self._used.items()}
-        return (
-            {step for steps in self._answers(calls, _ANSWER_TIMEOUT_S).values() for step in steps}
-            if calls
-            else set()
-        )
+        calls = {node: holder.list_steps.remote() for node, holder in self._used.items()}
+        replies = self._get_replies(calls, _REPLY_TIMEOUT_S)
+        return {step for steps in replies.values() for step in steps}
 
     def read(self, step: int) -> Found:
-        """A state, from the nearest holder that has it.
+        """Reads a state from the nearest holder that has it.
 
         Raises:
-            CheckpointError: None has it, or it does not verify.
+            CheckpointError: No holder has it, or it does not verify.
         """
         if not self._used:
-            self._used = ray.get(self._board.holders.remote(), timeout=_ANSWER_TIMEOUT_S)
+            self._used = ray.get(self._mailbox.get_holders.remote(), timeout=_REPLY_TIMEOUT_S)
+        # False sorts first: this node before the others.
         for node in sorted(self._used, key=lambda node: node != self._here):
             call = {node: self._used[node].read.remote(step)}
-            state = self._answers(call, _READ_TIMEOUT_S).get(node)
+            state = self._get_replies(call, _READ_TIMEOUT_S).get(node)
             if state is not None:
                 meta, hashes, arrays = state
                 files = {name: array.tobytes() for name, array in arrays.items()}
@@ -219,9 +253,10 @@ class PeerMemory:
         )
 
     def forget_after(self, step: int) -> None:
-        """This attempt goes on after `step` steps: newer states, and other attempts, no longer count."""
+        """Starts this attempt after `step` steps: newer states and other attempts do not count."""
         self._history, self._step = uuid.uuid4().hex, step
         calls = {
-            node: holder.begin.remote(self._history, step) for node, holder in self._used.items()
+            node: holder.start_history.remote(self._history, step)
+            for node, holder in self._used.items()
         }
-        self._answers(calls, _ANSWER_TIMEOUT_S)
+        self._get_replies(calls, _REPLY_TIMEOUT_S)

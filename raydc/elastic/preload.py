@@ -1,4 +1,4 @@
-"""What every process does that is started for a worker: import what a worker needs, before it is one."""
+"""Imports what a worker needs, in every process that Ray starts for workers, before it is one."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import contextlib
 import importlib
 import threading
 
+# torch imports its compiler only at the first optimiser step, which would be slow.
 _MODULES = ("raydc.elastic.trainer", "torch._dynamo")
-# Needed at the end of an epoch: a worker that has no time to lose does not wait for it.
+# First needed at the end of an epoch. A worker that starts at once must not wait for it.
 _LATER = ("torchmetrics",)
 _LATER_S = 6.0
 
 
 def run() -> None:
-    """Ray calls it by name when the process has started."""
-    _load(_MODULES)
-    later = threading.Timer(_LATER_S, _load, [_LATER])
+    """Ray calls this by name when the process has started (`worker_process_setup_hook`)."""
+    _import(_MODULES)
+    later = threading.Timer(_LATER_S, _import, [_LATER])
+    # A process that ends earlier does not wait for the timer.
     later.daemon = True
     later.start()
 
 
-def _load(names: tuple[str, ...]) -> None:
+def _import(names: tuple[str, ...]) -> None:
     for name in names:
-        with contextlib.suppress(Exception):  # What is missing is told by whoever needs it.
+        # An error here would end the process; whoever really needs the module reports it better.
+        with contextlib.suppress(Exception):
             importlib.import_module(name)

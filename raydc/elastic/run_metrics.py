@@ -1,6 +1,7 @@
-"""The account of a run as Prometheus metrics: Ray's metrics agent of the driver's node exports them.
+"""The time account of a run as Prometheus metrics; Ray's metrics agent on the driver's node exports
+them. Runs in the driver.
 
-ray_raydc_time_seconds_total{run, phase}   seconds by name, see `raydc.tracking.time_account`
+ray_raydc_time_seconds_total{run, phase}   seconds by phase, see `raydc.tracking.time_account`
 ray_raydc_steps_total{run, kind}           steps: useful or recomputed
 ray_raydc_rows_total{run}                  rows of all these steps
 ray_raydc_restarts_total{run}              starts of the workers after the first
@@ -15,7 +16,7 @@ from raydc.tracking.time_account import Account
 
 
 class RunMetrics:
-    """Counts what a run publishes. They are the driver's, so they go on when workers are started again.
+    """Counts what a run publishes. The driver holds the counters, so they survive its workers.
 
     Args:
         run: Name of the run.
@@ -26,12 +27,13 @@ class RunMetrics:
 
         self._run = run
         self._account = Account()
+        # The driver's own event is not published, and the account starts with it.
         self._account.add({"kind": "run_started", "time_s": time.time()})
-        self._shown: dict[tuple[str, ...], float] = {}
+        self._exported: dict[tuple[str, ...], float] = {}
         self._counters = {
             "time": Counter(
                 "raydc_time_seconds_total",
-                "Seconds of a run by what they went into.",
+                "Seconds of a run by phase.",
                 ("run", "phase"),
             ),
             "steps": Counter("raydc_steps_total", "Steps of a run.", ("run", "kind")),
@@ -42,22 +44,22 @@ class RunMetrics:
         }
 
     def add(self, record: dict[str, Any]) -> None:
-        """A published record."""
+        """Adds a published record and updates the counters."""
         if "time_s" not in record:
-            return  # Progress: what it says will be in the next record of the clock.
+            return  # Progress; its steps will be in the next record of the phase timer.
         account = self._account
         account.add(record)
         for phase, seconds in account.seconds.items():
-            self._show("time", seconds, phase=phase)
-        self._show("steps", account.useful_steps, kind="useful")
-        self._show("steps", account.recomputed_steps, kind="recomputed")
-        self._show("rows", account.rows)
-        self._show("restarts", account.restarts)
+            self._export("time", seconds, phase=phase)
+        self._export("steps", account.useful_steps, kind="useful")
+        self._export("steps", account.recomputed_steps, kind="recomputed")
+        self._export("rows", account.rows)
+        self._export("restarts", account.restarts)
 
-    def _show(self, name: str, total: float, **tags: str) -> None:
-        """Counters take increments."""
+    def _export(self, name: str, total: float, **tags: str) -> None:
+        # Ray's counters take increments, the account has totals.
         key = (name, *tags.values())
-        increment = total - self._shown.get(key, 0.0)
+        increment = total - self._exported.get(key, 0.0)
         if increment > 0:
             self._counters[name].inc(increment, {"run": self._run, **tags})
-            self._shown[key] = total
+            self._exported[key] = total

@@ -1,7 +1,9 @@
-"""The decisions of Ray Train's controller that raydc takes: how many workers, where, and when they are others.
+"""The scaling decisions of a run: how many workers, on which nodes, and when that changes.
 
-Ray starts, watches and ends the workers. Its own elastic policy counts what nodes have, not what is free on them, and
-what it knows of them is up to half a minute old; a group that it changes is killed in the middle of a step.
+Runs in the controller actor, inside Ray Train's controller, which starts, watches and ends the
+workers. Ray's own elastic policy counts what nodes have instead of what is free on them, relies on
+a list of nodes that is up to half a minute old, and kills a group in the middle of a step to change
+it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from raydc.elastic import capacity, node_probe
@@ -22,25 +24,29 @@ from raydc.loop import planned_stop
 _log = logging.getLogger("ray.train")
 
 POLL_EVERY_S = 0.2
-_LOOK_WHILE_RUNNING_S = 1.0
-# A raylet that refuses or stays silent so often in a row is gone; Ray itself takes ten seconds and more to say so.
-_STRIKES = 2
+_PROBE_EVERY_S = 1.0
+# A raylet that fails this many probes in a row is lost. Ray itself takes ten seconds and more to
+# say so; a single failure may be a busy node.
+_MAX_FAILED_PROBES = 2
 _SETTLE_S = 3.0
 _RETRY_AFTER_S = 60.0
-# What a checkpoint may take before a node goes.
+# How long a checkpoint may take before a draining node leaves.
 _DRAIN_MARGIN_S = 10.0
 
 
 class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
-    """How many workers a run has, and on which nodes.
+    """Decides how many workers a run has, and on which nodes.
 
     Args:
-        scaling_config: Ray Train's.
+        scaling_config: Ray Train's configuration.
         needs: Resources of one worker.
         start_timeout_s: How long workers may wait for free resources.
-        board: Takes events.
-        spares: Processes that stand by.
-        autoscales: Whether the cluster may grow by what is asked for.
+        mailbox: Handle of the run's mailbox, which takes events.
+        standby: Standby processes of the run.
+        autoscales: Whether the cluster may grow by what is requested.
+        probe: Looks at nodes, as `node_probe.probe_nodes`.
+        now_s: A clock that never jumps.
+        unix_s: The Unix time, to compare with deadlines of nodes.
     """
 
     def __init__(
@@ -48,183 +54,223 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         scaling_config: Any,
         needs: dict[str, float],
         start_timeout_s: float,
-        board: Any,
-        spares: StandbyProcesses,
+        mailbox: Any,
+        standby: StandbyProcesses,
         autoscales: bool,
+        probe: Callable[[Collection[str] | None], list[capacity.Node]] = node_probe.probe_nodes,
+        now_s: Callable[[], float] = time.monotonic,
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(scaling_config)
-        self._spares = spares
+        self._standby = standby
         self._autoscales = autoscales
         self._needs = needs
+        self._probe_nodes, self._now_s, self._unix_s = probe, now_s, unix_s
         least, most = scaling_config.min_workers, scaling_config.max_workers
-        self._size = capacity.Size(least, most, _SETTLE_S, _RETRY_AFTER_S)
+        self._size = capacity.GroupSize(least, most, _SETTLE_S, _RETRY_AFTER_S)
         self._start_timeout_s = start_timeout_s
-        self._board = board
+        self._mailbox = mailbox
+        # Workers of the running group; of a failed one until it is shut down.
         self._group: list[Any] = []
+        # Nodes that the next group may use.
         self._usable: list[str] = []
-        self._waits_since_s: float | None = None
-        self._looked_s = 0.0
-        self._strikes: Counter[str] = Counter()
+        self._waiting_since_s: float | None = None
+        self._probed_s = 0.0
+        self._failed_probes: Counter[str] = Counter()
+        # Events are posted once, not at every probe.
         self._announced: str | None = None
         self._lost: set[str] = set()
 
     @property
     def _held(self) -> Counter[str]:
+        """Workers of the group by node id."""
         return Counter(worker.metadata.node_id for worker in self._group)
 
-    # Told by the controller -------------------------------------------------------------------------
+    # Called by the controller
+    # -----------------------------------------------------------------------
 
-    def group_is(self, workers: list[Any]) -> None:
-        """These workers run now; none when a group was shut down."""
+    def set_group(self, workers: list[Any]) -> None:
+        """Notes which workers run now; none after a shutdown."""
         self._group = list(workers)
-        self._spares.started(workers)
-        self._strikes.clear()
+        self._standby.note_started(workers)
+        self._failed_probes.clear()
         self._announced = None
-        self._looked_s = time.monotonic()
+        # A new group is not looked at before a whole interval has passed.
+        self._probed_s = self._now_s()
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Tells the autoscaler what the run needs; a Ray of one process's own has none."""
+        """Connects to the autoscaler, if there is one."""
         if self._autoscales:
             super().after_controller_start(train_run_context)
 
     async def before_controller_shutdown(self) -> None:
-        """The end of the run, after that of its workers."""
+        """Ends the standby processes, after the workers have ended."""
         await super().before_controller_shutdown()
-        self._spares.dismiss()
+        self._standby.stop_all()
 
-    def _ask_autoscaler(self) -> None:
+    def _request_autoscaling(self) -> None:
         if self._autoscales:
             self._maybe_send_resource_request()
 
-    def no_room_for(self, num_workers: int) -> None:
-        """There seemed to be room for so many, but there was not."""
-        self._size.not_started(num_workers, time.monotonic())
+    def avoid_size(self, num_workers: int) -> None:
+        """Notes that a group could not be started although there seemed to be room for it."""
+        self._size.avoid(num_workers, self._now_s())
 
     def on_controller_start_worker_group(
         self, *, scaling_config: Any, num_workers: int
     ) -> dict[str, str] | None:
-        """Keeps the workers off nodes that are dead, or about to be, but that Ray does not know of yet."""
+        """Keeps workers off nodes that are dead or drain, which Ray may not know yet.
+
+        Args:
+            scaling_config: Not used; Ray passes it.
+            num_workers: Not used; Ray passes it.
+
+        Returns:
+            A label selector for the workers, or None for all nodes.
+        """
         return (
             {internals.RAY_NODE_ID_KEY: f"in({','.join(self._usable)})"} if self._usable else None
         )
 
-    # No group runs ----------------------------------------------------------------------------------
+    # While no group runs
+    # ----------------------------------------------------------------------------
 
     def make_decision_for_non_running_worker_group(self) -> Any:
-        """Starts as many workers as there is room for, or none yet."""
-        self._ask_autoscaler()
-        now_s = time.monotonic()
-        nodes = self._look()
-        if nodes and (silent := self._silent(nodes)):
-            self._tell_lost(silent)
-        room = capacity.room(nodes, self._needs, self._held)
-        num_workers = self._size.to_start(sum(room.values()), now_s)
+        """Starts as many workers as there is room for, or waits.
+
+        Raises:
+            ClusterError: There was no room for the fewest workers within `start_timeout_s`.
+        """
+        self._request_autoscaling()
+        now_s = self._now_s()
+        nodes = self._probe()
+        # No nodes at all means that the head is away, not that every node is lost.
+        if nodes and (silent := self._silent_nodes(nodes)):
+            self._post_lost(silent)
+        room = capacity.room_by_node(nodes, self._needs, self._held)
+        num_workers = self._size.choose_start(sum(room.values()), now_s)
         if num_workers is None:
             self._wait(sum(room.values()), now_s)
             return internals.NoopDecision()
-        self._waits_since_s = None
+        self._waiting_since_s = None
         self._usable = sorted(room)
-        return self._resize(num_workers)
+        return internals.ResizeDecision(num_workers=num_workers, resources_per_worker=self._needs)
 
     def _wait(self, fits: int, now_s: float) -> None:
         least, needs = self._size.least, self._needs
-        if self._waits_since_s is None:
-            self._waits_since_s = now_s
-            self._tell("waits_for_resources", least=least, fits=fits, needs=needs)
-        elif now_s - self._waits_since_s > self._start_timeout_s:
+        if self._waiting_since_s is None:
+            self._waiting_since_s = now_s
+            self._post("waits_for_resources", least=least, fits=fits, needs=needs)
+        elif now_s - self._waiting_since_s > self._start_timeout_s:
             raise ClusterError(
-                f"after {self._start_timeout_s:g} s there is still room for {fits} of at least {least} worker(s) of "
-                f"{needs} each",
-                "Wait for other jobs, ask for fewer or smaller workers, raise scaling.start_timeout_s, or give "
-                "--address of a larger cluster.",
+                f"after {self._start_timeout_s:g} s there is still room for {fits} of at least "
+                f"{least} worker(s) of {needs} each",
+                "Wait for other jobs, request fewer or smaller workers, raise "
+                "scaling.start_timeout_s, or give --address of a larger cluster.",
             )
 
-    def _resize(self, num_workers: int) -> Any:
-        return internals.ResizeDecision(num_workers=num_workers, resources_per_worker=self._needs)
+    def _probe(self, only: Collection[str] | None = None) -> list[capacity.Node]:
+        """Probes nodes; none while Ray's head does not respond.
 
-    def _look(self, only: Collection[str] | None = None) -> list[capacity.Node]:
-        """Nothing while Ray's head is away: running workers do not need it, and others have to wait for it."""
+        Workers that run do not need the head; a group that is to start has to wait for it.
+        """
         try:
-            return node_probe.probe_nodes(only)
-        except Exception as error:  # noqa: BLE001 - Ray raises whatever its client of the head does.
-            _log.warning("raydc: the head does not answer: %s", error)
+            return self._probe_nodes(only)
+        except Exception as error:  # noqa: BLE001 - Ray passes on any error of its client.
+            _log.warning("raydc: Ray's head does not respond: %s", error)
             return []
 
-    # A group runs -----------------------------------------------------------------------------------
+    # While a group runs
+    # -----------------------------------------------------------------------------
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> Any:
-        """Never changes a running group: asks it to end where it should, and says so where a node of it is gone."""
-        self._ask_autoscaler()
-        now_s = time.monotonic()
-        if now_s - self._looked_s >= _LOOK_WHILE_RUNNING_S:
-            self._looked_s = now_s
-            # A run that cannot grow needs to know of its own nodes only.
-            nodes = self._look(None if len(self._group) < self._size.most else self._held)
+        """Never resizes a running group; requests a planned stop if it should change.
+
+        Args:
+            worker_group_state: Not used; Ray passes it.
+            worker_group_status: Not used; Ray passes it.
+
+        Raises:
+            WorkerGroupError: A node of the group is lost.
+        """
+        self._request_autoscaling()
+        now_s = self._now_s()
+        if now_s - self._probed_s >= _PROBE_EVERY_S:
+            self._probed_s = now_s
+            # A run of full size cannot grow, so only its own nodes matter: fewer probes.
+            nodes = self._probe(None if len(self._group) < self._size.most else self._held)
             if not nodes:
                 return internals.NoopDecision()
             self._check_nodes(nodes)
-            self._stand_by(nodes)
-            if reason := self._reason_to_leave(nodes, now_s):
-                # Rank 0 speaks for all. Repeated until they leave: a call may be lost.
+            self._ensure_standby(nodes)
+            if reason := self._reason_to_stop(nodes, now_s):
+                # Rank 0 speaks for all. Repeated at every probe, because a call may be lost.
                 self._group[0].execute_async(planned_stop.request_stop, reason)
         return internals.NoopDecision()
 
     def _check_nodes(self, nodes: list[capacity.Node]) -> None:
-        """Raises WorkerGroupError where a node of the group is gone."""
-        self._strikes = Counter(
-            {node_id: self._strikes[node_id] + 1 for node_id in self._silent(nodes)}
+        """Raises WorkerGroupError if a node of the group is lost."""
+        # Nodes that respond drop out of the counter: failures count only in a row.
+        self._failed_probes = Counter(
+            {node_id: self._failed_probes[node_id] + 1 for node_id in self._silent_nodes(nodes)}
         )
-        lost = {node_id for node_id, count in self._strikes.items() if count >= _STRIKES}
+        lost = {
+            node_id for node_id, count in self._failed_probes.items() if count >= _MAX_FAILED_PROBES
+        }
         if not lost:
             return
-        self._tell_lost(lost)
+        self._post_lost(lost)
         failures = {
             rank: NodeLostError(
-                f"node {worker.metadata.node_id[:8]} ({worker.metadata.node_ip}) does not answer"
+                f"node {worker.metadata.node_id[:8]} ({worker.metadata.node_ip}) does not respond"
             )
             for rank, worker in enumerate(self._group)
             if worker.metadata.node_id in lost
         }
         raise internals.WorkerGroupError("; ".join(map(str, failures.values())), failures)
 
-    def _silent(self, nodes: list[capacity.Node]) -> set[str]:
-        """Nodes of the group that do not answer."""
-        return set(self._held) - {node.node_id for node in nodes if node.answers}
+    def _silent_nodes(self, nodes: list[capacity.Node]) -> set[str]:
+        """Ids of the group's nodes that do not respond, or that Ray knows to be dead."""
+        return set(self._held) - {node.node_id for node in nodes if node.responds}
 
-    def _tell_lost(self, node_ids: set[str]) -> None:
+    def _post_lost(self, node_ids: set[str]) -> None:
         if new := node_ids - self._lost:
             self._lost |= new
             for node_id in new:
-                self._board.drop_holder.remote(node_id)
-            self._tell("node_lost", nodes=sorted(new))
+                # Otherwise a restart would wait for states in the memory of a dead node.
+                self._mailbox.drop_holder.remote(node_id)
+            self._post("node_lost", nodes=sorted(new))
 
-    def _stand_by(self, nodes: list[capacity.Node]) -> None:
-        """Has a process ready for each worker, and for those that the run may soon grow by."""
-        held, more = self._held, self._size.most - len(self._group)
+    def _ensure_standby(self, nodes: list[capacity.Node]) -> None:
+        """Keeps a process ready for each worker, and for those that the run may soon grow by."""
+        held, num_more = self._held, self._size.most - len(self._group)
         counts: Counter[str] = Counter()
-        for node_id, count in capacity.room(nodes, self._needs, held).items():
-            extra = min(more, max(0, count - held[node_id]))
-            counts[node_id] = held[node_id] + extra
-            more -= extra
-        self._spares.ask_for(counts, [node for node in nodes if node.usable])
+        for node_id, count in capacity.room_by_node(nodes, self._needs, held).items():
+            num_extra = min(num_more, max(0, count - held[node_id]))
+            counts[node_id] = held[node_id] + num_extra
+            num_more -= num_extra
+        self._standby.ensure(counts, [node for node in nodes if node.is_usable])
 
-    def _reason_to_leave(self, nodes: list[capacity.Node], now_s: float) -> str | None:
+    def _reason_to_stop(self, nodes: list[capacity.Node], now_s: float) -> str | None:
+        """Why the group should stop now: one of `planned_stop.REASONS`, or None."""
         num_workers, held = len(self._group), self._held
-        fits = sum(capacity.room(nodes, self._needs, held).values())
+        # Room on draining nodes does not count, so this is also the room elsewhere.
+        fits = sum(capacity.room_by_node(nodes, self._needs, held).values())
         draining = {node.node_id: node.drains_at_s for node in nodes if node.node_id in held}
         draining = {node_id: at_s for node_id, at_s in draining.items() if at_s is not None}
         if draining:
+            # 0 means a drain without a known deadline.
             deadline_s = min((at_s for at_s in draining.values() if at_s), default=None)
             self._announce(
                 planned_stop.DRAIN, "drain_noticed", nodes=sorted(draining), deadline_s=deadline_s
             )
-            leaves = capacity.leaves_now(
-                fits, self._size.least, deadline_s, time.time(), _DRAIN_MARGIN_S
+            leaves = capacity.should_leave(
+                fits, self._size.least, deadline_s, self._unix_s(), _DRAIN_MARGIN_S
             )
             return planned_stop.DRAIN if leaves else None
-        target = self._size.grows_to(num_workers, fits, now_s)
+        target = self._size.choose_growth(num_workers, fits, now_s)
         if target is None:
             return None
         self._announce(planned_stop.GROW, "resize_planned", world_size=num_workers, to=target)
@@ -233,8 +279,9 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
     def _announce(self, reason: str, kind: str, **fields: Any) -> None:
         if self._announced != reason:
             self._announced = reason
-            self._tell(kind, **fields)
+            self._post(kind, **fields)
 
-    def _tell(self, kind: str, **fields: Any) -> None:
+    def _post(self, kind: str, **fields: Any) -> None:
         _log.info("raydc: %s %s", kind, fields)
-        self._board.record.remote({"kind": kind, "time_s": round(time.time(), 3), **fields})
+        record = {"kind": kind, "time_s": round(self._unix_s(), 3), **fields}
+        self._mailbox.post_event.remote(record)

@@ -1,8 +1,8 @@
-"""Training on Ray: a TorchTrainer whose workers run `raydc.loop.worker`.
+"""Training on Ray: a TorchTrainer whose workers run `raydc.loop.worker`. Runs in the driver.
 
-Ray Train starts, watches and restarts the workers; `raydc.elastic.scaling_policy` takes the decisions that it leaves open. What a
-restart goes on from is raydc's own checkpoint, never Ray's record of the run, which is kept in a folder of its own
-for each driver and removed at the end.
+Ray Train starts, watches and restarts the workers; `scaling_policy` and `failure_policy` take the
+decisions that it leaves open. A restart continues from raydc's own checkpoint, never from Ray's
+record of the run: that record gets a new folder for each driver, which is removed at the end.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raydc import engine, plan
 from raydc import spec as specs
-from raydc.elastic import mailbox, peer_memory, scaling_policy, worker_failure
+from raydc.elastic import mailbox, peer_memory, run_errors, scaling_policy, worker_failure
 from raydc.elastic.controller import ElasticController
-from raydc.elastic.failure_policy import FailurePolicy
+from raydc.elastic.failure_policy import ElasticFailurePolicy
 from raydc.elastic.standby_processes import StandbyProcesses
-from raydc.elastic.worker_failure import WorkerFailure
 from raydc.engine import internals
-from raydc.errors import ClusterError, TrainError, first_line
 from raydc.loop import planned_stop, worker
-from raydc.loop.group import Alone, PeerLostError, Workers
+from raydc.loop.group import Alone, Workers
 from raydc.spec import ResolvedSpec
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
 from raydc.tracking import events
 from raydc.tracking.progress import Progress
 
+# How long a rank waits for its peers: longer than a checkpoint or a slow storage holds one up.
 _COLLECTIVE_TIMEOUT_S = 120
-_POLL_EVERY_S = 0.5
+_COLLECT_EVERY_S = 0.5
+# Starts that fail in a row, as nodes come and go, do not count as failures of the run.
 _MAX_START_FAILURES = 20
-_RESUME = "Type --resume to go on from the last checkpoint once the cause is gone."
 
 
 def fit(
@@ -57,18 +56,21 @@ def fit(
     Args:
         spec: A resolved spec with workers.
         data_folder: A prepared data set.
-        run_folder: Of the run.
-        progress: Is shown what happens.
-        log: Takes the events of the controller.
+        run_folder: Folder of the run.
+        progress: Shows what workers and controller publish.
+        log: Event log of the run; takes the events of the controller.
 
     Raises:
-        RaydcError: Whatever a worker refused to do.
+        RaydcError: A worker refused to train.
         ClusterError: The cluster cannot hold the workers.
-        TrainError: Workers failed more often than the spec allows, or in the same way again and again.
+        TrainError: Workers failed more often than the spec allows, or in the same way again and
+            again.
     """
-    plan.make(spec.model_copy(update={"serve": None}), ray.cluster_resources())
-    if lack := _lack(spec, ray.cluster_resources(), ray.available_resources()):
-        progress.say(f"train     waits for others to end: {lack}")
+    total = ray.cluster_resources()
+    # Refuses what can never fit; the endpoint may need the same resources, but later.
+    plan.make(spec.model_copy(update={"serve": None}), total)
+    if lack := run_errors.describe_lack(spec, total, ray.available_resources()):
+        progress.say(f"train     waiting for other jobs to end: {lack}")
     handle = mailbox.create()
     trainer = _trainer(spec, data_folder, run_folder, handle)
     on_interrupt = signal.getsignal(signal.SIGINT)
@@ -76,52 +78,50 @@ def fit(
         with _watch(handle, progress, log):
             trainer.fit()
     except internals.WorkerGroupError as error:
-        raise engine.find_cause(error) or _failed(spec, error) from error
+        raise engine.find_cause(error) or run_errors.training_error(
+            spec, error.worker_failures
+        ) from error
     except internals.ControllerError as error:
-        raise engine.find_cause(error.controller_failure) or _not_started(spec, error) from error
+        cause = error.controller_failure
+        raise engine.find_cause(cause) or run_errors.start_error(
+            spec, ray.cluster_resources(), ray.available_resources(), cause
+        ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            # Ray Train leaves a handler behind that asks its ended controller.
+            # Ray Train leaves a handler behind that calls its controller, which has ended.
             signal.signal(signal.SIGINT, on_interrupt)
         ray.kill(handle)
         with contextlib.suppress(OSError):
             (run_folder / "ray").delete()
 
 
-def _lack(spec: ResolvedSpec, total: dict[str, float], free: dict[str, float]) -> str:
-    """What keeps the fewest workers from starting at once: others hold it. Empty where nothing does."""
-    needs = plan.worker_resources(spec, total)
-    if plan.how_many(needs, free) >= spec.scaling.min_workers:
-        return ""
-    amounts = ", ".join(f"{free.get(name, 0.0):g} of {total[name]:g} {name}" for name in needs)
-    return f"{spec.scaling.min_workers} worker(s) of {needs} each, but free are {amounts}"
-
-
 class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """A TorchTrainer whose controller is raydc's; Ray has no setting for it."""
+    """A TorchTrainer with raydc's controller and policies; Ray has no setting for them."""
 
     def __init__(
         self,
         *arguments: Any,
         spec: ResolvedSpec,
-        board: Any,
-        spares: StandbyProcesses,
+        handle: Any,
+        standby: StandbyProcesses,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self._board = board
+        self._mailbox = handle
         needs = plan.worker_resources(spec, ray.cluster_resources())
         self._scaling = scaling_policy.ElasticScaling(
             self.scaling_config,
             needs,
             spec.scaling.start_timeout_s,
-            board,
-            spares,
+            handle,
+            standby,
+            # A Ray that this process started for itself has no autoscaler.
             autoscales=not internals.is_own_ray(),
         )
 
     def fit(self) -> Any:
-        """Raises WorkerGroupError or ControllerError."""
+        """Runs the controller and waits for it. Raises WorkerGroupError or ControllerError."""
+        # The controller dies with the driver's node anyway, and needs no CPU of a worker's node.
         here = {internals.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
         settings = {"env_vars": internals.get_env_vars_to_propagate()}
         remote = ray.remote(num_cpus=0, label_selector=here, runtime_env=settings)(
@@ -131,7 +131,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
             train_fn_ref=internals.ObjectRefWrapper(self._get_train_func()),
             train_run_context=self.train_run_context,
             scaling_policy=self._scaling,
-            failure_policy=FailurePolicy(self.run_config.failure_config, self._board),
+            failure_policy=ElasticFailurePolicy(self.run_config.failure_config, self._mailbox),
             callbacks=[
                 callback
                 for callback in self._create_default_callbacks()
@@ -148,7 +148,10 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 def _is_cleaner(callback: Any) -> bool:
-    """Ray's cleaner, another process, is for a controller that dies before its driver: here the driver ends with it."""
+    """Whether it is Ray's process that cleans up after a controller dies without its driver.
+
+    Here the controller is an actor of the driver, so neither outlives the other.
+    """
     return isinstance(callback, internals.PlacementGroupCleanerCallback)
 
 
@@ -158,32 +161,34 @@ def _trainer(
     resources = ray.cluster_resources()
     workers, tolerance = spec.scaling.num_workers, spec.fault_tolerance
     use_gpu = plan.uses_gpu(spec, resources)
-    spares = StandbyProcesses(tolerance.spare_workers, "raydc.elastic.preload.run")
+    standby = StandbyProcesses(tolerance.spare_workers, "raydc.elastic.preload.run")
     return _Trainer(
         _work,
         spec=spec,
-        board=handle,
-        spares=spares,
+        handle=handle,
+        standby=standby,
         train_loop_config={
             "spec": specs.to_dict(spec),
             "data_folder": data_folder.uri,
             "run_folder": run_folder.uri,
+            # A builder of the user's own is usually imported from where the driver was started.
             "import_from": os.getcwd(),
-            "board": handle,
+            "mailbox": handle,
         },
         scaling_config=ScalingConfig(
             num_workers=(workers.min, workers.max) if isinstance(workers, WorkerRange) else workers,
             use_gpu=use_gpu,
             resources_per_worker=plan.worker_resources(spec, resources),
         ),
-        # Metrics of the validation are summed on the CPU, gradients where they are.
+        # Gradients are reduced on the GPU, metrics of a validation on the CPU.
         torch_config=TorchConfig(
             "cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S
         ),
         run_config=RunConfig(
+            # A new name for each driver: Ray would continue from a record of the same name.
             name=f"driver-{time.time_ns()}",
             storage_path=(run_folder / "ray").uri,
-            worker_runtime_env=spares.settings,
+            worker_runtime_env=standby.runtime_env,
             failure_config=FailureConfig(
                 max_failures=tolerance.max_failures,
                 max_preemption_failures=tolerance.max_preemption_failures,
@@ -194,12 +199,12 @@ def _trainer(
 
 
 def _work(config: dict[str, Any]) -> None:
-    """Runs in each Ray Train worker."""
+    """Trains in a Ray Train worker; Ray calls it in each of them."""
     from ray.train.torch import get_device
 
     if config["import_from"] not in sys.path and os.path.isdir(config["import_from"]):
         sys.path.insert(0, config["import_from"])
-    context, handle, device = ray.train.get_context(), config["board"], get_device()
+    context, handle, device = ray.train.get_context(), config["mailbox"], get_device()
 
     def train() -> None:
         spec = specs.resolve(specs.from_dict(config["spec"], "resolved spec"))
@@ -221,8 +226,12 @@ def _work(config: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _watch(handle: Any, progress: Progress, log: events.EventLog) -> Iterator[None]:
-    """Shows what the workers publish while the caller waits for them, and writes what the controller says."""
-    over = threading.Event()
+    """Collects from the mailbox during the block: shows records, and writes the controller's
+    events.
+
+    A thread does it, because the block waits for Ray.
+    """
+    is_over = threading.Event()
 
     def collect() -> None:
         for record in mailbox.get_reply(handle.collect.remote()):
@@ -231,7 +240,8 @@ def _watch(handle: Any, progress: Progress, log: events.EventLog) -> Iterator[No
             progress.show(record)
 
     def watch() -> None:
-        while not over.wait(_POLL_EVERY_S):
+        while not is_over.wait(_COLLECT_EVERY_S):
+            # Records stay in the mailbox until they are collected; a slow reply loses none.
             with contextlib.suppress(GetTimeoutError, RayActorError):
                 collect()
 
@@ -240,45 +250,8 @@ def _watch(handle: Any, progress: Progress, log: events.EventLog) -> Iterator[No
     try:
         yield
     finally:
-        over.set()
+        is_over.set()
         thread.join()
+        # What was published since the last look.
         with contextlib.suppress(GetTimeoutError, RayActorError):
             collect()
-
-
-def _failed(spec: ResolvedSpec, error: Any) -> TrainError:
-    causes = {rank: _cause_of(failure) for rank, failure in sorted(error.worker_failures.items())}
-    if pages := [cause.page for cause in causes.values() if isinstance(cause, WorkerFailure)]:
-        again = "Train with --set scaling.num_workers=0 to see it in this process."
-        return TrainError("\n".join(pages), f"{again} {_RESUME}")
-    # Who lost a peer has nothing to tell about why.
-    told = {
-        rank: cause for rank, cause in causes.items() if not isinstance(cause, PeerLostError)
-    } or causes
-    lines = [
-        f"rank {rank}: {type(cause).__name__}: {first_line(cause)}" for rank, cause in told.items()
-    ]
-    limit = spec.fault_tolerance.max_failures
-    return TrainError(
-        f"training failed; fault_tolerance.max_failures is {limit}\n    " + "\n    ".join(lines),
-        _RESUME,
-    )
-
-
-def _cause_of(error: BaseException) -> BaseException:
-    inner = (
-        getattr(error, "cause", None)
-        or getattr(error, "health_check_failure", None)
-        or error.__cause__
-    )
-    return inner if isinstance(inner, BaseException) else error
-
-
-def _not_started(spec: ResolvedSpec, error: Any) -> ClusterError:
-    needs = plan.worker_resources(spec, ray.cluster_resources())
-    free = {name: ray.available_resources().get(name, 0.0) for name in needs}
-    return ClusterError(
-        f"the workers were not started: at least {spec.scaling.min_workers} of {needs} each; free now: {free}; "
-        f"Ray says: {first_line(error.controller_failure)}",
-        "Wait for other jobs, ask for fewer or smaller workers, or give --address of a larger cluster.",
-    )

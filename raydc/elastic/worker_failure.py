@@ -1,7 +1,7 @@
-"""How a worker failed, on one page: what of it is told, and when it is the same again.
+"""How a worker failed, on one page, and when two failures count as the same. Runs in each worker.
 
-An error of the model, of a transform or of raydc itself is wrapped where it happens, because there the rank, the host,
-the step and the rows are known, and because not every exception survives the way to the driver.
+An unexpected error is wrapped where it happens: only there rank, host, step and rows are known, and
+not every exception can be pickled on its way to the driver.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raydc.errors import RaydcError
 from raydc.loop.group import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
 
-_FRAMES = 4
+_NUM_FRAMES = 4
 _ADDRESS = re.compile("0x[0-9a-f]+")
 
 
@@ -24,8 +24,8 @@ class WorkerFailure(Exception):  # noqa: N818 - a wrapper; what it wraps is the 
     """An unexpected error of a worker.
 
     Args:
-        page: Who, where, what, for a person.
-        key: Equal for what looks like the same error at the same step.
+        page: Description for a person: who, where, what.
+        key: Equal for errors that look the same and come up at the same step.
     """
 
     def __init__(self, page: str, key: str) -> None:
@@ -38,13 +38,13 @@ class WorkerFailure(Exception):  # noqa: N818 - a wrapper; what it wraps is the 
 
 
 def guard(rank: int, work: Callable[[], Any]) -> None:
-    """Runs a worker's part.
+    """Runs the work of a worker and wraps unexpected errors.
 
     Raises:
-        RaydcError: Deliberate; there is no use in trying again.
-        LeftError: The workers have agreed to end.
-        PeerLostError: The peer has more to tell.
-        WorkerFailure: Anything else.
+        RaydcError: A deliberate refusal; a retry would be refused too.
+        PlannedStopError: The workers have agreed to end.
+        PeerLostError: A peer died; its own failure says why.
+        WorkerFailure: Any other error.
     """
     try:
         work()
@@ -55,13 +55,16 @@ def guard(rank: int, work: Callable[[], Any]) -> None:
 
 
 def describe(error: Exception, rank: int) -> WorkerFailure:
-    """Rank, host, step and rows (the notes that the loop adds), the error, and where in the code it came up."""
+    """Wraps an error with its rank, host, step, rows and place in the code.
+
+    Step and rows are the notes that the loop adds to an error (`errors.with_notes`).
+    """
     frames: list[traceback.FrameSummary] = list(traceback.extract_tb(error.__traceback__))
-    # How torch calls a module says nothing.
+    # The frames between two modules of a network are torch's and say nothing.
     frames = [
         frame for frame in frames if not frame.filename.endswith("torch/nn/modules/module.py")
     ]
-    places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-_FRAMES:]]
+    places = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-_NUM_FRAMES:]]
     notes = ", ".join(getattr(error, "__notes__", ()))
     what = f"{type(error).__name__}: {error}"
     lines = [
@@ -69,5 +72,6 @@ def describe(error: Exception, rank: int) -> WorkerFailure:
         f"  {what}",
     ]
     lines += [f"    at {place}" for place in reversed(places)]
+    # Addresses differ in each process, and rows (all notes but the first) on each rank.
     key = "\n".join([_ADDRESS.sub("0x", what), notes.partition(",")[0], *places[-1:]])
     return WorkerFailure("\n".join(lines), key)

@@ -1,4 +1,4 @@
-"""How many processes are asked to stand by, and where."""
+"""How many standby processes are requested, where and when."""
 
 from __future__ import annotations
 
@@ -6,38 +6,42 @@ import types
 from collections import Counter
 from typing import Any
 
+import grpc
 import pytest
 
-from raydc.elastic import standby_processes
 from raydc.elastic.capacity import Node
 from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.engine import internals
 
 
-class Nodes:
-    """Takes requests for processes; refuses on nodes that are told."""
+class FakeNodes:
+    """Takes requests for processes, except on nodes in `refusing`; with a clock."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 100.0
-        self.asked: list[tuple[str, int]] = []
-        self.refuses: set[str] = set()
-        monkeypatch.setattr(
-            standby_processes, "time", types.SimpleNamespace(monotonic=lambda: self.now_s)
-        )
-        monkeypatch.setattr(StandbyProcesses, "_start", self.start)
+    def __init__(self) -> None:
+        self.seconds = 100.0
+        self.requests: list[tuple[str, int]] = []
+        self.refusing: set[str] = set()
 
-    def start(self, node: Node, num_processes: int) -> bool:
-        self.asked.append((node.node_id, num_processes))
-        return node.node_id not in self.refuses
+    def now_s(self) -> float:
+        return self.seconds
 
-    def new(self) -> list[tuple[str, int]]:
-        asked, self.asked = self.asked, []
-        return asked
+    def request(self, node: Node, num_processes: int, environment: str) -> None:
+        assert environment == "{}"
+        self.requests.append((node.node_id, num_processes))
+        if node.node_id in self.refusing:
+            raise grpc.RpcError
+
+    def new_requests(self) -> list[tuple[str, int]]:
+        requests, self.requests = self.requests, []
+        return requests
+
+    def make_standby(self, enabled: bool = True) -> StandbyProcesses:
+        return StandbyProcesses(enabled, ENTRY, self.request, self.now_s)
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Nodes:
-    return Nodes(monkeypatch)
+def nodes() -> FakeNodes:
+    return FakeNodes()
 
 
 def workers(*node_ids: str) -> list[Any]:
@@ -51,68 +55,68 @@ def workers(*node_ids: str) -> list[Any]:
     return [Worker(node_id) for node_id in node_ids]
 
 
+ENTRY = "raydc.elastic.preload.run"
 A, B = Node("a", {}), Node("b", {})
 
 
-def test_one_for_each_worker_when_these_have_started(nodes: Nodes) -> None:
-    standing_by = StandbyProcesses(True, "raydc.elastic.preload.run")
-    standing_by.ask_for(Counter(a=1), [A, B])
-    assert nodes.new() == []  # Nothing is known of their environment.
-    standing_by.started(workers("a", "a", "b"))
-    standing_by.ask_for(Counter(a=2, b=1), [A, B])
-    assert nodes.new() == []
-    nodes.now_s += 20
+def test_ensure_requests_once_after_workers_have_started(nodes: FakeNodes) -> None:
+    standing_by = nodes.make_standby()
+    standing_by.ensure(Counter(a=1), [A, B])
+    assert nodes.new_requests() == []  # No worker has named its environment yet.
+    standing_by.note_started(workers("a", "a", "b"))
+    standing_by.ensure(Counter(a=2, b=1), [A, B])
+    assert nodes.new_requests() == []
+    nodes.seconds += 20
     for _ in range(2):
-        standing_by.ask_for(Counter(a=2, b=1), [A, B])
-    assert nodes.new() == [("a", 2), ("b", 1)]
+        standing_by.ensure(Counter(a=2, b=1), [A, B])
+    assert nodes.new_requests() == [("a", 2), ("b", 1)]
 
 
-def test_the_first_seconds_of_a_run_belong_to_its_workers(nodes: Nodes) -> None:
-    asked_after_s = []
-    standing_by = StandbyProcesses(True, "raydc.elastic.preload.run")
+def test_ensure_waits_longer_after_the_first_start_than_later(nodes: FakeNodes) -> None:
+    requested_after_s = []
+    standing_by = nodes.make_standby()
     for _ in range(2):
-        standing_by.started(workers("a"))
+        standing_by.note_started(workers("a"))
         for second in range(30):
-            standing_by.ask_for(Counter(a=1), [A])
-            asked_after_s += [second] * len(nodes.new())
-            nodes.now_s += 1
-    first, after_a_loss = asked_after_s
+            standing_by.ensure(Counter(a=1), [A])
+            requested_after_s += [second] * len(nodes.new_requests())
+            nodes.seconds += 1
+    first, after_a_loss = requested_after_s
     assert first >= 15
     assert after_a_loss < 5
 
 
-def test_those_that_became_workers_are_replaced(nodes: Nodes) -> None:
-    standing_by = StandbyProcesses(True, "raydc.elastic.preload.run")
+def test_ensure_replaces_processes_that_became_workers(nodes: FakeNodes) -> None:
+    standing_by = nodes.make_standby()
     for group in (("a", "b"), ("a", "a"), ("a",)):
-        standing_by.started(workers(*group))
-        nodes.now_s += 20
-        standing_by.ask_for(Counter(group), [A, B])
-    # b's is still there when its node has no worker; of a, the second group had to start one that did not stand by.
-    assert nodes.new() == [("a", 1), ("b", 1), ("a", 2)]
+        standing_by.note_started(workers(*group))
+        nodes.seconds += 20
+        standing_by.ensure(Counter(group), [A, B])
+    # b keeps its process while it has no worker. On a the second group used the one that stood by
+    # and started another worker without one.
+    assert nodes.new_requests() == [("a", 1), ("b", 1), ("a", 2)]
 
 
-def test_a_node_that_refuses_is_asked_again(nodes: Nodes) -> None:
-    standing_by = StandbyProcesses(True, "raydc.elastic.preload.run")
-    standing_by.started(workers("a"))
-    nodes.now_s += 20
-    nodes.refuses = {"a"}
-    standing_by.ask_for(Counter(a=1), [A])
-    nodes.refuses = set()
-    standing_by.ask_for(Counter(a=1), [A])
-    standing_by.ask_for(Counter(a=1), [A])
-    assert nodes.new() == [("a", 1), ("a", 1)]
+def test_ensure_repeats_a_request_that_was_refused(nodes: FakeNodes) -> None:
+    standing_by = nodes.make_standby()
+    standing_by.note_started(workers("a"))
+    nodes.seconds += 20
+    nodes.refusing = {"a"}
+    standing_by.ensure(Counter(a=1), [A])
+    nodes.refusing = set()
+    standing_by.ensure(Counter(a=1), [A])
+    standing_by.ensure(Counter(a=1), [A])
+    assert nodes.new_requests() == [("a", 1), ("a", 1)]
 
 
-def test_none_where_none_are_wanted(nodes: Nodes) -> None:
-    standing_by = StandbyProcesses(False, "raydc.elastic.preload.run")
-    standing_by.started(workers("a"))
-    nodes.now_s += 20
-    standing_by.ask_for(Counter(a=1), [A])
-    assert nodes.new() == []
+def test_disabled_standby_requests_nothing(nodes: FakeNodes) -> None:
+    standing_by = nodes.make_standby(enabled=False)
+    standing_by.note_started(workers("a"))
+    nodes.seconds += 20
+    standing_by.ensure(Counter(a=1), [A])
+    assert nodes.new_requests() == []
 
 
-def test_the_entry_is_what_ray_calls() -> None:
+def test_runtime_env_names_the_entry_that_ray_calls() -> None:
     variable = internals.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
-    assert StandbyProcesses(True, "raydc.elastic.preload.run").settings == {
-        "env_vars": {variable: "raydc.elastic.preload.run"}
-    }
+    assert StandbyProcesses(True, ENTRY).runtime_env == {"env_vars": {variable: ENTRY}}

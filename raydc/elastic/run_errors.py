@@ -1,0 +1,90 @@
+"""Messages of a driver whose workers cannot start or have failed too often. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raydc import plan
+from raydc.elastic.worker_failure import WorkerFailure
+from raydc.errors import ClusterError, TrainError, first_line
+from raydc.loop.group import PeerLostError
+from raydc.spec import ResolvedSpec
+
+_RESUME = "Type --resume to continue from the last checkpoint once the cause is gone."
+
+
+def describe_lack(spec: ResolvedSpec, total: Mapping[str, float], free: Mapping[str, float]) -> str:
+    """Says which resources keep the fewest workers from starting at once.
+
+    Args:
+        spec: A resolved spec.
+        total: Amounts by resource that the cluster has.
+        free: Amounts by resource that are unused.
+
+    Returns:
+        A sentence without its end, or "" if there is room.
+    """
+    needs = plan.worker_resources(spec, total)
+    if plan.how_many(needs, free) >= spec.scaling.min_workers:
+        return ""
+    amounts = ", ".join(f"{free.get(name, 0.0):g} of {total[name]:g} {name}" for name in needs)
+    return f"{spec.scaling.min_workers} worker(s) of {needs} each, but free are {amounts}"
+
+
+def training_error(spec: ResolvedSpec, failures: Mapping[int, BaseException]) -> TrainError:
+    """The error of a run whose workers have failed more often than the spec allows.
+
+    Args:
+        spec: A resolved spec.
+        failures: The failures of the last attempt, by rank.
+    """
+    causes = {rank: _cause_of(failure) for rank, failure in sorted(failures.items())}
+    # A page says all that there is to say; the deaths of other ranks followed from it.
+    if pages := [cause.page for cause in causes.values() if isinstance(cause, WorkerFailure)]:
+        alone = "Train with --set scaling.num_workers=0 to see it in this process."
+        return TrainError("\n".join(pages), f"{alone} {_RESUME}")
+    # A worker that lost a peer does not know why the peer died; if all did, there is nothing else.
+    first_hand = {
+        rank: cause for rank, cause in causes.items() if not isinstance(cause, PeerLostError)
+    } or causes
+    lines = [
+        f"rank {rank}: {type(cause).__name__}: {first_line(cause)}"
+        for rank, cause in first_hand.items()
+    ]
+    limit = spec.fault_tolerance.max_failures
+    return TrainError(
+        f"training failed; fault_tolerance.max_failures is {limit}\n    " + "\n    ".join(lines),
+        _RESUME,
+    )
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """The error inside Ray's wrappers, each of which names it differently."""
+    inner: Any = (
+        getattr(error, "cause", None)
+        or getattr(error, "health_check_failure", None)
+        or error.__cause__
+    )
+    return inner if isinstance(inner, BaseException) else error
+
+
+def start_error(
+    spec: ResolvedSpec, total: Mapping[str, float], free: Mapping[str, float], cause: BaseException
+) -> ClusterError:
+    """The error of a run whose workers could not be started.
+
+    Args:
+        spec: A resolved spec.
+        total: Amounts by resource that the cluster has.
+        free: Amounts by resource that are unused.
+        cause: What Ray says.
+    """
+    needs = plan.worker_resources(spec, total)
+    unused = {name: free.get(name, 0.0) for name in needs}
+    return ClusterError(
+        f"the workers were not started: at least {spec.scaling.min_workers} of {needs} each; "
+        f"free now: {unused}; Ray says: {first_line(cause)}",
+        "Wait for other jobs, request fewer or smaller workers, or give --address of a larger "
+        "cluster.",
+    )

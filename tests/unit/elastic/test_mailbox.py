@@ -1,0 +1,22 @@
+"""The state of a run's mailbox."""
+
+from __future__ import annotations
+
+from raydc.elastic.mailbox import Mailbox
+
+
+def test_collect_returns_each_record_once_and_the_newest_progress() -> None:
+    mailbox = Mailbox()
+    for step in (1, 2):
+        mailbox.publish({"kind": "progress", "step": step})
+    mailbox.publish({"kind": "epoch", "epoch": 1})
+    mailbox.publish({"kind": "progress", "step": 3})
+    collected = mailbox.collect()
+    assert [record.get("step", record["kind"]) for record in collected] == [2, "epoch", 3]
+    assert mailbox.collect() == []
+
+
+def test_event_of_the_controller_is_marked_as_unwritten() -> None:
+    mailbox = Mailbox()
+    mailbox.post_event({"kind": "node_lost"})
+    assert mailbox.collect() == [{"kind": "node_lost", "unwritten": True}]

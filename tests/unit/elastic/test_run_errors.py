@@ -1,0 +1,49 @@
+"""Messages of a driver whose workers cannot start or have failed too often."""
+
+from __future__ import annotations
+
+from training import training_spec
+from worker_failures import make_failure
+
+from raydc.elastic import run_errors
+from raydc.loop.group import PeerLostError
+
+SPEC = training_spec("/store", scaling={"num_workers": {"min": 2, "max": 4}})
+
+
+def test_describe_lack_names_free_amounts_only_if_too_few_fit() -> None:
+    total = {"CPU": 4.0}
+    assert run_errors.describe_lack(SPEC, total, {"CPU": 2.0}) == ""
+    lack = run_errors.describe_lack(SPEC, total, {"CPU": 1.0})
+    assert lack == "2 worker(s) of {'CPU': 1.0} each, but free are 1 of 4 CPU"
+
+
+def test_training_error_shows_pages_instead_of_what_followed() -> None:
+    error = run_errors.training_error(SPEC, {0: PeerLostError("lost"), 1: make_failure(rank=1)})
+    assert error.message.startswith("rank 1 on ")
+    assert "lost" not in error.message
+    assert "num_workers=0" in (error.hint or "")
+
+
+def test_training_error_without_a_page_names_first_hand_causes() -> None:
+    died = OSError("outer")
+    died.__cause__ = MemoryError("\nout of memory\nmore")
+    error = run_errors.training_error(SPEC, {1: PeerLostError("lost a peer"), 0: died})
+    lines = error.message.splitlines()
+    assert lines[1:] == ["    rank 0: MemoryError: out of memory"]
+    alone = run_errors.training_error(SPEC, {1: PeerLostError("lost a peer")})
+    assert "rank 1: PeerLostError: lost a peer" in alone.message
+
+
+def test_training_error_unwraps_what_ray_names_differently() -> None:
+    unhealthy = RuntimeError("unhealthy")
+    unhealthy.health_check_failure = ValueError("no pulse")  # type: ignore[attr-defined]
+    error = run_errors.training_error(SPEC, {0: unhealthy})
+    assert "rank 0: ValueError: no pulse" in error.message
+
+
+def test_start_error_names_needs_free_amounts_and_ray() -> None:
+    error = run_errors.start_error(SPEC, {"CPU": 4.0}, {}, TimeoutError("slow\nvery"))
+    assert (
+        "at least 2 of {'CPU': 1.0} each; free now: {'CPU': 0.0}; Ray says: slow" in error.message
+    )

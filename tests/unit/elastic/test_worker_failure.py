@@ -1,0 +1,44 @@
+"""The page of a worker's failure, and its key."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from worker_failures import make_failure
+
+from raydc.elastic import worker_failure
+from raydc.elastic.worker_failure import WorkerFailure
+from raydc.errors import DataError
+from raydc.loop.group import PeerLostError
+from raydc.loop.planned_stop import PlannedStopError
+
+
+def test_failure_is_one_page_and_survives_pickling() -> None:
+    failure = make_failure(step=12, rank=3)
+    page = str(pickle.loads(pickle.dumps(failure)))  # noqa: S301 - own bytes.
+    assert page.startswith("rank 3 on ")
+    assert "after step 12, its 2 training rows there: 3, 7\n  ValueError: cat\n    at " in page
+    assert "worker_failures.py" in page
+
+
+def test_key_ignores_addresses_of_objects() -> None:
+    same, other = make_failure("<Cat at 0x7f01>"), make_failure("<Cat at 0x8ee2>")
+    assert same.key == other.key != make_failure("<Dog at 0x7f01>").key
+
+
+@pytest.mark.parametrize(
+    "error", [DataError("no"), PlannedStopError("grow", 4), PeerLostError("lost")]
+)
+def test_guard_passes_deliberate_errors_on(error: Exception) -> None:
+    def work() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        worker_failure.guard(1, work)
+    assert caught.value is error
+
+
+def test_guard_wraps_other_errors() -> None:
+    with pytest.raises(WorkerFailure, match=r"rank 1 on .* failed\n  ZeroDivisionError"):
+        worker_failure.guard(1, lambda: 1 / 0)
