@@ -30,7 +30,9 @@ def test_memory_holder_keeps_two_states_of_one_history() -> None:
     for step, content in ((1, b"123"), (5, b"12"), (10, b"1"), (15, b"12345")):
         assert holder.keep("first", step, {}, {}, {"a": np.frombuffer(content, np.uint8)})
     assert holder.list_steps() == [10, 15]
-    holder.start_history("second", 10)  # A restart goes on after 10: 15 belongs to no history any more.
+    holder.start_history(
+        "second", 10
+    )  # A restart goes on after 10: 15 belongs to no history any more.
     assert holder.list_steps() == [10]
     assert not holder.keep("first", 20, {}, {}, {})
     assert holder.read(20) is None
