@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from raydc.cli import main
 from raydc.errors import RegistryError, UsageError
 from raydc.serve.http import authentication as module
-from raydc.serve.http.authentication import Authenticator, demand
+from raydc.serve.http.authentication import Authenticator, require_right
 from raydc.serve.protocol.interface import RequestError
 from raydc.storage import Storage
 from raydc.tokens import Token, TokenStore, hash_token
@@ -171,9 +171,9 @@ def test_a_right_that_is_missing_is_named(tokens: TokenStore, tmp_path: Path) ->
 
     async def scenario(access: Authenticator) -> None:
         ada = access.check(f"Bearer {text}")
-        demand(ada, "read")
+        require_right(ada, "read")
         with pytest.raises(RequestError, match="token 'ada' has no right to promote") as error:
-            demand(ada, "promote")
+            require_right(ada, "promote")
         assert error.value.status == 403
         assert 'scope="promote"' in error.value.headers["www-authenticate"]
 

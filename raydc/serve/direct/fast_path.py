@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from raydc.serve.http.request import GONE, Request
+from raydc.serve.http.request import CLIENT_CLOSED, Request
 
 _INTERNAL = "/-/"
 _DRAIN_TIMEOUT_S = 30.0
@@ -38,7 +38,7 @@ class Accounting(Protocol):
         """A request is in work."""
 
     def end(self, method: str, status: int, seconds: float) -> None:
-        """It is no more. `status` is `GONE` where nobody got the answer."""
+        """It is no more. `status` is `CLIENT_CLOSED` where nobody got the answer."""
 
 
 class FastPath:
@@ -67,7 +67,7 @@ class FastPath:
             return
         started = time.perf_counter()
         scope["root_path"] = prefix if prefix != "/" else ""
-        status = GONE
+        status = CLIENT_CLOSED
         self._books.begin()
         try:
             asked = Request(scope, receive)

@@ -10,7 +10,7 @@ from typing import Any
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from raydc.engine import internals
-from raydc.serve.http.request import GONE
+from raydc.serve.http.request import CLIENT_CLOSED
 
 logger = logging.getLogger("ray.serve")
 
@@ -85,8 +85,8 @@ class ReplicaAccounting:
             metrics.record_request_metrics(
                 route=route,
                 latency_ms=latency_ms,
-                is_error=status == GONE,
-                exception_type=asyncio.CancelledError.__name__ if status == GONE else None,
+                is_error=status == CLIENT_CLOSED,
+                exception_type=asyncio.CancelledError.__name__ if status == CLIENT_CLOSED else None,
             )
             metrics.record_ingress_request_metrics(
                 protocol=self._protocol,

@@ -1,8 +1,9 @@
-"""Who may ask: bearer tokens, checked in the replica, because its own port can be reached as well.
+"""Access control: bearer tokens, checked in the replica because its own port is reachable too.
 
-A request costs one SHA-256 and one comparison. The list of tokens is read beside the requests, every
-`REFRESH_INTERVAL_S`, so that a token that was created or revoked counts a few seconds later. It fails closed: a
-token that was not read is refused, and where the list cannot be read for `MAX_STALE_S`, every token is.
+A request costs one SHA-256 and one comparison. The list of tokens is read in the background, every
+`REFRESH_INTERVAL_S`, so a token that was created or revoked counts a few seconds later. It fails
+closed: a token that was not read is refused, and once the list could not be read for
+`MAX_STALE_S`, every token is.
 """
 
 from __future__ import annotations
@@ -21,89 +22,93 @@ from raydc.tokens import RIGHTS, Token, TokenStore, hash_token, parse_token_id
 logger = logging.getLogger("ray.serve")
 
 REFRESH_INTERVAL_S = 2.0
-# A storage that has not answered by now is asked no second time while the first goes on.
+# How long a refresh waits. The read itself goes on, and the next refresh waits for the same one.
 READ_TIMEOUT_S = 10.0
-# A token that is revoked while the storage does not answer works for this long at most.
+# Longest time that a revoked token works while the storage does not answer.
 MAX_STALE_S = 300.0
-# Whoever asks an endpoint that says `auth: none`.
+# Stands for every client of an endpoint with `auth: none`.
 ANYONE = Token("", "", "", RIGHTS, 0.0, None, "")
 
 
 class Authenticator:
-    """The tokens of one endpoint, as they were read last. Belongs to one event loop."""
+    """The tokens of one endpoint as they were last read. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._tokens: TokenStore | None = None
         self._is_open = False
+        # By file name; None for a file that held no token.
         self._read: dict[str, Token | None] = {}
         self._by_id: dict[str, Token] = {}
+        # Monotonic time at which the last successful read started; None before there is one.
         self._read_at_s: float | None = None
         self._task: asyncio.Task[None] | None = None
-        self._reading: _Reading | None = None
-        # Of its own: a storage that hangs takes no thread from what loads versions.
+        self._pending: _PendingRead | None = None
+        # A separate thread: a storage that hangs must not block those that load versions.
         self._thread = ThreadPoolExecutor(1, "tokens")
 
     async def configure(self, storage: str, model: str, auth: str) -> None:
-        """Reads the tokens of a model, and goes on doing so.
+        """Reads the tokens of a model, and keeps reading them in the background.
 
         Args:
             storage: URI of the storage that holds the registry.
             model: Name of the model.
-            auth: `none` lets everybody in; everything else means `token`.
+            auth: `none` admits everybody; anything else means `token`.
         """
         if auth == "none":
             self.close()
             self._is_open = True
             return
         self._tokens = TokenStore(Storage(storage), model)
+        # Open until the tokens are read: a change from `none` refuses no client by accident.
         await self.refresh()
         self._is_open = False
         if self._task is None:
-            self._task = asyncio.create_task(self._keep_fresh())
+            self._task = asyncio.create_task(self._refresh_forever())
 
     def close(self) -> None:
-        """Reads no more."""
+        """Stops reading in the background."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
-    async def _keep_fresh(self) -> None:
+    async def _refresh_forever(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_INTERVAL_S)
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Reads what is new, forgets what is gone; keeps what it has where the storage does not answer."""
+        """Reads new tokens and drops revoked ones; keeps the old list if the storage fails."""
         if self._tokens is None:
             return
-        reading = self._reading
-        if reading is None or reading.tokens is not self._tokens:
+        pending = self._pending
+        if pending is None or pending.tokens is not self._tokens:
             result = asyncio.wrap_future(self._thread.submit(_read_all, self._tokens, self._read))
-            reading = self._reading = _Reading(self._tokens, time.monotonic(), result)
-        done, _ = await asyncio.wait({reading.result}, timeout=READ_TIMEOUT_S)
+            # The list is as old as the question: the storage may answer from before a revocation.
+            pending = self._pending = _PendingRead(self._tokens, time.monotonic(), result)
+        done, _ = await asyncio.wait({pending.result}, timeout=READ_TIMEOUT_S)
         if not done:
             logger.error("the tokens of this endpoint cannot be read: the storage does not answer")
             return
-        if self._reading is not reading:
-            return  # Somebody else has waited for it as well, or other tokens hold since.
-        self._reading = None
+        if self._pending is not pending:
+            return  # Another refresh took this result, or the model has changed meanwhile.
+        self._pending = None
         try:
-            read = reading.result.result()
-        except Exception as error:  # noqa: BLE001 -- a filesystem may raise anything; reading goes on.
+            read = pending.result.result()
+        except Exception as error:  # noqa: BLE001 -- a filesystem may raise anything.
             logger.error("the tokens of this endpoint cannot be read: %s", error)
             return
         self._read = read
         self._by_id = {token.id: token for token in read.values() if token is not None}
-        self._read_at_s = reading.began_s
+        self._read_at_s = pending.started_s
 
     def check(self, authorization: str | None) -> Token:
-        """The token of a request.
+        """Returns the token of a request.
 
         Args:
-            authorization: The header.
+            authorization: Value of the header `Authorization`; None or empty if it is missing.
 
         Raises:
-            RequestError: 401 without a good token; 503 where the list of tokens is too old to be trusted.
+            RequestError: 401 without a valid token; 503 if the list of tokens is too old to trust.
         """
         if self._is_open:
             return ANYONE
@@ -112,10 +117,11 @@ class Authenticator:
                 503, "tokens cannot be checked: the storage does not answer", {"retry-after": "5"}
             )
         if not authorization:
-            raise _unauthorized("this endpoint wants a token: send `Authorization: Bearer ...`", "")
+            raise _unauthorized("this endpoint needs a token: send `Authorization: Bearer ...`", "")
         scheme, _, text = authorization.partition(" ")
         text = text.strip()
         token = self._by_id.get(parse_token_id(text) or "") if scheme.lower() == "bearer" else None
+        # compare_digest takes the same time wherever the first difference is.
         if token is None or not hmac.compare_digest(hash_token(text), token.sha256):
             raise _unauthorized(
                 "the token is not one of this endpoint's", ', error="invalid_token"'
@@ -125,25 +131,29 @@ class Authenticator:
         return token
 
 
-class _Reading(NamedTuple):
+class _PendingRead(NamedTuple):
+    """A read of the list that is under way, and when it started (monotonic)."""
+
     tokens: TokenStore
-    began_s: float
+    started_s: float
     result: asyncio.Future[dict[str, Token | None]]
 
 
 def _read_all(tokens: TokenStore, known: dict[str, Token | None]) -> dict[str, Token | None]:
     found: dict[str, Token | None] = {}
     for file in tokens.list_files():
-        # What holds no token is read again: it may have been half written.
+        # Files never change, so a token is read once. A file without a token is read again: it may
+        # have been half written.
         found[file] = known.get(file) or tokens.read(file)
         if found[file] is None and file not in known:
-            logger.error("token file %s holds no token; it lets nobody in", file)
+            logger.error("token file %s holds no token and is ignored", file)
     return found
 
 
-def demand(token: Token, right: str) -> None:
-    """Raises RequestError 403 where a token lacks a right."""
+def require_right(token: Token, right: str) -> None:
+    """Raises RequestError 403 if a token lacks a right."""
     if right not in token.rights:
+        # RFC 6750, 3.1: the challenge names the scope that is missing.
         challenge = f'Bearer realm="raydc", error="insufficient_scope", scope="{right}"'
         raise RequestError(
             403, f"token {token.name!r} has no right to {right}", {"www-authenticate": challenge}

@@ -1,7 +1,8 @@
-"""What every request passes: who asks is checked before anything is looked at, and what came of it is seen.
+"""Outermost handler of a replica: checks access to every request, and records what came of it.
 
-Everybody may ask for health and for the files of the page, which know nothing of the model. All else needs the right
-to `read`, and a version that is not the public one, by its number in the path, the right to `promote`.
+Health and the files of the page, which know nothing of the model, are open to everybody. All else
+needs the right to `read`. A version that is not the public one, named by its number in the path,
+needs the right to `promote`.
 """
 
 from __future__ import annotations
@@ -12,120 +13,124 @@ from collections.abc import Awaitable, Callable
 from starlette.responses import Response
 
 from raydc.serve.http import page
-from raydc.serve.http.authentication import ANYONE, Authenticator, demand
-from raydc.serve.http.request import GONE, Request, refuse
+from raydc.serve.http.authentication import ANYONE, Authenticator, require_right
+from raydc.serve.http.request import CLIENT_CLOSED, Request, error_response
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.service import Service
 from raydc.serve.watch.request_record import RequestRecord
 from raydc.tokens import Token
 
-_OPEN = page.NAMES | {"v2/health/live", "v2/health/ready", "healthz", "ping"}
+OPEN_PATHS = page.NAMES | {"v2/health/live", "v2/health/ready", "healthz", "ping"}
 
 
 class FrontHandler:
     """Stands before the routes.
 
     Args:
-        respond: Answers a request that may be answered; never raises for what a client or a model does.
-        service: For the versions and who may ask them.
-        access: For the tokens.
-        see: Is told of each request.
+        respond: Answers a request that has passed the check. Never raises for what a client or a
+            model does.
+        service: Versions and their roles.
+        authenticator: Tokens of the endpoint.
+        record: Receives the record of each request.
     """
 
     def __init__(
         self,
         respond: Callable[[Request], Awaitable[Response]],
         service: Service,
-        access: Authenticator,
-        see: Callable[[RequestRecord], None],
+        authenticator: Authenticator,
+        record: Callable[[RequestRecord], None],
     ) -> None:
         self._respond = respond
         self._service = service
-        self._access = access
-        self._see = see
+        self._authenticator = authenticator
+        self._record = record
 
-    async def respond(self, asked: Request, write: Callable[[Response], Awaitable[bool]]) -> int:
+    async def respond(self, request: Request, write: Callable[[Response], Awaitable[bool]]) -> int:
         """Answers any request.
 
         Args:
-            asked: The request.
-            write: Sends the answer; gives False when there is nobody any more to send it to.
+            request: The request.
+            write: Sends the response; returns False if the client has closed its connection.
 
         Returns:
-            The status; `GONE` when nobody got the answer.
+            Status of the response; `CLIENT_CLOSED` if the client did not get it.
         """
+        # The first is a date for the log, the second a duration that no clock change disturbs.
         time_s, started = time.time(), time.perf_counter()
         token = ANYONE
         response: Response | None = None
-        status = GONE
+        status = CLIENT_CLOSED
         try:
             try:
-                if asked.place not in _OPEN:
-                    token = self._access.check(asked.text(b"authorization"))
-                    self._demand(token, asked.path)
-                response = await self._respond(asked)
+                if request.subpath not in OPEN_PATHS:
+                    token = self._authenticator.check(request.header(b"authorization"))
+                    self._check_rights(token, request.segments)
+                response = await self._respond(request)
             except RequestError as error:
-                response = refuse(asked, error)
+                response = error_response(request, error)
             if await write(response):
                 status = response.status_code
         finally:
-            # Without a response, the task has been cancelled.
-            self._see(
-                self._seen(asked, token, response, status, time_s, time.perf_counter() - started)
-            )
+            # `response` is None if the task was cancelled; such a request is recorded as well.
+            seconds = time.perf_counter() - started
+            self._record(self._make_record(request, token, response, status, time_s, seconds))
         return status
 
-    def _demand(self, token: Token, path: list[str]) -> None:
-        """Raises RequestError where a token is not enough for a path."""
-        demand(token, "read")
-        if path[:2] == ["v2", "models"] and path[3:4] == ["versions"] and len(path) > 4:
-            loaded = self._service.find(path[4])
-            if loaded is not None and self._role(loaded.version) != "stable":
-                demand(token, "promote")
+    def _check_rights(self, token: Token, segments: list[str]) -> None:
+        """Raises RequestError 403 if a token does not allow a path."""
+        require_right(token, "read")
+        names_version = segments[:2] == ["v2", "models"] and segments[3:4] == ["versions"]
+        if names_version and len(segments) > 4:
+            loaded = self._service.find(segments[4])
+            # An unknown version passes: the routes say that it is not there.
+            if loaded is not None and self._role_of(loaded.version) != "stable":
+                require_right(token, "promote")
 
-    def _role(self, version: str) -> str:
+    def _role_of(self, version: str) -> str:
         traffic = self._service.traffic
         if traffic is None or version == str(traffic.version):
             return "stable"
-        return (
-            "canary"
-            if traffic.canary is not None and version == str(traffic.canary.version)
-            else "shadow"
-        )
+        is_canary = traffic.canary is not None and version == str(traffic.canary.version)
+        return "canary" if is_canary else "shadow"
 
-    def _seen(
+    def _make_record(
         self,
-        asked: Request,
+        request: Request,
         token: Token,
         response: Response | None,
         status: int,
         time_s: float,
-        took_s: float,
+        seconds: float,
     ) -> RequestRecord:
-        settings, scope = self._service.settings, asked.scope
+        settings, scope = self._service.settings, request.scope
         version = ""
+        # The raw list: Starlette's `headers` would build a mapping for each request.
         for name, value in response.raw_headers if response is not None else ():
             if name == b"x-raydc-model-version":
                 version = value.decode()
+        is_sent = response is not None and status != CLIENT_CLOSED
         return RequestRecord(
             time_s=time_s,
-            request_id=asked.id,
+            request_id=request.id,
+            # ASGI servers may not know the client, as behind a Unix socket.
             client=(scope.get("client") or ("",))[0],
-            forwarded_for=asked.text(b"x-forwarded-for"),
+            forwarded_for=request.header(b"x-forwarded-for"),
             method=scope["method"],
             path=scope["path"],
             status=status,
             model=settings.model if settings is not None else "",
             version=version,
-            role=self._role(version) if version else "",
-            rows=asked.rows,
-            seconds=took_s,
-            bytes_in=_number(asked.text(b"content-length")),
-            bytes_out=len(response.body) if response is not None and status != GONE else 0,
+            role=self._role_of(version) if version else "",
+            rows=request.rows,
+            seconds=seconds,
+            bytes_in=_parse_length(request.header(b"content-length")),
+            bytes_out=len(response.body) if response is not None and is_sent else 0,
             token=token.name,
         )
 
 
-def _number(text: str) -> int:
-    """A declared length; 0 where there is none, or one that is no number."""
+def _parse_length(text: str) -> int:
+    """Declared length of a body; 0 if it is missing or not a number."""
+    # A client may declare hundreds of digits; the routes refuse such a request.
     return int(text) if text.isdecimal() and len(text) < 16 else 0

@@ -1,4 +1,4 @@
-"""Requests and answers as they stand on the wire, at little cost: what follows runs for every request."""
+"""HTTP requests and responses at little cost: this code runs for every request, in the replica."""
 
 from __future__ import annotations
 
@@ -13,37 +13,43 @@ from starlette.responses import Response
 from raydc.serve.protocol.interface import RequestError
 
 JSON = b"application/json"
-# What nginx and others write for a client that did not wait for its answer.
-GONE = 499
-# Of the client that gives none; requests of one key stay with one version.
+# nginx and others log this status for a client that closed its connection before the answer.
+CLIENT_CLOSED = 499
+# A client may send a key; requests of one key stay with one version.
 _KEY = b"x-raydc-key"
-# HAProxy gives one to each request; Ray Serve has a middleware for it.
+# HAProxy sets it; without HAProxy, Ray Serve has a middleware for it.
 _REQUEST_ID = b"x-request-id"
 
 
 class Request:
     """A request whose head has been read once.
 
+    Args:
+        scope: ASGI scope of the connection.
+        receive: ASGI function that returns the next message.
+
     Attributes:
-        scope: As ASGI has it.
-        receive: The same.
-        headers: By name in small letters; of one that is given twice, the last.
-        place: The path below that of the endpoint, without slashes at its ends.
-        path: The same, cut at its slashes.
-        id: As the head has it, or a new one.
-        rows: Rows that were predicted for it.
+        scope: As given.
+        receive: As given.
+        headers: Headers by name in lower case; if one is given twice, the last.
+        subpath: Path below that of the endpoint, without slashes at its ends.
+        segments: `subpath`, split at its slashes.
+        id: Identifier from the head, or a new one.
+        rows: Number of rows that were predicted for it; 0 until then.
     """
 
-    __slots__ = ("headers", "id", "path", "place", "receive", "rows", "scope")
+    __slots__ = ("headers", "id", "receive", "rows", "scope", "segments", "subpath")
 
     def __init__(self, scope: Any, receive: Callable[[], Awaitable[Any]]) -> None:
         path: str = scope["path"]
         self.scope = scope
         self.receive = receive
+        # ASGI servers send names in lower case.
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.place = path.removeprefix(scope.get("root_path", "")).strip("/")
-        self.path = self.place.split("/")
-        self.id = self.text(_REQUEST_ID) or uuid.uuid4().hex
+        # ASGI's `path` includes `root_path`, the prefix of the endpoint.
+        self.subpath = path.removeprefix(scope.get("root_path", "")).strip("/")
+        self.segments = self.subpath.split("/")
+        self.id = self.header(_REQUEST_ID) or uuid.uuid4().hex
         self.rows = 0
 
     @property
@@ -52,15 +58,16 @@ class Request:
 
     @property
     def key(self) -> str:
-        """What the requests of one client have in common, where it says so; else the request id."""
-        return self.text(_KEY) or self.id
+        """Key that a client's requests share if it sends one; otherwise the request id."""
+        return self.header(_KEY) or self.id
 
-    def text(self, name: bytes) -> str:
-        """A header; empty where there is none."""
+    def header(self, name: bytes) -> str:
+        """Value of a header; empty if it is missing."""
+        # HTTP headers are Latin-1, which decodes any bytes.
         return self.headers.get(name, b"").decode("latin-1")
 
-    def allow(self, method: str) -> None:
-        """Raises RequestError 405 for another method. What may be got may be asked for its head."""
+    def require_method(self, method: str) -> None:
+        """Raises RequestError 405 for another method; HEAD is allowed where GET is."""
         given = self.method
         if given != method and not (given == "HEAD" and method == "GET"):
             allowed = "GET, HEAD" if method == "GET" else method
@@ -69,18 +76,20 @@ class Request:
             )
 
     async def read(self, max_bytes: int) -> bytes:
-        """The body; refused as soon as it is known to be too large.
+        """Reads the body and refuses it as soon as it is known to be too large.
 
         Raises:
-            RequestError: 413, or 415 for a body that is compressed: a few bytes may hold any number.
-            ClientDisconnect: The client went away before its end.
+            RequestError: 413 if it is larger than `max_bytes`; 415 if it is compressed, because a
+                few compressed bytes may hold any number.
+            ClientDisconnect: The client closed the connection before the end of the body.
         """
-        encoding = self.text(b"content-encoding")
+        encoding = self.header(b"content-encoding")
         if encoding not in ("", "identity"):
             raise RequestError(
                 415, f"content-encoding is {encoding[:80]!r}; send the body as it is"
             )
-        declared = self.text(b"content-length")
+        declared = self.header(b"content-length")
+        # Length first: int() of a long text is quadratic.
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
             raise _too_large(max_bytes)
         chunks: list[bytes] = []
@@ -91,8 +100,10 @@ class Request:
                 raise ClientDisconnect
             chunk: bytes = message.get("body", b"")
             num_bytes += len(chunk)
+            # Counted as well as declared: a chunked body declares nothing.
             if num_bytes > max_bytes:
                 raise _too_large(max_bytes)
+            # The usual body comes in one message and is not copied.
             if not message.get("more_body", False) and not chunks:
                 return chunk
             chunks.append(chunk)
@@ -105,35 +116,49 @@ def _too_large(max_bytes: int) -> RequestError:
 
 
 class EncodedResponse(Response):
-    """A response whose headers are bytes already; starlette's encodes and compares each."""
+    """A response whose headers are bytes already; Starlette's encodes and compares each.
+
+    Args:
+        status: HTTP status.
+        body: The whole body.
+        media_type: Value of the header `content-type`.
+        headers: Further headers, with names in lower case.
+    """
 
     def __init__(
         self,
         status: int,
         body: bytes,
-        kind: bytes = JSON,
+        media_type: bytes = JSON,
         headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
+        # The base class's __init__ is what takes the time; these are the attributes it sets.
         self.status_code = status
         self.body = body
         self.background = None
         self.raw_headers = [
             (b"content-length", b"%d" % len(body)),
-            (b"content-type", kind),
+            (b"content-type", media_type),
             *headers,
         ]
 
 
-def answer_json(
+def json_response(
     body: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> EncodedResponse:
-    """JSON values as the answer."""
+    """Builds a response of JSON values.
+
+    Args:
+        body: The JSON object.
+        status: HTTP status.
+        headers: Further headers, with names in lower case; None for none.
+    """
     raw = [(name.encode(), value.encode()) for name, value in headers.items()] if headers else ()
     return EncodedResponse(status, orjson.dumps(body), JSON, raw)
 
 
-def refuse(asked: Request, error: RequestError) -> EncodedResponse:
-    """The answer to a request that is refused."""
-    return answer_json(
-        {"error": error.message, "request_id": asked.id}, error.status, error.headers
+def error_response(request: Request, error: RequestError) -> EncodedResponse:
+    """Builds the response to a request that is refused."""
+    return json_response(
+        {"error": error.message, "request_id": request.id}, error.status, error.headers
     )

@@ -1,8 +1,8 @@
-"""The binary tensor data extension of the Open Inference Protocol: numbers that need no parsing.
+"""Binary tensor data extension of the Open Inference Protocol. Runs in the replica.
 
-A request body is JSON, as long as the header `Inference-Header-Content-Length` says, and then the data of those
-tensors whose parameters have a `binary_data_size`, one after the other: little-endian, row by row; a text is its
-length in 4 bytes and then its bytes. An answer looks the same.
+A body is JSON, as long as the header `Inference-Header-Content-Length` says, followed by the data
+of each tensor that has the parameter `binary_data_size`, in the order of the JSON. Numbers are
+little-endian and row-major; a text is its length in 4 bytes and then its bytes. Answers look alike.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ HEADER = tensors.HEADER.title()
 
 # numpy has no BF16: it is read as FP32.
 DATATYPES: dict[str, np.dtype[Any]] = {**tensors.DATATYPES, "BF16": np.dtype("<f4")}
+# How a number is stored where that is not how it is computed with: BF16 is the upper half of FP32.
 _STORED = {"BF16": np.dtype("<u2")}
 
 
@@ -36,29 +37,35 @@ class BinaryTail:
         self._start = 0
 
     def take(self, num_bytes: int, place: str) -> memoryview:
-        """The next bytes. Raises RequestError 400 where there are not as many."""
+        """Takes the next `num_bytes` bytes. Raises RequestError 400 if fewer are left."""
         left = len(self._content) - self._start
         if num_bytes > left:
             raise RequestError(
                 400,
-                f"{place}.parameters.binary_data_size is {num_bytes}, and {left} bytes of the body are left",
+                f"{place}.parameters.binary_data_size is {num_bytes}, "
+                f"and {left} bytes of the body are left",
             )
         start, self._start = self._start, self._start + num_bytes
         return self._content[start : self._start]
 
     def finish(self) -> None:
-        """Raises RequestError 400 where bytes are left."""
+        """Checks that all bytes were taken. Raises RequestError 400 if some are left."""
         left = len(self._content) - self._start
         if left:
-            raise RequestError(400, f"the body has {left} bytes behind the data of its inputs")
+            raise RequestError(400, f"the body has {left} bytes after the data of its inputs")
 
 
-def split(body: bytes, header_length: str) -> tuple[memoryview, BinaryTail]:
-    """The JSON part of a body, and the rest.
+def split_body(body: bytes, header_length: str) -> tuple[memoryview, BinaryTail]:
+    """Splits a body into its JSON and its binary data, without a copy.
+
+    Args:
+        body: The whole body.
+        header_length: Header `Inference-Header-Content-Length`: bytes of the JSON part.
 
     Raises:
-        RequestError: 400, `header_length` is no length or more than there is.
+        RequestError: 400 if `header_length` is not a length, or exceeds the body.
     """
+    # int() of a long text takes quadratic time; 18 digits hold any length.
     if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 19):
         raise RequestError(
             400, f"{HEADER} is {header_length[:80]!r}; give the length of the JSON part in bytes"
@@ -70,13 +77,20 @@ def split(body: bytes, header_length: str) -> tuple[memoryview, BinaryTail]:
     return view[:length], BinaryTail(view[length:])
 
 
-def numbers(content: memoryview, datatype: str, shape: Sequence[int], place: str) -> Array:
-    """An array over the same memory, which is read-only where the content is.
+def decode_numbers(content: memoryview, datatype: str, shape: Sequence[int], place: str) -> Array:
+    """Reads a tensor of numbers, without a copy unless it is BF16.
+
+    Args:
+        content: The bytes. The array shares their memory and is read-only if they are.
+        datatype: A key of `DATATYPES`.
+        shape: Shape of the array.
+        place: Such as `inputs[0]`, for messages.
 
     Raises:
-        RequestError: 400, the number of bytes is not that of the shape; a BOOL that is neither 0 nor 1.
+        RequestError: 400 if the shape needs another number of bytes, or a BOOL is not 0 or 1.
     """
     stored = _STORED.get(datatype, DATATYPES[datatype])
+    # Python integers: a hostile shape must not overflow into a small size.
     expected = math.prod(shape) * stored.itemsize
     if len(content) != expected:
         raise RequestError(
@@ -85,6 +99,7 @@ def numbers(content: memoryview, datatype: str, shape: Sequence[int], place: str
         )
     if datatype == "BOOL":
         bits = np.frombuffer(content, np.uint8)
+        # numpy would take any byte for a boolean and then compute with its value.
         if bits.max() > 1:
             raise RequestError(
                 400, f"{place}: its binary data holds a BOOL that is neither 0 nor 1"
@@ -97,15 +112,20 @@ def numbers(content: memoryview, datatype: str, shape: Sequence[int], place: str
 
 
 def itemsize(datatype: str) -> int:
-    """Bytes of a number in binary form."""
+    """Bytes that a number takes in binary form."""
     return _STORED.get(datatype, DATATYPES[datatype]).itemsize
 
 
-def texts(content: memoryview, count: int, place: str) -> list[bytes]:
-    """The elements of a BYTES tensor.
+def decode_texts(content: memoryview, count: int, place: str) -> list[bytes]:
+    """Reads the elements of a BYTES tensor.
+
+    Args:
+        content: The tensor's bytes: each text after its length.
+        count: Number of texts that the shape asks for.
+        place: Such as `inputs[0]`, for messages.
 
     Raises:
-        RequestError: 400, they are not as many, or a length does not fit.
+        RequestError: 400 if there are more or fewer texts, or a length exceeds the data.
     """
     items: list[bytes] = []
     start = 0
@@ -117,6 +137,7 @@ def texts(content: memoryview, count: int, place: str) -> list[bytes]:
             raise RequestError(
                 400, f"{place}: the text at byte {start} of its binary data is cut off"
             )
+        # Checked inside the loop: four bytes are enough for a text, so a body may hold millions.
         if len(items) == count:
             raise RequestError(400, f"{place} has more texts than its shape says: {count}")
         items.append(bytes(content[start + 4 : stop]))
@@ -128,8 +149,8 @@ def texts(content: memoryview, count: int, place: str) -> list[bytes]:
     return items
 
 
-def encode(values: Array | Sequence[str], datatype: str) -> bytes:
-    """The data of an output: an array, or texts where the datatype is BYTES."""
+def encode_tensor(values: Array | Sequence[str], datatype: str) -> bytes:
+    """Encodes an output: an array, or texts if the datatype is BYTES."""
     if datatype == "BYTES":
         items = [str(text).encode() for text in values]
         return b"".join(struct.pack("<I", len(item)) + item for item in items)

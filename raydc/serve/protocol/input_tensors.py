@@ -1,13 +1,14 @@
-"""One tensor of a v2 request to one raw column, or to all of them.
+"""Converts one tensor of a v2 request to one raw column, or to all of them. Runs in the replica.
 
-    numeric column      any datatype of numbers, BOOL [B]; or BYTES [B], texts of numbers
+    numeric column      any datatype of numbers, or BOOL, [B]; or BYTES [B], numbers as text
     categorical column  BYTES [B], or any of the above
-    image column        UINT8 [B, H, W], [B, H, W, C] or [B, C, H, W], grey also [B, H * W]; other datatypes where
-                        all values are whole numbers from 0 to 255; or BYTES [B], each an encoded image
-    `columns`           numbers [B, F], where a model takes F numbers and nothing else
+    image column        UINT8 [B, H, W], [B, H, W, C] or [B, C, H, W], grey also [B, H * W]; other
+                        datatypes if all values are integers from 0 to 255; or BYTES [B], each an
+                        encoded image
+    `columns`           numbers [B, F], for a model that takes F numbers and nothing else
 
-Data stands in the JSON (flat or nested), or in binary form behind it (see `binary`). A missing number is NaN,
-which only the binary form can say. B is the number of rows.
+Data is in the JSON (flat or nested), or in binary form after it (see `binary`). A missing number is
+NaN, which only the binary form can express. B is the number of rows.
 """
 
 from __future__ import annotations
@@ -23,100 +24,112 @@ import numpy.typing as npt
 from raydc.errors import shown
 from raydc.features import nested
 from raydc.serve.protocol import binary
-from raydc.serve.protocol.interface import Interface, RequestError, kind_of
+from raydc.serve.protocol.interface import Interface, RequestError, json_type_of
 
 Array = npt.NDArray[Any]
+
+# numpy raises for more than 32 or 64 dimensions, by its version.
+_MAX_DIMENSIONS = 8
 
 
 def parse_tensor(
     tensor: Any, place: str, interface: Interface, tail: binary.BinaryTail | None
 ) -> tuple[str, Any, int]:
-    """Name, values and number of rows of one input.
+    """Reads one input.
 
     Args:
         tensor: The JSON value.
         place: Such as `inputs[0]`, for messages.
-        interface: Of the model.
-        tail: The binary data of the request, of which this tensor takes its part; None where there is none.
+        interface: Inputs of the model.
+        tail: Binary data of the request, of which this tensor takes its part; None if it has none.
+
+    Returns:
+        Name, values as `Features.apply` takes them, and number of rows.
 
     Raises:
         RequestError: 400 with the place.
     """
     if not isinstance(tensor, dict):
-        raise RequestError(400, f"{place} must be an object, not {kind_of(tensor)}")
+        raise RequestError(400, f"{place} must be an object, not {json_type_of(tensor)}")
     for key in ("name", "shape", "datatype"):
         if key not in tensor:
             raise RequestError(400, f"{place} lacks {key!r}")
     name, datatype = tensor["name"], tensor["datatype"]
+    # Types first: a list is not hashable and must not reach a dictionary.
     if not isinstance(name, str) or not (name in interface.kinds or name == interface.all_columns):
-        raise RequestError(400, f"{place}.name is {shown(name)}; {interface.advice(name)}")
+        raise RequestError(400, f"{place}.name is {shown(name)}; {interface.suggest(name)}")
     if not isinstance(datatype, str) or not (datatype in binary.DATATYPES or datatype == "BYTES"):
         known = ", ".join([*binary.DATATYPES, "BYTES"])
         raise RequestError(400, f"{place}.datatype is {shown(datatype)}; known are {known}")
     shape = parse_shape(tensor["shape"], f"{place}.shape")
-    num_bytes = _binary_data_size(tensor, place)
+    num_bytes = _parse_binary_data_size(tensor, place)
     if num_bytes is None:
         if "data" not in tensor:
             raise RequestError(400, f"{place} lacks 'data'")
         data = tensor["data"]
         if datatype == "BYTES":
-            return (
-                name,
-                _from_texts(_json_texts(data, shape, place), name, place, interface),
-                shape[0],
-            )
-        return (
-            name,
-            fit(_json_numbers(data, datatype, shape, place), name, place, interface),
-            shape[0],
-        )
+            texts = _parse_json_texts(data, shape, place)
+            return name, _convert_texts(texts, name, place, interface), shape[0]
+        numbers = _parse_json_numbers(data, datatype, shape, place)
+        return name, fit_to_column(numbers, name, place, interface), shape[0]
     if "data" in tensor:
         raise RequestError(400, f"{place} has both data and parameters.binary_data_size")
     if tail is None:
         raise RequestError(
             400,
-            f"{place}.parameters.binary_data_size needs the header {binary.HEADER}: the length of the JSON part",
+            f"{place}.parameters.binary_data_size needs the header {binary.HEADER}: "
+            "the length of the JSON part",
         )
     content = tail.take(num_bytes, place)
     if datatype == "BYTES":
         _check_text_shape(shape, place)
-        return (
-            name,
-            _from_bytes(binary.texts(content, shape[0], place), name, place, interface),
-            shape[0],
-        )
-    return (
-        name,
-        fit(binary.numbers(content, datatype, shape, place), name, place, interface),
-        shape[0],
-    )
+        items = binary.decode_texts(content, shape[0], place)
+        return name, _convert_binary_texts(items, name, place, interface), shape[0]
+    numbers = binary.decode_numbers(content, datatype, shape, place)
+    return name, fit_to_column(numbers, name, place, interface), shape[0]
 
 
 def parse_shape(shape: Any, place: str) -> list[int]:
-    """Raises RequestError 400 where it is no shape with at least one row."""
+    """Checks a shape. Raises RequestError 400 if it is not a list of positive integers."""
+    # `type(...) is int`: a bool is an instance of int as well.
     if (
         not isinstance(shape, list)
         or not shape
         or not all(type(size) is int and size > 0 for size in shape)
     ):
         raise RequestError(
-            400, f"{place} must be a list of whole numbers above 0, the first of them the rows"
+            400, f"{place} must be a list of integers above 0, the first of them the rows"
         )
-    if len(shape) > 8:
+    if len(shape) > _MAX_DIMENSIONS:
         raise RequestError(400, f"{place} has {len(shape)} dimensions; no input has more than 4")
     return shape
 
 
-def fit(values: Array, name: str, place: str, interface: Interface) -> Array:
-    """An array as a column (or all columns) of the model. Raises RequestError 400 where its shape is another."""
+def fit_to_column(values: Array, name: str, place: str, interface: Interface) -> Array:
+    """Gives an array the shape that a column of the model (or all columns) has.
+
+    Args:
+        values: Numbers or pixels as the client shaped them; the first axis is the rows.
+        name: Column, or the name of the tensor of all columns.
+        place: Such as `inputs[0]`, for messages.
+        interface: Inputs of the model.
+
+    Returns:
+        [B] for a number or category, [B, F] for all columns, [B, H, W] or [B, H, W, C] for images.
+
+    Raises:
+        RequestError: 400 if the shape does not fit.
+    """
     if name == interface.image_column:
-        return _images(values, place, interface)
+        return _to_images(values, place, interface)
     if values.dtype == np.bool_:
+        # As a number, true is 1. As a category it is the text `true`, so it stays a boolean.
         values = values.view(np.uint8) if interface.kinds.get(name) != "categorical" else values
     if name == interface.all_columns:
         if values.ndim != 2 or values.shape[1] != len(interface.kinds):
             raise _wrong_shape(values, [-1, len(interface.kinds)], place)
         return values
+    # [B, 1] is accepted as [B].
     if values.size != len(values):
         raise _wrong_shape(values, [-1], place)
     return values.reshape(-1)
@@ -126,12 +139,15 @@ def _wrong_shape(values: Array, expected: list[int], place: str) -> RequestError
     return RequestError(400, f"{place}.shape is {list(values.shape)}, expected {expected}")
 
 
-def _binary_data_size(tensor: dict[str, Any], place: str) -> int | None:
+def _parse_binary_data_size(tensor: dict[str, Any], place: str) -> int | None:
+    """Bytes of the tensor's binary data; None if its data is in the JSON."""
     parameters = tensor.get("parameters")
     if parameters is None:
         return None
     if not isinstance(parameters, dict):
-        raise RequestError(400, f"{place}.parameters must be an object, not {kind_of(parameters)}")
+        raise RequestError(
+            400, f"{place}.parameters must be an object, not {json_type_of(parameters)}"
+        )
     if "shared_memory_region" in parameters:
         raise RequestError(
             400, f"{place}.parameters.shared_memory_region: this endpoint shares no memory"
@@ -145,18 +161,18 @@ def _binary_data_size(tensor: dict[str, Any], place: str) -> int | None:
     return num_bytes
 
 
-# Data in JSON -----------------------------------------------------------------------------------------------
+# Data in JSON ------------------------------------------------------------------------------------
 
 
-def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Array:
-    """An array of the datatype and shape; the data may be flat or nested."""
+def _parse_json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Array:
+    """Makes an array of the datatype and shape from flat or nested lists."""
     if not isinstance(data, list):
-        raise RequestError(400, f"{place}.data must be a list, not {kind_of(data)}")
+        raise RequestError(400, f"{place}.data must be a list, not {json_type_of(data)}")
     if datatype == "UINT8" and len(data) == math.prod(shape):
+        # Flat pixels are the common case, and bytes() takes a quarter of the time of what follows.
+        # It refuses all but integers from 0 to 255; what follows then says why.
         try:
-            return np.frombuffer(bytes(data), np.uint8).reshape(
-                shape
-            )  # A quarter of the time of what follows.
+            return np.frombuffer(bytes(data), np.uint8).reshape(shape)
         except (TypeError, ValueError):
             pass
     try:
@@ -173,14 +189,17 @@ def _json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Arr
         )
     wanted = binary.DATATYPES[datatype]
     if wanted.kind in "iub" and given.dtype.kind != "b":
+        # astype() would wrap around or cut off the fraction without a word.
         low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
         if given.dtype.kind == "f" or given.min() < low or given.max() > high:
-            raise RequestError(400, f"{place}.data holds values that are no {datatype}")
-    with np.errstate(over="ignore"):  # What becomes infinite is refused by its row.
+            raise RequestError(400, f"{place}.data holds values that are not {datatype}")
+    # A number too large for FP32 becomes infinite; the features refuse that with its row.
+    with np.errstate(over="ignore"):
         return given.astype(wanted).reshape(shape)
 
 
-def _json_texts(data: Any, shape: list[int], place: str) -> list[str]:
+def _parse_json_texts(data: Any, shape: list[int], place: str) -> list[str]:
+    # Clients nest texts as [["a", "b"]] and as [["a"], ["b"]]; both are the texts of B rows.
     while isinstance(data, list) and len(data) == 1 and isinstance(data[0], list):
         data = data[0]
     if (
@@ -202,7 +221,8 @@ def _check_text_shape(shape: list[int], place: str) -> None:
         raise RequestError(400, f"{place}.shape is {shape}, expected [-1]")
 
 
-def _from_texts(texts: list[str], name: str, place: str, interface: Interface) -> list[Any]:
+def _convert_texts(texts: list[str], name: str, place: str, interface: Interface) -> list[Any]:
+    """Texts of a column; for images, the files that they hold in base64."""
     if name == interface.all_columns:
         raise RequestError(400, f"{place}.datatype is 'BYTES'; {name!r} holds numbers")
     if name != interface.image_column:
@@ -215,27 +235,31 @@ def _from_texts(texts: list[str], name: str, place: str, interface: Interface) -
         ) from error
 
 
-def _from_bytes(items: list[bytes], name: str, place: str, interface: Interface) -> list[Any]:
+def _convert_binary_texts(
+    items: list[bytes], name: str, place: str, interface: Interface
+) -> list[Any]:
+    # In binary form an image is its file; base64 would cost a third more.
     if name == interface.image_column:
         return items
     try:
-        return _from_texts([item.decode() for item in items], name, place, interface)
+        return _convert_texts([item.decode() for item in items], name, place, interface)
     except UnicodeDecodeError as error:
         raise RequestError(
             400, f"{place}: its binary data holds a text that is not UTF-8: {error}"
         ) from error
 
 
-# Images -----------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------------------------------------
 
 
-def _images(values: Array, place: str, interface: Interface) -> npt.NDArray[np.uint8]:
-    """[B, H, W] of grey or [B, H, W, C]."""
+def _to_images(values: Array, place: str, interface: Interface) -> npt.NDArray[np.uint8]:
+    """Pixels as [B, H, W] (grey) or [B, H, W, C], from any usual layout."""
     channels, height, width = interface.features.signature.shape
     if values.dtype != np.uint8:
-        values = _bytes(values, place)
+        values = _to_bytes(values, place)
     if values.ndim == 2 and channels == 1 and values.shape[1] == height * width:
         return values.reshape(-1, height, width)
+    # The last axis is tried first: an image 3 pixels high is rarer than a colour image.
     if values.ndim == 3 or (values.ndim == 4 and values.shape[3] in (1, 3)):
         return values
     if values.ndim == 4 and values.shape[1] in (1, 3):
@@ -244,11 +268,11 @@ def _images(values: Array, place: str, interface: Interface) -> npt.NDArray[np.u
     raise _wrong_shape(values, expected, place)
 
 
-def _bytes(values: Array, place: str) -> npt.NDArray[np.uint8]:
-    # NaN is in no range. Booleans are no pixels.
+def _to_bytes(values: Array, place: str) -> npt.NDArray[np.uint8]:
+    # Both comparisons are false for NaN, so it is refused. Booleans are no pixels: true is not 255.
     if (
         values.dtype == np.bool_
         or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all()
     ):
-        raise RequestError(400, f"{place}: pixels are whole numbers from 0 to 255")
+        raise RequestError(400, f"{place}: pixels are integers from 0 to 255")
     return values.astype(np.uint8)

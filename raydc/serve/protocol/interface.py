@@ -1,4 +1,7 @@
-"""What a model takes and gives, as its endpoint shows it: raw columns, one fast tensor, outputs."""
+"""Inputs and outputs of a model as its endpoint describes them. Runs in the replica.
+
+They are the raw columns of the data set, one fast tensor that needs no decoding, and the outputs.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,22 @@ from typing import Any
 from raydc.errors import did_you_mean
 from raydc.features import Categorical, Features, Image
 
-# Of the tensor that holds all columns of a model that takes numbers only.
+# Name of the tensor that holds all columns of a model whose columns are all numbers.
 ALL_COLUMNS = "columns"
 
 
 class RequestError(Exception):
-    """A request that is refused: the HTTP status and the sentence for the client."""
+    """A request that is refused.
+
+    Args:
+        status: HTTP status of the response, 400 or more.
+        message: Sentence for the client: what is wrong, where, and what would be right.
+        headers: Further headers of the response by name; None for none.
+    """
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(status, message)
+        # All arguments go to the base class, so that the error survives pickling.
+        super().__init__(status, message, headers)
         self.status = status
         self.message = message
         self.headers = headers or {}
@@ -28,50 +38,57 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class Interface:
-    """The inputs and outputs of a model, from its features."""
+    """The inputs and outputs of a model, derived from its features."""
 
     features: Features
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """`numeric`, `categorical` or `image` by column."""
+        """Kind of each column by name: `numeric`, `categorical` or `image`."""
         return {name: column.kind for name, column in self.features.columns.items()}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """None for a regression."""
+        """Names of the classes; empty for a regression."""
         return self.features.signature.classes
 
     @cached_property
     def image_column(self) -> str | None:
+        """Name of the column that holds images; None if the model takes none."""
         return next((name for name, kind in self.kinds.items() if kind == "image"), None)
 
     @cached_property
     def all_columns(self) -> str | None:
-        """Name of the one tensor [B, F] that may stand for all columns; None where not all of them are numbers."""
-        taken = ALL_COLUMNS in self.kinds
-        return (
-            ALL_COLUMNS if self.features.are_numbers and len(self.kinds) > 1 and not taken else None
-        )
+        """Name of the tensor [B, F] that may replace all F columns.
+
+        None unless the model takes two or more columns, all of them numbers.
+        """
+        # A data set may have a column of that name, which then means the column.
+        is_taken = ALL_COLUMNS in self.kinds
+        if self.features.are_numbers and len(self.kinds) > 1 and not is_taken:
+            return ALL_COLUMNS
+        return None
 
     @cached_property
     def inputs(self) -> list[dict[str, Any]]:
-        """Metadata of a tensor for each column."""
-        return [_input(name, column) for name, column in self.features.columns.items()]
+        """Metadata of the tensor of each column."""
+        return [_describe_input(name, column) for name, column in self.features.columns.items()]
 
     @cached_property
     def fast_input(self) -> dict[str, Any] | None:
-        """Metadata of the one tensor that holds a whole request and needs no decoding, where there is such a one."""
+        """Metadata of the one tensor that is a whole request and needs no decoding.
+
+        None if the model takes several columns that are not all numbers.
+        """
         if self.all_columns is not None:
             return {"name": self.all_columns, "datatype": "FP32", "shape": [-1, len(self.kinds)]}
-        return (
-            self.inputs[0]
-            if self.image_column or (self.features.are_numbers and len(self.kinds) == 1)
-            else None
-        )
+        if self.image_column or (self.features.are_numbers and len(self.kinds) == 1):
+            return self.inputs[0]
+        return None
 
     @cached_property
     def outputs(self) -> list[dict[str, Any]]:
+        """Metadata of each output tensor."""
         if not self.classes:
             return [{"name": "value", "datatype": "FP64", "shape": [-1]}]
         return [
@@ -79,19 +96,19 @@ class Interface:
             {"name": "label", "datatype": "BYTES", "shape": [-1]},
         ]
 
-    def advice(self, name: Any) -> str:
-        """What a client may have meant by the name of an input that there is not."""
+    def suggest(self, name: Any) -> str:
+        """Clause for an error message: the input that an unknown name resembles, or all inputs."""
         known = [*self.kinds, *([self.all_columns] if self.all_columns else [])]
-        inputs = f"the model's inputs are {', '.join(map(repr, known))}"
-        return did_you_mean(name, known) or inputs
+        suggestion = did_you_mean(name, known)
+        return suggestion or f"the model's inputs are {', '.join(map(repr, known))}"
 
 
-def _input(name: str, column: Any) -> dict[str, Any]:
+def _describe_input(name: str, column: Any) -> dict[str, Any]:
     if isinstance(column, Image):
-        shape = [-1, column.height, column.width] + (
-            [column.channels] if column.channels > 1 else []
-        )
-        also = "BYTES [-1], each a PNG or JPEG file (in base64 where it stands in JSON); other sizes are resized"
+        shape = [-1, column.height, column.width]
+        # Grey images have no axis for channels: clients send [B, H, W].
+        shape += [column.channels] if column.channels > 1 else []
+        also = "BYTES [-1], each a PNG or JPEG file (base64 inside JSON); other sizes are resized"
         return {
             "name": name,
             "datatype": "UINT8",
@@ -105,8 +122,8 @@ def _input(name: str, column: Any) -> dict[str, Any]:
     return {"name": name, "datatype": "FP64", "shape": [-1], "parameters": parameters}
 
 
-def kind_of(value: Any) -> str:
-    """The kind of a JSON value, for messages."""
+def json_type_of(value: Any) -> str:
+    """Type of a JSON value, with its article, for messages."""
     names = {
         dict: "an object",
         list: "a list",
@@ -118,7 +135,16 @@ def kind_of(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def check_rows(num_rows: int, max_rows: int, place: str) -> None:
-    """Raises RequestError 413 where there are too many."""
+def check_num_rows(num_rows: int, max_rows: int, place: str) -> None:
+    """Refuses a request with too many rows.
+
+    Args:
+        num_rows: Rows of the request.
+        max_rows: The endpoint's `max_request_rows`.
+        place: What has the rows, for the message: `the form`, `inputs[0]`.
+
+    Raises:
+        RequestError: 413 if there are more than `max_rows`.
+    """
     if num_rows > max_rows:
         raise RequestError(413, f"{place} has {num_rows} rows; max_request_rows is {max_rows}")

@@ -1,4 +1,6 @@
-"""What a model says of itself in its metadata, beside names and shapes: facts for the page and for other clients.
+"""Facts of a model for its metadata, beyond names and shapes of tensors. Runs in the replica.
+
+The page shows them: origin, evaluation, size, a typical value per column, how drawings look.
 
 Pixel suffixes: B images, C channels, H height, W width.
 """
@@ -16,50 +18,53 @@ from raydc.bundle import Bundle
 from raydc.features import Column, Image, Numeric
 from raydc.spec.model import Builder
 
-# Grey levels from the ground on which a pixel counts as ink, and the part of the border that must be ground.
-_INK_LEVELS = 64
-_LEAST_GROUND = 0.7
-# Whole numbers up to here are what they seem; JSON has no larger ones for all its readers.
-_MOST_EXACT = 2**53
+# Distance in grey levels from the background from which a pixel counts as ink.
+_MIN_INK_LEVELS = 64
+# A drawing leaves this fraction of its border free; photographs do not.
+_MIN_BACKGROUND_FRACTION = 0.7
+# Integers up to here are exact in a double, which is all that JSON numbers are to most clients.
+_MAX_EXACT_INTEGER = 2**53
 
 
-def of_model(bundle: Bundle, source: dict[str, Any]) -> dict[str, Any]:
-    """Facts for `parameters` of a model's metadata.
+def describe_model(bundle: Bundle, source: dict[str, Any]) -> dict[str, Any]:
+    """Collects facts for `parameters` of a model's metadata.
 
     Args:
         bundle: The model.
-        source: Where the version came from (`Registry.source`).
+        source: Origin of the version, as `Registry.source` returns it.
 
     Returns:
-        JSON values: target, network, num_weights, run, step, created (ISO 8601, UTC) and held_out, the numbers of its
-        evaluation; what is not known is left out.
+        JSON values: target, network, num_weights, run, step, created (ISO 8601, UTC) and held_out
+        (numbers of the evaluation). Unknown ones are left out.
     """
     section = bundle.spec.model
-    known = {
+    facts = {
         "target": bundle.features.target,
         "network": section.builder if isinstance(section, Builder) else section.name,
         "num_weights": sum(weights.numel() for weights in bundle.model.parameters()),
         "run": bundle.facts.get("run"),
         "step": bundle.facts.get("step"),
-        "created": _utc(source.get("time_s")),
-        "held_out": _numbers(source.get("metrics")),
+        "created": _format_utc(source.get("time_s")),
+        "held_out": _only_numbers(source.get("metrics")),
     }
-    return {name: value for name, value in known.items() if value not in (None, {})}
+    return {name: value for name, value in facts.items() if value not in (None, {})}
 
 
-def of_inputs(bundle: Bundle) -> dict[str, dict[str, Any]]:
-    """Facts for `parameters` of each input, by column.
+def describe_inputs(bundle: Bundle) -> dict[str, dict[str, Any]]:
+    """Collects facts for `parameters` of each input, by column.
 
     Returns:
-        Of a number `typical`, near the mean; of an image `height`, `width`, `channels` and, where images are
-        drawings, `ink` (see `ink_of`).
+        For a number `typical`, a value near the mean. For an image `height`, `width`, `channels`
+        and, if the images are drawings, `ink` as `measure_ink` returns it.
     """
-    return {name: _of_column(column, bundle) for name, column in bundle.features.columns.items()}
+    return {
+        name: _describe_column(column, bundle) for name, column in bundle.features.columns.items()
+    }
 
 
-def _of_column(column: Column, bundle: Bundle) -> dict[str, Any]:
+def _describe_column(column: Column, bundle: Bundle) -> dict[str, Any]:
     if isinstance(column, Numeric):
-        return {"typical": _rounded(column.mean, column.scale)}
+        return {"typical": _round_to_spread(column.mean, column.scale)}
     if not isinstance(column, Image):
         return {}
     size: dict[str, Any] = {
@@ -67,55 +72,60 @@ def _of_column(column: Column, bundle: Bundle) -> dict[str, Any]:
         "width": column.width,
         "channels": column.channels,
     }
-    ink = ink_of(column, bundle.golden_inputs)
+    ink = measure_ink(column, bundle.golden_inputs)
     return size if ink is None else {**size, "ink": ink}
 
 
-def ink_of(column: Image, images_BCHW: npt.NDArray[np.uint8] | None) -> dict[str, Any] | None:
-    """How drawings look to a model, from examples; None where they are no drawings: grey, on one even ground.
+def measure_ink(column: Image, images_BCHW: npt.NDArray[np.uint8] | None) -> dict[str, Any] | None:
+    """Measures how drawings look to a model, so that the page can draw the same way.
 
     Returns:
-        `ground`, 0 or 255; `level`, the mean of the ink, 0 to 255; `extent`, the part of the image's height or width
-        that ink takes, whichever is more: 1.0 of digits that touch the border, 0.71 of MNIST.
+        `ground`, the background, 0 or 255; `level`, the mean of the ink, 0 to 255; `extent`, the
+        fraction of the image's height or width that ink covers, whichever is larger: 1.0 if digits
+        touch the border, 0.71 for MNIST. None if the images are not drawings, that is, not grey on
+        an even background.
     """
     if column.channels != 1 or images_BCHW is None:
         return None
+    # Signed, so that differences of pixels do not wrap.
     images_BHW = images_BCHW[:, 0].astype(np.int64)
     border = np.concatenate([images_BHW[:, [0, -1]].ravel(), images_BHW[:, :, [0, -1]].ravel()])
     ground = 0 if np.median(border) < 128 else 255
-    if (np.abs(border - ground) < _INK_LEVELS).mean() < _LEAST_GROUND:
+    if (np.abs(border - ground) < _MIN_INK_LEVELS).mean() < _MIN_BACKGROUND_FRACTION:
         return None
-    is_ink_BHW = np.abs(images_BHW - ground) >= _INK_LEVELS
-    extents = [_extent(is_ink_HW) for is_ink_HW in is_ink_BHW if is_ink_HW.any()]
+    is_ink_BHW = np.abs(images_BHW - ground) >= _MIN_INK_LEVELS
+    extents = [_ink_extent(is_ink_HW) for is_ink_HW in is_ink_BHW if is_ink_HW.any()]
     if not extents:
         return None
     level = round(float(images_BHW[is_ink_BHW].mean()))
     return {"ground": ground, "level": level, "extent": round(float(np.mean(extents)), 3)}
 
 
-def _extent(is_ink_HW: npt.NDArray[np.bool_]) -> float:
-    parts: list[float] = []
+def _ink_extent(is_ink_HW: npt.NDArray[np.bool_]) -> float:
+    """Fraction of the height or width that ink covers, whichever is larger."""
+    fractions: list[float] = []
     for axis in (0, 1):
         lines = np.flatnonzero(is_ink_HW.any(axis=1 - axis))
-        parts.append(float(lines[-1] - lines[0] + 1) / is_ink_HW.shape[axis])
-    return max(parts)
+        fractions.append(float(lines[-1] - lines[0] + 1) / is_ink_HW.shape[axis])
+    return max(fractions)
 
 
-def _rounded(mean: float, scale: float) -> float | int:
-    """A mean as a person would type it: to a power of ten between a hundredth and a tenth of the spread."""
+def _round_to_spread(mean: float, scale: float) -> float | int:
+    """Rounds a mean as a person would type it: to between 1/100 and 1/10 of the spread."""
     digits = 2 - math.ceil(math.log10(scale)) if scale > 0 else 2
     rounded = round(mean, digits)
-    return int(rounded) if rounded.is_integer() and abs(rounded) < _MOST_EXACT else rounded
+    is_exact = rounded.is_integer() and abs(rounded) < _MAX_EXACT_INTEGER
+    return int(rounded) if is_exact else rounded
 
 
-def _numbers(metrics: Any) -> dict[str, float]:
-    """The numbers among metrics; tables by class are left out."""
+def _only_numbers(metrics: Any) -> dict[str, float]:
+    """Numbers among the metrics; tables by class are left out."""
     return {
         name: value for name, value in (metrics or {}).items() if isinstance(value, int | float)
     }
 
 
-def _utc(time_s: float | None) -> str | None:
+def _format_utc(time_s: float | None) -> str | None:
     if time_s is None:
         return None
     return datetime.datetime.fromtimestamp(time_s, datetime.UTC).isoformat(timespec="seconds")

@@ -1,7 +1,8 @@
-"""The Open Inference Protocol v2 as pure functions: metadata, requests and answers, in JSON and in binary form.
+"""Open Inference Protocol v2: metadata, requests and answers, as pure functions in the replica.
 
-A v2 input is a raw column of the data set (see `tensors`), so that a client needs to know nothing of the
-features. The outputs are `scores` FP32 [B, K] and `label` BYTES [B], or `value` FP64 [B] for a regression.
+A v2 input is a raw column of the data set (see `input_tensors`), so a client needs to know nothing
+of the features. Outputs are `scores` FP32 [B, K] and `label` BYTES [B], or `value` FP64 [B] for a
+regression. Both come in JSON or in binary form.
 
 Shape suffixes: B rows, K outputs.
 """
@@ -18,17 +19,21 @@ import orjson
 
 from raydc.errors import shown
 from raydc.serve.protocol import binary
-from raydc.serve.protocol.input_tensors import fit, parse_tensor
-from raydc.serve.protocol.interface import Interface, RequestError, check_rows, kind_of
+from raydc.serve.protocol.input_tensors import fit_to_column, parse_tensor
+from raydc.serve.protocol.interface import Interface, RequestError, check_num_rows, json_type_of
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A parsed v2 request: raw columns of equal length.
+    """A parsed v2 request.
 
-    `outputs` has the names of the outputs that are wanted, and whether in binary form.
+    Attributes:
+        columns: Raw columns by name, or all of them under `Interface.all_columns`.
+        num_rows: Length of every column.
+        id: Identifier that the answer repeats; None if the client sent none.
+        outputs: Names of the wanted outputs, each with whether it is wanted in binary form.
     """
 
     columns: dict[str, Any]
@@ -37,19 +42,37 @@ class InferRequest:
     outputs: tuple[tuple[str, bool], ...]
 
     def inputs(self, interface: Interface, max_pixels: int | None = None) -> Array:
-        """The network's inputs [B, *shape]. Raises DataError."""
+        """Computes the network's inputs.
+
+        Args:
+            interface: Inputs of the model.
+            max_pixels: Largest number of pixels to decode, all images together; None: no limit.
+
+        Returns:
+            Array [B, *shape].
+
+        Raises:
+            DataError: A value does not fit its column, or there are too many pixels.
+        """
         if interface.all_columns in self.columns:
             return interface.features.apply_numbers(self.columns[str(interface.all_columns)])
         return interface.features.apply(self.columns, max_pixels)
 
 
-# Metadata ---------------------------------------------------------------------------------------------------
+# Metadata ----------------------------------------------------------------------------------------
 
 
 def model_metadata(
     name: str, version: str, interface: Interface, parameters: dict[str, Any]
 ) -> dict[str, Any]:
-    """The answer to `GET /v2/models/{name}`."""
+    """Builds the answer to `GET /v2/models/{name}`.
+
+    Args:
+        name: Name of the model.
+        version: Version that answers.
+        interface: Inputs and outputs of the model.
+        parameters: Further facts, to which classes and the fast input are added.
+    """
     return {
         "name": name,
         "versions": [version],
@@ -64,41 +87,41 @@ def model_metadata(
     }
 
 
-# Requests ---------------------------------------------------------------------------------------------------
+# Requests ----------------------------------------------------------------------------------------
 
 
 def parse_json(body: bytes | memoryview) -> Any:
-    """Of an object that has a key twice, the last one counts. Raises RequestError 400."""
+    """Parses JSON; if an object has a key twice, the last one wins. Raises RequestError 400."""
     try:
         return orjson.loads(body)
     except ValueError as error:
         raise RequestError(400, f"the body is not JSON: {error}") from error
 
 
-def parse_infer(
+def parse_infer_request(
     body: bytes, header_length: str | None, interface: Interface, max_rows: int
 ) -> InferRequest:
-    """A v2 request.
+    """Parses a v2 request.
 
     Args:
         body: JSON, or JSON and binary data.
-        header_length: The header `Inference-Header-Content-Length`: the length of the JSON; "0" says that the body
-            is nothing but the data of the model's `fast_input`; None that it is nothing but JSON.
-        interface: Of the model.
-        max_rows: Most rows.
+        header_length: Header `Inference-Header-Content-Length`: the length of the JSON. "0": the
+            body is only the data of the model's `fast_input`. None: the body is only JSON.
+        interface: Inputs and outputs of the model.
+        max_rows: Largest number of rows.
 
     Raises:
-        RequestError: 400 with the place, 413 where there are too many rows.
+        RequestError: 400 with the place, 413 if there are too many rows.
     """
     tail: binary.BinaryTail | None = None
     content: bytes | memoryview = body
     if header_length is not None:
-        content, tail = binary.split(body, header_length)
+        content, tail = binary.split_body(body, header_length)
         if not content:
-            return _parse_raw(body, interface, max_rows)
+            return _parse_body_without_json(body, interface, max_rows)
     value = parse_json(content)
     if not isinstance(value, dict):
-        raise RequestError(400, f"the body must be an object, not {kind_of(value)}")
+        raise RequestError(400, f"the body must be an object, not {json_type_of(value)}")
     inputs = value.get("inputs")
     if not isinstance(inputs, list) or not inputs:
         raise RequestError(400, "inputs must be a list with one tensor for each column")
@@ -113,7 +136,7 @@ def parse_infer(
             raise RequestError(
                 400, f"{place} ({name!r}) has {rows} rows, the tensors before it have {num_rows}"
             )
-        check_rows(rows, max_rows, place)
+        check_num_rows(rows, max_rows, place)
         columns[name], num_rows = column, rows
     if tail is not None:
         tail.finish()
@@ -126,7 +149,7 @@ def _check_complete(columns: dict[str, Any], interface: Interface) -> None:
         if len(columns) > 1:
             raise RequestError(
                 400,
-                f"inputs has {interface.all_columns!r} and columns beside it; give one or the other",
+                f"inputs has {interface.all_columns!r} and single columns; give one or the other",
             )
         return
     missing = [name for name in interface.kinds if name not in columns]
@@ -134,14 +157,14 @@ def _check_complete(columns: dict[str, Any], interface: Interface) -> None:
         raise RequestError(400, f"inputs lacks {', '.join(map(repr, missing))}")
 
 
-def _parse_raw(body: bytes, interface: Interface, max_rows: int) -> InferRequest:
-    """A body without any JSON; all outputs come in binary form."""
-    name, values = parse_raw(body, None, None, interface, max_rows, "the body")
+def _parse_body_without_json(body: bytes, interface: Interface, max_rows: int) -> InferRequest:
+    """Parses a body that is one tensor; all outputs are wanted in binary form."""
+    name, values = parse_single_tensor(body, None, None, interface, max_rows, "the body")
     outputs = tuple((output["name"], True) for output in interface.outputs)
     return InferRequest({name: values}, len(values), None, outputs)
 
 
-def parse_raw(
+def parse_single_tensor(
     body: bytes,
     datatype: str | None,
     shape: list[int] | None,
@@ -149,13 +172,22 @@ def parse_raw(
     max_rows: int,
     place: str,
 ) -> tuple[str, Array]:
-    """A body that is the data of one tensor, `fast_input`, whose datatype and shape hold where None is given.
+    """Parses a body that is the data of one tensor, the model's `fast_input`.
+
+    Args:
+        body: The tensor's bytes.
+        datatype: Its datatype; None: that of the `fast_input`.
+        shape: Its shape; None: that of the `fast_input`, with as many rows as the body holds.
+        interface: Inputs of the model.
+        max_rows: Largest number of rows.
+        place: What to call the body in messages.
 
     Returns:
-        Its name and values.
+        Name and values of the tensor.
 
     Raises:
-        RequestError: 400, or 415 where the model has no such input, or 413 where there are too many rows.
+        RequestError: 400 if the bytes do not fit, 413 if there are too many rows, 415 if the model
+            has no such input.
     """
     fast = interface.fast_input
     if fast is None:
@@ -171,47 +203,53 @@ def parse_raw(
                 400, f"{place} has {len(body)} bytes; a row {datatype} {row} has {row_bytes}"
             )
         shape = [len(body) // row_bytes, *row]
-    check_rows(shape[0], max_rows, place)
-    values = binary.numbers(memoryview(body), datatype, shape, place)
-    return fast["name"], fit(values, fast["name"], place, interface)
+    check_num_rows(shape[0], max_rows, place)
+    values = binary.decode_numbers(memoryview(body), datatype, shape, place)
+    return fast["name"], fit_to_column(values, fast["name"], place, interface)
 
 
 def _parse_id(value: dict[str, Any]) -> str | None:
     identifier = value.get("id")
     if identifier is not None and not isinstance(identifier, str):
-        raise RequestError(400, f"id must be a string, not {kind_of(identifier)}")
+        raise RequestError(400, f"id must be a string, not {json_type_of(identifier)}")
     return identifier
 
 
 def _parse_outputs(value: dict[str, Any], interface: Interface) -> tuple[tuple[str, bool], ...]:
-    in_binary = _flag(value, "binary_data_output", "", default=False)
+    """Names of the wanted outputs, each with whether it is wanted in binary form."""
+    in_binary = _parse_flag(value, "binary_data_output", "", default=False)
     known = [output["name"] for output in interface.outputs]
     wanted = value.get("outputs")
     if wanted is None:
         return tuple((name, in_binary) for name in known)
     if not isinstance(wanted, list):
-        raise RequestError(400, f"outputs must be a list, not {kind_of(wanted)}")
+        raise RequestError(400, f"outputs must be a list, not {json_type_of(wanted)}")
     parsed: dict[str, bool] = {}
     for index, output in enumerate(wanted):
         if not isinstance(output, dict) or output.get("name") not in known:
             raise RequestError(400, f"outputs[{index}].name must be one of {', '.join(known)}")
         if output["name"] in parsed:
-            raise RequestError(400, f"outputs[{index}]: {output['name']!r} is asked for twice")
-        parsed[output["name"]] = _flag(
+            raise RequestError(400, f"outputs[{index}]: {output['name']!r} is named twice")
+        parsed[output["name"]] = _parse_flag(
             output, "binary_data", f"outputs[{index}].", default=in_binary
         )
+    # An empty list means all outputs, as in Triton.
     return tuple(parsed.items()) or tuple((name, in_binary) for name in known)
 
 
-def _flag(value: dict[str, Any], name: str, place: str, default: bool) -> bool:
+def _parse_flag(value: dict[str, Any], name: str, place: str, default: bool) -> bool:
+    """Reads a boolean from the `parameters` of a request or of an output."""
     parameters = value.get("parameters")
     if parameters is None:
         return default
     if not isinstance(parameters, dict):
-        raise RequestError(400, f"{place}parameters must be an object, not {kind_of(parameters)}")
+        raise RequestError(
+            400, f"{place}parameters must be an object, not {json_type_of(parameters)}"
+        )
+    # Triton's extension. Ignored, it would return scores to a client that expects classes.
     if parameters.get("classification"):
         raise RequestError(
-            400, f"{place}parameters.classification is not known here; ask for scores and label"
+            400, f"{place}parameters.classification is not supported; use scores and label"
         )
     flag = parameters.get(name, default)
     if not isinstance(flag, bool):
@@ -219,16 +257,23 @@ def _flag(value: dict[str, Any], name: str, place: str, default: bool) -> bool:
     return flag
 
 
-# Answers ----------------------------------------------------------------------------------------------------
+# Answers -----------------------------------------------------------------------------------------
 
 
-def infer_answer(
+def encode_infer_answer(
     request: InferRequest, values_BK: Array, interface: Interface, model: str, version: str
 ) -> tuple[bytes, int | None]:
-    """The answer to a v2 request, from what `Features.values` gives.
+    """Encodes the answer to a v2 request.
+
+    Args:
+        request: The request, which names the outputs.
+        values_BK: Scores or values [B, K] as `Features.values` returns them.
+        interface: Outputs of the model.
+        model: Name of the model.
+        version: Version that answered.
 
     Returns:
-        The body, and the length of its JSON part where binary data follows.
+        The body, and the length of its JSON part; None if the body is JSON only.
     """
     values = _output_values(values_BK, interface)
     datatypes = {output["name"]: output["datatype"] for output in interface.outputs}
@@ -242,7 +287,7 @@ def infer_answer(
             "shape": list(np.shape(value)),
         }
         if in_binary:
-            blobs.append(binary.encode(value, datatype))
+            blobs.append(binary.encode_tensor(value, datatype))
             output["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
             output["data"] = value.reshape(-1).tolist() if isinstance(value, np.ndarray) else value

@@ -1,6 +1,6 @@
-"""Bodies of `/predict` to network inputs: JSON rows, images, forms, CSV, one raw tensor.
+"""Bodies of `/predict`: JSON rows, images, forms, CSV, one raw tensor. Runs in the replica.
 
-B is the number of rows.
+Each becomes the network's inputs. B is the number of rows.
 """
 
 from __future__ import annotations
@@ -12,64 +12,75 @@ from typing import Any
 import numpy.typing as npt
 
 from raydc.serve.protocol import binary, forms
-from raydc.serve.protocol.interface import Interface, RequestError, check_rows, kind_of
-from raydc.serve.protocol.open_inference import parse_json, parse_raw
+from raydc.serve.protocol.interface import Interface, RequestError, check_num_rows, json_type_of
+from raydc.serve.protocol.open_inference import parse_json, parse_single_tensor
 
 Array = npt.NDArray[Any]
 
 JSON, RAW, CSV = "application/json", "application/octet-stream", "text/csv"
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
-KINDS = (JSON, "image/*", MULTIPART, URLENCODED, CSV, RAW)
+MEDIA_TYPES = (JSON, "image/*", MULTIPART, URLENCODED, CSV, RAW)
 
-_DTYPES = {
+# numpy's names, as in `?dtype=float32`. BF16 is read as float32 and has no numpy name of its own.
+_DATATYPES_BY_DTYPE = {
     str(dtype): datatype for datatype, dtype in binary.DATATYPES.items() if datatype != "BF16"
 }
 _MAX_SHAPE_CHARS = 100
+# Form fields beyond the columns, such as the target, which are ignored or named in an error.
+_NUM_SPARE_FIELDS = 100
 
 
-def media_type(content_type: str) -> str:
-    """`application/json` of `application/json; charset=utf-8`, and where there is none."""
+def media_type_of(content_type: str) -> str:
+    """Media type of a content-type header: in lower case, without parameters, JSON if empty."""
     return content_type.partition(";")[0].strip().lower() or JSON
 
 
-def check_kind(kind: str, interface: Interface) -> None:
-    """Raises RequestError 415 for a media type that the model does not take."""
-    if kind.startswith("image/"):
+def check_media_type(media_type: str, interface: Interface) -> None:
+    """Raises RequestError 415 if the model does not take the media type."""
+    if media_type.startswith("image/"):
         if interface.image_column is None:
             raise RequestError(415, "this model takes no images; send application/json")
-    elif kind not in KINDS:
-        raise RequestError(415, f"content-type is {kind[:80]!r}; send {', '.join(KINDS)}")
+    elif media_type not in MEDIA_TYPES:
+        raise RequestError(
+            415, f"content-type is {media_type[:80]!r}; send {', '.join(MEDIA_TYPES)}"
+        )
 
 
 @dataclass(frozen=True)
 class Body:
-    """The body of a request to `/predict`, with what its headers and its query say of it."""
+    """The body of a request to `/predict`, and what its headers and query say about it."""
 
     content: bytes
     content_type: str
     query: str
 
     def inputs(self, interface: Interface, max_rows: int, max_pixels: int | None = None) -> Array:
-        """The network's inputs [B, *shape].
+        """Computes the network's inputs.
 
         Args:
-            interface: Of the model.
-            max_rows: Most rows.
-            max_pixels: Most pixels to decode.
+            interface: Inputs of the model.
+            max_rows: Largest number of rows.
+            max_pixels: Largest number of pixels to decode, all images together; None: no limit.
+
+        Returns:
+            Array [B, *shape].
 
         Raises:
-            RequestError: 400 with the place, 413 where there are too many rows, 415 for what the model does not take.
-            DataError: A value that the features do not take.
+            RequestError: 400 with the place, 413 if there are too many rows, 415 if the model does
+                not take this kind of body.
+            DataError: A value does not fit its column, or there are too many pixels.
         """
-        kind = media_type(self.content_type)
-        # What `curl -d` sends says that it is a form, whatever it is.
-        if kind == JSON or (kind == URLENCODED and self.content[:1] in (b"{", b"[")):
+        media_type = media_type_of(self.content_type)
+        # `curl -d` declares a form whatever it sends; no form starts with a bracket or brace.
+        looks_like_json = media_type == URLENCODED and self.content[:1] in (b"{", b"[")
+        if media_type == JSON or looks_like_json:
             rows = parse_rows(parse_json(self.content), max_rows)
-        elif kind == RAW:
+        elif media_type == RAW:
             return self._raw_inputs(interface, max_rows, max_pixels)
-        elif kind.startswith("image/"):
+        elif media_type.startswith("image/"):
             return _image_inputs([self.content], interface, max_pixels)
-        elif kind == MULTIPART:
+        elif media_type == MULTIPART:
+            # A form has either a file per row, or a field per column.
             parts = forms.parse_multipart(
                 self.content, self.content_type, max_rows + len(interface.kinds)
             )
@@ -77,13 +88,12 @@ class Body:
             if files:
                 return _file_inputs(files, len(parts), interface, max_rows, max_pixels)
             rows = [forms.form_row(parts)]
-        elif kind == URLENCODED:
-            rows = [
-                forms.form_row(forms.parse_urlencoded(self.content, len(interface.kinds) + 100))
-            ]
+        elif media_type == URLENCODED:
+            max_fields = len(interface.kinds) + _NUM_SPARE_FIELDS
+            rows = [forms.form_row(forms.parse_urlencoded(self.content, max_fields))]
         else:
             rows = forms.parse_csv(self.content, list(interface.kinds), max_rows)
-            check_rows(len(rows), max_rows, "the CSV file")
+            check_num_rows(len(rows), max_rows, "the CSV file")
             if not rows:
                 raise RequestError(400, "the CSV file has no rows")
         return interface.features.apply(interface.features.from_json_rows(rows), max_pixels)
@@ -92,23 +102,27 @@ class Body:
         query = {name: values[-1] for name, values in urllib.parse.parse_qs(self.query).items()}
         datatype = query.get("dtype")
         if datatype is not None:
-            datatype = _DTYPES.get(datatype, datatype)
+            datatype = _DATATYPES_BY_DTYPE.get(datatype, datatype)
             if datatype not in binary.DATATYPES:
                 raise RequestError(
-                    400, f"dtype is {datatype[:80]!r}; known are {', '.join(_DTYPES)}"
+                    400,
+                    f"dtype is {datatype[:80]!r}; known are {', '.join(_DATATYPES_BY_DTYPE)}",
                 )
         shape = _parse_shape(query["shape"]) if "shape" in query else None
-        name, values = parse_raw(self.content, datatype, shape, interface, max_rows, "body")
+        name, values = parse_single_tensor(
+            self.content, datatype, shape, interface, max_rows, "body"
+        )
         if name == interface.all_columns:
             return interface.features.apply_numbers(values)
         return interface.features.apply({name: values}, max_pixels)
 
 
 def _parse_shape(text: str) -> list[int]:
+    # Cut before int(), which is quadratic in the number of digits.
     sizes = text[:_MAX_SHAPE_CHARS].strip("[]()").split(",")
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
         raise RequestError(
-            400, f"shape is {text[:_MAX_SHAPE_CHARS]!r}; give whole numbers above 0 as in 1,28,28"
+            400, f"shape is {text[:_MAX_SHAPE_CHARS]!r}; give integers above 0, such as 1,28,28"
         )
     return [int(size) for size in sizes]
 
@@ -128,31 +142,32 @@ def _file_inputs(
     max_rows: int,
     max_pixels: int | None,
 ) -> Array:
-    """A file of rows, or images: a row each."""
+    """Inputs of a form with files: one file of rows, or an image per row."""
     if len(files) < num_parts:
         raise RequestError(400, "the form has files and other fields; send one or the other")
     if interface.image_column is None:
+        # Only JSON and CSV, which hold no files: a form within a form is not opened.
         if len(files) == 1 and files[0].media_type in (JSON, CSV):
-            return Body(files[0].content, files[0].media_type, "").inputs(
-                interface, max_rows, max_pixels
-            )
+            body = Body(files[0].content, files[0].media_type, "")
+            return body.inputs(interface, max_rows, max_pixels)
         raise RequestError(
             415,
             "this model takes no images; send one file of application/json or text/csv, or fields",
         )
-    check_rows(len(files), max_rows, "the form")
+    check_num_rows(len(files), max_rows, "the form")
     return _image_inputs([file.content for file in files], interface, max_pixels)
 
 
 def parse_rows(value: Any, max_rows: int) -> list[dict[str, Any]]:
-    """The rows of a JSON body: `{"rows": [...]}`, or a list of rows.
+    """Checks the rows of a JSON body: `{"rows": [...]}`, or a list of rows.
 
     Raises:
-        RequestError: 400 with the place, 413 where there are too many.
+        RequestError: 400 with the place, 413 if there are too many.
     """
     if isinstance(value, dict):
         unknown = [key for key in value if key != "rows"]
         if unknown or "rows" not in value:
+            # Keys come from the client: cut, so that the message stays short.
             keys = ", ".join(repr(key[:80]) for key in list(value)[:10])
             got = f"; got the keys {keys}" if value else ""
             raise RequestError(
@@ -160,13 +175,13 @@ def parse_rows(value: Any, max_rows: int) -> list[dict[str, Any]]:
             )
         value = value["rows"]
     if not isinstance(value, list):
-        raise RequestError(400, f"rows must be a list of rows, not {kind_of(value)}")
+        raise RequestError(400, f"rows must be a list of rows, not {json_type_of(value)}")
     if not value:
         raise RequestError(400, "rows is empty")
-    check_rows(len(value), max_rows, "the body")
+    check_num_rows(len(value), max_rows, "the body")
     for index, row in enumerate(value):
         if not isinstance(row, dict):
             raise RequestError(
-                400, f"rows[{index}] must be an object of columns, not {kind_of(row)}"
+                400, f"rows[{index}] must be an object of columns, not {json_type_of(row)}"
             )
     return value

@@ -39,7 +39,9 @@ def parse(
         for tensor, blob in zip(inputs, blobs, strict=True)
     ]
     head = json.dumps({"inputs": tensors, **fields}).encode()
-    return open_inference.parse_infer(b"".join([head, *blobs]), str(len(head)), interface, 100)
+    return open_inference.parse_infer_request(
+        b"".join([head, *blobs]), str(len(head)), interface, 100
+    )
 
 
 def one(datatype: str, shape: list[int], name: str = "image") -> list[dict[str, Any]]:
@@ -87,7 +89,7 @@ def test_json_and_binary_tensors_stand_side_by_side() -> None:
     }
     content = json.dumps(head).encode()
     body = content + struct.pack("<f", 30.0) + bytes_tensor(b"cook")
-    request = open_inference.parse_infer(body, str(len(content)), TABLE, 100)
+    request = open_inference.parse_infer_request(body, str(len(content)), TABLE, 100)
     assert request.columns == {"age": [30.0], "hours": [38.0], "job": ["cook"]}
 
 
@@ -123,19 +125,19 @@ def test_a_missing_number_is_nan() -> None:
         (
             one("FP32", [1, 8, 8]),
             np.full(64, np.nan, "<f4").tobytes(),
-            "pixels are whole numbers from 0 to 255",
+            "pixels are integers from 0 to 255",
         ),
         (
             one("FP32", [1, 8, 8]),
             np.full(64, np.inf, "<f4").tobytes(),
-            "pixels are whole numbers from 0 to 255",
+            "pixels are integers from 0 to 255",
         ),
         (
             one("FP32", [1, 8, 8]),
             np.full(64, 256.0, "<f4").tobytes(),
-            "pixels are whole numbers from 0 to 255",
+            "pixels are integers from 0 to 255",
         ),
-        (one("BOOL", [1, 8, 8]), bytes(64), "pixels are whole numbers from 0 to 255"),
+        (one("BOOL", [1, 8, 8]), bytes(64), "pixels are integers from 0 to 255"),
         (one("BOOL", [1, 8, 8]), bytes([2] * 64), "neither 0 nor 1"),
         (one("BYTES", [1]), b"\x05\0\0\0abc", "the text at byte 0 of its binary data is cut off"),
         (one("BYTES", [1]), b"\x05\0", "the text at byte 0 of its binary data is cut off"),
@@ -210,7 +212,7 @@ def test_each_wrong_length_of_the_json_part_is_refused(
     header: str, body: bytes, message: str
 ) -> None:
     with pytest.raises(RequestError) as refusal:
-        open_inference.parse_infer(body, header, PICTURE, 100)
+        open_inference.parse_infer_request(body, header, PICTURE, 100)
     assert message in str(refusal.value)
     assert refusal.value.status == 400
 
@@ -218,10 +220,10 @@ def test_each_wrong_length_of_the_json_part_is_refused(
 def test_bytes_that_belong_to_no_tensor_are_refused() -> None:
     tensor = {**one("UINT8", [1, 8, 8])[0], "data": [0] * 64}
     head = json.dumps({"inputs": [tensor]}).encode()
-    with pytest.raises(RequestError, match="the body has 3 bytes behind the data of its inputs"):
-        open_inference.parse_infer(head + b"abc", str(len(head)), PICTURE, 100)
+    with pytest.raises(RequestError, match="the body has 3 bytes after the data of its inputs"):
+        open_inference.parse_infer_request(head + b"abc", str(len(head)), PICTURE, 100)
     with pytest.raises(RequestError, match="needs the header Inference-Header-Content-Length"):
-        open_inference.parse_infer(
+        open_inference.parse_infer_request(
             json.dumps(
                 {"inputs": [{**one("UINT8", [1, 8, 8])[0], "parameters": {"binary_data_size": 64}}]}
             ).encode(),
@@ -233,11 +235,11 @@ def test_bytes_that_belong_to_no_tensor_are_refused() -> None:
 
 def test_a_body_may_be_nothing_but_pixels() -> None:
     pixels = np.stack(small_models.pictures(2))
-    request = open_inference.parse_infer(pixels.tobytes(), "0", PICTURE, 100)
+    request = open_inference.parse_infer_request(pixels.tobytes(), "0", PICTURE, 100)
     np.testing.assert_array_equal(request.columns["image"], pixels[:, :, :, 0])
     assert request.outputs == (("scores", True), ("label", True))
     with pytest.raises(RequestError) as refusal:
-        open_inference.parse_infer(b"abcd", "0", TABLE, 100)
+        open_inference.parse_infer_request(b"abcd", "0", TABLE, 100)
     assert refusal.value.status == 415
 
 
@@ -248,7 +250,7 @@ def answer(parameters: Any = None, outputs: Any = None) -> tuple[dict[str, Any],
     fields = {"parameters": parameters, "outputs": outputs}
     request = parse(one("UINT8", [2, 8, 8]), [bytes(128)], PICTURE, **fields)
     values_BK = np.array([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]])
-    body, json_bytes = open_inference.infer_answer(request, values_BK, PICTURE, "m", "1")
+    body, json_bytes = open_inference.encode_infer_answer(request, values_BK, PICTURE, "m", "1")
     head = body if json_bytes is None else body[:json_bytes]
     return json.loads(head), body[len(head) :]
 
@@ -291,12 +293,12 @@ def test_each_output_may_say_how_it_comes() -> None:
             r"outputs\[0\].parameters.binary_data is 'yes'",
         ),
         (None, [{"name": "label", "parameters": 3}], r"outputs\[0\].parameters must be an object"),
-        (None, [{"name": "label"}, {"name": "label"}], r"outputs\[1\]: 'label' is asked for twice"),
+        (None, [{"name": "label"}, {"name": "label"}], r"outputs\[1\]: 'label' is named twice"),
         (None, [{"name": ["label"]}], r"outputs\[0\].name must be one of"),
         (
             None,
             [{"name": "scores", "parameters": {"classification": 3}}],
-            "classification is not known here",
+            "classification is not supported",
         ),
     ],
 )

@@ -16,7 +16,7 @@ from uvicorn.protocols.http import auto
 from raydc.engine import internals
 from raydc.serve.direct import fast_path, head_limits, serve_accounting
 from raydc.serve.direct.fast_path import FastPath, Write
-from raydc.serve.http.request import GONE, EncodedResponse, Request, answer_json
+from raydc.serve.http.request import CLIENT_CLOSED, EncodedResponse, Request, json_response
 
 WAIT_S = 20.0
 # More than the buffers of two sockets hold.
@@ -66,13 +66,15 @@ class Scene:
         if path == "/break":
             raise asyncio.CancelledError
         if path in ("/early", "/gone"):
-            answer = answer_json({"path": path}, 429)
+            answer = json_response({"path": path}, 429)
         else:
             body = await asked.read(200_000)
-            answer = answer_json({"path": path, "body": body.decode(), "request_id": asked.id}, 404)
+            answer = json_response(
+                {"path": path, "body": body.decode(), "request_id": asked.id}, 404
+            )
             if path == "/large":
                 answer = EncodedResponse(200, b"l" * LARGE)
-        return answer.status_code if await write(answer) else GONE
+        return answer.status_code if await write(answer) else CLIENT_CLOSED
 
     async def connect(self) -> Streams:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -426,7 +428,7 @@ def test_the_books_say_what_serve_itself_would_have_written(
         assert own._num_ongoing_requests == own._ingress_ongoing_requests[http] == len(requests)
         for method, status, seconds in requests:
             kept.end(method, status, seconds)
-            is_gone = status == GONE
+            is_gone = status == CLIENT_CLOSED
             serves.record_request_metrics(
                 route="/a", latency_ms=1e3 * seconds, is_error=is_gone,
                 exception_type="CancelledError" if is_gone else None,

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from starlette.requests import ClientDisconnect
 
+from raydc.serve.http.prediction import PredictionHandler
 from raydc.serve.http.request import Request
-from raydc.serve.http.routes import Routes
 from raydc.serve.replica.batching import Array, Batcher
 from raydc.serve.replica.service import Service
 
@@ -34,7 +34,7 @@ def ask(client_stays: bool) -> tuple[list[int], Any]:
             loaded: Any = SimpleNamespace(
                 batcher=batcher, settings=SimpleNamespace(max_batch_size=1)
             )
-            routes, stays = Routes(Service(), "0"), asyncio.Event()
+            handler, stays = PredictionHandler(Service()), asyncio.Event()
 
             async def receive() -> dict[str, Any]:
                 if client_stays:
@@ -44,7 +44,7 @@ def ask(client_stays: bool) -> tuple[list[int], Any]:
             first = asyncio.create_task(batcher.submit(np.ones((1, 1), np.float32)))
             asked = Request({"path": "/predict", "headers": []}, receive)
             second = asyncio.create_task(
-                routes._compute(asked, loaded, np.full((1, 1), 2, np.float32))
+                handler._compute(asked, loaded, np.full((1, 1), 2, np.float32))
             )
             if not client_stays:
                 await asyncio.wait({second}, timeout=20.0)

@@ -27,7 +27,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_where_a_model_comes_from(table: Bundle) -> None:
     metrics = {"accuracy": 0.9, "num_rows": 40, "support": {"no": 40}, "confusion_matrix": [[40]]}
-    assert model_facts.of_model(table, {"time_s": 1_700_000_000.0, "metrics": metrics}) == {
+    assert model_facts.describe_model(table, {"time_s": 1_700_000_000.0, "metrics": metrics}) == {
         "target": "answer",
         "network": "mlp",
         "num_weights": 5 * 16 + 16 + 16 * 3 + 3,
@@ -35,11 +35,11 @@ def test_where_a_model_comes_from(table: Bundle) -> None:
         "created": "2023-11-14T22:13:20+00:00",
         "held_out": {"accuracy": 0.9, "num_rows": 40},
     }
-    assert "held_out" not in model_facts.of_model(table, {})
+    assert "held_out" not in model_facts.describe_model(table, {})
 
 
 def test_what_the_columns_of_a_table_are_like(table: Bundle) -> None:
-    assert model_facts.of_inputs(table) == {
+    assert model_facts.describe_inputs(table) == {
         "age": {"typical": 40},
         "hours": {"typical": 38},
         "job": {},
@@ -60,10 +60,10 @@ def test_what_the_columns_of_a_table_are_like(table: Bundle) -> None:
 def test_a_typical_number_has_the_digits_that_mean_something(
     mean: float, scale: float, typical: float
 ) -> None:
-    assert model_facts._rounded(mean, scale) == pytest.approx(typical, rel=1e-12)
-    assert orjson.loads(orjson.dumps(model_facts._rounded(mean, scale))) == model_facts._rounded(
-        mean, scale
-    )
+    assert model_facts._round_to_spread(mean, scale) == pytest.approx(typical, rel=1e-12)
+    assert orjson.loads(
+        orjson.dumps(model_facts._round_to_spread(mean, scale))
+    ) == model_facts._round_to_spread(mean, scale)
 
 
 def framed(side: int, margin: int, ground: int, ink: int, num: int = 4) -> npt.NDArray[np.uint8]:
@@ -90,13 +90,15 @@ def test_drawings_are_told_from_photographs(
     images: npt.NDArray[np.uint8] | None, expected: dict[str, float] | None
 ) -> None:
     side = 8 if images is None else images.shape[2]
-    assert model_facts.ink_of(Image(side, side, 1), images) == expected
-    assert model_facts.ink_of(Image(side, side, 3), images) is None
+    assert model_facts.measure_ink(Image(side, side, 1), images) == expected
+    assert model_facts.measure_ink(Image(side, side, 3), images) is None
 
 
 def test_the_size_and_the_ink_of_pictures_are_told(tmp_path: Path) -> None:
     small_models.write_bundle(Storage(str(tmp_path / "bundle")), small_models.picture_features())
     loaded = bundle.load(Storage(str(tmp_path / "bundle")))
-    assert model_facts.of_inputs(loaded) == {"image": {"height": 8, "width": 8, "channels": 1}}
+    assert model_facts.describe_inputs(loaded) == {
+        "image": {"height": 8, "width": 8, "channels": 1}
+    }
     bare = dataclasses.replace(loaded, golden={"rows": [], "inputs": None, "outputs": []})
     assert bare.golden_inputs is None

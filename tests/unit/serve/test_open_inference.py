@@ -35,7 +35,7 @@ NUMBERS = Interface(Features(VECTOR, "answer", {"age": AGE, "size": AGE, "weight
 def parse(
     body: Any, interface: Interface = TABLE, max_rows: int = 100
 ) -> open_inference.InferRequest:
-    return open_inference.parse_infer(json.dumps(body).encode(), None, interface, max_rows)
+    return open_inference.parse_infer_request(json.dumps(body).encode(), None, interface, max_rows)
 
 
 GOOD: dict[str, Any] = {
@@ -79,19 +79,19 @@ def test_infer_reads_raw_columns() -> None:
         (changed(name="x"), "the model's inputs are 'age', 'job'"),
         (changed(datatype="FP17"), r"inputs\[0\].datatype is 'FP17'; known are"),
         (changed(shape=[3]), r"inputs\[0\].data has 2 values, shape \[3\] needs 3"),
-        (changed(shape=[]), r"inputs\[0\].shape must be a list of whole numbers"),
-        (changed(shape=[True]), r"inputs\[0\].shape must be a list of whole numbers"),
-        (changed(shape=[-1]), r"inputs\[0\].shape must be a list of whole numbers"),
+        (changed(shape=[]), r"inputs\[0\].shape must be a list of integers"),
+        (changed(shape=[True]), r"inputs\[0\].shape must be a list of integers"),
+        (changed(shape=[-1]), r"inputs\[0\].shape must be a list of integers"),
         (changed(shape=[1, 2]), r"inputs\[0\].shape is \[1, 2\], expected \[-1\]"),
         (changed(data=["a", "b"]), r"inputs\[0\].data: its values are not numbers"),
         (changed(data=[[1], [2, 3]]), r"inputs\[0\].data: its rows differ in length"),
         (
             changed(datatype="UINT8", data=[1, 256]),
-            r"inputs\[0\].data holds values that are no UINT8",
+            r"inputs\[0\].data holds values that are not UINT8",
         ),
         (
             changed(datatype="INT64", data=[1, 2.5]),
-            r"inputs\[0\].data holds values that are no INT64",
+            r"inputs\[0\].data holds values that are not INT64",
         ),
         (
             changed(shape=[1], data=[1]),
@@ -165,11 +165,11 @@ def test_encoded_pictures_are_decoded_from_base64() -> None:
         ({"shape": [1, 2, 2, 2], "datatype": "UINT8", "data": [0] * 8}, r"expected \[-1, 3, 4\]"),
         (
             {"shape": [1, 2, 2], "datatype": "FP32", "data": [0.5] * 4},
-            "whole numbers from 0 to 255",
+            "integers from 0 to 255",
         ),
         (
             {"shape": [1, 2, 2], "datatype": "INT64", "data": [-1] * 4},
-            "whole numbers from 0 to 255",
+            "integers from 0 to 255",
         ),
     ],
 )
@@ -191,7 +191,7 @@ VALUES = np.array([[0.25, 0.75], [0.5, 0.5]])
 def answer(
     request: open_inference.InferRequest, values: Any = VALUES, interface: Interface = TABLE
 ) -> Any:
-    body, json_bytes = open_inference.infer_answer(request, values, interface, "churn", "3")
+    body, json_bytes = open_inference.encode_infer_answer(request, values, interface, "churn", "3")
     assert json_bytes is None
     return json.loads(body)
 
@@ -283,7 +283,7 @@ def test_one_tensor_of_all_columns_is_the_columns_one_by_one() -> None:
         ([{"shape": [1], "datatype": "BYTES", "data": ["1"]}], "'columns' holds numbers"),
         (
             [{"shape": [1, 3], "data": [1, 2, 3]}, {"name": "age", "shape": [1], "data": [1]}],
-            "'columns' and columns beside it",
+            "'columns' and single columns",
         ),
     ],
 )
@@ -323,16 +323,16 @@ def test_pixels_may_be_flat_or_nested(data: Any) -> None:
 @pytest.mark.parametrize(
     ("datatype", "data", "message"),
     [
-        ("BOOL", [0, 2], "no BOOL"),
-        ("BOOL", [0.0, 1.0], "no BOOL"),
+        ("BOOL", [0, 2], "not BOOL"),
+        ("BOOL", [0.0, 1.0], "not BOOL"),
         ("FP32", [True, False], "not numbers"),
-        ("UINT8", [0, 256], "no UINT8"),
-        ("UINT8", [0, 1.0], "no UINT8"),
+        ("UINT8", [0, 256], "not UINT8"),
+        ("UINT8", [0, 1.0], "not UINT8"),
         ("UINT8", [0, None], "not numbers"),
-        ("INT8", [-129, 0], "no INT8"),
-        ("UINT64", [-1, 0], "no UINT64"),
-        ("INT64", [2**63, 0], "no INT64"),
-        ("UINT64", [2**64, 0], "no UINT64"),
+        ("INT8", [-129, 0], "not INT8"),
+        ("UINT64", [-1, 0], "not UINT64"),
+        ("INT64", [2**63, 0], "not INT64"),
+        ("UINT64", [2**64, 0], "not UINT64"),
         ("FP64", [None, 0], "not numbers"),
         ("FP64", 3, "must be a list, not a number"),
         ("BYTES", [1, 2], "must be a list of strings"),

@@ -18,7 +18,7 @@ from test_service import Store, body, post, request
 from raydc.serve.http import front, page
 from raydc.serve.http.request import Request
 from raydc.serve.http.routes import Routes
-from raydc.serve.protocol import examples, openapi, predict_body
+from raydc.serve.protocol import examples, openapi, openapi_schemas, predict_body
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica.service import Service
 
@@ -160,7 +160,7 @@ def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) 
                 num_asked += 1
     assert num_asked >= 4
     if app.interface.image_column:
-        image = examples.image(app.interface)
+        image = examples.example_image(app.interface)
         assert (
             app.ask(request("POST", "/predict", image, {"content-type": "image/png"})).status_code
             == 200
@@ -169,12 +169,14 @@ def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) 
 
 def test_the_document_has_the_columns_and_classes_of_the_model() -> None:
     interface = Interface(small_models.table_features())
-    schemas = openapi._schemas(interface, small_settings())
+    schemas = openapi_schemas.build_schemas(interface, small_settings())
     assert set(schemas["Row"]["properties"]) == {"age", "hours", "job", "answer"}
     assert schemas["Row"]["properties"]["job"]["examples"] == ["cook", "nurse"]
     assert schemas["Prediction"]["properties"]["label"] == {"enum": ["no", "yes", "perhaps"]}
-    assert examples.row(interface) == {"age": 40.0, "hours": 38.0, "job": "cook"}
-    price = openapi._schemas(Interface(small_models.price_features()), small_settings())
+    assert examples.example_row(interface) == {"age": 40.0, "hours": 38.0, "job": "cook"}
+    price = openapi_schemas.build_schemas(
+        Interface(small_models.price_features()), small_settings()
+    )
     assert price["Prediction"]["required"] == ["value"]
 
 
@@ -207,7 +209,7 @@ def test_docs_redirects_to_the_document(app: App) -> None:
 
 def test_the_document_says_who_needs_a_token(app: App) -> None:
     assert "security" not in body(app.ask(request("GET", "/openapi.json")))
-    document = openapi.document(
+    document = openapi.build_document(
         "m", "1", Interface(small_models.table_features()), small_settings(), "0", ""
     )
     assert document["security"] == [{"token": []}]
@@ -215,7 +217,7 @@ def test_the_document_says_who_needs_a_token(app: App) -> None:
     everybody = {
         path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []
     }
-    assert everybody == {f"/{path}" for path in front._OPEN - page.NAMES}
+    assert everybody == {f"/{path}" for path in front.OPEN_PATHS - page.NAMES}
 
 
 def small_settings() -> Any:

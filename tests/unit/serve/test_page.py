@@ -22,21 +22,21 @@ def get(path: str, method: str = "GET", root_path: str = "") -> Request:
 
 
 def test_every_file_is_served_and_every_file_that_is_named_is_there() -> None:
-    for path, (name, media_type) in page._FILES.items():
-        answer = page.answer(get(f"/{path}"))
+    for path, (name, media_type) in page.FILES.items():
+        answer = page.serve_file(get(f"/{path}"))
         assert answer is not None
         assert bytes(answer.body) == (STATIC / name).read_bytes()
         assert answer.headers["content-type"] == media_type
-    assert {file.name for file in STATIC.iterdir()} == {name for name, _ in page._FILES.values()}
+    assert {file.name for file in STATIC.iterdir()} == {name for name, _ in page.FILES.values()}
     for file in STATIC.iterdir():
         named = re.findall(
             r'(?:href|src|from|import)[=( ]*"(?:\./)?([\w.]+\.\w+)"', file.read_text()
         )
-        assert set(named) <= {*page._FILES, "openapi.json"}
+        assert set(named) <= {*page.FILES, "openapi.json"}
 
 
 def test_the_browser_may_load_from_this_endpoint_only() -> None:
-    answer = page.answer(get("/"))
+    answer = page.serve_file(get("/"))
     assert answer is not None
     policy = dict(
         part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";")
@@ -58,13 +58,13 @@ def test_the_browser_may_load_from_this_endpoint_only() -> None:
     [("/page.py", "GET"), ("/static/page.css", "GET"), ("/", "POST"), ("/../page.css", "GET")],
 )
 def test_nothing_else_is_the_page(path: str, method: str) -> None:
-    assert page.answer(get(path, method)) is None
+    assert page.serve_file(get(path, method)) is None
 
 
 def test_below_a_path_the_page_is_a_folder() -> None:
-    answer = page.answer(get("/small", root_path="/small"))
+    answer = page.serve_file(get("/small", root_path="/small"))
     assert answer is not None
     assert (answer.status_code, answer.headers["location"]) == (307, "small/")
-    below = page.answer(get("/small/", root_path="/small"))
+    below = page.serve_file(get("/small/", root_path="/small"))
     assert below is not None
     assert below.status_code == 200

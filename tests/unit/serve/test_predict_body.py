@@ -34,7 +34,7 @@ ROW = {"age": 41, "hours": 38.5, "job": "nurse"}
 def inputs(
     content: bytes, kind: str, interface: Interface = TABLE, query: str = "", max_rows: int = 100
 ) -> Any:
-    predict_body.check_kind(predict_body.media_type(kind), interface)
+    predict_body.check_media_type(predict_body.media_type_of(kind), interface)
     return Body(content, kind, query).inputs(interface, max_rows)
 
 
