@@ -1,4 +1,4 @@
-"""A replica holds as many requests as it may, and gives back every place."""
+"""Limits of a replica: refusals, order, changes of the limits, and no slot lost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from raydc.serve.protocol.interface import RequestError
-from raydc.serve.replica import admission as module
-from raydc.serve.replica.admission import AdmissionQueue
+from raydc.serve.replica.admission import _SPARE_BODIES, AdmissionQueue
 
 WAIT_S = 20.0
 
@@ -34,9 +33,9 @@ async def refused(admission: AdmissionQueue) -> str:
     return error.value.message
 
 
-def test_so_many_bodies_are_held_and_no_more() -> None:
+def test_admit_refuses_when_room_for_bodies_is_full() -> None:
     async def scenario(admission: AdmissionQueue) -> None:
-        slots = [await admission.admit() for _ in range(2 + 3 + module._SPARE)]
+        slots = [await admission.admit() for _ in range(2 + 3 + _SPARE_BODIES)]
         assert "being read" in await refused(admission)
         slots.pop().release()
         slots.append(await admission.admit())
@@ -47,7 +46,7 @@ def test_so_many_bodies_are_held_and_no_more() -> None:
     run(scenario, num_ongoing=2, max_queued=3)
 
 
-def test_so_many_wait_and_a_place_goes_to_who_came_first() -> None:
+def test_queue_is_first_come_first_served_and_limited() -> None:
     async def scenario(admission: AdmissionQueue) -> None:
         first, *others = [await admission.admit() for _ in range(3)]
         await first.start_computing()
@@ -66,9 +65,9 @@ def test_so_many_wait_and_a_place_goes_to_who_came_first() -> None:
     run(scenario, num_ongoing=1, max_queued=2)
 
 
-def test_without_a_queue_what_has_no_place_is_refused() -> None:
+def test_queue_of_zero_refuses_what_would_wait() -> None:
     async def scenario(admission: AdmissionQueue) -> None:
-        slots = [await admission.admit() for _ in range(1 + module._SPARE)]
+        slots = [await admission.admit() for _ in range(1 + _SPARE_BODIES)]
         assert "being read" in await refused(admission)
         await slots[0].start_computing()
         with pytest.raises(RequestError, match="0 requests wait already"):
@@ -80,9 +79,9 @@ def test_without_a_queue_what_has_no_place_is_refused() -> None:
     run(scenario, num_ongoing=1, max_queued=0)
 
 
-def test_without_a_limit_on_the_queue_bodies_wait_to_be_read() -> None:
+def test_unlimited_queue_waits_to_read_further_bodies() -> None:
     async def scenario(admission: AdmissionQueue) -> None:
-        slots = [await admission.admit() for _ in range(1 + module._SPARE)]
+        slots = [await admission.admit() for _ in range(1 + _SPARE_BODIES)]
         late = [asyncio.create_task(admission.admit()) for _ in range(2)]
         await asyncio.sleep(0)
         assert not any(task.done() for task in late)
@@ -99,7 +98,7 @@ def test_without_a_limit_on_the_queue_bodies_wait_to_be_read() -> None:
     run(scenario, num_ongoing=1, max_queued=-1)
 
 
-def test_limits_change_while_requests_are_inside() -> None:
+def test_resize_applies_while_requests_are_inside() -> None:
     async def scenario(admission: AdmissionQueue) -> None:
         slots = [await admission.admit() for _ in range(3)]
         await slots[0].start_computing()
@@ -117,10 +116,10 @@ def test_limits_change_while_requests_are_inside() -> None:
     run(scenario, num_ongoing=1, max_queued=2)
 
 
-@pytest.mark.parametrize("is_called_first", [True, False])
+@pytest.mark.parametrize("is_released_first", [True, False])
 @pytest.mark.parametrize("max_queued", [5, -1])
-def test_who_is_cancelled_at_its_turn_leaves_it_to_the_next(
-    is_called_first: bool, max_queued: int
+def test_cancelled_request_passes_its_turn_to_the_next(
+    is_released_first: bool, max_queued: int
 ) -> None:
     async def scenario(admission: AdmissionQueue) -> None:
         first = await admission.admit()
@@ -136,7 +135,7 @@ def test_who_is_cancelled_at_its_turn_leaves_it_to_the_next(
         tasks = [asyncio.create_task(ask()) for _ in range(3)]
         for _ in range(3):
             await asyncio.sleep(0)
-        if is_called_first:
+        if is_released_first:
             first.release()
             tasks[0].cancel()
         else:
@@ -144,14 +143,14 @@ def test_who_is_cancelled_at_its_turn_leaves_it_to_the_next(
             first.release()
         await asyncio.wait(tasks)
         assert [task.cancelled() for task in tasks] == [True, False, False]
-        assert not admission._num_inside
+        assert not admission.num_inside
 
     run(scenario, num_ongoing=1, max_queued=max_queued)
 
 
-def test_who_waits_outside_may_be_cancelled() -> None:
+def test_cancelled_admit_does_not_lose_room() -> None:
     async def scenario(admission: AdmissionQueue) -> None:
-        slots = [await admission.admit() for _ in range(1 + module._SPARE)]
+        slots = [await admission.admit() for _ in range(1 + _SPARE_BODIES)]
         tasks = [asyncio.create_task(admission.admit()) for _ in range(3)]
         await asyncio.sleep(0)
         tasks[1].cancel()
@@ -160,6 +159,48 @@ def test_who_waits_outside_may_be_cancelled() -> None:
         slots.append(await tasks[2])
         for slot in slots[1:]:
             slot.release()
-        assert not admission._num_inside
+        assert not admission.num_inside
 
     run(scenario, num_ongoing=1, max_queued=-1)
+
+
+def test_resize_to_less_waits_until_enough_have_left() -> None:
+    async def scenario(admission: AdmissionQueue) -> None:
+        slots = [await admission.admit() for _ in range(4)]
+        for slot in slots[:3]:
+            await slot.start_computing()
+        admission.resize(1, 5)
+        late = asyncio.create_task(slots[3].start_computing())
+        for slot in slots[:3]:
+            await asyncio.sleep(0)
+            assert not late.done()
+            slot.release()
+        await late
+        assert admission.num_in_work == 1
+        slots[3].release()
+
+    run(scenario, num_ongoing=3, max_queued=5)
+
+
+def test_resize_keeps_the_order_of_waiting_requests() -> None:
+    order: list[int] = []
+
+    async def scenario(admission: AdmissionQueue) -> None:
+        async def request(number: int) -> None:
+            slot = await admission.admit()
+            await slot.start_computing()
+            order.append(number)
+            await asyncio.sleep(0)
+            slot.release()
+
+        first = await admission.admit()
+        await first.start_computing()
+        tasks = [asyncio.create_task(request(number)) for number in range(6)]
+        await asyncio.sleep(0)
+        assert admission.num_waiting == 6
+        admission.resize(2, 10)
+        first.release()
+        await asyncio.gather(*tasks)
+
+    run(scenario, num_ongoing=1, max_queued=10)
+    assert order == list(range(6))
