@@ -1,1 +1,1 @@
-"""Runs in a replica: the access log and the metrics of an endpoint."""
+"""Observes a replica, inside its process: the access log and the metrics of an endpoint."""

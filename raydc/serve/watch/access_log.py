@@ -1,11 +1,13 @@
-"""The access log: one line of JSON for each request, in files that do not grow for ever."""
+"""The access log of a replica: one line of JSON for each request, in files of limited size."""
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import orjson
@@ -14,12 +16,12 @@ from raydc.serve.watch.request_record import RequestRecord
 
 MAX_BYTES = 64 * 1024 * 1024
 NUM_KEPT = 4
-# Texts that a client chooses are cut at this length.
-_MAX_TEXT = 200
+# Texts that a client chooses are cut at this length, or one request could fill the disk.
+_MAX_TEXT_CHARS = 200
 
 
 class AccessLog:
-    """Appends to a file; a full one becomes `<name>.1`, which was `<name>.2` before, up to `NUM_KEPT`.
+    """Appends to a file; a full file becomes `<name>.1`, then `<name>.2`, up to `NUM_KEPT`.
 
     Args:
         path: The file; its folder is made.
@@ -31,65 +33,68 @@ class AccessLog:
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self.path = path
-        self.num_lost = 0
-        self._max_bytes = max_bytes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # +1: the handler rotates at this size, not above it.
+        self._file = _PrivateRotatingFile(
+            path, maxBytes=max_bytes + 1, backupCount=NUM_KEPT, encoding="utf-8"
+        )
         self._second = -1
         self._second_text = ""
-        self._open()
 
-    def write(self, lot: Sequence[RequestRecord]) -> None:
-        """Writes lines; what cannot be written, because the disk is full for example, is counted in `num_lost`."""
-        content = b"".join(self._line(seen) for seen in lot)
-        try:
-            if self._size + len(content) > self._max_bytes and self._size > 0:
-                self._rotate()
-            os.write(self._descriptor, content)
-            self._size += len(content)
-        except OSError:
-            self.num_lost += len(lot)
+    @property
+    def num_lost(self) -> int:
+        """Requests whose lines could not be written, because the disk is full for example."""
+        return self._file.num_lost
+
+    def write(self, records: Sequence[RequestRecord]) -> None:
+        """Appends a line for each record. Errors of the disk are counted, not raised."""
+        content = b"".join(self.format_line(record) for record in records)
+        # One log record for all lines: each costs as much as formatting a line. The handler adds
+        # the last newline.
+        lines = {"msg": content[:-1].decode(), "num_requests": len(records)}
+        self._file.emit(logging.makeLogRecord(lines))
 
     def close(self) -> None:
-        """The file stays."""
-        with contextlib.suppress(OSError):
-            os.close(self._descriptor)
+        """Closes the file, which stays."""
+        self._file.close()
 
-    def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Names of tokens and addresses of clients are not everybody's.
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self._size = os.fstat(self._descriptor).st_size
-
-    def _rotate(self) -> None:
-        for number in range(NUM_KEPT - 1, 0, -1):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
-        os.replace(self.path, f"{self.path}.1")
-        full = self._descriptor
-        self._open()  # First: a number that is closed already may be a client's connection by now.
-        os.close(full)
-
-    def _line(self, seen: RequestRecord) -> bytes:
-        second = int(seen.time_s)
+    def format_line(self, record: RequestRecord) -> bytes:
+        """The JSON of one request, with a newline at its end."""
+        second = int(record.time_s)
+        # Many requests share a second, and formatting it takes as long as the rest of the line.
         if second != self._second:
-            self._second, self._second_text = (
-                second,
-                time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)),
-            )
-        told = {
-            "time": f"{self._second_text}.{int((seen.time_s - second) * 1000):03d}Z",
-            "request_id": seen.request_id[:_MAX_TEXT],
-            "client": seen.client,
-            "forwarded_for": seen.forwarded_for[:_MAX_TEXT],
-            "token": seen.token,
-            "method": seen.method,
-            "path": seen.path[:_MAX_TEXT],
-            "status": seen.status,
-            "model": seen.model,
-            "version": seen.version,
-            "role": seen.role,
-            "rows": seen.rows,
-            "seconds": round(seen.seconds, 6),
-            "bytes_in": seen.bytes_in,
-            "bytes_out": seen.bytes_out,
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        fields = {
+            "time": f"{self._second_text}.{int((record.time_s - second) * 1000):03d}Z",
+            "request_id": record.request_id[:_MAX_TEXT_CHARS],
+            "client": record.client,
+            "forwarded_for": record.forwarded_for[:_MAX_TEXT_CHARS],
+            "token": record.token,
+            "method": record.method,
+            "path": record.path[:_MAX_TEXT_CHARS],
+            "status": record.status,
+            "model": record.model,
+            "version": record.version,
+            "role": record.role,
+            "rows": record.rows,
+            "seconds": round(record.seconds, 6),
+            "bytes_in": record.bytes_in,
+            "bytes_out": record.bytes_out,
         }
-        return orjson.dumps(told) + b"\n"
+        return orjson.dumps(fields) + b"\n"
+
+
+class _PrivateRotatingFile(RotatingFileHandler):
+    """A rotating file that only its owner can read and that counts what it could not write."""
+
+    num_lost = 0
+
+    def _open(self) -> TextIOWrapper:
+        # 0600: the log holds names of tokens and addresses of clients.
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return os.fdopen(descriptor, self.mode, encoding=self.encoding)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        # logging would print a traceback for each failure, into another file of the same disk.
+        self.num_lost += record.__dict__["num_requests"]

@@ -1,7 +1,8 @@
-"""All that watches a replica: metrics and the access log.
+"""Connects a replica with its metrics and its access log.
 
-Metrics are counted on the event loop, many requests at a time. In a thread it would cost several times as much: Ray's
-metrics let go of the interpreter at each number, and the thread would take it from the requests to go on.
+Metrics are counted on the event loop, for many requests at a time. In a thread this would cost
+several times as much: Ray's metrics release the interpreter lock at each number, and the thread
+would take it back from the requests each time.
 """
 
 from __future__ import annotations
@@ -21,97 +22,104 @@ from raydc.serve.watch.request_record import RequestRecord
 
 logger = logging.getLogger("ray.serve")
 
-_INTERVAL_S = 0.25
-# Counting these is a fraction of a millisecond.
-_LOT = 64
+_FLUSH_INTERVAL_S = 0.25
+# Counting this many takes a fraction of a millisecond, which no request notices.
+_FLUSH_REQUESTS = 64
 
 
 class Monitor:
-    """Counts what a service does, and logs it where its settings say so.
+    """Counts the requests of a service, and logs them if its settings say so.
 
     Args:
-        service: What is watched.
-        metrics: Where it is counted.
-        place: Gives the file of the access log of a model.
+        service: The service that is observed.
+        metrics: Counts its requests.
+        log_path: Maps the name of a model to the file of its access log.
     """
 
     def __init__(
-        self, service: Service, metrics: EndpointMetrics, place: Callable[[str], Path]
+        self, service: Service, metrics: EndpointMetrics, log_path: Callable[[str], Path]
     ) -> None:
         self._service = service
         self._metrics = metrics
-        self._place = place
-        self._seen: list[RequestRecord] = []
+        self._log_path = log_path
+        self._pending: list[RequestRecord] = []
         self._log: AccessLog | None = None
         self._log_thread = LogThread()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def configure(self, settings: Settings) -> None:
-        """Opens or closes the access log; one that cannot be opened is not worth the endpoint."""
+        """Opens or closes the access log. The endpoint runs on if the log cannot be opened."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._loop.call_later(_INTERVAL_S, self._look_regularly)
-        self._look()  # What was seen so far is logged, or not, as it was said so far.
+            self._loop.call_later(_FLUSH_INTERVAL_S, self._flush_regularly)
+        # Earlier requests are logged, or not, by the settings that they were answered under.
+        self._flush()
         if not settings.access_log:
             if self._log is not None:
-                self._log_thread.submit(self._log.close)  # After what was seen so far.
+                # Queued behind the last lines, which the thread may not have written yet.
+                self._log_thread.submit(self._log.close)
                 self._log = None
         elif self._log is None:
             try:
-                self._log = AccessLog(self._place(settings.model))
+                self._log = AccessLog(self._log_path(settings.model))
             except OSError as error:
                 logger.error("there is no access log: %s", error)
 
-    def record(self, seen: RequestRecord) -> None:
-        """Called for each request, on the event loop. Many are counted at once, when nobody waits for the answer."""
-        self._seen.append(seen)
-        if len(self._seen) == _LOT and self._loop is not None:
-            self._loop.call_soon(self._look)
+    def record(self, request: RequestRecord) -> None:
+        """Notes one request; called on the event loop for each."""
+        self._pending.append(request)
+        if len(self._pending) == _FLUSH_REQUESTS and self._loop is not None:
+            # Not at once: the answer of this request goes out first.
+            self._loop.call_soon(self._flush)
 
     def close(self) -> None:
-        """Counts and writes what was seen last."""
-        self._look()
+        """Counts and logs the last requests."""
+        self._flush()
         self._log_thread.close()
 
-    def _look_regularly(self) -> None:
-        self._look()
-        asyncio.get_running_loop().call_later(_INTERVAL_S, self._look_regularly)
+    def _flush_regularly(self) -> None:
+        self._flush()
+        asyncio.get_running_loop().call_later(_FLUSH_INTERVAL_S, self._flush_regularly)
 
-    def _look(self) -> None:
-        lot, self._seen = self._seen, []
-        if self._log is not None and lot:
-            self._log_thread.submit(partial(self._log.write, lot), len(lot))
+    def _flush(self) -> None:
+        requests, self._pending = self._pending, []
+        if self._log is not None and requests:
+            self._log_thread.submit(partial(self._log.write, requests), len(requests))
         try:
-            self._metrics.count_requests(lot)
-            self._levels()
-        except Exception:  # Watching goes on, and answering does in any case.
+            self._metrics.count_requests(requests)
+            self._update_service_metrics()
+        except Exception:  # Broken metrics must not stop the answers, nor the next flush.
             logger.exception("requests could not be counted")
 
-    def _levels(self) -> None:
+    def _update_service_metrics(self) -> None:
         settings = self._service.settings
         if settings is None:
             return
-        model, metrics = settings.model, self._metrics
-        waiting, in_work = self._service.admission.num_waiting, self._service.admission.num_in_work
-        metrics.set_gauge("raydc_requests_waiting", waiting, model)
-        metrics.set_gauge("raydc_requests_in_work", in_work, model)
+        model, metrics, admission = settings.model, self._metrics, self._service.admission
+        metrics.set_gauge("raydc_requests_waiting", admission.num_waiting, model)
+        metrics.set_gauge("raydc_requests_in_work", admission.num_in_work, model)
         for loaded in list(self._service.loaded.values()):
             sizes = loaded.batcher.batch_sizes
-            metrics.observe_batches(
-                model, loaded.version, [sizes.popleft() for _ in range(len(sizes))]
-            )
+            # Removed one by one: the batcher appends meanwhile, and no size may be lost.
+            counted = [sizes.popleft() for _ in range(len(sizes))]
+            metrics.observe_batches(model, loaded.version, counted)
         for version in list(self._service.refused):
-            metrics.count_up_to(
-                "raydc_refused_versions_total", 1, {"model": model, "version": str(version)}
-            )
-        lost = self._log_thread.num_dropped + (self._log.num_lost if self._log is not None else 0)
-        metrics.count_up_to("raydc_watch_dropped_total", lost, {"model": model})
-        if (counts := self._service.shadow_runner.counts()) is not None:
-            outcomes = {
-                "same": counts["num_rows"] - counts["num_different"],
-                "different": counts["num_different"],
-                "failed": counts["num_failed"],
-            }
-            for outcome, total in outcomes.items():
-                tags = {"model": model, "version": str(counts["version"]), "outcome": outcome}
-                metrics.count_up_to("raydc_shadow_rows_total", total, tags)
+            tags = {"model": model, "version": str(version)}
+            metrics.count_up_to("raydc_refused_versions_total", 1, tags)
+        num_lost = self._log.num_lost if self._log is not None else 0
+        num_unlogged = self._log_thread.num_dropped + num_lost
+        metrics.count_up_to("raydc_watch_dropped_total", num_unlogged, {"model": model})
+        self._count_shadow_rows(model)
+
+    def _count_shadow_rows(self, model: str) -> None:
+        counts = self._service.shadow_runner.counts()
+        if counts is None:
+            return
+        outcomes = {
+            "same": counts["num_rows"] - counts["num_different"],
+            "different": counts["num_different"],
+            "failed": counts["num_failed"],
+        }
+        for outcome, total in outcomes.items():
+            tags = {"model": model, "version": str(counts["version"]), "outcome": outcome}
+            self._metrics.count_up_to("raydc_shadow_rows_total", total, tags)

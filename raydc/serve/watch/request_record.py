@@ -1,4 +1,4 @@
-"""What is known of each answered request."""
+"""The record of one request, as a replica logs and counts it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,24 @@ from typing import NamedTuple
 
 
 class RequestRecord(NamedTuple):
-    """One request. `client` is who was connected, HAProxy as a rule; `status` 499 where nobody got the answer; `role`
-    stable, canary or shadow; `token` the name of the token; sizes are of bodies.
+    """One request and its answer.
+
+    Attributes:
+        time_s: Unix time of its start.
+        request_id: Its id, as in the answer.
+        client: Address of the peer, which is HAProxy as a rule.
+        forwarded_for: The header X-Forwarded-For; empty without one.
+        method: HTTP method.
+        path: Path with that of the endpoint.
+        status: Status of the answer; 499 if the client had gone.
+        model: Name of the model; empty before one is loaded.
+        version: Version that answered; empty if none did.
+        role: `stable`, `canary` or `shadow`; empty without a version.
+        rows: Predicted rows.
+        seconds: Duration.
+        bytes_in: Declared size of its body.
+        bytes_out: Size of the answer's body.
+        token: Name of its access token; empty without one.
     """
 
     time_s: float

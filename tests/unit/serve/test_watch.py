@@ -1,4 +1,4 @@
-"""What is seen of requests: counted, logged, bounded, and never in the way of an answer."""
+"""Requests are counted and logged within limits, and never delay an answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from raydc.serve.watch import access_log, log_thread
+from raydc.serve.watch import access_log
 from raydc.serve.watch.access_log import AccessLog
 from raydc.serve.watch.endpoint_metrics import COUNTERS, GAUGES, HISTOGRAMS, EndpointMetrics
 from raydc.serve.watch.log_thread import LogThread
@@ -26,7 +26,7 @@ from raydc.serve.watch.request_record import RequestRecord
 WAIT_S = 20.0
 
 
-def seen(number: int = 0, **fields: Any) -> RequestRecord:
+def record(number: int = 0, **fields: Any) -> RequestRecord:
     given = {
         "time_s": 1700000000.25 + number, "request_id": f"r{number}", "client": "10.0.0.7", "forwarded_for": "",
         "method": "POST", "path": "/predict", "status": 200, "model": "small", "version": "1", "role": "stable",
@@ -38,7 +38,7 @@ def seen(number: int = 0, **fields: Any) -> RequestRecord:
 # The thread -------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_done_in_order() -> None:
+def test_log_thread_runs_jobs_in_order() -> None:
     done: list[int] = []
     thread = LogThread()
     for number in range(1000):
@@ -48,10 +48,7 @@ def test_everything_is_done_in_order() -> None:
     assert thread.num_dropped == 0
 
 
-def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(log_thread, "_MAX_WAITING", 10)
+def test_log_thread_drops_and_counts_jobs_over_its_limit() -> None:
     may_go_on = threading.Event()
     done: list[int] = []
 
@@ -59,17 +56,17 @@ def test_what_is_too_much_is_dropped_counted_and_waited_for_by_nobody(
         assert may_go_on.wait(WAIT_S)
         done.append(number)
 
-    thread = LogThread()
+    thread = LogThread(max_waiting_requests=10)
     for number in range(8):
         thread.submit(partial(slow, number), num_requests=3)
     thread.submit(partial(slow, 8))
     assert thread.num_dropped == 15
     may_go_on.set()
     thread.close()
-    assert done == [0, 1, 2, 8], "what is for no request is always done"
+    assert done == [0, 1, 2, 8], "a job for no request is never dropped"
 
 
-def test_what_fails_keeps_nothing_from_the_next() -> None:
+def test_log_thread_survives_a_failing_job() -> None:
     done: list[int] = []
     thread = LogThread()
     thread.submit(partial(done.index, 5), num_requests=1)
@@ -85,10 +82,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
-def test_a_line_is_one_request(tmp_path: Path) -> None:
+def test_access_log_writes_one_line_for_each_request(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "logs" / "access.jsonl")
     log.write(
-        [seen(0, status=401, token="", forwarded_for="192.0.2.1", path='/a"\n\u2028b'), seen(1)]
+        [record(0, status=401, token="", forwarded_for="192.0.2.1", path='/a"\n\u2028b'), record(1)]
     )
     log.close()
     first, second = lines(log.path)
@@ -101,19 +98,19 @@ def test_a_line_is_one_request(tmp_path: Path) -> None:
     assert log.path.stat().st_mode & 0o077 == 0
 
 
-def test_texts_of_clients_are_cut(tmp_path: Path) -> None:
+def test_access_log_cuts_long_texts_of_clients(tmp_path: Path) -> None:
     log = AccessLog(tmp_path / "access.jsonl")
-    log.write([seen(request_id="i" * 10_000, path="/" * 10_000, forwarded_for="f" * 10_000)])
+    log.write([record(request_id="i" * 10_000, path="/" * 10_000, forwarded_for="f" * 10_000)])
     log.close()
     (line,) = lines(log.path)
     assert {len(line[name]) for name in ("request_id", "path", "forwarded_for")} == {200}
 
 
-def test_full_files_are_kept_up_to_a_number(tmp_path: Path) -> None:
-    size = len(AccessLog(tmp_path / "other.jsonl")._line(seen()))
+def test_access_log_rotates_and_keeps_four_full_files(tmp_path: Path) -> None:
+    size = len(AccessLog(tmp_path / "other.jsonl").format_line(record()))
     log = AccessLog(tmp_path / "access.jsonl", max_bytes=3 * size)
     for number in range(30):
-        log.write([seen(number % 10)])
+        log.write([record(number % 10)])
     log.close()
     files = sorted(tmp_path.glob("access.jsonl*"))
     assert [file.name for file in files] == [
@@ -127,35 +124,42 @@ def test_full_files_are_kept_up_to_a_number(tmp_path: Path) -> None:
     assert access_log.NUM_KEPT == 4
 
 
-def test_a_restart_goes_on_in_the_same_file(tmp_path: Path) -> None:
+def test_access_log_appends_after_a_restart(tmp_path: Path) -> None:
     for number in range(2):
         log = AccessLog(tmp_path / "access.jsonl")
-        log.write([seen(number)])
+        log.write([record(number)])
         log.close()
     assert [line["request_id"] for line in lines(tmp_path / "access.jsonl")] == ["r0", "r1"]
 
 
-def test_a_full_disk_is_counted_and_stops_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log = AccessLog(tmp_path / "access.jsonl")
-
-    def full(descriptor: int, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(access_log.os, "write", full)
-        log.write([seen(), seen()])
+def test_access_log_counts_requests_lost_on_a_full_disk() -> None:
+    log = AccessLog(Path("/dev/full"))
+    log.write([record(), record()])
     assert log.num_lost == 2
-    log.write([seen(7)])
-    assert [line["request_id"] for line in lines(log.path)] == ["r7"]
+
+
+def test_access_log_continues_after_a_failed_rotation(tmp_path: Path) -> None:
+    log = AccessLog(tmp_path / "access.jsonl", max_bytes=500)
+    log.write([record(1)])
+    # The third file must become the fourth, where a folder stands.
+    (tmp_path / "access.jsonl.3").touch()
+    blocking = tmp_path / "access.jsonl.4"
+    blocking.mkdir()
+    log.write([record(2), record(3)])
+    assert log.num_lost == 2
+    blocking.rmdir()
+    first_full = tmp_path / "access.jsonl.1"
+    log.write([record(4)])
+    log.close()
+    newest, older = ([one["request_id"] for one in lines(path)] for path in (log.path, first_full))
+    assert (newest, older) == (["r4"], ["r1"])
 
 
 # Metrics ----------------------------------------------------------------------------------------------------
 
 
 class Recorded:
-    """Stands for Ray's metrics: what was recorded of all of them."""
+    """Stands in for Ray's metrics and keeps what they record."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.values: Count[tuple[Any, ...]] = Count()
@@ -189,10 +193,16 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     return Recorded(monkeypatch)
 
 
-def test_requests_are_counted_by_version_role_and_code(recorded: Recorded) -> None:
+def test_metrics_count_requests_by_version_role_and_code(recorded: Recorded) -> None:
     metrics = EndpointMetrics()
     metrics.count_requests(
-        [seen(), seen(), seen(version="2", role="canary"), seen(status=429), seen(method="GET")]
+        [
+            record(),
+            record(),
+            record(version="2", role="canary"),
+            record(status=429),
+            record(method="GET"),
+        ]
     )
     assert recorded.values == {
         ("raydc_requests_total", "small", "1", "stable", "200"): 2,
@@ -205,16 +215,16 @@ def test_requests_are_counted_by_version_role_and_code(recorded: Recorded) -> No
     assert recorded.observed[2] == ("raydc_request_seconds", "small", "2", "canary", "200", 0.004)
 
 
-def test_totals_of_others_become_increments(recorded: Recorded) -> None:
+def test_count_up_to_turns_totals_into_increments(recorded: Recorded) -> None:
     metrics = EndpointMetrics()
     tags = {"model": "small", "version": "2", "outcome": "same"}
-    totals: list[float] = [0, 5, 5, 9, 2]  # It began again at the end.
+    totals: list[float] = [0, 5, 5, 9, 2]  # The last one restarted from zero.
     for total in totals:
         metrics.count_up_to("raydc_shadow_rows_total", total, tags)
     assert recorded.values == {("raydc_shadow_rows_total", "small", "2", "same"): 11}
 
 
-def test_levels_and_batches(recorded: Recorded) -> None:
+def test_metrics_set_gauges_and_observe_batches(recorded: Recorded) -> None:
     metrics = EndpointMetrics()
     for value in (3.0, 0.0):
         metrics.set_gauge("raydc_requests_waiting", value, "small")
@@ -228,18 +238,18 @@ def test_levels_and_batches(recorded: Recorded) -> None:
 
 
 @pytest.mark.parametrize("table", [COUNTERS, HISTOGRAMS, GAUGES])
-def test_names_follow_the_conventions(table: dict[str, Any]) -> None:
+def test_metric_names_follow_the_conventions(table: dict[str, Any]) -> None:
     is_counter: Callable[[str], bool] = lambda name: name.endswith("_total")  # noqa: E731
     assert all(
         name.startswith("raydc_") and is_counter(name) == (table is COUNTERS) for name in table
     )
 
 
-# All of it -------------------------------------------------------------------------------------------------
+# Monitor ---------------------------------------------------------------------------------------------------
 
 
 class Busy:
-    """Stands for a service: two requests wait, one is in work, a shadow runs, version 3 was refused."""
+    """A service with two waiting requests, one in work, a shadow, and version 3 refused."""
 
     settings = SimpleNamespace(model="small", access_log=True)
     refused: ClassVar[dict[int, str]] = {3: "golden rows[0]"}
@@ -256,7 +266,7 @@ class Busy:
 
 
 @pytest.mark.parametrize("num_requests", [1, 200])
-def test_a_replica_is_watched_and_its_log_may_be_switched(
+def test_monitor_counts_and_logs_until_the_log_is_switched_off(
     recorded: Recorded, tmp_path: Path, num_requests: int
 ) -> None:
     busy: Any = Busy()
@@ -270,15 +280,15 @@ def test_a_replica_is_watched_and_its_log_may_be_switched(
                 await asyncio.sleep(0.01)
 
     async def scenario() -> None:
-        monitor.record(seen(0))
+        monitor.record(record(0))
         monitor.configure(busy.settings)
         await counted(1)
         for number in range(num_requests):
-            monitor.record(seen(1 + number))
+            monitor.record(record(1 + number))
         await counted(1 + num_requests)
-        monitor.record(seen(500))
+        monitor.record(record(500))
         monitor.configure(SimpleNamespace(model="small", access_log=False))  # type: ignore[arg-type]
-        monitor.record(seen(501))
+        monitor.record(record(501))
         monitor.close()
 
     asyncio.run(scenario())
@@ -297,10 +307,10 @@ def test_a_replica_is_watched_and_its_log_may_be_switched(
         ("raydc_shadow_rows_total", "small", "2", "failed"): 1,
         ("raydc_refused_versions_total", "small", "3"): 1,
     }
-    assert recorded.values == expected, "however often it looked"
+    assert recorded.values == expected, "flushes at any interval count the same"
 
 
-def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(
+def test_monitor_counts_although_the_log_cannot_be_opened(
     recorded: Recorded, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -309,7 +319,7 @@ def test_a_log_that_cannot_be_opened_is_not_worth_the_endpoint(
 
     async def scenario() -> None:
         monitor.configure(busy.settings)
-        monitor.record(seen())
+        monitor.record(record())
         monitor.close()
 
     asyncio.run(scenario())
