@@ -92,8 +92,12 @@ class _PrivateRotatingFile(RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         # 0600: the log holds names of tokens and addresses of clients.
-        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        return os.fdopen(descriptor, self.mode, encoding=self.encoding)
+        return open(
+            self.baseFilename,
+            "a",
+            encoding=self.encoding,
+            opener=lambda path, flags: os.open(path, flags, 0o600),
+        )
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
         # logging would print a traceback for each failure, into another file of the same disk.

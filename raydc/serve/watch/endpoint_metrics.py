@@ -7,7 +7,7 @@ ray_raydc_batch_requests{model, version}                histogram: requests in a
 ray_raydc_batched_requests_total{model, version}        requests in all forward passes
 ray_raydc_requests_waiting{model}                       requests that wait to be computed
 ray_raydc_requests_in_work{model}                       requests that are being computed
-ray_raydc_shadow_rows_total{model, version, outcome}    rows copied to a shadow: `same`, `different`;
+ray_raydc_shadow_rows_total{model, version, outcome}    rows of a shadow: `same`, `different`;
                                                         `failed` counts requests
 ray_raydc_refused_versions_total{model, version}        versions that failed to load or to verify
 ray_raydc_watch_dropped_total{model}                    requests missing in the access log
