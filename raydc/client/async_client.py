@@ -1,9 +1,8 @@
-"""The client for code with an event loop: `Client`, with `await`."""
+"""The asynchronous client, for code with an event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -11,8 +10,9 @@ from typing import Any, TypeVar
 import httpx
 
 from raydc.client import operations, transport
+from raydc.client.endpoint_client import EndpointClient
 from raydc.client.replies import Answer, Metadata, Reply, Tensors
-from raydc.client.retry import MAX_RETRIES, Call
+from raydc.client.retry import Call
 from raydc.errors import RaydcError
 
 T = TypeVar("T")
@@ -21,62 +21,38 @@ T = TypeVar("T")
 sleep = asyncio.sleep
 
 
-class AsyncClient:
-    """Asks one endpoint. May be shared by tasks of one event loop; keeps its connections until it is closed.
+class AsyncClient(EndpointClient[httpx.AsyncClient]):
+    """A connection to one endpoint; may be shared by the tasks of one event loop.
+
+    Example:
+        >>> async with AsyncClient("http://127.0.0.1:8000") as client:
+        ...     answer = await client.predict([{"age": 41, "job": "nurse"}])
 
     Args:
-        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
-        model: The model, for `infer` and `metadata`. Default: the endpoint is asked.
-        token: Access token. Default: the variable RAYDC_TOKEN.
-        key: Requests with the same key are answered by the same version while there is a canary.
-        timeout_s: For a call, with all its attempts and the delays between them.
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`, with its path if it has one.
+        model: Name of the model, for `infer` and `metadata`. Default: the endpoint's model.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
+        key: While a canary runs, requests with the same key are answered by the same version.
+        timeout_s: Time limit of one call, with all its attempts and the delays between them.
         max_retries: Attempts after the first.
-        attempt_timeout_s: For one attempt, so that a replica that hangs does not take all of the time. Default: none.
-        tls: Which certificates are trusted. Default: those of the machine, or of SSL_CERT_FILE.
+        attempt_timeout_s: Time limit of one attempt. Default: what is left of `timeout_s`.
+        tls: Trusted certificates. Default: those of the machine, or of SSL_CERT_FILE.
 
     Raises:
-        UsageError: An address that is none, or a token that no header can carry.
+        UsageError: `url` is not an address, or a header cannot carry the token or the key.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        token: str | None = None,
-        key: str | None = None,
-        timeout_s: float = 30.0,
-        max_retries: int = MAX_RETRIES,
-        attempt_timeout_s: float | None = None,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self._target = transport.target(
-            url, token, key, timeout_s, max_retries, attempt_timeout_s, tls
-        )
-        self._model = model
-        self._http = httpx.AsyncClient(**self._target.options())
+    def _open(self, **options: Any) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**options)
 
     async def predict(
         self,
         rows: Sequence[operations.Row] | None = None,
-        image: operations.Picture | None = None,
+        image: operations.ImageInput | None = None,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> Answer:
-        """Predictions for raw rows, or for one image.
-
-        Args:
-            rows: Columns by name, as in the data set; None where a value is missing. Or
-            image: An encoded image, the path of one, or pixels: uint8 [H, W] or [H, W, 3].
-            timeout_s: Instead of the client's.
-            request_id: Found again in the log of the endpoint. Default: a random one.
-
-        Raises:
-            UsageError: What was given cannot be sent.
-            RefusedError: The endpoint refuses it and says why.
-            UnavailableError: No answer in time.
-        """
         return await self.run(operations.predict(rows, image), timeout_s, request_id=request_id)
 
     async def infer(
@@ -88,30 +64,13 @@ class AsyncClient:
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> Tensors:
-        """The Open Inference Protocol with arrays, sent and received in binary.
-
-        Args:
-            inputs: One array for each raw column, [B] or for images uint8 [B, H, W] or [B, H, W, C].
-            outputs: Names of those that are wanted. Default: all.
-            version: Refused by an endpoint that serves another. Default: any.
-            timeout_s: Instead of the client's.
-            request_id: As of `predict`.
-
-        Raises:
-            As `predict`.
-        """
-        return await self.run(
-            operations.infer(await self.model(), version, inputs, outputs),
-            timeout_s,
-            request_id=request_id,
-        )
+        operation = operations.infer(await self.model(), version, inputs, outputs)
+        return await self.run(operation, timeout_s, request_id=request_id)
 
     async def metadata(self, *, timeout_s: float | None = None) -> Metadata:
-        """What the model takes and gives, and which versions there are. Raises as `predict`."""
         return await self.run(operations.metadata(await self.model()), timeout_s)
 
     async def ready(self, timeout_s: float = 5.0) -> bool:
-        """Whether the endpoint answers now. Asks once."""
         try:
             await self.run(operations.ready(), timeout_s, max_retries=0)
         except RaydcError:
@@ -119,7 +78,7 @@ class AsyncClient:
         return True
 
     async def model(self) -> str:
-        """Name of the model; the endpoint is asked for it once. Raises as `predict`."""
+        """Name of the model; the first call may send a request, which raises as `metadata` does."""
         if self._model is None:
             self._model = await self.run(operations.model_name())
         return self._model
@@ -139,36 +98,33 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def __repr__(self) -> str:
-        return f"AsyncClient({self._target.url!r})"
-
     async def run(
         self,
-        ask: operations.Operation[T],
+        operation: operations.Operation[T],
         timeout_s: float | None = None,
         max_retries: int | None = None,
         request_id: str | None = None,
     ) -> T:
-        """Any request of `raydc.client.operations`. Raises as `predict`."""
-        return ask.read(
-            await self._send(ask, self._target.call(ask, timeout_s, max_retries, request_id))
-        )
+        call = self._target.start_call(operation, timeout_s, max_retries, request_id)
+        return operation.read(await self._send(operation, call))
 
-    async def _send(self, ask: operations.Operation[Any], call: Call) -> Reply:
-        """Attempts, until one succeeds or `call` raises."""
+    async def _send(self, operation: operations.Operation[Any], call: Call) -> Reply:
+        """Makes attempts until one succeeds or `call` raises."""
         while True:
-            call.begin()
-            trace = transport.ConnectionTrace()
+            call.start_attempt()
+            trace = transport.AttemptTrace(call)
             try:
-                # httpx limits the wait for each piece of an answer, this the attempt.
+                # httpx limits the wait for each chunk of an answer only; this limits the attempt.
                 async with asyncio.timeout(call.attempt_left_s()):
-                    request = self._target.request(ask, call, trace.note_later)
+                    request = self._target.build_request(
+                        operation, call, trace, trace.on_event_async
+                    )
                     response = await self._http.send(request)
             except (httpx.RequestError, TimeoutError) as error:
                 delay_s = transport.delay_after(call, error, trace)
             else:
-                reply = transport.reply_of(response, response.content, call)
+                reply = transport.make_reply(response, response.content, call)
                 if reply.status == 200:
                     return reply
-                delay_s = call.after_refusal(reply)
+                delay_s = call.delay_after_refusal(reply)
             await sleep(delay_s)

@@ -1,4 +1,8 @@
-"""One request, for which no client needs to be kept. Answers are as the endpoint wrote them, as JSON."""
+"""Functions for a single request, in the process of a client.
+
+They return the endpoint's JSON as it is, and open a connection for each call. For more than a few
+requests use `Client`.
+"""
 
 from __future__ import annotations
 
@@ -7,48 +11,94 @@ from collections.abc import Sequence
 from typing import Any
 
 from raydc.client import operations
-from raydc.client.replies import json_of
+from raydc.client.replies import parse_json
 from raydc.client.retry import MAX_RETRIES
 from raydc.errors import ServeError
 
-# Where it is asked whether something is there, an address where nothing is should say so soon.
-_FEW_RETRIES = 5
+# Probes give up quickly: an address where nothing listens should be reported within a second or two.
+_PROBE_RETRIES = 5
 
 
 def predict(
     url: str,
     rows: Sequence[operations.Row] | None = None,
-    image: operations.Picture | None = None,
+    image: operations.ImageInput | None = None,
     timeout_s: float = 30.0,
     token: str | None = None,
 ) -> dict[str, Any]:
-    """One request to `POST /predict`; arguments and errors as of `Client` and `Client.predict`.
+    """Predicts raw rows, or one image, by one request to `POST /predict`.
+
+    Args:
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
+        rows: Rows as mappings from column to value. Give either `rows` or `image`.
+        image: Content or path of an image file, or pixels: uint8 [H, W] or [H, W, 3].
+        timeout_s: Time limit, with all attempts.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
 
     Returns:
         `{"predictions": [...], "model": ..., "version": ...}`.
+
+    Raises:
+        UsageError: `url` is not an address, or the rows or the image cannot be sent.
+        RefusedError: The endpoint refuses the request; the message says why.
+        UnavailableError: There is no answer within the time limit or the attempts.
     """
-    return _ask(url, operations.predict(rows, image), timeout_s, MAX_RETRIES, token)
+    return _send(url, operations.predict(rows, image), timeout_s, MAX_RETRIES, token)
 
 
 def metadata(
     url: str, model: str, timeout_s: float = 10.0, token: str | None = None
 ) -> dict[str, Any]:
-    """`GET /v2/models/{model}`: versions, inputs, outputs. Errors as of `Client.metadata`."""
-    return _ask(url, operations.metadata(model), timeout_s, _FEW_RETRIES, token)
+    """Describes a model by `GET /v2/models/{model}`.
+
+    Args:
+        url: Address of the endpoint.
+        model: Name of the model.
+        timeout_s: Time limit, with all attempts.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
+
+    Returns:
+        Versions, inputs, outputs and parameters, as the Open Inference Protocol names them.
+
+    Raises:
+        RefusedError: The endpoint refuses the request; the message says why.
+        UnavailableError: There is no answer within the time limit or a few attempts.
+    """
+    return _send(url, operations.metadata(model), timeout_s, _PROBE_RETRIES, token)
 
 
 def health(url: str, timeout_s: float = 10.0) -> dict[str, Any]:
-    """`GET /healthz`, for which no token is needed: status, model and version. Errors as of `Client.metadata`."""
-    return _ask(
-        url, operations.Operation("GET", "/healthz", json_of), timeout_s, _FEW_RETRIES, None
-    )
+    """Checks an endpoint by `GET /healthz`, which needs no token.
+
+    Args:
+        url: Address of the endpoint.
+        timeout_s: Time limit, with all attempts.
+
+    Returns:
+        `{"status": "ok", "model": ..., "version": ...}`.
+
+    Raises:
+        RefusedError: Something answers there, but not an endpoint that is ready.
+        UnavailableError: There is no answer within the time limit or a few attempts.
+    """
+    operation = operations.Operation("GET", "/healthz", parse_json)
+    return _send(url, operation, timeout_s, _PROBE_RETRIES, None)
 
 
 def locate(url: str, model: str, timeout_s: float = 10.0, token: str | None = None) -> str:
-    """Where a model answers: the first of a Serve at its root, each further one below its name.
+    """Finds the address of a model: the first one served is at the root, others below their names.
+
+    Args:
+        url: Address of Ray Serve, without a path.
+        model: Name of the model.
+        timeout_s: Time limit for each of the two addresses.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
+
+    Returns:
+        `url`, or `url` with the name of the model behind it.
 
     Raises:
-        ServeError: It answers at neither.
+        ServeError: The model answers at neither address.
     """
     try:
         metadata(url, model, timeout_s, token)
@@ -58,10 +108,15 @@ def locate(url: str, model: str, timeout_s: float = 10.0, token: str | None = No
     return url
 
 
-def _ask(
-    url: str, ask: operations.Operation[Any], timeout_s: float, max_retries: int, token: str | None
+def _send(
+    url: str,
+    operation: operations.Operation[Any],
+    timeout_s: float,
+    max_retries: int,
+    token: str | None,
 ) -> dict[str, Any]:
+    # Here, because httpx takes a quarter of a second to import, and `raydc --help` needs none.
     from raydc.client.sync_client import Client
 
     with Client(url, token=token, timeout_s=timeout_s, max_retries=max_retries) as client:
-        return client.run(dataclasses.replace(ask, read=json_of))
+        return client.run(dataclasses.replace(operation, read=parse_json))

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from raydc.client.replies import Answer, Metadata, Reply, Tensors, answer_of, metadata_of
+from raydc.client.replies import Answer, Metadata, Reply, Tensors, parse_answer, parse_metadata
 from raydc.errors import ServeError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
-Picture: TypeAlias = "bytes | str | PathLike[str] | npt.NDArray[np.uint8]"
+ImageInput: TypeAlias = "bytes | str | PathLike[str] | npt.NDArray[np.uint8]"
 
 _TYPES = {
     b"\x89PNG": "image/png",
@@ -42,7 +42,7 @@ class Operation(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def predict(rows: Sequence[Row] | None, image: Picture | None) -> Operation[Answer]:
+def predict(rows: Sequence[Row] | None, image: ImageInput | None) -> Operation[Answer]:
     """`POST /predict` with raw rows, or with an image.
 
     Raises:
@@ -54,7 +54,7 @@ def predict(rows: Sequence[Row] | None, image: Picture | None) -> Operation[Answ
         content, kind = _encode_image(image)
     else:
         content, kind = _encode_rows(rows or []), "application/json"
-    return Operation("POST", "/predict", answer_of, content, {"content-type": kind})
+    return Operation("POST", "/predict", parse_answer, content, {"content-type": kind})
 
 
 def infer(
@@ -72,7 +72,7 @@ def infer(
 
 def metadata(model: str, version: str | None = None) -> Operation[Metadata]:
     """`GET /v2/models/{model}`."""
-    return Operation("GET", _model_path(model, version), metadata_of)
+    return Operation("GET", _model_path(model, version), parse_metadata)
 
 
 def ready() -> Operation[Reply]:

@@ -76,7 +76,7 @@ class Metadata:
     parameters: Mapping[str, Any]
 
 
-def json_of(reply: Reply) -> dict[str, Any]:
+def parse_json(reply: Reply) -> dict[str, Any]:
     """The object in the body. Raises ServeError where it is none."""
     try:
         value = json.loads(reply.body)
@@ -89,9 +89,9 @@ def json_of(reply: Reply) -> dict[str, Any]:
     return value
 
 
-def answer_of(reply: Reply) -> Answer:
+def parse_answer(reply: Reply) -> Answer:
     """Of `POST /predict`. Raises ServeError where the reply is something else."""
-    value = json_of(reply)
+    value = parse_json(reply)
     try:
         predictions = tuple(_prediction(one) for one in value["predictions"])
         return Answer(predictions, str(value["model"]), str(value["version"]), reply.request_id)
@@ -99,9 +99,9 @@ def answer_of(reply: Reply) -> Answer:
         raise _unexpected(value, error) from error
 
 
-def metadata_of(reply: Reply) -> Metadata:
+def parse_metadata(reply: Reply) -> Metadata:
     """Of `GET /v2/models/{model}`. Raises ServeError where the reply is something else."""
-    value = json_of(reply)
+    value = parse_json(reply)
     try:
         return Metadata(
             str(value["name"]),

@@ -29,9 +29,9 @@ CONNECT_TIMEOUT_S = 5.0
 # Connections that are kept for reuse, and so the most that can turn out to be closed one after the other.
 MAX_IDLE_CONNECTIONS = 20
 
-_LEAST_ATTEMPT_S = 0.001
-_PASSING = (429, 502, 503, 504)
-_PASSING_OF_A_PROXY = (404, 408, 500)
+_MIN_ATTEMPT_S = 0.001
+_TEMPORARY = (429, 502, 503, 504)
+_TEMPORARY_FROM_PROXY = (404, 408, 500)
 _HINTS = {
     401: "Give a token (token=..., --token or RAYDC_TOKEN) that the endpoint knows.",
     403: "This token may not do that; ask for one with the right.",
@@ -77,13 +77,13 @@ class Call:
             "Give a larger timeout_s.",
         )
 
-    def begin(self) -> None:
+    def start_attempt(self) -> None:
         """Starts an attempt.
 
         Raises:
             UnavailableError: The time was over before it.
         """
-        if self._deadline - monotonic() < _LEAST_ATTEMPT_S:
+        if self._deadline - monotonic() < _MIN_ATTEMPT_S:
             raise self._unavailable(*self._last)
         self._num_attempts += 1
         limit_s = self.attempt_timeout_s
@@ -95,15 +95,15 @@ class Call:
         """Seconds that the attempt may still take; 0 when its time is over."""
         return max(0.0, self._attempt_end - monotonic())
 
-    def after_closed(self, reason: str) -> float:
+    def delay_after_closed_connection(self, reason: str) -> float:
         """A kept connection turned out to be closed: the next one is tried at once, and that does not count."""
         if self._num_closed >= MAX_IDLE_CONNECTIONS:
-            return self.after_failure(reason)
+            return self.delay_after_failure(reason)
         self._num_closed += 1
         self._num_attempts -= 1
         return 0.0
 
-    def after_failure(self, reason: str, hint: str | None = None) -> float:
+    def delay_after_failure(self, reason: str, hint: str | None = None) -> float:
         """There was no answer. Seconds to wait before the next attempt.
 
         Raises:
@@ -113,7 +113,7 @@ class Call:
             reason, 0.0, None, hint or "Is the endpoint up? `raydc serve spec.yaml` starts it."
         )
 
-    def after_refusal(self, reply: Reply) -> float:
+    def delay_after_refusal(self, reply: Reply) -> float:
         """The answer is not a success. Seconds to wait before the next attempt.
 
         Raises:
@@ -121,7 +121,7 @@ class Call:
             UnavailableError: There is no time or no attempt left.
         """
         reason = _reason(reply)
-        if not may_pass(reply):
+        if not is_temporary(reply):
             raise RefusedError(
                 f"{self.target} answered {reply.status}: {reason} (request {reply.request_id})",
                 _hint(reply),
@@ -155,9 +155,11 @@ class Call:
         )
 
 
-def may_pass(reply: Reply) -> bool:
+def is_temporary(reply: Reply) -> bool:
     """The same request may be answered later."""
-    return reply.status in _PASSING or (reply.status in _PASSING_OF_A_PROXY and not _is_json(reply))
+    return reply.status in _TEMPORARY or (
+        reply.status in _TEMPORARY_FROM_PROXY and not _is_json(reply)
+    )
 
 
 def retry_after_s(reply: Reply) -> float:

@@ -1,9 +1,8 @@
-"""The client for code that waits."""
+"""The blocking client, for code without an event loop."""
 
 from __future__ import annotations
 
 import contextlib
-import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -12,8 +11,9 @@ from typing import Any, TypeVar
 import httpx
 
 from raydc.client import operations, transport
+from raydc.client.endpoint_client import EndpointClient
 from raydc.client.replies import Answer, Metadata, Reply, Tensors
-from raydc.client.retry import MAX_RETRIES, Call
+from raydc.client.retry import Call
 from raydc.errors import RaydcError
 
 T = TypeVar("T")
@@ -22,62 +22,38 @@ T = TypeVar("T")
 sleep = time.sleep
 
 
-class Client:
-    """Asks one endpoint. May be shared by threads; keeps its connections until it is closed.
+class Client(EndpointClient[httpx.Client]):
+    """A blocking connection to one endpoint; may be shared by threads.
+
+    Example:
+        >>> with Client("http://127.0.0.1:8000") as client:
+        ...     answer = client.predict([{"age": 41, "job": "nurse"}])
 
     Args:
-        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
-        model: The model, for `infer` and `metadata`. Default: the endpoint is asked.
-        token: Access token. Default: the variable RAYDC_TOKEN.
-        key: Requests with the same key are answered by the same version while there is a canary.
-        timeout_s: For a call, with all its attempts and the delays between them.
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`, with its path if it has one.
+        model: Name of the model, for `infer` and `metadata`. Default: the endpoint's model.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
+        key: While a canary runs, requests with the same key are answered by the same version.
+        timeout_s: Time limit of one call, with all its attempts and the delays between them.
         max_retries: Attempts after the first.
-        attempt_timeout_s: For one attempt, so that a replica that hangs does not take all of the time. Default: none.
-        tls: Which certificates are trusted. Default: those of the machine, or of SSL_CERT_FILE.
+        attempt_timeout_s: Time limit of one attempt. Default: what is left of `timeout_s`.
+        tls: Trusted certificates. Default: those of the machine, or of SSL_CERT_FILE.
 
     Raises:
-        UsageError: An address that is none, or a token that no header can carry.
+        UsageError: `url` is not an address, or a header cannot carry the token or the key.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        model: str | None = None,
-        token: str | None = None,
-        key: str | None = None,
-        timeout_s: float = 30.0,
-        max_retries: int = MAX_RETRIES,
-        attempt_timeout_s: float | None = None,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self._target = transport.target(
-            url, token, key, timeout_s, max_retries, attempt_timeout_s, tls
-        )
-        self._model = model
-        self._http = httpx.Client(**self._target.options())
+    def _open(self, **options: Any) -> httpx.Client:
+        return httpx.Client(**options)
 
     def predict(
         self,
         rows: Sequence[operations.Row] | None = None,
-        image: operations.Picture | None = None,
+        image: operations.ImageInput | None = None,
         *,
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> Answer:
-        """Predictions for raw rows, or for one image.
-
-        Args:
-            rows: Columns by name, as in the data set; None where a value is missing. Or
-            image: An encoded image, the path of one, or pixels: uint8 [H, W] or [H, W, 3].
-            timeout_s: Instead of the client's.
-            request_id: Found again in the log of the endpoint. Default: a random one.
-
-        Raises:
-            UsageError: What was given cannot be sent.
-            RefusedError: The endpoint refuses it and says why.
-            UnavailableError: No answer in time.
-        """
         return self.run(operations.predict(rows, image), timeout_s, request_id=request_id)
 
     def infer(
@@ -89,28 +65,13 @@ class Client:
         timeout_s: float | None = None,
         request_id: str | None = None,
     ) -> Tensors:
-        """The Open Inference Protocol with arrays, sent and received in binary.
-
-        Args:
-            inputs: One array for each raw column, [B] or for images uint8 [B, H, W] or [B, H, W, C].
-            outputs: Names of those that are wanted. Default: all.
-            version: Refused by an endpoint that serves another. Default: any.
-            timeout_s: Instead of the client's.
-            request_id: As of `predict`.
-
-        Raises:
-            As `predict`.
-        """
-        return self.run(
-            operations.infer(self.model, version, inputs, outputs), timeout_s, request_id=request_id
-        )
+        operation = operations.infer(self.model, version, inputs, outputs)
+        return self.run(operation, timeout_s, request_id=request_id)
 
     def metadata(self, *, timeout_s: float | None = None) -> Metadata:
-        """What the model takes and gives, and which versions there are. Raises as `predict`."""
         return self.run(operations.metadata(self.model), timeout_s)
 
     def ready(self, timeout_s: float = 5.0) -> bool:
-        """Whether the endpoint answers now. Asks once."""
         try:
             self.run(operations.ready(), timeout_s, max_retries=0)
         except RaydcError:
@@ -119,7 +80,7 @@ class Client:
 
     @property
     def model(self) -> str:
-        """Name of the model; the endpoint is asked for it once. Raises as `predict`."""
+        """Name of the model; the first use may send a request, which raises as `metadata` does."""
         if self._model is None:
             self._model = self.run(operations.model_name())
         return self._model
@@ -139,39 +100,39 @@ class Client:
     ) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"Client({self._target.url!r})"
-
     def run(
         self,
-        ask: operations.Operation[T],
+        operation: operations.Operation[T],
         timeout_s: float | None = None,
         max_retries: int | None = None,
         request_id: str | None = None,
     ) -> T:
-        """Any request of `raydc.client.operations`. Raises as `predict`."""
-        return ask.read(self._send(ask, self._target.call(ask, timeout_s, max_retries, request_id)))
+        call = self._target.start_call(operation, timeout_s, max_retries, request_id)
+        return operation.read(self._send(operation, call))
 
-    def _send(self, ask: operations.Operation[Any], call: Call) -> Reply:
-        """Attempts, until one succeeds or `call` raises."""
+    def _send(self, operation: operations.Operation[Any], call: Call) -> Reply:
+        """Makes attempts until one succeeds or `call` raises."""
         while True:
-            call.begin()
-            trace = transport.ConnectionTrace()
+            call.start_attempt()
+            trace = transport.AttemptTrace(call)
             try:
-                response = self._http.send(self._target.request(ask, call, trace.note), stream=True)
+                request = self._target.build_request(operation, call, trace, trace.on_event)
+                # Streamed, so that the deadline can be checked between two chunks.
+                response = self._http.send(request, stream=True)
                 with contextlib.closing(response):
-                    reply = transport.reply_of(response, b"".join(_chunks(response, call)), call)
+                    body = b"".join(_chunks_in_time(response, call))
+                    reply = transport.make_reply(response, body, call)
             except httpx.RequestError as error:
                 delay_s = transport.delay_after(call, error, trace)
             else:
                 if reply.status == 200:
                     return reply
-                delay_s = call.after_refusal(reply)
+                delay_s = call.delay_after_refusal(reply)
             sleep(delay_s)
 
 
-def _chunks(response: httpx.Response, call: Call) -> Iterator[bytes]:
-    """The body, as long as the attempt has time: httpx limits only the wait for each piece."""
+def _chunks_in_time(response: httpx.Response, call: Call) -> Iterator[bytes]:
+    """Yields the body while the attempt has time: httpx limits the wait for each chunk only."""
     for chunk in response.iter_bytes():
         if call.attempt_left_s() <= 0:
             raise httpx.ReadTimeout("timed out")

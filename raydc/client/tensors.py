@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydc.client.replies import Reply, Tensors, json_of
+from raydc.client.replies import Reply, Tensors, parse_json
 from raydc.errors import ServeError, UsageError
 
 # Length of the JSON part in bytes. Header names of a `Reply` are in lower case.
@@ -70,7 +70,7 @@ def decode(reply: Reply) -> Tensors:
     """The outputs of a v2 answer, binary or not. Raises ServeError where it is not as agreed."""
     try:
         size = int(reply.headers.get(HEADER, len(reply.body)))
-        value = json_of(Reply(reply.status, reply.headers, reply.body[:size], reply.request_id))
+        value = parse_json(Reply(reply.status, reply.headers, reply.body[:size], reply.request_id))
         outputs: dict[str, Array] = {}
         for output in value["outputs"]:
             num_bytes = output.get("parameters", {}).get("binary_data_size")

@@ -1,11 +1,11 @@
-"""What the two clients share of httpx: where they connect, how a request is built, what its errors mean."""
+"""What both clients need of httpx: targets, requests, time limits, and the meaning of its errors."""
 
 from __future__ import annotations
 
 import os
 import ssl
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,22 @@ from raydc.errors import UnavailableError, UsageError
 
 _EXAMPLE = "Example: http://127.0.0.1:8000"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Of httpx, for a request that never left or whose connection broke.
+# Errors of a request that never left or whose connection broke: no answer was lost.
 _BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 
 @dataclass(frozen=True)
 class Target:
-    """An endpoint, and how it is asked. Arguments as of `Client`."""
+    """An endpoint, with the defaults of its calls.
+
+    Attributes:
+        url: Its address, without a slash at the end.
+        headers: Headers of every request.
+        timeout_s: Time limit of a call.
+        max_retries: Attempts after the first.
+        attempt_timeout_s: Time limit of an attempt; None means what is left of the call.
+        tls: Trusted certificates; None means those of the machine.
+    """
 
     url: str
     headers: dict[str, str]
@@ -33,47 +42,67 @@ class Target:
     attempt_timeout_s: float | None
     tls: ssl.SSLContext | None
 
-    def options(self) -> dict[str, Any]:
-        """For `httpx.Client` and `httpx.AsyncClient`."""
+    def http_options(self) -> dict[str, Any]:
+        """Arguments of `httpx.Client` and `httpx.AsyncClient`."""
         url = httpx.URL(self.url)
         return {
-            # Certificates take a tenth of a second to load.
+            # False for plain HTTP, because certificates take a tenth of a second to load.
             "verify": (self.tls or True) if url.scheme == "https" else False,
             "limits": httpx.Limits(
                 max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS
             ),
-            # HTTPS_PROXY and the like are for hosts that are elsewhere.
+            # HTTPS_PROXY and the like would send requests for this machine to another one.
             "trust_env": url.host not in _LOOPBACK,
         }
 
-    def call(
+    def start_call(
         self,
-        ask: Operation[Any],
+        operation: Operation[Any],
         timeout_s: float | None,
         max_retries: int | None,
         request_id: str | None,
     ) -> Call:
-        """Begins the time of a call."""
+        """Starts the clock of a call.
+
+        Args:
+            operation: The request.
+            timeout_s: Time limit; None means the target's.
+            max_retries: Attempts after the first; None means the target's.
+            request_id: Id of the request; None draws one.
+        """
         return Call(
-            self.url + ask.path,
+            self.url + operation.path,
             request_id or uuid.uuid4().hex,
             self.timeout_s if timeout_s is None else timeout_s,
             self.max_retries if max_retries is None else max_retries,
             self.attempt_timeout_s,
         )
 
-    def request(self, ask: Operation[Any], call: Call, trace: Any) -> httpx.Request:
-        """The request of one attempt; `trace` is told by httpx what it does."""
+    def build_request(
+        self,
+        operation: Operation[Any],
+        call: Call,
+        trace: AttemptTrace,
+        on_event: Callable[[str, Mapping[str, Any]], Any],
+    ) -> httpx.Request:
+        """Builds the request of one attempt.
+
+        Args:
+            operation: The request without its address.
+            call: The call that it belongs to.
+            trace: Holds the time limits of the attempt.
+            on_event: A method of `trace`, which httpx calls, or awaits, at each phase.
+        """
         return httpx.Request(
-            ask.method,
-            self.url + ask.path,
-            headers={**self.headers, **ask.headers, "x-request-id": call.request_id},
-            content=ask.content,
-            extensions={"timeout": _Left(call), "trace": trace},
+            operation.method,
+            self.url + operation.path,
+            headers={**self.headers, **operation.headers, "x-request-id": call.request_id},
+            content=operation.content,
+            extensions={"timeout": trace.timeouts, "trace": on_event},
         )
 
 
-def target(
+def make_target(
     url: str,
     token: str | None,
     key: str | None,
@@ -82,7 +111,20 @@ def target(
     attempt_timeout_s: float | None,
     tls: ssl.SSLContext | None,
 ) -> Target:
-    """Raises UsageError for an address that is none, or a token that no header can carry."""
+    """Checks the arguments of a client.
+
+    Args:
+        url: Address of the endpoint.
+        token: Access token; None means that of RAYDC_TOKEN, if there is one.
+        key: Requests with the same key stay with one version; None sends no key.
+        timeout_s: Time limit of a call.
+        max_retries: Attempts after the first.
+        attempt_timeout_s: Time limit of an attempt; None means what is left of the call.
+        tls: Trusted certificates; None means those of the machine.
+
+    Raises:
+        UsageError: `url` is not an address, or a header cannot carry the token or the key.
+    """
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
@@ -90,56 +132,75 @@ def target(
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise UsageError(f"{url!r} is no address of an endpoint", _EXAMPLE)
     headers = {"accept": "application/json", "user-agent": "raydc"}
+    # An empty variable counts as none: shells export such ones.
     token = token or os.environ.get("RAYDC_TOKEN") or None
     if token is not None:
-        headers["authorization"] = f"Bearer {_printable(token, 'token')}"
+        headers["authorization"] = f"Bearer {_require_printable(token, 'token')}"
     if key is not None:
-        headers["x-raydc-key"] = _printable(key, "key")
+        headers["x-raydc-key"] = _require_printable(key, "key")
     return Target(url.rstrip("/"), headers, timeout_s, max_retries, attempt_timeout_s, tls)
 
 
-class ConnectionTrace:
-    """Hears from httpx what it does with a request."""
+class AttemptTrace:
+    """Follows the phases of one attempt: notes a new connection, and renews the time limits.
 
-    def __init__(self) -> None:
-        self.has_connected = False
+    Args:
+        call: The call whose attempt has just started.
 
-    def note(self, event: str, _: Mapping[str, Any]) -> None:
-        """For `httpx.Client`."""
-        self.has_connected |= event.startswith("connection.connect")
-
-    async def note_later(self, event: str, details: Mapping[str, Any]) -> None:
-        """For `httpx.AsyncClient`."""
-        self.note(event, details)
-
-
-class _Left(dict[str, float]):
-    """Limits in seconds as httpx asks for them: each part of a request may take what is left of its attempt."""
+    Attributes:
+        has_connected: The attempt opened a connection instead of reusing one.
+        timeouts: Time limits in seconds, as httpx reads them when a phase starts.
+    """
 
     def __init__(self, call: Call) -> None:
-        super().__init__()
+        self.has_connected = False
+        self.timeouts: dict[str, float | None] = {}
         self._call = call
+        self._renew_timeouts()
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def on_event(self, event: str, _: Mapping[str, Any]) -> None:
+        """Called by `httpx.Client` when a phase starts or ends."""
+        self.has_connected |= event.startswith("connection.connect")
+        self._renew_timeouts()
+
+    async def on_event_async(self, event: str, details: Mapping[str, Any]) -> None:
+        """Awaited by `httpx.AsyncClient` when a phase starts or ends."""
+        self.on_event(event, details)
+
+    def _renew_timeouts(self) -> None:
+        # A fixed limit would hold for each phase anew, and connecting, sending and receiving could
+        # together take several times as long as the attempt may.
         left_s = self._call.attempt_left_s()
-        return min(left_s, CONNECT_TIMEOUT_S) if key == "connect" else left_s
+        limits = httpx.Timeout(left_s, connect=min(left_s, CONNECT_TIMEOUT_S))
+        self.timeouts.update(limits.as_dict())
 
 
-def delay_after(call: Call, error: Exception, trace: ConnectionTrace) -> float:
-    """Seconds until the next attempt after an error of httpx, or the TimeoutError of an attempt.
+def delay_after(call: Call, error: Exception, trace: AttemptTrace) -> float:
+    """Decides what follows a failed attempt.
+
+    Args:
+        call: The call that the attempt belongs to.
+        error: An error of httpx, or the TimeoutError of an attempt.
+        trace: The trace of the attempt.
+
+    Returns:
+        Seconds until the next attempt.
 
     Raises:
         UnavailableError: There is no next attempt.
     """
     reason = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return call.after_failure(
+        return call.delay_after_failure(
             "timed out while connecting" if isinstance(error, httpx.ConnectTimeout) else "timed out"
         )
     if isinstance(error, _BROKEN):
-        return call.after_failure(reason) if trace.has_connected else call.after_closed(reason)
+        # A reused connection that breaks was most likely closed while it was idle.
+        if not trace.has_connected:
+            return call.delay_after_closed_connection(reason)
+        return call.delay_after_failure(reason)
     if isinstance(error, httpx.ConnectError) and not _is_untrusted(error):
-        return call.after_failure(reason)
+        return call.delay_after_failure(reason)
     hint = (
         "Give the certificate of its authority: SSL_CERT_FILE, or tls=..."
         if _is_untrusted(error)
@@ -150,13 +211,22 @@ def delay_after(call: Call, error: Exception, trace: ConnectionTrace) -> float:
     ) from error
 
 
-def reply_of(response: httpx.Response, body: bytes, call: Call) -> Reply:
-    """The endpoint may have given the request another id, which is the one in its log."""
+def make_reply(response: httpx.Response, body: bytes, call: Call) -> Reply:
+    """Makes a reply of a response of httpx.
+
+    Args:
+        response: The response.
+        body: Its body.
+        call: The call that it answers.
+    """
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return Reply(response.status_code, headers, body, headers.get("x-request-id", call.request_id))
+    # The endpoint may have given the request another id, which is the one in its log.
+    request_id = headers.get("x-request-id", call.request_id)
+    return Reply(response.status_code, headers, body, request_id)
 
 
 def _is_untrusted(error: BaseException | None) -> bool:
+    """Whether an error comes from a certificate. httpx wraps the error of ssl several times."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True
@@ -164,7 +234,7 @@ def _is_untrusted(error: BaseException | None) -> bool:
     return False
 
 
-def _printable(text: str, name: str) -> str:
+def _require_printable(text: str, name: str) -> str:
     text = text.strip()
     if not text or not text.isascii() or not text.isprintable():
         # The value is not shown: it may be a secret.

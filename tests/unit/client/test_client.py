@@ -539,11 +539,11 @@ def test_a_new_connection_that_breaks_is_an_attempt(
 def test_kept_connections_do_not_break_for_ever() -> None:
     call = retry.Call("a", "r", 30.0, 0)
     for _ in range(retry.MAX_IDLE_CONNECTIONS):
-        call.begin()
-        assert call.after_closed("closed") == 0.0
-    call.begin()
+        call.start_attempt()
+        assert call.delay_after_closed_connection("closed") == 0.0
+    call.start_attempt()
     with pytest.raises(UnavailableError):
-        call.after_closed("closed")
+        call.delay_after_closed_connection("closed")
 
 
 def test_nobody_there_is_tried_again_and_says_how_to_start_it(ask: Asking, clock: Clock) -> None:
