@@ -40,7 +40,7 @@ fmt: $(INSTALLED_DEV) ## Format, and fix what ruff can fix.
 	$(BIN)/ruff format .
 
 # Serving is compared only where wrk is installed: apt install wrk.
-bench: $(INSTALLED_BENCH) ## Training and serving beside other libraries; the cost of exact mode.
+bench: $(INSTALLED_BENCH) ## Training and serving compared with other libraries; the cost of exact mode.
 	$(BIN)/python bench/train.py
 	$(BIN)/python bench/exact.py
 	$(BIN)/python bench/serve.py
