@@ -1,7 +1,8 @@
-"""A resolved spec on a Ray that this process is connected to: what every stage starts from."""
+"""A resolved spec and a connection to Ray, which every stage starts from. Runs in the driver."""
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,21 @@ from raydc.errors import ClusterError, Say, UsageError
 from raydc.spec import ResolvedSpec, Spec
 from raydc.storage import Storage
 
+# Nodes that `ray up` starts join soon after the head; a job that never fits should not wait longer.
 NODES_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """A resolved spec on a connected Ray, with its places in storage."""
+    """A resolved spec on a connected Ray, with its places in storage.
+
+    Attributes:
+        spec: The resolved spec.
+        engine: The connection to Ray.
+        report: Prints a line of progress.
+        storage: The storage of the spec.
+        run_folder: `runs/<name>` in it.
+    """
 
     spec: ResolvedSpec
     engine: engine.Engine
@@ -25,20 +35,32 @@ class Job:
     run_folder: Storage = field(init=False)
 
     def __post_init__(self) -> None:
+        # A frozen dataclass sets derived fields this way only.
         object.__setattr__(self, "storage", Storage(self.spec.storage))
         object.__setattr__(self, "run_folder", self.storage / "runs" / self.spec.name)
 
 
-def open_job(given: Spec, address: str | None, report: Say) -> Job:
+def open_job(given: Spec, address: str | None, report: Say, dashboard: bool = False) -> Job:
     """Resolves a spec and connects to Ray.
+
+    Args:
+        given: A spec.
+        address: Ray cluster; None takes RAY_ADDRESS, else starts a local Ray.
+        report: Prints a line of progress.
+        dashboard: Start the dashboard of a local Ray, and print its address.
 
     Raises:
         ClusterError: No cluster, or one that cannot hold the job.
-        UsageError: Storage that not every node can reach.
+        UsageError: Storage that not every node can reach, or a dashboard of a cluster.
     """
+    if dashboard and (address or os.environ.get("RAY_ADDRESS")):
+        raise UsageError(
+            "--dashboard is for a local Ray, and this command uses a cluster",
+            "The head node of a cluster has its own dashboard, on port 8265 by default.",
+        )
     resolved = spec.resolve(given)
     started = time.monotonic()
-    connected = _connect(resolved, address, report)
+    connected = _connect(resolved, address, report, dashboard)
     _refuse_unreachable(given.storage, resolved.storage, connected)
     where = "a local Ray" if connected.local else f"the cluster at {connected.address}"
     amounts = ", ".join(
@@ -46,15 +68,21 @@ def open_job(given: Spec, address: str | None, report: Say) -> Job:
         for name in ("CPU", "GPU")
         if name in connected.resources
     )
-    report(
-        f"ray       {where}: {connected.num_nodes} node(s), {amounts} ({time.monotonic() - started:.0f} s)"
-    )
+    elapsed_s = time.monotonic() - started
+    report(f"ray       {where}: {connected.num_nodes} node(s), {amounts} ({elapsed_s:.0f} s)")
+    if connected.dashboard_url:
+        report(
+            f"          dashboard {connected.dashboard_url}; it asks for the token that "
+            "`ray get-auth-token` prints"
+        )
     return Job(resolved, connected, report)
 
 
-def _connect(resolved: ResolvedSpec, address: str | None, report: Say) -> engine.Engine:
-    # `ray up` returns when the head is up; the other nodes follow, and are waited for where the spec needs them.
-    connected = engine.connect(address)
+def _connect(
+    resolved: ResolvedSpec, address: str | None, report: Say, dashboard: bool
+) -> engine.Engine:
+    # `ray up` returns when the head is up; other nodes join later. Wait until the job fits.
+    connected = engine.connect(address, dashboard=dashboard)
     deadline = time.monotonic() + NODES_TIMEOUT_S
     waiting = False
     while True:
@@ -62,18 +90,22 @@ def _connect(resolved: ResolvedSpec, address: str | None, report: Say) -> engine
             plan.make(resolved, connected.resources)
             return connected
         except ClusterError as error:
+            # A local Ray does not grow.
             if connected.local or time.monotonic() > deadline:
                 raise
             if not waiting:
                 report(
-                    f"ray       {error.message}; waiting up to {NODES_TIMEOUT_S:.0f} s for nodes to join"
+                    f"ray       {error.message}; waiting up to {NODES_TIMEOUT_S:.0f} s "
+                    "for nodes to join"
                 )
             waiting = True
         time.sleep(1.0)
+        # Connected already: this only counts nodes and resources again.
         connected = engine.connect(address)
 
 
 def _refuse_unreachable(given: str, resolved: str, connected: engine.Engine) -> None:
+    """Refuses a relative path on a cluster: each node would have a folder of its own there."""
     hint = "Name a place that every node reaches: --set storage=/shared/raydc or s3://bucket/raydc"
     if connected.local or not Storage(resolved).is_local or Path(given).is_absolute():
         return
@@ -83,6 +115,7 @@ def _refuse_unreachable(given: str, resolved: str, connected: engine.Engine) -> 
             f"{connected.num_nodes} nodes",
             hint,
         )
+    # `ray job submit` runs the driver in a folder of this name.
     if "working_dir_files" in Path(resolved).parts:
         raise UsageError(
             f"storage: {given!r} is below the working folder of a Ray job, which Ray deletes", hint

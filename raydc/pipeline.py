@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other: what `raydc run` does, and what each command does of it."""
+"""The stages of a run, as functions of a job, and `run`, which does all of them. In the driver."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from raydc import engine, spec
+from raydc import spec
 from raydc.checkpoint import resume as resuming
 from raydc.data import prepare, prepared, shards
 from raydc.errors import RunError
 from raydc.job import Job
 from raydc.registry import Registry, user
-from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tokens import TokenStore
 from raydc.tracking import lease
@@ -26,7 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Served:
-    """How a run ended: the version that answers, and what it answered on a held-out row."""
+    """How a run ended.
+
+    Attributes:
+        version: The registered version.
+        metrics: Scores on the held-out rows.
+        url: Address of its endpoint; None without a section `serve`.
+        prediction: Answer of the endpoint to one held-out row; None without an endpoint.
+        expected: The label or value of that row.
+    """
 
     version: int
     metrics: dict[str, float]
@@ -36,25 +43,26 @@ class Served:
 
 
 def prepare_data(job: Job) -> prepared.Prepared:
-    """Stage prepare."""
+    """Stage prepare: returns the data set, which may have been there already."""
     return prepare.run(job.spec, lambda line: job.report(f"prepare   {line}"))
 
 
 def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool:
-    """Makes the run folder, or goes on with the one that is there.
+    """Makes the run folder, or takes the existing one to continue its run.
 
     Args:
         job: The job.
-        given_text: The spec file as the user wrote it, kept beside the resolved one.
-        resume: Go on with an existing run.
-        new: Move an existing run aside and start afresh.
+        given_text: The spec file as the user wrote it, kept beside the resolved one; None keeps
+            the resolved one twice.
+        resume: Continue an existing run.
+        new: Rename an existing run and start a new one.
 
     Returns:
-        True when an existing run goes on.
+        True when an existing run continues.
 
     Raises:
-        RunError: A run of this name exists and neither was said; there is nothing to resume; the spec has changed
-            since; or another process drives it.
+        RunError: A run of this name exists and neither flag was given; there is nothing to resume;
+            the spec has changed since; or another process drives it.
     """
     folder, name = job.run_folder, job.spec.name
     exists = folder.exists("resolved.yaml")
@@ -63,9 +71,11 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
     if exists and not resume and not new:
         raise RunError(
             f"run {name!r} exists already at {folder.uri}",
-            "Type --resume to go on with it, --new to start again (the old one is kept beside it), "
+            "Type --resume to continue it, --new to start again (the old one is kept beside it), "
             "or choose another name: --set name=...",
         )
+    if not exists:
+        _refuse_leftovers(folder, name)
     if exists and new:
         job.report(f"run       the run before is now {_set_aside(job)}")
     with lease.hold(folder):
@@ -76,22 +86,37 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
         folder.write_bytes(
             "spec.yaml", (given_text if given_text is not None else resolved).encode()
         )
+        # Last, because this file makes the folder a run.
         folder.write_bytes("resolved.yaml", resolved.encode())
         return False
 
 
+def _refuse_leftovers(folder: Storage, name: str) -> None:
+    """Refuses a folder without a run in it: records of an old run would become part of the new."""
+    # A driver that died while it made the folder leaves these, which say nothing of a run.
+    harmless = {"spec.yaml", lease.FILE, lease.LOCK_FILE}
+    if set(folder.names()) - harmless:
+        raise RunError(
+            f"{folder.uri} holds parts of a run without its resolved.yaml, as an interrupted "
+            "removal leaves them",
+            f"Remove the rest: raydc rm run {name} --yes",
+        )
+
+
 def _set_aside(job: Job) -> str:
+    """Renames an existing run to the first free `<name>.<number>`, and returns that name."""
     runs, name = job.storage / "runs", job.spec.name
     taken = set(runs.names())
     number = next(n for n in range(1, len(taken) + 2) if f"{name}.{n}" not in taken)
     with lease.hold(job.run_folder):
         runs.move(name, f"{name}.{number}")
+    # The claim moved along with the folder, and nobody drives the old run.
     (runs / f"{name}.{number}").delete(lease.FILE)
     return f"{name}.{number}"
 
 
 def check_model(job: Job, data: prepared.Prepared) -> None:
-    """Builds the model once, while nothing has been written yet.
+    """Builds the model once, before anything is written.
 
     Raises:
         SpecError: There is no such model, or it or the augmentation does not fit the data.
@@ -106,7 +131,18 @@ def check_model(job: Job, data: prepared.Prepared) -> None:
 
 
 def load_fork(job: Job, data: prepared.Prepared, given: str | None) -> Fork | None:
-    """The weights that a new run starts with: of RUN or RUN:STEP; see `raydc.checkpoint.fork.load`."""
+    """Reads the weights that a new run starts with.
+
+    Args:
+        job: The job of the new run.
+        data: Its data set.
+        given: RUN or RUN:STEP of `--fork`; None for a run that starts with random weights.
+
+    Raises:
+        UsageError: STEP is not a number.
+        RunError: There is no such run, or its model is another one.
+        CheckpointError: It has no such checkpoint that verifies.
+    """
     from raydc.checkpoint import fork
 
     return fork.load(job.spec, data, job.storage / "runs", given) if given else None
@@ -115,7 +151,17 @@ def load_fork(job: Job, data: prepared.Prepared, given: str | None) -> Fork | No
 def train_model(
     job: Job, data: prepared.Prepared, resume: bool, fork: Fork | None = None
 ) -> Storage:
-    """Stage train: returns the folder of the bundle."""
+    """Stage train.
+
+    Args:
+        job: The job.
+        data: Its data set.
+        resume: Continue from the newest checkpoint.
+        fork: Weights that a new run starts with; None for random weights.
+
+    Returns:
+        The folder of the model.
+    """
     from raydc import train
 
     train.run(job.spec, data, job.run_folder, job.report, resume=resume, fork=fork)
@@ -123,14 +169,32 @@ def train_model(
 
 
 def search(job: Job, data: prepared.Prepared, resume: bool) -> Storage:
-    """Stage sweep: returns the folder of the winner's bundle."""
+    """Stage sweep.
+
+    Args:
+        job: The job of a spec with a sweep.
+        data: Its data set.
+        resume: Continue a sweep in this run folder.
+
+    Returns:
+        The folder of the best trial's model.
+    """
     from raydc import sweep
 
     return sweep.run(job.spec, data, job.run_folder, job.report, resume=resume).bundle_folder
 
 
 def evaluate_model(job: Job, bundle_folder: Storage, data: prepared.Prepared) -> dict[str, Any]:
-    """Stage evaluate: metrics on the held-out rows, or on the validation rows where none are held out."""
+    """Stage evaluate.
+
+    Args:
+        job: The job.
+        bundle_folder: The folder of the model.
+        data: The data set.
+
+    Returns:
+        Metrics on the held-out rows, or on the validation rows if none are held out.
+    """
     from raydc import evaluate
 
     split = "test" if data.num_rows.get("test") else "validation"
@@ -144,7 +208,16 @@ def evaluate_model(job: Job, bundle_folder: Storage, data: prepared.Prepared) ->
 
 
 def register_model(job: Job, bundle_folder: Storage, metrics: dict[str, Any]) -> int:
-    """Stage register: the version number of this bundle; the same bundle keeps its version."""
+    """Stage register.
+
+    Args:
+        job: The job.
+        bundle_folder: The folder of the model.
+        metrics: Kept with the version.
+
+    Returns:
+        The version. A model that is registered already keeps its version.
+    """
     source = {"run": job.spec.name, "by": user(), "metrics": metrics}
     version = Registry(job.storage).register(job.spec.name, bundle_folder, source)
     job.report(f"register  {job.spec.name} version {version}")
@@ -152,31 +225,48 @@ def register_model(job: Job, bundle_folder: Storage, metrics: dict[str, Any]) ->
 
 
 def serve_model(job: Job, version: int, why: str) -> str:
-    """Stage serve: the alias moves to a version and the endpoint answers with it. Returns its address."""
+    """Stage serve: deploys a version, then moves the alias to it.
+
+    Args:
+        job: The job of a spec with a section `serve`.
+        version: The version.
+        why: For the history of the alias.
+
+    Returns:
+        The URL of the endpoint.
+    """
     from raydc import serve
 
     endpoint = serve.deploy(job.spec, job.storage, version=version, why=why)
     job.report(f"serve     {endpoint.url} answers as {endpoint.model} version {endpoint.version}")
-    if (line := _who_may_ask(job)) is not None:
+    if (line := _access_note(job)) is not None:
         job.report(f"          {line}")
     return endpoint.url
 
 
-def _who_may_ask(job: Job) -> str | None:
-    """What one should know of it; None where there is nothing to say."""
+def _access_note(job: Job) -> str | None:
+    """A line about open or locked access; None if there are tokens, or all clients are local."""
     section = job.spec.serve
     if section is None or (section.auth == "none" and section.is_local):
         return None
     if section.auth == "none":
-        return f"everybody who reaches {section.host} may ask: serve.auth is none"
-    there_are = any(
-        not one.is_internal for one in TokenStore(job.storage, job.spec.name).read_all()
-    )
-    return None if there_are else "nobody may ask yet: raydc token create SPEC --name NAME"
+        return f"anyone who reaches {section.host} can send requests: serve.auth is none"
+    tokens = TokenStore(job.storage, job.spec.name).read_all()
+    if any(not one.is_internal for one in tokens):
+        return None
+    return "requests need a token, and there is none: raydc token create SPEC --name NAME"
 
 
 def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = None) -> Served:
-    """All stages that the spec names; `fork` as in `load_fork`."""
+    """Does all stages that the spec names.
+
+    Args:
+        job: The job.
+        given_text: The spec file as the user wrote it.
+        resume: Continue an existing run.
+        new: Rename an existing run and start a new one.
+        fork: RUN or RUN:STEP whose weights a new run starts with; None for random weights.
+    """
     data = prepare_data(job)
     check_model(job, data)
     weights = load_fork(job, data, fork)
@@ -193,15 +283,25 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
 
 
 def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:
-    """One real request: a held-out row, what the endpoint says of it, and what the data set says."""
+    """Sends one held-out row to the endpoint, as a client would.
+
+    Args:
+        job: The job.
+        data: The data set.
+        served: A result with a URL.
+
+    Returns:
+        The same with the answer, and the label or value that the data set has for the row.
+    """
     from raydc import serve
 
-    # Golden rows are the first of the held-out rows, or of the validation rows where none are held out.
+    # Golden rows are the first held-out rows, or the first validation rows if none are held out.
     row = data.folder.read_json("golden_rows.json")[0]
     split = "test" if data.num_rows.get("test") else "validation"
     _, y = shards.open_rows(data.folder, split).gather(np.zeros(1, dtype=np.int64))
     classes = data.features.signature.classes
     expected = classes[int(y[0])] if classes else float(data.features.unscale(y[:, None])[0])
+    # A token of its own, which is revoked after the request.
     is_open = job.spec.serve is None or job.spec.serve.auth == "none"
     own = (
         contextlib.nullcontext()
@@ -211,66 +311,3 @@ def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:
     with own as token:
         answer = serve.predict_row(served.url or "", row, token)
     return Served(served.version, served.metrics, served.url, answer, expected)
-
-
-def version_to_serve(registry: Registry, given: Spec) -> int:
-    """The version that the spec's alias names, or the newest.
-
-    Raises:
-        RegistryError: The model has no version.
-    """
-    alias = given.serve.alias if given.serve else ""
-    if alias in registry.aliases(given.name):
-        return registry.resolve(given.name, alias)
-    known = registry.versions(given.name)
-    return (
-        max(known) if known else registry.resolve(given.name, alias)
-    )  # Which says that there is none.
-
-
-def predict_file(job: Job, source: str, output: str) -> None:
-    """Predicts every row of a file with the version that the endpoint would serve."""
-    from raydc import evaluate
-
-    registry = Registry(job.storage)
-    version = version_to_serve(registry, job.spec)
-    num_rows = evaluate.predict_file(registry.folder(job.spec.name, version), source, output)
-    job.report(f"predict   {num_rows:,} rows with {job.spec.name} version {version} -> {output}")
-
-
-def move_alias(
-    given: Spec, address: str | None, alias: str | None, version: int | None, why: str
-) -> str:
-    """Moves an alias to a version, or back to the one before, and the endpoint with it where one is deployed.
-
-    Args:
-        given: A spec; its name, storage and `serve` section count.
-        address: Ray cluster; default `RAY_ADDRESS`, else a Ray that runs on this machine, if any.
-        alias: Alias to move; default `serve.alias`.
-        version: Where to; None goes back.
-        why: Reason, for the history.
-
-    Returns:
-        What happened, as one line.
-    """
-    from raydc import serve
-
-    resolved = spec.resolve(given)
-    alias = alias or (resolved.serve.alias if resolved.serve else "production")
-    storage = Storage(resolved.storage)
-    attached = engine.attach(address)
-    if version is None:
-        moved = serve.rollback(storage, resolved.name, alias, why=why, live=attached)
-    else:
-        moved = serve.promote(storage, resolved.name, alias, version, why=why, live=attached)
-    wanted = (storage.uri, resolved.name, alias, moved)
-    answers = attached and any(
-        (one["storage"], one["model"], one["alias"], one["version"]) == wanted
-        for one in serve.status()
-    )
-    follows = (
-        "and the endpoint answers with it"
-        if answers
-        else "(no endpoint that could be found serves it)"
-    )
-    return f"{resolved.name}: alias {alias!r} is now version {moved} {follows}"

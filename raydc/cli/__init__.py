@@ -1,28 +1,33 @@
-"""The command line. Every command is a stage, `run` is all of them; the exit codes are those of `raydc.errors`."""
+"""The command line: a command for each stage, and `run` for all of them.
 
-from raydc.cli import canary, endpoint, show, stages, token
+Exit codes are those of `raydc.errors`. Commands import what they need when they run, so that
+`raydc --help` loads neither Ray nor torch.
+"""
+
+from raydc.cli import canary, endpoint, inventory, rm, show, stages, token
 from raydc.cli.app import main
 
 __all__ = ["main"]
 
-# In the order of the help page.
-for command in (
+main.add_section("Specs", show.validate, show.plan, show.schema)
+main.add_section(
+    "Stages",
     stages.run,
-    show.validate,
-    show.plan,
     stages.prepare,
     stages.train,
     stages.sweep,
     stages.evaluate,
+    stages.chaos,
+)
+main.add_section(
+    "Endpoint",
     endpoint.serve,
     endpoint.predict,
     endpoint.promote,
     endpoint.rollback,
     canary.canary,
     canary.shadow,
+    endpoint.stop,
     token.token,
-    stages.chaos,
-    show.runs,
-    show.schema,
-):
-    main.add_command(command)
+)
+main.add_section("Storage", inventory.runs, inventory.data, inventory.models, rm.rm)

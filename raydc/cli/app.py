@@ -1,4 +1,4 @@
-"""What all commands share: the group, options, how errors end, how a spec becomes a job."""
+"""What all commands share: the group, options, error output, and how a spec becomes a job."""
 
 from __future__ import annotations
 
@@ -15,31 +15,68 @@ if TYPE_CHECKING:
 
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
 SET = click.option(
-    "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the spec."
+    "--set",
+    "overrides",
+    metavar="PATH=VALUE",
+    multiple=True,
+    help="Override a field of the spec, such as train.epochs=3. May be repeated.",
 )
 ADDRESS = click.option(
     "--address",
-    help="Ray cluster: host:port, ray://host:port or auto. Default: RAY_ADDRESS, else a Ray of its own.",
+    help="Ray cluster: host:port, ray://host:port or auto. "
+    "Default: RAY_ADDRESS, else a local Ray for this command.",
 )
-RESUME = click.option("--resume", is_flag=True, help="Go on with the run of this name.")
+# Commands that only look for an endpoint start no Ray.
+RUNNING = click.option(
+    "--address",
+    help="Ray cluster: host:port, ray://host:port or auto. "
+    "Default: RAY_ADDRESS, else a Ray that runs on this machine.",
+)
+DASHBOARD = click.option(
+    "--dashboard", is_flag=True, help="Start the dashboard of a local Ray, and print its address."
+)
+RESUME = click.option("--resume", is_flag=True, help="Continue the run of this name.")
 NEW = click.option(
-    "--new", is_flag=True, help="Start again; the run of this name is kept beside the new one."
+    "--new",
+    is_flag=True,
+    help="Start a new run of this name; the existing one is renamed to NAME.1.",
 )
 FORK = click.option(
-    "--fork", metavar="RUN[:STEP]", help="Start a new run with the weights of another one."
+    "--fork", metavar="RUN[:STEP]", help="Start a new run with the weights of another run."
 )
-ALIAS = click.option("--alias", help="Alias to move. Default: serve.alias of the spec.")
-WHY = click.option("--why", default="", help="Reason, for the history.")
+ALIAS = click.option("--alias", help="Alias of the model. Default: serve.alias of the spec.")
+WHY = click.option("--why", default="", help="Reason, for the history of the model.")
+STORAGE = click.option(
+    "--storage",
+    default="store",
+    show_default=True,
+    metavar="DIR|URI",
+    help="The storage of the specs.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
 def report(line: str) -> None:
     """Prints a line of progress."""
     click.echo(line)
+    # Progress that waits in the buffer of a pipe is none.
     sys.stdout.flush()
 
 
 class Commands(click.Group):
     """Turns deliberate errors into one message and their exit code."""
+
+    sections: dict[str, list[click.Command]]
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sections = {}
+
+    def add_section(self, title: str, *commands: click.Command) -> None:
+        """Adds commands under a title of the help page, in this order."""
+        self.sections[title] = list(commands)
+        for command in commands:
+            self.add_command(command)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -51,15 +88,30 @@ class Commands(click.Group):
             _fail(
                 RunError(
                     f"{place}: {error.strerror or error}",
-                    "Is there space, and may this user write there?",
+                    "Is there space, and may this user read and write there?",
                 )
             )
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
+            # 128 + SIGINT, as shells report it.
             ctx.exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        # Click sorts by name; these are in the order of their use.
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the commands by section, all in columns of the same width."""
+        width = max(map(len, self.commands), default=0)
+        for title, commands in self.sections.items():
+            with formatter.section(title):
+                limit = formatter.width - 6 - width
+                formatter.write_dl(
+                    [
+                        ((command.name or "").ljust(width), command.get_short_help_str(limit))
+                        for command in commands
+                    ]
+                )
 
 
 def _fail(error: RaydcError) -> None:
@@ -79,14 +131,28 @@ def main() -> None:
 
 
 def load(path: str, overrides: tuple[str, ...]) -> Spec:
-    """Reads a spec with its overrides."""
+    """Reads a spec with its overrides. Raises SpecError."""
     from raydc import spec
 
     return spec.load(path, overrides)
 
 
-def open_job(path: str, overrides: tuple[str, ...], address: str | None) -> Job:
-    """Reads a spec and connects to Ray."""
+def open_job(
+    path: str, overrides: tuple[str, ...], address: str | None, dashboard: bool = False
+) -> Job:
+    """Reads a spec and connects to Ray.
+
+    Args:
+        path: The spec file.
+        overrides: `PATH=VALUE` of each `--set`.
+        address: Ray cluster; None takes RAY_ADDRESS, else starts a local Ray.
+        dashboard: Start the dashboard of a local Ray.
+
+    Raises:
+        SpecError: The spec has problems.
+        ClusterError: No cluster, or one that cannot hold the job.
+        UsageError: Storage that not every node can reach, or a dashboard of a cluster.
+    """
     from raydc import job
 
-    return job.open_job(load(path, overrides), address, report)
+    return job.open_job(load(path, overrides), address, report, dashboard)

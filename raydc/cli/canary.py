@@ -1,53 +1,67 @@
-"""Commands for what runs beside the version that answers: canary, shadow."""
+"""Commands for a second version beside the one that answers: canary, shadow."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
-from raydc.cli.app import ADDRESS, ALIAS, SET, SPEC, WHY, load, report
+from raydc.cli.app import ALIAS, RUNNING, SET, SPEC, WHY, load, report
+from raydc.cli.inventory import require_ray
 from raydc.errors import ServeError, UsageError
 
 if TYPE_CHECKING:
-    from raydc.serve.control.rollout import CanaryReport
+    from raydc.serve.control.rollout import CanaryReport, Kind
     from raydc.spec.sections import Spec
     from raydc.storage import Storage
 
-_VERSION = click.option("--version", type=int, help="Version to run beside the one that answers.")
+_VERSION = click.option("--version", type=int, help="Version to try.")
 _DROP = click.option("--drop", is_flag=True, help="End it.")
 
 
 @click.command()
 @SPEC
 @SET
-@ADDRESS
+@RUNNING
 @_VERSION
 @click.option(
     "--fraction",
     default=0.1,
     show_default=True,
     type=click.FloatRange(0.0, 1.0, min_open=True),
-    help="Of the requests that it answers.",
+    help="Fraction of the requests that it answers, up to 1.",
 )
 @click.option(
-    "--follow", is_flag=True, help="Wait, and promote or drop it by the rule of serve.canary."
+    "--follow",
+    is_flag=True,
+    help="Wait until the rule serve.canary of the spec promotes or drops it.",
 )
 @_DROP
 @ALIAS
 @WHY
 def canary(
-    spec: str, overrides: tuple[str, ...], address: str | None, version: int | None, fraction: float, follow: bool,
-    drop: bool, alias: str | None, why: str,
-) -> None:  # fmt: skip
-    """Let a version answer a fraction of the requests; without --version, say how it does."""
+    spec: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    version: int | None,
+    fraction: float,
+    follow: bool,
+    drop: bool,
+    alias: str | None,
+    why: str,
+) -> None:
+    """Let another version answer a fraction of the requests.
+
+    Without --version, show how the canary does."""
     from raydc.serve.control import rollout
 
-    given, storage, alias = _open(spec, overrides, address, alias, drop, version)
+    _refuse_both(drop, version)
+    given, storage, alias = _open(spec, overrides, alias)
     if drop:
-        ended = rollout.end(storage, given.name, alias, "canary", why=why)
-        report(f"{given.name}: the canary of {alias!r}, version {ended.version}, has ended")
+        _end(storage, given.name, alias, "canary", address, why)
         return
+    require_ray(address)
     if version is not None:
         rollout.start(storage, given.name, alias, "canary", version, fraction, why=why)
         report(
@@ -88,78 +102,116 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
 @click.command()
 @SPEC
 @SET
-@ADDRESS
+@RUNNING
 @_VERSION
 @click.option(
     "--fraction",
     default=1.0,
     show_default=True,
     type=click.FloatRange(0.0, 1.0, min_open=True),
-    help="Of the requests that are copied.",
+    help="Fraction of the requests that it gets copies of, up to 1.",
 )
 @_DROP
 @ALIAS
 @WHY
 def shadow(
-    spec: str, overrides: tuple[str, ...], address: str | None, version: int | None, fraction: float, drop: bool,
-    alias: str | None, why: str,
-) -> None:  # fmt: skip
-    """Give a version copies of the requests; it answers nobody. Without --version, say how far it agrees."""
+    spec: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    version: int | None,
+    fraction: float,
+    drop: bool,
+    alias: str | None,
+    why: str,
+) -> None:
+    """Send copies of requests to another version, and compare.
+
+    Without --version, show how many of its answers differ.
+    """
     from raydc.serve.control import rollout
 
-    given, storage, alias = _open(spec, overrides, address, alias, drop, version)
+    _refuse_both(drop, version)
+    given, storage, alias = _open(spec, overrides, alias)
     if drop:
-        ended = rollout.end(storage, given.name, alias, "shadow", why=why)
-        report(f"{given.name}: the shadow of {alias!r}, version {ended.version}, has ended")
-    elif version is not None:
+        _end(storage, given.name, alias, "shadow", address, why)
+        return
+    require_ray(address)
+    if version is not None:
         rollout.start(storage, given.name, alias, "shadow", version, fraction, why=why)
         report(
-            f"{given.name}: version {version} gets copies of {fraction:.3g} of the requests to {alias!r}"
+            f"{given.name}: version {version} gets copies of {fraction:.3g} "
+            f"of the requests to {alias!r}"
         )
     else:
         _show(rollout.observe(storage, given.name, alias))
 
 
-def _open(
-    path: str,
-    overrides: tuple[str, ...],
-    address: str | None,
-    alias: str | None,
-    drop: bool,
-    version: int | None,
-) -> tuple[Spec, Storage, str]:
-    from raydc import engine, spec
+def _refuse_both(drop: bool, version: int | None) -> None:
+    if drop and version is not None:
+        raise UsageError("--drop and --version exclude each other", "Give only one of them.")
+
+
+def _open(path: str, overrides: tuple[str, ...], alias: str | None) -> tuple[Spec, Storage, str]:
+    from raydc import spec
     from raydc.spec.sections import Serve
     from raydc.storage import Storage
 
-    if drop and version is not None:
-        raise UsageError("--drop and --version exclude each other", "Give the one or the other.")
     given = spec.resolve(load(path, overrides))
-    if not engine.attach(address):
-        raise ServeError(
-            "no Ray runs here, so no endpoint does", "Give --address, or start it: raydc serve SPEC"
-        )
     return given, Storage(given.storage), alias or (given.serve or Serve()).alias
 
 
-def _show(seen: CanaryReport) -> None:
-    for version, tally in seen.tallies.items():
-        canary, copied = seen.traffic.canary, seen.traffic.shadow
-        if copied and copied.version == version and (canary is None or canary.version != version):
-            continue
-        role = (
-            f"canary ({canary.fraction:.3g})" if canary and canary.version == version else "stable"
+def _end(
+    storage: Storage, model: str, alias: str, kind: Kind, address: str | None, why: str
+) -> None:
+    """Ends a canary or shadow; without an endpoint, the one that its history still has open."""
+    from raydc import engine
+    from raydc.serve.control import rollout, switchover
+
+    # An endpoint that died could not record the end, and `raydc rm` heeds the history.
+    if engine.attach(address) and switchover.find(storage, model, alias) is not None:
+        version = rollout.end(storage, model, alias, kind, why=why).version
+        report(f"{model}: the {kind} of {alias!r}, version {version}, has ended")
+        return
+    from raydc.registry import Registry, user
+    from raydc.tracking.alias_history import Move, running_beside
+
+    registry = Registry(storage)
+    old = running_beside(registry.history(model)).get((alias, kind))
+    if old is None:
+        raise ServeError(
+            f"no {kind} runs beside {model} {alias!r}",
+            f"raydc {kind} SPEC --version N starts one.",
         )
+    move = Move(f"{kind} ended", alias, old, None, user(), why, round(time.time(), 3))
+    registry.note(model, move)
+    report(
+        f"{model}: no endpoint serves {alias!r} here; its {kind}, version {old}, "
+        "is recorded as ended"
+    )
+
+
+def _show(seen: CanaryReport) -> None:
+    """Prints a line of counts for each version that gets requests or copies."""
+    canary, shadow = seen.traffic.canary, seen.traffic.shadow
+    for version, tally in seen.tallies.items():
+        is_canary = canary is not None and canary.version == version
+        # The line of a shadow counts rows that differ, which is what it runs for.
+        if shadow and shadow.version == version and not is_canary:
+            continue
+        role = f"canary ({canary.fraction:.3g})" if canary and is_canary else "stable"
         p95_s = tally.percentile_s(0.95)
         latency = "" if p95_s is None else f", p95 {p95_s * 1000:.1f} ms"
         report(
-            f"version {version}  {role}: {tally.num_requests} requests, {tally.num_errors} failed{latency}"
+            f"version {version}  {role}: {tally.num_requests} requests, "
+            f"{tally.num_errors} failed{latency}"
         )
-    if seen.traffic.shadow:
-        told = seen.shadow or {}
+    if shadow:
+        # No replica has compared an answer yet if there are no counts.
+        counts = {"num_copied": 0, "num_failed": 0, "num_left_out": 0}
+        counts |= {"num_different": 0, "num_rows": 0, **(seen.shadow or {})}
         report(
-            f"version {seen.traffic.shadow.version}  shadow ({seen.traffic.shadow.fraction:.3g}): "
-            f"{told.get('num_copied', 0)} copies, {told.get('num_failed', 0)} failed, "
-            f"{told.get('num_left_out', 0)} left out; {told.get('num_different', 0)} of {told.get('num_rows', 0)} "
-            "rows differ"
+            f"version {shadow.version}  shadow ({shadow.fraction:.3g}): "
+            f"{counts['num_copied']} copies, {counts['num_failed']} failed, "
+            f"{counts['num_left_out']} left out; "
+            f"{counts['num_different']} of {counts['num_rows']} rows differ"
         )

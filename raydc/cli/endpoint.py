@@ -1,4 +1,4 @@
-"""Commands of the endpoint: serve, predict, promote, rollback."""
+"""Commands of the endpoint: serve, predict, promote, rollback, stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raydc.cli.app import ADDRESS, ALIAS, SET, SPEC, WHY, load, open_job, report
+from raydc.cli.app import (
+    ADDRESS,
+    ALIAS,
+    DASHBOARD,
+    RUNNING,
+    SET,
+    SPEC,
+    WHY,
+    load,
+    open_job,
+    report,
+)
 from raydc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,26 +30,38 @@ if TYPE_CHECKING:
 @SPEC
 @SET
 @ADDRESS
+@DASHBOARD
 @click.option(
-    "--version", type=int, help="Version to serve. Default: the alias's, else the newest."
+    "--version",
+    type=int,
+    help="Version to serve. Default: the one that serve.alias stands for, else the newest.",
 )
 @click.option(
-    "--once", is_flag=True, help="End as soon as the endpoint is ready, and take it down."
+    "--once", is_flag=True, help="Take the endpoint down as soon as it is ready, and end."
 )
 def serve(
-    spec: str, overrides: tuple[str, ...], address: str | None, version: int | None, once: bool
+    spec: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    dashboard: bool,
+    version: int | None,
+    once: bool,
 ) -> None:
-    """Put a registered version behind the endpoint."""
+    """Serve a registered version over HTTP.
+
+    Several models can share one Ray: the first answers at /, each further one at /NAME.
+    """
     from raydc import pipeline
+    from raydc.cli import endpoint_actions
     from raydc.registry import Registry
 
-    job = open_job(spec, overrides, address)
+    job = open_job(spec, overrides, address, dashboard)
     if job.spec.serve is None:
         raise UsageError(f"{spec} has no section `serve`", "Add `serve: {}` for the defaults.")
     chosen = (
         version
         if version is not None
-        else pipeline.version_to_serve(Registry(job.storage), job.spec)
+        else endpoint_actions.version_to_serve(Registry(job.storage), job.spec)
     )
     pipeline.serve_model(job, chosen, "raydc serve")
     stay(job, once)
@@ -49,34 +72,52 @@ def serve(
 @SET
 @ADDRESS
 @click.option(
-    "--url", help="Address of an endpoint. Default: serve.host and serve.port of the spec."
+    "--url", help="URL of the endpoint. Default: from serve.host and serve.port of the spec."
 )
 @click.option(
-    "--row", "rows", multiple=True, metavar="JSON", help="A row as a JSON object; may be repeated."
+    "--row", "rows", multiple=True, metavar="JSON", help="Row as a JSON object. May be repeated."
 )
-@click.option("--image", type=click.Path(exists=True, dir_okay=False), help="An image file.")
 @click.option(
-    "--input", "source", help="Predict a whole file with Ray Data: csv, parquet or jsonl."
+    "--image", type=click.Path(exists=True, dir_okay=False), help="Image file to predict."
 )
-@click.option("--output", help="Where the predictions of --input go: .csv, .parquet or .jsonl.")
 @click.option(
-    "--timeout", "timeout_s", default=30.0, show_default=True, help="Seconds for a request in all."
+    "--input",
+    "source",
+    help="File to predict without an endpoint: csv, parquet or jsonl.",
 )
-@click.option("--token", help="Access token of the endpoint. Default: the variable RAYDC_TOKEN.")
+@click.option("--output", help="File for the predictions of --input: .csv, .parquet or .jsonl.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=30.0,
+    show_default=True,
+    help="Seconds for a request, retries included.",
+)
+@click.option(
+    "--token", help="Access token of the endpoint. Default: environment variable RAYDC_TOKEN."
+)
 def predict(
-    spec: str | None, overrides: tuple[str, ...], address: str | None, url: str | None, rows: tuple[str, ...],
-    image: str | None, source: str | None, output: str | None, timeout_s: float, token: str | None,
-) -> None:  # fmt: skip
-    """Ask the endpoint, or predict a whole file."""
+    spec: str | None,
+    overrides: tuple[str, ...],
+    address: str | None,
+    url: str | None,
+    rows: tuple[str, ...],
+    image: str | None,
+    source: str | None,
+    output: str | None,
+    timeout_s: float,
+    token: str | None,
+) -> None:
+    """Predict rows or an image at the endpoint, or a whole file."""
     if source is not None:
         if spec is None or output is None:
             raise UsageError(
                 "--input needs SPEC and --output",
                 "raydc predict spec.yaml --input a.csv --output b.csv",
             )
-        from raydc import pipeline
+        from raydc.cli import endpoint_actions
 
-        pipeline.predict_file(open_job(spec, overrides, address), source, output)
+        endpoint_actions.predict_file(open_job(spec, overrides, address), source, output)
         return
     if bool(rows) == bool(image):
         raise UsageError(
@@ -115,7 +156,7 @@ def _endpoint_of(spec: str | None, overrides: tuple[str, ...], token: str | None
 @click.command()
 @SPEC
 @SET
-@ADDRESS
+@RUNNING
 @click.option("--version", type=int, required=True, help="Version that the alias moves to.")
 @ALIAS
 @WHY
@@ -127,31 +168,54 @@ def promote(
     alias: str | None,
     why: str,
 ) -> None:
-    """Move an alias, and the endpoint, to a version."""
-    from raydc import pipeline
+    """Move an alias, and its endpoint, to a version."""
+    from raydc.cli import endpoint_actions
 
-    moved = pipeline.move_alias(load(spec, overrides), address, alias, version, why)
+    moved = endpoint_actions.move_alias(load(spec, overrides), address, alias, version, why)
     report(moved)
 
 
 @click.command()
 @SPEC
 @SET
-@ADDRESS
+@RUNNING
 @ALIAS
 @WHY
 def rollback(
     spec: str, overrides: tuple[str, ...], address: str | None, alias: str | None, why: str
 ) -> None:
-    """Move an alias back to its version before."""
-    from raydc import pipeline
+    """Undo the last move of an alias; its endpoint follows."""
+    from raydc.cli import endpoint_actions
 
-    moved = pipeline.move_alias(load(spec, overrides), address, alias, None, why)
+    moved = endpoint_actions.move_alias(load(spec, overrides), address, alias, None, why)
     report(moved)
 
 
+@click.command()
+@click.argument("spec", metavar="[SPEC]", required=False, type=click.Path(dir_okay=False))
+@SET
+@RUNNING
+@click.option("--all", "everything", is_flag=True, help="Stop every endpoint of raydc on that Ray.")
+def stop(
+    spec: str | None, overrides: tuple[str, ...], address: str | None, everything: bool
+) -> None:
+    """Take the endpoint of a spec down.
+
+    Endpoints of other models on the same Ray stay up."""
+    if everything == (spec is not None):
+        raise UsageError("stop takes either SPEC or --all", "raydc stop spec.yaml")
+    from raydc import spec as specs
+    from raydc.cli import endpoint_actions
+    from raydc.cli.inventory import require_ray
+
+    resolved = None if spec is None else specs.resolve(load(spec, overrides))
+    require_ray(address)
+    for line in endpoint_actions.stop_endpoints(resolved):
+        report(line)
+
+
 def stay(job: Job, once: bool) -> None:
-    """A local Ray ends with this process, so the endpoint needs it; a cluster does not."""
+    """Keeps a local Ray up for its endpoints, which end with it; a cluster needs nobody to stay."""
     from raydc import engine, serve
 
     if not job.engine.local:
@@ -159,13 +223,16 @@ def stay(job: Job, once: bool) -> None:
             serve.shutdown(job.spec.name)
         else:
             report(
-                "          the endpoint stays up on the cluster; raydc promote and rollback change its version"
+                "          the endpoint stays up as long as that Ray does; "
+                "`raydc stop SPEC` takes it down"
             )
         return
     if not once:
-        report("          the endpoint stays up until Ctrl-C")
+        report("          the endpoint stays up until Ctrl-C or `raydc stop SPEC`")
         try:
+            # Other processes may serve further models on this Ray: it ends after the last of them.
             serve.wait()
+            report("serve     the endpoint was stopped")
         except KeyboardInterrupt:
             report("serve     stopping")
     engine.disconnect()

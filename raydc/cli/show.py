@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: validate, plan, runs, schema."""
+"""Commands about a spec that start nothing: validate, plan, schema."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raydc.cli.app import SET, SPEC, load, report
 @SPEC
 @SET
 def validate(spec: str, overrides: tuple[str, ...]) -> None:
-    """Check a spec: every problem with its place."""
+    """Check a spec; each problem is shown with its line and column."""
     loaded = load(spec, overrides)
     report(f"{spec}: valid ({loaded.name})")
 
@@ -24,7 +24,7 @@ def validate(spec: str, overrides: tuple[str, ...]) -> None:
 @SET
 @click.option("--address", help="Ray cluster to plan for. Default: RAY_ADDRESS, else this machine.")
 def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
-    """Say what would happen, and whether it fits; start nothing."""
+    """Show what a run would do, and whether it fits; start nothing."""
     from raydc import engine
     from raydc import plan as planning
     from raydc import spec as specs
@@ -42,21 +42,8 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
 
 
 @click.command()
-@click.argument("name", required=False)
-@click.option("--storage", default="store", show_default=True, help="Folder or URI of the runs.")
-def runs(name: str | None, storage: str) -> None:
-    """List runs, models and aliases, or say where the time of one run went."""
-    from raydc.cli import listing
-
-    if name is None:
-        listing.show(storage)
-    else:
-        listing.show_run(storage, name)
-
-
-@click.command()
 def schema() -> None:
-    """Print the JSON Schema of a spec, for editors."""
+    """Print the JSON Schema of specs, for editors."""
     from raydc.spec.sections import Spec
 
     click.echo(json.dumps(Spec.model_json_schema(), indent=2))

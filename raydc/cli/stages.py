@@ -1,4 +1,4 @@
-"""Commands of the stages up to a registered version: run, prepare, train, sweep, evaluate, chaos."""
+"""Commands of the stages up to a registered version, and `chaos`, which breaks them on purpose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raydc.cli.app import ADDRESS, FORK, NEW, RESUME, SET, SPEC, open_job, report
+from raydc.cli.app import ADDRESS, DASHBOARD, FORK, NEW, RESUME, SET, SPEC, open_job, report
 from raydc.cli.endpoint import stay
 from raydc.errors import UsageError
 
@@ -22,32 +22,34 @@ if TYPE_CHECKING:
 @SPEC
 @SET
 @ADDRESS
+@DASHBOARD
 @RESUME
 @NEW
 @FORK
 @click.option(
     "--once",
     is_flag=True,
-    help="End after the first answered prediction, and take the endpoint down.",
+    help="Take the endpoint down after one answered prediction, and end.",
 )
 def run(
     spec: str,
     overrides: tuple[str, ...],
     address: str | None,
+    dashboard: bool,
     resume: bool,
     new: bool,
     fork: str | None,
     once: bool,
 ) -> None:
-    """Do all stages of a spec, from data to endpoint."""
+    """Run all stages of a spec, from data to endpoint."""
     _one_of(resume, new, fork)
     from raydc import pipeline
 
-    job = open_job(spec, overrides, address)
+    job = open_job(spec, overrides, address, dashboard)
     if fork and job.spec.sweep:
         raise UsageError(
             f"{spec} has a sweep, which --fork does not start",
-            "Use raydc train, which leaves it out.",
+            "Use raydc train, which ignores the sweep.",
         )
     served = pipeline.run(job, Path(spec).read_text(), resume, new, fork)
     _summary(job, served)
@@ -58,12 +60,10 @@ def run(
 def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
     if resume and new:
         raise UsageError(
-            "--resume and --new exclude each other", "--resume goes on, --new starts again."
+            "--resume and --new exclude each other", "--resume continues, --new starts again."
         )
     if resume and fork:
-        hint = (
-            "--resume goes on with the run of this name, also with a fork; --fork starts a new one."
-        )
+        hint = "--resume continues the run of this name, a fork too; --fork starts a new one."
         raise UsageError("--resume and --fork exclude each other", hint)
 
 
@@ -76,9 +76,17 @@ def _summary(job: Job, served: Served) -> None:
         report(f"predict   {served.url}/predict answered {said}{score}{truth}")
     name = job.spec.train.metric
     report(
-        f"done      {job.spec.name} version {served.version}, {name} {served.metrics[name]:.4f} on held-out rows"
+        f"done      {job.spec.name} version {served.version}, "
+        f"{name} {served.metrics[name]:.4f} on held-out rows"
     )
     report(f"          run folder {job.run_folder.uri}")
+    _say_how_to_look(job)
+
+
+def _say_how_to_look(job: Job) -> None:
+    """Names the command that shows the curves, which only a local folder has."""
+    if job.run_folder.is_local:
+        report(f"          curves: tensorboard --logdir {job.run_folder.local_path}")
 
 
 @click.command()
@@ -86,7 +94,7 @@ def _summary(job: Job, served: Served) -> None:
 @SET
 @ADDRESS
 def prepare(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
-    """Clean, split, fit features and write the data set's shards."""
+    """Prepare the data set: clean, split, fit features, write."""
     from raydc import pipeline
 
     pipeline.prepare_data(open_job(spec, overrides, address))
@@ -96,6 +104,7 @@ def prepare(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
 @SPEC
 @SET
 @ADDRESS
+@DASHBOARD
 @RESUME
 @NEW
 @FORK
@@ -103,35 +112,43 @@ def train(
     spec: str,
     overrides: tuple[str, ...],
     address: str | None,
+    dashboard: bool,
     resume: bool,
     new: bool,
     fork: str | None,
 ) -> None:
-    """Train the spec as it is, without its sweep."""
+    """Train the model of a spec; a sweep in it is ignored."""
     _one_of(resume, new, fork)
     from raydc import pipeline
 
-    job = open_job(spec, overrides, address)
+    job = open_job(spec, overrides, address, dashboard)
     data = _prepare_checked(job)
     weights = pipeline.load_fork(job, data, fork)
     resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
     report(f"done      the model is in {pipeline.train_model(job, data, resumed, weights).uri}")
+    _say_how_to_look(job)
 
 
 @click.command()
 @SPEC
 @SET
 @ADDRESS
+@DASHBOARD
 @RESUME
 @NEW
 def sweep(
-    spec: str, overrides: tuple[str, ...], address: str | None, resume: bool, new: bool
+    spec: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    dashboard: bool,
+    resume: bool,
+    new: bool,
 ) -> None:
-    """Search the spec's space and show the trials."""
+    """Search the space of the spec, and keep the best model."""
     _one_of(resume, new)
     from raydc import pipeline
 
-    job = open_job(spec, overrides, address)
+    job = open_job(spec, overrides, address, dashboard)
     if job.spec.sweep is None:
         raise UsageError(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
@@ -139,6 +156,7 @@ def sweep(
     data = _prepare_checked(job)
     resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
     report(f"done      the model is in {pipeline.search(job, data, resumed).uri}")
+    _say_how_to_look(job)
 
 
 @click.command()
@@ -146,7 +164,7 @@ def sweep(
 @SET
 @ADDRESS
 def evaluate(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
-    """Measure the trained model on the held-out rows and register it."""
+    """Score the model on the held-out rows, and register it."""
     from raydc import pipeline
 
     job = open_job(spec, overrides, address)
@@ -168,22 +186,34 @@ def _prepare_checked(job: Job) -> Prepared:
 @SET
 @ADDRESS
 @click.option("--steps", default=24, show_default=True, help="Steps of the small run.")
-@click.option("--kills", default=5, show_default=True, help="How often something is killed.")
-@click.option("--seed", default=0, show_default=True, help="Decides what is killed, and when.")
+@click.option("--kills", default=5, show_default=True, help="Number of faults.")
+@click.option("--seed", default=0, show_default=True, help="Random seed: what is killed, and when.")
 @click.option(
     "--only",
     multiple=True,
     metavar="KIND",
-    help="worker, checkpoint, restore, driver, resize, node, drain.",
+    help="Use only this kind of fault: worker, checkpoint, restore, driver, resize, node or drain. "
+    "May be repeated.",
 )
 @click.option(
-    "--nodes", default=0, help="Start a Ray of so many nodes here, which may be killed and drained."
+    "--nodes",
+    default=0,
+    help="Start a Ray of this many nodes on this machine, whose nodes are killed and drained too.",
 )
 def chaos(
-    spec: str, overrides: tuple[str, ...], address: str | None, steps: int, kills: int, seed: int,
-    only: tuple[str, ...], nodes: int,
-) -> None:  # fmt: skip
-    """Break a small run of the spec on purpose, and prove that it ends as an undisturbed one."""
+    spec: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    steps: int,
+    kills: int,
+    seed: int,
+    only: tuple[str, ...],
+    nodes: int,
+) -> None:
+    """Break a small run on purpose, and compare the models.
+
+    Kills workers, nodes or the driver of a small run of the spec, and proves that its model equals
+    that of an undisturbed run, bit for bit."""
     from raydc import chaos as breaking
     from raydc import job as jobs
     from raydc import pipeline
@@ -193,7 +223,7 @@ def chaos(
         raise UsageError(
             "--nodes and --address exclude each other", "Nodes of a cluster in use are left alone."
         )
-    # Its nodes are all on this machine: they reach a folder below the current one.
+    # Relative paths are resolved here: all nodes are on this machine and reach them.
     resolved = specs.resolve(specs.load(spec, overrides))
     with breaking.Nodes(nodes) if nodes else contextlib.nullcontext() as own:
         job = (

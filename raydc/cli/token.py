@@ -1,4 +1,4 @@
-"""Commands of the tokens: who may ask an endpoint with `auth: token`."""
+"""Commands for access tokens of an endpoint with `auth: token`: create, list, revoke."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from raydc.cli.app import SET, SPEC, load, report
 if TYPE_CHECKING:
     from raydc.tokens import TokenStore
 
-NAME = click.option(
-    "--name", required=True, help="Name of the token, as it stands in the access log."
-)
+NAME = click.option("--name", required=True, help="Name of the token; the access log shows it.")
 _DAY_S = 86400.0
 
 
 @click.group()
 def token() -> None:
-    """Create, list and revoke tokens of the endpoint."""
+    """Create, list and revoke access tokens of an endpoint."""
 
 
 @token.command()
@@ -31,20 +29,21 @@ def token() -> None:
     "--rights",
     default="read",
     show_default=True,
-    help="read; promote: versions that are not public.",
+    help="read: ask the model. promote: also ask versions that no alias serves. Comma-separated.",
 )
-@click.option("--days", type=float, help="How long it is good. Default: until it is revoked.")
+@click.option("--days", type=float, help="Days until it expires. Default: it never does.")
 def create(
     spec: str, overrides: tuple[str, ...], name: str, rights: str, days: float | None
 ) -> None:
-    """Make a token and print it, once: only its hash is kept."""
+    """Create a token and print it. It cannot be shown again: only its hash is stored."""
     from raydc.registry import user
 
     wanted = tuple(right.strip() for right in rights.split(",") if right.strip())
     lifetime_s = None if days is None else days * _DAY_S
     text = _tokens(spec, overrides).create(name, wanted, lifetime_s, user())
     click.echo(
-        f"token {name!r} may {' and '.join(wanted)}; it is shown once, and counts within seconds:",
+        f"token {name!r} may {' and '.join(wanted)}; "
+        "it is shown only once, and works within seconds:",
         err=True,
     )
     report(text)
@@ -54,17 +53,18 @@ def create(
 @SPEC
 @SET
 def list_(spec: str, overrides: tuple[str, ...]) -> None:
-    """Say which tokens there are."""
+    """List the tokens: name, rights, age."""
     found = _tokens(spec, overrides).read_all()
     for one in found:
         until = "until it is revoked" if one.expires_s is None else f"until {_day(one.expires_s)}"
         if one.has_expired(time.time()):
             until = f"expired on {_day(one.expires_s or 0.0)}"
         report(
-            f"{one.name:<20} {'+'.join(one.rights):<14} made {_day(one.created_s)} by {one.who}, {until}"
+            f"{one.name:<20} {'+'.join(one.rights):<14} "
+            f"created {_day(one.created_s)} by {one.who}, {until}"
         )
     if not found:
-        report("no tokens; raydc token create makes one")
+        report("no tokens; `raydc token create SPEC --name NAME` makes one")
 
 
 @token.command()
@@ -72,7 +72,7 @@ def list_(spec: str, overrides: tuple[str, ...]) -> None:
 @SET
 @NAME
 def revoke(spec: str, overrides: tuple[str, ...], name: str) -> None:
-    """Take a token back."""
+    """Revoke a token."""
     _tokens(spec, overrides).revoke(name)
     report(f"token {name!r} is revoked; endpoints refuse it within seconds")
 

@@ -47,15 +47,22 @@ class Engine:
     address: str
     num_nodes: int
     resources: dict[str, float]
+    dashboard_url: str | None = None
 
 
-def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool = True) -> Engine:
+def connect(
+    address: str | None = None,
+    num_cpus: int | None = None,
+    quiet: bool = True,
+    dashboard: bool = False,
+) -> Engine:
     """Attaches to a Ray cluster, or starts a local Ray; does nothing when already connected.
 
     Args:
         address: `host:port`, `ray://...` or `auto`. Default: `RAY_ADDRESS`, else a local Ray.
         num_cpus: CPUs of a local Ray. Default: those of this machine.
         quiet: Keep Ray's own informational log lines off the terminal.
+        dashboard: Start the dashboard of a local Ray, on loopback only.
 
     Raises:
         ClusterError: There is no cluster at the address, or it refuses.
@@ -81,6 +88,7 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
         "log_to_driver": not quiet,
         "runtime_env": {"env_vars": _WORKER_ENVIRONMENT},
     }
+    shown = None
     try:
         if address:
             # What Serve starts inherits them, unless its controller runs already.
@@ -92,7 +100,14 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
         else:
             # Without an address Ray would join a cluster that happens to run on this machine.
             with _ingress_of_local_ray():
-                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+                context = ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
+                    **options,
+                )
+                shown = context.dashboard_url if dashboard else None
     except Exception as error:  # Ray raises plain Exception where a node is too slow to start.
         where = f"at {address}" if address else "in this process"
         raise ClusterError(
@@ -104,7 +119,7 @@ def connect(address: str | None = None, num_cpus: int | None = None, quiet: bool
             logging.getLogger(name).setLevel(level)
         # Serve sets its level anew. What it has to say in a driver is progress, or what its threads miss at the end.
         logging.getLogger("ray.serve").disabled = True
-    return _describe(local=address is None)
+    return _describe(local=address is None, dashboard_url=f"http://{shown}" if shown else None)
 
 
 def attach(address: str | None = None) -> bool:
@@ -185,12 +200,13 @@ def _ingress_of_local_ray() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _describe(local: bool) -> Engine:
+def _describe(local: bool, dashboard_url: str | None = None) -> Engine:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     resources = {name: float(amount) for name, amount in ray.cluster_resources().items()}
-    return Engine(local, ray.get_runtime_context().gcs_address, len(nodes), resources)
+    gcs_address = ray.get_runtime_context().gcs_address
+    return Engine(local, gcs_address, len(nodes), resources, dashboard_url)
 
 
 def choose_auth(local: bool) -> None:

@@ -28,7 +28,7 @@ from raydc.errors import RunError
 from raydc.storage import Storage
 
 FILE = "driver.json"
-_LOCK_FILE = "driver.lock"
+LOCK_FILE = "driver.lock"
 BEAT_EVERY_S = 3.0
 # A heartbeat that has not changed for this long belongs to a dead driver: five beats, so that slow
 # storage does not kill a living one.
@@ -209,7 +209,7 @@ def _locked(folder: Storage) -> Iterator[None]:
         yield
         return
     # A file of its own: `driver.json` is replaced by renaming, which would drop a lock on it.
-    descriptor = os.open(folder.local_path / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder.local_path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
     try:
         while True:
@@ -218,7 +218,7 @@ def _locked(folder: Storage) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline_s:
-                    place = str(folder.local_path / _LOCK_FILE)
+                    place = str(folder.local_path / LOCK_FILE)
                     raise TimeoutError(
                         errno.ETIMEDOUT, "another process holds this lock", place
                     ) from None

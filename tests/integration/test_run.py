@@ -79,7 +79,7 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
     assert "the held-out row says" in predicted
 
     # It asked with a token of its own, which is gone.
-    assert "nobody may ask yet: raydc token create" in done.stdout
+    assert "requests need a token, and there is none: raydc token create" in done.stdout
     assert TokenStore(storage, "digits-sweep").list_files() == []
 
     # The run exists now: it is neither overwritten nor begun again unasked.
@@ -104,7 +104,13 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
 
     listed = raydc(digits, ray_engine, "runs")
     assert "digits-sweep" in listed.stdout
-    assert "production -> 1" in listed.stdout
+    assert "finished" in listed.stdout
+    assert "production -> 1" in raydc(digits, ray_engine, "models").stdout
+    # A sweep names its data set, and the version the run that it came from.
+    detail = raydc(digits, ray_engine, "runs", "digits-sweep", "--json").stdout
+    assert json.loads(detail)["versions"][0]["run"] == "digits-sweep"
+    kept = json.loads(raydc(digits, ray_engine, "data", "--json").stdout)["data"]
+    assert "digits-sweep" in [name for one in kept for name in one["runs"]]
 
 
 def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, digits: Path) -> None:

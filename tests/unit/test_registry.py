@@ -154,7 +154,7 @@ def test_what_is_not_there_is_named_with_what_is(
 def test_an_empty_registry_says_so(registry: Registry) -> None:
     assert registry.models() == registry.versions("digits") == registry.history("digits") == []
     assert registry.aliases("digits") == {}
-    with pytest.raises(RegistryError, match="Nothing is registered there yet"):
+    with pytest.raises(RegistryError, match="It has no models yet"):
         registry.resolve("digits", "production")
 
 

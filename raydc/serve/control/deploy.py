@@ -7,10 +7,12 @@ controller that recovers would silently put back what was declared before it.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from raydc import artefact
 from raydc.engine import serve_client
+from raydc.errors import ServeError
 from raydc.registry import Registry
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.control import application as application_module
@@ -22,6 +24,7 @@ from raydc.spec.sections import Serve
 from raydc.storage import Storage
 
 READY_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 120.0
 
 
 def deploy(
@@ -216,3 +219,32 @@ def wait(poll_interval_s: float = 2.0) -> None:
 def shutdown(model: str | None = None) -> None:
     """Takes down the endpoint of a model, or every endpoint of raydc; Serve itself when nothing else runs on it."""
     application_module.remove(model)
+
+
+def stop(running: Mapping[str, Any], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Takes one endpoint down, and returns when its replicas are gone.
+
+    Args:
+        running: One entry of `status`.
+        timeout_s: How long its requests may take to end.
+
+    Raises:
+        ServeError: It is still there.
+    """
+    from ray import serve
+
+    model = running["model"]
+    shutdown(model)
+    # A canary or shadow that ended with its endpoint must not look in use for ever.
+    before = Traffic(version=running["version"], canary=running["canary"], shadow=running["shadow"])
+    after = Traffic(version=running["version"])
+    registry = Registry(Storage(running["storage"]))
+    rollout.note_changes(registry, model, running["alias"], before, after, "", "endpoint stopped")
+    deadline = time.monotonic() + timeout_s
+    while model in serve.status().applications:
+        if time.monotonic() > deadline:
+            raise ServeError(
+                f"the endpoint of {model} has not ended within {timeout_s:g} s",
+                "Requests in flight end first; `serve status` shows its state.",
+            )
+        time.sleep(0.2)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raydc.errors import Say, ServeError
-from raydc.registry import Move, Registry, user
+from raydc.registry import Registry, user
 from raydc.serve.control import switchover
 from raydc.serve.control.readiness import fetch_replica_states
 from raydc.serve.settings import Traffic, TrafficShare
 from raydc.serve.tally import Tally, sum_tallies
 from raydc.spec.sections import CanaryRule
 from raydc.storage import Storage
+from raydc.tracking.alias_history import Move
 
 Kind = Literal["canary", "shadow"]
 _POLL_INTERVAL_S = 1.0

@@ -12,7 +12,8 @@ from raydc import bundle, train
 from raydc import spec as specs
 from raydc.checkpoint import fork, resume
 from raydc.checkpoint.state import unpack_weights
-from raydc.cli import listing
+from raydc.cli import run_inventory
+from raydc.cli.store_listing import StoreListing
 from raydc.data import prepared
 from raydc.errors import CheckpointError, RunError, UsageError
 from raydc.spec.sections import Spec
@@ -121,9 +122,14 @@ def test_run_that_is_driven_elsewhere_is_refused(
     runs: Storage, data: prepared.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, folder = trained(runs, data)
-    assert listing.describe_run(folder)[0] == "finished"
+
+    def state() -> str:
+        storage = Storage(str(folder.local_path.parent.parent))
+        return run_inventory.read_run(StoreListing(storage), folder.local_path.name).state
+
+    assert state() == "finished"
     with lease.hold(folder):
-        assert listing.describe_run(folder)[0].startswith("alive on ")
+        assert state() == "running"
         with monkeypatch.context() as patch:
             patch.setattr(lease, "_held", {})  # As another process sees it.
             with pytest.raises(RunError, match=r"is driven by process \d+ on"):

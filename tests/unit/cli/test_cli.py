@@ -1,4 +1,4 @@
-"""The command line: light to import, frozen in its options, one message and a code for every fault."""
+"""The command line: light to import, options frozen, one message and exit code for each error."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from stores import make_storage
 
 from raydc.cli import main
+from raydc.cli.app import Commands
 from raydc.storage import Storage
 from raydc.tracking import events
 
 COMMANDS = {
-    "run": {"--set", "--address", "--resume", "--new", "--fork", "--once"},
+    "run": {"--set", "--address", "--dashboard", "--resume", "--new", "--fork", "--once"},
     "validate": {"--set"},
     "plan": {"--set", "--address"},
     "prepare": {"--set", "--address"},
-    "train": {"--set", "--address", "--resume", "--new", "--fork"},
-    "sweep": {"--set", "--address", "--resume", "--new"},
+    "train": {"--set", "--address", "--dashboard", "--resume", "--new", "--fork"},
+    "sweep": {"--set", "--address", "--dashboard", "--resume", "--new"},
     "evaluate": {"--set", "--address"},
-    "serve": {"--set", "--address", "--version", "--once"},
+    "serve": {"--set", "--address", "--dashboard", "--version", "--once"},
     "predict": {
         "--set",
         "--address",
@@ -53,7 +55,14 @@ COMMANDS = {
     },
     "shadow": {"--set", "--address", "--version", "--fraction", "--drop", "--alias", "--why"},
     "chaos": {"--set", "--address", "--steps", "--kills", "--seed", "--only", "--nodes"},
-    "runs": {"--storage"},
+    "stop": {"--set", "--address", "--all"},
+    "runs": {"--storage", "--json"},
+    "data": {"--storage", "--json"},
+    "models": {"--storage", "--json", "--address"},
+    "rm run": {"--storage", "--yes"},
+    "rm data": {"--storage", "--yes"},
+    "rm model": {"--storage", "--yes", "--version", "--address"},
+    "rm alias": {"--storage", "--yes", "--address", "--why"},
     "schema": set(),
 }
 
@@ -86,7 +95,8 @@ def test_help_imports_neither_ray_nor_torch() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from raydc.cli import main; "
         "r = CliRunner().invoke(main, ['--help']); assert r.exit_code == 0, r; "
-        "heavy = {'ray', 'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'ray', 'torch', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -109,6 +119,15 @@ def test_validate_says_valid_or_every_problem(good: Path) -> None:
         (["predict", "--row", "{}"], "no endpoint"),
         (["predict", "--url", "http://localhost:1", "--row", "{"], "not JSON"),
         (["predict", "--input", "a.csv"], "--input needs SPEC and --output"),
+        (["stop"], "stop takes either SPEC or --all"),
+        (["stop", "good.yaml", "--all"], "stop takes either SPEC or --all"),
+        (["rm", "run", "x", "--storage", "typo"], "there is no storage"),
+        (["rm", "data"], "Missing argument"),
+        (["rm", "model", "x", "--version", "one"], "not a valid integer"),
+        (
+            ["train", "good.yaml", "--dashboard", "--address", "localhost:1"],
+            "--dashboard is for a local Ray",
+        ),
         (
             ["canary", "good.yaml", "--drop", "--version", "2"],
             "--drop and --version exclude each other",
@@ -141,12 +160,77 @@ def test_schema_is_json() -> None:
     assert json.loads(CliRunner().invoke(main, ["schema"]).output)["title"] == "Spec"
 
 
-def test_runs_of_an_empty_storage(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["runs", "--storage", str(tmp_path)])
-    assert (result.exit_code, "no runs" in result.output) == (0, True)
+def test_each_command_is_in_one_section_and_fits_its_line() -> None:
+    assert isinstance(main, Commands)
+    listed = [one.name for commands in main.sections.values() for one in commands]
+    assert sorted(listed) == sorted(main.commands)
+    page = CliRunner().invoke(main, ["--help"], terminal_width=80).output
+    lines = page.splitlines()[1:]  # Without the usage, which ends with dots.
+    assert not [line for line in lines if line.endswith("...") or len(line) > 80]
 
 
-def test_runs_tells_of_one_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "noun"), [("runs", "run"), ("data", "data set"), ("models", "model")]
+)
+def test_empty_storage_is_said_to_be_empty(tmp_path: Path, command: str, noun: str) -> None:
+    result = CliRunner().invoke(main, [command, "--storage", str(tmp_path)])
+    assert (result.exit_code, f"no {noun}s at" in result.output) == (0, True)
+    result = CliRunner().invoke(main, [command, "--storage", str(tmp_path / "typo")])
+    assert (result.exit_code, "there is no storage at" in result.output) == (2, True)
+
+
+def test_lists_show_names_sizes_and_uses(tmp_path: Path) -> None:
+    storage = make_storage(tmp_path)
+    shown = {
+        command: CliRunner().invoke(main, [command, "--storage", storage.uri]).output
+        for command in ("runs", "data", "models")
+    }
+    assert all(part in shown["runs"] for part in ("digits", "finished", "accuracy 0.9000", "kB"))
+    assert "1 run, " in shown["runs"]
+    assert all(
+        part in shown["data"] for part in ("digits-0123456789ab", "complete", "10", "digits")
+    )
+    assert "production -> 1" in shown["models"]
+
+
+def test_details_show_what_depends_on_what(tmp_path: Path) -> None:
+    storage = make_storage(tmp_path)
+    run = CliRunner().invoke(main, ["runs", "digits", "--storage", storage.uri]).output
+    assert "digits version 1 (production)" in run
+    assert f"tensorboard --logdir {tmp_path}/runs/digits" in run
+    model = CliRunner().invoke(main, ["models", "digits", "--storage", storage.uri]).output
+    assert "production" in model
+    one = CliRunner().invoke(main, ["data", "digits-0123456789ab", "--storage", storage.uri]).output
+    assert "train 8, validation 1, test 1" in one
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["runs"], "runs"),
+        (["data"], "data"),
+        (["models"], "models"),
+        (["runs", "digits"], "run"),
+        (["data", "digits-0123456789ab"], "data"),
+        (["models", "digits"], "model"),
+    ],
+)
+def test_json_has_bytes_and_names_damaged_files(
+    tmp_path: Path, arguments: list[str], key: str
+) -> None:
+    storage = make_storage(tmp_path)
+    (storage / "runs/digits").write_bytes("fork.json", b"{")
+    result = CliRunner().invoke(main, [*arguments, "--storage", storage.uri, "--json"])
+    assert result.exit_code == 0, result.output
+    value = json.loads(result.stdout)
+    found = value[key][0] if isinstance(value[key], list) else value[key]
+    assert found["num_bytes"] > 0
+    if arguments != ["models"]:  # A list of models reads no run.
+        assert value["damaged"][0].startswith("runs/digits/fork.json: not JSON")
+        assert "warning: cannot read runs/digits/fork.json" in result.stderr
+
+
+def test_run_that_died_shows_where_its_time_went(tmp_path: Path) -> None:
     run = Storage(str(tmp_path)) / "runs" / "dead"
     run.write_bytes("resolved.yaml", b"name: dead")
     log = events.EventLog(run, "events")

@@ -1,0 +1,204 @@
+"""The runs of a storage: state, progress, size, and what they depend on. Reads, never writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from raydc.cli.store_listing import Extent, StoreListing
+from raydc.errors import RunError, did_you_mean, first_line
+from raydc.spec.train import ALL_SCORES
+from raydc.tracking import events, lease
+
+# Enough for the last thousand steps. A longer epoch costs a read of the whole file.
+_END_OF_METRICS_BYTES = 256 * 1024
+# A removal that was interrupted leaves the folder under this name.
+_REMOVED = re.compile(r"^\.(.+)\.[0-9a-f]{8}\.tmp$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as `raydc runs` shows it.
+
+    Attributes:
+        name: Name of its folder.
+        state: `running`, `finished`, `unfinished`, or `incomplete` if it has no resolved spec: an
+            interrupted removal, or no run at all.
+        driver: The process that drives it, in words; None unless it is running.
+        extent: Size and age.
+        spec_name: `name` of its spec, which differs from its folder's once `--new` set it aside.
+        epoch: Last epoch; None before the first step.
+        step: Last step; None before the first step.
+        validation: Scores on the validation rows after the last epoch that measured them.
+        held_out: Scores on the held-out rows; empty before `raydc evaluate`.
+        data_set: Name of its data set; None if nothing in the folder says so.
+        forked_from: `run:step` that its first weights come from; None for other runs.
+        num_trials: Trials of its sweep; 0 without one.
+        has_scalars: Whether it wrote TensorBoard files.
+    """
+
+    name: str
+    state: str
+    driver: str | None
+    extent: Extent
+    spec_name: str
+    epoch: int | None
+    step: int | None
+    validation: dict[str, float]
+    held_out: dict[str, float]
+    data_set: str | None
+    forked_from: str | None
+    num_trials: int
+    has_scalars: bool
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether `--resume` would continue it under its own name, and so need its data set."""
+        return self.state in ("running", "unfinished") and self.name == self.spec_name
+
+
+def read_runs(listing: StoreListing) -> list[Run]:
+    """All runs of a storage by name."""
+    return listing.map(lambda name: _read(listing, name), listing.names("runs"))
+
+
+def read_run(listing: StoreListing, name: str) -> Run:
+    """One run.
+
+    Raises:
+        RunError: There is no such run.
+    """
+    if name not in listing.names("runs"):
+        known = [one for one in listing.names("runs") if not one.startswith(".")]
+        similar = did_you_mean(name, known, num=3, starts_sentence=True)
+        raise RunError(
+            f"no run {name!r} at {listing.storage.uri}",
+            f"{similar} `raydc runs` lists all of them.".strip(),
+        )
+    return _read(listing, name)
+
+
+def forks_of(listing: StoreListing, name: str) -> list[str]:
+    """Names of the runs that started with the weights of a run."""
+    found = []
+    for other in listing.names("runs"):
+        if "fork.json" in listing.files("runs", other):
+            origin = listing.read_json(f"runs/{other}/fork.json")
+            # The folder of the origin, because a run that was set aside keeps its name.
+            if str(origin.get("uri", "")).partition("?")[0].endswith(f"/runs/{name}"):
+                found.append(other)
+    return found
+
+
+def data_set_name(spec_name: str, data_hash: str) -> str:
+    """Folder of the data set that a spec of this name prepares; see `raydc.data.prepare.run`."""
+    return f"{spec_name}-{data_hash[:12]}"
+
+
+def scores(record: Mapping[str, Any]) -> dict[str, float]:
+    """The scores in a record that are single numbers, the most telling first."""
+    names = (*ALL_SCORES, "loss")
+    return {name: record[name] for name in names if isinstance(record.get(name), float)}
+
+
+def _read(listing: StoreListing, name: str) -> Run:
+    files = listing.files("runs", name)
+    folder = f"runs/{name}"
+    spec_name = _spec_name(listing, name)
+    kinds = {record["kind"]: record for record in _log(listing, name, "events")}
+    state = "finished" if {"run_finished", "sweep_finished"} & set(kinds) else "unfinished"
+    driver = lease.read_driver(listing.storage / "runs" / name) if lease.FILE in files else None
+    if driver is not None and lease.seems_alive(driver):
+        state = "running"
+    else:
+        driver = None
+    if "resolved.yaml" not in files:
+        state = "incomplete"
+    last, epoch = _progress(listing, name)
+    held_out = "evaluation.json" in files and listing.read_json(f"{folder}/evaluation.json")
+    fork = listing.read_json(f"{folder}/fork.json") if "fork.json" in files else {}
+    trials = {path.split("/")[2] for path in files if path.startswith("sweep/trials/")}
+    data_hash = kinds.get("run_started", {}).get("data_hash") or _locked_data_hash(listing, name)
+    return Run(
+        name=name,
+        state=state,
+        driver=str(driver) if driver else None,
+        extent=listing.extent("runs", name),
+        spec_name=spec_name,
+        epoch=last.get("epoch"),
+        step=last.get("step"),
+        validation=scores(epoch),
+        held_out=scores(held_out or {}),
+        data_set=data_set_name(spec_name, data_hash) if data_hash else None,
+        forked_from=f"{fork['run']}:{fork['step']}" if {"run", "step"} <= set(fork) else None,
+        num_trials=len(trials),
+        has_scalars=any("tensorboard/" in path for path in files),
+    )
+
+
+def _spec_name(listing: StoreListing, name: str) -> str:
+    """`name` of the resolved spec; that of the folder if the spec cannot be read."""
+    path = f"runs/{name}/resolved.yaml"
+    content = listing.read_bytes(path) if "resolved.yaml" in listing.files("runs", name) else None
+    if content is None:
+        hidden = _REMOVED.match(name)
+        return hidden[1] if hidden else name
+    try:
+        return str(yaml.safe_load(content)["name"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        listing.damaged.append(f"{path}: no resolved spec: {first_line(error)}")
+        return name
+
+
+def _log(
+    listing: StoreListing, name: str, stem: str, max_bytes: int | None = None
+) -> list[dict[str, Any]]:
+    """The records of `events` or `metrics`; with `max_bytes` only those at its end."""
+    # On a local filesystem one file; elsewhere one segment for each writer, sorted by time.
+    segments = sorted(
+        path
+        for path in listing.files("runs", name)
+        if path.startswith(f"{stem}.") and path.endswith(".jsonl") and "/" not in path
+    )
+    if max_bytes is not None:
+        segments = segments[-1:]
+    return [
+        record
+        for path in segments
+        for record in listing.read_lines(f"runs/{name}/{path}", max_bytes)
+    ]
+
+
+def _progress(listing: StoreListing, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last record of the history that survives, and its last epoch; empty if there is none."""
+    size = sum(
+        info.size or 0
+        for path, info in listing.files("runs", name).items()
+        if path.startswith("metrics.")
+    )
+    for max_bytes in (_END_OF_METRICS_BYTES, None):
+        history = events.surviving(iter(_log(listing, name, "metrics", max_bytes)))
+        epochs = [record for record in history if record["kind"] == "epoch"]
+        # The end is enough if it holds an epoch, or if there is no more than the end.
+        if epochs or size <= _END_OF_METRICS_BYTES or max_bytes is None:
+            break
+    return (history[-1] if history else {}), (epochs[-1] if epochs else {})
+
+
+def _locked_data_hash(listing: StoreListing, name: str) -> str | None:
+    """The data set in the lock file of the run, or of any trial: they all use the same one."""
+    locks = [path for path in listing.files("runs", name) if path.endswith("run.lock.yaml")]
+    for path in sorted(locks, key=len)[:1]:
+        content = listing.read_bytes(f"runs/{name}/{path}")
+        try:
+            found = yaml.safe_load(content or b"")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            listing.damaged.append(f"runs/{name}/{path}: not YAML: {first_line(error)}")
+            continue
+        if isinstance(found, dict) and found.get("data_hash"):
+            return str(found["data_hash"])
+    return None

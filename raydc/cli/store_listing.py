@@ -1,0 +1,217 @@
+"""What lies in a storage, from one listing of each of its folders; runs in the command's process.
+
+An object store charges and waits for each request, so sizes, ages and names come from a recursive
+listing, and only the few small files that a table needs are read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from pyarrow import fs as pafs
+
+from raydc.errors import UsageError, first_line
+from raydc.storage import Storage
+
+Kind = Literal["runs", "data", "models"]
+T = TypeVar("T")
+R = TypeVar("R")
+# Most of the time of a small read on an object store is waiting.
+_NUM_READERS = 16
+# A run that trains replaces its files while they are listed.
+_MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Size and age of a folder.
+
+    Attributes:
+        num_bytes: Sum over its files.
+        num_files: Number of files.
+        changed_s: Unix time of the newest change of a file; None if there is no file.
+    """
+
+    num_bytes: int
+    num_files: int
+    changed_s: float | None
+
+
+class StoreListing:
+    """The files of a storage by kind (`runs`, `data`, `models`) and name.
+
+    Args:
+        storage: The storage to list.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.damaged: list[str] = []
+        """Files that could not be read, each with its reason."""
+        self._kinds: dict[Kind, dict[str, dict[str, pafs.FileInfo]]] = {}
+
+    def names(self, kind: Kind) -> list[str]:
+        """Names of the folders of a kind, sorted; hidden ones, which a killed process left, too."""
+        return sorted(self._of(kind))
+
+    def files(self, kind: Kind, name: str) -> dict[str, pafs.FileInfo]:
+        """Files of a folder by their path in it; empty if there is no such folder."""
+        return self._of(kind).get(name, {})
+
+    def extent(self, kind: Kind, name: str, under: str = "") -> Extent:
+        """Size and age of a folder, or of the part of it below a path.
+
+        Args:
+            kind: `runs`, `data` or `models`.
+            name: Name of the folder.
+            under: Path in the folder that ends with a slash; empty for the whole folder.
+        """
+        files = self.files(kind, name)
+        infos = [info for path, info in files.items() if path.startswith(under)]
+        changed_ns = max((info.mtime_ns or 0 for info in infos), default=0)
+        num_bytes = sum(info.size or 0 for info in infos)
+        return Extent(num_bytes, len(infos), changed_ns / 1e9 if changed_ns else None)
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """A file by its path in the storage; None and a line in `damaged` if it cannot be read."""
+        try:
+            return self.storage.read_bytes(path)
+        except FileNotFoundError:  # Removed since the listing, which is no damage.
+            return None
+        except OSError as error:
+            self.damaged.append(f"{path}: {error.strerror or first_line(error)}")
+            return None
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        """A JSON object; empty, and a line in `damaged`, if the file holds something else."""
+        content = self.read_bytes(path)
+        if content is None:
+            return {}
+        try:
+            value = json.loads(content)
+        except ValueError as error:
+            self.damaged.append(f"{path}: not JSON: {first_line(error)}")
+            return {}
+        if not isinstance(value, dict):
+            self.damaged.append(f"{path}: not a JSON object")
+            return {}
+        return value
+
+    def read_lines(self, path: str, max_bytes: int | None = None) -> list[dict[str, Any]]:
+        """The records of a JSON Lines file.
+
+        Args:
+            path: Path in the storage.
+            max_bytes: Read only so much of its end; None reads all of it.
+
+        Returns:
+            The records. A torn line, as a killed writer leaves one, is left out; a file without a
+            single record is noted in `damaged`.
+        """
+        content = self.read_bytes(path) if max_bytes is None else self._read_end(path, max_bytes)
+        records = []
+        for line in (content or b"").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and "kind" in record:
+                records.append(record)
+        if content and not records:
+            self.damaged.append(f"{path}: holds no JSON line")
+        return records
+
+    def map(self, function: Callable[[T], R], values: Iterable[T]) -> list[R]:
+        """Applies a function that reads small files to each value, several at a time, in order."""
+        with ThreadPoolExecutor(_NUM_READERS) as pool:
+            return list(pool.map(function, values))
+
+    def _read_end(self, path: str, max_bytes: int) -> bytes | None:
+        try:
+            with self.storage.filesystem.open_input_file(f"{self.storage.root}/{path}") as file:
+                start = max(0, file.size() - max_bytes)
+                file.seek(start)
+                end = bytes(file.read())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.damaged.append(f"{path}: {error.strerror or first_line(error)}")
+            return None
+        # The first line is cut unless the file is read from its start.
+        return end if start == 0 else end.partition(b"\n")[2]
+
+    def _of(self, kind: Kind) -> dict[str, dict[str, pafs.FileInfo]]:
+        if kind not in self._kinds:
+            self._kinds[kind] = self._list(kind)
+        return self._kinds[kind]
+
+    def _list(self, kind: Kind) -> dict[str, dict[str, pafs.FileInfo]]:
+        root = f"{self.storage.root}/{kind}"
+        selector = pafs.FileSelector(root, allow_not_found=True, recursive=True)
+        for attempt in range(_MAX_ATTEMPTS):
+            try:
+                infos = self.storage.filesystem.get_file_info(selector)
+                break
+            except FileNotFoundError:
+                if attempt == _MAX_ATTEMPTS - 1:
+                    raise
+        found: dict[str, dict[str, pafs.FileInfo]] = {}
+        for info in infos:
+            name, _, path = info.path.removeprefix(root).lstrip("/").partition("/")
+            if info.type == pafs.FileType.Directory:
+                found.setdefault(name, {})
+            elif path and info.type == pafs.FileType.File:
+                found.setdefault(name, {})[path] = info
+        return found
+
+
+def open_listing(uri: str) -> StoreListing:
+    """Opens a storage to look at it.
+
+    Args:
+        uri: Folder or URI.
+
+    Raises:
+        UsageError: There is no storage there. A mistyped path must not look like an empty one.
+    """
+    storage = Storage(uri)
+    if not storage.exists():
+        raise UsageError(
+            f"there is no storage at {storage.uri}",
+            "Name the `storage` of your spec: --storage DIR or --storage s3://bucket/path. "
+            "The first `raydc run` makes it.",
+        )
+    return StoreListing(storage)
+
+
+def size_text(num_bytes: int) -> str:
+    """A size in decimal units, as disks are sold and `docker system df` shows: `12.3 MB`."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB" if size < 999.5 else f"{size:,.0f} TB"
+
+
+def age_text(time_s: float | None, now_s: float | None = None) -> str:
+    """How long ago something was, in its largest unit: `3 h ago`.
+
+    Args:
+        time_s: Unix time of it; None gives an empty text.
+        now_s: Unix time now; None takes the clock of this machine.
+    """
+    if time_s is None:
+        return ""
+    # The clock of an object store may be a little ahead of ours.
+    seconds = max(0.0, (time.time() if now_s is None else now_s) - time_s)
+    for unit, length_s in (("day", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= length_s:
+            number = int(seconds // length_s)
+            return f"{number} {unit}{'s' if unit == 'day' and number > 1 else ''} ago"
+    return f"{int(seconds)} s ago"

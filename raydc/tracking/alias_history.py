@@ -1,0 +1,164 @@
+"""The history of a model's aliases: who moved which alias, when and why. Any process may append.
+
+Each entry is a file `<k>.json` with one move and all aliases after it. Creating the next number
+exclusively is the whole transaction, so no change is lost and no lock is needed.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raydc.errors import RegistryError
+from raydc.storage import Storage, canonical_json
+
+# Each attempt loses to one other writer, so the limit is how many writers can be ahead at once.
+_MAX_ATTEMPTS = 100
+# Entries without a format are of the first, which had no number yet.
+_FORMAT = 1
+
+# The versions that each alias has stood for, the current one last.
+Stacks = dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One change of an alias, or of the canary or shadow that runs beside it.
+
+    Attributes:
+        kind: `set` or `rollback`, which move the alias; `removed`, which ends it; `canary` or
+            `shadow` for one that starts or changes its fraction; `canary ended`, `shadow ended`.
+        alias: The alias.
+        old: Version before; None if there was none.
+        new: Version after; None if there is none.
+        who: Name of the user.
+        why: Their reason.
+        time_s: Unix time.
+        fraction: Fraction of the requests, 0 to 1, of a canary or shadow; None for other kinds.
+    """
+
+    kind: str
+    alias: str
+    old: int | None
+    new: int | None
+    who: str
+    why: str
+    time_s: float
+    fraction: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `move` of an entry, where `old` and `new` are called `from` and `to`."""
+        names = {"old": "from", "new": "to"}
+        fields = {k: v for k, v in vars(self).items() if k != "fraction" or v is not None}
+        return {names.get(name, name): value for name, value in fields.items()}
+
+
+def make_move(kind: str, alias: str, stack: list[int], new: int | None, who: str, why: str) -> Move:
+    """A move of an alias now.
+
+    Args:
+        kind: `set`, `rollback` or `removed`.
+        alias: The alias.
+        stack: The versions that it has stood for, the current one last.
+        new: Version after; None if the alias ends.
+        who: Name of the user.
+        why: Their reason.
+    """
+    return Move(kind, alias, stack[-1] if stack else None, new, who, why, round(time.time(), 3))
+
+
+class AliasHistory:
+    """The entries of one model.
+
+    Args:
+        folder: `models/<name>/history` of a storage.
+        model: The model, for messages.
+    """
+
+    def __init__(self, folder: Storage, model: str) -> None:
+        self.folder = folder
+        self.model = model
+
+    def moves(self) -> list[dict[str, Any]]:
+        """Every move, oldest first. Raises RegistryError for an entry that cannot be read."""
+        return [read_record(self.folder, entry)["move"] for entry in self._entries()]
+
+    def state(self) -> tuple[int, Stacks]:
+        """Number of the newest entry, 0 without one, and the aliases after it."""
+        entries = self._entries()
+        if not entries:
+            return 0, {}
+        stacks: Stacks = read_record(self.folder, entries[-1])["aliases"]
+        return int(entries[-1][:-5]), stacks
+
+    def change(self, decide: Callable[[Stacks], Move | None]) -> Stacks:
+        """Appends one move.
+
+        Args:
+            decide: Changes the aliases that it is given and returns the move, or None to leave
+                all as it is. It is called again on newer aliases if another writer was faster.
+
+        Returns:
+            The aliases after it.
+
+        Raises:
+            RegistryError: Other writers were faster each time.
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            number, stacks = self.state()
+            move = decide(stacks)
+            if move is None:
+                return stacks
+            record = {"format": _FORMAT, "move": move.to_dict(), "aliases": stacks}
+            content = canonical_json(record, indent=2) + b"\n"
+            if self.folder.create_bytes(f"{number + 1:08d}.json", content):
+                return stacks
+        raise RegistryError(
+            f"history of {self.model}: other writers were faster {_MAX_ATTEMPTS} times",
+            "Try again.",
+        )
+
+    def _entries(self) -> list[str]:
+        return [name for name in self.folder.names() if re.fullmatch(r"\d{8}\.json", name)]
+
+
+def running_beside(moves: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+    """Version of each (alias, `canary` or `shadow`) that has started and not ended. Pure.
+
+    Args:
+        moves: Of `AliasHistory.moves`, oldest first.
+    """
+    open_: dict[tuple[str, str], int] = {}
+    for move in moves:
+        kind = move["kind"].removesuffix(" ended")
+        if kind not in ("canary", "shadow"):
+            continue
+        if move["to"] is None:
+            open_.pop((move["alias"], kind), None)
+        else:
+            open_[move["alias"], kind] = move["to"]
+    return open_
+
+
+def read_record(folder: Storage, name: str) -> dict[str, Any]:
+    """A JSON object of the registry.
+
+    Raises:
+        RegistryError: It is missing, damaged, or of a format that this raydc does not read.
+    """
+    try:
+        record = folder.read_json(name)
+    except (FileNotFoundError, ValueError) as error:
+        raise RegistryError(
+            f"{folder.uri}/{name} cannot be read: {error}", "Restore it from a backup."
+        ) from error
+    found = record.get("format", _FORMAT) if isinstance(record, dict) else None
+    if not isinstance(record, dict) or found != _FORMAT:
+        raise RegistryError(
+            f"{folder.uri}/{name} has format {found!r}, but this raydc reads {_FORMAT}",
+            "A newer raydc wrote it: upgrade this one (`pip install --upgrade raydc`).",
+        )
+    return record
