@@ -239,7 +239,7 @@ def stop(running: Mapping[str, Any], timeout_s: float = STOP_TIMEOUT_S) -> None:
     before = Traffic(version=running["version"], canary=running["canary"], shadow=running["shadow"])
     after = Traffic(version=running["version"])
     registry = Registry(Storage(running["storage"]))
-    rollout.note_changes(registry, model, running["alias"], before, after, "", "endpoint stopped")
+    rollout.record_changes(registry, model, running["alias"], before, after, "", "endpoint stopped")
     deadline = time.monotonic() + timeout_s
     while model in serve.status().applications:
         if time.monotonic() > deadline:
