@@ -74,6 +74,25 @@ def undocumented(node: ast.FunctionDef, docstring: str) -> list[str] | None:
     return [name for name in names if f"{name}:" not in section and f"{name}, " not in section]
 
 
+def inherited_docstrings(paths: list[Path]) -> dict[tuple[str, str], str]:
+    """Docstrings that methods inherit from a base class, by file name and `Class.method`."""
+    classes = {
+        node.name: (path.name, node)
+        for path in paths
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    found = {}
+    for name, (file, node) in classes.items():
+        for base in node.bases:
+            # `Base` or `Base[T]`.
+            base_name = ast.unparse(base).partition("[")[0]
+            for item in classes[base_name][1].body if base_name in classes else ():
+                if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                    found[(file, f"{name}.{item.name}")] = ast.get_docstring(item) or ""
+    return found
+
+
 def main(folders: list[str]) -> int:
     """Prints the figures of the folders, or of the package, and returns the exit code."""
     roots = [Path(folder).resolve() for folder in folders] or [PACKAGE]
@@ -82,6 +101,7 @@ def main(folders: list[str]) -> int:
     )
     comments = code = 0
     problems, missing, total = [], [], 0
+    inherited = inherited_docstrings(paths)
     classes, modules = collections.defaultdict(list), collections.defaultdict(list)
     for path in paths:
         source, name = path.read_text(), path.relative_to(PACKAGE.parent)
@@ -94,7 +114,7 @@ def main(folders: list[str]) -> int:
         if not ast.get_docstring(tree):
             problems.append(f"{name} has no docstring")
         for function, node, docstring in public_functions(tree):
-            left_out = undocumented(node, docstring)
+            left_out = undocumented(node, docstring or inherited.get((name.name, function), ""))
             total += left_out is not None
             if left_out:
                 missing.append(f"{name}:{node.lineno} {function}: no `Args:` for {left_out}")

@@ -1,11 +1,12 @@
-"""Asks an endpoint of raydc: typed, within one deadline, with retries that are safe.
+"""The Python client of an endpoint: typed answers, one deadline for a call, safe retries.
 
     with Client("http://127.0.0.1:8000") as client:
         answer = client.predict([{"age": 41, "job": "nurse"}])
         print(answer.predictions[0].label, answer.version)
 
-`AsyncClient` is the same with `await`; `predict`, `metadata` and `locate` are for a single request. Needs neither
-Ray nor torch. httpx is imported with the first use of a client, numpy with the first array.
+`AsyncClient` offers the same with `await`. `predict`, `metadata`, `health` and `locate` are
+functions for a single request. Runs in any process and needs neither Ray nor torch; httpx is
+imported with the first use of a client, numpy with the first array.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # httpx takes a quarter of a second to import; a command that asks nothing does not pay for it.
+    # httpx takes a quarter of a second to import, which commands without a request do not pay.
     if name == "Client":
         from raydc.client.sync_client import Client
 

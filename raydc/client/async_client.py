@@ -45,6 +45,8 @@ class AsyncClient(EndpointClient[httpx.AsyncClient]):
     def _open(self, **options: Any) -> httpx.AsyncClient:
         return httpx.AsyncClient(**options)
 
+    # The methods that follow are documented in EndpointClient.
+
     async def predict(
         self,
         rows: Sequence[operations.Row] | None = None,
@@ -72,6 +74,7 @@ class AsyncClient(EndpointClient[httpx.AsyncClient]):
 
     async def ready(self, timeout_s: float = 5.0) -> bool:
         try:
+            # One attempt: whoever polls wants the state now, not after retries.
             await self.run(operations.ready(), timeout_s, max_retries=0)
         except RaydcError:
             return False

@@ -1,4 +1,4 @@
-"""What `Client` and `AsyncClient` share, in the process of a client: arguments, documentation, model.
+"""The common part of `Client` and `AsyncClient`: arguments and documentation. Runs in any process.
 
 Each method is documented here once; the two classes differ in `await` only.
 """

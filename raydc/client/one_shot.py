@@ -15,7 +15,7 @@ from raydc.client.replies import parse_json
 from raydc.client.retry import MAX_RETRIES
 from raydc.errors import ServeError
 
-# Probes give up quickly: an address where nothing listens should be reported within a second or two.
+# Probes give up quickly: a wrong address should be reported within a second or two.
 _PROBE_RETRIES = 5
 
 

@@ -1,4 +1,7 @@
-"""What can be asked: each as the request that is sent and the function that reads its answer."""
+"""The operations of an endpoint: for each the request to send, and how to read its reply.
+
+Pure functions of the client, without a connection.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 ImageInput: TypeAlias = "bytes | str | PathLike[str] | npt.NDArray[np.uint8]"
 
+# First bytes of the formats that browsers and cameras write.
 _TYPES = {
     b"\x89PNG": "image/png",
     b"\xff\xd8\xff": "image/jpeg",
@@ -33,7 +37,15 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Operation(Generic[T]):
-    """A request without its address, and how its answer is read; `read` raises ServeError."""
+    """A request without the address of its endpoint.
+
+    Attributes:
+        method: HTTP method.
+        path: Path below the address of the endpoint.
+        read: Turns a reply of status 200 into the result; raises ServeError.
+        content: Body of the request.
+        headers: Headers of the body.
+    """
 
     method: str
     path: str
@@ -43,10 +55,14 @@ class Operation(Generic[T]):
 
 
 def predict(rows: Sequence[Row] | None, image: ImageInput | None) -> Operation[Answer]:
-    """`POST /predict` with raw rows, or with an image.
+    """Builds `POST /predict` with raw rows or with an image.
+
+    Args:
+        rows: Rows as mappings from column to value, or None.
+        image: Content, path or pixels of an image, or None.
 
     Raises:
-        UsageError: Neither or both, a value that JSON has none for, or an image that cannot be read.
+        UsageError: Neither or both are given, JSON cannot hold a value, or the image is unreadable.
     """
     if (rows is None) == (image is None):
         raise UsageError("give rows or an image to predict, one of the two")
@@ -60,7 +76,18 @@ def predict(rows: Sequence[Row] | None, image: ImageInput | None) -> Operation[A
 def infer(
     model: str, version: str | None, inputs: Mapping[str, Any], outputs: Sequence[str] | None
 ) -> Operation[Tensors]:
-    """`POST /v2/models/{model}/infer` with arrays in binary. Raises UsageError for what is no array."""
+    """Builds `POST /v2/models/{model}/infer` with arrays in binary.
+
+    Args:
+        model: Name of the model.
+        version: Version that must answer; None accepts any.
+        inputs: An array for each input, rows along the first axis.
+        outputs: Names of the wanted outputs; None means all.
+
+    Raises:
+        UsageError: An input is not an array of a type that the protocol has.
+    """
+    # Here, because it imports numpy, which `predict` does not need.
     from raydc.client import tensors
 
     content, size = tensors.encode(inputs, outputs)
@@ -71,21 +98,21 @@ def infer(
 
 
 def metadata(model: str, version: str | None = None) -> Operation[Metadata]:
-    """`GET /v2/models/{model}`."""
+    """Builds `GET /v2/models/{model}`, of one version or of the model."""
     return Operation("GET", _model_path(model, version), parse_metadata)
 
 
 def ready() -> Operation[Reply]:
-    """`GET /v2/health/ready`."""
+    """Builds `GET /v2/health/ready`, whose reply is returned as it is."""
     return Operation("GET", "/v2/health/ready", lambda reply: reply)
 
 
 def model_name() -> Operation[str]:
-    """The model that answers; every answer of raydc names it."""
-    return Operation("GET", "/v2/health/ready", _named_model)
+    """Builds a request that finds out the model's name, which every answer has in a header."""
+    return Operation("GET", "/v2/health/ready", _read_model_name)
 
 
-def _named_model(reply: Reply) -> str:
+def _read_model_name(reply: Reply) -> str:
     if "x-raydc-model" not in reply.headers:
         raise ServeError(
             "the endpoint does not say which model it serves", "Give model=... to the client."
@@ -99,32 +126,39 @@ def _model_path(model: str, version: str | None) -> str:
 
 
 def _encode_rows(rows: Sequence[Row]) -> bytes:
+    # A mapping is iterable too, and would be sent as a list of column names.
     if isinstance(rows, Mapping):
         raise UsageError("rows is one row", "Give a list of rows: [{...}].")
     try:
-        return json.dumps({"rows": list(rows)}, allow_nan=False, default=_plain).encode()
+        return json.dumps({"rows": list(rows)}, allow_nan=False, default=_to_plain).encode()
     except (ValueError, TypeError) as error:
-        raise UsageError(_odd_value(rows) or f"rows cannot be sent as JSON: {error}") from error
+        raise UsageError(
+            _find_nonfinite(rows) or f"rows cannot be sent as JSON: {error}"
+        ) from error
 
 
-def _plain(value: Any) -> Any:
-    """A numpy scalar as Python's own."""
+def _to_plain(value: Any) -> Any:
+    """Turns a numpy scalar into a number of Python, for `json`."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{value!r:.40} is of type {type(value).__name__}, for which JSON has no value")
 
 
-def _odd_value(rows: Sequence[Row]) -> str | None:
+def _find_nonfinite(rows: Sequence[Row]) -> str | None:
+    """Names the first NaN or infinity: the message of `json` says only that there is one."""
     for index, row in enumerate(rows):
         for name, value in row.items() if isinstance(row, Mapping) else ():
             plain = value.item() if hasattr(value, "item") else value
             if isinstance(plain, float) and not math.isfinite(plain):
-                return f"rows[{index}].{name} is {plain}, which JSON cannot say; give None where a value is missing"
+                return (
+                    f"rows[{index}].{name} is {plain}, which JSON cannot hold; "
+                    "give None for a missing value"
+                )
     return None
 
 
 def _encode_image(image: Any) -> tuple[bytes, str]:
-    """Bytes of an image file and their content type."""
+    """Returns the bytes of an image file and their content type."""
     if isinstance(image, str | PathLike):
         try:
             image = Path(image).read_bytes()
@@ -136,11 +170,12 @@ def _encode_image(image: Any) -> tuple[bytes, str]:
     for magic, kind in _TYPES.items():
         if content.startswith(magic):
             return content, kind
+    # The endpoint decodes any format that it knows; the type only says that it is an image.
     return content, "image/*"
 
 
 def _png(pixels: Any) -> bytes:
-    """uint8 [H, W], [H, W, 1] or [H, W, 3] without loss."""
+    """Encodes uint8 pixels [H, W], [H, W, 1] or [H, W, 3] without loss."""
     import numpy as np
     from PIL import Image
 
@@ -155,5 +190,6 @@ def _png(pixels: Any) -> bytes:
             "Give uint8 [H, W] or [H, W, 3].",
         )
     file = io.BytesIO()
+    # Level 1: the network is faster than better compression of a small image.
     Image.fromarray(array).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""What an endpoint answers, typed."""
+"""Typed replies of an endpoint, and how they are parsed. Runs in the process of a client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ _NOT_RAYDC = "Is that address an endpoint of raydc?"
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it came. The names of `headers` are lower case."""
+    """A response as it arrived.
+
+    Attributes:
+        status: HTTP status.
+        headers: Headers by lower-case name.
+        body: Raw body.
+        request_id: Id of the request in the endpoint's access log.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -28,7 +35,14 @@ class Reply:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one row: a class with the score of each, or a value."""
+    """The prediction for one row.
+
+    Attributes:
+        label: Predicted class; None for a regression.
+        score: Score of that class, 0 to 1; None for a regression.
+        scores: Score of each class; empty for a regression.
+        value: Predicted value in the target's unit; None for a classification.
+    """
 
     label: str | None = None
     score: float | None = None
@@ -38,7 +52,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions in the order of the rows, and the version that made them."""
+    """The answer to `predict`.
+
+    Attributes:
+        predictions: One for each row, in the order of the rows.
+        model: Name of the model.
+        version: Version that predicted.
+        request_id: Id of the request in the endpoint's access log.
+    """
 
     predictions: tuple[Prediction, ...]
     model: str
@@ -48,7 +69,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Outputs of `infer` by name, each [B, ...] with B rows, and the version that made them."""
+    """The answer to `infer`.
+
+    Attributes:
+        outputs: Arrays by name, [B, ...] with B rows.
+        model: Name of the model.
+        version: Version that predicted.
+        request_id: Id of the request in the endpoint's access log.
+    """
 
     outputs: Mapping[str, npt.NDArray[np.generic]]
     model: str
@@ -58,7 +86,13 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output that a model names; -1 in the shape is any size."""
+    """Description of an input or output of a model.
+
+    Attributes:
+        name: Its name.
+        datatype: Type by the Open Inference Protocol, such as FP32 or BYTES.
+        shape: Its sizes; -1 means any size.
+    """
 
     name: str
     datatype: str
@@ -67,7 +101,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a model takes and gives."""
+    """Description of a model.
+
+    Attributes:
+        name: Name of the model.
+        versions: Versions that the endpoint holds.
+        inputs: Its raw columns.
+        outputs: Its outputs.
+        parameters: More facts, such as the task, the alias and the digest of the version.
+    """
 
     name: str
     versions: tuple[str, ...]
@@ -77,7 +119,7 @@ class Metadata:
 
 
 def parse_json(reply: Reply) -> dict[str, Any]:
-    """The object in the body. Raises ServeError where it is none."""
+    """Parses the body as a JSON object. Raises ServeError if it is something else."""
     try:
         value = json.loads(reply.body)
     except ValueError as error:
@@ -90,7 +132,7 @@ def parse_json(reply: Reply) -> dict[str, Any]:
 
 
 def parse_answer(reply: Reply) -> Answer:
-    """Of `POST /predict`. Raises ServeError where the reply is something else."""
+    """Parses the reply to `POST /predict`. Raises ServeError if it is something else."""
     value = parse_json(reply)
     try:
         predictions = tuple(_prediction(one) for one in value["predictions"])
@@ -100,7 +142,7 @@ def parse_answer(reply: Reply) -> Answer:
 
 
 def parse_metadata(reply: Reply) -> Metadata:
-    """Of `GET /v2/models/{model}`. Raises ServeError where the reply is something else."""
+    """Parses the reply to `GET /v2/models/{model}`. Raises ServeError if it is something else."""
     value = parse_json(reply)
     try:
         return Metadata(
@@ -115,6 +157,7 @@ def parse_metadata(reply: Reply) -> Metadata:
 
 
 def _prediction(value: Mapping[str, Any]) -> Prediction:
+    # Unknown keys are ignored: a newer endpoint may say more.
     return Prediction(
         value.get("label"), value.get("score"), value.get("scores", {}), value.get("value")
     )
@@ -126,5 +169,5 @@ def _tensors(values: list[dict[str, Any]]) -> tuple[Tensor, ...]:
 
 def _unexpected(value: dict[str, Any], error: Exception) -> ServeError:
     return ServeError(
-        f"the endpoint answered {value!r:.80}, which is not as agreed: {error!r}", _NOT_RAYDC
+        f"the endpoint answered {value!r:.80}, which is not as expected: {error!r}", _NOT_RAYDC
     )

@@ -1,11 +1,13 @@
-"""Which failures are tried again, and when. Decides only: no socket, no sleep.
+"""Retry decisions of the client: which failures are tried again, and when. No socket, no sleep.
 
-A prediction changes nothing, so that it may be asked for twice: whatever gave no answer is tried again (no
-connection, a connection that broke, an attempt that took too long), and so are refusals that pass: 429 and 503 of
-raydc, and what only a proxy in front of it says (502, 504, and 404, 408 or 500 that are not JSON: it has no routes
-yet, or lost its replica). What raydc refuses otherwise would be refused again.
+A prediction changes nothing on the endpoint, so it is safe to repeat. An attempt without an answer
+is tried again: no connection, a broken connection, or too long a wait. So are temporary refusals:
+429 and 503 of raydc, and those that only a proxy in front of it gives (502, 504, and 404, 408 or
+500 whose body is not JSON: it has no routes yet, or it lost its replica). All other refusals of
+raydc would be the same again.
 
-Delays are drawn from 0 to a limit that doubles ("full jitter": M. Brooker, Exponential Backoff And Jitter, 2015).
+Delays are drawn from 0 to a limit that doubles ("full jitter": M. Brooker, Exponential Backoff And
+Jitter, 2015), so that many clients of a failed replica do not come back at the same moment.
 """
 
 from __future__ import annotations
@@ -19,16 +21,17 @@ from email.utils import parsedate_to_datetime
 from raydc.client.replies import Reply
 from raydc.errors import RefusedError, UnavailableError
 
-# With these delays the default time of a call ends before the default number of its retries does: a proxy or a
-# replica needs seconds to come back, on a busy machine twenty.
+# So many that the default time limit of a call ends first: a proxy or a replica needs seconds to
+# come back, on a busy machine twenty.
 MAX_RETRIES = 60
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 2.0
-# A host that is gone without a word would take all of the time otherwise.
+# A host that vanished does not refuse connections, and would use up the whole call otherwise.
 CONNECT_TIMEOUT_S = 5.0
-# Connections that are kept for reuse, and so the most that can turn out to be closed one after the other.
+# Connections kept for reuse, and so the most that can turn out closed one after the other.
 MAX_IDLE_CONNECTIONS = 20
 
+# Less time than this cannot carry a request.
 _MIN_ATTEMPT_S = 0.001
 _TEMPORARY = (429, 502, 503, 504)
 _TEMPORARY_FROM_PROXY = (404, 408, 500)
@@ -44,14 +47,14 @@ uniform = random.uniform
 
 
 class Call:
-    """One call with all its attempts.
+    """The deadline and the attempts of one call. Its clock starts when it is made.
 
     Args:
-        target: The address that is asked, for messages.
-        request_id: The same for all attempts.
-        timeout_s: For everything, delays included.
+        target: Address of the request, for messages.
+        request_id: Id of the request, the same for all attempts.
+        timeout_s: Time limit for everything, delays included.
         max_retries: Attempts after the first.
-        attempt_timeout_s: For a single attempt; None gives each what is left.
+        attempt_timeout_s: Time limit of an attempt; None means what is left of the call.
     """
 
     def __init__(
@@ -78,10 +81,10 @@ class Call:
         )
 
     def start_attempt(self) -> None:
-        """Starts an attempt.
+        """Starts the clock of an attempt.
 
         Raises:
-            UnavailableError: The time was over before it.
+            UnavailableError: The time of the call is over.
         """
         if self._deadline - monotonic() < _MIN_ATTEMPT_S:
             raise self._unavailable(*self._last)
@@ -92,19 +95,37 @@ class Call:
         )
 
     def attempt_left_s(self) -> float:
-        """Seconds that the attempt may still take; 0 when its time is over."""
+        """Returns the seconds that the attempt may still take, at least 0."""
         return max(0.0, self._attempt_end - monotonic())
 
     def delay_after_closed_connection(self, reason: str) -> float:
-        """A kept connection turned out to be closed: the next one is tried at once, and that does not count."""
+        """Handles a reused connection that turned out to be closed: retries at once, uncounted.
+
+        Args:
+            reason: Text of the error, for messages.
+
+        Returns:
+            Seconds until the next attempt.
+
+        Raises:
+            UnavailableError: So many were closed that this is a failure, and none is left.
+        """
         if self._num_closed >= MAX_IDLE_CONNECTIONS:
             return self.delay_after_failure(reason)
         self._num_closed += 1
+        # Undoes the count of `start_attempt`: the server never saw this attempt.
         self._num_attempts -= 1
         return 0.0
 
     def delay_after_failure(self, reason: str, hint: str | None = None) -> float:
-        """There was no answer. Seconds to wait before the next attempt.
+        """Handles an attempt without an answer.
+
+        Args:
+            reason: Text of the error, for messages.
+            hint: Advice for the user; None means how to start an endpoint.
+
+        Returns:
+            Seconds until the next attempt.
 
         Raises:
             UnavailableError: There is no time or no attempt left.
@@ -114,10 +135,16 @@ class Call:
         )
 
     def delay_after_refusal(self, reply: Reply) -> float:
-        """The answer is not a success. Seconds to wait before the next attempt.
+        """Handles a reply other than 200.
+
+        Args:
+            reply: The reply.
+
+        Returns:
+            Seconds until the next attempt.
 
         Raises:
-            RefusedError: It would be the same again.
+            RefusedError: Another attempt would be refused as well.
             UnavailableError: There is no time or no attempt left.
         """
         reason = _reason(reply)
@@ -129,7 +156,9 @@ class Call:
                 request_id=reply.request_id,
             )
         hint = (
-            "It is busy; ask less often, or give it more replicas." if reply.status == 429 else None
+            "The endpoint is busy: send fewer requests, or give it more replicas."
+            if reply.status == 429
+            else None
         )
         return self._delay(f"{reply.status}: {reason}", retry_after_s(reply), reply.status, hint)
 
@@ -139,8 +168,10 @@ class Call:
         if self._num_attempts > self.max_retries:
             raise self._unavailable(reason, status, hint)
         if left_s <= 0 or wanted_s >= left_s:
-            asked = f"; it asks for {wanted_s:g} s until the next request" if wanted_s > 0 else ""
-            raise self._unavailable(reason + asked, status, hint)
+            # Fails now: a wait that ends after the deadline would only delay the same error.
+            wait = f"; it asks for {wanted_s:g} s until the next request" if wanted_s > 0 else ""
+            raise self._unavailable(reason + wait, status, hint)
+        # The exponent is limited, because 2.0 ** 1024 overflows.
         limit_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._num_attempts - 1, 16))
         return wanted_s + uniform(0.0, min(limit_s, left_s - wanted_s))
 
@@ -156,14 +187,14 @@ class Call:
 
 
 def is_temporary(reply: Reply) -> bool:
-    """The same request may be answered later."""
+    """Tells whether the same request may succeed later."""
     return reply.status in _TEMPORARY or (
         reply.status in _TEMPORARY_FROM_PROXY and not _is_json(reply)
     )
 
 
 def retry_after_s(reply: Reply) -> float:
-    """Seconds that the header Retry-After asks for, as a number or a date; 0 without one."""
+    """Reads the header Retry-After, a number of seconds or a date; 0 without one."""
     text = reply.headers.get("retry-after", "").strip()
     if text.isdecimal():
         return float(text)
@@ -175,6 +206,7 @@ def retry_after_s(reply: Reply) -> float:
 
 
 def _is_json(reply: Reply) -> bool:
+    # Errors of raydc are JSON objects; those of proxies are text or HTML.
     return reply.body.lstrip().startswith(b"{")
 
 

@@ -46,6 +46,8 @@ class Client(EndpointClient[httpx.Client]):
     def _open(self, **options: Any) -> httpx.Client:
         return httpx.Client(**options)
 
+    # The methods that follow are documented in EndpointClient.
+
     def predict(
         self,
         rows: Sequence[operations.Row] | None = None,
@@ -73,6 +75,7 @@ class Client(EndpointClient[httpx.Client]):
 
     def ready(self, timeout_s: float = 5.0) -> bool:
         try:
+            # One attempt: whoever polls wants the state now, not after retries.
             self.run(operations.ready(), timeout_s, max_retries=0)
         except RaydcError:
             return False
@@ -107,6 +110,7 @@ class Client(EndpointClient[httpx.Client]):
         max_retries: int | None = None,
         request_id: str | None = None,
     ) -> T:
+        # Encoding was before this, so the time limit covers sending, waiting and delays only.
         call = self._target.start_call(operation, timeout_s, max_retries, request_id)
         return operation.read(self._send(operation, call))
 

@@ -1,7 +1,8 @@
-"""numpy arrays over the wire: the binary extension of the Open Inference Protocol v2.
+"""numpy arrays as bytes: the client's side of the Open Inference Protocol's binary extension.
 
-The body is JSON, its length in the header `Inference-Header-Content-Length`, and after it the tensors' bytes in the
-order of the JSON: little-endian, row-major; a BYTES tensor is, for each element, its length as uint32 and its bytes.
+The body starts with JSON, whose length is in the header `Inference-Header-Content-Length`. After it
+come the bytes of the tensors in the order of the JSON: little-endian and row-major. An element of a
+BYTES tensor is its length as uint32 and its bytes.
 """
 
 from __future__ import annotations
@@ -40,10 +41,17 @@ Array = npt.NDArray[Any]
 
 
 def encode(inputs: Mapping[str, Any], outputs: Sequence[str] | None) -> tuple[bytes, int]:
-    """A v2 request of arrays by name (anything that numpy makes an array of), and the length of its JSON.
+    """Encodes a v2 request.
+
+    Args:
+        inputs: Arrays by name, or anything that numpy makes an array of.
+        outputs: Names of the wanted outputs; None means all.
+
+    Returns:
+        The body, and the length of the JSON at its start.
 
     Raises:
-        UsageError: An input that is no tensor.
+        UsageError: There is no input, or one is not a tensor.
     """
     if not inputs:
         raise UsageError(
@@ -67,8 +75,9 @@ def encode(inputs: Mapping[str, Any], outputs: Sequence[str] | None) -> tuple[by
 
 
 def decode(reply: Reply) -> Tensors:
-    """The outputs of a v2 answer, binary or not. Raises ServeError where it is not as agreed."""
+    """Decodes the outputs of a v2 answer, binary or JSON. Raises ServeError for anything else."""
     try:
+        # Without the header, all of the body is JSON.
         size = int(reply.headers.get(HEADER, len(reply.body)))
         value = parse_json(Reply(reply.status, reply.headers, reply.body[:size], reply.request_id))
         outputs: dict[str, Array] = {}
@@ -84,7 +93,7 @@ def decode(reply: Reply) -> Tensors:
         )
     except (KeyError, TypeError, ValueError, struct.error) as error:
         raise ServeError(
-            f"the endpoint answered tensors that are not as agreed: {error!r}",
+            f"the endpoint answered tensors that are not as expected: {error!r}",
             "Does it speak the Open Inference Protocol?",
         ) from error
 
@@ -96,6 +105,7 @@ def _encode(name: str, value: Any) -> tuple[str, list[int], bytes]:
             f"input {name!r} is a single value",
             "The first axis is the rows: give a list or an array.",
         )
+    # Objects, bytes and text: numpy makes any of them of a list of str.
     if array.dtype.kind in "OSU":
         return "BYTES", list(array.shape), _encode_texts(name, array)
     for datatype, dtype in DATATYPES.items():
@@ -129,6 +139,7 @@ def _from_bytes(output: Mapping[str, Any], content: bytes) -> Array:
             texts.append(content[start + 4 : start + 4 + length].decode())
             start += 4 + length
         return np.array(texts, dtype=object).reshape(shape)
+    # A view of the reply, without a copy; it is read-only.
     return np.frombuffer(content, DATATYPES[output["datatype"]]).reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""What both clients need of httpx: targets, requests, time limits, and the meaning of its errors."""
+"""The use that both clients make of httpx: targets, requests, time limits, errors."""
 
 from __future__ import annotations
 

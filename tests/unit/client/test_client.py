@@ -381,7 +381,7 @@ def test_tensors_that_are_cut_off_are_named(endpoint: Scripted) -> None:
     endpoint.answers = [
         binary_answer([({"name": "scores", "datatype": "FP32", "shape": [2, 2]}, b"1234")])
     ]
-    with pytest.raises(ServeError, match="not as agreed"):
+    with pytest.raises(ServeError, match="not as expected"):
         ask_waiting(endpoint.url, method="infer", given=[{"x": [1]}], model="m")
 
 
