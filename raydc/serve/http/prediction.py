@@ -15,7 +15,8 @@ from raydc.errors import TooManyPixelsError
 from raydc.serve.http.request import EncodedResponse, Request, json_response
 from raydc.serve.protocol import binary, open_inference, predict_body
 from raydc.serve.protocol.interface import RequestError
-from raydc.serve.replica.service import Array, LoadedVersion, Service
+from raydc.serve.replica.loaded_version import Array, LoadedVersion
+from raydc.serve.replica.service import Service
 
 # Up to these sizes a request is parsed, and an answer encoded, on the event loop. It takes about as
 # long as handing it to a thread would.

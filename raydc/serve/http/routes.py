@@ -20,7 +20,8 @@ from raydc.serve.http.prediction import PredictionHandler
 from raydc.serve.http.request import CLIENT_CLOSED, Request, error_response, json_response
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi
 from raydc.serve.protocol.interface import RequestError
-from raydc.serve.replica.service import LoadedVersion, Service
+from raydc.serve.replica.loaded_version import LoadedVersion
+from raydc.serve.replica.service import Service
 
 logger = logging.getLogger("ray.serve")
 

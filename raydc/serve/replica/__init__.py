@@ -1,1 +1,1 @@
-"""Runs in a replica: loaded versions, admission, batches."""
+"""A replica's core, without HTTP and Ray: loaded versions, admission, batches, shadow."""

@@ -1,4 +1,7 @@
-"""How to run a model's forward passes: found by running some, which warms the model up as well."""
+"""Finds out how a replica should run a model: inline or in a thread, and in which batches.
+
+It runs forward passes to find out, which warms up the model as well.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +16,39 @@ from raydc.bundle import Bundle
 
 logger = logging.getLogger("ray.serve")
 
-# A forward pass that is shorter than this runs on the event loop: handing it to a thread costs about as much.
+# A shorter forward pass runs on the event loop: handing it to a thread costs about as much.
 _INLINE_FORWARD_S = 0.001
-# The same for the largest batch, whose requests share it.
+# The same for the largest batch, which holds up the loop once for all its requests.
 _INLINE_BATCH_S = 0.004
-# The first makes buffers, and a busy machine may get in the way of others.
+# The first one allocates buffers, and a busy machine may delay some of the others.
 _NUM_TRIES = 20
-# What a larger batch must gain in rows a second to be worth the longer wait of its requests.
+# Ratio of rows a second that makes a larger batch worth the longer wait of its requests.
 _GAIN = 1.1
 _NUM_RUNS = 3
 _BUDGET_S = 3.0
 
 
 class BatchPlan(NamedTuple):
-    """`runs_inline`: a forward pass runs on the event loop. `batch_size`: most requests and rows of one."""
+    """How to run a model.
+
+    Attributes:
+        runs_inline: Forward passes run on the event loop.
+        batch_size: Most requests and rows of a forward pass.
+    """
 
     runs_inline: bool
     batch_size: int
 
 
 def measure(bundle: Bundle, max_batch_size: int) -> BatchPlan:
-    """Runs one row and larger batches.
+    """Measures one row and larger batches.
 
-    Where a forward pass takes long, batches are only as large as brings more rows a second. On a GPU this is
-    `max_batch_size` as a rule. On a CPU a convolutional network has filled the caches after a few rows, and a batch of
-    64 would only be a wait of seconds for all that are in it.
+    A slow model gets batches only as large as more rows a second justify. On a GPU this is
+    `max_batch_size` as a rule. On a CPU a convolutional network fills the caches with a few rows,
+    and a batch of 64 would make all its requests wait for seconds.
 
     Args:
-        bundle: A model that has been loaded.
+        bundle: A loaded model.
         max_batch_size: Most requests and rows of a forward pass.
     """
     signature = bundle.features.signature
@@ -58,11 +66,13 @@ def measure(bundle: Bundle, max_batch_size: int) -> BatchPlan:
 
 
 def _is_within(limit_s: float, forward_s: Callable[[], float]) -> bool:
+    # The minimum: other work on the machine only ever adds time.
     least_s = float("inf")
     for number in range(_NUM_TRIES):
         least_s = min(least_s, forward_s())
         if least_s <= limit_s:
             return True
+        # Far above the limit: more tries of a slow model would take seconds.
         if number >= 2 and least_s > 10 * limit_s:
             return False
     return False
@@ -71,13 +81,15 @@ def _is_within(limit_s: float, forward_s: Callable[[], float]) -> bool:
 def best_batch_size(
     forward_s: Callable[[int], float], max_batch_size: int, budget_s: float = _BUDGET_S
 ) -> int:
-    """The smallest batch, of those a factor of two apart, that computes nearly as many rows a second as the best.
+    """Finds the smallest batch that computes nearly as many rows a second as the best one.
+
+    Sizes are a factor of two apart.
 
     Args:
-        forward_s: Seconds of a forward pass of so many rows. What it raises for more than one row, because they do
-            not fit into memory for example, ends the search.
+        forward_s: Maps a number of rows to the seconds of a forward pass. An error for more than
+            one row, such as too little memory, ends the search.
         max_batch_size: Largest batch.
-        budget_s: A batch that would take longer than what is left of this is not tried.
+        budget_s: Time for the search: a batch that would take longer than the rest is not tried.
     """
     rates: dict[int, float] = {}
     size, left_s = 1, budget_s
@@ -92,7 +104,7 @@ def best_batch_size(
         left_s -= _NUM_RUNS * took_s
         rates[size] = size / took_s
         fastest = max(rates, key=rates.__getitem__)
-        # After two sizes that bring nothing, a third will not, either.
+        # Two sizes without a gain mean that a third brings none.
         if size == max_batch_size or size >= 4 * fastest:
             break
         size = min(2 * size, max_batch_size)

@@ -1,7 +1,7 @@
-"""Batches of requests that nobody waits for.
+"""Batching in a replica: joins requests into forward passes without holding any of them back.
 
-A forward pass takes whatever has queued up while the one before it ran; an idle model starts at once. Only a
-`wait_timeout_s` above 0 holds a batch back to let it fill.
+A forward pass takes the requests that arrived while the one before it ran; an idle model starts at
+once. Only a `wait_timeout_s` above 0 makes a batch wait until it fills.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ class Batcher:
     """Joins requests into forward passes of one model. Belongs to one event loop.
 
     Args:
-        forward: [B, *shape] to an array with a row for each.
-        max_batch_size: Most requests of a forward pass, and most rows of requests that are joined: a request with
-            more rows than that is computed alone.
-        wait_timeout_s: How long a batch that is not full waits for more.
-        executor: Where `forward` runs; None runs it on the event loop, which saves two thread switches and is
-            right for a forward of less than a millisecond.
+        forward: Maps inputs [B, *shape] to outputs with B rows.
+        max_batch_size: Most requests in a forward pass, and most rows of joined requests. A request
+            with more rows is computed alone.
+        wait_timeout_s: How long a batch that is not full waits for more requests.
+        executor: Runs `forward`. None runs it on the event loop, which saves two thread switches
+            and suits a forward pass of less than a millisecond.
+
+    Attributes:
+        batch_sizes: Requests in each of the last forward passes.
     """
 
     def __init__(
@@ -50,14 +53,20 @@ class Batcher:
 
     @property
     def runs_inline(self) -> bool:
-        """A forward pass runs on the event loop."""
+        """Whether forward passes run on the event loop."""
         return self.executor is None
 
     async def submit(self, x: Array) -> Array:
-        """Outputs [B, K] of one request [B, *shape].
+        """Computes one request.
+
+        Args:
+            x: Its inputs [B, *shape].
+
+        Returns:
+            Its outputs [B, K].
 
         Raises:
-            Whatever `forward` raised for the batch.
+            Exception: Whatever `forward` raised for the batch.
         """
         loop = asyncio.get_running_loop()
         outputs: asyncio.Future[Array] = loop.create_future()
@@ -65,24 +74,28 @@ class Batcher:
         self._num_rows += len(x)
         if self._num_rows >= self.max_batch_size:
             self._is_full.set()
-        # What takes them starts in the loop's next round, with all requests of this one.
+        # The batch is taken in the loop's next round, with all requests of this round.
         if self.executor is None and self.wait_timeout_s == 0:
+            # Without a wait timeout, `call_soon` is cheaper than a task.
             if len(self._waiting) == 1:
-                loop.call_soon(self._drain_at_once, 1)
+                loop.call_soon(self._drain_inline, 1)
         elif self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await outputs
 
-    def _drain_at_once(self, num_before: int) -> None:
-        """Where nothing is waited for, a task would cost more than it is good for."""
+    def _drain_inline(self, num_before: int) -> None:
+        """Computes all waiting requests, once a round of the loop brings no more of them.
+
+        `num_before` is the number that waited a round earlier.
+        """
         num_waiting = len(self._waiting)
         if num_before < num_waiting and self._num_rows < self.max_batch_size:
-            # A round of the loop brought more, and so may the next: reading them is work that comes in any case.
-            asyncio.get_running_loop().call_soon(self._drain_at_once, num_waiting)
+            # One more round may bring more. It costs nothing: their bodies must be read anyway.
+            asyncio.get_running_loop().call_soon(self._drain_inline, num_waiting)
             return
         while self._waiting:
             if batch := self._take():
-                self._compute_here(batch)
+                self._compute_inline(batch)
 
     async def _drain(self) -> None:
         while self._waiting:
@@ -105,38 +118,42 @@ class Batcher:
         num_rows = 0
         while self._waiting:
             x, outputs = self._waiting[0]
+            # `batch and`: a request that is larger than a batch goes alone, not never.
             if batch and num_rows + len(x) > self.max_batch_size:
                 break
             self._waiting.popleft()
             self._num_rows -= len(x)
-            if not outputs.done():  # Its client has gone, or its time is over.
+            # A future that is done belongs to a client that has gone or a deadline that is over.
+            if not outputs.done():
                 batch.append((x, outputs))
                 num_rows += len(x)
         return batch
 
-    async def _run(self, batch: list[tuple[Array, asyncio.Future[Array]]]) -> None:
+    async def _run(self, batch: Batch) -> None:
         if self.executor is None:
-            self._compute_here(batch)
+            self._compute_inline(batch)
             return
         try:
             y = await asyncio.get_running_loop().run_in_executor(
                 self.executor, self.forward, self._join(batch)
             )
-        except Exception as error:  # noqa: BLE001 -- a model may raise anything; each request gets it.
+        # A model may raise anything, and each request of the batch gets it.
+        except Exception as error:  # noqa: BLE001
             _fail(batch, error)
         else:
-            _hand_out(batch, y)
+            _deliver(batch, y)
 
-    def _compute_here(self, batch: Batch) -> None:
+    def _compute_inline(self, batch: Batch) -> None:
         try:
             y = self.forward(self._join(batch))
-        except Exception as error:  # noqa: BLE001 -- as above.
+        except Exception as error:  # noqa: BLE001
             _fail(batch, error)
         else:
-            _hand_out(batch, y)
+            _deliver(batch, y)
 
     def _join(self, batch: Batch) -> Array:
         self.batch_sizes.append(len(batch))
+        # A single request is not copied.
         return batch[0][0] if len(batch) == 1 else np.concatenate([x for x, _ in batch])
 
 
@@ -146,7 +163,7 @@ def _fail(batch: Batch, error: Exception) -> None:
             outputs.set_exception(error)
 
 
-def _hand_out(batch: Batch, y: Array) -> None:
+def _deliver(batch: Batch, y: Array) -> None:
     start = 0
     for x, outputs in batch:
         if not outputs.done():

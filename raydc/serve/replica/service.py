@@ -1,6 +1,6 @@
-"""A model that answers requests: loaded, checked and swapped without a pause. Knows nothing of HTTP or Ray.
+"""The model service of a replica: holds versions, swaps them without a pause, computes requests.
 
-Shape suffixes: B rows, K outputs.
+Knows nothing of HTTP or Ray. Shape suffixes: B rows, K outputs.
 """
 
 from __future__ import annotations
@@ -12,123 +12,121 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from raydc import bundle as bundles
-from raydc.bundle import Bundle
-from raydc.bundle.optimize import optimize
-from raydc.errors import CheckpointError, RaydcError
-from raydc.registry import Registry
-from raydc.serve.protocol.interface import Interface, RequestError
-from raydc.serve.replica import batch_size as batch_size_module
+from raydc.errors import RaydcError
+from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import AdmissionQueue
-from raydc.serve.replica.batch_size import BatchPlan
-from raydc.serve.replica.batching import Batcher
+from raydc.serve.replica.loaded_version import (
+    Array,
+    LoadedVersion,
+    Result,
+    compute_values,
+    load_version,
+)
 from raydc.serve.replica.shadow import Predictions, ShadowRunner
 from raydc.serve.settings import Settings, Traffic
 from raydc.serve.tally import Tally
-from raydc.storage import Storage
-
-Array = npt.NDArray[Any]
-Result = TypeVar("Result")
 
 logger = logging.getLogger("ray.serve")
 
-# Inputs are scaled; no row that a model was made for comes near. Sums of such ones may leave the range of float32.
+# Inputs are scaled, so no row like those of the training comes near. Sums of larger ones may leave
+# the range of float32, which explains a result that is not finite.
 _LARGE_INPUT = 1e6
-# The clock that wakes may be a little ahead of the one that decides.
-_RETIRE_AFTER_S = 0.1
-
-
-@dataclass(frozen=True)
-class LoadedVersion:
-    """A version that has proved itself, with the limits that hold for its requests."""
-
-    number: int
-    settings: Settings
-    bundle: Bundle
-    source: dict[str, Any]
-    """What the registry knows of where it came from."""
-    interface: Interface
-    batcher: Batcher
-
-    @property
-    def version(self) -> str:
-        return str(self.number)
+# `call_later` uses the monotonic clock, which may run ahead of the Unix time that decides.
+_UNLOAD_DELAY_S = 0.1
 
 
 class Service:
-    """Holds the versions that answer. A request keeps the one that it began with."""
+    """Holds the versions of one model. Belongs to one event loop.
 
-    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
-        self.told: Settings | None = None
+    A request keeps the version that it started with, even if another one takes over meanwhile.
+
+    Args:
+        now_s: Returns the Unix time in seconds, by which versions change over.
+        unload_delay_s: How long an old version stays after another one has taken over.
+
+    Attributes:
+        declared: The newest settings, whether they hold or were refused.
+        settings: The settings that hold; None before the first version is loaded.
+        loaded: Loaded versions by number.
+        refused: Versions of `declared` that did not load, with the reason.
+        tallies: Requests by version since the traffic last changed.
+        shadow_runner: Computes copies of requests.
+        admission: Limits how many requests are inside.
+    """
+
+    def __init__(
+        self,
+        now_s: Callable[[], float] = time.time,
+        unload_delay_s: float = _UNLOAD_DELAY_S,
+    ) -> None:
+        self.declared: Settings | None = None
         self.settings: Settings | None = None
         self.loaded: dict[int, LoadedVersion] = {}
         self.refused: dict[int, str] = {}
         self.tallies: defaultdict[int, Tally] = defaultdict(Tally)
         self.shadow_runner = ShadowRunner()
-        self._now_s = now_s
         self.admission = AdmissionQueue()
+        self._now_s = now_s
+        self._unload_delay_s = unload_delay_s
         self._configuring = asyncio.Lock()
+        # One thread: forward passes of several would share the same cores.
         self._forward_thread = ThreadPoolExecutor(1, "forward")
         self._feature_threads = ThreadPoolExecutor(2, "features")
 
-    # Versions ---------------------------------------------------------------------------------------------
+    # Versions -------------------------------------------------------------------------------------
 
     @property
     def current(self) -> LoadedVersion | None:
-        """The version that answers whoever is not with the canary; None before there is one."""
+        """The stable version; None before one is loaded."""
         settings = self.settings
         return None if settings is None else self.loaded.get(settings.at(self._now_s()).version)
 
     @property
     def traffic(self) -> Traffic | None:
-        """Who answers now; None before there is anybody."""
+        """The traffic that holds now; None before a version is loaded."""
         return None if self.settings is None else self.settings.at(self._now_s())
 
     def choose(self, key: str) -> LoadedVersion | None:
-        """The version for a request.
+        """Chooses the version for a request; None before one is loaded.
 
         Args:
-            key: What the caller of the request is known by: requests of one key stay with one version.
+            key: Identifies the caller: requests with the same key stay with one version.
         """
-        settings = self.settings
-        if settings is None:
+        traffic = self.traffic
+        if traffic is None:
             return None
-        traffic = settings.at(self._now_s())
-        if (
-            traffic.canary is not None
-            and traffic.canary.has(key)
-            and traffic.canary.version in self.loaded
-        ):
-            return self.loaded[traffic.canary.version]
+        canary = traffic.canary
+        # A canary that did not load leaves its requests to the stable version.
+        if canary is not None and canary.has(key) and canary.version in self.loaded:
+            return self.loaded[canary.version]
         return self.loaded.get(traffic.version)
 
     def find(self, version: str) -> LoadedVersion | None:
-        """A version that is held, by its number as in a path: the stable one, a canary or a shadow."""
-        settings = self.settings
-        if settings is None or not version.isdecimal() or len(version) > 18:
+        """Finds a version by its number as in a path; None if the traffic does not have it."""
+        traffic = self.traffic
+        # The length is limited because `int` of a long text takes seconds.
+        if traffic is None or not version.isdecimal() or len(version) > 18:
             return None
-        return (
-            self.loaded.get(int(version))
-            if int(version) in settings.at(self._now_s()).versions
-            else None
-        )
+        # Versions that are loaded ahead of a change do not answer yet.
+        return self.loaded.get(int(version)) if int(version) in traffic.versions else None
 
     async def configure(self, settings: Settings) -> None:
-        """Loads versions beside those that answer, checks them, and changes over in one assignment.
+        """Loads new versions while the old ones answer, then changes over in one assignment.
 
-        A version that does not load is noted in `refused`. Where the stable one is among those, what answered
-        before goes on: Ray Serve stops a replica whose `reconfigure` raises.
+        A version that does not load is noted in `refused`. If it is the stable one, the settings
+        before still hold: Ray Serve would stop a replica whose `reconfigure` raises.
+
+        Args:
+            settings: The new settings.
 
         Raises:
-            RaydcError: A stable version is not there or does not verify, and none answers yet.
+            RaydcError: The first stable version does not exist or does not verify.
         """
+        # Two changes at once could finish in the wrong order.
         async with self._configuring:
             await self._configure(settings)
 
@@ -137,61 +135,45 @@ class Service:
         refused: dict[int, str] = {}
         required = {settings.at(self._now_s()).version, settings.traffic.version}
         for version in settings.versions_at(self._now_s()):
+            known = self.loaded.get(version)
             try:
-                loaded[version] = await self._load(settings, version)
+                loaded[version] = await asyncio.to_thread(
+                    load_version, settings, version, known, self._forward_thread
+                )
             except RaydcError as error:
                 if version in required and self.settings is None:
                     raise
                 logger.error("version %s of %s is refused: %s", version, settings.model, error)
                 refused[version] = str(error)
-        self.refused, self.told = refused, settings
-        if required & refused.keys():
-            return
-        if self.settings is None or self.settings.traffic != settings.traffic:
+        self.refused, self.declared = refused, settings
+        if not required & refused.keys():
+            self._change_over(settings, loaded)
+
+    def _change_over(self, settings: Settings, loaded: dict[int, LoadedVersion]) -> None:
+        before = self.settings
+        # Counts of a canary compare versions under the same traffic only.
+        if before is None or before.traffic != settings.traffic:
             self.tallies = defaultdict(Tally)
             self.shadow_runner.reset()
         limits = settings.max_ongoing_requests, settings.max_queued_requests
-        if self.settings is None or limits != (
-            self.settings.max_ongoing_requests,
-            self.settings.max_queued_requests,
-        ):
+        if before is None or limits != (before.max_ongoing_requests, before.max_queued_requests):
             self.admission.resize(*limits)
         self.settings, self.loaded = settings, loaded
-        if settings.since_s > self._now_s():
-            asyncio.get_running_loop().call_later(
-                settings.since_s - self._now_s() + _RETIRE_AFTER_S, self._retire
-            )
+        wait_s = settings.since_s - self._now_s()
+        if wait_s > 0:
+            loop = asyncio.get_running_loop()
+            loop.call_later(wait_s + self._unload_delay_s, self._unload_unused)
 
-    def _retire(self) -> None:
-        """Lets go of versions that no request will be given any more; those in work keep theirs."""
+    def _unload_unused(self) -> None:
+        """Drops versions that get no more requests; requests in work keep theirs alive."""
         if self.settings is not None:
             kept = self.settings.versions_at(self._now_s())
             self.loaded = {version: one for version, one in self.loaded.items() if version in kept}
 
-    async def _load(self, settings: Settings, version: int) -> LoadedVersion:
-        """A version that has been warmed and checked."""
-        known = self.loaded.get(version)
-        if known is not None and known.settings.identity == settings.identity:
-            if known.settings.batching == settings.batching:
-                return replace(known, settings=settings)
-            bundle, source = known.bundle, known.source
-        else:
-            bundle, source = await asyncio.to_thread(_checked, settings, version, _load)
-
-        def measured(settings: Settings, _: int) -> BatchPlan:
-            return batch_size_module.measure(bundle, settings.max_batch_size)
-
-        runs_inline, batch_size = await asyncio.to_thread(_checked, settings, version, measured)
-        executor = None if runs_inline else self._forward_thread
-        batcher = Batcher(
-            partial(_values, bundle), batch_size, settings.batch_wait_timeout_s, executor
-        )
-        return LoadedVersion(version, settings, bundle, source, _interface(bundle), batcher)
-
     def state(self) -> dict[str, Any]:
-        """What this replica was told last, what holds, its versions, what it refused and why, how requests went."""
+        """Describes this replica: settings, versions, refusals with reasons, counts of requests."""
         return {
-            "told": self.told.model_dump(mode="json") if self.told else None,
+            "told": self.declared.model_dump(mode="json") if self.declared else None,
             "settings": self.settings.model_dump(mode="json") if self.settings else None,
             "loaded": sorted(self.loaded),
             "refused": self.refused,
@@ -200,22 +182,32 @@ class Service:
             "in_work": self.admission.num_in_work,
         }
 
-    # Requests ---------------------------------------------------------------------------------------------
+    # Requests -------------------------------------------------------------------------------------
 
     async def compute(self, loaded: LoadedVersion, x: Array) -> Array:
-        """What `Features.values` gives [B, K] for the inputs [B, *shape] of one request.
+        """Computes one request.
+
+        Args:
+            loaded: The version that answers it.
+            x: Inputs of its rows, [B, *shape].
+
+        Returns:
+            `Features.values` of its rows, [B, K].
 
         Raises:
-            RequestError: 500 when the model gives no finite numbers, 422 when the inputs explain it.
+            RequestError: The result is not finite: 422 if too large an input explains it, else 500.
         """
         most = loaded.batcher.max_batch_size
         if len(x) <= most:
             values_BK = await loaded.batcher.submit(x)
         else:
+            # In parts, so that other requests get their turn between two forward passes.
             parts = (
                 loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)
             )
             values_BK = np.concatenate(await asyncio.gather(*parts))
+        # A sum is finite only if its terms are, and is cheaper than a test of each; a sum may
+        # overflow, so a second look decides.
         if not math.isfinite(values_BK.sum()) and not np.isfinite(values_BK).all():
             row = int(np.argwhere(~np.isfinite(values_BK))[0, 0])
             if np.abs(x[row]).max() > _LARGE_INPUT:
@@ -229,30 +221,32 @@ class Service:
         self,
         answered: LoadedVersion,
         key: str,
-        inputs: Callable[[LoadedVersion], Array],
+        make_inputs: Callable[[LoadedVersion], Array],
         values_BK: Array,
     ) -> None:
-        """Copies a request that has been answered to the shadow, where there is one and the request is in its share.
+        """Copies an answered request to the shadow, if there is one and its share has the request.
 
         Args:
             answered: The version that answered.
-            key: As of `choose`.
-            inputs: Makes the inputs of a version's network from the request.
-            values_BK: What `compute` gave.
+            key: The caller, as in `choose`.
+            make_inputs: Makes the inputs of a version's network from the request.
+            values_BK: The result of `compute`.
         """
-        settings = self.settings
-        side = settings.at(self._now_s()).shadow if settings else None
-        if settings is None or side is None or side.version == answered.number or not side.has(key):
+        traffic = self.traffic
+        share = traffic.shadow if traffic is not None else None
+        if share is None or share.version == answered.number or not share.has(key):
             return
-        shadow = self.loaded.get(side.version)
+        shadow = self.loaded.get(share.version)
         if shadow is None:
             return
         most = shadow.batcher.max_batch_size
 
-        def found() -> Predictions:
-            x = inputs(shadow)
+        def predict_shadow() -> Predictions:
+            x = make_inputs(shadow)
+            # Not through the batcher: copies run in a thread of their own, behind all answers.
             parts = [
-                _values(shadow.bundle, x[start : start + most]) for start in range(0, len(x), most)
+                compute_values(shadow.bundle, x[start : start + most])
+                for start in range(0, len(x), most)
             ]
             values_BK = np.concatenate(parts)
             if not np.isfinite(values_BK).all():
@@ -260,46 +254,9 @@ class Service:
             return shadow.bundle.features.answers(values_BK)
 
         self.shadow_runner.submit(
-            side.version, lambda: answered.bundle.features.answers(values_BK), found
+            share.version, lambda: answered.bundle.features.answers(values_BK), predict_shadow
         )
 
     async def work(self, function: Callable[[], Result]) -> Result:
-        """Does what is too long for the event loop, in a thread."""
+        """Runs a function in a thread, if it is too long for the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)
-
-
-def _values(bundle: Bundle, x: Array) -> Array:
-    """A forward pass, [B, *shape] to `Features.values` [B, K]: of all requests of a batch at once."""
-    outputs_BK = bundle.forward(x)
-    values_BK = bundle.features.values(outputs_BK)
-    is_finite_BK = np.isfinite(outputs_BK)
-    if not is_finite_BK.all():  # A probability may be finite although its output is not.
-        values_BK[~is_finite_BK.all(axis=1)] = np.nan
-    return values_BK
-
-
-def _checked(settings: Settings, version: int, work: Callable[[Settings, int], Result]) -> Result:
-    """Raises RaydcError only: a user's builder and network, a filesystem and a compiler may raise anything."""
-    try:
-        return work(settings, version)
-    except RaydcError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"version {version} of {settings.model} does not work: {error!r}"
-        ) from error
-
-
-def _load(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
-    registry = Registry(Storage(settings.storage))
-    bundle = bundles.load(
-        registry.folder(settings.model, version), settings.device, settings.num_threads
-    )
-    bundle.check_golden()
-    if settings.optimize == "auto":
-        bundle = optimize(bundle)
-    return bundle, registry.source(settings.model, version)
-
-
-def _interface(bundle: Bundle) -> Interface:
-    return Interface(bundle.features)

@@ -1,4 +1,7 @@
-"""Copies of requests to a version that answers nobody, and how far it agrees with the one that answered."""
+"""Shadow traffic in a replica: computes copies of requests with another version and compares.
+
+The answers of the shadow reach no client; only how often it agrees is counted.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,30 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 Predictions = list[dict[str, Any]]
 
-# Copies in work at a time. What comes meanwhile is not copied, and counted: a slow shadow must not pile up work.
+# Copies at a time. Further ones are counted and not computed: a slow shadow must not use up memory.
 _MAX_COPIES = 4
+# Relative difference up to which two values of a regression agree.
 _SAME_VALUE = 1e-3
-"""Relative difference up to which two values of a regression agree."""
 
 
 @dataclass
 class ShadowComparison:
-    """Requests that were copied, not copied, and failed in the shadow; rows compared and rows that differ."""
+    """Counts of the comparison with one shadow.
+
+    Attributes:
+        version: The shadow.
+        num_copied: Requests that were copied to it.
+        num_left_out: Requests that were not copied, because it was busy.
+        num_failed: Copies that failed.
+        num_rows: Rows that were compared.
+        num_different: Rows whose predictions differ.
+        seconds: Time that the copies took.
+    """
 
     version: int
     num_copied: int = 0
@@ -32,69 +45,84 @@ class ShadowComparison:
 
 
 class ShadowRunner:
-    """Computes copies in a thread of their own, one after the other."""
+    """Computes copies one after the other in its own thread. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._comparison: ShadowComparison | None = None
-        self._num_in_work = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = ThreadPoolExecutor(1, "shadow")
 
     def counts(self) -> dict[str, Any] | None:
-        """The comparison with the newest shadow as a dict; None before the first copy."""
-        return dict(vars(self._comparison)) if self._comparison else None
+        """Returns the comparison with the newest shadow as a dict; None before the first copy."""
+        return asdict(self._comparison) if self._comparison else None
 
     def reset(self) -> None:
-        """Starts counting anew."""
+        """Starts all counts from zero."""
         self._comparison = None
 
+    async def wait(self) -> None:
+        """Waits until all submitted copies are counted."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     def submit(
-        self, version: int, given: Callable[[], Predictions], found: Callable[[], Predictions]
+        self,
+        version: int,
+        predict_answered: Callable[[], Predictions],
+        predict_shadow: Callable[[], Predictions],
     ) -> None:
-        """Hands over a copy of a request that has been answered; returns at once and never raises.
+        """Submits a copy of an answered request; returns at once and never raises.
 
         Args:
             version: The shadow.
-            given: Makes the predictions that the client got.
-            found: Makes those of the shadow, from the request on; may raise anything. Both run in another thread.
+            predict_answered: Makes the predictions that the client got; called in a thread.
+            predict_shadow: Makes those of the shadow from the request; called in a thread, and may
+                raise anything.
         """
         if self._comparison is None or self._comparison.version != version:
             self._comparison = ShadowComparison(version)
-        if self._num_in_work >= _MAX_COPIES:
+        if len(self._tasks) >= _MAX_COPIES:
             self._comparison.num_left_out += 1
             return
-        self._num_in_work += 1
-        task = asyncio.get_running_loop().create_task(self._run(self._comparison, given, found))
-        self._tasks.add(task)  # The loop itself holds tasks weakly.
+        task = asyncio.get_running_loop().create_task(
+            self._run(self._comparison, predict_answered, predict_shadow)
+        )
+        # Kept, because the loop refers to its tasks weakly and could lose one.
+        self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _run(
         self,
         comparison: ShadowComparison,
-        given: Callable[[], Predictions],
-        found: Callable[[], Predictions],
+        predict_answered: Callable[[], Predictions],
+        predict_shadow: Callable[[], Predictions],
     ) -> None:
-        started = time.perf_counter()
+        started_s = time.perf_counter()
         try:
             agreements = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _compare, given, found
+                self._thread, _compare, predict_answered, predict_shadow
             )
-        except Exception:  # noqa: BLE001 -- a model may raise anything, and nobody waits for this answer.
+        # A model may raise anything, and no client waits for this answer.
+        except Exception:  # noqa: BLE001
             comparison.num_failed += 1
         else:
             comparison.num_rows += len(agreements)
             comparison.num_different += agreements.count(False)
         finally:
-            self._num_in_work -= 1
             comparison.num_copied += 1
-            comparison.seconds += time.perf_counter() - started
+            comparison.seconds += time.perf_counter() - started_s
 
 
-def _compare(given: Callable[[], Predictions], found: Callable[[], Predictions]) -> list[bool]:
-    return [_agree(one, other) for one, other in zip(given(), found(), strict=True)]
+def _compare(
+    predict_answered: Callable[[], Predictions], predict_shadow: Callable[[], Predictions]
+) -> list[bool]:
+    # `strict`: a shadow with another number of rows has failed.
+    pairs = zip(predict_answered(), predict_shadow(), strict=True)
+    return [_agree(answered, shadow) for answered, shadow in pairs]
 
 
-def _agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    if "label" in one or "label" in other:
-        return one.get("label") == other.get("label")
-    return math.isclose(one["value"], other["value"], rel_tol=_SAME_VALUE, abs_tol=1e-12)
+def _agree(answered: dict[str, Any], shadow: dict[str, Any]) -> bool:
+    if "label" in answered or "label" in shadow:
+        return answered.get("label") == shadow.get("label")
+    # The absolute tolerance is for values around zero, where none is relatively close.
+    return math.isclose(answered["value"], shadow["value"], rel_tol=_SAME_VALUE, abs_tol=1e-12)

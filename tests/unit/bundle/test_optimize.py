@@ -16,7 +16,7 @@ from raydc import bundle, models
 from raydc.bundle import Bundle, optimize
 from raydc.registry import Registry
 from raydc.serve.control import application
-from raydc.serve.replica import service
+from raydc.serve.replica import loaded_version
 from raydc.serve.settings import Traffic
 from raydc.storage import Storage
 
@@ -145,7 +145,7 @@ def test_only_who_asks_gets_it(
     for value in ("none", "auto"):
         wanted = section.model_copy(update={"optimize": value})
         settings = application.build_settings("small", wanted, registry.storage, Traffic(version=1))
-        computes.append(service._load(settings, 1)[0].compute)
+        computes.append(loaded_version.load_bundle(settings, 1)[0].compute)
     assert computes == ["as trained", "compiled, bfloat16"]
 
 

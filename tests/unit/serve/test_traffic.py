@@ -107,14 +107,11 @@ def test_a_replica_that_starts_in_between_answers_as_the_others(tables: Store) -
     assert late.state()["loaded"] == [2], "the version before is over and not loaded again"
 
 
-def test_the_version_before_is_let_go_after_the_change(
-    tables: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("raydc.serve.replica.service._RETIRE_AFTER_S", 0.0)
+def test_the_version_before_is_let_go_after_the_change(tables: Store) -> None:
     clock = Clock()
 
     async def main() -> None:
-        service = Service(clock)
+        service = Service(clock, unload_delay_s=0.0)
         await service.configure(tables.settings(1))
         await service.configure(
             tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 0.01)
@@ -302,8 +299,7 @@ def copies(given: list[dict[str, Any]], found: Callable[[], Any], times: int = 1
     async def main() -> None:
         for _ in range(times):
             runner.submit(2, lambda: given, found)
-        while runner._tasks:
-            await asyncio.sleep(0.001)
+        await runner.wait()
 
     asyncio.run(asyncio.wait_for(main(), 30))
     counted = runner.counts()
@@ -358,8 +354,7 @@ def test_a_request_is_mirrored_to_the_shadow_and_its_answer_is_not(
 
         outputs_BK = await service.compute(stable, inputs(stable))
         service.mirror(stable, "somebody", inputs, outputs_BK)
-        while service.shadow_runner._tasks:
-            await asyncio.sleep(0.001)
+        await service.shadow_runner.wait()
         counted: dict[str, Any] = service.state()["shadow"]
         return counted
 

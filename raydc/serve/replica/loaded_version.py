@@ -1,0 +1,149 @@
+"""One version of a model in a replica: loaded, verified and warmed up.
+
+Shape suffixes: B rows, K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from raydc import bundle as bundles
+from raydc.bundle import Bundle
+from raydc.bundle.optimize import optimize
+from raydc.errors import CheckpointError, RaydcError
+from raydc.registry import Registry
+from raydc.serve.protocol.interface import Interface
+from raydc.serve.replica import batch_size
+from raydc.serve.replica.batching import Batcher
+from raydc.serve.settings import Settings
+from raydc.storage import Storage
+
+Array = npt.NDArray[Any]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class LoadedVersion:
+    """A verified version, with the settings that hold for its requests.
+
+    Attributes:
+        number: Its number in the registry.
+        settings: Limits of its requests.
+        bundle: The model.
+        source: Where the version comes from, as the registry notes it.
+        interface: Its inputs and outputs in the terms of the protocols.
+        batcher: Joins its requests into forward passes.
+    """
+
+    number: int
+    settings: Settings
+    bundle: Bundle
+    source: dict[str, Any]
+    interface: Interface
+    batcher: Batcher
+
+    @property
+    def version(self) -> str:
+        """The number as text, as answers and paths have it."""
+        return str(self.number)
+
+
+def load_version(
+    settings: Settings, version: int, known: LoadedVersion | None, executor: Executor
+) -> LoadedVersion:
+    """Loads, verifies and warms up a version; takes seconds, so it is called in a thread.
+
+    Args:
+        settings: Settings of the replica.
+        version: Number of the version.
+        known: The same version under earlier settings, which is reused if it can be; or None.
+        executor: Runs forward passes that are too long for the event loop.
+
+    Raises:
+        RaydcError: The version does not exist, does not verify or does not work.
+    """
+    if known is not None and known.settings.identity == settings.identity:
+        if known.settings.batching == settings.batching:
+            return replace(known, settings=settings)
+        bundle, source = known.bundle, known.source
+    else:
+        bundle, source = _raise_raydc_errors_only(
+            settings, version, lambda: load_bundle(settings, version)
+        )
+    # Also warms up the model: the first forward pass allocates buffers.
+    plan = _raise_raydc_errors_only(
+        settings, version, lambda: batch_size.measure(bundle, settings.max_batch_size)
+    )
+    batcher = Batcher(
+        partial(compute_values, bundle),
+        plan.batch_size,
+        settings.batch_wait_timeout_s,
+        None if plan.runs_inline else executor,
+    )
+    return LoadedVersion(version, settings, bundle, source, Interface(bundle.features), batcher)
+
+
+def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
+    """Reads a version's bundle from the registry and proves it by its golden rows.
+
+    Args:
+        settings: Storage, model, device, threads and optimization.
+        version: Number of the version.
+
+    Returns:
+        The bundle, and where the version comes from.
+
+    Raises:
+        RaydcError: The version does not exist or does not verify. A builder of the user, a
+            filesystem or a compiler may raise anything else.
+    """
+    registry = Registry(Storage(settings.storage))
+    bundle = bundles.load(
+        registry.folder(settings.model, version), settings.device, settings.num_threads
+    )
+    # Before it is compiled: the golden rows prove the network as it was trained, and `optimize`
+    # compares the compiled one with that.
+    bundle.check_golden()
+    if settings.optimize == "auto":
+        bundle = optimize(bundle)
+    return bundle, registry.source(settings.model, version)
+
+
+def compute_values(bundle: Bundle, x: Array) -> Array:
+    """Runs a forward pass for all requests of a batch.
+
+    Args:
+        bundle: The model.
+        x: Inputs [B, *shape].
+
+    Returns:
+        `Features.values` of the outputs, [B, K]; NaN in rows where the model gave no finite number.
+    """
+    outputs_BK = bundle.forward(x)
+    values_BK = bundle.features.values(outputs_BK)
+    is_finite_BK = np.isfinite(outputs_BK)
+    # A probability can be finite although its output is not: softmax of inf, for example.
+    if not is_finite_BK.all():
+        values_BK[~is_finite_BK.all(axis=1)] = np.nan
+    return values_BK
+
+
+def _raise_raydc_errors_only(
+    settings: Settings, version: int, work: Callable[[], Result]
+) -> Result:
+    """Turns any error into a RaydcError: anything else would make Serve stop the replica."""
+    try:
+        return work()
+    except RaydcError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"version {version} of {settings.model} does not work: {error!r}"
+        ) from error
