@@ -104,7 +104,7 @@ class Run:
         self.y_B = torch.randint(0, 10, (batch_size,))
         self.done = 0
 
-    def do(self, before: Callable[[int], Any] = lambda number: None) -> None:
+    def do(self, before: Callable[[int], Any] = lambda _number: None) -> None:
         """A block of steps; `before` is called before each of them with its number in the block."""
         rows = len(self.x)
         for number in range(self.block):
@@ -186,7 +186,7 @@ def storage_block(run: Run, saver: Saver) -> None:
 
 def memory_block(run: Run, saver: Saver) -> None:
     run.step.before_update = saver.complete
-    run.do(lambda number: saver.is_due(run.done) and saver.save(run.parts()))
+    run.do(lambda _number: saver.is_due(run.done) and saver.save(run.parts()))
 
 
 def usual_block(run: Run, folder: Storage) -> None:

@@ -151,7 +151,7 @@ def trainer(name: str, model: str, num_shards: int, world_size: int) -> Trainer:
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
 
-    def ddp(number: int, batch: Batch) -> None:
+    def ddp(_number: int, batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(net(batch.x), batch.y_B).backward()
         optimizer.step()

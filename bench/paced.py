@@ -48,7 +48,7 @@ class Paced(torch.nn.Module):
         return x * self.gain
 
 
-def network(signature: Signature, file: str, least_s: float) -> torch.nn.Module:
+def network(_signature: Signature, file: str, least_s: float) -> torch.nn.Module:
     """The builder that the spec names."""
     return Paced(file, least_s)
 

@@ -307,7 +307,7 @@ def drive_raydc(failure: str, work: Path, resume: bool) -> None:
     train.run(spec, prepared.load(folder), Storage(str(work / "run")), print, resume=resume)
 
 
-def paced(signature: Any) -> Any:
+def paced(_signature: Any) -> Any:
     """The network of all contenders."""
     import torch
     from torch import nn
@@ -326,7 +326,7 @@ def paced(signature: Any) -> Any:
     return Paced()
 
 
-def drive_ray_train(failure: str, work: Path, resume: bool) -> None:
+def drive_ray_train(failure: str, work: Path, _resume: bool) -> None:
     """The run as the documentation of Ray Train shows it."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -374,9 +374,9 @@ def raydc(model: str, data: Path, work: Path, num_workers: int) -> float:
     ]
     given = spec.resolve(spec.loads(text, overrides=overrides))
     engine.connect(num_cpus=max(2, num_workers))
-    prepared = prepare.run(given, lambda line: None)
+    prepared = prepare.run(given, lambda _line: None)
     folder = Storage(str(work)) / "runs" / f"{model}-{num_workers}-{time.time_ns()}"
-    train.run(given, prepared, folder, lambda line: None, resume=False)
+    train.run(given, prepared, folder, lambda _line: None, resume=False)
     rate = rate_of(list(events.read(folder, "metrics")), model)
     engine.disconnect()
     return rate

@@ -86,7 +86,7 @@ def idx(values: npt.NDArray[np.uint8]) -> bytes:
     return header + values.tobytes()
 
 
-def digits(folder: Path, mirror: str | None) -> None:
+def digits(folder: Path, _mirror: str | None) -> None:
     """Writes 1,797 handwritten digits of 8x8, stretched from 0..16 to 0..255."""
     from sklearn.datasets import load_digits
 

@@ -31,7 +31,7 @@ from raydc.storage import Storage
 
 SPEC = "examples/digits/spec.yaml"
 STORAGE = "/shared/runs"
-# One worker on each host; the replica fits beside, and answers calls from outside.
+# One worker on each host leaves room for the replica, which answers calls from outside.
 OVERRIDES = {
     "storage": STORAGE,
     "scaling.num_workers": "2",

@@ -260,7 +260,7 @@ def test_killed_driver_resumes_and_skips_a_flipped_byte(tmp_path: Path, root: Pa
     (tmp_path / "faults").mkdir()
     process = train_command(tmp_path / "killed", root)
     wait_for((tmp_path / "faults" / "fault-0-0").exists, process)
-    # Checkpoints are written beside the steps: the one of step 8 may still be under way.
+    # Checkpoints are written during the steps: the one of step 8 may not be complete yet.
     wait_for((run_path / "checkpoints" / "step_00000008" / "MANIFEST.json").exists, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait(CONDITION_TIMEOUT_S) == -signal.SIGKILL

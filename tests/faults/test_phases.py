@@ -1,4 +1,4 @@
-"""kill -9 in each phase of a checkpoint: the run goes on from the newest one that is whole."""
+"""kill -9 in each phase of a checkpoint: the run resumes from the newest one that is whole."""
 
 from __future__ import annotations
 

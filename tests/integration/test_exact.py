@@ -113,7 +113,7 @@ def test_bits_are_equal_for_all_networks_and_numbers_of_workers(
 
 
 def test_bits_are_equal_for_a_regression(ranks: Ranks, tmp_path: Path) -> None:
-    """Rows of 28 bytes: the shards of a batch do not begin where a processor would like it."""
+    """Rows of 28 bytes: the shards of a batch are not aligned."""
     data = write_line(Storage(str(tmp_path / "data")), num_columns=7)
     sections = {"data": {"task": "regression"}, "checkpoint": {"every_steps": 100}}
     spec = spec_of("mlp", {**ADAM, "logical_shards": 5}, **sections)

@@ -30,9 +30,8 @@ def test_memory_holder_keeps_two_states_of_one_history() -> None:
     for step, content in ((1, b"123"), (5, b"12"), (10, b"1"), (15, b"12345")):
         assert holder.keep("first", step, {}, {}, {"a": np.frombuffer(content, np.uint8)})
     assert holder.list_steps() == [10, 15]
-    holder.start_history(
-        "second", 10
-    )  # A restart goes on after 10: 15 belongs to no history any more.
+    # A restart resumes after step 10, so the state of step 15 has no history.
+    holder.start_history("second", 10)
     assert holder.list_steps() == [10]
     assert not holder.keep("first", 20, {}, {}, {})
     assert holder.read(20) is None
@@ -42,7 +41,7 @@ def test_memory_holder_keeps_two_states_of_one_history() -> None:
 
 
 def put_when_up(memory: PeerMemory, state: Any) -> None:
-    """The first state starts the holder; nobody waits for that but this."""
+    """Waits for the holder, which the first state starts."""
     deadline_s = time.monotonic() + 60.0
     while not memory.put(state):
         assert time.monotonic() < deadline_s
