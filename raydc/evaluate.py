@@ -1,18 +1,18 @@
-"""Bundles over data sets of any size, with Ray Data: scores on held-out rows, and predictions for files.
+"""Bundles over data sets of any size, with Ray Data: scores on held-out rows, predictions for
+files.
 
-Each process of the pool loads the bundle once; rows go through `Features.apply` and `Bundle.forward`, as they do
-in the endpoint.
+`run` and `predict_file` run in a driver, `_Evaluator` and `_Predictor` in the processes of a pool,
+each of which loads the bundle once. Rows pass through `Features.apply` and `Bundle.forward`, as in
+the endpoint.
 
 Shape suffixes: B rows, K outputs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from raydc import bundle
-from raydc.data import sources, tasks, values
+from raydc.data import model_pool, sources, tasks, values
 from raydc.data.readers import Reader
 from raydc.data.shards import open_rows
 from raydc.data.sources import Layout
@@ -29,17 +29,17 @@ from raydc.data.table_file import TableWriter
 from raydc.errors import DataError
 from raydc.features import Features
 from raydc.models.scores import Scores
-from raydc.spec import ResolvedSpec
 from raydc.spec.sections import Data
 from raydc.storage import Storage
 
-# A batch is as many rows as fit here as inputs; what a network makes of them is some tens of times as large.
+# A batch has as many rows as fit into this as inputs. The activations of a network are some tens of
+# times as large.
 _BATCH_BYTES = 8 * 1024 * 1024
 _MAX_BATCH_ROWS = 1024
-# A process takes seconds to start; it is worth it for so many batches.
-_BATCHES_PER_PROCESS = 8
+# Torchmetrics costs much per update and little per row, and a row of predictions is small.
 _ROWS_PER_UPDATE = 65_536
 _PREDICTION, _SCORE = "prediction", "score"
+# Columns of a table that stands for an error; see `_Predictor`.
 _ERROR, _HINT = "__error", "__hint"
 
 
@@ -52,12 +52,14 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
         split: train, validation or test.
 
     Returns:
-        `num_rows` and the metrics of `raydc.models.scores.Scores`; for a classification also `support` (rows of each
-        class) and `confusion_matrix` (rows: true classes, columns: predicted ones).
+        `num_rows` and the metrics of `raydc.models.scores.Scores`; for a classification also
+        `support` (rows of each class) and `confusion_matrix` (rows: true classes, columns:
+        predicted ones).
 
     Raises:
         CheckpointError: The bundle does not verify.
-        DataError: The data set does not verify, was prepared with other features, or has no rows there.
+        DataError: The data set does not verify, was prepared with other features, or has no rows
+            in this split.
     """
     loaded = bundle.load(bundle_folder)
     rows = open_rows(data_folder, split)
@@ -72,19 +74,27 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
     scores = Scores(loaded.features)
     confusion = _confusion_matrix(loaded.features)
     batch_rows = _batch_rows(loaded.features)
-    with _in_order():
+    with model_pool.preserve_order():
         import ray
 
+        # Ray Data passes positions only; each process reads its rows from the shards.
         judged = ray.data.range(
             len(rows), override_num_blocks=math.ceil(len(rows) / batch_rows)
         ).map_batches(
             _Evaluator,
-            fn_constructor_args=(bundle_folder, data_folder, split, _device(loaded.spec)),
+            fn_constructor_args=(
+                bundle_folder,
+                data_folder,
+                split,
+                model_pool.choose_device(loaded.spec),
+            ),
             batch_size=batch_rows,
-            **_pool(loaded.spec, math.ceil(len(rows) / batch_rows)),
+            **model_pool.pool_options(loaded.spec, math.ceil(len(rows) / batch_rows)),
         )
         for batch in judged.iter_batches(batch_size=_ROWS_PER_UPDATE, batch_format="numpy"):
             predicted, expected = torch.tensor(batch["predicted"]), torch.tensor(batch["expected"])
+            # Exact counts do not depend on the order; the float64 sum of the losses does, hence
+            # `preserve_order`.
             scores.add(predicted, expected, torch.tensor(batch["loss"].sum(), dtype=torch.float64))
             if confusion is not None:
                 confusion.update(predicted, expected)
@@ -110,7 +120,7 @@ def _by_class(confusion: Any, features: Features) -> dict[str, Any]:
 
 
 class _Evaluator:
-    """Judges rows of a split by their positions."""
+    """Scores rows of a split, given their positions."""
 
     def __init__(
         self, bundle_folder: Storage, data_folder: Storage, split: str, device: str
@@ -123,53 +133,63 @@ class _Evaluator:
         x, y = self.rows.gather(batch["id"].astype(np.int64))
         outputs_BK = torch.from_numpy(self.bundle.forward(x))
         predicted, expected, loss = self.scores.judge(outputs_BK, torch.from_numpy(y))
+        # A table needs a number for each row: the batch's loss is spread evenly.
         share = np.full(len(y), float(loss) / len(y))
         return {"predicted": predicted.numpy(), "expected": expected.numpy(), "loss": share}
 
 
-# Batch prediction -------------------------------------------------------------------------------------------
+def _batch_rows(features: Features) -> int:
+    """Rows of a batch, so that its inputs fit into `_BATCH_BYTES`."""
+    signature = features.signature
+    row_bytes = math.prod(signature.shape) * np.dtype(signature.dtype).itemsize
+    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
+
+
+# Batch prediction ---------------------------------------------------------------------------------
 
 
 def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
     """Predicts every row of a source; needs a connected Ray.
 
-    The output has the rows of the source in their order, with its columns (images are left out), `prediction`
-    (a class, or a number in units of the target) and, for a classification, `score` (its probability).
+    The output has the rows of the source in their order, with its columns (images are left out),
+    `prediction` (a class, or a number in units of the target) and, for a classification, `score`
+    (its probability).
 
     Args:
         bundle_folder: A bundle.
-        source: Path, folder, glob or URI of raw rows, in any format that training takes.
-        output: A file to write: `.csv`, `.parquet` or `.jsonl`, on a local disk or as a URI. It appears whole or
-            not at all.
+        source: Path, folder, glob or URI of raw rows, in any format that training reads.
+        output: File to write: `.csv`, `.parquet` or `.jsonl`, as a local path or a URI. It appears
+            whole or not at all.
 
     Returns:
         Number of rows.
 
     Raises:
-        UsageError: The output's name says no format.
+        UsageError: The name of the output has no known format.
         CheckpointError: The bundle does not verify.
-        DataError: A source or a row that cannot be used, by its place.
+        DataError: A source or a row cannot be used; the message names its place.
     """
     loaded = bundle.load(bundle_folder)
     writer = TableWriter(output)
-    data = _reading(loaded.spec.data, source)
+    data = _prediction_data(loaded.spec.data, source)
     layout = sources.locate(data)
     calls = Reader.of(layout, data).pieces(layout.files)
     batch_rows = _batch_rows(loaded.features)
-    with writer, _in_order():
+    with writer, model_pool.preserve_order():
         predicted = tasks.dataset(calls, "Read").map_batches(
-            _Predict,
-            fn_constructor_args=(bundle_folder, layout, _device(loaded.spec)),
+            _Predictor,
+            fn_constructor_args=(bundle_folder, layout, model_pool.choose_device(loaded.spec)),
             batch_size=batch_rows,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            **_pool(loaded.spec, len(calls)),
+            **model_pool.pool_options(loaded.spec, len(calls)),
         )
         return _write(writer, predicted.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
-def _reading(data: Data, source: str) -> Data:
-    """How training read its rows, with another source; no row is left out, and excluded columns are shown."""
+def _prediction_data(data: Data, source: str) -> Data:
+    """The section `data` of training with another source, and with every row and column kept."""
+    # Excluded columns, ids for example, belong into the output; their kind only has to be readable.
     columns = {**data.features.columns, **dict.fromkeys(data.features.exclude, "categorical")}
     features = data.features.model_copy(update={"exclude": [], "columns": columns})
     clean = data.clean.model_copy(update={"duplicates": "keep"})
@@ -189,7 +209,7 @@ def _write(writer: TableWriter, tables: Iterable[pa.Table]) -> int:
     return num_rows
 
 
-class _Predict:
+class _Predictor:
     """Adds predictions to tables of raw rows."""
 
     def __init__(self, bundle_folder: Storage, layout: Layout, device: str) -> None:
@@ -197,7 +217,7 @@ class _Predict:
         self.layout = layout
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        # Ray Data gives the text of an exception only, so this one travels as a table.
+        # Ray Data passes on only the text of an exception, so this one travels as a table.
         try:
             return self._predict(table)
         except DataError as error:
@@ -217,77 +237,35 @@ class _Predict:
         try:
             answers = self.bundle.predict_columns(columns)
         except DataError as error:
-            raise _placed(error, self.layout, values.row_ids(table)) from error
+            raise _with_place(error, self.layout, values.row_ids(table)) from error
         result = table.select(
-            [name for name in names if _can_be_shown(table.schema.field(name).type)]
+            [name for name in names if _is_printable(table.schema.field(name).type)]
         )
+        # A classification has "label" and "score", a regression "value".
         for name, key in ((_PREDICTION, "label"), (_PREDICTION, "value"), (_SCORE, "score")):
             if key in answers[0]:
                 result = result.append_column(name, pa.array([answer[key] for answer in answers]))
         return result
 
 
-def _can_be_shown(column_type: pa.DataType) -> bool:
+def _is_printable(column_type: pa.DataType) -> bool:
+    """Whether a column can be written to any format of output."""
     return values.kind_of(column_type) != "image" and not pa.types.is_binary(column_type)
 
 
 def _raw(column: pa.Array) -> Any:
-    """A column as `Features.apply` takes it."""
+    """Converts a column to what `Features.apply` takes."""
     if values.kind_of(column.type) != "image":
         return column.to_pylist()
+    # Images are decoded without the missing ones, which are put back as None.
     present = iter(values.images_of(column.drop_null()))
     return [next(present) if is_there else None for is_there in column.is_valid().to_pylist()]
 
 
-def _placed(error: DataError, layout: Layout, row_ids: npt.NDArray[np.int64]) -> DataError:
-    """The error with the place of its row in the sources instead of in the batch."""
+def _with_place(error: DataError, layout: Layout, row_ids: npt.NDArray[np.int64]) -> DataError:
+    """Replaces the position of a row in the batch by its place in the sources."""
     match = re.match(r"rows\[(\d+)\]\.", error.message)
     if match is None:
         return DataError(error.message, error.hint)
     place = layout.place(int(row_ids[int(match[1])]))
     return DataError(f"{place}: {error.message[match.end() :]}", error.hint)
-
-
-# Processes --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _in_order() -> Iterator[None]:
-    """Ray Data gives rows in their order, whichever process is done first."""
-    from ray.data import DataContext
-
-    options = DataContext.get_current().execution_options
-    before, options.preserve_order = options.preserve_order, True
-    try:
-        with tasks.quiet_ray_data(), warnings.catch_warnings():
-            # `max_restarts` below has no other way in yet.
-            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            yield
-    finally:
-        options.preserve_order = before
-
-
-def _batch_rows(features: Features) -> int:
-    signature = features.signature
-    row_bytes = math.prod(signature.shape) * np.dtype(signature.dtype).itemsize
-    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
-
-
-def _device(spec: ResolvedSpec) -> str:
-    import ray
-
-    return "cuda" if spec.scaling.use_gpu and ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
-
-
-def _pool(spec: ResolvedSpec, num_batches: int) -> dict[str, Any]:
-    """Options of `map_batches`: as many processes as there is work for, at most one per CPU or GPU."""
-    import ray
-
-    unit = "GPU" if _device(spec) == "cuda" else "CPU"
-    most = int(ray.cluster_resources().get(unit, 1))
-    size = max(1, min(most, num_batches // _BATCHES_PER_PROCESS))
-    options: dict[str, Any] = {"num_gpus": 1} if unit == "GPU" else {"num_cpus": 1}
-    if len(ray.nodes()) == 1:
-        # Nothing but the process itself can be lost here, and Ray warns of every actor that may restart.
-        options["max_restarts"] = 0
-    return {"compute": ray.data.ActorPoolStrategy(min_size=1, max_size=size), **options}

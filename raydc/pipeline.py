@@ -168,20 +168,11 @@ def train_model(
     return job.run_folder / "model"
 
 
-def search(job: Job, data: prepared.Prepared, resume: bool) -> Storage:
-    """Stage sweep.
-
-    Args:
-        job: The job of a spec with a sweep.
-        data: Its data set.
-        resume: Continue a sweep in this run folder.
-
-    Returns:
-        The folder of the best trial's model.
-    """
+def search(job: Job, data: prepared.Prepared) -> Storage:
+    """Stage sweep, which continues one in this run folder: the folder of the best trial's model."""
     from raydc import sweep
 
-    return sweep.run(job.spec, data, job.run_folder, job.report, resume=resume).bundle_folder
+    return sweep.run(job.spec, data, job.run_folder, job.report).bundle_folder
 
 
 def evaluate_model(job: Job, bundle_folder: Storage, data: prepared.Prepared) -> dict[str, Any]:
@@ -272,7 +263,7 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
     weights = load_fork(job, data, fork)
     resumed = begin_run(job, given_text, resume, new)
     bundle_folder = (
-        search(job, data, resumed) if job.spec.sweep else train_model(job, data, resumed, weights)
+        search(job, data) if job.spec.sweep else train_model(job, data, resumed, weights)
     )
     metrics = evaluate_model(job, bundle_folder, data)
     version = register_model(job, bundle_folder, metrics)

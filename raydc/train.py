@@ -1,4 +1,7 @@
-"""A run, from a resolved spec and a data set to a model: on Ray, or in the calling process."""
+"""A run, from a resolved spec and a data set to a model. Runs in the driver.
+
+The workers run on Ray, or, with `scaling.num_workers: 0`, in the calling process.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ class TrainResult:
     Attributes:
         steps: Steps done, over all attempts.
         epochs: Epochs, a last partial one included.
-        metrics: Of the checkpoint that became the model.
-        checkpoint: Its name.
+        metrics: Validation metrics of the checkpoint that became the model; None if not finite.
+        checkpoint: Name of that checkpoint.
         reason: completed, early_stop or stopped.
-        restarts: How often the workers were started again by this driver.
+        restarts: Starts of the workers by this driver after the first.
     """
 
     steps: int
@@ -60,29 +63,31 @@ def run(
     Args:
         spec: A resolved spec.
         data: The prepared data set.
-        run_folder: Of the run: checkpoints, metrics, events, model.
-        report: Takes lines of progress.
-        resume: Go on with what the folder holds.
-        fork: Weights of another run that a new run starts with.
+        run_folder: Folder of the run: checkpoints, metrics, events, model.
+        report: Shows a line of progress.
+        resume: Whether to continue the run in the folder.
+        fork: Weights of another run to start a new run with; None for the model's own.
 
     Raises:
-        RunError: The folder holds a run and `resume` was not given, or it is of another spec or data set, or is driven
-            by another process.
+        RunError: The folder holds a run and `resume` was not given, or the run has another spec or
+            data set, or another process drives it.
         ClusterError: The cluster cannot hold the workers.
-        TrainError: Training failed more often than the spec allows, or in the same way again and again.
+        TrainError: Training failed more often than the spec allows, or in the same way again and
+            again.
         CheckpointError: No checkpoint verifies.
     """
     store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
     if store.steps() and not resume:
         raise RunError(
-            f"run {spec.name!r} has been trained already: {len(store.steps())} checkpoints at {run_folder.uri}",
-            "Type --resume to go on with it, or --new to start again.",
+            f"run {spec.name!r} has been trained already: {len(store.steps())} checkpoints at "
+            f"{run_folder.uri}",
+            "Type --resume to continue it, or --new to start again.",
         )
     attempts_before = _num_attempts(run_folder)
     facts = {"spec_hash": spec_hash(spec), "data_hash": data.data_hash, "resume": resume}
-    with lease.hold(run_folder), _driver(run_folder, **facts) as log:
+    with lease.hold(run_folder), _driver_log(run_folder, **facts) as log:
         if resume:
-            _check(spec, data, store, run_folder, report)
+            _refuse_early(spec, data, store, run_folder, report)
         elif fork is not None:
             forks.begin(fork, spec, data, run_folder)
             log.write(
@@ -99,13 +104,17 @@ def run(
             if spec.scaling.max_workers == 0:
                 worker.fit(spec, run_folder, data.folder, publish=progress.show)
             else:
+                # Ray Train takes a second to import, which a run in this process does not need.
                 from raydc.elastic import trainer
 
                 trainer.fit(spec, data.folder, run_folder, progress, log)
         with timed_record(log, CHECKPOINT):
             found = export(spec, data, run_folder, run_folder / "model")
+    # The model is the best checkpoint; how the run ended stands in the last one.
     last, chosen = state_of(_newest(store)), state_of(found)
+    # An attempt that never started its workers has no event, so there may be none at all.
     restarts = max(0, _num_attempts(run_folder) - attempts_before - 1)
+    # Both divisions round up: the last batch of an epoch and the last epoch may be partial.
     epochs = -(-last.step // -(-data.num_rows["train"] // spec.train.global_batch_size))
     metrics, reason = chosen.metrics or {}, last.reason or "completed"
     result = TrainResult(last.step, epochs, metrics, name_of(found.step), reason, restarts)
@@ -115,26 +124,28 @@ def run(
     return result
 
 
-def _check(
+def _refuse_early(
     spec: ResolvedSpec, data: Prepared, store: CheckpointStore, run_folder: Storage, report: Say
 ) -> None:
-    """Refuses before anything starts what the workers would refuse; says so where there is nothing to go on from."""
+    """Refuses a resume before any worker starts, for the reasons that workers would give."""
     steps = store.steps()
     if not steps:
         resuming.refuse_lost_checkpoints(spec, store, events.read(run_folder, "events"))
-        report("train     no checkpoint was written before: starts at step 0")
+        report("train     no checkpoint was written before; starting at step 0")
         return
-    with contextlib.suppress(CheckpointError):  # The workers look for one that verifies.
+    # Only the newest is looked at; if it does not verify, the workers search for one that does.
+    with contextlib.suppress(CheckpointError):
         resuming.refuse_other_data(
             spec, read_manifest(store.folder / name_of(steps[-1]))[0]["data_hash"], data.data_hash
         )
 
 
 @contextlib.contextmanager
-def _driver(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
-    """The life of a driver, from `run_started` to `driver_ended` in the events of the run."""
+def _driver_log(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
+    """Records the life of a driver in the events of the run: `run_started` and `driver_ended`."""
     log = events.EventLog(run_folder, "events")
     log.write(kind="run_started", **facts)
+    # So that readers on an object store see it before the run ends.
     log.flush()
     try:
         yield log
@@ -146,19 +157,19 @@ def _driver(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
 def export(
     spec: ResolvedSpec, data: Prepared, run_folder: Storage, bundle_folder: Storage
 ) -> Found:
-    """Writes the best checkpoint of a run as a bundle: by the validation metric, or the last one without it.
+    """Writes the best checkpoint of a run as a bundle; without validation, the last one.
 
     Args:
         spec: The resolved spec of the run.
         data: The data set that it was trained on.
-        run_folder: Of the run.
-        bundle_folder: Where the bundle goes.
+        run_folder: Folder of the run.
+        bundle_folder: Folder to write the bundle to.
 
     Returns:
-        The checkpoint.
+        The checkpoint that was written.
 
     Raises:
-        CheckpointError: There is none that verifies, or the best is damaged.
+        CheckpointError: No checkpoint verifies, or the best one does not.
     """
     store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
     newest = _newest(store)
@@ -201,4 +212,5 @@ def _summary(result: TrainResult) -> str:
         f"{name} {value:.4f}" for name, value in result.metrics.items() if value is not None
     )
     restarts = f", {result.restarts} restart(s)" if result.restarts else ""
-    return f"train     {result.reason} after {result.steps:,} steps{restarts}; best is {result.checkpoint}: {scores}"
+    end = f"{result.reason} after {result.steps:,} steps{restarts}"
+    return f"train     {end}; best is {result.checkpoint}: {scores}"

@@ -154,8 +154,8 @@ def sweep(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
         )
     data = _prepare_checked(job)
-    resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
-    report(f"done      the model is in {pipeline.search(job, data, resumed).uri}")
+    pipeline.begin_run(job, Path(spec).read_text(), resume, new)
+    report(f"done      the model is in {pipeline.search(job, data).uri}")
     _say_how_to_look(job)
 
 

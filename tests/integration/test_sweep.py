@@ -49,7 +49,7 @@ def test_sweep_best_trial_becomes_the_bundle(
 
     # The same sweep again: the same trials, and a finished one is read, not trained again.
     starts = {key: attempts(folder, key) for key in folder.names("sweep/trials")}
-    again = sweep.run(given, data, folder, lines.append, resume=True)
+    again = sweep.run(given, data, folder, lines.append)
     assert [trial.values for trial in again.trials] == [trial.values for trial in result.trials]
     finished = [trial.key for trial in result.trials if trial.state == "finished"]
     assert finished

@@ -1,0 +1,142 @@
+"""The trials of a sweep: their specs, keys and records, the winner, and the table of all.
+
+Pure but for reading records; used by the driver of a sweep and by its trials.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from raydc import spec as specs
+from raydc.errors import TrainError
+from raydc.spec import ResolvedSpec
+from raydc.storage import Storage, canonical_json, sha256
+from raydc.tracking import events
+
+# Its presence says that a trial has trained to its end; a trial without it is continued.
+FINISHED_FILE = "finished.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        key: Name of its folder.
+        values: Searched values by spec path.
+        epochs: Epochs that it has done.
+        metric: Its best validation metric; None if it has none, or only infinite ones.
+        state: "finished", "pruned" or "failed".
+    """
+
+    key: str
+    values: dict[str, Any]
+    epochs: int
+    metric: float | None
+    state: str
+
+
+def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
+    """The resolved spec of a trial: the searched values, one process, no sweep and no endpoint."""
+    # Without workers their default would be one shard, and the trial would train another model.
+    shards = spec.train.logical_shards
+    alone = spec.model_copy(update={"sweep": None, "serve": None})
+    return specs.with_values(
+        alone, {**values, "scaling.num_workers": 0, "train.logical_shards": shards}
+    )
+
+
+def trial_key(spec: ResolvedSpec) -> str:
+    """16 hex digits of the hash of a trial's resolved spec."""
+    value = specs.to_dict(spec)
+    # A sweep that was moved to another storage keeps its trials.
+    del value["storage"]
+    return sha256(canonical_json(value))[:16]
+
+
+def read_trial(
+    spec: ResolvedSpec, folder: Storage, all_values: dict[str, Any], has_failed: bool
+) -> Trial:
+    """Reads how far a trial came.
+
+    Args:
+        spec: The resolved spec of the sweep.
+        folder: Folder of the sweep.
+        all_values: Values of the trial by spec path, in any order.
+        has_failed: Whether Tune reports an error of the trial.
+    """
+    # In the order of the spec, which is the order of the table's columns.
+    values = {path: all_values[path] for path in (spec.sweep.space if spec.sweep else ())}
+    own = trial_spec(spec, values)
+    key = trial_key(own)
+    place = folder / "trials" / key
+    records = read_epochs(place)
+    metrics = [tune_metric(own, record) for record in records]
+    best = (max if spec.train.mode == "max" else min)(metrics, default=math.inf)
+    state = "finished" if place.exists(FINISHED_FILE) else "failed" if has_failed else "pruned"
+    return Trial(key, values, len(records), best if math.isfinite(best) else None, state)
+
+
+def read_epochs(folder: Storage) -> list[dict[str, Any]]:
+    """Records of the epochs of a trial, by its folder, in order."""
+    history = events.surviving(events.read(folder, "metrics"))
+    return [record for record in history if record["kind"] == "epoch"]
+
+
+def tune_metric(spec: ResolvedSpec, record: dict[str, Any]) -> float:
+    """The metric of an epoch as Tune compares it: a trial that has diverged is the worst of all."""
+    metric = record[spec.train.metric]
+    # JSON has no NaN and no infinity; such metrics are recorded as None.
+    if metric is None:
+        return -math.inf if spec.train.mode == "max" else math.inf
+    return float(metric)
+
+
+def pick_winner(trials: tuple[Trial, ...], mode: str) -> Trial:
+    """The trial with the best metric; among equals the one that was sampled first.
+
+    Raises:
+        TrainError: No trial has a metric.
+    """
+    measured = [trial for trial in trials if trial.metric is not None]
+    if not measured:
+        raise TrainError(
+            f"none of the {len(trials)} trials finished an epoch",
+            "Train one of them alone to see its error: raydc train with --set for each value.",
+        )
+    sign = 1.0 if mode == "max" else -1.0
+    # max() keeps the first of equals.
+    return max(measured, key=lambda trial: sign * (trial.metric or 0.0))
+
+
+def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[str]:
+    """Formats all trials as aligned lines, the first of them a header.
+
+    Args:
+        trials: Trials in the order of sampling.
+        winner: The trial to mark with an asterisk.
+        metric: Name of the validation metric.
+    """
+    paths = list(winner.values)
+    cells = [["", "trial", *paths, "epochs", metric, "state"]]
+    for number, trial in enumerate(trials):
+        score = "" if trial.metric is None else f"{trial.metric:.4f}"
+        values = [_short(trial.values[path]) for path in paths]
+        mark = "*" if trial == winner else ""
+        cells.append([mark, str(number), *values, str(trial.epochs), score, trial.state])
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def format_values(values: dict[str, Any]) -> str:
+    """Formats searched values on one line."""
+    return ", ".join(f"{path}={_short(value)}" for path, value in values.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
