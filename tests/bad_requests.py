@@ -1,6 +1,7 @@
-"""Requests that are wrong, each in its own way, with the status that they must get.
+"""Bad requests, each with its own fault and the status that it must get.
 
-The unit tests send them through the routes, the integration tests over the wire to replicas that must survive them.
+Unit tests send them through the routes; integration tests send them to replicas, which must
+survive them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from PIL import Image
 JSON = "application/json"
 RAW = "application/octet-stream"
 LENGTH = "inference-header-content-length"
-# How deep lists may lie in each other depends on what looks at them: 400 or 422.
+# How deep lists may be nested depends on what parses them: 400 or 422.
 ANY_4XX = 4
 MAX_BYTES, MAX_ROWS, MAX_PIXELS = 256 * 1024, 50, 1024 * 1024
 LIMITS = {
@@ -32,7 +33,7 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Bad:
-    """A wrong request to the model of tables or of pictures; `fault` is unique."""
+    """A bad request to the model of tables or of pictures; `fault` is unique."""
 
     fault: str
     model: str
@@ -53,7 +54,7 @@ def png(width: int = 8, height: int = 8, mode: str = "L", kind: str = "PNG") -> 
 
 
 def png_that_says(width: int, height: int) -> bytes:
-    """A file of a few bytes that says that it has many pixels."""
+    """A file of a few bytes that declares many pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     checked = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
     return png()[:8] + checked + png()[33:]
@@ -71,7 +72,7 @@ def _json(fault: str, model: str, value: Any, status: int, path: str = "/predict
 
 
 def _texts() -> Iterator[Bad]:
-    """What is no JSON, or JSON that gets out of hand."""
+    """Text that is not JSON, or is hostile JSON."""
     texts = {
         "nothing": b"",
         "a brace": b"{",
@@ -170,7 +171,7 @@ def _rows() -> Iterator[Bad]:
         "rows that are null": {"rows": None},
         "rows that are an object": {"rows": {}},
         "rows that are empty": {"rows": []},
-        "a key beside rows": {"rows": [good], "extra": 1},
+        "a key and rows": {"rows": [good], "extra": 1},
         "a row as the body": good,
         "a list in a list": [[good]],
         "null among rows": [good, None],
@@ -182,7 +183,7 @@ def _rows() -> Iterator[Bad]:
     for fault, row in {
         "an empty row": {},
         "an unknown column": {"agee": 1},
-        "an unknown column beside known ones": {**good, "salary": 1},
+        "an unknown column and known ones": {**good, "salary": 1},
         "a column of another case": {"Age": 1},
         "a column without a name": {"": 1},
         "a column with a long name": {"a" * 10_000: 1},
@@ -348,7 +349,7 @@ def _binary() -> Iterator[Bad]:
     yield bad("a size that is true", sized(True), bytes(64))
     yield bad("bytes behind the tensors", sized(64), bytes(70))
     yield bad("no bytes", sized(0), b"")
-    yield bad("data beside the size", {**sized(64), "data": [0] * 64}, bytes(64))
+    yield bad("data and a size", {**sized(64), "data": [0] * 64}, bytes(64))
     yield bad("a wrong shape", sized(64, shape=(1, 4, 4, 4)), bytes(64))
     yield bad("a shape that overflows", sized(64, shape=(2**32, 2**32)), bytes(64))
     yield bad("a BOOL that is 2", sized(64, "BOOL"), bytes([2] * 64))
@@ -501,7 +502,7 @@ def _forms() -> Iterator[Bad]:
             part('Content-Disposition: form-data; name="f"; filename="a"', b"hello") + end,
             422,
         ),
-        ("a field beside a file", file + part(field) + end, 400),
+        ("a field and a file", file + part(field) + end, 400),
         ("too many files", file * (MAX_ROWS + 1) + end, 413),
     ):
         yield Bad(f"form: {fault}", "pictures", "/predict", body, status, {"content-type": form})
@@ -606,6 +607,6 @@ ALL: list[Bad] = [
 
 
 def good(model: str) -> bytes:
-    """A body for `/predict` that is right."""
+    """A good body for `/predict`."""
     rows = small_models.table_rows(1) if model == "tables" else small_models.picture_rows(1)
     return json.dumps(rows).encode()

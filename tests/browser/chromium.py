@@ -1,4 +1,4 @@
-"""Debian's Chromium, and the page as a person handles it."""
+"""Drives the page in Debian's Chromium as a person would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def find_obstacle() -> str | None:
-    """Why no browser can be started here; None where one can."""
+    """Returns why no browser can be started here; None if one can."""
     if importlib.util.find_spec("selenium") is None:
         return "the browser tests need selenium: pip install -e '.[dev]'"
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
@@ -28,7 +28,7 @@ def find_obstacle() -> str | None:
 
 
 class Browser:
-    """A Chromium without a window, that knows no other machine than this one."""
+    """A headless Chromium."""
 
     def __init__(self) -> None:
         from selenium import webdriver
@@ -50,10 +50,10 @@ class Browser:
     def quit(self) -> None:
         self.driver.quit()
 
-    # Looking ----------------------------------------------------------------------------------------------
+    # Reading the page ----------------------------------------------------------------------------
 
     def wait(self, condition: Callable[[], Result], what: str) -> Result:
-        """The first true value of a condition."""
+        """Waits for a condition and returns its first true value; `what` names it in an error."""
         from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.ui import WebDriverWait
 
@@ -62,28 +62,31 @@ class Browser:
         return found
 
     def all(self, selector: str) -> list[Any]:
+        """Visible elements of a CSS selector."""
         return [
             one for one in self.driver.find_elements("css selector", selector) if one.is_displayed()
         ]
 
     def one(self, selector: str) -> Any:
+        """Waits for a visible element and returns it."""
         return self.wait(lambda: self.all(selector), selector)[0]
 
     def text(self, selector: str) -> str:
+        """Waits until an element has text and returns it."""
         return str(self.wait(lambda: self.one(selector).text, f"text of {selector}"))
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
     def answer(self) -> str:
-        """What the page shows as the answer to what was asked last."""
+        """Returns the label or number that answers the last request."""
         self.wait(lambda: self.all("#label") and not self.all(".stale"), "an answer")
         return self.text("#label")
 
-    # Doing ------------------------------------------------------------------------------------------------
+    # Using the page ------------------------------------------------------------------------------
 
     def open(self, url: str, width: int = DESKTOP_WIDTH) -> None:
-        """Opens the page anew, as in a new tab, and waits until it knows its model or wants a token."""
+        """Opens the page as in a new tab; waits for its model or the form for a token."""
         metrics = {
             "width": width,
             "height": 800,
@@ -100,7 +103,14 @@ class Browser:
     def draw(
         self, strokes: list[Stroke], x: float = 0.1, y: float = 0.1, size: float = 0.8
     ) -> None:
-        """Draws on the pad, in a square of it."""
+        """Draws on the pad.
+
+        Args:
+            strokes: Points in a unit square.
+            x: Left edge of that square on the pad, 0 to 1.
+            y: Top edge.
+            size: Side of the square; 1 is the whole pad.
+        """
         box = self.run("return document.querySelector('#pad').getBoundingClientRect().toJSON()")
 
         def point(kind: str, at: tuple[float, float]) -> None:

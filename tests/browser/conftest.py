@@ -19,11 +19,16 @@ from raydc.storage import Storage
 from raydc.tokens import TokenStore
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="module", autouse=True)
+def require_browser() -> None:
+    """Skips before models are trained that no browser would show."""
     obstacle = find_obstacle()
     if obstacle is not None:
         required.absent(obstacle)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     made = Browser()
     try:
         yield made
@@ -37,8 +42,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 
 @pytest.fixture(scope="module")
-def digits(browser: Browser, store: Storage) -> Iterator[Served]:
-    """The digits of the example, 8x8."""
+def digits(store: Storage) -> Iterator[Served]:
+    """A model of scikit-learn's digits, 8 x 8 pixels."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -51,8 +56,8 @@ def digits(browser: Browser, store: Storage) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def mnist(browser: Browser, store: Storage, shared_data: Path) -> Iterator[Served]:
-    """Digits of 28x28."""
+def mnist(store: Storage, shared_data: Path) -> Iterator[Served]:
+    """A model of MNIST's digits, 28 x 28 pixels."""
     images = read_idx(shared_data / "mnist" / "t10k-images-idx3-ubyte.gz")[:4000]
     labels = read_idx(shared_data / "mnist" / "t10k-labels-idx1-ubyte.gz")[:4000]
     served.train(store, "mnist", {"name": "mlp", "hidden": [256, 128]}, images, labels, epochs=3)
@@ -61,8 +66,8 @@ def mnist(browser: Browser, store: Storage, shared_data: Path) -> Iterator[Serve
 
 
 @pytest.fixture(scope="module")
-def table(browser: Browser, store: Storage) -> Iterator[Served]:
-    """Two numbers and a category to three classes, with random weights; two versions."""
+def table(store: Storage) -> Iterator[Served]:
+    """A classifier of two numbers and a category, random weights, two versions."""
     for seed in range(2):
         served.register(store, "table", small_models.table_features(), seed)
     with Served(store, "table").running() as endpoint:
@@ -70,16 +75,16 @@ def table(browser: Browser, store: Storage) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def price(browser: Browser, store: Storage) -> Iterator[Served]:
-    """A regression."""
+def price(store: Storage) -> Iterator[Served]:
+    """A regression of one number."""
     served.register(store, "price", small_models.price_features())
     with Served(store, "price").running() as endpoint:
         yield endpoint
 
 
 @pytest.fixture(scope="module")
-def photos(browser: Browser, store: Storage) -> Iterator[Served]:
-    """Images that are no drawings."""
+def photos(store: Storage) -> Iterator[Served]:
+    """A model of images that are not drawings."""
     served.register(store, "photos", small_models.picture_features())
     with Served(store, "photos").running() as endpoint:
         yield endpoint
@@ -87,9 +92,9 @@ def photos(browser: Browser, store: Storage) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def guarded(table: Served, store: Storage) -> Iterator[tuple[Served, str]]:
-    """The table's model for holders of a token, and such a token."""
-    token = TokenStore(store, "table").create("ada", ("read",))
-    with Served(store, "table", auth="token").running() as endpoint:
+    """An endpoint that needs a token, and a token for it."""
+    token = TokenStore(store, table.model).create("ada", ("read",))
+    with Served(store, table.model, auth="token").running() as endpoint:
         yield endpoint, token
 
 

@@ -1,4 +1,4 @@
-"""Endpoints for a browser: replicas behind a small HTTP server, without Ray; and models that read digits."""
+"""Endpoints for the browser: replicas behind uvicorn, without Ray, and models that read digits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DIGITS = tuple("0123456789")
 
 
 def register(store: Storage, name: str, features: Features, seed: int = 0) -> int:
-    """A version with random weights."""
+    """Registers a version with random weights."""
     made = store / f"made-{name}-{seed}"
     small_models.write_bundle(made, features, seed, name)
     return Registry(store).register(
@@ -49,7 +49,16 @@ def train(
     labels: npt.NDArray[Any],
     epochs: int,
 ) -> int:
-    """A version that reads digits, trained here in seconds; images are [B, H, W]."""
+    """Trains a version that reads digits, in seconds, and registers it.
+
+    Args:
+        store: Storage of the registry.
+        name: Name of the model.
+        model: Section `model` of its spec.
+        images: Grey levels [B, H, W].
+        labels: Digits [B].
+        epochs: Number of passes over the images.
+    """
     height, width = images.shape[1:]
     moments = (float(images.mean()),), (float(images.std()),)
     signature = Signature("image", (1, height, width), "uint8", *moments, "classification", DIGITS)
@@ -83,7 +92,7 @@ def fit(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int)
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Threads that wait for each other in each small step are slower than one, on a busy machine by far."""
+    """Uses one thread: in small steps several mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -93,18 +102,25 @@ def one_thread() -> Iterator[None]:
 
 
 class Served:
-    """One model behind an address."""
+    """One model behind a URL of this machine.
+
+    Args:
+        store: Storage of the registry.
+        model: Name of the model.
+        fields: Settings that differ from those of a small spec.
+    """
 
     def __init__(self, store: Storage, model: str, **fields: Any) -> None:
+        self.model = model
         section = small_models.small_spec(store.uri).serve
         limits = {
             name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)
         }
         self._given = {**limits, "storage": store.uri, "model": model, **fields}
         self.service = Service()
-        self._access = Authenticator()
-        self._gate = FrontHandler(
-            Routes(self.service, "0.1.0").respond, self.service, self._access, lambda seen: None
+        self._authenticator = Authenticator()
+        self._front = FrontHandler(
+            Routes(self.service, "0.1.0").respond, self.service, self._authenticator, lambda _: None
         )
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -114,14 +130,14 @@ class Served:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        asked = Request(scope, receive)
+        request = Request(scope, receive)
 
         async def write(response: Response) -> bool:
-            response.headers["x-request-id"] = asked.id
+            response.headers["x-request-id"] = request.id
             await response(scope, receive, send)
             return True
 
-        await self._gate.respond(asked, write)
+        await self._front.respond(request, write)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -130,11 +146,11 @@ class Served:
 
     async def _configure(self, version: int) -> None:
         settings = Settings(**{**self._given, "traffic": Traffic(version=version)})
-        await self._access.configure(settings.storage, settings.model, settings.auth)
+        await self._authenticator.configure(settings.storage, settings.model, settings.auth)
         await self.service.configure(settings)
 
     def promote(self, version: int) -> None:
-        """Another version answers."""
+        """Makes another version answer."""
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(self._configure(version), self._loop).result(
             START_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person draws, drops or fills in, and what comes back."""
+"""The page in a real browser: what a person draws, drops or fills in, and the answer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from chromium import PHONE_WIDTH, Browser
 from served import Served
 from strokes import DIGITS
 
-# Where on the pad, and how large: the model must not care.
+# Position and size on the pad, which must not matter to the model.
 PLACES = [(0.1, 0.1, 0.8), (0.45, 0.05, 0.4), (0.2, 0.5, 0.45)]
 
 
 @pytest.mark.parametrize("model", ["digits", "mnist"])
-def test_a_drawn_digit_gets_the_right_answer(
+def test_pad_drawn_digit_gets_the_right_answer(
     model: str, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     endpoint: Served = request.getfixturevalue(model)
@@ -32,9 +32,7 @@ def test_a_drawn_digit_gets_the_right_answer(
     assert answers == {digit: digit for digit in DIGITS}
 
 
-def test_an_answer_has_bars_version_latency_and_request_id(
-    digits: Served, browser: Browser
-) -> None:
+def test_answer_has_bars_version_latency_and_request_id(digits: Served, browser: Browser) -> None:
     browser.open(digits.url)
     browser.draw(DIGITS["3"])
     assert browser.answer() == "3"
@@ -50,7 +48,7 @@ def test_an_answer_has_bars_version_latency_and_request_id(
     assert browser.text("#request-id")
 
 
-def test_the_card_says_what_the_metadata_says(digits: Served, browser: Browser) -> None:
+def test_card_shows_facts_of_the_metadata(digits: Served, browser: Browser) -> None:
     browser.open(digits.url)
     metadata = httpx.get(f"{digits.url}v2/models/digits").json()
     assert browser.text("h1") == browser.driver.title == "digits"
@@ -68,7 +66,7 @@ def test_the_card_says_what_the_metadata_says(digits: Served, browser: Browser) 
     assert metadata["parameters"]["digest"] in card
 
 
-def test_keys_draw_too(digits: Served, browser: Browser) -> None:
+def test_pad_draws_with_keys(digits: Served, browser: Browser) -> None:
     from selenium.webdriver import Keys
 
     browser.open(digits.url)
@@ -79,7 +77,7 @@ def test_keys_draw_too(digits: Served, browser: Browser) -> None:
     browser.wait(lambda: not browser.all("#label"), "an empty pad")
 
 
-def test_undo_takes_back_one_stroke(digits: Served, browser: Browser) -> None:
+def test_pad_undo_removes_one_stroke(digits: Served, browser: Browser) -> None:
     browser.open(digits.url)
     seen = (
         "return [...document.querySelector('#seen').getContext('2d').getImageData(0, 0, 8, 8).data]"
@@ -97,7 +95,7 @@ def test_undo_takes_back_one_stroke(digits: Served, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("model", ["digits", "photos"])
-def test_a_file_is_sent_as_it_is(
+def test_file_is_sent_unchanged(
     model: str, browser: Browser, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     endpoint: Served = request.getfixturevalue(model)
@@ -116,14 +114,15 @@ def test_a_file_is_sent_as_it_is(
     )
 
 
-def test_a_file_can_be_dropped(photos: Served, browser: Browser) -> None:
+def test_file_dropped_is_predicted(photos: Served, browser: Browser) -> None:
     browser.open(photos.url)
     browser.run(
         """
         const bytes = Uint8Array.from(atob(arguments[0]), (letter) => letter.charCodeAt(0));
         const dropped = new DataTransfer();
         dropped.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
-        const event = new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true });
+        const options = { dataTransfer: dropped, bubbles: true, cancelable: true };
+        const event = new DragEvent("drop", options);
         document.querySelector(".zone").dispatchEvent(event);
         """,
         small_models.picture_rows(1)[0]["image"],
@@ -132,7 +131,7 @@ def test_a_file_can_be_dropped(photos: Served, browser: Browser) -> None:
     assert "dropped.png" in browser.text(".zone")
 
 
-def test_a_row_is_filled_in(table: Served, browser: Browser) -> None:
+def test_row_form_predicts_like_the_endpoint(table: Served, browser: Browser) -> None:
     browser.open(table.url)
     assert [one.text for one in browser.all(".field option")] == ["cook", "nurse", "(missing)"]
     for row in (
@@ -150,7 +149,7 @@ def test_a_row_is_filled_in(table: Served, browser: Browser) -> None:
         assert browser.text("#score") == f"{100 * posted['score']:.1f} %"
 
 
-def test_a_number_is_estimated(price: Served, browser: Browser) -> None:
+def test_row_form_of_regression_shows_a_number(price: Served, browser: Browser) -> None:
     browser.open(price.url)
     assert browser.one("[name=size]").get_attribute("value") == "50"
     browser.one("#predict").click()
@@ -158,7 +157,7 @@ def test_a_number_is_estimated(price: Served, browser: Browser) -> None:
     assert float(browser.answer()) == pytest.approx(value, rel=1e-5)
 
 
-def test_a_wrong_row_shows_the_message_and_the_field(table: Served, browser: Browser) -> None:
+def test_row_form_wrong_value_marks_its_field(table: Served, browser: Browser) -> None:
     browser.open(table.url)
     browser.fill("age", "old")
     browser.one("#predict").click()
@@ -174,7 +173,7 @@ def test_a_wrong_row_shows_the_message_and_the_field(table: Served, browser: Bro
     assert browser.one("[name=age]").get_attribute("aria-invalid") is None
 
 
-def test_another_version_is_noticed(table: Served, browser: Browser) -> None:
+def test_badge_follows_another_version(table: Served, browser: Browser) -> None:
     browser.open(table.url)
     assert browser.text("#badge") == "version 1"
     table.promote(2)
@@ -187,7 +186,7 @@ def test_another_version_is_noticed(table: Served, browser: Browser) -> None:
         table.promote(1)
 
 
-def test_a_token_is_asked_for_and_kept_in_the_tab(
+def test_token_is_requested_and_kept_in_the_tab(
     guarded: tuple[Served, str], browser: Browser
 ) -> None:
     endpoint, token = guarded
@@ -217,7 +216,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
 
 
 @pytest.mark.parametrize("model", ["digits", "photos", "table", "price"])
-def test_a_phone_needs_no_sideways_scrolling(
+def test_page_on_a_phone_does_not_scroll_sideways(
     model: str, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
     browser.open(request.getfixturevalue(model).url, PHONE_WIDTH)
@@ -236,7 +235,7 @@ def test_a_phone_needs_no_sideways_scrolling(
     ]
 
 
-def test_nothing_leaves_for_elsewhere(digits: Served, browser: Browser) -> None:
+def test_page_loads_from_its_endpoint_only(digits: Served, browser: Browser) -> None:
     browser.open(digits.url)
     browser.draw(DIGITS["5"])
     browser.answer()
@@ -260,19 +259,22 @@ def test_nothing_leaves_for_elsewhere(digits: Served, browser: Browser) -> None:
         ("new Image().src = `${elsewhere}one.png`", "img-src"),
         ("fetch(elsewhere).catch(() => null)", "connect-src"),
         (
-            "document.head.append(Object.assign(document.createElement('script'), { text: 'gone = 1' }))",
+            "const script = document.createElement('script'); script.text = 'gone = 1'",
             "require-trusted-types-for",
         ),
         ("document.body.setAttribute('style', 'color: red')", "style-src-attr"),
     ],
 )
-def test_the_policy_holds(attempt: str, directive: str, digits: Served, browser: Browser) -> None:
+def test_policy_blocks_other_sites_and_scripts(
+    attempt: str, directive: str, digits: Served, browser: Browser
+) -> None:
     browser.open(digits.url)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refused = browser.driver.execute_async_script(
             f"""
             const done = arguments[1], elsewhere = arguments[0];
-            document.addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+            const report = (event) => done(event.effectiveDirective);
+            document.addEventListener("securitypolicyviolation", report);
             try {{ {attempt} }} catch {{ }}
             """,
             f"http://127.0.0.1:{listener.getsockname()[1]}/",

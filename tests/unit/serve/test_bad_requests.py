@@ -1,4 +1,4 @@
-"""Every wrong request gets its 4xx and a sentence, and so does the next one."""
+"""Every bad request gets its 4xx and a sentence, and the next good one is answered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import bad_requests
 import pytest
 import small_models
 from bad_requests import Bad
-from test_service import Store, body, request
+from in_process import Store, body, request
 
 from raydc.serve.http.routes import Routes
 from raydc.serve.replica.service import Service
@@ -32,7 +32,7 @@ def endpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Routes]:
     return made
 
 
-def test_there_are_many_and_each_has_its_own_fault() -> None:
+def test_bad_requests_are_many_and_all_different() -> None:
     faults = [bad.fault for bad in bad_requests.ALL]
     assert len(faults) >= 200
     assert len(set(faults)) == len(faults)
@@ -44,20 +44,22 @@ def test_there_are_many_and_each_has_its_own_fault() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("bad", bad_requests.ALL, ids=[bad.fault for bad in bad_requests.ALL])
-def test_a_wrong_request_is_refused_with_a_sentence(endpoints: dict[str, Routes], bad: Bad) -> None:
+def test_bad_request_is_refused_with_status_and_sentence(
+    endpoints: dict[str, Routes], bad: Bad
+) -> None:
     path, _, query = bad.path.partition("?")
-    asked = request(bad.method, path, bad.body, bad.headers)
-    asked.scope["query_string"] = query.encode()
-    response: Any = asyncio.run(endpoints[bad.model].respond(asked))
+    sent = request(bad.method, path, bad.body, bad.headers)
+    sent.scope["query_string"] = query.encode()
+    response: Any = asyncio.run(endpoints[bad.model].respond(sent))
     assert bad.is_refused_by(response.status_code), body(response)
     assert set(body(response)) == {"error", "request_id"}
     assert 5 < len(body(response)["error"]) < 700
     assert len(response.body) < 2000
 
 
-def test_a_right_request_is_answered_after_all_of_them(endpoints: dict[str, Routes]) -> None:
+def test_good_request_after_all_bad_ones_is_answered(endpoints: dict[str, Routes]) -> None:
     for model, routes in endpoints.items():
-        asked = request(
+        sent = request(
             "POST", "/predict", bad_requests.good(model), {"content-type": "application/json"}
         )
-        assert asyncio.run(routes.respond(asked)).status_code == 200
+        assert asyncio.run(routes.respond(sent)).status_code == 200

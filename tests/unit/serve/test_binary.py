@@ -48,7 +48,7 @@ def one(datatype: str, shape: list[int], name: str = "image") -> list[dict[str, 
     return [{"name": name, "datatype": datatype, "shape": shape}]
 
 
-def test_the_pixels_of_a_request_are_its_body() -> None:
+def test_binary_pixels_are_decoded_without_json() -> None:
     pixels = np.stack(small_models.pictures(3))
     request = parse(one("UINT8", [3, 8, 8]), [pixels.tobytes()], PICTURE)
     image = request.columns["image"]
@@ -58,7 +58,7 @@ def test_the_pixels_of_a_request_are_its_body() -> None:
     assert np.shares_memory(request.inputs(PICTURE), image), "grey images are not even copied"
 
 
-def test_columns_in_binary_form_are_those_of_json() -> None:
+def test_binary_columns_equal_those_in_json() -> None:
     rows = small_models.table_rows(4)
     ages = np.array([row["age"] for row in rows], dtype="<i2")
     hours = np.array([row["hours"] for row in rows], dtype="<f8")
@@ -69,7 +69,7 @@ def test_columns_in_binary_form_are_those_of_json() -> None:
     np.testing.assert_array_equal(found, features.apply(features.from_json_rows(rows)))
 
 
-def test_json_and_binary_tensors_stand_side_by_side() -> None:
+def test_binary_and_json_tensors_mix_in_one_request() -> None:
     head = {
         "inputs": [
             {
@@ -94,7 +94,7 @@ def test_json_and_binary_tensors_stand_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("datatype", list(binary.DATATYPES))
-def test_every_datatype_has_its_binary_form(datatype: str) -> None:
+def test_binary_every_datatype_is_decoded(datatype: str) -> None:
     numbers = np.array([[1, 0], [0, 1]])
     if datatype == "BF16":
         blob = (numbers.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
@@ -105,7 +105,7 @@ def test_every_datatype_has_its_binary_form(datatype: str) -> None:
     np.testing.assert_array_equal(found, ((numbers - 1) / 4).astype(np.float32))
 
 
-def test_a_missing_number_is_nan() -> None:
+def test_binary_nan_is_a_missing_number() -> None:
     blob = np.array([[np.nan, 3.0]], dtype="<f4").tobytes()
     found = parse(one("FP32", [1, 2], "columns"), [blob], NUMBERS).inputs(NUMBERS)
     np.testing.assert_array_equal(found, [[0.25, 0.5]])
@@ -181,7 +181,7 @@ def test_a_missing_number_is_nan() -> None:
         ),
     ],
 )
-def test_each_wrong_tensor_is_refused_with_its_place(
+def test_binary_wrong_tensor_is_refused_with_its_place(
     tensor: Any, blob: bytes, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message) as refusal:
@@ -189,7 +189,7 @@ def test_each_wrong_tensor_is_refused_with_its_place(
     assert refusal.value.status == 400
 
 
-def test_texts_must_be_utf8() -> None:
+def test_binary_text_not_utf8_is_refused() -> None:
     inputs = [*one("FP32", [1], "age"), *one("FP32", [1], "hours"), *one("BYTES", [1], "job")]
     with pytest.raises(RequestError, match=r"inputs\[2\]: .*not UTF-8"):
         parse(inputs, [bytes(4), bytes(4), bytes_tensor(b"\xff\xfe")], TABLE)
@@ -208,16 +208,14 @@ def test_texts_must_be_utf8() -> None:
         ("0", bytes(65), "the body has 65 bytes; a row UINT8 [8, 8] has 64"),
     ],
 )
-def test_each_wrong_length_of_the_json_part_is_refused(
-    header: str, body: bytes, message: str
-) -> None:
+def test_binary_wrong_json_length_is_refused(header: str, body: bytes, message: str) -> None:
     with pytest.raises(RequestError) as refusal:
         open_inference.parse_infer_request(body, header, PICTURE, 100)
     assert message in str(refusal.value)
     assert refusal.value.status == 400
 
 
-def test_bytes_that_belong_to_no_tensor_are_refused() -> None:
+def test_binary_bytes_of_no_tensor_are_refused() -> None:
     tensor = {**one("UINT8", [1, 8, 8])[0], "data": [0] * 64}
     head = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(RequestError, match="the body has 3 bytes after the data of its inputs"):
@@ -233,7 +231,7 @@ def test_bytes_that_belong_to_no_tensor_are_refused() -> None:
         )
 
 
-def test_a_body_may_be_nothing_but_pixels() -> None:
+def test_binary_body_without_json_is_the_fast_input() -> None:
     pixels = np.stack(small_models.pictures(2))
     request = open_inference.parse_infer_request(pixels.tobytes(), "0", PICTURE, 100)
     np.testing.assert_array_equal(request.columns["image"], pixels[:, :, :, 0])
@@ -243,7 +241,7 @@ def test_a_body_may_be_nothing_but_pixels() -> None:
     assert refusal.value.status == 415
 
 
-# Answers ----------------------------------------------------------------------------------------------------
+# Answers -----------------------------------------------------------------------------------------
 
 
 def answer(parameters: Any = None, outputs: Any = None) -> tuple[dict[str, Any], bytes]:
@@ -255,7 +253,7 @@ def answer(parameters: Any = None, outputs: Any = None) -> tuple[dict[str, Any],
     return json.loads(head), body[len(head) :]
 
 
-def test_outputs_in_binary_form() -> None:
+def test_binary_outputs_are_encoded() -> None:
     head, tail = answer({"binary_data_output": True})
     scores, label = head["outputs"]
     assert scores == {
@@ -269,7 +267,7 @@ def test_outputs_in_binary_form() -> None:
     assert tail[24:] == bytes_tensor(b"no", b"perhaps")
 
 
-def test_each_output_may_say_how_it_comes() -> None:
+def test_binary_flag_of_an_output_overrides_the_request() -> None:
     head, tail = answer(
         {"binary_data_output": True}, [{"name": "scores", "parameters": {"binary_data": False}}]
     )
@@ -302,6 +300,6 @@ def test_each_output_may_say_how_it_comes() -> None:
         ),
     ],
 )
-def test_wrong_wishes_are_refused(parameters: Any, outputs: Any, message: str) -> None:
+def test_binary_wrong_output_flags_are_refused(parameters: Any, outputs: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         answer(parameters, outputs)

@@ -1,4 +1,4 @@
-"""What a model says of itself: where it comes from, and what its inputs are like."""
+"""Facts of a model for its metadata: its origin, and what its inputs look like."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return bundle.load(folder)
 
 
-def test_where_a_model_comes_from(table: Bundle) -> None:
+def test_describe_model_has_origin_and_evaluation(table: Bundle) -> None:
     metrics = {"accuracy": 0.9, "num_rows": 40, "support": {"no": 40}, "confusion_matrix": [[40]]}
     assert model_facts.describe_model(table, {"time_s": 1_700_000_000.0, "metrics": metrics}) == {
         "target": "answer",
@@ -38,7 +38,7 @@ def test_where_a_model_comes_from(table: Bundle) -> None:
     assert "held_out" not in model_facts.describe_model(table, {})
 
 
-def test_what_the_columns_of_a_table_are_like(table: Bundle) -> None:
+def test_describe_inputs_of_table_has_typical_values(table: Bundle) -> None:
     assert model_facts.describe_inputs(table) == {
         "age": {"typical": 40},
         "hours": {"typical": 38},
@@ -57,7 +57,7 @@ def test_what_the_columns_of_a_table_are_like(table: Bundle) -> None:
         (1.2345e20, 1e20, 1.23e20),
     ],
 )
-def test_a_typical_number_has_the_digits_that_mean_something(
+def test_round_to_spread_keeps_significant_digits_only(
     mean: float, scale: float, typical: float
 ) -> None:
     assert model_facts._round_to_spread(mean, scale) == pytest.approx(typical, rel=1e-12)
@@ -86,7 +86,7 @@ def framed(side: int, margin: int, ground: int, ink: int, num: int = 4) -> npt.N
     ],
     ids=["as MNIST", "ink on paper", "a dim ground", "no ground", "no ink", "noise", "no examples"],
 )
-def test_drawings_are_told_from_photographs(
+def test_measure_ink_tells_drawings_from_photographs(
     images: npt.NDArray[np.uint8] | None, expected: dict[str, float] | None
 ) -> None:
     side = 8 if images is None else images.shape[2]
@@ -94,7 +94,7 @@ def test_drawings_are_told_from_photographs(
     assert model_facts.measure_ink(Image(side, side, 3), images) is None
 
 
-def test_the_size_and_the_ink_of_pictures_are_told(tmp_path: Path) -> None:
+def test_describe_inputs_of_images_has_size_and_ink(tmp_path: Path) -> None:
     small_models.write_bundle(Storage(str(tmp_path / "bundle")), small_models.picture_features())
     loaded = bundle.load(Storage(str(tmp_path / "bundle")))
     assert model_facts.describe_inputs(loaded) == {

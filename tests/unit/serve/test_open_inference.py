@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 in JSON: what is understood, and how each wrong body is refused."""
+"""Open Inference Protocol: requests to raw columns, answers and metadata, wrong requests."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def changed(**fields: Any) -> dict[str, Any]:
     return body
 
 
-def test_infer_reads_raw_columns() -> None:
+def test_infer_request_holds_raw_columns() -> None:
     request = parse(GOOD)
     assert (request.id, request.num_rows) == ("r1", 2)
     assert request.outputs == (("scores", False), ("label", False))
@@ -107,7 +107,7 @@ def test_infer_reads_raw_columns() -> None:
         ({**GOOD, "outputs": "scores"}, "outputs must be a list"),
     ],
 )
-def test_each_wrong_infer_body_is_refused_with_its_place(body: Any, message: str) -> None:
+def test_infer_request_wrong_body_is_refused_with_its_place(body: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message) as refusal:
         parse(body)
     assert refusal.value.status == 400
@@ -123,7 +123,7 @@ def test_each_wrong_infer_body_is_refused_with_its_place(body: Any, message: str
         ([2, 12], [0, 1]),
     ],
 )
-def test_pictures_come_in_any_usual_layout(shape: list[int], first_pixels: Any) -> None:
+def test_image_tensor_in_any_usual_layout_is_accepted(shape: list[int], first_pixels: Any) -> None:
     data = list(range(int(np.prod(shape))))
     body = {"inputs": [{"name": "image", "shape": shape, "datatype": "UINT8", "data": data}]}
     pictures = parse(body, PICTURE).columns["image"]
@@ -132,7 +132,7 @@ def test_pictures_come_in_any_usual_layout(shape: list[int], first_pixels: Any) 
     assert pictures[0][0, :2].tolist() == first_pixels
 
 
-def test_channels_first_is_turned_into_channels_last() -> None:
+def test_image_tensor_channels_first_is_transposed() -> None:
     chw = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
     tensor = {
         "name": "image",
@@ -144,7 +144,7 @@ def test_channels_first_is_turned_into_channels_last() -> None:
     np.testing.assert_array_equal(picture, chw.transpose(1, 2, 0))
 
 
-def test_encoded_pictures_are_decoded_from_base64() -> None:
+def test_image_bytes_are_decoded_from_base64() -> None:
     tensor = {
         "name": "image",
         "shape": [1],
@@ -173,13 +173,13 @@ def test_encoded_pictures_are_decoded_from_base64() -> None:
         ),
     ],
 )
-def test_wrong_pictures_are_refused(tensor: dict[str, Any], message: str) -> None:
+def test_image_tensor_wrong_is_refused_with_reason(tensor: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         parse({"inputs": [{"name": "image", **tensor}]}, PICTURE)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[NaN]", b"\xff\xfe", b'{"a": 1} x'])
-def test_what_is_not_json_is_refused(body: bytes) -> None:
+def test_infer_request_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="the body is not JSON") as refusal:
         open_inference.parse_json(body)
     assert refusal.value.status == 400
@@ -196,7 +196,7 @@ def answer(
     return json.loads(body)
 
 
-def test_answers_of_a_classification() -> None:
+def test_infer_answer_of_classification_has_scores_and_label() -> None:
     assert answer(parse(GOOD)) == {
         "model_name": "churn",
         "model_version": "3",
@@ -208,7 +208,7 @@ def test_answers_of_a_classification() -> None:
     }
 
 
-def test_only_the_outputs_that_were_asked_for_are_given() -> None:
+def test_infer_answer_holds_only_named_outputs() -> None:
     request = parse({**GOOD, "outputs": [{"name": "label"}]})
     assert [output["name"] for output in answer(request)["outputs"]] == ["label"]
     assert [output["name"] for output in answer(parse({**GOOD, "outputs": []}))["outputs"]] == [
@@ -217,7 +217,7 @@ def test_only_the_outputs_that_were_asked_for_are_given() -> None:
     ]
 
 
-def test_answer_of_a_regression() -> None:
+def test_infer_answer_of_regression_has_value() -> None:
     signature = Signature("vector", (1,), "float32", (), (), "regression")
     features = Features(signature, "price", {"age": AGE}, target_mean=1.0, target_scale=2.0)
     interface = Interface(features)
@@ -231,7 +231,7 @@ def test_answer_of_a_regression() -> None:
     assert "id" not in given
 
 
-def test_metadata_offers_an_input_for_each_raw_column() -> None:
+def test_metadata_has_an_input_per_raw_column() -> None:
     metadata = open_inference.model_metadata("churn", "3", TABLE, {"alias": "production"})
     assert metadata["versions"] == ["3"]
     categories = {"kind": "categorical", "categories": ["cook", "nurse"]}
@@ -247,7 +247,7 @@ def test_metadata_offers_an_input_for_each_raw_column() -> None:
     }
 
 
-def test_metadata_names_the_one_tensor_that_needs_no_decoding() -> None:
+def test_metadata_names_the_fast_input() -> None:
     def fast(interface: Interface) -> Any:
         return open_inference.model_metadata("m", "1", interface, {})["parameters"]["fast_input"]
 
@@ -258,10 +258,10 @@ def test_metadata_names_the_one_tensor_that_needs_no_decoding() -> None:
     assert fast(taken) is None, "a column has that name"
 
 
-# All columns in one tensor ----------------------------------------------------------------------------------
+# All columns in one tensor -----------------------------------------------------------------------
 
 
-def test_one_tensor_of_all_columns_is_the_columns_one_by_one() -> None:
+def test_all_columns_tensor_equals_single_columns() -> None:
     values = [[1.5, 2, 3], [4, 5, -6.25]]
     tensor = {"name": "columns", "shape": [2, 3], "datatype": "FP64", "data": values}
     together = parse({"inputs": [tensor]}, NUMBERS)
@@ -287,9 +287,7 @@ def test_one_tensor_of_all_columns_is_the_columns_one_by_one() -> None:
         ),
     ],
 )
-def test_a_wrong_tensor_of_all_columns_is_refused(
-    tensors: list[dict[str, Any]], message: str
-) -> None:
+def test_all_columns_tensor_wrong_is_refused(tensors: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         parse(
             {"inputs": [{"name": "columns", "datatype": "FP32", **tensor} for tensor in tensors]},
@@ -297,24 +295,24 @@ def test_a_wrong_tensor_of_all_columns_is_refused(
         )
 
 
-def test_a_model_that_takes_more_than_numbers_has_no_such_tensor() -> None:
+def test_all_columns_tensor_needs_a_model_of_numbers() -> None:
     tensor = {"name": "columns", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
     with pytest.raises(RequestError, match="the model's inputs are 'age', 'job'"):
         parse({"inputs": [tensor]})
 
 
-# Datatypes --------------------------------------------------------------------------------------------------
+# Datatypes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("datatype", list(binary.DATATYPES))
-def test_a_column_may_have_any_datatype_of_numbers(datatype: str) -> None:
+def test_numeric_column_accepts_any_numeric_datatype(datatype: str) -> None:
     data = [True, False] if datatype == "BOOL" else [1, 0]
     ages = parse(changed(datatype=datatype, data=data)).inputs(TABLE)[:, 0]
     np.testing.assert_allclose(ages, [-3.9, -4.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("data", [list(range(12)), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]])
-def test_pixels_may_be_flat_or_nested(data: Any) -> None:
+def test_json_pixels_may_be_flat_or_nested(data: Any) -> None:
     tensor = {"name": "image", "shape": [1, 3, 4], "datatype": "UINT8", "data": data}
     (pixels,) = parse({"inputs": [tensor]}, PICTURE).columns["image"]
     assert pixels.reshape(-1).tolist() == list(range(12))
@@ -340,14 +338,12 @@ def test_pixels_may_be_flat_or_nested(data: Any) -> None:
         (None, [1, 2], "lacks 'datatype'"),
     ],
 )
-def test_data_that_is_not_of_its_datatype_is_refused(
-    datatype: Any, data: Any, message: str
-) -> None:
+def test_json_data_outside_its_datatype_is_refused(datatype: Any, data: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         parse(changed(datatype=datatype, data=data))
 
 
-def test_too_many_rows_are_refused_with_the_name_of_the_limit() -> None:
+def test_infer_request_too_many_rows_names_the_limit() -> None:
     with pytest.raises(
         RequestError, match=r"inputs\[0\] has 2 rows; max_request_rows is 1"
     ) as refusal:
@@ -355,7 +351,7 @@ def test_too_many_rows_are_refused_with_the_name_of_the_limit() -> None:
     assert refusal.value.status == 413
 
 
-def test_what_a_client_sent_is_cut_in_messages() -> None:
+def test_error_message_cuts_what_the_client_sent() -> None:
     with pytest.raises(RequestError) as refusal:
         parse(changed(name="x" * 100_000))
     assert len(str(refusal.value)) < 300

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says of a model is what the endpoint does; schemathesis looks for anything else."""
+"""The OpenAPI document describes what the endpoint does; schemathesis looks for differences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import schemathesis
 import schemathesis.engine
 import small_models
-from test_service import Store, body, post, request
+from in_process import Store, body, post, request
 
 from raydc.serve.http import front, page
 from raydc.serve.http.request import Request
@@ -27,7 +27,7 @@ KINDS = {
     "pictures": small_models.picture_features,
     "prices": small_models.price_features,
 }
-# The same cases each time. What a state machine finds, an endpoint without state does not have.
+# Deterministic. The phase that looks for state is off: the endpoint has none.
 CONFIG = """
 seed = 1
 continue-on-failure = true
@@ -55,8 +55,8 @@ class App:
             response = await self.routes.respond(Request(scope, receive))
             await response(scope, receive, send)
 
-    def ask(self, asked: Request) -> Any:
-        return asyncio.run(self.routes.respond(asked))
+    def ask(self, sent: Request) -> Any:
+        return asyncio.run(self.routes.respond(sent))
 
     @property
     def interface(self) -> Interface:
@@ -70,8 +70,11 @@ def app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def is_expected(check: str, case: schemathesis.Case, answer: Any, interface: Interface) -> bool:
-    """Whether a document cannot say it: that data has as many values as a shape says; that a text is an image, a CSV
-    file or a tensor; that float32 does not hold all numbers."""
+    """Whether a difference is one that a document cannot express.
+
+    It cannot say that data has as many values as its shape, that a text is an image, a CSV file or
+    a tensor, or that float32 does not hold all numbers.
+    """
     if case.media_type in (predict_body.CSV, predict_body.RAW, predict_body.MULTIPART):
         return check in ("positive_data_acceptance", "negative_data_rejection")
     inexact = (
@@ -82,9 +85,9 @@ def is_expected(check: str, case: schemathesis.Case, answer: Any, interface: Int
     return check == "positive_data_acceptance" and inexact
 
 
-def test_schemathesis_finds_nothing(app: App) -> None:
+def test_schemathesis_finds_no_difference_to_the_document(app: App) -> None:
     config = schemathesis.Config.from_str(CONFIG)
-    # The other two paths are these once more.
+    # The excluded paths have the same handlers.
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config).exclude(
         path_regex="/invocations|/versions/"
     )
@@ -104,10 +107,9 @@ def test_schemathesis_finds_nothing(app: App) -> None:
                 if check.failure_info is not None and not is_expected(
                     check.name, case, answer, app.interface
                 ):
-                    asked = f"{case.operation.label} {case.media_type} {str(case.body)[:500]}"
-                    found.append(
-                        f"{check.name}: {asked} -> {answer and answer.status_code} {answer and answer.text}"
-                    )
+                    sent = f"{case.operation.label} {case.media_type} {str(case.body)[:500]}"
+                    result = answer and f"{answer.status_code} {answer.text}"
+                    found.append(f"{check.name}: {sent} -> {result}")
     assert found == []
     assert done["POST /predict"] > 100
     assert done["POST /v2/models/small/infer"] > 100
@@ -115,7 +117,7 @@ def test_schemathesis_finds_nothing(app: App) -> None:
     assert not [status for status in app.routes.answered if status >= 500]
 
 
-def test_the_document_is_openapi_and_its_schemas_are_json_schema(app: App) -> None:
+def test_document_is_valid_openapi_with_valid_schemas(app: App) -> None:
     document = body(app.ask(request("GET", "/openapi.json")))
     assert document["openapi"] == "3.1.0"
     for schema in document["components"]["schemas"].values():
@@ -133,9 +135,9 @@ def validate(document: Any, name: str, value: Any) -> None:
     jsonschema.Draft202012Validator(schema).validate(value)
 
 
-def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) -> None:
+def test_document_examples_are_answered_as_described(app: App) -> None:
     document = body(app.ask(request("GET", "/openapi.json")))
-    num_asked = 0
+    num_sent = 0
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             content = operation.get("requestBody", {}).get("content", {})
@@ -157,8 +159,8 @@ def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) 
                     "$ref"
                 ]
                 validate(document, schema.rpartition("/")[2], body(answer))
-                num_asked += 1
-    assert num_asked >= 4
+                num_sent += 1
+    assert num_sent >= 4
     if app.interface.image_column:
         image = examples.example_image(app.interface)
         assert (
@@ -167,7 +169,7 @@ def test_every_example_works_and_its_answer_is_what_the_document_says(app: App) 
         )
 
 
-def test_the_document_has_the_columns_and_classes_of_the_model() -> None:
+def test_document_has_columns_and_classes_of_the_model() -> None:
     interface = Interface(small_models.table_features())
     schemas = openapi_schemas.build_schemas(interface, small_settings())
     assert set(schemas["Row"]["properties"]) == {"age", "hours", "job", "answer"}
@@ -180,7 +182,7 @@ def test_the_document_has_the_columns_and_classes_of_the_model() -> None:
     assert price["Prediction"]["required"] == ["value"]
 
 
-def test_every_path_of_the_endpoint_is_in_the_document(app: App) -> None:
+def test_document_has_every_path_of_the_endpoint(app: App) -> None:
     paths = set(body(app.ask(request("GET", "/openapi.json")))["paths"])
     listed = (
         body(app.ask(request("GET", "/nowhere")))["error"].partition("there are: ")[2].split(", ")
@@ -192,7 +194,7 @@ def test_every_path_of_the_endpoint_is_in_the_document(app: App) -> None:
             assert plain.replace("[", "").replace("]", "") in paths
 
 
-def test_every_status_that_an_endpoint_gives_is_in_the_document(app: App) -> None:
+def test_document_describes_every_error_status(app: App) -> None:
     document = body(app.ask(request("GET", "/openapi.json")))
     for path in document["paths"].values():
         for operation in path.values():
@@ -207,17 +209,17 @@ def test_docs_redirects_to_the_document(app: App) -> None:
     assert (answer.status_code, answer.headers["location"]) == (307, "openapi.json")
 
 
-def test_the_document_says_who_needs_a_token(app: App) -> None:
+def test_document_with_auth_names_paths_that_need_a_token(app: App) -> None:
     assert "security" not in body(app.ask(request("GET", "/openapi.json")))
     document = openapi.build_document(
         "m", "1", Interface(small_models.table_features()), small_settings(), "0", ""
     )
     assert document["security"] == [{"token": []}]
     assert document["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
-    everybody = {
+    open_paths = {
         path for path, one in document["paths"].items() if one.get("get", {}).get("security") == []
     }
-    assert everybody == {f"/{path}" for path in front.OPEN_PATHS - page.NAMES}
+    assert open_paths == {f"/{path}" for path in front.OPEN_PATHS - page.NAMES}
 
 
 def small_settings() -> Any:
@@ -227,7 +229,7 @@ def small_settings() -> Any:
     return Settings
 
 
-def test_an_endpoint_below_a_path_says_so(app: App) -> None:
-    asked = request("GET", "/below/openapi.json", root_path="/below")
-    assert body(app.ask(asked))["servers"] == [{"url": "/below"}]
+def test_document_below_a_prefix_names_it_as_server(app: App) -> None:
+    sent = request("GET", "/below/openapi.json", root_path="/below")
+    assert body(app.ask(sent))["servers"] == [{"url": "/below"}]
     assert body(app.ask(request("GET", "/openapi.json")))["servers"] == [{"url": "/"}]

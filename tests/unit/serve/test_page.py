@@ -1,4 +1,4 @@
-"""The page without a browser: its files, what a browser may load for it, and where it is found."""
+"""The page without a browser: its files, its policy, its address."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def get(path: str, method: str = "GET", root_path: str = "") -> Request:
     return Request({"method": method, "path": path, "root_path": root_path, "headers": []}, no_body)
 
 
-def test_every_file_is_served_and_every_file_that_is_named_is_there() -> None:
+def test_page_serves_all_its_files_and_no_link_is_broken() -> None:
     for path, (name, media_type) in page.FILES.items():
         answer = page.serve_file(get(f"/{path}"))
         assert answer is not None
@@ -35,7 +35,7 @@ def test_every_file_is_served_and_every_file_that_is_named_is_there() -> None:
         assert set(named) <= {*page.FILES, "openapi.json"}
 
 
-def test_the_browser_may_load_from_this_endpoint_only() -> None:
+def test_page_policy_allows_this_endpoint_only() -> None:
     answer = page.serve_file(get("/"))
     assert answer is not None
     policy = dict(
@@ -57,11 +57,11 @@ def test_the_browser_may_load_from_this_endpoint_only() -> None:
     ("path", "method"),
     [("/page.py", "GET"), ("/static/page.css", "GET"), ("/", "POST"), ("/../page.css", "GET")],
 )
-def test_nothing_else_is_the_page(path: str, method: str) -> None:
+def test_page_other_path_or_method_is_not_served(path: str, method: str) -> None:
     assert page.serve_file(get(path, method)) is None
 
 
-def test_below_a_path_the_page_is_a_folder() -> None:
+def test_page_below_a_prefix_redirects_to_a_folder() -> None:
     answer = page.serve_file(get("/small", root_path="/small"))
     assert answer is not None
     assert (answer.status_code, answer.headers["location"]) == (307, "small/")

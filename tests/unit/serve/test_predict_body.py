@@ -1,4 +1,4 @@
-"""Bodies of `/predict`: rows, images, forms, CSV and raw tensors, and how each wrong one is refused."""
+"""Bodies of `/predict`: rows, images, forms, CSV, raw tensors, and wrong ones."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def file(content: bytes, kind: str = "image/png", name: str = "file") -> tuple[s
     )
 
 
-# What is understood -----------------------------------------------------------------------------------------
+# What is understood ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,11 @@ def file(content: bytes, kind: str = "image/png", name: str = "file") -> tuple[s
         form(file(b"age,hours,job\n41,38.5,nurse\n", "text/csv")),
     ],
 )
-def test_a_row_comes_in_many_forms(content: bytes, kind: str) -> None:
+def test_body_row_in_any_media_type_gives_same_inputs(content: bytes, kind: str) -> None:
     np.testing.assert_array_equal(inputs(content, kind), offline([ROW]))
 
 
-def test_an_empty_field_or_cell_is_a_missing_value() -> None:
+def test_body_empty_field_or_cell_is_a_missing_value() -> None:
     expected = offline([{"age": None, "hours": 38.5, "job": "nurse"}])
     for content, kind in (
         (b"age,hours,job\n,38.5,nurse\n", "text/csv"),
@@ -103,7 +103,7 @@ def test_an_empty_field_or_cell_is_a_missing_value() -> None:
         np.testing.assert_array_equal(inputs(content, kind), expected)
 
 
-def test_a_form_may_have_several_images() -> None:
+def test_body_form_with_several_images_gives_a_row_each() -> None:
     pixels = small_models.pictures(3)
     buffers = []
     for one in pixels:
@@ -146,14 +146,16 @@ def test_multipart_file_with_text_like_a_delimiter_is_kept(content: bytes) -> No
         ("dtype=FP64&shape=2,1,8,8", np.float64, (2, 1, 8, 8)),
     ],
 )
-def test_a_raw_tensor_of_pixels(query: str, dtype: Any, shape: tuple[int, ...]) -> None:
+def test_body_raw_tensor_of_pixels_is_decoded(
+    query: str, dtype: Any, shape: tuple[int, ...]
+) -> None:
     pixels = np.stack(small_models.pictures(2))
     content = pixels.reshape(shape).astype(dtype).tobytes()
     found = inputs(content, "application/octet-stream", PICTURE, query)
     np.testing.assert_array_equal(found, pixels.transpose(0, 3, 1, 2))
 
 
-def test_a_raw_tensor_of_numbers() -> None:
+def test_body_raw_tensor_of_numbers_is_decoded() -> None:
     numbers = np.array([[1, 2], [3, 4], [5, 6]], dtype="<f4")
     expected = offline([{"a": a, "b": b} for a, b in numbers.tolist()], NUMBERS)
     np.testing.assert_array_equal(
@@ -161,7 +163,7 @@ def test_a_raw_tensor_of_numbers() -> None:
     )
 
 
-def test_a_raw_tensor_of_the_only_number() -> None:
+def test_body_raw_tensor_of_a_single_column_is_decoded() -> None:
     price = Interface(small_models.price_features())
     expected = offline([{"size": 30.0}, {"size": 50.5}], price)
     numbers = np.array([30.0, 50.5])
@@ -174,7 +176,7 @@ def test_a_raw_tensor_of_the_only_number() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_images_of_a_raw_tensor_that_are_resized_count_with_the_pixels_of_the_result() -> None:
+def test_body_raw_images_count_with_their_resized_pixels() -> None:
     body = Body(bytes(10), "application/octet-stream", "shape=10,1,1")
     assert body.inputs(PICTURE, 10, 640).shape == (10, 1, 8, 8)
     with pytest.raises(TooManyPixelsError, match=r"rows\[9\]"):
@@ -182,11 +184,11 @@ def test_images_of_a_raw_tensor_that_are_resized_count_with_the_pixels_of_the_re
 
 
 @pytest.mark.parametrize("body", [{"rows": [{"age": 1}, {"age": 2}]}, [{"age": 1}, {"age": 2}]])
-def test_rows_may_be_an_object_or_a_list(body: Any) -> None:
+def test_parse_rows_accepts_object_or_list(body: Any) -> None:
     assert parse_rows(body, 2) == [{"age": 1}, {"age": 2}]
 
 
-# Refusals ---------------------------------------------------------------------------------------------------
+# Refusals ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_rows_may_be_an_object_or_a_list(body: Any) -> None:
         ([None], r"rows\[0\] must be an object of columns, not null"),
     ],
 )
-def test_each_wrong_json_body_is_refused_with_its_place(body: Any, message: str) -> None:
+def test_parse_rows_wrong_json_is_refused_with_its_place(body: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message) as refusal:
         parse_rows(body, 100)
     assert refusal.value.status == 400
@@ -321,7 +323,7 @@ REFUSED: list[tuple[bytes, str, Interface, str, int, str]] = [
     REFUSED,
     ids=[f"{index}-{case[4]}" for index, case in enumerate(REFUSED)],
 )
-def test_each_wrong_body_is_refused(
+def test_body_wrong_is_refused_with_status_and_message(
     content: bytes, kind: str, interface: Interface, query: str, status: int, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message) as refusal:
@@ -332,20 +334,20 @@ def test_each_wrong_body_is_refused(
 @pytest.mark.parametrize(
     "body", [b"[" * 10_000 + b"]" * 10_000, b'{"a":' * 10_000, b"1" * 5000, b'{"a":NaN}', b"\0"]
 )
-def test_json_that_is_out_of_hand_is_refused(body: bytes) -> None:
+def test_parse_json_hostile_text_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError, match="the body is not JSON") as refusal:
         parse_json(body)
     assert refusal.value.status == 400
 
 
-def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
+def test_parse_json_duplicate_key_takes_the_last() -> None:
     np.testing.assert_array_equal(
         inputs(b'[{"age": 1, "age": 41, "hours": 38.5, "job": "nurse"}]', "application/json"),
         offline([ROW]),
     )
 
 
-# Images -----------------------------------------------------------------------------------------------------
+# Images ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
         png(1, 300),
     ],
 )
-def test_images_of_every_usual_mode_are_taken(content: bytes) -> None:
+def test_body_image_of_any_usual_mode_is_decoded(content: bytes) -> None:
     assert inputs(content, "image/*", PICTURE).shape == (1, 1, 8, 8)
 
 
@@ -385,9 +387,7 @@ def test_images_of_every_usual_mode_are_taken(content: bytes) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_files_that_are_no_images_are_refused_by_row_and_column(
-    content: bytes, message: str
-) -> None:
+def test_body_file_that_is_no_image_is_refused_by_place(content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"rows\[0\]\.image: .*{message}"):
         inputs(content, "image/*", PICTURE)
 
@@ -402,9 +402,7 @@ def bomb(width: int, height: int) -> bytes:
     return png()[:8] + chunk + png()[33:]
 
 
-def test_an_image_that_says_that_it_is_too_large_is_not_decoded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_body_image_declaring_too_many_pixels_is_not_decoded() -> None:
     body = Body(bomb(5000, 4000), "image/png", "")
     with pytest.raises(
         TooManyPixelsError, match=r"rows\[0\].image: with this image there are 20000000 pixels"
@@ -414,7 +412,7 @@ def test_an_image_that_says_that_it_is_too_large_is_not_decoded(
         Body(bomb(60_000, 60_000), "image/png", "").inputs(PICTURE, 10, None)
 
 
-def test_the_pixels_of_all_images_count_together() -> None:
+def test_body_pixels_of_all_images_count_together() -> None:
     content, kind = form(*[file(png(100, 100))] * 3)
     with pytest.raises(TooManyPixelsError, match=r"rows\[2\]"):
         Body(content, kind, "").inputs(PICTURE, 10, 29_999)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import small_models
-from test_service import Store, body, post, tensors
+from in_process import Store, body, post, tensors
 
 from raydc.errors import CheckpointError, DataError
 from raydc.serve.control.rollout import decide

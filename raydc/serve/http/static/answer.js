@@ -1,39 +1,40 @@
-// What is shown of an answer, an error, and the model itself.
+// Renders answers and errors, and the request as a command for a terminal.
 
 import { address, hasToken } from "./client.js";
 import { element } from "./dom.js";
 
-const MOST_BARS = 10;
+const MAX_BARS = 10; // more classes are shown on demand
+// By HTTP status; 0 stands for no answer at all.
 const TITLES = {
   0: "The endpoint cannot be reached",
-  400: "The request was not understood",
-  401: "The endpoint wants a valid token",
-  403: "This token may not do that",
+  400: "The request is malformed",
+  401: "The endpoint needs a valid token",
+  403: "The token does not allow this",
   404: "Not found",
   408: "The answer took too long",
-  413: "That is too large",
-  415: "The model does not take that kind of file",
-  422: "The model cannot take that",
+  413: "The request is too large",
+  415: "The model does not accept this kind of file",
+  422: "A value does not fit the model",
   429: "The endpoint is busy",
   503: "The endpoint is not ready",
 };
 
-// answer: as `ask` gives it for /predict.
-export function showAnswer({ value, requestId, ms }, target) {
+// Elements for an answer of /predict, as `send` returns it; target: name of what is predicted.
+export function renderAnswer({ value, requestId, ms }, target) {
   const [prediction] = value.predictions;
-  const parts = "scores" in prediction ? classification(prediction) : regression(prediction, target);
-  const from = element("p", { class: "quiet from" }, [
+  const parts = "scores" in prediction ? renderClassification(prediction) : renderRegression(prediction, target);
+  const origin = element("p", { class: "quiet origin" }, [
     element("span", { id: "version" }, `version ${value.version}`),
     element("span", { id: "latency", title: "from this browser to the endpoint and back" }, `${ms.toFixed(ms < 10 ? 1 : 0)} ms`),
   ]);
-  if (requestId) from.append(element("span", {}, ["request ", element("code", { id: "request-id" }, requestId)]));
-  return [...parts, from];
+  if (requestId) origin.append(element("span", {}, ["request ", element("code", { id: "request-id" }, requestId)]));
+  return [...parts, origin];
 }
 
-function classification({ label, score, scores }) {
+function renderClassification({ label, score, scores }) {
   const ranked = Object.entries(scores).sort(([, a], [, b]) => b - a);
-  const bars = ranked.map(([name, share]) => bar(name, share));
-  const list = element("ol", { class: "bars", "aria-label": "Probabilities" }, bars.slice(0, MOST_BARS));
+  const bars = ranked.map(([name, share]) => renderBar(name, share));
+  const list = element("ol", { class: "bars", "aria-label": "Probabilities" }, bars.slice(0, MAX_BARS));
   const parts = [
     element("p", { class: "result" }, [
       element("strong", { id: "label" }, label),
@@ -41,10 +42,10 @@ function classification({ label, score, scores }) {
     ]),
     list,
   ];
-  if (bars.length > MOST_BARS) {
+  if (bars.length > MAX_BARS) {
     const more = element("button", { type: "button", class: "link" }, `Show all ${bars.length} classes`);
     more.addEventListener("click", () => {
-      list.append(...bars.slice(MOST_BARS));
+      list.append(...bars.slice(MAX_BARS));
       more.remove();
     });
     parts.push(more);
@@ -52,8 +53,9 @@ function classification({ label, score, scores }) {
   return parts;
 }
 
-function bar(name, share) {
+function renderBar(name, share) {
   const filled = element("span", { class: "filled" });
+  // Set through the DOM: the page's policy refuses style attributes in markup.
   filled.style.inlineSize = `${100 * share}%`;
   return element("li", {}, [
     element("span", { class: "class", title: name }, name),
@@ -62,7 +64,7 @@ function bar(name, share) {
   ]);
 }
 
-function regression({ value }, target) {
+function renderRegression({ value }, target) {
   return [
     element("p", { class: "result" }, [
       element("strong", { id: "label" }, value.toLocaleString("en", { maximumSignificantDigits: 6 })),
@@ -71,7 +73,7 @@ function regression({ value }, target) {
   ];
 }
 
-export function showError(error) {
+export function renderError(error) {
   const title = TITLES[error.status] ?? "The endpoint failed";
   const lines = [element("strong", {}, title), element("p", { class: "message" }, error.message)];
   if (error.retryAfterS) lines.push(element("p", {}, `Try again in ${error.retryAfterS} s.`));
@@ -80,8 +82,9 @@ export function showError(error) {
   return element("div", { class: "error" }, lines);
 }
 
-// The request as a command for a terminal.
-export function curl({ body, type, file }) {
+// The request as a curl command. The token is left out: commands are pasted and shared.
+export function formatCurl({ body, type, file }) {
+  // A quote inside quotes: close them, an escaped quote, open them again.
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const token = hasToken() ? ' \\\n  -H "Authorization: Bearer $TOKEN"' : "";
   const data = file === undefined ? `-d ${quoted(body)}` : `--data-binary ${quoted(`@${file}`)}`;

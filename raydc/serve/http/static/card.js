@@ -1,40 +1,40 @@
-// The model card: facts of the metadata, as a list of names and values.
+// Model card: a sentence and a list of facts from the metadata.
 
 import { element } from "./dom.js";
 
-const MOST_CLASSES = 24;
+const MAX_CLASSES = 24; // more are counted, not named
 
-export function summary({ parameters, inputs }) {
+export function describeModel({ parameters, inputs }) {
   const { task, target, classes = [] } = parameters;
   const { kind, width, height } = inputs[0].parameters ?? {};
-  const from = kind === "image" ? `an image of ${width} × ${height} pixels` : counted(inputs.length, "column");
-  const what = task === "regression" ? `Estimates ${target}` : `Predicts ${target}, one of ${classes.length} classes,`;
+  const from = kind === "image" ? `an image of ${width} × ${height} pixels` : pluralise(inputs.length, "column");
+  const what = task === "regression" ? `Predicts ${target}` : `Predicts ${target}, one of ${classes.length} classes,`;
   return `${what} from ${from}.`;
 }
 
-export function facts({ name, versions, parameters }) {
-  const held = parameters.held_out ?? {};
-  const { num_rows: numRows, ...metrics } = held;
+export function describeFacts({ name, versions, parameters }) {
+  const { num_rows: numRows, ...metrics } = parameters.held_out ?? {};
   const entries = [
     ["Task", `${parameters.task} of ${parameters.target}`],
-    ["Network", network(parameters)],
-    [numRows ? `Held-out (${number(numRows)} rows)` : "Held-out", measures(metrics)],
-    ["Classes", chips(parameters.classes ?? [])],
+    ["Network", describeNetwork(parameters)],
+    [numRows ? `Held-out (${number(numRows)} rows)` : "Held-out", listMetrics(metrics)],
+    ["Classes", listClasses(parameters.classes ?? [])],
     ["Version", `${versions[0]} of ${name}, as ${parameters.alias}`],
     ["Created", parameters.created && when(parameters.created)],
     ["Run", parameters.run && `${parameters.run}${parameters.step ? `, step ${number(parameters.step)}` : ""}`],
     ["Digest", element("code", { title: parameters.digest }, parameters.digest)],
   ];
+  // Older versions lack some facts.
   return entries.filter(([, value]) => value).map(([title, value]) =>
     element("div", {}, [element("dt", {}, title), element("dd", {}, value)]),
   );
 }
 
-function network({ network: name, num_weights: numWeights, compute }) {
+function describeNetwork({ network: name, num_weights: numWeights, compute }) {
   return [name, numWeights && `${number(numWeights)} weights`, compute].filter(Boolean).join(", ");
 }
 
-function measures(metrics) {
+function listMetrics(metrics) {
   const known = Object.entries(metrics);
   if (!known.length) return null;
   return element("span", { class: "measures" }, known.map(([name, value]) =>
@@ -42,14 +42,14 @@ function measures(metrics) {
   ));
 }
 
-function chips(classes) {
+function listClasses(classes) {
   if (!classes.length) return null;
-  const shown = classes.slice(0, MOST_CLASSES).map((name) => element("span", { class: "chip" }, name));
+  const shown = classes.slice(0, MAX_CLASSES).map((name) => element("span", { class: "chip" }, name));
   const rest = classes.length - shown.length;
   return element("span", { class: "chips" }, rest ? [...shown, `and ${rest} more`] : shown);
 }
 
-const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+const pluralise = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const number = (value) => value.toLocaleString("en");
 const digits = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
 const when = (iso) => new Date(iso).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });

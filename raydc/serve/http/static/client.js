@@ -1,8 +1,10 @@
-// Requests to the endpoint that served this page: one way to ask, one kind of error.
+// Client of the endpoint that served this page.
 
+// In sessionStorage: kept for this tab, and gone when it closes.
 const TOKEN = "raydc-token";
 const KEY = "raydc-key";
 
+// An error answer, or no answer (status 0).
 export class EndpointError extends Error {
   constructor(status, message, requestId, retryAfterS) {
     super(message);
@@ -15,7 +17,7 @@ export const setToken = (token) => sessionStorage.setItem(TOKEN, token);
 export const forgetToken = () => sessionStorage.removeItem(TOKEN);
 export const address = (path) => new URL(path, document.baseURI).href;
 
-// Requests of one key stay with one version while a canary runs.
+// Requests with one key stay with one version while a canary runs.
 function key() {
   if (sessionStorage.getItem(KEY) === null) {
     const bytes = crypto.getRandomValues(new Uint8Array(8));
@@ -24,9 +26,9 @@ function key() {
   return sessionStorage.getItem(KEY);
 }
 
-// Asks for `path`, relative to the page; with a body it is a POST.
-// Gives { value, requestId, ms }. Throws EndpointError (status 0: nobody answered), or AbortError.
-export async function ask(path, { body, type, signal } = {}) {
+// Sends a GET, or a POST if there is a body, to a path relative to the page.
+// Returns { value, requestId, ms }. Throws EndpointError, or AbortError once `signal` is aborted.
+export async function send(path, { body, type, signal } = {}) {
   const headers = { accept: "application/json", "x-raydc-key": key() };
   if (hasToken()) headers.authorization = `Bearer ${sessionStorage.getItem(TOKEN)}`;
   if (type) headers["content-type"] = type;
@@ -41,7 +43,7 @@ export async function ask(path, { body, type, signal } = {}) {
     throw new EndpointError(0, `${address(path)} does not answer`);
   }
   const ms = performance.now() - started;
-  const value = parse(text);
+  const value = parse(text); // undefined if a proxy answered with something else
   const requestId = value?.request_id ?? response.headers.get("x-request-id");
   if (response.ok && value !== undefined) return { value, requestId, ms };
   const retryAfterS = Number(response.headers.get("retry-after")) || undefined;

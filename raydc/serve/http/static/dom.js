@@ -1,9 +1,10 @@
-// Elements without markup in strings: names of classes and columns come from data and stay text.
+// Creates elements without markup: names of classes and columns come from data and must stay text.
 
-// element("p", { class: "quiet" }, "text") or with a list of children.
+// element("p", { class: "quiet" }, "text"); children may also be a list of texts and elements.
 export function element(name, attributes = {}, children = []) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
+    // Booleans, numbers and functions are properties; everything else is an attribute.
     if (key in made && typeof value !== "string") made[key] = value;
     else made.setAttribute(key, value);
   }

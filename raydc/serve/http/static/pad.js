@@ -1,15 +1,16 @@
-// A pad to draw on with mouse, finger, pen or keys.
+// Drawing pad for mouse, finger, pen or keys.
 
 import { element } from "./dom.js";
 import { rasterise } from "./ink.js";
 
-const LINE = 0.07; // width of the line on the pad, of its height
+// In units of the pad's height.
+const LINE = 0.07; // width of the line on the pad
 const KEY_STEP = 0.05;
-const LEAST_MOVE = 0.005;
+const MIN_MOVE = 0.005; // closer points are dropped
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-// image: as in `rasterise`. onChange(rows of pixels, or null) is called when a stroke ends.
-export function drawingPad(image, onChange) {
+// image: as in `rasterise`. onChange(rows of pixels, or null if empty) is called after each stroke.
+export function createDrawingPad(image, onChange) {
   const ratio = image.width / image.height;
   const canvas = element("canvas", {
     id: "pad",
@@ -25,11 +26,12 @@ export function drawingPad(image, onChange) {
   const clear = element("button", { type: "button", id: "clear" }, "Clear");
   canvas.style.aspectRatio = String(ratio);
   let strokes = [];
-  let pen = null; // the stroke that is being drawn
-  let cursor = null; // of the keys
+  let pen = null; // stroke under way
+  let cursor = null; // position of the keyboard's pen
 
   function paint() {
     const { clientWidth, clientHeight } = canvas;
+    // Sharp on dense screens; setting the size also clears the canvas.
     const density = window.devicePixelRatio || 1;
     canvas.width = Math.round(clientWidth * density);
     canvas.height = Math.round(clientHeight * density);
@@ -43,6 +45,7 @@ export function drawingPad(image, onChange) {
     for (const stroke of strokes) {
       const path = new Path2D();
       stroke.forEach(([x, y], index) => (index ? path.lineTo(x, y) : path.moveTo(x, y)));
+      // A path of one point draws nothing; a line to itself draws a dot.
       if (stroke.length === 1) path.lineTo(...stroke[0]);
       context.stroke(path);
       if (fill.checked) context.fill(path, "evenodd");
@@ -55,7 +58,8 @@ export function drawingPad(image, onChange) {
     }
   }
 
-  function show(pixels) {
+  // Draws what the model sees, one canvas pixel per image pixel.
+  function showPixels(pixels) {
     const context = seen.getContext("2d");
     const blank = Array(image.width).fill(image.ink.ground);
     for (let y = 0; y < image.height; y++) {
@@ -72,7 +76,7 @@ export function drawingPad(image, onChange) {
     undo.disabled = clear.disabled = !strokes.length;
     fill.disabled = !strokes.length && !fill.checked;
     paint();
-    show(pixels);
+    showPixels(pixels);
     onChange(pixels);
   }
 
@@ -81,23 +85,23 @@ export function drawingPad(image, onChange) {
     return [(event.clientX - box.left) / box.height, (event.clientY - box.top) / box.height];
   };
 
-  function begin(point) {
+  function startStroke(point) {
     pen = [point];
     strokes.push(pen);
     paint();
   }
 
-  function extend(point) {
+  function extendStroke(point) {
     const [x, y] = pen.at(-1);
-    if (Math.hypot(point[0] - x, point[1] - y) >= LEAST_MOVE) pen.push(point);
+    if (Math.hypot(point[0] - x, point[1] - y) >= MIN_MOVE) pen.push(point);
   }
 
-  function end() {
+  function endStroke() {
     pen = null;
     change();
   }
 
-  function empty() {
+  function clearPad() {
     strokes = [];
     pen = cursor = null;
     change();
@@ -107,16 +111,17 @@ export function drawingPad(image, onChange) {
     if (event.button || pen) return;
     canvas.setPointerCapture(event.pointerId);
     cursor = null;
-    begin(position(event));
+    startStroke(position(event));
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!pen || !canvas.hasPointerCapture(event.pointerId)) return;
+    // Browsers merge moves into one event per frame; the points in between make curves round.
     const events = event.getCoalescedEvents?.() ?? [];
-    for (const one of events.length ? events : [event]) extend(position(one));
+    for (const one of events.length ? events : [event]) extendStroke(position(one));
     paint();
   });
   for (const name of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(name, () => pen && !cursor && end());
+    canvas.addEventListener(name, () => pen && !cursor && endStroke());
   }
 
   canvas.addEventListener("keydown", (event) => {
@@ -124,14 +129,14 @@ export function drawingPad(image, onChange) {
     if (move) {
       const [x, y] = cursor ?? [ratio / 2, 0.5];
       cursor = [clamp(x + KEY_STEP * move[0], ratio), clamp(y + KEY_STEP * move[1], 1)];
-      if (pen) extend(cursor);
+      if (pen) extendStroke(cursor);
       paint();
     } else if (event.key === " ") {
       cursor ??= [ratio / 2, 0.5];
-      if (pen) end();
-      else begin(cursor);
+      if (pen) endStroke();
+      else startStroke(cursor);
     } else if (event.key === "Delete" || event.key === "Escape") {
-      empty();
+      clearPad();
     } else {
       return;
     }
@@ -139,7 +144,7 @@ export function drawingPad(image, onChange) {
   });
   canvas.addEventListener("blur", () => {
     cursor = null;
-    if (pen) end();
+    if (pen) endStroke();
     else paint();
   });
 
@@ -147,25 +152,25 @@ export function drawingPad(image, onChange) {
     strokes.pop();
     change();
   });
-  clear.addEventListener("click", empty);
+  clear.addEventListener("click", clearPad);
   fill.addEventListener("change", change);
   new ResizeObserver(paint).observe(canvas);
 
   const node = element("div", { class: "drawing" }, [
     canvas,
-    element("div", { class: "beside" }, [
-      element("figure", {}, [seen, element("figcaption", {}, `What the model gets: ${image.width} × ${image.height}`)]),
+    element("div", { class: "pad-tools" }, [
+      element("figure", {}, [seen, element("figcaption", {}, `The model sees ${image.width} × ${image.height}`)]),
       element("div", { class: "line" }, [undo, clear]),
       element("label", { class: "check" }, [fill, "Fill shapes"]),
     ]),
     element("p", { id: "pad-help", class: "quiet help" }, [
-      "Large or small, anywhere on the pad. ",
-      element("span", { class: "by-key" }, "By keyboard: arrows move, space puts the pen down and lifts it, delete clears."),
+      "Draw large or small, anywhere on the pad. ",
+      element("span", { class: "by-key" }, "With keys: arrows move, space lowers and lifts the pen, delete clears."),
     ]),
   ]);
-  show(null);
+  showPixels(null);
   undo.disabled = clear.disabled = true;
-  return { node, empty };
+  return { node, clear: clearPad };
 }
 
 const clamp = (number, limit) => Math.min(limit, Math.max(0, number));

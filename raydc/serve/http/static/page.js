@@ -1,39 +1,41 @@
-// The page: asks what is served, makes the fitting input, and shows what comes back.
+// Entry point of the page: loads the model's metadata, builds an input for it, shows the answers.
 
-import { curl, showAnswer, showError } from "./answer.js";
-import { facts, summary } from "./card.js";
-import { EndpointError, ask, forgetToken, hasToken, setToken } from "./client.js";
+import { formatCurl, renderAnswer, renderError } from "./answer.js";
+import { describeFacts, describeModel } from "./card.js";
+import { EndpointError, forgetToken, hasToken, send, setToken } from "./client.js";
 import { byId } from "./dom.js";
-import { pictureInput } from "./picture.js";
-import { markWrong, rowInput } from "./row.js";
+import { createPictureInput } from "./picture.js";
+import { createRowInput, markInvalid } from "./row.js";
 
-const NOT_READY_MS = 2000;
+const RETRY_MS = 2000; // between attempts while no model is ready
 
-let model; // the metadata that is shown
-let last; // the request that was sent last
-let running = new AbortController();
+let model; // metadata that the page shows
+let lastRequest; // sent again once a token is given
+let running = new AbortController(); // of the request under way
 
-async function boot() {
+async function start() {
   try {
-    const health = await ask("healthz");
-    model = (await ask(`v2/models/${encodeURIComponent(health.value.model)}`)).value;
+    // Health needs no token and names the model, whose metadata may need one.
+    const health = await send("healthz");
+    model = (await send(`v2/models/${encodeURIComponent(health.value.model)}`)).value;
   } catch (error) {
-    fail(error, byId("boot-error"));
-    if (error.status === 503 || error.status === 0) setTimeout(boot, NOT_READY_MS);
+    showFailure(error, byId("boot-error"));
+    if (error.status === 503 || error.status === 0) setTimeout(start, RETRY_MS);
     return;
   }
   byId("boot-error").replaceChildren();
   byId("token-form").hidden = true;
   byId("forget").hidden = !hasToken();
-  byId("openapi").hidden = hasToken(); // A link carries no token.
+  byId("openapi").hidden = hasToken(); // a link carries no token
   byId("main").hidden = false;
   showModel();
+  // A model takes one image, or a row of columns.
   const [first] = model.inputs;
   const isImage = first.parameters?.kind === "image";
-  byId("input").replaceChildren(isImage ? pictureInput(first, predict) : rowInput(model.inputs, predict));
+  byId("input").replaceChildren(isImage ? createPictureInput(first, predict) : createRowInput(model.inputs, predict));
   byId("invitation").textContent = isImage
-    ? `${first.parameters.ink ? "Draw something, or choose" : "Choose"} an image: the answer appears here.`
-    : "Fill in a row and press Predict: the answer appears here.";
+    ? `${first.parameters.ink ? "Draw something, or choose" : "Choose"} an image. The answer appears here.`
+    : "Fill in a row and press Predict. The answer appears here.";
 }
 
 function showModel() {
@@ -41,13 +43,14 @@ function showModel() {
   byId("name").textContent = model.name;
   byId("badge").textContent = `version ${model.versions[0]}`;
   byId("badge").hidden = false;
-  byId("summary").textContent = summary(model);
-  byId("facts").replaceChildren(...facts(model));
+  byId("summary").textContent = describeModel(model);
+  byId("facts").replaceChildren(...describeFacts(model));
 }
 
-// request: { body, type, file }; null takes the answer away. A newer request takes the place of one under way.
+// Sends { body, type, file } and shows the answer; null clears it. Aborts the request under way,
+// so that a slow answer to an old drawing never replaces the answer to a new one.
 async function predict(request) {
-  last = request;
+  lastRequest = request;
   running.abort();
   running = new AbortController();
   byId("command").hidden = !request;
@@ -56,42 +59,42 @@ async function predict(request) {
     byId("answer").replaceChildren();
     return;
   }
-  byId("command").querySelector("code").textContent = curl(request);
-  byId("answer").classList.add("stale");
+  byId("command").querySelector("code").textContent = formatCurl(request);
+  byId("answer").classList.add("stale"); // dimmed until the new answer is there
   try {
-    const answer = await ask("predict", { ...request, signal: running.signal });
+    const answer = await send("predict", { ...request, signal: running.signal });
     byId("error").replaceChildren();
-    byId("answer").replaceChildren(...showAnswer(answer, model.parameters.target));
+    byId("answer").replaceChildren(...renderAnswer(answer, model.parameters.target));
     byId("answer").classList.remove("stale");
-    if (answer.value.version !== model.versions[0]) await follow();
+    if (answer.value.version !== model.versions[0]) await reloadModel();
   } catch (error) {
-    if (error.name !== "AbortError") fail(error, byId("error"));
+    if (error.name !== "AbortError") showFailure(error, byId("error"));
   }
 }
 
-// Another version answers now: promoted, rolled back, or a canary.
-async function follow() {
+// Another version has answered: one was promoted or rolled back, or a canary runs.
+async function reloadModel() {
   try {
-    model = (await ask(`v2/models/${encodeURIComponent(model.name)}`)).value;
+    model = (await send(`v2/models/${encodeURIComponent(model.name)}`)).value;
     showModel();
   } catch (error) {
-    if (!(error instanceof EndpointError)) throw error; // The next answer tells.
+    if (!(error instanceof EndpointError)) throw error; // the next answer tries again
   }
 }
 
-function fail(error, place) {
-  if (!(error instanceof EndpointError)) throw error;
+function showFailure(error, place) {
+  if (!(error instanceof EndpointError)) throw error; // a fault of the page belongs in the console
   if (place === byId("error")) byId("answer").replaceChildren();
   if (error.status === 401) {
     byId("token-form").hidden = false;
     byId("token").focus();
     if (!hasToken()) {
-      place.replaceChildren(); // Asked without one; the field says all.
+      place.replaceChildren(); // sent without a token: the form for it says enough
       return;
     }
   }
-  place.replaceChildren(showError(error));
-  if (error.status === 422) markWrong(byId("input"), error.message);
+  place.replaceChildren(renderError(error));
+  if (error.status === 422) markInvalid(byId("input"), error.message);
 }
 
 byId("token-form").addEventListener("submit", (event) => {
@@ -99,12 +102,12 @@ byId("token-form").addEventListener("submit", (event) => {
   setToken(byId("token").value.trim());
   byId("token").value = "";
   if (!model) {
-    boot();
+    start();
     return;
   }
   byId("token-form").hidden = true;
   byId("forget").hidden = false;
-  if (last) predict(last);
+  if (lastRequest) predict(lastRequest);
 });
 
 byId("forget").addEventListener("click", () => {
@@ -112,13 +115,13 @@ byId("forget").addEventListener("click", () => {
   location.reload();
 });
 
-byId("copy").hidden = !navigator.clipboard; // A browser gives it to secure pages only.
+byId("copy").hidden = !navigator.clipboard; // browsers offer it to secure pages only
 byId("copy").addEventListener("click", async () => {
   await navigator.clipboard.writeText(byId("command").querySelector("code").textContent);
   byId("copy").textContent = "Copied";
 });
 
-// A file that misses the place to drop it must not replace the page.
+// A file dropped outside the drop zone must not replace the page.
 for (const name of ["dragover", "drop"]) window.addEventListener(name, (event) => event.preventDefault());
 
-boot();
+start();

@@ -1,10 +1,10 @@
-// A table model's input: one field for each column.
+// Input of a table model: one field per column.
 
 import { element } from "./dom.js";
 
-// columns: the metadata's inputs. onSubmit({ body, type }) is called with what was filled in.
-export function rowInput(columns, onSubmit) {
-  const fields = columns.map((column) => ({ column, control: makeControl(column) }));
+// columns: the metadata's inputs. onSubmit gets { body, type } of the row.
+export function createRowInput(columns, onSubmit) {
+  const fields = columns.map((column) => ({ column, control: createControl(column) }));
   const button = element("button", { class: "main", id: "predict" }, "Predict");
   const form = element("form", { class: "row", noValidate: true }, [
     element("div", { class: "fields" }, fields.map(({ column, control }) =>
@@ -13,7 +13,7 @@ export function rowInput(columns, onSubmit) {
         control,
       ]),
     )),
-    element("div", { class: "line" }, [button, element("span", { class: "quiet" }, "A field left empty is a missing value.")]),
+    element("div", { class: "line" }, [button, element("span", { class: "quiet" }, "An empty field is a missing value.")]),
   ]);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -25,25 +25,26 @@ export function rowInput(columns, onSubmit) {
   return form;
 }
 
-// Marks the field that an error such as "rows[0].age: 'old' is not a number" is about.
-export function markWrong(node, message) {
+// Marks the field that an error names, such as "rows[0].age: 'old' is not a number".
+export function markInvalid(node, message) {
   const [, name] = /^rows\[0\]\.(.+?): /.exec(message) ?? [];
-  const wrong = name && [...node.querySelectorAll("[name]")].find((control) => control.name === name);
-  if (!wrong) return;
-  wrong.setAttribute("aria-invalid", "true");
-  wrong.setAttribute("aria-describedby", "error");
-  wrong.focus();
+  const invalid = name && [...node.querySelectorAll("[name]")].find((control) => control.name === name);
+  if (!invalid) return;
+  invalid.setAttribute("aria-invalid", "true");
+  invalid.setAttribute("aria-describedby", "error");
+  invalid.focus();
 }
 
-function makeControl(column) {
+function createControl(column) {
   const { kind, categories, typical } = column.parameters ?? {};
   const attributes = { id: `column-${column.name}`, name: column.name };
   if (kind !== "categorical") {
-    // Text, not type=number: what somebody typed wrong must reach the endpoint, whose message says what is wrong.
+    // Text, not type=number, which hides what it cannot parse: the endpoint's message explains it.
     return element("input", {
       ...attributes, type: "text", inputmode: "decimal", autocomplete: "off", value: String(typical ?? ""),
     });
   }
+  // The last choice is empty, and the row is sent without the column.
   const choices = categories.map((category) => element("option", { value: category }, category));
   return element("select", attributes, [...choices, element("option", { value: "" }, "(missing)")]);
 }

@@ -1,4 +1,4 @@
-"""A client that goes away: what it asked for is not computed where that is long."""
+"""Handlers of predictions: a request whose client has gone is not computed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ from raydc.serve.replica.batching import Array, Batcher
 from raydc.serve.replica.service import Service
 
 
-def ask(client_stays: bool) -> tuple[list[int], Any]:
-    """Rows of the forward passes for two requests, the second of which waits for the first; its outputs."""
-    seen: list[int] = []
+def send_two(client_stays: bool) -> tuple[list[int], Any]:
+    """Sends two requests, the second of which waits for the first.
+
+    Returns:
+        First value of each forward pass, and the outputs or the error of the second request.
+    """
+    computed: list[int] = []
     is_free = threading.Event()
 
     def forward(x: Array) -> Array:
-        seen.append(int(x[0, 0]))
+        computed.append(int(x[0, 0]))
         assert is_free.wait(20.0)
         return x
 
@@ -42,9 +46,9 @@ def ask(client_stays: bool) -> tuple[list[int], Any]:
                 return {"type": "http.disconnect"}
 
             first = asyncio.create_task(batcher.submit(np.ones((1, 1), np.float32)))
-            asked = Request({"path": "/predict", "headers": []}, receive)
+            sent = Request({"path": "/predict", "headers": []}, receive)
             second = asyncio.create_task(
-                handler._compute(asked, loaded, np.full((1, 1), 2, np.float32))
+                handler._compute(sent, loaded, np.full((1, 1), 2, np.float32))
             )
             if not client_stays:
                 await asyncio.wait({second}, timeout=20.0)
@@ -53,18 +57,18 @@ def ask(client_stays: bool) -> tuple[list[int], Any]:
             return await second
 
     try:
-        return seen, asyncio.run(scenario())
+        return computed, asyncio.run(scenario())
     except ClientDisconnect as error:
-        return seen, error
+        return computed, error
 
 
-def test_what_a_client_that_went_away_asked_for_is_not_computed() -> None:
-    seen, outputs = ask(client_stays=False)
-    assert seen == [1]
+def test_compute_client_disconnects_drops_queued_request() -> None:
+    computed, outputs = send_two(client_stays=False)
+    assert computed == [1]
     assert isinstance(outputs, ClientDisconnect)
 
 
-def test_a_client_that_stays_gets_its_answer() -> None:
-    seen, outputs = ask(client_stays=True)
-    assert seen == [1, 2]
+def test_compute_client_stays_returns_outputs() -> None:
+    computed, outputs = send_two(client_stays=True)
+    assert computed == [1, 2]
     assert outputs == pytest.approx(np.full((1, 1), 2))
