@@ -1,0 +1,147 @@
+"""Preparation with its tasks run in this process: hashes of small data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydc.data import prepare, shards
+from raydc.data.prepared import Prepared
+from raydc.spec import from_dict, resolve
+from raydc.storage import sha256
+
+
+@pytest.fixture(autouse=True)
+def tasks_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the calls of a preparation one after the other; values pass through JSON as with Ray."""
+
+    def run(
+        calls: Sequence[Callable[[], Any]],
+        name: str,
+        on_done: Callable[[int], None] = lambda num_done: None,
+    ) -> list[Any]:
+        values = []
+        for call in calls:
+            values.append(json.loads(json.dumps(call())))
+            on_done(len(values))
+        return values
+
+    def read(calls: Sequence[Callable[[], Any]], *_: Any) -> list[Any]:
+        tables = [table for call in calls for table in call()]
+        return tables[::-1]  # The order of the blocks must not matter.
+
+    monkeypatch.setattr("raydc.data.tasks.run", run)
+    monkeypatch.setattr("raydc.data.tasks.read", read)
+    monkeypatch.setattr("ray.get", lambda reference: reference)
+    monkeypatch.setattr("ray.put", lambda value: value)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2})
+
+
+def _prepare(folder: Path, data: dict[str, Any]) -> Prepared:
+    spec = from_dict(
+        {
+            "name": "pinned",
+            "seed": 3,
+            "storage": str(folder / "storage"),
+            "data": data,
+            "model": {"name": "linear"},
+        }
+    )
+    return prepare.run(resolve(spec), lambda _: None)
+
+
+def _table(folder: Path) -> dict[str, Any]:
+    """Two CSV files with missing values, a rare category and rows that repeat."""
+    lines = []
+    for row in range(120):
+        height = "" if row % 11 == 0 else f"{150 + row * 0.37:.2f}"
+        city = ("Rome", "Oslo", "?", "Lima")[row * row % 7 % 4]
+        lines.append(f"{row % 60 + 18},{height},{city},{('no', 'yes')[row * 5 % 3 % 2]}")
+    for name, part in (("a.csv", lines[:80]), ("b.csv", lines[70:])):
+        (folder / name).write_text("\n".join(["age,height,city,answer", *part, ""]))
+    return {
+        "source": f"{folder}/*.csv",
+        "target": "answer",
+        "clean": {"duplicates": "drop", "missing_values": ["", "?"]},
+        "features": {"max_categories": 1},
+    }
+
+
+def _numbers(folder: Path) -> dict[str, Any]:
+    rows = [
+        {"a": row / 7, "b": None if row % 9 == 0 else row % 4, "c": row % 2 == 0, "y": row * 0.3}
+        for row in range(90)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return {"source": str(folder / "rows.jsonl"), "target": "y", "task": "regression"}
+
+
+def _images(folder: Path) -> dict[str, Any]:
+    (folder / "idx").mkdir()
+    for part, num_rows in (("train", 60), ("t10k", 9)):
+        pixels = (np.arange(num_rows * 30) * 7 % 251).astype(np.uint8).reshape(num_rows, 6, 5)
+        for name, values in (("images-idx3", pixels), ("labels-idx1", pixels[:, 0, 0] % 3)):
+            header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes()
+            (folder / "idx" / f"{part}-{name}-ubyte").write_bytes(header + values.tobytes())
+    return {"source": str(folder / "idx"), "target": "label"}
+
+
+def _row_hash(prepared: Prepared) -> str:
+    """sha256 over x, y and row ids of all splits, whatever Arrow writes around them."""
+    content = b""
+    for split in shards.SPLITS:
+        rows = shards.open_rows(prepared.folder, split)
+        for array in (*rows.gather(np.arange(len(rows))), rows.ids):
+            content += (
+                f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+            )
+    return sha256(content)
+
+
+# Hashes of the first release. A change of `data_hash` prepares every data set again, and runs refuse
+# to resume on it. It may follow from a new field in section `data`, never from a change of the code.
+PINNED: dict[str, dict[str, Any]] = {
+    "_table": {
+        "data_hash": "0449e7576af72704cea8915886b3efd5db8d05e013f55aa01c53548ee0cd16a6",
+        "num_rows": {"test": 7, "train": 97, "validation": 16},
+        "features": "87e51f3c146eb5d4ceeec02eec5b4293b51b04220de5b24c971866bc8d62398e",
+        "golden_rows": "d6f1bfde63769377d4f4cbb5061a33a58ac42724baae31168b08dc925a34344f",
+        "rows": "be9211f5797573e25707ce319df5431a5cf9bb110cfbd21db079557d7107c67c",
+    },
+    "_numbers": {
+        "data_hash": "3e11af4cbeebe8bc1f3f180dc2baf42f02d2d4a6facdf0967553b458de4a15fe",
+        "num_rows": {"test": 5, "train": 72, "validation": 13},
+        "features": "2e156dbafbccc1ab7ec1a5e47903b89654dec3df71fedc27fbaab0bef12db5ff",
+        "golden_rows": "c99adf25a8ade9a5fe3d902ee082a2de7b3fdeff860e087e3096f5cddcfec0d1",
+        "rows": "a64a62db756089a4a8ec787da405277ec3affb23f54a7640bc4008af5f36ed26",
+    },
+    "_images": {
+        "data_hash": "af066ab280f20bd6c8428b346b643c56386ef4864813363eca09dcc860632445",
+        "num_rows": {"test": 9, "train": 57, "validation": 3},
+        "features": "c7874b6353ef5728c960227489c2f27e63f1e882c9802893aff00c0ae8e45a2b",
+        "golden_rows": "93b9d22a3c64353bb61c44d4dd637963ce1e8c31230b44081d886794713f8eba",
+        "rows": "67947b0642845dde07f148293a7188911959fcb546c0792786ca582b0f5e6771",
+    },
+}
+
+
+@pytest.mark.parametrize("make", [_table, _numbers, _images], ids=lambda make: make.__name__)
+def test_data_set_of_the_same_input_keeps_its_hashes(
+    tmp_path: Path, make: Callable[[Path], dict[str, Any]]
+) -> None:
+    prepared = _prepare(tmp_path, make(tmp_path))
+    features = prepared.features
+    golden = features.from_json_rows(prepared.folder.read_json("golden_rows.json"))
+    found = {
+        "data_hash": prepared.data_hash,
+        "num_rows": prepared.num_rows,
+        "features": features.hash,
+        "golden_rows": sha256(features.apply(golden).tobytes()),
+        "rows": _row_hash(prepared),
+    }
+    assert found == PINNED[make.__name__]
