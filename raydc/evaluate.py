@@ -22,9 +22,9 @@ import torch
 
 from raydc import bundle
 from raydc.data import model_pool, sources, tasks, values
+from raydc.data.layout import Layout
 from raydc.data.readers import Reader
 from raydc.data.shards import open_rows
-from raydc.data.sources import Layout
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError
 from raydc.features import Features
@@ -173,10 +173,10 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
     writer = TableWriter(output)
     data = _prediction_data(loaded.spec.data, source)
     layout = sources.locate(data)
-    calls = Reader.of(layout, data).pieces(layout.files)
+    calls = Reader.for_layout(layout, data).pieces(layout.files)
     batch_rows = _batch_rows(loaded.features)
     with writer, model_pool.preserve_order():
-        predicted = tasks.dataset(calls, "Read").map_batches(
+        predicted = tasks.stream_tables(calls, "Read").map_batches(
             _Predictor,
             fn_constructor_args=(bundle_folder, layout, model_pool.choose_device(loaded.spec)),
             batch_size=batch_rows,
@@ -224,7 +224,7 @@ class _Predictor:
             return pa.table({_ERROR: [error.message], _HINT: pa.array([error.hint], pa.string())})
 
     def _predict(self, table: pa.Table) -> pa.Table:
-        names = [name for name in table.column_names if not values.internal(name)]
+        names = [name for name in table.column_names if not values.is_internal(name)]
         if taken := {_PREDICTION, _SCORE} & set(names):
             raise DataError(
                 f"{self.layout.files[0].path} has a column {min(taken)!r} already", "Rename it."
@@ -258,7 +258,7 @@ def _raw(column: pa.Array) -> Any:
     if values.kind_of(column.type) != "image":
         return column.to_pylist()
     # Images are decoded without the missing ones, which are put back as None.
-    present = iter(values.images_of(column.drop_null()))
+    present = iter(values.to_images(column.drop_null()))
     return [next(present) if is_there else None for is_there in column.is_valid().to_pylist()]
 
 
@@ -267,5 +267,5 @@ def _with_place(error: DataError, layout: Layout, row_ids: npt.NDArray[np.int64]
     match = re.match(r"rows\[(\d+)\]\.", error.message)
     if match is None:
         return DataError(error.message, error.hint)
-    place = layout.place(int(row_ids[int(match[1])]))
+    place = layout.describe_row(int(row_ids[int(match[1])]))
     return DataError(f"{place}: {error.message[match.end() :]}", error.hint)

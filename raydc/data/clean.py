@@ -1,4 +1,7 @@
-"""Which rows go where: dropped, or into train, validation or test. Pure functions of row ids and raw values."""
+"""Decides which rows are dropped and which are for training, validation or test.
+
+Pure functions of row ids and raw values; used in tasks of Ray Data.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,22 @@ from raydc.data import values
 from raydc.order import Ids, mix
 from raydc.spec.resolved import ResolvedData
 
+# The first three are indices into `raydc.data.shards.SPLITS`.
 TRAIN, VALIDATION, TEST, DROPPED = 0, 1, 2, -1
-Splits = npt.NDArray[np.int8]
+SplitCodes = npt.NDArray[np.int8]
 
 
-def hash_split(row_ids: Ids, seed: int, validation_fraction: float, test_fraction: float) -> Splits:
-    """The split of rows by a hash of their ids; a row stays in it whatever happens to rows after it.
+def hash_split(
+    row_ids: Ids, seed: int, validation_fraction: float, test_fraction: float
+) -> SplitCodes:
+    """Assigns rows to splits by a hash of their ids, so that a row's split depends on no other row.
 
     Args:
         row_ids: int64 [B].
         seed: Seed of the spec.
-        validation_fraction: Expected part of the rows.
-        test_fraction: The same. Changing the other fraction does not change the test rows.
+        validation_fraction: Expected fraction of validation rows.
+        test_fraction: Expected fraction of test rows. They stay the same rows when only
+            `validation_fraction` changes.
 
     Returns:
         int8 [B]: TRAIN, VALIDATION or TEST.
@@ -33,6 +40,7 @@ def hash_split(row_ids: Ids, seed: int, validation_fraction: float, test_fractio
     # The top 53 bits as a fraction: exact in a double.
     draw = (mix(row_ids.astype(np.uint64) ^ key) >> np.uint64(11)).astype(np.float64) / 2.0**53
     splits = np.full(len(row_ids), TRAIN, dtype=np.int8)
+    # Test rows take the lowest draws, so that the validation fraction does not move them.
     splits[draw < test_fraction + validation_fraction] = VALIDATION
     splits[draw < test_fraction] = TEST
     return splits
@@ -40,11 +48,11 @@ def hash_split(row_ids: Ids, seed: int, validation_fraction: float, test_fractio
 
 @dataclass(frozen=True)
 class Cleaner:
-    """Assigns the rows of a block.
+    """Assigns each row of a block to a split, or drops it.
 
     Attributes:
-        first_test_id: Lowest row id of the official test part; None where there is none.
-        data: The spec's section.
+        first_test_id: Lowest row id of the official test part; None if there is no such part.
+        data: Section `data` of the spec.
         seed: Seed of the spec.
         kinds: Kind of each input column.
         duplicates: int64, sorted: ids of rows that repeat an earlier one.
@@ -56,18 +64,19 @@ class Cleaner:
     kinds: dict[str, str]
     duplicates: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
-    def splits(self, table: pa.Table) -> Splits:
-        """int8 [B]: TRAIN, VALIDATION, TEST or DROPPED."""
+    def assign_splits(self, table: pa.Table) -> SplitCodes:
+        """Assigns the rows of a block: int8 [B] of TRAIN, VALIDATION, TEST or DROPPED."""
         ids = values.row_ids(table)
         split = self.data.split
         test_fraction = split.test_fraction if self.first_test_id is None else 0.0
         result = hash_split(ids, self.seed, split.validation_fraction, test_fraction)
         if self.first_test_id is not None:
+            # Row ids of the test part are the highest ones: see `raydc.data.layout`.
             result[ids >= self.first_test_id] = TEST
-        result[self._dropped(table, ids)] = DROPPED
+        result[self._is_dropped(table, ids)] = DROPPED
         return result
 
-    def _dropped(self, table: pa.Table, ids: Ids) -> npt.NDArray[np.bool_]:
+    def _is_dropped(self, table: pa.Table, ids: Ids) -> npt.NDArray[np.bool_]:
         dropped = np.isin(ids, self.duplicates)
         if self.data.clean.missing == "drop":
             target_kind = "numeric" if self.data.task == "regression" else "categorical"
@@ -76,13 +85,21 @@ class Cleaner:
                 dropped |= (
                     values.parse_numbers(column).missing
                     if kind == "numeric"
-                    else values.missing(column)
+                    else values.missing_mask(column)
                 )
         return dropped
 
 
-def later_copies(ids: Ids, digests: Sequence[bytes]) -> Ids:
-    """Ids of rows whose digest a row of a lower id has, sorted."""
+def find_later_copies(ids: Ids, digests: Sequence[bytes]) -> Ids:
+    """Finds rows that repeat an earlier one.
+
+    Args:
+        ids: int64 [B], row ids in any order.
+        digests: Digest of each row; equal rows have equal ones.
+
+    Returns:
+        int64, sorted: ids of all rows but the lowest of each digest.
+    """
     first: dict[bytes, int] = {}
     copies = []
     for row_id, digest in sorted(zip(ids.tolist(), digests, strict=True)):

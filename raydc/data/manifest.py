@@ -1,8 +1,10 @@
-"""The manifest of a prepared data set: written last, and compared with the files before they are used.
+"""The manifest of a prepared data set: written last, compared with the files before their use.
 
-MANIFEST.json      what the set was made from, rows of each split, bytes and sha256 of every file
+Knows no Ray; used in the driver, in tasks of Ray Data and in workers.
+
+MANIFEST.json      inputs of the set, rows of each split, bytes and sha256 of every file
 features.json      the fitted features
-golden_rows.json   a few held-out rows as JSON, for the check of a replica
+golden_rows.json   a few held-out rows as JSON, by which a replica checks itself
 *.arrow            the shards, see `raydc.data.shards`
 """
 
@@ -21,10 +23,10 @@ _AGAIN = "Delete the folder and prepare the data set again."
 
 
 def read(folder: Storage) -> dict[str, Any]:
-    """The manifest of a prepared data set.
+    """Reads the manifest of a prepared data set.
 
     Raises:
-        DataError: There is none, or it is not one that this version reads.
+        DataError: The folder has no manifest, or one of another version.
     """
     hint = "Prepare the data set again; delete the folder first if it is there."
     try:
@@ -43,7 +45,12 @@ def read(folder: Storage) -> dict[str, Any]:
 
 
 def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False) -> None:
-    """Compares a folder with its manifest: names and sizes, and with `contents` the sha256 of each file.
+    """Compares a folder with its manifest.
+
+    Args:
+        folder: Folder of the data set.
+        manifest: Its manifest, as `read` returns it.
+        contents: Compare the sha256 of each file, and not only its name and size.
 
     Raises:
         DataError: The first file that differs, with what was expected and what was found.
@@ -51,6 +58,7 @@ def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False)
     for name, entry in manifest["files"].items():
         if not folder.exists(name):
             raise DataError(f"{folder.uri}/{name} is missing", _AGAIN)
+        # Without `contents` the digest is taken as right, so that only the size is compared.
         digest = sha256(folder.read_bytes(name)) if contents else entry["sha256"]
         check_entry(folder, name, folder.size(name), digest, entry)
 
@@ -58,14 +66,34 @@ def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False)
 def check_entry(
     folder: Storage, name: str, num_bytes: int, digest: str, entry: Mapping[str, Any]
 ) -> None:
-    """Compares one file with its entry. Raises DataError where it differs."""
+    """Compares one file with its entry.
+
+    Args:
+        folder: Folder of the file, for messages.
+        name: Name of the file, for messages.
+        num_bytes: Size of the file found.
+        digest: Its sha256, in hexadecimal.
+        entry: What the manifest says: `bytes` and `sha256`.
+
+    Raises:
+        DataError: The file differs.
+    """
     wrong = mismatch(num_bytes, digest, entry)
     if wrong is not None:
         raise DataError(f"{folder.uri}/{name} is damaged: {wrong}", _AGAIN)
 
 
 def write_file(folder: Storage, name: str, content: bytes) -> dict[str, Any]:
-    """Writes a file of a data set; returns its entry in the manifest."""
+    """Writes a file of a data set.
+
+    Args:
+        folder: Folder of the data set.
+        name: File name.
+        content: The whole file.
+
+    Returns:
+        Its entry in the manifest: `bytes` and `sha256`.
+    """
     folder.write_bytes(name, content)
     return {"bytes": len(content), "sha256": sha256(content)}
 
@@ -80,12 +108,15 @@ def write(
     """Completes a data set whose shards are written: features, golden rows, then the manifest.
 
     Args:
-        folder: Where the shards are.
+        folder: Folder of the shards.
         features: The fitted features.
         golden_rows: Rows as JSON values.
         files: `{name: {"bytes", "sha256"}}` of the shards.
-        facts: `rows`, `shards` (names by split), `rows_per_shard`, and what the set was made from. A `data_hash`
-            is added where there is none.
+        facts: `rows`, `shards` (names by split), `rows_per_shard`, and what the set was made from.
+            Without a `data_hash`, the hash of all files stands in for it.
+
+    Returns:
+        The manifest.
     """
     files = dict(files)
     for name, value in (

@@ -1,4 +1,8 @@
-"""Prepares a data set: from sources to a verified folder of shards, named by the hash of all that went into it."""
+"""Prepares a data set: names it by the hash of its inputs, and makes it if it is not there yet.
+
+Runs in the driver. `raydc.data.prepare_stages` does the work; this module decides whether there is
+any, and makes the result appear whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -14,70 +18,72 @@ from pyarrow import fs as pafs
 
 from raydc.artefact import MANIFEST
 from raydc.data import manifest, sources, tasks
-from raydc.data.prepare_job import PrepareJob
+from raydc.data.layout import Layout, name_errors
+from raydc.data.prepare_stages import PrepareStages
 from raydc.data.prepared import Prepared, load
-from raydc.data.sources import Layout
 from raydc.errors import DataError, Say
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, canonical_json, sha256
 
+# Enough small files to be worth a task.
 _FILES_PER_HASH_TASK = 256
 _HASH_BLOCK_BYTES = 1024 * 1024
+_REPORT_EVERY_S = 5.0
 
 
-def run(spec: ResolvedSpec, report: Say, parallelism: int | None = None) -> Prepared:
+def run(
+    spec: ResolvedSpec,
+    report: Say,
+    parallelism: int | None = None,
+    report_every_s: float = _REPORT_EVERY_S,
+) -> Prepared:
     """Prepares the data set of a spec with Ray Data; needs a connected Ray.
 
     Args:
-        spec: A resolved spec. Its storage and sources must be within reach of every node.
-        report: Gets one line per stage.
-        parallelism: Tasks that read the sources; by default as many as the cluster has use for. The content of the
-            data set does not depend on it.
+        spec: A resolved spec. Every node must reach its storage and its sources.
+        report: Shows one line per stage.
+        parallelism: Number of tasks that read the sources; None chooses by the CPUs of the
+            cluster. The content of the data set does not depend on it.
+        report_every_s: Least seconds between two lines about the rows read so far.
 
     Returns:
-        The data set; `reused` when the same one was there already.
+        The data set; `reused` if the same one was there already.
 
     Raises:
-        DataError: A source or a row that cannot be used, by its place. Nothing is left in the storage.
+        DataError: A source or a row that cannot be used, with its place. Nothing is left in the
+            storage.
     """
     layout = sources.locate(spec.data)
-    made_from = _made_from(spec, layout)
+    made_from = _hash_inputs(spec, layout)
     data_hash = sha256(canonical_json(made_from))
     name = f"{spec.name}-{data_hash[:12]}"
     store = Storage(spec.storage) / "data"
     if store.exists(f"{name}/{MANIFEST}"):
         prepared = load(store / name)
-        report(
-            f"data set {name} is prepared already: {_rows_text(prepared.num_rows)}; nothing to do"
-        )
+        report(f"data set {name} is prepared already: {_count_rows(prepared)}; nothing to do")
         return prepared
     if layout.first_test_id is not None and spec.data.split.test_fraction:
-        report(
-            "the source has a test part of its own: no test rows are taken from the training rows"
-        )
+        report("the source has its own test part: no test rows are taken from the training rows")
     with _new_folder(store, name) as folder:
         facts = {**made_from, "name": name, "data_hash": data_hash}
-        PrepareJob(spec, layout, folder, report, parallelism).run(facts)
+        PrepareStages(spec, layout, folder, report, parallelism, report_every_s).run(facts)
     prepared = load(store / name)
-    report(f"data set {name}: {_rows_text(prepared.num_rows)}")
+    report(f"data set {name}: {_count_rows(prepared)}")
     return replace(prepared, reused=False)
 
 
-def _rows_text(num_rows: dict[str, int]) -> str:
-    return f"{sum(num_rows.values()):,} rows"
+def _count_rows(prepared: Prepared) -> str:
+    return f"{sum(prepared.num_rows.values()):,} rows"
 
 
-# What goes in ----------------------------------------------------------------------------------------
-
-
-def _made_from(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
-    """Everything that the content of the data set depends on."""
+def _hash_inputs(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
+    """Everything that the content of the data set depends on, as JSON values."""
     files = [part for file in layout.files for part in (file, file.labels) if part is not None]
     chunks = [
         files[start : start + _FILES_PER_HASH_TASK]
         for start in range(0, len(files), _FILES_PER_HASH_TASK)
     ]
-    digests = tasks.run(
+    digests = tasks.run_calls(
         [
             partial(_hash_files, layout.filesystem, [file.path for file in chunk])
             for chunk in chunks
@@ -85,7 +91,8 @@ def _made_from(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
         "HashSources",
     )
     hashed = zip(files, (digest for chunk in digests for digest in chunk), strict=True)
-    # Augmentation happens while training: the data set is the same with and without it.
+    # A moved source is the same data, and augmentation happens during training: neither changes
+    # the data set.
     data = spec.data.model_dump(mode="json", exclude={"source", "augment"})
     return {
         "format": manifest.FORMAT_VERSION,
@@ -102,24 +109,27 @@ def _hash_files(filesystem: pafs.FileSystem, paths: Sequence[str]) -> list[str]:
     digests = []
     for path in paths:
         digest = hashlib.sha256()
-        with sources.named(path), filesystem.open_input_stream(path, compression=None) as stream:
+        # Compressed bytes are hashed as they are: pyarrow would unpack them by the file's suffix.
+        with name_errors(path), filesystem.open_input_stream(path, compression=None) as stream:
             while block := stream.read(_HASH_BLOCK_BYTES):
                 digest.update(block)
         digests.append(digest.hexdigest())
     return digests
 
 
-# What comes out --------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def _new_folder(store: Storage, name: str) -> Iterator[Storage]:
-    """A folder that appears whole or not at all; on an object store its manifest, written last, makes it whole."""
+    """Yields a folder to fill, which appears under its name whole or not at all.
+
+    A local folder is filled under a temporary name and moved. Object stores cannot move folders;
+    there the manifest, written last, is what makes the data set exist.
+    """
     temporary = f".{name}.{uuid.uuid4().hex[:8]}.tmp" if store.is_local else name
     try:
         yield store / temporary
         if store.is_local:
             _move_into_place(store, temporary, name)
+    # An interrupt must leave nothing behind either, so every exception counts.
     except BaseException:
         # On an object store another process may have completed the same data set meanwhile.
         if not store.exists(f"{temporary}/{MANIFEST}") or store.is_local:
@@ -134,7 +144,7 @@ def _move_into_place(store: Storage, temporary: str, name: str) -> None:
         if not store.exists(f"{name}/{MANIFEST}"):
             hint = "Delete that folder and prepare again."
             raise DataError(
-                f"{store.uri}/{name} is in the way, and no data set: {error}", hint
+                f"{store.uri}/{name} exists and is no data set: {error}", hint
             ) from error
         # Another process has prepared the same data set meanwhile; the content is the same.
         store.delete(temporary)

@@ -1,4 +1,4 @@
-"""A prepared data set as it is read. Knows no Ray."""
+"""A prepared data set as it is read. Knows no Ray; used in the driver and in workers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Prepared:
     """A prepared data set.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder, `data/<name>-<hash>` of a storage.
         data_hash: sha256 over everything that it was made from.
-        features: As fitted on its training rows.
-        num_rows: Rows of train, validation and test.
-        reused: It was there already.
+        features: Features fitted on its training rows.
+        num_rows: Rows of each split, by name.
+        reused: Whether it existed before it was asked for.
     """
 
     folder: Storage
@@ -32,11 +32,11 @@ def load(folder: Storage, contents: bool = False) -> Prepared:
     """Opens a prepared data set and compares it with its manifest.
 
     Args:
-        folder: `data/<name>-<hash>` of a storage.
+        folder: Folder of the data set, `data/<name>-<hash>` of a storage.
         contents: Compare the sha256 of each file too, which reads all of them.
 
     Raises:
-        DataError: It is none, or a file is missing or damaged.
+        DataError: The folder is no prepared data set, or a file is missing or damaged.
     """
     facts = manifest.read(folder)
     manifest.verify(folder, facts, contents)

@@ -1,8 +1,9 @@
-"""The rows of a prepared data set: fixed-size Arrow shards, `train-00000.arrow`, `validation-00000.arrow`, ...
+"""The rows of a prepared data set, in fixed-size Arrow shards: `train-00000.arrow` and so on.
 
-A shard is an Arrow IPC file of one record batch with the columns `x` (a fixed number of bytes, or a fixed-size
-list of float32), `y` (int64 or float32) and `row_id` (int64), so that a memory map is an array. All shards of a
-split but the last hold `rows_per_shard` rows, in the canonical order of the sources.
+Written in tasks of Ray Data, read in workers; knows no Ray. A shard is an Arrow IPC file of one
+record batch with the columns `x` (a fixed number of bytes, or a fixed-size list of float32), `y`
+(int64 or float32) and `row_id` (int64), so that a memory map is an array. All shards of a split but
+the last hold `rows_per_shard` rows, in the order of the row ids.
 
 Shape suffixes: B rows.
 """
@@ -31,25 +32,26 @@ from raydc.order import Ids
 from raydc.storage import Storage, sha256
 
 SPLITS = ("train", "validation", "test")
+# Large enough for few files and few requests to a store, small enough for many tasks to write.
 _SHARD_BYTES = 64 * 1024 * 1024
 _Array = npt.NDArray[Any]
 
 
 def rows_per_shard(row_bytes: int) -> int:
-    """Rows of a full shard, for rows of so many bytes."""
+    """Number of rows of a full shard, for rows of `row_bytes` bytes each."""
     return max(1, _SHARD_BYTES // max(1, row_bytes))
 
 
 def shard_name(split: str, index: int) -> str:
-    """File name of a split's shard, counted from 0."""
+    """File name of the shard of a split with an index, from 0."""
     return f"{split}-{index:05d}.arrow"
 
 
 def shard_bytes(x: _Array, y: _Array, row_ids: Ids) -> pa.Buffer:
-    """One shard as an Arrow IPC file.
+    """Serialises one shard as an Arrow IPC file.
 
     Args:
-        x: [B, *shape] uint8 or float32, one row as the network takes it.
+        x: [B, *shape] uint8 or float32, rows as the network takes them.
         y: [B] int64 or float32.
         row_ids: int64 [B], stable ids of the rows in their sources.
 
@@ -58,6 +60,7 @@ def shard_bytes(x: _Array, y: _Array, row_ids: Ids) -> pa.Buffer:
     """
     flat = np.ascontiguousarray(x).reshape(-1)
     width = flat.size // max(1, len(x))
+    # Both columns have one buffer of fixed width, so that a memory map of it is an array.
     if x.dtype == np.uint8:
         column = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(width), len(x), [None, pa.py_buffer(flat)]
@@ -75,7 +78,7 @@ def shard_bytes(x: _Array, y: _Array, row_ids: Ids) -> pa.Buffer:
 
 @dataclass(frozen=True)
 class _Shard:
-    """Arrays over a mapped shard: x is flat, [N, values of a row]."""
+    """Arrays over a mapped shard of N rows; `x` is flat, [N, values of a row]."""
 
     shape: tuple[int, ...]
     x: _Array
@@ -94,6 +97,7 @@ def _map_shard(path: Path) -> _Shard:
     metadata = {key.decode(): value.decode() for key, value in batch.schema.metadata.items()}
     shape, dtype = tuple(json.loads(metadata["shape"])), np.dtype(metadata["dtype"])
     column = batch.column("x")
+    # The last buffer holds the values; those in front of it say what is null, which nothing is.
     values = column.buffers()[-1] if dtype == np.uint8 else column.flatten().buffers()[-1]
     width = math.prod(shape)
     return _Shard(
@@ -107,24 +111,35 @@ def _map_shard(path: Path) -> _Shard:
 
 
 def _take(values: _Array, positions: Ids) -> _Array:
-    # Twice as fast as values[positions] on rows of a few hundred bytes. Positions are checked before.
+    # Twice as fast as values[positions] on rows of a few hundred bytes. "clip" skips a check of the
+    # positions, which `Rows.gather` has made.
     return np.take(values, positions, axis=0, mode="clip")
 
 
 class Rows:
-    """The rows of one split, by position. Local shards are memory-mapped; remote ones are first copied."""
+    """The rows of one split, by position.
+
+    Local shards are memory-mapped. Remote ones are copied to the node first.
+
+    Args:
+        folder: Folder of the data set.
+        names: File names of the shards, in their order.
+        num_rows: Rows of the split.
+        per_shard: Rows of every shard but the last.
+        files: Entries of the manifest by file name.
+    """
 
     def __init__(
         self,
         folder: Storage,
         names: Sequence[str],
-        rows: int,
+        num_rows: int,
         per_shard: int,
         files: Mapping[str, Any],
     ) -> None:
         self._folder = folder
         self._names = list(names)
-        self._num_rows = rows
+        self._num_rows = num_rows
         self._per_shard = per_shard
         self._files = files
         self._open: dict[int, _Shard] = {}
@@ -136,10 +151,14 @@ class Rows:
         """Copies rows out of the shards.
 
         Args:
-            positions: int64 [B], each in [0, len(self)), in any order.
+            positions: int64 [B], each in [0, len(self)), in any order, repeated or not.
 
         Returns:
             x [B, *shape] and y [B], in the order of `positions`.
+
+        Raises:
+            IndexError: A position lies outside.
+            DataError: A shard is damaged.
         """
         if len(positions) and not 0 <= positions.min() <= positions.max() < self._num_rows:
             raise IndexError(f"positions must be in [0, {self._num_rows})")
@@ -151,12 +170,14 @@ class Rows:
         return x_flat.reshape(len(positions), *self._shape), y
 
     def _gather_from_shards(self, positions: Ids) -> tuple[_Array, _Array]:
-        # Rows are taken shard by shard and then put back in order: two plain copies beat scattered writes.
+        # Rows are taken shard by shard and then put back in order: two plain copies are faster than
+        # scattered writes.
         order = np.argsort(positions)
         ordered = positions[order]
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         bounds = np.arange(len(self._names) + 1) * self._per_shard
+        # ordered[cuts[i]:cuts[i + 1]] are the positions in shard i.
         cuts = np.searchsorted(ordered, bounds).tolist()
         parts = [
             (self._shard(index), ordered[start:stop] - bounds[index])
@@ -173,7 +194,7 @@ class Rows:
 
     @cached_property
     def ids(self) -> Ids:
-        """int64 [N]: the id of each row in its sources, ascending."""
+        """Id of each row in its sources, int64 [N], ascending."""
         parts = [self._shard(index).row_ids for index in range(len(self._names))]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
@@ -189,7 +210,9 @@ class Rows:
 
 
 def _fetch(folder: Storage, name: str, entry: Mapping[str, Any]) -> Path:
-    """A local copy of a remote shard, shared by the processes of a node."""
+    """Copies a remote shard to this node once for all its processes; returns the copy's path."""
+    # By user, because the folder of temporary files is shared; by data set and content, so that a
+    # data set that was prepared again under the same name is not mixed up with the old one.
     cache = (
         Path(tempfile.gettempdir())
         / f"raydc-shards-{os.getuid()}"
@@ -208,11 +231,11 @@ def open_rows(folder: Storage, split: str) -> Rows:
     """Opens a split of a prepared data set.
 
     Args:
-        folder: Where `prepare` or `write_data_set` put it.
-        split: train, validation or test.
+        folder: Folder of the data set.
+        split: One of `SPLITS`.
 
     Raises:
-        DataError: The folder is no prepared data set, or a shard is missing or has changed its size.
+        DataError: The folder is no prepared data set, or a shard is missing or of another size.
     """
     facts = manifest.read(folder)
     manifest.verify(folder, facts)
@@ -232,14 +255,15 @@ def write_data_set(
     golden_rows: Sequence[Mapping[str, Any]] = (),
     num_rows_per_shard: int | None = None,
 ) -> dict[str, Any]:
-    """Writes arrays as a prepared data set, for data that does not come from a source: benchmarks and tests.
+    """Writes arrays as a prepared data set: for benchmarks and tests, which have no sources.
 
     Args:
         folder: A new folder.
-        features: Their signature must fit the arrays.
-        splits: x [N, *shape] and y [N] by the name of the split; others are empty.
+        features: Features whose signature fits the arrays.
+        splits: x [N, *shape] and y [N] by name of the split; splits left out are empty.
         golden_rows: Rows as JSON values.
-        num_rows_per_shard: Default: as many as `prepare` puts there.
+        num_rows_per_shard: Rows of every shard but a split's last; None means the size that
+            `prepare` chooses.
 
     Returns:
         The manifest. Row ids count through all splits.

@@ -1,29 +1,17 @@
-"""Where rows come from: files in a stable order, each with its part (train or test).
-
-A row's id is `file index << 40 | row in the file`, with files in the order of their names and those of the test
-part after those of the training part. It is a place in the sources and never an order of arrival.
-"""
+"""Finds the files of a source, their format, and the part of each. Runs in the driver."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
-import pyarrow as pa
 from pyarrow import fs as pafs
 
-from raydc.errors import DataError, first_line
+from raydc.data.layout import Format, Layout, Part, SourceFile, plain_suffix
+from raydc.errors import DataError
 from raydc.spec.sections import Data, IdxFiles, Sources
 
-Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx"]
-Part = Literal["train", "test"]
-
-_ROW_BITS = 40
-_COMPRESSION = (".gz", ".bz2", ".zst")
 _SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
@@ -33,107 +21,63 @@ _SUFFIXES: dict[str, Format] = {
         "image_folder",
     ),
 }
+# File names of MNIST and its relatives; `t10k` is their name of the test part.
 _IDX_NAME = re.compile(r"(?P<part>train|t10k)?-?(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?$")
 _FORMATS = "CSV, Parquet, JSON Lines, folders of images by class, and IDX"
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of rows.
-
-    Attributes:
-        name: Relative to its source, with `/`; does not change when the source is moved.
-        path: On the filesystem of the layout.
-        num_bytes: Its size.
-        part: The official part that it belongs to.
-        label: The class of an image in a folder.
-        labels: The file of labels that goes with IDX images.
-    """
-
-    name: str
-    path: str
-    num_bytes: int
-    part: Part
-    label: str | None = None
-    labels: SourceFile | None = None
-
-    def place(self, format_: Format, row_id: int) -> str:
-        """How messages name a row of this file: the path, and the row counted from 1."""
-        if format_ == "image_folder":
-            return self.path
-        unit = {"jsonl": "line", "idx": "image"}.get(format_, "row")
-        return f"{self.path}: {unit} {(row_id & ((1 << _ROW_BITS) - 1)) + 1}"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """All files of a data set, in the order of their row ids."""
-
-    format: Format
-    filesystem: pafs.FileSystem
-    files: tuple[SourceFile, ...]
-
-    @property
-    def first_test_id(self) -> int | None:
-        """The lowest row id of the official test part; None where the sources have none."""
-        return next(
-            (first_row_id(i) for i, file in enumerate(self.files) if file.part == "test"), None
-        )
-
-    def place(self, row_id: int) -> str:
-        """How messages name a row."""
-        return self.files[row_id >> _ROW_BITS].place(self.format, row_id)
-
-
-def first_row_id(file_index: int) -> int:
-    """Id of the first row of a file."""
-    return file_index << _ROW_BITS
 
 
 def locate(data: Data) -> Layout:
     """Finds the files of a spec's source.
 
+    Args:
+        data: Section `data` of a spec.
+
+    Returns:
+        The files in the order of their row ids.
+
     Raises:
-        DataError: Nothing there, no format to be seen, several formats, or a layout that is not understood.
+        DataError: There are no files, their names show no format or several, or the folders
+            are not those of an image folder or of IDX files.
     """
     parts: list[tuple[Part, str | IdxFiles]] = (
         [("train", data.source)] if not isinstance(data.source, Sources) else []
     )
     if isinstance(data.source, Sources):
         parts = [("train", data.source.train), ("test", data.source.test)]
-    found = [(part, source, *_list(source)) for part, source in parts]
-    formats = {_format(data, source, files) for _, source, _, files in found}
+    found = [(part, source, *_list_files(source)) for part, source in parts]
+    formats = {_detect_format(data, source, files) for _, source, _, files in found}
     if len(formats) > 1:
         raise DataError(
             f"data.source: train and test have different formats: {', '.join(sorted(formats))}"
         )
     format_ = formats.pop()
-    alone = len(parts) == 1
+    # Only a single source may hold the official test part in itself.
+    is_only_source = len(parts) == 1
     files = [
         file
         for part, source, _, listed in found
-        for file in _arrange(
+        for file in _assign_parts(
             format_,
             part,
             source,
-            listed if isinstance(source, IdxFiles) else _of_format(listed, format_),
-            alone,
+            listed if isinstance(source, IdxFiles) else _keep_format(listed, format_),
+            is_only_source,
         )
     ]
     files.sort(key=lambda file: (file.part == "test", file.name))
     if not files:
-        raise DataError(f"{_describe(parts[0][1])}: no {format_} files there")
+        raise DataError(f"{_shown_source(parts[0][1])}: no {format_} files there")
     return Layout(format_, found[0][2], tuple(files))
 
 
-def _describe(source: str | IdxFiles) -> str:
+def _shown_source(source: str | IdxFiles) -> str:
     return source if isinstance(source, str) else source.images
 
 
-# Listing ----------------------------------------------------------------------------------------------
+# Listing ----------------------------------------------------------------------------------------
 
 
-def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+def _open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in path:
         return pafs.LocalFileSystem(), path.rstrip("/") or "/"
     try:
@@ -143,13 +87,14 @@ def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, root
 
 
-def _list(source: str | IdxFiles) -> tuple[pafs.FileSystem, list[SourceFile]]:
+def _list_files(source: str | IdxFiles) -> tuple[pafs.FileSystem, list[SourceFile]]:
     if isinstance(source, IdxFiles):
-        filesystem, images = _list(source.images)
-        return filesystem, [*images, *_list(source.labels)[1]]
-    filesystem, path = _filesystem(source)
-    wild = re.search(r"[*?\[]", path)
-    base = path[: wild.start()].rpartition("/")[0] or "/" if wild else path
+        filesystem, images = _list_files(source.images)
+        return filesystem, [*images, *_list_files(source.labels)[1]]
+    filesystem, path = _open_filesystem(source)
+    # pyarrow has no globs: the folder in front of the first wildcard is listed and filtered.
+    wildcard = re.search(r"[*?\[]", path)
+    base = path[: wildcard.start()].rpartition("/")[0] or "/" if wildcard else path
     try:
         info = filesystem.get_file_info(base)
         if info.type == pafs.FileType.File:
@@ -165,8 +110,10 @@ def _list(source: str | IdxFiles) -> tuple[pafs.FileSystem, list[SourceFile]]:
     files = [
         SourceFile(info.path[len(base) :].lstrip("/"), info.path, info.size or 0, "train")
         for info in infos
-        if info.type == pafs.FileType.File and (not wild or fnmatch.fnmatchcase(info.path, path))
+        if info.type == pafs.FileType.File
+        and (not wildcard or fnmatch.fnmatchcase(info.path, path))
     ]
+    # Names of markers and of unfinished files, such as _SUCCESS and .part-0.crc.
     files = [
         file
         for file in files
@@ -174,37 +121,29 @@ def _list(source: str | IdxFiles) -> tuple[pafs.FileSystem, list[SourceFile]]:
     ]
     if not files:
         raise DataError(
-            f"source {source}: " + ("no file matches" if wild else "the folder holds no files")
+            f"source {source}: " + ("no file matches" if wildcard else "the folder holds no files")
         )
     return filesystem, sorted(files, key=lambda file: file.name)
 
 
-# Formats ----------------------------------------------------------------------------------------------
+# Formats ----------------------------------------------------------------------------------------
 
 
-def plain_suffix(name: str) -> str:
-    """The suffix of a file name in lower case, without that of a compression."""
-    name = name.lower()
-    for suffix in _COMPRESSION:
-        name = name.removesuffix(suffix)
-    return name[name.rfind(".") :] if "." in name else ""
-
-
-def _format_of(name: str) -> Format | None:
+def _format_of_name(name: str) -> Format | None:
     return "idx" if _IDX_NAME.search(name) else _SUFFIXES.get(plain_suffix(name))
 
 
-def _of_format(files: list[SourceFile], format_: Format) -> list[SourceFile]:
-    # A README beside the data is passed over; where data.format overrules all names, all files are meant.
-    return [file for file in files if _format_of(file.name) == format_] or files
+def _keep_format(files: list[SourceFile], format_: Format) -> list[SourceFile]:
+    # Skips a README among the data. If data.format overrules all names, every file counts.
+    return [file for file in files if _format_of_name(file.name) == format_] or files
 
 
-def _format(data: Data, source: str | IdxFiles, files: Sequence[SourceFile]) -> Format:
+def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFile]) -> Format:
     if isinstance(source, IdxFiles):
         return "idx"
     if data.format != "auto":
         return data.format
-    formats = {format_ for file in files if (format_ := _format_of(file.name)) is not None}
+    formats = {format_ for file in files if (format_ := _format_of_name(file.name)) is not None}
     if len(formats) == 1:
         return formats.pop()
     names = ", ".join(file.name for file in files[:3])
@@ -217,26 +156,35 @@ def _format(data: Data, source: str | IdxFiles, files: Sequence[SourceFile]) -> 
     raise DataError(f"source {source}: the format cannot be seen from {names}", hint)
 
 
-def _arrange(
-    format_: Format, part: Part, source: str | IdxFiles, files: list[SourceFile], alone: bool
+# Parts, labels and pairs ------------------------------------------------------------------------
+
+
+def _assign_parts(
+    format_: Format,
+    part: Part,
+    source: str | IdxFiles,
+    files: list[SourceFile],
+    is_only_source: bool,
 ) -> list[SourceFile]:
+    """Gives each file its part, images their class, and IDX images their file of labels."""
     if format_ == "idx":
-        return _arrange_idx(part, source, files, alone)
+        return _pair_idx_files(part, source, files, is_only_source)
     if format_ == "image_folder":
-        return _arrange_images(part, _describe(source), files, alone)
+        return _label_images(part, _shown_source(source), files, is_only_source)
     return [SourceFile(file.name, file.path, file.num_bytes, part) for file in files]
 
 
-def _arrange_images(
-    part: Part, source: str, files: list[SourceFile], alone: bool
+def _label_images(
+    part: Part, source: str, files: list[SourceFile], is_only_source: bool
 ) -> list[SourceFile]:
+    # Number of folders in front of the file: 1 is <class>/<image>, 2 is <part>/<class>/<image>.
     depths = {file.name.count("/") for file in files}
     if depths == {1}:
         return [
             SourceFile(f.name, f.path, f.num_bytes, part, label=f.name.split("/")[0]) for f in files
         ]
     roots = {file.name.split("/")[0] for file in files}
-    if depths == {2} and alone and "train" in roots and roots <= {"train", "test"}:
+    if depths == {2} and is_only_source and "train" in roots and roots <= {"train", "test"}:
         return [
             SourceFile(
                 f.name, f.path, f.num_bytes, "test" if root == "test" else "train", label=label
@@ -249,12 +197,12 @@ def _arrange_images(
     raise DataError(f"{source}: {odd.name} does not fit an image folder", hint)
 
 
-def _arrange_idx(
-    part: Part, source: str | IdxFiles, files: list[SourceFile], alone: bool
+def _pair_idx_files(
+    part: Part, source: str | IdxFiles, files: list[SourceFile], is_only_source: bool
 ) -> list[SourceFile]:
     if isinstance(source, IdxFiles):
         return [_pair(part, files[0], files[1])]
-    # Of a file and its gzipped copy the plain one is read.
+    # Reverse order: of a file and its gzipped copy the plain one comes last and stays.
     by_role: dict[tuple[str, str], SourceFile] = {}
     for file in sorted(files, key=lambda f: f.name, reverse=True):
         if match := _IDX_NAME.search(file.name):
@@ -263,31 +211,20 @@ def _arrange_idx(
     for prefix in sorted({prefix for prefix, _ in by_role}):
         for what in ("images", "labels"):
             if (prefix, what) not in by_role:
-                there = by_role[prefix, "images" if what == "labels" else "labels"].path
+                other = by_role[prefix, "images" if what == "labels" else "labels"].path
                 hint = "Give the folder of both files, or {images: ..., labels: ...}."
-                raise DataError(f"{there}: the file of {what} that belongs to it is missing", hint)
-        role: Part = "test" if prefix == "t10k" else "train"
+                raise DataError(f"{other}: the file of {what} that belongs to it is missing", hint)
+        own_part: Part = "test" if prefix == "t10k" else "train"
         pairs[prefix] = _pair(
-            role if alone else part, by_role[prefix, "images"], by_role[prefix, "labels"]
+            own_part if is_only_source else part,
+            by_role[prefix, "images"],
+            by_role[prefix, "labels"],
         )
-    if alone or len(pairs) == 1:
+    if is_only_source or len(pairs) == 1:
         return list(pairs.values())
+    # The same folder given twice, as `train` and as `test`, means its own two parts.
     return [pairs["t10k" if part == "test" else "train"]]
 
 
 def _pair(part: Part, images: SourceFile, labels: SourceFile) -> SourceFile:
     return SourceFile(images.name, images.path, images.num_bytes, part, labels=labels)
-
-
-@contextmanager
-def named(path: str) -> Iterator[None]:
-    """Gives the errors of libraries the name of the file that they were about."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        hint = "Every node must reach the sources: put them on shared storage, or give a URI."
-        raise DataError(f"{path} is not there on this node", hint) from error
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
-        reason = first_line(error)
-        hint = "The file is damaged or was cut off; write or download it again."
-        raise DataError(f"{path} cannot be read: {reason}", hint) from error

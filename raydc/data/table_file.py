@@ -1,7 +1,11 @@
-"""Writes tables to one file, which appears whole or not at all: CSV, Parquet or JSON Lines by its name."""
+"""Writes tables to one file, which appears whole or not at all. Runs in the driver.
+
+The suffix of the name decides between CSV, Parquet and JSON Lines.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -17,19 +21,19 @@ from raydc.storage import Storage
 
 
 class TableWriter:
-    """A file that tables are appended to, used as a context; the first table decides the columns.
+    """A file that tables are appended to, used as a context; the first table sets the columns.
 
     Args:
-        path: `.csv`, `.parquet` or `.jsonl`, on a local disk or as a URI.
+        path: Path or URI that ends in `.csv`, `.parquet` or `.jsonl`.
 
     Raises:
-        UsageError: The name says no format.
+        UsageError: The name has no such suffix.
     """
 
     def __init__(self, path: str) -> None:
         folder, _, name = path.rpartition("/")
         self.path = path
-        self._open = _format(path)
+        self._open_file = _find_format(path)
         self._folder = Storage(folder or ("/" if path.startswith("/") else "."))
         self._name = name
         self._temporary = f".{name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -48,11 +52,11 @@ class TableWriter:
         """Appends rows.
 
         Raises:
-            DataError: A column that the first table had not.
+            DataError: The table has a column that the first table did not have.
         """
         if self._schema is None:
             self._schema = table.schema
-            self._file = self._open(self._stream, table.schema)
+            self._file = self._open_file(self._stream, table.schema)
         for name in table.column_names:
             if name not in self._schema.names:
                 hint = "Give every row the same columns, null where there is no value."
@@ -66,7 +70,12 @@ class TableWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            self._stream.close()
+            # A full disk fails again here, which must not hide the first error.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                # A writer that is left open complains when it is collected.
+                if self._file is not None:
+                    self._file.close()
+                self._stream.close()
             self._folder.delete(self._temporary)
             return
         if self._file is not None:
@@ -75,13 +84,17 @@ class TableWriter:
         self._folder.move(self._temporary, self._name)
 
 
-class _JsonLines:
+class _JsonLinesWriter:
+    """Has the methods of pyarrow's writers, which know no JSON Lines."""
+
     def __init__(self, stream: pa.NativeFile, schema: pa.Schema) -> None:
         self._stream = stream
 
     def write_table(self, table: pa.Table) -> None:
         lines = [
-            json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()
+            # `default=str` for dates and decimals of Parquet.
+            json.dumps(row, ensure_ascii=False, default=str) + "\n"
+            for row in table.to_pylist()
         ]
         self._stream.write("".join(lines).encode())
 
@@ -92,11 +105,11 @@ class _JsonLines:
 _FORMATS: dict[str, Callable[[pa.NativeFile, pa.Schema], Any]] = {
     "csv": pacsv.CSVWriter,
     "parquet": pq.ParquetWriter,
-    "jsonl": _JsonLines,
+    "jsonl": _JsonLinesWriter,
 }
 
 
-def _format(path: str) -> Callable[[pa.NativeFile, pa.Schema], Any]:
+def _find_format(path: str) -> Callable[[pa.NativeFile, pa.Schema], Any]:
     suffix = path.rpartition("/")[2].rpartition(".")[2].lower()
     if suffix not in _FORMATS:
         raise UsageError(
@@ -106,6 +119,7 @@ def _format(path: str) -> Callable[[pa.NativeFile, pa.Schema], Any]:
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Casts a table to the columns of the first one; a column that it lacks becomes null."""
     columns = [
         table.column(field.name).cast(field.type)
         if field.name in table.column_names

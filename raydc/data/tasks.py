@@ -1,4 +1,12 @@
-"""Work that Ray Data does: calls spread over the cluster, each giving tables or one small record."""
+"""A task pool with Ray Data's scheduling. Called in the driver; the calls run in Ray tasks.
+
+`run_calls` processes no data: it wraps each call in a `Datasource` whose only row holds the result
+as JSON text, because rows of Ray Data are Arrow tables and a result is a small record without a
+schema. `ray.remote` would run the same calls with less ceremony. Ray Data is used all the same, so
+that a preparation has one scheduler: it submits tasks as its budget of CPUs and object store memory
+allows, the same budget that the blocks of `read_blocks` count against, instead of all at once; it
+shows them as a named operator in Ray's dashboard; and it reports them as they are done.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +25,21 @@ from ray.data.datasource import ReadTask
 from raydc import engine
 from raydc.errors import DataError
 
-Read = Callable[[], Iterable[pa.Table]]
+ReadCall = Callable[[], Iterable[pa.Table]]
 BlockRef = Any  # A ray.ObjectRef of a pa.Table.
 
+_RESULT_SCHEMA = pa.schema(
+    [("index", pa.int64()), ("value", pa.string()), ("error", pa.string()), ("hint", pa.string())]
+)
 
-class _Calls(Datasource):  # type: ignore[misc]
-    """One read task per call, whatever parallelism Ray Data asks for: a call says itself what it covers."""
 
-    def __init__(self, calls: Sequence[Read], name: str) -> None:
+class _CallDatasource(Datasource):  # type: ignore[misc]
+    """A source with one read task per call, whatever parallelism Ray Data asks for.
+
+    A call knows what it reads, so that Ray Data has nothing to divide.
+    """
+
+    def __init__(self, calls: Sequence[ReadCall], name: str) -> None:
         super().__init__()
         self._calls = calls
         self._name = name
@@ -45,70 +60,79 @@ class _Calls(Datasource):  # type: ignore[misc]
         return [ReadTask(call, unknown) for call in self._calls]
 
 
-def read(
-    calls: Sequence[Read],
+def read_blocks(
+    calls: Sequence[ReadCall],
     name: str,
     num_blocks: int | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[BlockRef]:
-    """Runs calls that give tables of rows.
+    """Runs calls that yield tables of rows, and keeps the tables in the object store.
 
     Args:
-        calls: Each gives any number of tables.
-        name: What Ray Data calls the operator.
-        num_blocks: Blocks to aim at; Ray Data splits the tables of a call to get as many.
-        on_rows: Is told how many rows are read, as they are.
+        calls: Each yields any number of tables.
+        name: Name of the operator in Ray Data.
+        num_blocks: Blocks to aim at: Ray Data splits the tables of a call to reach it. None means
+            one per call.
+        on_rows: Called with the number of rows read so far, whenever more have arrived.
 
     Returns:
-        References to the tables in the object store, in no order.
+        References to the tables, in the order of arrival.
 
     Raises:
-        RaydcError: As a call raised it.
+        RaydcError: A call raised it.
     """
     with quiet_ray_data():
         data = ray.data.read_datasource(
-            _Calls(calls, name), override_num_blocks=num_blocks or len(calls)
+            _CallDatasource(calls, name), override_num_blocks=num_blocks or len(calls)
         )
         blocks: list[BlockRef] = []
         num_rows = 0
+        # The public API would hand out rows; references leave them in the object store, where they
+        # stay as long as somebody refers to them.
         for bundle in data.iter_internal_ref_bundles():
-            blocks += (
-                bundle.block_refs
-            )  # As long as they are referred to, they stay in the object store.
+            blocks += bundle.block_refs
             num_rows += bundle.num_rows() or 0
             if on_rows is not None:
                 on_rows(num_rows)
         return blocks
 
 
-def dataset(calls: Sequence[Read], name: str) -> ray.data.Dataset:
-    """Rows that flow when they are asked for (see `quiet_ray_data`): for what need not stay in the object store."""
-    return ray.data.read_datasource(_Calls(calls, name), override_num_blocks=len(calls))
-
-
-def run(
-    calls: Sequence[Callable[[], Any]], name: str, on_done: Callable[[int], None] | None = None
-) -> list[Any]:
-    """Runs calls that each give one small JSON value.
+def stream_tables(calls: Sequence[ReadCall], name: str) -> ray.data.Dataset:
+    """A lazy data set of the rows that calls yield; it is consumed inside `quiet_ray_data`.
 
     Args:
-        calls: The work.
-        name: What Ray Data calls the operator.
-        on_done: Is told how many calls are done, as they are.
+        calls: Each yields any number of tables.
+        name: Name of the operator in Ray Data.
+    """
+    return ray.data.read_datasource(_CallDatasource(calls, name), override_num_blocks=len(calls))
+
+
+def run_calls(
+    calls: Sequence[Callable[[], Any]], name: str, on_done: Callable[[int], None] | None = None
+) -> list[Any]:
+    """Runs calls that return one small JSON value each.
+
+    Args:
+        calls: Calls without arguments.
+        name: Name of the operator in Ray Data.
+        on_done: Called with the number of calls done so far, after each.
 
     Returns:
         Their values, in the order of the calls.
 
     Raises:
-        RaydcError: As the first call in that order raised it, whatever the parallelism.
+        DataError: Of the first call, in that order, that raised one, whatever the parallelism.
     """
     if not calls:
         return []
     values: list[Any] = [None] * len(calls)
     errors: dict[int, tuple[str, str | None]] = {}
     with quiet_ray_data():
-        source = _Calls([_record(index, call) for index, call in enumerate(calls)], name)
+        source = _CallDatasource(
+            [_as_read_call(index, call) for index, call in enumerate(calls)], name
+        )
         data = ray.data.read_datasource(source, override_num_blocks=len(calls))
+        # Rows arrive in any order, which is why each holds the index of its call.
         for num_done, row in enumerate(data.iter_rows(), start=1):
             if row["error"] is None:
                 values[row["index"]] = json.loads(row["value"])
@@ -122,40 +146,33 @@ def run(
     return values
 
 
-def _record(index: int, call: Callable[[], Any]) -> Read:
-    # A DataError travels as a value, so that the first one in the order of the rows can be told.
-    def read_one() -> Iterator[pa.Table]:
+def _as_read_call(index: int, call: Callable[[], Any]) -> ReadCall:
+    def read() -> Iterator[pa.Table]:
         value, error, hint = "null", None, None
         try:
             value = json.dumps(call())
         except DataError as data_error:
+            # An exception would end the whole run at the first task that raises. As a value it
+            # waits for the others, so that the first in the order of the rows can be reported.
             error, hint = data_error.message, data_error.hint
-        columns = [
-            ("index", pa.int64()),
-            ("value", pa.string()),
-            ("error", pa.string()),
-            ("hint", pa.string()),
-        ]
         row = {"index": index, "value": value, "error": error, "hint": hint}
-        yield pa.Table.from_pylist([row], schema=pa.schema(columns))
+        yield pa.Table.from_pylist([row], schema=_RESULT_SCHEMA)
 
-    return read_one
+    return read
 
 
 @contextlib.contextmanager
 def quiet_ray_data() -> Iterator[None]:
-    """Ray Data without its bars and its log, and with the error that a task meant.
+    """Silences the progress bars and the log of Ray Data, and raises the error that a task raised.
 
     Raises:
-        RaydcError: As a task raised it.
+        RaydcError: A task raised it; Ray's own exception around it is dropped.
     """
     context, logger = DataContext.get_current(), logging.getLogger("ray.data")
-    level, bars, words = (
-        logger.level,
-        context.enable_progress_bars,
-        context.print_on_execution_start,
-    )
+    level = logger.level
+    shows_bars, prints_plan = context.enable_progress_bars, context.print_on_execution_start
     context.enable_progress_bars = context.print_on_execution_start = False
+    # Ray Data logs the traceback of a failed task, whose message is shown to the user below.
     logger.setLevel(logging.CRITICAL)
     try:
         yield
@@ -165,5 +182,6 @@ def quiet_ray_data() -> Iterator[None]:
             raise
         raise type(cause)(cause.message, cause.hint) from None
     finally:
-        context.enable_progress_bars, context.print_on_execution_start = bars, words
+        context.enable_progress_bars = shows_bars
+        context.print_on_execution_start = prints_plan
         logger.setLevel(level)

@@ -1,7 +1,7 @@
-"""Raw columns as Arrow tables hold them: which numbers, texts and images stand in them, and where one is wrong.
+"""Raw Arrow columns as numbers, texts and images. Pure; used in tasks of Ray Data.
 
-Text of a number counts as a number, so that CSV, JSON Lines and Parquet follow one rule, and the type of a column is
-a statement about all of its values: it does not depend on where blocks begin and end.
+Text of a number counts as a number, so that CSV, JSON Lines and Parquet follow one rule. The type
+of a column is a statement about all of its values and does not depend on where blocks are cut.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from raydc.features.columns import text_of
 
 ROW_ID = "__row_id"
 DIGEST = "__digest"
+# Large binary: a block of images may exceed the 2 GiB that 32-bit offsets reach.
 IMAGE = pa.struct(
     [
         ("pixels", pa.large_binary()),
@@ -25,18 +26,22 @@ IMAGE = pa.struct(
         ("channels", pa.int32()),
     ]
 )
+# What `float` takes, less underscores and hexadecimal: `1_000` and `0x1` are rather codes.
 _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
 _NOT_FINITE = r"^\s*[+-]?(?i:inf|infinity|nan)\s*$"
 Floats = npt.NDArray[np.float64]
 
 
-def internal(name: str) -> bool:
-    """Columns that raydc adds."""
+def is_internal(name: str) -> bool:
+    """Whether raydc added a column of this name itself."""
     return name in (ROW_ID, DIGEST)
 
 
 def kind_of(column_type: pa.DataType) -> str:
-    """`number`, `text`, `image`, or `other` for types that are no input (dates, lists, ...)."""
+    """Kind of a type: `number`, `text`, `image`, or `other` for dates, lists and so on.
+
+    A type of the kind `other` cannot be an input.
+    """
     if column_type == IMAGE:
         return "image"
     if (
@@ -48,8 +53,11 @@ def kind_of(column_type: pa.DataType) -> str:
     return "text" if pa.types.is_string(column_type) or pa.types.is_null(column_type) else "other"
 
 
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of a Parquet file in one of the few types that the rest knows; others stay as they are."""
+def simplify(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Casts a column of a Parquet file to one of the few types that the other functions know.
+
+    Columns of types that cannot be an input are returned as they are.
+    """
     if isinstance(column.type, pa.DictionaryType):
         column = column.cast(column.type.value_type)
     kind = column.type
@@ -61,7 +69,10 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def column_of(table: pa.Table, name: str) -> pa.Array:
-    """A column as one array; all null where the block has none (a key that no line of it holds)."""
+    """A column as one array.
+
+    It is all null if the table lacks the column: a key that no line of the block has.
+    """
     if name not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
     combined = table.column(name).combine_chunks()
@@ -69,7 +80,7 @@ def column_of(table: pa.Table, name: str) -> pa.Array:
 
 
 def row_ids(table: pa.Table) -> npt.NDArray[np.int64]:
-    """int64 [B]."""
+    """Ids of the rows of a table, int64 [B]."""
     return np.asarray(table.column(ROW_ID).to_numpy())
 
 
@@ -79,8 +90,8 @@ class Parsed:
 
     Attributes:
         values: float64 [B], NaN where a value is missing or wrong.
-        wrong: bool [B]: there is a value, and it is no number.
-        missing: bool [B]: there is no value (null or NaN).
+        wrong: bool [B], True if there is a value that is no number.
+        missing: bool [B], True if there is no value (null or NaN).
     """
 
     values: Floats
@@ -97,27 +108,29 @@ def parse_numbers(column: pa.Array) -> Parsed:
         )
         return Parsed(values, np.zeros(len(values), dtype=bool), null | np.isnan(values))
     text = column.cast(pa.string())
+    # One vectorised cast instead of a `float` per cell; Arrow's cast takes neither "+1" nor " 1".
     finite = pc.fill_null(pc.match_substring_regex(text, _NUMBER), False)
     special = pc.fill_null(pc.match_substring_regex(text, _NOT_FINITE), False)
     trimmed = pc.utf8_ltrim(pc.utf8_trim_whitespace(pc.if_else(finite, text, None)), "+")
     values = np.array(trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    # Arrow and Python differ in the spellings of infinity; such cells are rare.
     for row in np.flatnonzero(np.asarray(special)):
         values[row] = float(text[int(row)].as_py())
     number = np.asarray(finite) | np.asarray(special)
     return Parsed(values, ~number & ~null, null | (number & np.isnan(values)))
 
 
-def missing(column: pa.Array) -> npt.NDArray[np.bool_]:
-    """bool [B]: null, or NaN."""
+def missing_mask(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Marks the cells that are null or NaN, bool [B]."""
     nan_is_null = pa.types.is_floating(column.type)
     return np.asarray(column.is_null(nan_is_null=nan_is_null))
 
 
-def texts(column: pa.Array) -> list[str | None]:
-    """Labels or categories: the text of each value, None where one is missing."""
+def to_texts(column: pa.Array) -> list[str | None]:
+    """Text of each label or category; None for a missing one."""
     if pa.types.is_string(column.type):
         return list(column.to_pylist())
-    absent = missing(column)
+    absent = missing_mask(column)
     return [
         None if gone else text_of(value)
         for value, gone in zip(column.to_pylist(), absent, strict=True)
@@ -125,7 +138,7 @@ def texts(column: pa.Array) -> list[str | None]:
 
 
 def image_array(images: list[npt.NDArray[np.uint8] | None]) -> pa.Array:
-    """Decoded images [H, W, C], or None, as one Arrow column."""
+    """Decoded images [H, W, C], or None for a missing one, as one Arrow column."""
     rows = [
         None if image is None else (image.tobytes(), image.shape[0], image.shape[1], image.shape[2])
         for image in images
@@ -135,6 +148,7 @@ def image_array(images: list[npt.NDArray[np.uint8] | None]) -> pa.Array:
 
 def image_block(images_BHW: npt.NDArray[np.uint8]) -> pa.Array:
     """Grey images of one size [B, H, W] as an Arrow column, without a copy per image."""
+    # The array's own memory becomes the buffer of all values, cut by offsets.
     num_rows, height, width = images_BHW.shape
     offsets = np.arange(num_rows + 1, dtype=np.int64) * (height * width)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(images_BHW))]
@@ -143,8 +157,11 @@ def image_block(images_BHW: npt.NDArray[np.uint8]) -> pa.Array:
     return pa.StructArray.from_arrays([pixels, *sizes], fields=list(IMAGE))
 
 
-def images_of(column: pa.Array) -> list[npt.NDArray[np.uint8]]:
-    """The inverse of `image_array`; nothing may be missing."""
+def to_images(column: pa.Array) -> list[npt.NDArray[np.uint8]]:
+    """Images of a column without nulls, each uint8 [H, W, C]; the inverse of `image_array`.
+
+    They are views of the column's memory.
+    """
     pixels, *sizes = (column.field(index) for index in range(4))
     shapes = zip(*(size.to_numpy() for size in sizes), strict=True)
     return [

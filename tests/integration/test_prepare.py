@@ -17,10 +17,11 @@ from preparing import people, write_csv, write_jsonl
 from ray.data import DataContext
 
 from raydc import engine
-from raydc.data import prepare, prepare_job, prepared, tasks
-from raydc.data.write import NUM_GOLDEN_ROWS
+from raydc.data import prepare, prepared, tasks
+from raydc.data.shard_writer import NUM_GOLDEN_ROWS
 from raydc.errors import DataError
 from raydc.features import Categorical, Numeric
+from raydc.spec import loads, resolve
 
 pytestmark = pytest.mark.usefixtures("ray_engine")
 
@@ -101,10 +102,10 @@ def test_prepare_content_is_the_same_at_any_parallelism(
         num_blocks.append(len(blocks))
         return blocks[::-2] + blocks[-2::-2]  # Blocks arrive in any order.
 
-    read = tasks.read
+    read = tasks.read_blocks
     data = make(tmp_path)
     one, _ = preparing.run(tmp_path / "one", data, parallelism=1)
-    monkeypatch.setattr(tasks, "read", read_and_shuffle)
+    monkeypatch.setattr(tasks, "read_blocks", read_and_shuffle)
     seven, _ = preparing.run(tmp_path / "seven", data, parallelism=7)
     assert num_blocks[0] >= 7
     assert not seven.reused
@@ -235,8 +236,6 @@ def test_pixels_keep_values_and_have_statistics_per_channel(tmp_path: Path) -> N
 
 
 def test_interrupted_prepare_leaves_nothing(tmp_path: Path) -> None:
-    from raydc.spec import loads, resolve
-
     spec = resolve(loads(preparing.spec_text(tmp_path / "storage", _parquet_file(tmp_path))))
     reported = []
 
@@ -252,11 +251,10 @@ def test_interrupted_prepare_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "storage").rglob("*")) == [tmp_path / "storage" / "data"]
 
 
-def test_prepare_shows_progress_while_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prepare_job, "_REPORT_EVERY_S", 0.0)
-    _, lines = preparing.run(tmp_path / "storage", _csv_files(tmp_path))
+def test_prepare_shows_progress_while_reading(tmp_path: Path) -> None:
+    lines: list[str] = []
+    text = preparing.spec_text(tmp_path / "storage", _csv_files(tmp_path))
+    prepare.run(resolve(loads(text)), lines.append, report_every_s=0.0)
     counts = [int(line.split()[1]) for line in lines if line.endswith("rows so far")]
     assert len(counts) == 3
     assert counts == sorted(counts)
@@ -264,8 +262,6 @@ def test_prepare_shows_progress_while_reading(
 
 
 def test_two_prepares_at_once_make_one_data_set(tmp_path: Path) -> None:
-    from raydc.spec import loads, resolve
-
     spec = resolve(loads(preparing.spec_text(tmp_path / "storage", _parquet_file(tmp_path))))
     others = []
 

@@ -12,7 +12,7 @@ from PIL import Image
 from preparing import people, write_csv
 
 from raydc.data.prepared import Prepared
-from raydc.data.write import NUM_GOLDEN_ROWS
+from raydc.data.shard_writer import NUM_GOLDEN_ROWS
 from raydc.errors import DataError
 from raydc.features import Categorical, Column, Numeric
 

@@ -26,7 +26,7 @@ def download(root: Path) -> ModuleType:
 def test_digits_are_made_without_network(tmp_path: Path, download: ModuleType) -> None:
     from sklearn.datasets import load_digits
 
-    from raydc.data.parse import read_idx
+    from raydc.data.image_formats import read_idx
 
     assert download.download("digits", tmp_path / "data")
     images = read_idx((tmp_path / "data" / "images-idx3-ubyte").read_bytes(), "images", 3)

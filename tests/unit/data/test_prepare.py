@@ -35,8 +35,8 @@ def tasks_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         tables = [table for call in calls for table in call()]
         return tables[::-1]  # The order of the blocks must not matter.
 
-    monkeypatch.setattr("raydc.data.tasks.run", run)
-    monkeypatch.setattr("raydc.data.tasks.read", read)
+    monkeypatch.setattr("raydc.data.tasks.run_calls", run)
+    monkeypatch.setattr("raydc.data.tasks.read_blocks", read)
     monkeypatch.setattr("ray.get", lambda reference: reference)
     monkeypatch.setattr("ray.put", lambda value: value)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2})
@@ -103,8 +103,8 @@ def _row_hash(prepared: Prepared) -> str:
     return sha256(content)
 
 
-# Hashes of the first release. A change of `data_hash` prepares every data set again, and runs refuse
-# to resume on it. It may follow from a new field in section `data`, never from a change of the code.
+# A change of `data_hash` prepares every data set again, and runs refuse to resume on it. It may
+# follow from a new field in section `data`, never from a change of the code.
 PINNED: dict[str, dict[str, Any]] = {
     "_table": {
         "data_hash": "0449e7576af72704cea8915886b3efd5db8d05e013f55aa01c53548ee0cd16a6",

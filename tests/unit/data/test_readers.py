@@ -1,4 +1,4 @@
-"""Readers without Ray: the dialects of CSV, the types of Parquet, and what becomes of them."""
+"""Readers without Ray: dialects of CSV, types of Parquet, and the features fitted on them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydc.data import fit, infer, sources, values, write
+from raydc.data import fit, shard_writer, sources, values
 from raydc.data.clean import Cleaner
+from raydc.data.column_kinds import ColumnKinds
+from raydc.data.column_scan import merge_scans, scan_block
+from raydc.data.column_statistics import measure_block, merge_statistics
+from raydc.data.layout import Layout
 from raydc.data.readers import Reader
 from raydc.errors import DataError
 from raydc.features import Features
@@ -22,16 +26,16 @@ from raydc.spec import from_dict, resolve
 BODY = "".join(f"{row},{'uv'[row % 2]},{('no', 'yes')[row % 2]}\n" for row in range(50)).encode()
 
 
-def _read(
-    path: Path, **data: Any
-) -> tuple[list[pa.Table], dict[str, str], Cleaner, sources.Layout]:
+def _read(path: Path, **data: Any) -> tuple[list[pa.Table], dict[str, str], Cleaner, Layout]:
     section = {"source": str(path), "target": "y", **data}
     spec = resolve(from_dict({"name": "x", "data": section, "model": {"name": "linear"}}))
     layout = sources.locate(spec.data)
     tables = [
-        table for piece in Reader.of(layout, spec.data).pieces(layout.files) for table in piece()
+        table
+        for piece in Reader.for_layout(layout, spec.data).pieces(layout.files)
+        for table in piece()
     ]
-    kinds = infer.Decision(spec.data, layout, infer.merge(map(infer.scan, tables)), print).kinds()
+    kinds = ColumnKinds(spec.data, layout, merge_scans(map(scan_block, tables)), print).decide()
     return tables, kinds, Cleaner(None, spec.data, 0, kinds), layout
 
 
@@ -41,9 +45,8 @@ def _kinds(path: Path, **data: Any) -> dict[str, str]:
 
 def _fitted(path: Path, **data: Any) -> tuple[Features, pa.Table, Cleaner]:
     tables, _, cleaner, layout = _read(path, **data)
-    features = fit.finish(
-        fit.merge(fit.partial(table, cleaner) for table in tables), cleaner, layout
-    )
+    total = merge_statistics([measure_block(table, cleaner) for table in tables])
+    features = fit.fit_features(total, cleaner, layout)
     return features, pa.concat_tables(tables), cleaner
 
 
@@ -64,7 +67,7 @@ def _file(folder: Path, content: bytes, name: str = "rows.csv") -> Path:
     ],
     ids=["plain", "no last newline", "byte order mark", "crlf", "quoted header", "blank line"],
 )
-def test_dialects_of_csv_give_the_same_rows(tmp_path: Path, content: bytes) -> None:
+def test_csv_of_any_dialect_gives_the_same_rows(tmp_path: Path, content: bytes) -> None:
     tables, kinds, _, _ = _read(_file(tmp_path, content))
     table = pa.concat_tables(tables)
     assert kinds == {"a": "numeric", "b": "categorical"}
@@ -72,17 +75,17 @@ def test_dialects_of_csv_give_the_same_rows(tmp_path: Path, content: bytes) -> N
     assert values.row_ids(table).tolist() == list(range(50))
 
 
-def test_tabs_separate_the_cells_of_tsv(tmp_path: Path) -> None:
+def test_tsv_has_tabs_between_its_cells(tmp_path: Path) -> None:
     assert _kinds(_file(tmp_path, (b"a,b,y\n" + BODY).replace(b",", b"\t"), "rows.tsv")) == {
         "a": "numeric",
         "b": "categorical",
     }
 
 
-def test_quotes_hold_commas_and_line_breaks_together(tmp_path: Path) -> None:
+def test_csv_cells_in_quotes_hold_commas_and_line_breaks(tmp_path: Path) -> None:
     content = b'a,"b, c",y\n' + b'1,"x, ""y""\nz",no\n2,w,yes\n' * 20
     features, rows, cleaner = _fitted(_file(tmp_path, content))
-    assert write.golden_rows(rows, cleaner)[:2] == [
+    assert shard_writer.golden_rows(rows, cleaner)[:2] == [
         {"a": 1, "b, c": 'x, "y"\nz'},
         {"a": 2, "b, c": "w"},
     ]
@@ -98,12 +101,12 @@ def test_quotes_hold_commas_and_line_breaks_together(tmp_path: Path) -> None:
         (b"\0\0\0\0", "cannot be read"),
     ],
 )
-def test_what_is_no_text_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_csv_that_is_no_text_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"^{tmp_path}/rows\.csv:? {message}"):
         _read(_file(tmp_path, content))
 
 
-def test_types_of_parquet(tmp_path: Path) -> None:
+def test_parquet_types_become_numbers_and_categories(tmp_path: Path) -> None:
     table = pa.table(
         {
             "int": pa.array([None if row % 7 == 0 else row for row in range(60)], pa.int64()),
@@ -127,10 +130,10 @@ def test_types_of_parquet(tmp_path: Path) -> None:
         name for name, column in features.columns.items() if column.kind == "numeric"
     } == numeric
     assert features.signature.classes == ("0", "1", "2")
-    golden = write.golden_rows(rows, cleaner)
-    # What is missing in row 5 is left out.
+    golden = shard_writer.golden_rows(rows, cleaner)
+    # Values missing in row 5 are left out.
     assert golden[5] == {"int": 5, "unsigned": 5, "half": 5, "bool": "false", "decimal": 1.25}
-    x = features.apply(write.raw_columns(rows, cleaner, write.NUM_GOLDEN_ROWS))
+    x = features.apply(shard_writer.raw_columns(rows, cleaner, shard_writer.NUM_GOLDEN_ROWS))
     np.testing.assert_array_equal(features.apply(features.from_json_rows(golden)), x)
 
 
@@ -142,7 +145,7 @@ def test_types_of_parquet(tmp_path: Path) -> None:
         ("struct", pa.array([{"q": 1}] * 40)),
     ],
 )
-def test_types_that_are_no_input_can_be_excluded(
+def test_parquet_types_that_are_no_input_can_be_excluded(
     tmp_path: Path, name: str, cells: pa.Array
 ) -> None:
     table = pa.table({"a": range(40), "odd": cells, "y": ["no", "yes"] * 20})
@@ -154,16 +157,16 @@ def test_types_that_are_no_input_can_be_excluded(
         assert _kinds(tmp_path / "rows.parquet", **data) == {"a": "numeric"}
 
 
-def test_lines_of_json_may_lack_keys_and_be_blank(tmp_path: Path) -> None:
+def test_json_lines_may_lack_keys_and_be_blank(tmp_path: Path) -> None:
     lines = [b'{"a": 1, "y": "no"}', b"", b'{"y": "yes", "b": true}'] * 20
     tables, kinds, _, layout = _read(_file(tmp_path, b"\n".join(lines), "rows.jsonl"))
     assert kinds == {"a": "numeric", "b": "categorical"}
     ids = values.row_ids(pa.concat_tables(tables, promote_options="default"))
     assert ids.tolist()[:4] == [0, 2, 3, 5]
-    assert layout.place(5).endswith("rows.jsonl: line 6")
+    assert layout.describe_row(5).endswith("rows.jsonl: line 6")
 
 
-def test_equal_rows_have_equal_digests_and_others_do_not(tmp_path: Path) -> None:
+def test_digests_are_equal_for_equal_rows_only(tmp_path: Path) -> None:
     content = b"a,b,y\nab,c,no\na,bc,no\nab,c,no\n,c,no\n-,c,no\nab,c,yes\n"
     tables, *_ = _read(_file(tmp_path, content), clean={"duplicates": "drop"})
     digests = pa.concat_tables(tables).column(values.DIGEST).to_pylist()

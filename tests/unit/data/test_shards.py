@@ -1,4 +1,4 @@
-"""Shards: what is written is what is gathered, and damage is named."""
+"""Shards: gathered rows equal written rows, and damage is named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from raydc.artefact import MANIFEST
-from raydc.data import manifest, shards
+from raydc.data import shards
 from raydc.errors import DataError
 from raydc.features import Features, Image, Numeric, Signature
 from raydc.storage import Storage
@@ -42,7 +42,7 @@ def _vectors(num_rows: int) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("num_rows_per_shard", [1, 7, 50, 1000])
 @pytest.mark.parametrize(("features", "make"), [(IMAGES, _images), (VECTORS, _vectors)])
-def test_gathers_rows_in_any_order(
+def test_gather_returns_rows_in_any_order(
     tmp_path: Path, features: Features, make: Any, num_rows_per_shard: int
 ) -> None:
     x, y = make(50)
@@ -62,7 +62,7 @@ def test_gathers_rows_in_any_order(
     np.testing.assert_array_equal(rows.ids, np.arange(50))
 
 
-def test_gathered_rows_are_copies(tmp_path: Path) -> None:
+def test_gather_copies_rows(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path / "set"))
     x, y = _images(5)
     shards.write_data_set(folder, IMAGES, {"train": (x, y)})
@@ -74,7 +74,7 @@ def test_gathered_rows_are_copies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_rows_per_shard", [3, 1000])
 @pytest.mark.parametrize("position", [-1, 5])
-def test_a_position_outside_is_refused(
+def test_gather_refuses_positions_outside(
     tmp_path: Path, num_rows_per_shard: int, position: int
 ) -> None:
     folder = Storage(str(tmp_path / "set"))
@@ -85,7 +85,7 @@ def test_a_position_outside_is_refused(
         shards.open_rows(folder, "train").gather(np.array([0, position]))
 
 
-def test_a_shard_is_a_function_of_its_rows() -> None:
+def test_shard_bytes_are_equal_for_equal_rows_only() -> None:
     x, y = _images(9)
     ids = np.arange(9)
     first = shards.shard_bytes(x, y, ids).to_pybytes()
@@ -94,7 +94,7 @@ def test_a_shard_is_a_function_of_its_rows() -> None:
     assert shards.shard_bytes(x, y, ids).to_pybytes() != first
 
 
-def test_splits_count_row_ids_through(tmp_path: Path) -> None:
+def test_write_data_set_counts_row_ids_through_all_splits(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path / "set"))
     written = shards.write_data_set(folder, IMAGES, {"train": _images(6), "test": _images(2)})
     assert written["rows"] == {"train": 6, "validation": 0, "test": 2}
@@ -102,19 +102,19 @@ def test_splits_count_row_ids_through(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shards.open_rows(folder, "test").ids, [6, 7])
 
 
-def test_a_missing_manifest_is_no_data_set(tmp_path: Path) -> None:
+def test_open_rows_refuses_a_folder_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no prepared data set"):
         shards.open_rows(Storage(str(tmp_path)), "train")
 
 
-def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_open_rows_refuses_a_manifest_of_another_version(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     folder.write_json(MANIFEST, {"format": 99})
     with pytest.raises(DataError, match="format 99, but this raydc reads 1"):
         shards.open_rows(folder, "train")
 
 
-def test_a_shorter_shard_is_named_at_once(tmp_path: Path) -> None:
+def test_open_rows_names_a_shard_of_another_size(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     shards.write_data_set(folder, IMAGES, {"train": _images(5)})
     path = tmp_path / "train-00000.arrow"
@@ -125,20 +125,8 @@ def test_a_shorter_shard_is_named_at_once(tmp_path: Path) -> None:
         shards.open_rows(folder, "train")
 
 
-def test_a_flipped_byte_is_found_on_request(tmp_path: Path) -> None:
-    folder = Storage(str(tmp_path))
-    written = shards.write_data_set(folder, IMAGES, {"train": _images(5)})
-    path = tmp_path / "train-00000.arrow"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    manifest.verify(folder, written)
-    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged: expected sha256"):
-        manifest.verify(folder, written, contents=True)
-
-
 class _Remote(Storage):
-    """A folder that counts what is read from it, as if it were far away."""
+    """A local folder that claims to be remote and counts the shards read from it."""
 
     reads = 0
 
@@ -151,9 +139,7 @@ class _Remote(Storage):
         return super().read_bytes(name)
 
 
-def test_a_remote_shard_is_fetched_once_and_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_fetch_a_remote_shard_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
     x, y = _images(20)
     shards.write_data_set(
@@ -166,6 +152,9 @@ def test_a_remote_shard_is_fetched_once_and_checked(
     assert _Remote.reads == 2
 
 
-def test_reading_shards_needs_no_ray() -> None:
-    code = "import sys, raydc.data.shards, raydc.features; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+def test_shards_import_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys, raydc.data.shards, raydc.data.prepared, raydc.features; "
+        "sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Shards out of blocks: which rows go into which shard, and the tasks that write them straight into storage."""
+"""Cuts blocks of raw rows into shards and writes them. Planned in the driver, written in tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ NUM_GOLDEN_ROWS = 32
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A shard to be made: `pieces` are (block, start, stop), counted in the rows of the split in that block."""
+    """A shard to be written.
+
+    Attributes:
+        split: Index into `shards.SPLITS`.
+        index: Index of the shard in its split.
+        pieces: (block, start, stop) each, counted in those rows of the block that are of the split.
+    """
 
     split: int
     index: int
@@ -32,6 +38,7 @@ class PlannedShard:
 
     @property
     def name(self) -> str:
+        """File name of the shard."""
         return shard_name(SPLITS[self.split], self.index)
 
 
@@ -40,13 +47,17 @@ def plan_shards(num_rows: Sequence[Sequence[int]], rows_per_shard: int) -> list[
 
     Args:
         num_rows: Rows of each split in each block, [blocks][splits].
-        rows_per_shard: Rows of every shard but a split's last.
+        rows_per_shard: Rows of every shard but the last of a split.
+
+    Returns:
+        The shards of the first split in their order, then those of the next.
     """
     plan = []
     for split in range(len(SPLITS)):
         ends = list(itertools.accumulate((block[split] for block in num_rows), initial=0))
         for index, start in enumerate(range(0, ends[-1], rows_per_shard)):
             stop = min(start + rows_per_shard, ends[-1])
+            # Blocks that overlap [start, stop), with the part of each that lies in it.
             pieces = [
                 (block, max(start, first) - first, min(stop, last) - first)
                 for block, (first, last) in enumerate(itertools.pairwise(ends))
@@ -56,44 +67,73 @@ def plan_shards(num_rows: Sequence[Sequence[int]], rows_per_shard: int) -> list[
     return plan
 
 
-def rows_of(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner) -> pa.Table:
-    """The raw rows of a shard; `blocks` are those of its pieces."""
+def take_rows(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner) -> pa.Table:
+    """Collects the raw rows of a shard.
+
+    Args:
+        shard: The planned shard.
+        blocks: Blocks of its pieces, in their order.
+        cleaner: Assigns rows to splits, as it did when the shard was planned.
+    """
     parts = []
     for table, (_, start, stop) in zip(blocks, shard.pieces, strict=True):
-        where = np.flatnonzero(cleaner.splits(table) == shard.split)[start:stop]
+        where = np.flatnonzero(cleaner.assign_splits(table) == shard.split)[start:stop]
         parts.append(table.take(pa.array(where)))
+    # Blocks of JSON Lines may lack columns that no line of them has.
     return pa.concat_tables(parts, promote_options="permissive")
 
 
-def raw_columns(rows: pa.Table, cleaner: Cleaner, first: int | None = None) -> dict[str, Any]:
-    """Input columns as `Features.apply` takes them, of all rows or the first few."""
-    part = rows if first is None else rows.slice(0, first)
-    return {name: _raw(values.column_of(part, name), kind) for name, kind in cleaner.kinds.items()}
+def raw_columns(rows: pa.Table, cleaner: Cleaner, num_rows: int | None = None) -> dict[str, Any]:
+    """Input columns as `Features.apply` takes them.
+
+    Args:
+        rows: Raw rows.
+        cleaner: Knows the kinds of the columns.
+        num_rows: Take the first rows only; None takes all.
+    """
+    part = rows if num_rows is None else rows.slice(0, num_rows)
+    return {
+        name: _raw_values(values.column_of(part, name), kind)
+        for name, kind in cleaner.kinds.items()
+    }
 
 
-def _raw(column: pa.Array, kind: str) -> Any:
+def _raw_values(column: pa.Array, kind: str) -> Any:
     if kind == "categorical":
-        return values.texts(column)
+        return values.to_texts(column)
     if kind == "numeric":
         return values.parse_numbers(column).values
-    images = values.images_of(column)
+    images = values.to_images(column)
     shapes = {image.shape for image in images}
+    # Grey and colour images of one data set stay a list: `Image.apply` brings them to one shape.
     return np.stack(images) if len(shapes) == 1 else images
 
 
 def raw_target(rows: pa.Table, cleaner: Cleaner) -> Any:
     """The target as `Features.apply_target` takes it."""
     kind = "numeric" if cleaner.data.task == "regression" else "categorical"
-    return _raw(values.column_of(rows, cleaner.data.target), kind)
+    return _raw_values(values.column_of(rows, cleaner.data.target), kind)
 
 
 def write_shard(
     rows: pa.Table, name: str, folder: Storage, features: Features, cleaner: Cleaner
 ) -> dict[str, Any]:
-    """Applies the features and writes the file; returns its entry in the manifest."""
+    """Applies the features and writes one shard.
+
+    Args:
+        rows: Raw rows of the shard.
+        name: File name.
+        folder: Folder of the data set.
+        features: Fitted features.
+        cleaner: Knows the kinds of the columns.
+
+    Returns:
+        The entry of the file in the manifest.
+    """
     x = features.apply(raw_columns(rows, cleaner))
     y = features.apply_target(raw_target(rows, cleaner))
-    return manifest.write_file(folder, name, shard_bytes(x, y, values.row_ids(rows)).to_pybytes())
+    content = shard_bytes(x, y, values.row_ids(rows)).to_pybytes()
+    return manifest.write_file(folder, name, content)
 
 
 def golden_rows(rows: pa.Table, cleaner: Cleaner) -> list[dict[str, Any]]:
@@ -108,12 +148,13 @@ def golden_rows(rows: pa.Table, cleaner: Cleaner) -> list[dict[str, Any]]:
 
 def _json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray):
-        return encode_png(_pixels(value))
+        return encode_png(_to_pixels(value))
     if isinstance(value, float | np.floating):
         number = float(value)
+        # 5 instead of 5.0, as a person would write it.
         return None if np.isnan(number) else int(number) if number.is_integer() else number
     return value
 
 
-def _pixels(value: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _to_pixels(value: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(value, dtype=np.uint8)

@@ -1,0 +1,108 @@
+"""What a preparation does with blocks inside tasks of Ray Data.
+
+Each function resolves references to blocks in the object store and hands the tables to pure code.
+Results are plain JSON values, as `tasks.run_calls` requires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from raydc.data import clean, shard_writer, values
+from raydc.data.clean import Cleaner
+from raydc.data.column_scan import scan_block
+from raydc.data.column_statistics import measure_block
+from raydc.data.shard_writer import PlannedShard
+from raydc.data.tasks import BlockRef
+from raydc.errors import DataError
+from raydc.storage import Storage
+
+
+def read_pieces(pieces: Sequence[Callable[[], Iterable[pa.Table]]]) -> Iterable[pa.Table]:
+    """Yields the tables of some pieces of the sources, one piece after the other."""
+    for piece in pieces:
+        yield from piece()
+
+
+def scan(block: BlockRef) -> dict[str, Any]:
+    """Scans the columns of a block; `BlockScan.from_json` reads the result."""
+    return scan_block(ray.get(block)).to_json()
+
+
+def measure(block: BlockRef, cleaner: Any) -> dict[str, Any]:
+    """Measures the rows of a block; `RowStatistics.from_json` reads the result.
+
+    Args:
+        block: Reference to the raw rows.
+        cleaner: Reference to the `Cleaner`, whose list of duplicates may be long.
+    """
+    return measure_block(ray.get(block), ray.get(cleaner)).to_json()
+
+
+def find_later_copies(blocks: Sequence[BlockRef], part: int, num_parts: int) -> list[int]:
+    """Finds repeated rows among those of one part of all digests.
+
+    Args:
+        blocks: All blocks.
+        part: Handles the digests that are `part` modulo `num_parts`.
+        num_parts: Number of parts, which bounds the digests that a task holds at once.
+
+    Returns:
+        Row ids of later copies, sorted.
+    """
+    ids, digests = [], []
+    for block in blocks:
+        table = ray.get(block)
+        for row_id, digest in zip(
+            values.row_ids(table).tolist(), table.column(values.DIGEST).to_pylist(), strict=True
+        ):
+            # Equal rows have equal digests, so all copies of a row meet in one part.
+            if int.from_bytes(digest[:8], "little") % num_parts == part:
+                ids.append(row_id)
+                digests.append(digest)
+    return list(clean.find_later_copies(np.array(ids, dtype=np.int64), digests).tolist())
+
+
+def write_shard(
+    shard: PlannedShard, blocks: Sequence[BlockRef], folder: Storage, shared: Any
+) -> dict[str, Any]:
+    """Writes one shard straight into storage.
+
+    Args:
+        shard: The planned shard.
+        blocks: References to the blocks of its pieces.
+        folder: Folder of the data set.
+        shared: Reference to the `Cleaner` and the `Features`, which all tasks share.
+
+    Returns:
+        The entry of the file in the manifest.
+
+    Raises:
+        DataError: A row does not fit the features, or the storage cannot be written.
+    """
+    cleaner, features = ray.get(shared)
+    rows = shard_writer.take_rows(shard, ray.get(list(blocks)), cleaner)
+    try:
+        return shard_writer.write_shard(rows, shard.name, folder, features, cleaner)
+    except OSError as error:
+        hint = "Is there space, may this user write there, and does every node reach it?"
+        raise DataError(f"storage {folder.uri} cannot be written: {error}", hint) from error
+
+
+def take_golden_rows(
+    shard: PlannedShard, blocks: Sequence[BlockRef], cleaner: Cleaner
+) -> list[dict[str, Any]]:
+    """Golden rows from the start of a shard.
+
+    Args:
+        shard: A shard of held-out rows.
+        blocks: References to the blocks of its pieces.
+        cleaner: Assigns rows to splits.
+    """
+    rows = shard_writer.take_rows(shard, ray.get(list(blocks)), cleaner)
+    return shard_writer.golden_rows(rows, cleaner)

@@ -1,0 +1,201 @@
+"""Decides whether each column is numeric, categorical or an image. Runs in the driver."""
+
+from __future__ import annotations
+
+from raydc.data.column_scan import BlockScan, ColumnScan, Occurrences
+from raydc.data.layout import Layout
+from raydc.errors import DataError, Say, did_you_mean
+from raydc.spec.sections import Data
+
+# A column of text in which nine of ten values are numbers is rather one of numbers with a mark for
+# missing values, so the user is asked.
+_MOSTLY_NUMBERS_FRACTION = 0.9
+
+
+class ColumnKinds:
+    """Decides the kind of each column from a scan of all rows, or names what is wrong with it.
+
+    Args:
+        data: Section `data` of the spec.
+        layout: Files of the source, for messages.
+        total: Scan of all rows.
+        report: Shows notes about doubtful columns.
+    """
+
+    def __init__(self, data: Data, layout: Layout, total: BlockScan, report: Say) -> None:
+        self._data = data
+        self._layout = layout
+        self._columns = total.columns
+        self._num_rows = total.num_rows
+        self._report = report
+
+    def decide(self) -> dict[str, str]:
+        """Decides all columns.
+
+        Returns:
+            `numeric`, `categorical` or `image` by input column, in the order of the sources.
+
+        Raises:
+            DataError: The spec names a column that does not exist, a value does not fit its
+                column, or there is no column to learn from.
+        """
+        self._check_names()
+        self._check_target()
+        not_inputs = {self._data.target, *self._data.features.exclude}
+        kinds = {
+            name: self._decide_kind(name, column)
+            for name, column in self._columns.items()
+            if name not in not_inputs
+        }
+        if not kinds:
+            raise DataError(
+                f"there is no column besides the target {self._data.target!r} to learn from"
+            )
+        images = [name for name, kind in kinds.items() if kind == "image"]
+        if images and len(kinds) > 1:
+            others = ", ".join(name for name in kinds if name != images[0])
+            message = (
+                f"the image column {images[0]!r} cannot be combined with other columns: {others}"
+            )
+            raise DataError(message, f"Add to the spec: data.features.exclude: [{others}]")
+        if images:
+            self._check_sizes(images[0])
+        # An image cannot be filled in, so `impute` means `error` for it.
+        if self._data.clean.missing == "error" or (images and self._data.clean.missing == "impute"):
+            self._check_nothing_missing(kinds)
+        return kinds
+
+    def _check_names(self) -> None:
+        features = self._data.features
+        named = [
+            ("data.target", self._data.target),
+            *(("data.features.columns", name) for name in features.columns),
+            *(("data.features.exclude", name) for name in features.exclude),
+        ]
+        for path, name in named:
+            if name in self._columns:
+                continue
+            message = f"{path}: there is no column {name!r} in {self._layout.files[0].path}"
+            raise DataError(message, self._columns_hint(name))
+        if self._data.target in (*features.exclude, *features.columns):
+            raise DataError(
+                f"data.features: {self._data.target!r} is the target, and cannot be an input "
+                "as well"
+            )
+
+    def _columns_hint(self, name: str) -> str:
+        # A single column whose name holds semicolons is a header that was not split.
+        there = f"There are {', '.join(self._columns)}."
+        only = next(iter(self._columns))
+        if len(self._columns) == 1 and ";" in only:
+            return f"Its only column is {only!r}: write the file with commas instead of semicolons."
+        return f"{did_you_mean(name, self._columns, starts_sentence=True)} {there}".lstrip()
+
+    def _check_target(self) -> None:
+        name = self._data.target
+        column = self._columns[name]
+        if "other" in column.kinds or "image" in column.kinds:
+            raise DataError(
+                f"target {name!r}: {column.arrow_type or 'an image'} cannot be predicted"
+            )
+        is_regression = self._data.task == "regression"
+        # NaN is a fine label of a class, but no target of a regression.
+        missing = column.missing_numbers if is_regression else column.missing
+        if missing.count == self._num_rows:
+            raise DataError(
+                f"target {name!r}: no row has a value",
+                f"All {self._num_rows:,} rows were looked at.",
+            )
+        if is_regression:
+            self._refuse_wrong_numbers(name, column, "Is this task: classification?")
+        if missing.first_row is not None and self._data.clean.missing != "drop":
+            place = self._layout.describe_row(missing.first_row)
+            message = (
+                f"{place}: {name}: the target is missing, here and in {missing.count - 1:,} "
+                "other rows"
+            )
+            raise DataError(message, "data.clean.missing: drop leaves such rows out.")
+
+    def _decide_kind(self, name: str, column: ColumnScan) -> str:
+        declared = self._data.features.columns.get(name)
+        exclude = f"Leave it out: data.features.exclude: [{name}]"
+        if "other" in column.kinds:
+            raise DataError(
+                f"column {name!r} holds {column.arrow_type}, which is no input", exclude
+            )
+        if column.missing.count == self._num_rows:
+            raise DataError(
+                f"column {name!r} has no value in any of {self._num_rows:,} rows", exclude
+            )
+        if "image" in column.kinds or declared == "image":
+            if column.kinds != ("image",) or declared not in (None, "image"):
+                raise DataError(
+                    f"column {name!r} is declared {declared}, but holds {', '.join(column.kinds)}"
+                )
+            return "image"
+        if declared == "categorical":
+            return declared
+        if declared is None and column.wrong.count:
+            self._warn_of_numbers(name, column)
+            return "categorical"
+        hint = "Strings that mean 'missing' go into data.clean.missing_values."
+        self._refuse_wrong_numbers(name, column, hint)
+        return "numeric"
+
+    def _warn_of_numbers(self, name: str, column: ColumnScan) -> None:
+        num_values = self._num_rows - column.missing.count
+        num_numbers = num_values - column.wrong.count
+        if num_numbers >= _MOSTLY_NUMBERS_FRACTION * num_values:
+            self._report(
+                f"note: column {name!r} is taken as categorical, but {num_numbers:,} of its "
+                f"{num_values:,} values are numbers; the first that is not is "
+                f"{column.wrong.first_value} at {self._place(column.wrong)}. If it means "
+                "'missing', add it to data.clean.missing_values."
+            )
+
+    def _refuse_wrong_numbers(self, name: str, column: ColumnScan, hint: str) -> None:
+        for fault, what, advice in (
+            (column.wrong, "is not a number", hint),
+            (column.infinite, "is not a finite number", "Correct or remove the row."),
+        ):
+            if fault.count:
+                raise DataError(f"{self._place(fault)}: {name}: {fault.first_value} {what}", advice)
+
+    def _place(self, found: Occurrences) -> str:
+        return self._layout.describe_row(found.first_row or 0)
+
+    def _check_sizes(self, name: str) -> None:
+        # Channels may differ: grey images are widened to RGB.
+        first_of_size: dict[str, int] = {}
+        for shape, row_id in sorted(self._columns[name].shapes.items(), key=lambda item: item[1]):
+            first_of_size.setdefault(shape.rpartition("x")[0], row_id)
+        if len(first_of_size) > 1:
+            (size, row_id), (other, other_row_id) = list(first_of_size.items())[:2]
+            place = self._layout.describe_row(row_id)
+            other_place = self._layout.describe_row(other_row_id)
+            raise DataError(
+                f"images differ in size: {place} is {size}, but {other_place} is {other} "
+                "(height x width)",
+                "Give the size to bring them to: data.features.image_size: [height, width]",
+            )
+
+    def _check_nothing_missing(self, kinds: dict[str, str]) -> None:
+        missing = {
+            name: self._columns[name].missing_numbers
+            if kind == "numeric"
+            else self._columns[name].missing
+            for name, kind in kinds.items()
+        }
+        firsts = [
+            (found.first_row, name)
+            for name, found in missing.items()
+            if found.first_row is not None
+        ]
+        if firsts:
+            row_id, name = min(firsts)
+            hint = "data.clean.missing: impute fills it in, drop leaves the row out."
+            if kinds[name] == "image":
+                hint = "An image cannot be filled in; data.clean.missing: drop leaves the row out."
+            raise DataError(
+                f"{self._layout.describe_row(row_id)}: {name}: the value is missing", hint
+            )

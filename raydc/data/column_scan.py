@@ -1,0 +1,189 @@
+"""What each column holds. Blocks are scanned in tasks of Ray Data, scans are merged in the driver.
+
+Merging adds counts and keeps the first place of each oddity, so that the result is the same however
+the rows were cut into blocks. `raydc.data.column_kinds` decides from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raydc.data import values
+from raydc.errors import shown
+from raydc.order import Ids
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """Cells of a column that have something in common.
+
+    Attributes:
+        count: Number of cells.
+        first_row: Lowest row id among them; None if there are none.
+        first_value: Its cell as a message shows it; None if the cell says nothing.
+    """
+
+    count: int = 0
+    first_row: int | None = None
+    first_value: str | None = None
+
+    def plus(self, later: Occurrences) -> Occurrences:
+        """Adds the occurrences of later rows."""
+        first = later if self.first_row is None else self
+        return Occurrences(self.count + later.count, first.first_row, first.first_value)
+
+
+@dataclass(frozen=True)
+class ColumnScan:
+    """What a column holds in some rows.
+
+    Attributes:
+        kinds: Sorted kinds of its blocks (see `values.kind_of`); empty if no block has it.
+        missing: Null cells, and NaN if the column holds numbers.
+        missing_numbers: Cells without a number when read as numbers: null, NaN, or text of NaN.
+        wrong: Cells that are no number when read as numbers.
+        infinite: Cells that are infinite when read as numbers.
+        arrow_type: Name of a type that cannot be an input; None for other types.
+        shapes: First row id of each image shape, `HxWxC`.
+    """
+
+    kinds: tuple[str, ...] = ()
+    missing: Occurrences = Occurrences()
+    missing_numbers: Occurrences = Occurrences()
+    wrong: Occurrences = Occurrences()
+    infinite: Occurrences = Occurrences()
+    arrow_type: str | None = None
+    shapes: dict[str, int] = field(default_factory=dict)
+
+    def plus(self, later: ColumnScan) -> ColumnScan:
+        """Adds the scan of later rows of the same column."""
+        return ColumnScan(
+            tuple(sorted({*self.kinds, *later.kinds})),
+            self.missing.plus(later.missing),
+            self.missing_numbers.plus(later.missing_numbers),
+            self.wrong.plus(later.wrong),
+            self.infinite.plus(later.infinite),
+            self.arrow_type or later.arrow_type,
+            # The row of an earlier block wins.
+            {**later.shapes, **self.shapes},
+        )
+
+
+@dataclass(frozen=True)
+class BlockScan:
+    """What the columns of some rows hold.
+
+    Attributes:
+        num_rows: Number of rows.
+        first_row: Id of the first row; None if there are no rows.
+        columns: Scans by name, in the order of the sources.
+    """
+
+    num_rows: int = 0
+    first_row: int | None = None
+    columns: dict[str, ColumnScan] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, to leave a task with."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> BlockScan:
+        """The inverse of `to_json`."""
+        columns = {
+            name: ColumnScan(
+                tuple(column["kinds"]),
+                Occurrences(**column["missing"]),
+                Occurrences(**column["missing_numbers"]),
+                Occurrences(**column["wrong"]),
+                Occurrences(**column["infinite"]),
+                column["arrow_type"],
+                column["shapes"],
+            )
+            for name, column in value["columns"].items()
+        }
+        return cls(value["num_rows"], value["first_row"], columns)
+
+
+def scan_block(table: pa.Table) -> BlockScan:
+    """Scans the columns of one block of raw rows."""
+    ids = values.row_ids(table)
+    if not len(ids):
+        return BlockScan()
+    columns = {
+        name: _scan_column(values.column_of(table, name), ids)
+        for name in table.column_names
+        if not values.is_internal(name)
+    }
+    return BlockScan(len(ids), int(ids[0]), columns)
+
+
+def _scan_column(column: pa.Array, ids: Ids) -> ColumnScan:
+    kind = values.kind_of(column.type)
+    is_missing_B = values.missing_mask(column)
+    missing = _occurrences(is_missing_B, ids)
+    if kind == "image":
+        return ColumnScan((kind,), missing, shapes=_first_of_each_shape(column, is_missing_B, ids))
+    if kind == "other":
+        return ColumnScan((kind,), missing, arrow_type=str(column.type))
+    # Text is read as numbers too: whether a column is numeric depends on all of its values.
+    parsed = values.parse_numbers(column)
+    missing_numbers = _occurrences(parsed.missing, ids)
+    return ColumnScan(
+        (kind,),
+        missing if kind == "text" else missing_numbers,
+        missing_numbers,
+        _occurrences(parsed.wrong, ids, column),
+        _occurrences(np.isinf(parsed.values), ids, column),
+    )
+
+
+def _first_of_each_shape(
+    column: pa.Array, is_missing_B: npt.NDArray[np.bool_], ids: Ids
+) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for index in np.flatnonzero(~is_missing_B):
+        # Fields of `values.IMAGE` after the pixels.
+        height, width, channels = (column.field(part)[int(index)].as_py() for part in (1, 2, 3))
+        first.setdefault(f"{height}x{width}x{channels}", int(ids[index]))
+    return first
+
+
+def _occurrences(
+    mask_B: npt.NDArray[np.bool_], ids: Ids, column: pa.Array | None = None
+) -> Occurrences:
+    where = np.flatnonzero(mask_B)
+    if not len(where):
+        return Occurrences()
+    value = None if column is None else shown(column[int(where[0])].as_py())
+    return Occurrences(len(where), int(ids[where[0]]), value)
+
+
+def merge_scans(scans: Iterable[BlockScan]) -> BlockScan:
+    """Merges the scans of blocks, given in the order of their rows.
+
+    A column that a block lacks is missing in all rows of it.
+    """
+    num_rows, first_row = 0, None
+    columns: dict[str, ColumnScan] = {}
+    for scan in scans:
+        for name in scan.columns:
+            if name not in columns:
+                columns[name] = _all_missing(num_rows, first_row)
+        for name, column in columns.items():
+            later = scan.columns.get(name) or _all_missing(scan.num_rows, scan.first_row)
+            columns[name] = column.plus(later)
+        num_rows += scan.num_rows
+        first_row = scan.first_row if first_row is None else first_row
+    return BlockScan(num_rows, first_row, columns)
+
+
+def _all_missing(num_rows: int, first_row: int | None) -> ColumnScan:
+    every_row = Occurrences(num_rows, first_row)
+    return ColumnScan(missing=every_row, missing_numbers=every_row)

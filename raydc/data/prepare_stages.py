@@ -1,0 +1,249 @@
+"""The stages of a preparation: read, scan, clean, fit, write. Runs in the driver.
+
+Every stage is a set of tasks over the blocks of the first. Blocks stay in Ray's object store from
+the first stage to the last; the driver sees counts and places only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+
+from raydc.data import block_tasks, fit, manifest, shard_writer, shards, tasks
+from raydc.data.clean import Cleaner
+from raydc.data.column_kinds import ColumnKinds
+from raydc.data.column_scan import BlockScan, merge_scans
+from raydc.data.column_statistics import RowStatistics, merge_statistics
+from raydc.data.layout import Layout
+from raydc.data.readers import Reader
+from raydc.data.shard_writer import PlannedShard
+from raydc.data.shards import SPLITS
+from raydc.errors import DataError, Say
+from raydc.features import Features
+from raydc.order import Ids
+from raydc.spec import ResolvedSpec
+from raydc.storage import Storage
+
+# More tasks than CPUs, so that one large file does not keep the others waiting at the end.
+_READ_TASKS_PER_CPU = 4
+# A digest and a row id take about 150 bytes as Python objects: some 600 MB per task.
+_ROWS_PER_DUPLICATE_TASK = 4_000_000
+# With fewer shards, progress reports would be as frequent as the shards.
+_MIN_SHARDS_TO_REPORT = 8
+
+
+class PrepareStages:
+    """Takes one data set from its sources to its manifest.
+
+    Args:
+        spec: A resolved spec.
+        layout: Files of its source.
+        folder: Folder of the new data set.
+        report: Shows one line per stage.
+        parallelism: Number of tasks that read; None chooses by the CPUs of the cluster.
+        report_every_s: Least seconds between two lines about the rows read so far.
+    """
+
+    def __init__(
+        self,
+        spec: ResolvedSpec,
+        layout: Layout,
+        folder: Storage,
+        report: Say,
+        parallelism: int | None,
+        report_every_s: float,
+    ) -> None:
+        self._spec = spec
+        self._layout = layout
+        self._folder = folder
+        self._report = report
+        self._parallelism = parallelism
+        self._report_every_s = report_every_s
+
+    def run(self, made_from: dict[str, Any]) -> None:
+        """Runs all stages; the manifest comes last.
+
+        Args:
+            made_from: What the content depends on; the manifest holds it too.
+
+        Raises:
+            DataError: A row or a column that cannot be used, with its place.
+        """
+        blocks, total = self._read()
+        kinds = ColumnKinds(self._spec.data, self._layout, total, self._report).decide()
+        cleaner = Cleaner(self._layout.first_test_id, self._spec.data, self._spec.seed, kinds)
+        cleaner = replace(cleaner, duplicates=self._find_duplicates(blocks, total.num_rows))
+        features, num_rows = self._fit(blocks, cleaner)
+        signature = features.signature
+        # Of x alone: y and the row id add at most 16 bytes.
+        row_bytes = math.prod(signature.shape) * np.dtype(signature.dtype).itemsize
+        rows_per_shard = shards.rows_per_shard(row_bytes)
+        plan = shard_writer.plan_shards(num_rows, rows_per_shard)
+        files = self._write(blocks, plan, cleaner, features)
+        facts = {
+            "rows": {
+                name: sum(block[split] for block in num_rows) for split, name in enumerate(SPLITS)
+            },
+            "shards": {name: [s.name for s in plan if SPLITS[s.split] == name] for name in SPLITS},
+            "rows_per_shard": rows_per_shard,
+        }
+        golden = self._take_golden_rows(blocks, plan, cleaner)
+        written = manifest.write(self._folder, features, golden, files, {**made_from, **facts})
+        # Nodes write shards on their own; a disk that is not shared shows here.
+        manifest.verify(self._folder, written)
+
+    def _read(self) -> tuple[list[tasks.BlockRef], BlockScan]:
+        """Reads the sources: blocks in the order of their rows, and a scan of all of them."""
+        layout = self._layout
+        num_bytes = sum(file.num_bytes for file in layout.files)
+        self._report(
+            f"reading {layout.format}: {_count(len(layout.files), 'file')}, "
+            f"{num_bytes / 1e6:,.1f} MB"
+        )
+        pieces = Reader.for_layout(layout, self._spec.data).pieces(layout.files)
+        num_tasks = self._parallelism or _READ_TASKS_PER_CPU * int(
+            ray.cluster_resources().get("CPU", 1)
+        )
+        num_tasks = min(max(1, num_tasks), len(pieces))
+        # Neighbouring pieces go into one task, so that the order of rows within it is kept.
+        bounds = np.linspace(0, len(pieces), num_tasks + 1).astype(int).tolist()
+        calls = [
+            partial(block_tasks.read_pieces, pieces[start:stop])
+            for start, stop in itertools.pairwise(bounds)
+        ]
+        blocks = tasks.read_blocks(calls, "ReadSources", self._parallelism, self._report_reading())
+        scans = [
+            BlockScan.from_json(scan)
+            for scan in tasks.run_calls(
+                [partial(block_tasks.scan, block) for block in blocks], "ScanColumns"
+            )
+        ]
+        found = [(scan, block) for scan, block in zip(scans, blocks, strict=True) if scan.num_rows]
+        # Blocks arrive in any order, and everything after this depends on the order of rows.
+        found.sort(key=lambda item: item[0].first_row or 0)
+        total = merge_scans(scan for scan, _ in found)
+        if not total.num_rows:
+            raise DataError(f"{layout.files[0].path}: there are no rows in the sources")
+        columns = _count(len(total.columns), "column")
+        self._report(f"read {_count(total.num_rows, 'row')} of {columns}")
+        return [block for _, block in found], total
+
+    def _report_reading(self) -> Callable[[int], None]:
+        last_s = time.monotonic()
+
+        def on_rows(num_rows: int) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= self._report_every_s:
+                last_s = time.monotonic()
+                self._report(f"read {_count(num_rows, 'row')} so far")
+
+        return on_rows
+
+    def _find_duplicates(self, blocks: Sequence[tasks.BlockRef], num_rows: int) -> Ids:
+        if self._spec.data.clean.duplicates == "keep":
+            return np.empty(0, dtype=np.int64)
+        num_parts = -(-num_rows // _ROWS_PER_DUPLICATE_TASK)
+        calls = [
+            partial(block_tasks.find_later_copies, list(blocks), part, num_parts)
+            for part in range(num_parts)
+        ]
+        found = tasks.run_calls(calls, "FindDuplicates")
+        copies = sorted(itertools.chain.from_iterable(found))
+        self._report(f"dropping {_count(len(copies), 'row')} that repeat an earlier one")
+        return np.array(copies, dtype=np.int64)
+
+    def _fit(
+        self, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner
+    ) -> tuple[Features, list[tuple[int, ...]]]:
+        """Fits the features; also returns the rows of each split in each block."""
+        # Put once: as an argument of each call, the duplicates would be copied to every task.
+        shared = ray.put(cleaner)
+        calls = [partial(block_tasks.measure, block, shared) for block in blocks]
+        parts = [RowStatistics.from_json(part) for part in tasks.run_calls(calls, "FitFeatures")]
+        total = merge_statistics(parts)
+        self._check_splits(total)
+        features = fit.fit_features(total, cleaner, self._layout)
+        for note in fit.find_identifiers(total, cleaner):
+            self._report(note)
+        splits = ", ".join(
+            f"{name} {count:,}" for name, count in zip(SPLITS, total.num_rows, strict=True)
+        )
+        dropped = f"; {total.num_dropped:,} dropped" if total.num_dropped else ""
+        self._report(f"split: {splits}{dropped}")
+        self._report(f"features: {_describe(features)}")
+        return features, [part.num_rows for part in parts]
+
+    def _check_splits(self, total: RowStatistics) -> None:
+        split = self._spec.data.split
+        num_rows = dict(zip(SPLITS, total.num_rows, strict=True))
+        is_wanted = {
+            "train": True,
+            "validation": split.validation_fraction > 0,
+            "test": self._layout.first_test_id is not None or bool(split.test_fraction),
+        }
+        for name in SPLITS:
+            if is_wanted[name] and not num_rows[name]:
+                dropped = f" ({total.num_dropped:,} were dropped)" if total.num_dropped else ""
+                message = f"of {sum(total.num_rows):,} rows{dropped} none is left for {name}"
+                raise DataError(message, f"Give more rows, or set data.split.{name}_fraction to 0.")
+
+    def _write(
+        self,
+        blocks: Sequence[tasks.BlockRef],
+        plan: Sequence[PlannedShard],
+        cleaner: Cleaner,
+        features: Features,
+    ) -> dict[str, Any]:
+        """Writes all shards; returns their entries in the manifest by name."""
+        shared = ray.put((cleaner, features))
+        calls = [
+            partial(
+                block_tasks.write_shard,
+                shard,
+                [blocks[piece[0]] for piece in shard.pieces],
+                self._folder,
+                shared,
+            )
+            for shard in plan
+        ]
+        quarters = {len(plan) * part // 4 for part in (1, 2, 3)}
+
+        def on_done(num_done: int) -> None:
+            if len(plan) >= _MIN_SHARDS_TO_REPORT and num_done in quarters:
+                self._report(f"wrote {num_done:,} of {len(plan):,} shards")
+
+        entries = tasks.run_calls(calls, "WriteShards", on_done)
+        num_bytes = sum(entry["bytes"] for entry in entries)
+        self._report(f"wrote {_count(len(plan), 'shard')}, {num_bytes / 1e6:,.1f} MB")
+        return {shard.name: entry for shard, entry in zip(plan, entries, strict=True)}
+
+    def _take_golden_rows(
+        self, blocks: Sequence[tasks.BlockRef], plan: Sequence[PlannedShard], cleaner: Cleaner
+    ) -> list[dict[str, Any]]:
+        # The first shard of the last split that has one: test, or validation without a test part.
+        held_out = max(plan, key=lambda shard: (shard.split, -shard.index))
+        held_out_blocks = [blocks[piece[0]] for piece in held_out.pieces]
+        call = partial(block_tasks.take_golden_rows, held_out, held_out_blocks, cleaner)
+        return list(tasks.run_calls([call], "GoldenRows")[0])
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _describe(features: Features) -> str:
+    signature = features.signature
+    shape = " x ".join(map(str, signature.shape))
+    inputs = f"{_count(len(features.columns), 'column')} -> {shape} inputs"
+    if signature.kind == "image":
+        inputs = f"images of {shape} (channels x height x width)"
+    num_classes = len(signature.classes)
+    return f"{inputs}, {num_classes} classes" if num_classes else f"{inputs}, one value"

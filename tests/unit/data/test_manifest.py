@@ -1,0 +1,58 @@
+"""Manifests of data sets: damage is found and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydc.data import manifest, shards
+from raydc.errors import DataError
+from raydc.features import Features, Numeric, Signature
+from raydc.storage import Storage
+
+FEATURES = Features(
+    Signature("vector", (1,), "float32", (), (), "regression"), "y", {"a": Numeric(0.0, 0.0, 1.0)}
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+@pytest.fixture
+def written(folder: Storage) -> dict[str, Any]:
+    """The manifest of a small data set in the folder."""
+    x = np.arange(5, dtype=np.float32).reshape(5, 1)
+    return shards.write_data_set(folder, FEATURES, {"train": (x, x[:, 0])}, [{"a": 1}])
+
+
+def test_verify_finds_a_flipped_byte_only_by_contents(
+    folder: Storage, written: dict[str, Any]
+) -> None:
+    path = folder.local_path / "train-00000.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    manifest.verify(folder, written)
+    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged: expected sha256"):
+        manifest.verify(folder, written, contents=True)
+
+
+@pytest.mark.parametrize("name", ["train-00000.arrow", "features.json", "golden_rows.json"])
+def test_verify_names_a_missing_file(folder: Storage, written: dict[str, Any], name: str) -> None:
+    folder.delete(name)
+    with pytest.raises(DataError, match=f"{name} is missing"):
+        manifest.verify(folder, written)
+
+
+def test_data_hash_without_sources_is_the_hash_of_all_files(
+    folder: Storage, written: dict[str, Any]
+) -> None:
+    again = manifest.write(folder, FEATURES, [{"a": 1}], written["files"], {})
+    assert again["data_hash"] == written["data_hash"]
+    changed = manifest.write(folder, FEATURES, [{"a": 2}], written["files"], {})
+    assert changed["data_hash"] != written["data_hash"]

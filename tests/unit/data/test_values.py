@@ -1,0 +1,51 @@
+"""Raw columns as numbers, texts and images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from raydc.data import values
+
+
+def test_parse_numbers_reads_text_of_numbers() -> None:
+    column = pa.array(
+        [
+            "1",
+            " 2.5 ",
+            "+3",
+            "1.",
+            ".5",
+            "-1e3",
+            "NaN",
+            "-inf",
+            None,
+            "",
+            " ",
+            "x",
+            "1_0",
+            "0x1",
+            "1,5",
+        ]
+    )
+    parsed = values.parse_numbers(column)
+    np.testing.assert_array_equal(parsed.values[:6], [1, 2.5, 3, 1, 0.5, -1000])
+    assert parsed.values[7] == -np.inf
+    assert parsed.missing.tolist() == [False] * 6 + [True, False, True] + [False] * 6
+    assert parsed.wrong.tolist() == [False] * 9 + [True] * 6
+
+
+def test_parse_numbers_agrees_with_float() -> None:
+    texts = [repr(float(x)) for x in np.random.default_rng(0).normal(size=1000) * 1e10]
+    assert values.parse_numbers(pa.array(texts)).values.tolist() == [float(text) for text in texts]
+
+
+def test_images_keep_their_pixels_in_arrow() -> None:
+    block = np.random.default_rng(0).integers(0, 256, (5, 3, 4), dtype=np.uint8)
+    for column in (
+        values.image_block(block),
+        values.image_array([image[:, :, None] for image in block]),
+    ):
+        assert column.type == values.IMAGE
+        for index, image in enumerate(values.to_images(column.slice(1, 3))):
+            np.testing.assert_array_equal(image[:, :, 0], block[index + 1])
