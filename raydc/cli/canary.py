@@ -168,7 +168,7 @@ def _end(
     from raydc.serve.control import rollout, switchover
 
     # An endpoint that died could not record the end, and `raydc rm` heeds the history.
-    if engine.attach(address) and switchover.find(storage, model, alias) is not None:
+    if engine.attach(address) and switchover.find_endpoint(storage, model, alias) is not None:
         version = rollout.end(storage, model, alias, kind, why=why).version
         report(f"{model}: the {kind} of {alias!r}, version {version}, has ended")
         return

@@ -1,4 +1,4 @@
-"""An endpoint on Ray Serve: deployed, changed without a pause, taken down."""
+"""Endpoints on Ray Serve: deploy, change without a pause, take down. Called in the driver."""
 
 from raydc.serve.control.deploy import (
     deploy,

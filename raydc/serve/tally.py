@@ -1,4 +1,4 @@
-"""How the requests to one version went: counts and a histogram of their seconds, which add up over replicas."""
+"""Counts of the requests to one version, in replicas; the driver adds them up."""
 
 from __future__ import annotations
 
@@ -7,17 +7,24 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Upper bounds in seconds, a factor of sqrt(2) apart: a percentile is right within a fifth.
+# Upper bounds of the histogram, a factor of sqrt(2) apart, so a percentile is right within a fifth.
 BOUNDS_S = tuple(0.0005 * 2 ** (k / 2) for k in range(36))
 
 
-# What says something of the version: it refused the request. Others (401, 404, 429 ...) never reached it.
+# Refusals that say something about the version. Others (401, 404, 429 ...) never reached it.
 _REFUSED = (400, 413, 415, 422)
 
 
 @dataclass
 class Tally:
-    """Requests that one version answered, refused for what they hold, or failed on (5xx, and 408: it took too long)."""
+    """Requests to one version.
+
+    Attributes:
+        num_answered: Requests that were answered.
+        num_refused: Requests that were refused for their content.
+        num_errors: Requests that failed: 5xx, and 408 for a version that took too long.
+        buckets: Answered requests by duration, between `BOUNDS_S`; the last one is above all.
+    """
 
     num_answered: int = 0
     num_refused: int = 0
@@ -26,14 +33,21 @@ class Tally:
 
     @property
     def num_requests(self) -> int:
+        """All requests that reached the version."""
         return self.num_answered + self.num_refused + self.num_errors
 
     @property
     def refused_fraction(self) -> float:
+        """Refused requests, 0 to 1; 0 without a request."""
         return self.num_refused / self.num_requests if self.num_requests else 0.0
 
     def add(self, status: int, seconds: float) -> None:
-        """Counts one request; what never reached the version is left out."""
+        """Counts one request, unless it never reached the version.
+
+        Args:
+            status: HTTP status of the answer.
+            seconds: Its duration.
+        """
         if status >= 500 or status == 408:
             self.num_errors += 1
         elif status < 400:
@@ -43,7 +57,11 @@ class Tally:
             self.num_refused += 1
 
     def percentile_s(self, fraction: float) -> float | None:
-        """Upper bound of the bucket that holds this fraction of the answers; None without an answer."""
+        """Returns a percentile of the durations, rounded up to a bound; None without an answer.
+
+        Args:
+            fraction: 0 to 1, such as 0.95.
+        """
         wanted = fraction * sum(self.buckets)
         seen = 0
         for bound, count in zip([*BOUNDS_S, float("inf")], self.buckets, strict=True):
@@ -53,11 +71,12 @@ class Tally:
         return None
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the counts as plain values, for another process."""
         return asdict(self)
 
 
 def sum_tallies(tallies: Iterable[dict[str, Any]]) -> Tally:
-    """The sum of tallies as `to_dict` gives them."""
+    """Adds up tallies of several replicas, each as `to_dict` returns it."""
     summed = Tally()
     for one in tallies:
         summed.num_answered += one["num_answered"]

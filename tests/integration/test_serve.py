@@ -30,7 +30,7 @@ from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.control import application as application_module
-from raydc.serve.control import rollout
+from raydc.serve.control import rollout, switchover
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
@@ -262,13 +262,13 @@ def test_what_somebody_else_declares_meanwhile_stands(
     theirs = application_module.find_application("small")
     assert theirs is not None
     told = application_module.read_settings(theirs).model_copy(update={"max_queued_requests": 77})
-    apply = application_module.apply
+    put = switchover.put_application
 
     def overtaken(application: application_module.Application) -> None:
-        apply(application)
-        apply(application_module.replace_settings(theirs, told))
+        put(application)
+        put(application_module.replace_settings(theirs, told))
 
-    monkeypatch.setattr(application_module, "apply", overtaken)
+    monkeypatch.setattr(switchover, "put_application", overtaken)
     with pytest.raises(
         ServeError, match="somebody else has changed the endpoint of small meanwhile"
     ):

@@ -1,1 +1,1 @@
-"""Runs in the process of the driver: deploys an application, changes its version, waits for it."""
+"""Controls endpoints from the driver's process: deploys, changes versions, waits for replicas."""

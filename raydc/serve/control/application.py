@@ -1,4 +1,4 @@
-"""The application as Ray Serve is told: what runs, where it listens, which limits hold."""
+"""The Ray Serve application of a model, as the driver declares it: code, address, limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from raydc.storage import Storage
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 IMPORT_PATH = "raydc.serve.app:build"
-# Serve counts health checks among the ongoing requests, and requests that it is just handing out as queued.
+# Serve counts its health checks as ongoing requests, and requests on their way to a replica as
+# queued; these allowances keep both from using up the limits of clients.
 _SPARE_REQUESTS = 16
 _BURST_REQUESTS = 256
 
@@ -22,7 +23,14 @@ Application = dict[str, Any]
 
 
 def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffic) -> Settings:
-    """What the replicas are told."""
+    """Builds the settings of the replicas.
+
+    Args:
+        model: Name of the model.
+        section: Section `serve` of the spec.
+        storage: Storage that holds the registry.
+        traffic: Versions that answer.
+    """
     options = section.ray_actor_options
     return Settings(
         storage=storage.uri,
@@ -46,10 +54,15 @@ def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffi
 
 
 def build_application(section: Serve, settings: Settings, route_prefix: str) -> Application:
-    """The application as Serve's schema wants it.
+    """Builds the application in Serve's schema.
 
-    A replica refuses what is over its limits itself, as JSON; Serve's own limits, whose answers are plain text,
-    stand behind those.
+    A replica refuses requests over its limits itself, as JSON. Serve's own limits, whose answers
+    are plain text, are higher and take effect only if a replica is not quick enough.
+
+    Args:
+        section: Section `serve` of the spec.
+        settings: Settings of the replicas.
+        route_prefix: Path of the endpoint, such as `/`.
     """
     limited = section.max_queued_requests >= 0
     capacity = (
@@ -73,10 +86,10 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
                 else -1,
                 "backpressure_config": {"status_code": 429, "retry_after_s": 1},
                 "ray_actor_options": section.ray_actor_options,
-                # A change that needs a new process starts it before the old one ends.
+                # If a change needs a new process, it starts before the old one ends.
                 "max_surge_percent": 100,
                 "health_check_period_s": 2.0,
-                # Serve would put a line for each request together, to throw it away.
+                # Serve would format a line for each request even if no handler writes it.
                 "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
             }
         ],
@@ -84,15 +97,23 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
 
 
 def _autoscaling(section: Serve) -> dict[str, Any]:
-    """Serve averages over the look-back period what it is told every 10 s by default, which would be too rarely."""
+    """Builds the autoscaling part, with metrics that arrive at least twice in a look-back period.
+
+    Serve's default interval of 10 s may be longer than the whole period.
+    """
     config = section.autoscaling_config
     return {**config.model_dump(), "metrics_interval_s": min(1.0, config.look_back_period_s / 2)}
 
 
-def find(applications: list[Application], name: str) -> Application | None:
-    """The application of a model. Raises ServeError where something else has that name."""
+def find_in(applications: list[Application], name: str) -> Application | None:
+    """Finds the application of a model in a list; None if there is none.
+
+    Raises:
+        ServeError: Another application, not of raydc, has that name.
+    """
     for application in applications:
         if application["name"] == name:
+            # Replacing it would take down what somebody else serves.
             if application["import_path"] != IMPORT_PATH:
                 raise ServeError(
                     f"Ray Serve runs an application {name!r} that is not raydc's",
@@ -103,34 +124,35 @@ def find(applications: list[Application], name: str) -> Application | None:
 
 
 def find_application(model: str) -> Application | None:
-    """The application of a model on the connected Ray; raises as `find`."""
-    return find(serve_client.applications(), model)
+    """Finds the application of a model on the connected Ray; None if there is none.
+
+    Raises:
+        ServeError: Another application, not of raydc, has that name.
+    """
+    return find_in(serve_client.applications(), model)
 
 
 def read_settings(application: Application) -> Settings:
-    """What the replicas of an application are told."""
+    """Reads the settings of an application's replicas."""
     return Settings.model_validate(application["deployments"][0]["user_config"])
 
 
 def replace_settings(application: Application, settings: Settings) -> Application:
-    """The same application whose replicas are told something else."""
+    """Returns the same application with other settings for its replicas."""
     deployment = {**application["deployments"][0], "user_config": settings.model_dump(mode="json")}
     return {**application, "deployments": [deployment]}
 
 
 def choose_route_prefix(applications: list[Application], name: str) -> str:
-    """The first model answers at `/`, each further one of the same Serve below its name."""
+    """Chooses the path of a new endpoint: `/` for the first model of a Serve, then `/<name>`."""
     return f"/{name}" if any(one.get("route_prefix", "/") == "/" for one in applications) else "/"
 
 
-def apply(application: Application) -> None:
-    """Declares an application beside the others that Serve runs."""
-    others = [one for one in serve_client.applications() if one["name"] != application["name"]]
-    serve_client.apply([*others, application])
-
-
 def remove(model: str | None = None) -> None:
-    """Takes down the endpoint of a model, or every endpoint of raydc; Serve itself when nothing else runs on it."""
+    """Takes down the endpoint of a model, or with None every endpoint of raydc.
+
+    Serve itself is shut down if no application is left.
+    """
     from ray import serve
 
     applications = serve_client.applications()
@@ -139,6 +161,7 @@ def remove(model: str | None = None) -> None:
         for one in applications
         if one["import_path"] != IMPORT_PATH or model not in (None, one["name"])
     ]
+    # Serve removes the applications that a declaration leaves out.
     if kept:
         serve_client.apply(kept)
     elif applications:
@@ -146,7 +169,13 @@ def remove(model: str | None = None) -> None:
 
 
 def listen(section: Serve) -> tuple[str, int]:
-    """Starts Serve, or checks that the one that runs listens where the spec says.
+    """Starts Serve, or checks that a running one listens where the spec says.
+
+    Args:
+        section: Section `serve` of the spec.
+
+    Returns:
+        Host and port.
 
     Raises:
         ServeError: The port is taken, or Serve listens elsewhere already.
@@ -154,23 +183,33 @@ def listen(section: Serve) -> tuple[str, int]:
     host, port = serve_client.start(
         section.host, section.port or serve_environment.free_port(section.host)
     )
+    # All names of the loopback mean the same place.
     same_host = section.host == host or {section.host, host} <= _LOOPBACK
     if section.port not in (0, port) or not same_host:
         raise ServeError(
             f"Ray Serve listens on {host}:{port} already, and it cannot change; the spec says "
             f"{section.host}:{section.port}",
-            f"Set serve.host to {host} and serve.port to {port} or 0, or end that Serve first (`serve shutdown`).",
+            f"Set serve.host to {host} and serve.port to {port} or 0, or end that Serve first "
+            "(`serve shutdown`).",
         )
     return host, port
 
 
 def application_url(application: Application) -> str:
-    """The address of an application that runs. Raises ServeError without Serve."""
+    """Returns the address of a running application. Raises ServeError if Serve is not running."""
     return endpoint_url(*serve_client.address(), application["route_prefix"])
 
 
 def endpoint_url(host: str, port: int, route_prefix: str) -> str:
-    """The address that clients use."""
+    """Builds the address that clients use.
+
+    Args:
+        host: Host that Serve listens on.
+        port: Its port.
+        route_prefix: Path of the endpoint, such as `/`.
+    """
+    # Nobody can connect to "any address"; the head's is one that other hosts reach.
     shown = engine.head_address() if host in ("0.0.0.0", "::") else host
+    # An IPv6 address needs brackets in a URL.
     netloc = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
     return f"http://{netloc}{route_prefix.rstrip('/')}"

@@ -1,7 +1,7 @@
-"""Puts a version behind an endpoint, changes it, and proves that every replica answers with it.
+"""The verbs of an endpoint, in the driver's process: deploy, promote, roll back, show, shut down.
 
-Everything goes through Serve's declarative configuration. `serve.run` would restart the replicas, and a
-controller that recovers would silently put back what was declared before it.
+Everything goes through Serve's declarative configuration. `serve.run` would restart the replicas,
+and a controller that recovers would silently restore what was declared before it.
 """
 
 from __future__ import annotations
@@ -36,47 +36,48 @@ def deploy(
     why: str = "",
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> Endpoint:
-    """Serves a model on the connected Ray: waits for its answer, then moves the alias of `spec.serve`.
+    """Serves a model on the connected Ray: waits for its answer, then moves the spec's alias.
 
-    A model that is deployed already is changed in place, its endpoint stays. Other applications of the cluster's
-    Serve are left alone.
+    A deployed model is changed in place and keeps its address. Other applications of the same
+    Serve are not touched.
 
     Args:
         spec: A resolved spec with a section `serve`.
-        storage: Where its registry is.
-        version: Version to serve. Default: the one that the alias stands for.
-        who: For the history of the alias.
-        why: The same.
-        ready_timeout_s: How long the endpoint may take to answer with the version.
+        storage: Storage that holds the registry.
+        version: Version to serve. Default: the version of the alias.
+        who: Author of the change, for the history of the alias.
+        why: Reason of the change, for the history of the alias.
+        ready_timeout_s: Time limit until the endpoint answers with the version.
 
     Raises:
-        RegistryError: There is no such version, or the alias stands for none.
+        RegistryError: There is no such version, or the alias has none.
         CheckpointError: The version does not verify.
-        ServeError: The port is taken, or the endpoint does not answer with the version; the alias has not moved,
-            and an endpoint that was there answers as before.
+        ServeError: The port is taken, or the endpoint does not answer with the version. The alias
+            has not moved, and an endpoint that was there answers as before.
     """
     section = spec.serve or Serve()
     registry = Registry(storage)
     if version is None:
         version = registry.resolve(spec.name, section.alias)
+    # Verified here, so that a damaged version fails before any process starts.
     artefact.read_artefact(registry.folder(spec.name, version))
     host, port = application_module.listen(section)
     applications = serve_client.applications()
-    before = application_module.find(applications, spec.name)
+    before = application_module.find_in(applications, spec.name)
     prefix = (
         before["route_prefix"]
         if before
         else application_module.choose_route_prefix(applications, spec.name)
     )
-    found = switchover.find(storage, spec.name, section.alias)
+    found = switchover.find_endpoint(storage, spec.name, section.alias)
     running = application_module.read_settings(found).traffic if found else None
-    # What runs beside a version that is deployed again goes on; beside another version it ends.
+    # The same version keeps its canary and shadow; for another version both end.
     traffic = running if running and running.version == version else Traffic(version=version)
     settings = application_module.build_settings(spec.name, section, storage, traffic)
     endpoint = Endpoint(
         application_module.endpoint_url(host, port, prefix), spec.name, version, section.alias
     )
-    switchover.declared(
+    switchover.apply_and_wait(
         endpoint,
         application_module.build_application(section, settings, prefix),
         before,
@@ -99,17 +100,17 @@ def promote(
     live: bool = True,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> int:
-    """Points an alias at a version; an endpoint that serves the alias answers with it before the alias moves.
+    """Points an alias at a version, once an endpoint that serves the alias answers with it.
 
     Args:
-        storage: Where the registry is.
-        model: The model.
+        storage: Storage that holds the registry.
+        model: Name of the model.
         alias: The alias to move.
-        version: Where to.
-        who: For the history.
-        why: The same.
-        live: False when no Ray is connected: the alias moves, and that is all.
-        ready_timeout_s: How long the endpoint may take.
+        version: Its new version.
+        who: Author of the change, for the history.
+        why: Reason of the change, for the history.
+        live: Whether a Ray is connected. If not, only the alias moves.
+        ready_timeout_s: Time limit until the endpoint answers with the version.
 
     Returns:
         The version.
@@ -119,9 +120,10 @@ def promote(
         ServeError: The version did not load. The alias has not moved, and the old version answers.
     """
     registry = Registry(storage)
+    # Raises if there is no such version.
     registry.folder(model, version)
     if live:
-        _swap(registry, model, alias, version, ready_timeout_s, who, why)
+        _change_endpoint(registry, model, alias, version, ready_timeout_s, who, why)
     registry.set_alias(model, alias, version, who, why)
     return version
 
@@ -136,10 +138,19 @@ def rollback(
     live: bool = True,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> int:
-    """Takes back the last move of an alias; an endpoint that serves it follows. Arguments as of `promote`.
+    """Takes back the last move of an alias; an endpoint that serves the alias follows.
+
+    Args:
+        storage: Storage that holds the registry.
+        model: Name of the model.
+        alias: The alias to move back.
+        who: Author of the change, for the history.
+        why: Reason of the change, for the history.
+        live: Whether a Ray is connected. If not, only the alias moves.
+        ready_timeout_s: Time limit until the endpoint answers with the version.
 
     Returns:
-        The version that the alias stands for now.
+        The version of the alias from now on.
 
     Raises:
         RegistryError: There is nothing to go back to.
@@ -147,11 +158,13 @@ def rollback(
     """
     registry = Registry(storage)
     if live:
-        _swap(registry, model, alias, registry.previous(model, alias), ready_timeout_s, who, why)
+        _change_endpoint(
+            registry, model, alias, registry.previous(model, alias), ready_timeout_s, who, why
+        )
     return registry.rollback(model, alias, who, why)
 
 
-def _swap(
+def _change_endpoint(
     registry: Registry,
     model: str,
     alias: str,
@@ -160,19 +173,20 @@ def _swap(
     who: str,
     why: str,
 ) -> None:
-    """Changes the endpoint that serves this alias, where there is one; a canary of it ends, a shadow goes on."""
+    """Changes the endpoint that serves the alias, if there is one. Its canary ends."""
 
     def change(now: Traffic) -> Traffic:
+        # A shadow stays, unless it is the version that now answers.
         shadow = now.shadow if now.shadow and now.shadow.version != version else None
         return Traffic(version=version, shadow=shadow)
 
-    before = switchover.traffic(registry.storage, model, alias, change, ready_timeout_s)
+    before = switchover.change_traffic(registry.storage, model, alias, change, ready_timeout_s)
     if before is not None:
         rollout.record_changes(registry, model, alias, before, change(before), who, why)
 
 
 def status() -> list[dict[str, Any]]:
-    """What raydc serves on the connected Ray: names, status, url, storage, version, canary, shadow, replicas."""
+    """Lists the endpoints of raydc on the connected Ray, a dict of plain values for each."""
     from ray import serve
 
     applications = [
@@ -208,7 +222,11 @@ def status() -> list[dict[str, Any]]:
 
 
 def wait(poll_interval_s: float = 2.0) -> None:
-    """Returns when raydc serves nothing any more on the connected Ray."""
+    """Blocks until raydc serves nothing on the connected Ray.
+
+    Args:
+        poll_interval_s: Seconds between two checks.
+    """
     while any(
         application["import_path"] == application_module.IMPORT_PATH
         for application in serve_client.applications()
@@ -217,7 +235,10 @@ def wait(poll_interval_s: float = 2.0) -> None:
 
 
 def shutdown(model: str | None = None) -> None:
-    """Takes down the endpoint of a model, or every endpoint of raydc; Serve itself when nothing else runs on it."""
+    """Takes down the endpoint of a model, or with None every endpoint of raydc.
+
+    Serve itself is shut down if no application is left.
+    """
     application_module.remove(model)
 
 

@@ -1,4 +1,4 @@
-"""Waits until every replica of an endpoint answers with what was declared, or says why it will not."""
+"""Waits in the driver until all replicas of an endpoint hold what was declared."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from raydc.serve.app import DEPLOYMENT
 from raydc.serve.settings import Settings, Traffic
 
 _POLL_INTERVAL_S = 0.1
+# Replicas answer in milliseconds; one that takes longer is starting or stuck.
 _STATE_TIMEOUT_S = 10.0
+# Replicas read the list of tokens every few seconds, and a busy storage may delay that.
 _TOKEN_TIMEOUT_S = 20.0
+# The first line of an error of raydc in a traceback.
 _RAYDC_ERROR = re.compile(r"^raydc\.errors\.\w+: ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers."""
+    """A served model.
+
+    Attributes:
+        url: Address for clients.
+        model: Name of the model.
+        version: Version that answers.
+        alias: Alias that the endpoint serves.
+    """
 
     url: str
     model: str
@@ -30,20 +40,23 @@ class Endpoint:
 
     @property
     def app_name(self) -> str:
-        """Of the application in Ray Serve."""
+        """Name of the application in Ray Serve."""
         return self.model
 
 
 def wait_until_applied(
     endpoint: Endpoint, settings: Settings, deadline: float, check: Callable[[], None]
 ) -> int:
-    """Returns the number of replicas when all of them have these settings and hold all their versions.
+    """Waits until all replicas have these settings and hold all their versions.
 
     Args:
         endpoint: The endpoint.
-        settings: What was declared.
-        deadline: Of `time.monotonic()`, seconds.
-        check: Called each time before the replicas are asked; what it raises ends the wait.
+        settings: The declared settings.
+        deadline: Value of `time.monotonic()` at which the wait ends.
+        check: Called before each query of the replicas; its errors end the wait.
+
+    Returns:
+        The number of replicas.
 
     Raises:
         ServeError: A replica refuses a version, the application failed, or the time is over.
@@ -56,17 +69,29 @@ def wait_until_applied(
             if state["refused"] and state["told"] == wanted:
                 version, reason = next(iter(state["refused"].items()))
                 raise ServeError(f"version {version} is refused: {reason}")
+        # Replicas may start or end at any time, so a count that was seen before is not trusted.
         if states and all(state["settings"] == wanted for state in states):
             return len(states)
         _raise_if_failed(endpoint)
         if not states:
-            _answering_version(endpoint)  # A request wakes an endpoint that has no replica.
+            # An endpoint that was scaled to zero starts a replica for this request.
+            _answering_version(endpoint)
         time.sleep(_POLL_INTERVAL_S)
-    raise _too_late(endpoint, "not every replica has heard of it")
+    raise _too_late(endpoint, "not every replica has loaded it")
 
 
 def wait_until_answering(endpoint: Endpoint, traffic: Traffic, deadline: float) -> None:
-    """Returns when the address answers with a version of this traffic. Raises ServeError when the time is over."""
+    """Waits until the address answers with a version of this traffic.
+
+    Args:
+        endpoint: The endpoint.
+        traffic: The traffic; a shadow does not count.
+        deadline: Value of `time.monotonic()` at which the wait ends.
+
+    Raises:
+        ServeError: The time is over.
+    """
+    # A request may go to the stable version or to its canary.
     answering = {str(side.version) for side in (traffic, traffic.canary) if side is not None}
     seen = "nothing answers yet"
     while time.monotonic() < deadline:
@@ -80,10 +105,19 @@ def wait_until_answering(endpoint: Endpoint, traffic: Traffic, deadline: float) 
 def predict_row(
     url: str, row: dict[str, Any], token: str | None, timeout_s: float = 30.0
 ) -> dict[str, Any]:
-    """One request to `/predict`, with a token that replicas may hear of only while this waits.
+    """Predicts one row, with a token that replicas may not know yet.
+
+    Args:
+        url: Address of the endpoint.
+        row: Value by column.
+        token: Access token, which may have been created just now; None for an open endpoint.
+        timeout_s: Time limit of the request, once the token is known.
+
+    Returns:
+        The endpoint's JSON.
 
     Raises:
-        ServeError: There is no answer.
+        ServeError: There is no answer, or the token stays unknown.
     """
     deadline = time.monotonic() + _TOKEN_TIMEOUT_S
     while True:
@@ -97,13 +131,14 @@ def predict_row(
 
 def _too_late(endpoint: Endpoint, seen: str) -> ServeError:
     return ServeError(
-        f"{endpoint.url} does not answer with {endpoint.model} version {endpoint.version} in time; last seen: {seen}",
+        f"{endpoint.url} does not answer with {endpoint.model} version {endpoint.version} in time; "
+        f"last seen: {seen}",
         _advice(endpoint.app_name),
     )
 
 
 def fetch_replica_states(app_name: str) -> list[dict[str, Any]]:
-    """What each running replica says (see `Service.state`); empty when none runs."""
+    """Queries all running replicas (see `Service.state`); empty if none answers."""
     import ray
     from ray import serve
     from ray.serve.exceptions import RayServeException
@@ -111,17 +146,14 @@ def fetch_replica_states(app_name: str) -> list[dict[str, Any]]:
     try:
         handle = serve.get_deployment_handle(DEPLOYMENT, app_name)
         states: list[dict[str, Any]] = handle.broadcast("state").results(timeout_s=_STATE_TIMEOUT_S)
-    except (
-        KeyError,
-        RayServeException,
-        ray.exceptions.RayError,
-        TimeoutError,
-    ):  # KeyError: not deployed yet.
+    # KeyError: the application is not deployed yet.
+    except (KeyError, RayServeException, ray.exceptions.RayError, TimeoutError):
         return []
     return states
 
 
 def _answering_version(endpoint: Endpoint) -> str:
+    """Returns the version that answers, or the error if none does."""
     try:
         return str(client.health(endpoint.url, timeout_s=_STATE_TIMEOUT_S)["version"])
     except RaydcError as error:
@@ -129,7 +161,10 @@ def _answering_version(endpoint: Endpoint) -> str:
 
 
 def _raise_if_failed(endpoint: Endpoint) -> None:
-    """Does not wait for Serve's further attempts where raydc itself has refused."""
+    """Raises ServeError as soon as the start has failed.
+
+    Serve would try several times more, although a version that raydc refuses stays refused.
+    """
     from ray import serve
 
     state = serve.status().applications.get(endpoint.app_name)
@@ -144,8 +179,9 @@ def _raise_if_failed(endpoint: Endpoint) -> None:
 
 
 def _reason(message: str) -> str:
-    """The error at the end of the traceback that Serve gives as its message."""
+    """Extracts the error of raydc from the traceback in Serve's message."""
     lines = [line for line in message.strip().splitlines() if line.strip()]
+    # From the end: an error that was raised from another one comes last.
     for start, line in reversed(list(enumerate(lines))):
         if match := _RAYDC_ERROR.match(line):
             return "\n".join([line[match.end() :], *lines[start + 1 :]])

@@ -1,5 +1,8 @@
-"""What runs beside the version that an alias stands for: a canary, which answers a fraction of the requests, and a
-shadow, which gets copies and answers nobody. And the rule by which a canary is promoted or dropped."""
+"""Canaries and shadows of an endpoint, from the driver: start, end, observe, decide.
+
+A canary answers a fraction of the requests. A shadow gets copies of requests, and its answers reach
+no client. `decide` is the rule by which a canary is promoted or dropped.
+"""
 
 from __future__ import annotations
 
@@ -33,30 +36,31 @@ def start(
     why: str = "",
     ready_timeout_s: float = 180.0,
 ) -> None:
-    """Begins a canary or a shadow beside the version of an alias, or changes its fraction.
+    """Starts a canary or a shadow of an alias, or changes its fraction.
 
     Args:
-        storage: Where the registry is.
-        model: The model.
+        storage: Storage that holds the registry.
+        model: Name of the model.
         alias: An alias that an endpoint of the connected Ray serves.
-        kind: What it is to be.
-        version: The version that runs beside.
-        fraction: Of the requests, above 0 and at most 1.
-        who: For the history.
-        why: The same.
-        ready_timeout_s: How long the endpoint may take to load it.
+        kind: `canary` or `shadow`.
+        version: Version of the canary or shadow.
+        fraction: Its share of the requests, above 0 and at most 1.
+        who: Author of the change, for the history.
+        why: Reason of the change, for the history.
+        ready_timeout_s: Time limit until all replicas have loaded it.
 
     Raises:
         RegistryError: There is no such version.
-        ServeError: No endpoint serves the alias, it stands for that version itself, or the version does not load;
-            nothing has changed.
+        ServeError: No endpoint serves the alias, the alias has that version itself, or the version
+            does not load. Nothing has changed.
     """
     registry = Registry(storage)
+    # Raises if there is no such version.
     registry.folder(model, version)
 
     def change(now: Traffic) -> Traffic:
         if now.version == version:
-            raise ServeError(f"version {version} of {model} is what {alias!r} stands for already")
+            raise ServeError(f"version {version} of {model} is the version of {alias!r} already")
         return now.model_copy(update={kind: TrafficShare(version=version, fraction=fraction)})
 
     _change(registry, model, alias, change, ready_timeout_s, who, why)
@@ -72,13 +76,22 @@ def end(
     why: str = "",
     ready_timeout_s: float = 180.0,
 ) -> TrafficShare:
-    """Ends a canary or a shadow; arguments as of `start`.
+    """Ends a canary or a shadow.
+
+    Args:
+        storage: Storage that holds the registry.
+        model: Name of the model.
+        alias: An alias that an endpoint of the connected Ray serves.
+        kind: `canary` or `shadow`.
+        who: Author of the change, for the history.
+        why: Reason of the change, for the history.
+        ready_timeout_s: Time limit until all replicas have changed.
 
     Returns:
-        What ran.
+        The share that it had.
 
     Raises:
-        ServeError: No endpoint serves the alias, or nothing of that kind runs beside it.
+        ServeError: No endpoint serves the alias, or it has none of that kind.
     """
 
     def change(now: Traffic) -> Traffic:
@@ -103,7 +116,7 @@ def _change(
     who: str,
     why: str,
 ) -> Traffic:
-    before = switchover.traffic(registry.storage, model, alias, change, ready_timeout_s)
+    before = switchover.change_traffic(registry.storage, model, alias, change, ready_timeout_s)
     if before is None:
         raise ServeError(
             f"no endpoint serves {model} {alias!r} on this Ray",
@@ -116,7 +129,17 @@ def _change(
 def record_changes(
     registry: Registry, model: str, alias: str, before: Traffic, after: Traffic, who: str, why: str
 ) -> None:
-    """Writes into the history which canary and shadow have begun and ended between two traffics."""
+    """Writes into the history which canary and shadow started and ended.
+
+    Args:
+        registry: The registry.
+        model: Name of the model.
+        alias: The alias.
+        before: Traffic before the change.
+        after: Traffic after it.
+        who: Author of the change; empty means the user of this process.
+        why: Reason of the change.
+    """
     for kind in ("canary", "shadow"):
         old, new = getattr(before, kind), getattr(after, kind)
         if old == new:
@@ -129,12 +152,18 @@ def record_changes(
         )
 
 
-# How they do ------------------------------------------------------------------------------------------------
+# Observation and decision -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class CanaryReport:
-    """What the replicas counted since the traffic changed last: requests by version, and the shadow's comparison."""
+    """Counts of all replicas since the traffic last changed.
+
+    Attributes:
+        traffic: The traffic that holds.
+        tallies: Requests by version.
+        shadow: Summed comparison with the shadow; None without one.
+    """
 
     traffic: Traffic
     tallies: dict[int, Tally]
@@ -142,12 +171,17 @@ class CanaryReport:
 
 
 def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
-    """Asks all replicas.
+    """Collects the counts of all replicas.
+
+    Args:
+        storage: Storage that holds the registry.
+        model: Name of the model.
+        alias: An alias that an endpoint of the connected Ray serves.
 
     Raises:
         ServeError: No endpoint serves the alias.
     """
-    found = switchover.find(storage, model, alias)
+    found = switchover.find_endpoint(storage, model, alias)
     if found is None:
         raise ServeError(
             f"no endpoint serves {model} {alias!r} on this Ray", "Start it first: raydc serve SPEC"
@@ -160,6 +194,7 @@ def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
         )
         for version in traffic.versions
     }
+    # Replicas that have had no request to copy have no comparison.
     copies = [state["shadow"] for state in states if state["shadow"]]
     shadow = (
         {name: sum(one[name] for one in copies) for name in copies[0] if name != "version"}
@@ -171,18 +206,30 @@ def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
 
 @dataclass(frozen=True)
 class CanaryDecision:
-    """What a rule says of a canary, and why."""
+    """The decision about a canary.
+
+    Attributes:
+        kind: `promote`, `drop` or `wait`.
+        reason: The figures that led to it.
+    """
 
     kind: Literal["promote", "drop", "wait"]
     reason: str
 
 
 def decide(stable: Tally, canary: Tally, rule: CanaryRule) -> CanaryDecision:
-    """Applies a rule to what has been counted. Pure.
+    """Decides about a canary by the counts of both versions. Pure.
 
-    A canary is dropped as soon as it has more errors than `min_requests` would allow. Latencies, and requests that it
-    refuses but the stable version would not, are compared when it has had `min_requests`. It must answer as many.
+    Too many errors drop it at once. Latencies and refusals are compared after `min_requests`
+    requests. To be promoted it must also have answered that many.
+
+    Args:
+        stable: Requests to the stable version.
+        canary: Requests to the canary.
+        rule: Limits of the spec.
     """
+    # The errors that `min_requests` requests may have are allowed from the start: otherwise one
+    # failure among the first ten requests would be a tenth of them.
     allowed = rule.max_error_fraction * max(rule.min_requests, canary.num_requests)
     if canary.num_errors > allowed:
         return CanaryDecision(
@@ -191,15 +238,22 @@ def decide(stable: Tally, canary: Tally, rule: CanaryRule) -> CanaryDecision:
     if canary.num_requests < rule.min_requests:
         return CanaryDecision("wait", f"{canary.num_requests} of {rule.min_requests} requests")
     if canary.refused_fraction > stable.refused_fraction + rule.max_error_fraction:
-        refused = f"{canary.refused_fraction:.1%} of its requests, the stable version {stable.refused_fraction:.1%}"
-        return CanaryDecision("drop", f"it refused {refused}")
-    ours, theirs = canary.percentile_s(0.95), stable.percentile_s(0.95)
-    if ours is not None and theirs is not None and ours > rule.max_latency_ratio * theirs:
+        ours, theirs = f"{canary.refused_fraction:.1%}", f"{stable.refused_fraction:.1%}"
+        return CanaryDecision(
+            "drop", f"it refused {ours} of its requests, the stable version {theirs}"
+        )
+    p95_s, stable_p95_s = canary.percentile_s(0.95), stable.percentile_s(0.95)
+    if (
+        p95_s is not None
+        and stable_p95_s is not None
+        and p95_s > rule.max_latency_ratio * stable_p95_s
+    ):
         return CanaryDecision(
             "drop",
-            f"p95 is {ours * 1000:.1f} ms, that of the stable version {theirs * 1000:.1f} ms",
+            f"p95 is {1e3 * p95_s:.1f} ms, that of the stable version {1e3 * stable_p95_s:.1f} ms",
         )
-    if canary.num_answered < rule.min_requests or theirs is None:
+    # Without an answer of the stable version there is nothing to compare with.
+    if canary.num_answered < rule.min_requests or stable_p95_s is None:
         return CanaryDecision(
             "wait", f"{canary.num_answered} of {rule.min_requests} requests answered"
         )
@@ -214,10 +268,18 @@ def follow(
     rule: CanaryRule,
     report: Say,
 ) -> CanaryDecision:
-    """Watches a version as canary until the rule promotes or drops it. The caller acts on the decision.
+    """Observes a canary until the rule promotes or drops it. The caller acts on the decision.
+
+    Args:
+        storage: Storage that holds the registry.
+        model: Name of the model.
+        alias: The alias whose canary it is.
+        version: Version of the canary.
+        rule: Limits of the spec, with a timeout after which the canary is dropped.
+        report: Called with each new reason to wait.
 
     Raises:
-        ServeError: No endpoint, or that version is the canary no more.
+        ServeError: No endpoint serves the alias, or another version is its canary now.
     """
     deadline = time.monotonic() + rule.timeout_s
     said = ""
@@ -225,7 +287,8 @@ def follow(
         seen = observe(storage, model, alias)
         if seen.traffic.canary is None or seen.traffic.canary.version != version:
             raise ServeError(
-                f"version {version} of {model} is no canary of {alias!r} any more: somebody changed it"
+                f"version {version} of {model} is no longer the canary of {alias!r}: "
+                "somebody changed it"
             )
         decision = decide(seen.tallies[seen.traffic.version], seen.tallies[version], rule)
         if decision.kind != "wait":

@@ -1,8 +1,10 @@
-"""Changes who answers behind an endpoint that runs, without a failed request and at one instant on all replicas.
+"""Switches the versions of a running endpoint at one instant on all replicas. Runs in the driver.
 
-Two declarations: the first has every replica load and prove the new versions beside the old ones; the second
-names the instant from which they answer, a little ahead, so that every replica knows it before it comes. A client
-that has seen the new version does not see the old one again (hosts must agree on the time, as NTP makes them do).
+A switch takes two declarations. After the first one every replica loads and verifies the new
+versions while the old ones answer. The second one names the instant from which the new ones answer,
+a little ahead, so that every replica knows it before it comes. No request fails, and a client that
+has seen the new version does not see the old one again, if the hosts' clocks agree, as NTP keeps
+them.
 """
 
 from __future__ import annotations
@@ -10,21 +12,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from raydc.engine import serve_client
 from raydc.errors import ServeError
 from raydc.serve.control import application as application_module
 from raydc.serve.control.readiness import Endpoint, wait_until_answering, wait_until_applied
 from raydc.serve.settings import Settings, Traffic
 from raydc.storage import Storage
 
-# Serve tells a fifth of the replicas at a time, each within about 0.2 s.
+# Serve passes settings to a fifth of the replicas at a time, which takes each about 0.2 s.
 _LEAD_S = 2.0
 _LEAD_PER_REPLICA_S = 0.3
+
+# `serve.optimize` compiles the network in each replica, which may take minutes.
+_COMPILE_TIMEOUT_S = 600.0
+# Settings without a switch: they hold as soon as a replica has them.
+_AT_ONCE = {"staged": (), "before": None, "since_s": 0.0}
 
 Change = Callable[[Traffic], Traffic]
 
 
-def find(storage: Storage, model: str, alias: str) -> application_module.Application | None:
-    """The endpoint of the connected Ray that serves this alias, or None."""
+def find_endpoint(
+    storage: Storage, model: str, alias: str
+) -> application_module.Application | None:
+    """Finds the application on the connected Ray that serves an alias; None if there is none.
+
+    Args:
+        storage: Storage that holds the registry; one of another storage does not count.
+        model: Name of the model.
+        alias: The alias.
+    """
     found = application_module.find_application(model)
     if found is None:
         return None
@@ -32,25 +48,25 @@ def find(storage: Storage, model: str, alias: str) -> application_module.Applica
     return found if (settings.storage, settings.alias) == (storage.uri, alias) else None
 
 
-def traffic(
+def change_traffic(
     storage: Storage, model: str, alias: str, change: Change, ready_timeout_s: float
 ) -> Traffic | None:
     """Changes the traffic of the endpoint that serves an alias.
 
     Args:
-        storage: Where the registry is.
-        model: The model.
+        storage: Storage that holds the registry.
+        model: Name of the model.
         alias: The alias that the endpoint serves.
-        change: The traffic now to the traffic wanted.
-        ready_timeout_s: How long all of it may take.
+        change: Maps the present traffic to the wanted one.
+        ready_timeout_s: Time limit for all of it.
 
     Returns:
-        The traffic before; None where no such endpoint runs.
+        The traffic before; None if no such endpoint runs.
 
     Raises:
-        ServeError: A version does not load or the time is over; what answered before answers still.
+        ServeError: A version does not load or the time is over. The versions before still answer.
     """
-    before = find(storage, model, alias)
+    before = find_endpoint(storage, model, alias)
     if before is None:
         return None
     settings = application_module.read_settings(before)
@@ -58,55 +74,74 @@ def traffic(
     endpoint = Endpoint(
         application_module.application_url(before), model, wanted.traffic.version, alias
     )
-    declared(endpoint, application_module.replace_settings(before, wanted), before, ready_timeout_s)
+    apply_and_wait(
+        endpoint, application_module.replace_settings(before, wanted), before, ready_timeout_s
+    )
     return settings.traffic
 
 
-def declared(
+def apply_and_wait(
     endpoint: Endpoint,
     application: application_module.Application,
     before: application_module.Application | None,
     ready_timeout_s: float,
 ) -> None:
-    """Declares an application and waits for it; where it fails, what was there before is declared again.
+    """Declares an application and waits until it answers; a failure declares the old one again.
+
+    Args:
+        endpoint: The endpoint as it should be.
+        application: The application to declare.
+        before: The application that runs; None for a new endpoint.
+        ready_timeout_s: Time limit for all of it.
 
     Raises:
-        ServeError: As of `traffic`; or somebody else has changed the endpoint meanwhile, and what they declared stands.
+        ServeError: A version does not load or the time is over, and the versions before still
+            answer. Or somebody else has changed the endpoint meanwhile, and their change stands.
     """
     deadline = time.monotonic() + ready_timeout_s
     if application_module.read_settings(application).optimize != "none":
         deadline += _COMPILE_TIMEOUT_S
-    change = _TrafficChange(endpoint, application, deadline)
+    declaration = _Declaration(endpoint, application, deadline)
     try:
         old = application_module.read_settings(before) if before is not None else None
         new = application_module.read_settings(application)
+        # A new endpoint, or one of another model, has no old version that could answer meanwhile.
         if old is None or not _is_same_model(old, new):
-            change.tell(new.model_copy(update=_AT_ONCE))
+            declaration.apply(new.model_copy(update=_AT_ONCE))
         else:
-            change.shift(old.traffic, new)
+            declaration.switch_over(old.traffic, new)
         wait_until_answering(endpoint, new.traffic, deadline)
-    except (
-        BaseException
-    ):  # Ctrl-C too: an endpoint must not change over with nobody who moves the alias.
-        if change.stands():
+    # Ctrl-C too: the endpoint must not change over if nobody is left to move the alias.
+    except BaseException:
+        if declaration.is_current():
             if before is not None:
-                application_module.apply(before)
+                put_application(before)
             else:
                 application_module.remove(endpoint.model)
         raise
 
 
-# Compilers take their time.
-_COMPILE_TIMEOUT_S = 600.0
-_AT_ONCE = {"staged": (), "before": None, "since_s": 0.0}
+def put_application(application: application_module.Application) -> None:
+    """Declares an application, and leaves the others that Serve runs as they are."""
+    others = [one for one in serve_client.applications() if one["name"] != application["name"]]
+    # Serve removes applications that a declaration leaves out.
+    serve_client.apply([*others, application])
 
 
 def _is_same_model(old: Settings, new: Settings) -> bool:
     return (old.storage, old.model, old.alias) == (new.storage, new.model, new.alias)
 
 
-class _TrafficChange:
-    """What this process has declared of an endpoint last. Serve keeps what was declared last by anybody."""
+class _Declaration:
+    """The settings that this process declared last for an endpoint.
+
+    Serve keeps whatever was declared last, by any process; this notices if another one did.
+
+    Args:
+        endpoint: The endpoint.
+        application: Its application; the settings in it are replaced.
+        deadline: Value of `time.monotonic()` at which all waiting ends.
+    """
 
     def __init__(
         self, endpoint: Endpoint, application: application_module.Application, deadline: float
@@ -114,44 +149,48 @@ class _TrafficChange:
         self._endpoint = endpoint
         self._application = application
         self._deadline = deadline
-        self._told: Settings | None = None
+        self._settings: Settings | None = None
 
-    def stands(self) -> bool:
-        """Whether nobody else has declared something since."""
+    def is_current(self) -> bool:
+        """Whether the declaration stands, and nobody else has made another one."""
         found = application_module.find_application(self._endpoint.model)
         return (
-            self._told is not None
+            self._settings is not None
             and found is not None
-            and application_module.read_settings(found) == self._told
+            and application_module.read_settings(found) == self._settings
         )
 
-    def tell(self, settings: Settings) -> int:
-        """Declares these settings; returns the number of replicas once all of them hold them."""
-        if self._told is not None and not self.stands():
+    def apply(self, settings: Settings) -> int:
+        """Declares settings and waits until all replicas hold them; returns their number."""
+        if self._settings is not None and not self.is_current():
             raise _overtaken(self._endpoint)
-        self._told = settings
-        application_module.apply(application_module.replace_settings(self._application, settings))
+        self._settings = settings
+        put_application(application_module.replace_settings(self._application, settings))
 
         def check() -> None:
-            if not self.stands():
+            if not self.is_current():
                 raise _overtaken(self._endpoint)
 
         return wait_until_applied(self._endpoint, settings, self._deadline, check)
 
-    def shift(self, old: Traffic, new: Settings) -> None:
-        """Changes over in two parts."""
+    def switch_over(self, old: Traffic, new: Settings) -> None:
+        """Loads the versions of `new` while `old` answers, then switches at one instant."""
         staged = {"traffic": old, "staged": new.traffic.versions, "before": None, "since_s": 0.0}
-        num_replicas = self.tell(new.model_copy(update=staged))
+        num_replicas = self.apply(new.model_copy(update=staged))
+        # Only limits have changed: no instant is needed, and none is waited for.
         if old == new.traffic:
-            self.tell(new.model_copy(update=_AT_ONCE))
+            self.apply(new.model_copy(update=_AT_ONCE))
             return
         since_s = time.time() + _LEAD_S + _LEAD_PER_REPLICA_S * num_replicas
-        self.tell(new.model_copy(update={"staged": (), "before": old, "since_s": since_s}))
+        self.apply(new.model_copy(update={"staged": (), "before": old, "since_s": since_s}))
+        # The caller moves the alias when this returns, so the switch must be over.
         time.sleep(max(0.0, since_s - time.time()))
 
 
 def _overtaken(endpoint: Endpoint) -> ServeError:
     return ServeError(
-        f"somebody else has changed the endpoint of {endpoint.model} meanwhile, and their change stands",
-        "`raydc canary SPEC` says what answers; the history in the registry says who it was. Then try again.",
+        f"somebody else has changed the endpoint of {endpoint.model} meanwhile, "
+        "and their change stands",
+        "`raydc canary SPEC` shows the versions that answer; the history in the registry says who "
+        "it was. Then try again.",
     )
