@@ -1,4 +1,4 @@
-"""Breaks a user's own spec on purpose, small, and says whether it ended as if nobody had touched it."""
+"""`raydc chaos`: breaks a small run of a user's spec on purpose and checks how it ends."""
 
 from raydc.chaos.experiment import Options, run
 from raydc.chaos.nodes import Nodes

@@ -1,4 +1,4 @@
-"""Whether a run that was broken ended as one that was not."""
+"""Compares the end of a disturbed run with that of an undisturbed one. Runs in the driver."""
 
 from __future__ import annotations
 
@@ -16,24 +16,29 @@ from raydc.tracking import events
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunEnding:
     """How a run ended.
 
     Attributes:
-        weights: sha256 of the file of the last weights.
-        checkpoint: The last one.
-        losses: Of each step of the history that survives.
-        rows: What is wrong with the ledger of rows.
+        weights: sha256 of the file with the last weights.
+        checkpoint: The last checkpoint.
+        losses: Loss by step, in the surviving history.
+        row_violations: Rows that were used wrongly, see `ledger.violations`.
     """
 
     weights: str
     checkpoint: Found
     losses: dict[int, float]
-    rows: list[str]
+    row_violations: list[str]
 
 
-def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> Ending:
-    """How the run in a folder ended.
+def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> RunEnding:
+    """Reads how a run ended.
+
+    Args:
+        folder: Folder of the run.
+        spec: Its resolved spec.
+        num_rows: Training rows of its data set.
 
     Raises:
         ChaosError: No checkpoint verifies.
@@ -44,16 +49,17 @@ def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> Ending:
     history = events.surviving(events.read(folder, "metrics"))
     losses = {record["step"]: record["loss"] for record in history if record["kind"] == "step"}
     rows = ledger.violations(history, spec.seed, num_rows, spec.train.global_batch_size)
-    return Ending(sha256(found.files["model.safetensors"]), found, losses, rows)
+    return RunEnding(sha256(found.files["model.safetensors"]), found, losses, rows)
 
 
-def differences(undisturbed: Ending, disturbed: Ending) -> list[str]:
-    """What a person has to know of how they differ; empty where they are equal to the last bit."""
+def differences(undisturbed: RunEnding, disturbed: RunEnding) -> list[str]:
+    """Describes how two runs differ; empty if they are equal to the last bit."""
     found = []
     steps = undisturbed.losses.keys() | disturbed.losses.keys()
     parted = sorted(
         step for step in steps if undisturbed.losses.get(step) != disturbed.losses.get(step)
     )
+    # Every later step differs too, so only the first says where to look.
     if parted:
         step = parted[0]
         values = (
@@ -69,6 +75,7 @@ def differences(undisturbed: Ending, disturbed: Ending) -> list[str]:
             safetensors.torch.load(bytes(e.checkpoint.files[name]))
             for e in (undisturbed, disturbed)
         )
+        # By tensor, so that the message can name one.
         names = [
             key for key, tensor in one.items() if key not in other or not _equal(tensor, other[key])
         ]
@@ -80,6 +87,7 @@ def differences(undisturbed: Ending, disturbed: Ending) -> list[str]:
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    # Bytes, because == finds -0.0 equal to 0.0, and a NaN different from itself.
     return (
         one.dtype == other.dtype
         and one.shape == other.shape

@@ -1,4 +1,7 @@
-"""A run whose driver, workers and nodes are killed as a schedule says, and started again until it has ended."""
+"""A drill: a run whose driver, workers and nodes are killed by a schedule until it has ended.
+
+Runs in the process of `raydc chaos`; each driver of the run is a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,24 @@ from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
 
+# Finer than a step, so that a driver is killed soon after its fault has fired.
 _LOOK_EVERY_S = 0.05
-_LIFE_TIMEOUT_S = 1800.0
+_DRIVER_TIMEOUT_S = 1800.0
 _SHOWN_LINES = 15
 # Kills or drains (by the kind of fault) the node of the process with this id.
 OnNode = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Happened:
+class FiredFault:
     """A fault that fired.
 
     Attributes:
-        fault: Which.
-        rank: Of the worker where it did.
+        fault: The fault.
+        rank: Rank of the worker in which it fired.
         step: Steps that were done then.
-        to_next_step_s: From there to the end of the next step that was new; None where the run was over.
+        to_next_step_s: Seconds from there to the end of the next new step; None if the run was
+            over.
     """
 
     fault: Fault
@@ -42,14 +47,14 @@ class Happened:
 
 
 class Drill:
-    """One run.
+    """One run that is disturbed by a schedule.
 
     Args:
-        spec: Resolved and small.
-        folder: Of the run: new.
+        spec: A resolved, small spec.
+        folder: Folder of the run, which must be new.
         data_folder: A prepared data set.
-        address: Of the Ray that drivers attach to.
-        on_node: Drains or kills the node of a process; None where the schedule does neither.
+        address: Address of the Ray that drivers attach to.
+        on_node: Drains or kills the node of a process; None if the schedule does neither.
     """
 
     def __init__(
@@ -67,26 +72,32 @@ class Drill:
         self._on_node = on_node
         folder.write_json("resolved.json", specs.to_dict(spec))
 
-    def run(self, schedule: Sequence[Fault] = ()) -> list[Happened]:
-        """Trains until the run has ended.
+    def run(self, schedule: Sequence[Fault] = ()) -> list[FiredFault]:
+        """Trains until the run has ended, with a new driver after each that was killed.
+
+        Args:
+            schedule: Faults that are to fire. Default: none, for an undisturbed run.
 
         Returns:
-            What happened, in order.
+            The faults that fired, in order.
 
         Raises:
-            ChaosError: A driver failed though nobody had killed it, or hangs.
+            ChaosError: A driver failed although no fault had killed it, or it hangs.
         """
         fault_injection.plan(self.folder, schedule)
         handled: set[str] = set()
         workers = ""
         while True:
-            ended_by = self._live(schedule, handled, workers)
+            ended_by = self._run_driver(schedule, handled, workers)
             if ended_by is None:
-                return self._happened(schedule)
+                return self._fired(schedule)
+            # A resize lasts until the next one.
             workers = str(ended_by.workers or workers)
 
-    def _live(self, schedule: Sequence[Fault], handled: set[str], workers: str) -> Fault | None:
-        """One driver, from its start to its end; the fault that killed it."""
+    def _run_driver(
+        self, schedule: Sequence[Fault], handled: set[str], workers: str
+    ) -> Fault | None:
+        """Runs one driver to its end; returns the fault that killed it, or None."""
         command = [
             sys.executable,
             "-m",
@@ -100,6 +111,7 @@ class Drill:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
+                # Not killed by a Ctrl-C that is meant for this process.
                 start_new_session=True,
             )
             try:
@@ -115,8 +127,10 @@ class Drill:
     def _watch(
         self, process: subprocess.Popen[str], schedule: Sequence[Fault], handled: set[str]
     ) -> Fault | None:
-        deadline_s = time.monotonic() + _LIFE_TIMEOUT_S
+        """Waits for the driver's end or for a fault that this process has to carry out."""
+        deadline_s = time.monotonic() + _DRIVER_TIMEOUT_S
         while time.monotonic() < deadline_s:
+            # The exit code first, so that a fault that fired before the end is always seen.
             code = process.poll()
             fired = fault_injection.fired(self.folder)
             new = [fault for fault in schedule if fault.id in fired.keys() - handled]
@@ -126,18 +140,19 @@ class Drill:
                     return fault
                 if fault.kind in (NODE, DRAIN) and self._on_node is not None:
                     self._on_node(fault.kind, fired[fault.id]["pid"])
+                # Without workers the driver itself trains, so every fault has killed it.
                 if self._spec.scaling.max_workers == 0:
-                    return fault  # The driver is the worker.
+                    return fault
             if code == 0:
                 return None
             if code is not None:
                 raise ChaosError(
-                    f"the run has failed with exit code {code}, though nothing had broken it"
+                    f"the run failed with exit code {code} although no fault had killed it"
                 )
             time.sleep(_LOOK_EVERY_S)
-        raise ChaosError(f"the run was not over after {_LIFE_TIMEOUT_S:.0f} s")
+        raise ChaosError(f"the run was not over after {_DRIVER_TIMEOUT_S:.0f} s")
 
-    def _happened(self, schedule: Sequence[Fault]) -> list[Happened]:
+    def _fired(self, schedule: Sequence[Fault]) -> list[FiredFault]:
         fired = fault_injection.fired(self.folder)
         steps = [
             record for record in events.read(self.folder, "metrics") if record["kind"] == "step"
@@ -148,11 +163,12 @@ class Drill:
                 continue
             proof = fired[fault.id]
             at_s, done = proof["time_s"], proof["step"]
+            # The first step after it that had not been done before it.
             next_s = min(
                 (r["time_s"] for r in steps if r["step"] > done and r["time_s"] > at_s),
                 default=None,
             )
             found.append(
-                Happened(fault, proof["rank"], done, None if next_s is None else next_s - at_s)
+                FiredFault(fault, proof["rank"], done, None if next_s is None else next_s - at_s)
             )
         return sorted(found, key=lambda one: float(fired[one.fault.id]["time_s"]))

@@ -1,8 +1,8 @@
-"""The driver of a run that is to be broken, in a process of its own, so that its death is a real one.
+"""The driver of a disturbed run, in a process of its own, so that its death is real.
 
     python -m raydc.chaos.driver RUN_FOLDER DATA_FOLDER ADDRESS NUM_WORKERS
 
-NUM_WORKERS is empty for what the spec says.
+An empty NUM_WORKERS means the number in the spec.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raydc.storage import Storage
 
 
 def main(arguments: list[str]) -> int:
-    """Trains, or goes on training. Returns the exit code."""
+    """Trains or resumes, with the arguments of the command line; returns the exit code."""
     try:
         _train(*arguments)
     except RaydcError as error:
@@ -31,6 +31,7 @@ def _train(run_uri: str, data_uri: str, address: str, workers: str) -> None:
     spec = specs.resolve(specs.from_dict(folder.read_json("resolved.json"), "resolved.json"))
     if workers:
         spec = specs.with_values(spec, {"scaling.num_workers": int(workers)})
+    # Without workers the run needs no Ray.
     if spec.scaling.max_workers:
         engine.connect(address)
     data = prepared.load(Storage(data_uri))

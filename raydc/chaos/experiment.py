@@ -1,4 +1,7 @@
-"""`raydc chaos`: the same steps again in one process, then a run that is killed as a seed says."""
+"""The experiment of `raydc chaos`: repeats the steps in one process, then runs a drill.
+
+Runs in the process of the command.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 from raydc import plan
 from raydc import spec as specs
 from raydc.chaos import compare, culprit, forward_trace, schedule, small
-from raydc.chaos.drill import Drill, Happened
+from raydc.chaos.drill import Drill, FiredFault
 from raydc.chaos.nodes import Nodes
 from raydc.checkpoint.store import CheckpointStore, name_of
 from raydc.data.prepared import Prepared
@@ -22,16 +25,19 @@ from raydc.storage import Storage
 from raydc.tracking.phase_timer import read_account
 from raydc.tracking.time_account import format_lines
 
+_KEEP_ALL = 1000
+
 
 @dataclass(frozen=True)
 class Options:
     """How much is broken.
 
     Attributes:
-        num_steps: Of the small run.
-        seed: Of the schedule.
+        num_steps: Steps of the small run.
+        seed: Seed of the schedule.
         num_kills: Faults of the schedule.
-        only: Kinds of faults, of `schedule.CHOICES`; empty: all that fit the spec and leave a cluster as it is.
+        only: Kinds of faults, of `schedule.CHOICES`. Empty: all that fit the spec and touch no
+            node.
     """
 
     num_steps: int = 24
@@ -49,23 +55,23 @@ def run(
     options: Options,
     nodes: Nodes | None = None,
 ) -> None:
-    """Runs the spec small, undisturbed and disturbed, and says how they compare.
+    """Runs a small version of a spec, undisturbed and disturbed, and compares the two.
 
-    Everything is in `runs/<name>-chaos`, which is made anew; the run of the spec itself is not touched.
+    Everything is in `runs/<name>-chaos`, which is replaced; the user's own run is not touched.
 
     Args:
-        spec: Resolved.
-        data: Prepared from it.
-        storage: Of the spec.
+        spec: The user's resolved spec.
+        data: The data set that was prepared from it.
+        storage: Storage of the spec.
         engine: The Ray that drivers attach to.
-        report: Takes lines.
+        report: Shows a line.
         options: How much is broken.
-        nodes: Of this Ray, to be killed and drained. Default: no node is touched.
+        nodes: Nodes of this Ray that may be killed and drained. Default: no node is touched.
 
     Raises:
-        ChaosError: The disturbed run did not end as the undisturbed one; what keeps hidden state is named.
-        UsageError: A fault that this spec or cluster cannot have.
-        RunError: A run of the user is named as the folder that is needed.
+        ChaosError: The runs differ; the module with hidden state is named if there is one.
+        UsageError: This spec or cluster cannot have one of the faults.
+        RunError: A run of the user has the name of the folder.
     """
     most = _most_workers(spec, engine)
     faults = schedule.draw(
@@ -76,35 +82,43 @@ def run(
         most,
     )
     folder = _new_folder(spec, storage)
-    little = small.make_spec(spec, options.num_steps, max_failures=2 * len(faults) + 2)
-    rows = small.make_data(little, data, options.num_steps, folder / "data")
-    batch = f"{little.train.global_batch_size} of {rows.num_rows['train']:,} rows"
-    report(f"chaos     {options.num_steps} steps of {batch}, {_crew(little)}; in {folder.uri}")
+    little = small.shrink_spec(spec, options.num_steps, max_failures=2 * len(faults) + 2)
+    rows = small.shrink_data(little, data, options.num_steps, folder / "data")
+    size = f"{little.train.global_batch_size} rows, out of {rows.num_rows['train']:,}"
+    report(f"chaos     {options.num_steps} steps of {size}; {_workers(little)}; in {folder.uri}")
     traced = check_again(little, rows, folder)
-    report("chaos     the same steps again, and resumed in the middle: bit for bit the same")
+    report("chaos     repeated, and resumed in the middle: bit for bit the same")
+    # The traced run in this process has the same bits as one on workers, if the spec is exact.
     undisturbed = traced
     if not _is_comparable(little, engine):
         undisturbed = folder / "undisturbed"
         Drill(little, undisturbed, rows.folder, engine.address).run()
-    on_node = nodes.take_away if nodes is not None else None
+    on_node = nodes.remove if nodes is not None else None
     drill = Drill(little, folder / "disturbed", rows.folder, engine.address, on_node)
-    happened = drill.run(faults)
-    for one in happened:
-        report(f"chaos     {_line(one)}")
-    _judge(little, rows, undisturbed, drill.folder, faults, happened, report)
+    fired = drill.run(faults)
+    for one in fired:
+        report(f"chaos     {_describe(one)}")
+    _judge(little, rows, undisturbed, drill.folder, faults, fired, report)
 
 
 def choices_of(
     spec: ResolvedSpec, most: int, only: Sequence[str], with_nodes: bool = False
 ) -> list[str]:
-    """Kinds of faults that a spec can have.
+    """Kinds of faults that a spec can have, in the order of `schedule.CHOICES`.
+
+    Args:
+        spec: The user's resolved spec.
+        most: Largest number of workers that the cluster has room for.
+        only: Kinds that the user wants; empty for all.
+        with_nodes: Whether nodes may be killed and drained.
 
     Raises:
-        UsageError: One that was asked for, and that it cannot have.
+        UsageError: The user wants a kind that the spec or cluster cannot have.
     """
     can = [WORKER, schedule.CHECKPOINT, schedule.RESTORE]
     if spec.scaling.max_workers:
         can.append(DRIVER)
+    # Without exactness, another number of workers gives other bits.
     if spec.train.exact and most > 1:
         can.append(RESIZE)
     if with_nodes and spec.scaling.max_workers:
@@ -127,6 +141,7 @@ def _most_workers(spec: ResolvedSpec, engine: Engine) -> int:
 def _new_folder(spec: ResolvedSpec, storage: Storage) -> Storage:
     name = f"{spec.name}-chaos"
     folder = storage / "runs" / name
+    # Runs of the user have this file, those of a drill do not.
     if folder.exists("resolved.yaml"):
         raise RunError(
             f"{folder.uri} is a run of its own",
@@ -136,34 +151,42 @@ def _new_folder(spec: ResolvedSpec, storage: Storage) -> Storage:
     return folder
 
 
-def _crew(spec: ResolvedSpec) -> str:
+def _workers(spec: ResolvedSpec) -> str:
     workers = spec.scaling.max_workers
     return f"{workers} worker(s)" if workers else "in one process"
 
 
 def _is_comparable(spec: ResolvedSpec, engine: Engine) -> bool:
-    """Whether a run in the calling process has the bits of one on workers."""
+    """Whether a run in the calling process has the same bits as one on workers."""
     return spec.train.exact and not plan.uses_gpu(spec, engine.resources)
 
 
-# The same again --------------------------------------------------------------------------------------
+# The same steps again
+# --------------------------------------------------------------------------------------
 
 
 def check_again(spec: ResolvedSpec, data: Prepared, folder: Storage) -> Storage:
-    """Trains in this process: from the start, from the start again, and from a checkpoint in the middle.
+    """Trains three times in this process: twice from the start, once from a checkpoint in the
+    middle.
+
+    Args:
+        spec: A small resolved spec.
+        data: Its data set.
+        folder: Folder for the three runs.
 
     Returns:
         The folder of the first run.
 
     Raises:
-        ChaosError: They differ; the module that is to blame is named.
+        ChaosError: The runs differ; the module to blame is named.
     """
     alone = specs.with_values(
         spec,
         {
             "scaling.num_workers": 0,
             "scaling.use_gpu": spec.scaling.use_gpu,
-            "checkpoint.num_to_keep": 1000,
+            # All, to have one in the middle.
+            "checkpoint.num_to_keep": _KEEP_ALL,
         },
     )
     first, again, resumed = (folder / name for name in ("first", "again", "resumed"))
@@ -186,10 +209,10 @@ def _traced(spec: ResolvedSpec, data: Prepared, folder: Storage) -> forward_trac
 
 
 def _copy_middle(first: Storage, resumed: Storage) -> None:
-    store = CheckpointStore(first / "checkpoints", 1000)
+    store = CheckpointStore(first / "checkpoints", _KEEP_ALL)
     steps = store.steps()
     found = store.read(steps[len(steps) // 2 - 1])
-    CheckpointStore(resumed / "checkpoints", 1000).write(found.step, found.files, found.meta)
+    CheckpointStore(resumed / "checkpoints", _KEEP_ALL).write(found.step, found.files, found.meta)
 
 
 def _refuse(
@@ -198,14 +221,16 @@ def _refuse(
     if found is None:
         return
     num_steps = spec.train.max_steps or 1
-    step = found.call * num_steps // len(whole.calls) + 1
+    # Each step has the same number of passes: one for each logical shard.
+    step = found.pass_index * num_steps // len(whole.passes) + 1
     raise ChaosError(f"step {step} differs when it is done {when}: {found.reason}", found.remedy)
 
 
-# The report ------------------------------------------------------------------------------------------
+# The report
+# ------------------------------------------------------------------------------------------
 
 
-def _line(one: Happened) -> str:
+def _describe(one: FiredFault) -> str:
     took = (
         "the run was over"
         if one.to_next_step_s is None
@@ -220,19 +245,19 @@ def _judge(
     undisturbed: Storage,
     disturbed: Storage,
     faults: Sequence[Fault],
-    happened: Sequence[Happened],
+    fired: Sequence[FiredFault],
     report: Say,
 ) -> None:
     one, other = (
         compare.read(folder, spec, data.num_rows["train"]) for folder in (undisturbed, disturbed)
     )
     problems = compare.differences(one, other)
-    problems += [f"undisturbed: {fault}" for fault in one.rows] + [
-        f"disturbed: {fault}" for fault in other.rows
-    ]
-    missed = {fault.id for fault in faults} - {each.fault.id for each in happened}
+    problems += [f"undisturbed: {violation}" for violation in one.row_violations]
+    problems += [f"disturbed: {violation}" for violation in other.row_violations]
+    # A fault that did not fire proves nothing, so it is a failure too.
+    missed = {fault.id for fault in faults} - {each.fault.id for each in fired}
     problems += [
-        f"{schedule.describe(fault, fault.rank)}: did not happen"
+        f"{schedule.describe(fault, fault.rank)}: did not fire"
         for fault in faults
         if fault.id in missed
     ]
@@ -240,10 +265,10 @@ def _judge(
         report(f"          {line}")
     if problems:
         raise ChaosError(
-            "the disturbed run is not the undisturbed one:\n    " + "\n    ".join(problems),
+            "the disturbed run differs from the undisturbed one:\n    " + "\n    ".join(problems),
             f"The runs are in {undisturbed.uri} and {disturbed.uri}.",
         )
-    took = [each.to_next_step_s for each in happened if each.to_next_step_s is not None]
+    took = [each.to_next_step_s for each in fired if each.to_next_step_s is not None]
     times = (
         f"; a new step after {statistics.median(took):.1f} s (median), {max(took):.1f} s (worst)"
         if took
@@ -251,7 +276,8 @@ def _judge(
     )
     last = name_of(other.checkpoint.step)
     report(
-        f"chaos     resume equals undisturbed: {last} {other.weights[:16]}, {len(other.losses)} losses bit for bit"
+        f"chaos     disturbed equals undisturbed, bit for bit: {last} {other.weights[:16]}, "
+        f"{len(other.losses)} losses"
     )
-    report("chaos     exactly once: every row in its place")
-    report(f"done      {len(happened)} fault(s) survived{times}")
+    report("chaos     every row was used exactly once, in its place")
+    report(f"done      {len(fired)} fault(s) survived{times}")

@@ -1,5 +1,4 @@
-"""The ledger of rows: whether the history that survives has used each row exactly once an epoch, in the order of the
-seed."""
+"""The ledger of rows: was each used exactly once per epoch, in the order of the seed? Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +11,13 @@ from raydc import order
 def violations(
     history: Sequence[dict[str, Any]], seed: int, num_rows: int, batch_size: int
 ) -> list[str]:
-    """What is wrong with a history; empty where nothing is.
+    """Finds steps that are missing or have used wrong rows; empty if there are none.
 
     Args:
-        history: Records of `events.surviving`.
-        seed: Of the run.
-        num_rows: Training rows.
-        batch_size: Rows of a full step.
+        history: Surviving records of the run, of `events.surviving`.
+        seed: Seed of the run.
+        num_rows: Training rows of the data set.
+        batch_size: Rows of a full step, over all workers.
     """
     steps = [record for record in history if record["kind"] == "step"]
     found = []
@@ -30,7 +29,8 @@ def violations(
     for record in steps:
         epoch, step = divmod(record["step"] - 1, per_epoch)
         ids = order.batch_rows(seed, epoch, step, num_rows, batch_size)
-        # Steps of an epoch are disjoint parts of a permutation: each right step makes the epoch right.
+        # The steps of an epoch are disjoint parts of a permutation. So if each step has its own
+        # rows, each row of the epoch is used exactly once.
         if (record["rows"], record["row_fingerprint"]) != (len(ids), str(order.fingerprint(ids))):
             found.append(
                 f"step {record['step']} has used {record['rows']} rows that are not its own"

@@ -1,4 +1,4 @@
-"""Nodes of a Ray on this machine, to be killed and drained: real raylets, each with its own CPUs."""
+"""Nodes of a Ray on this machine that may be killed and drained: real raylets, one CPU each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from raydc.loop.fault_injection import DRAIN
 
 _CPUS_OF_NODE = 1
 _DRAIN_TIMEOUT_S = 60.0
-_DEADLINE_S = 600
+# Far away: the run has to leave because it can, not because time runs out.
+_DRAIN_DEADLINE_S = 600
 
 
 class Nodes:
     """A head without CPUs and some nodes of one CPU each. A context manager: they end with it.
 
     Args:
-        num_nodes: Beside the head.
+        num_nodes: Nodes besides the head.
     """
 
     def __init__(self, num_nodes: int) -> None:
@@ -32,13 +33,15 @@ class Nodes:
 
     @property
     def address(self) -> str:
-        """Of the head."""
+        """Address of the head."""
         return str(self._cluster.address)
 
     def __enter__(self) -> Nodes:
         from ray.cluster_utils import Cluster
 
+        # Before the first raylet starts: it reads the choice from the environment.
         engine.choose_auth(local=True)
+        # The head has no CPU, so that no worker runs where a kill would end the cluster.
         self._cluster = Cluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
         )
@@ -50,24 +53,27 @@ class Nodes:
         engine.disconnect()
         self._cluster.shutdown()
 
-    def take_away(self, kind: str, pid: int) -> None:
-        """Kills or drains the node of a worker; another one takes its place.
+    def remove(self, kind: str, pid: int) -> None:
+        """Kills or drains the node of a worker, and adds a new node.
 
         Args:
-            kind: Of the fault: node or drain.
-            pid: Of the worker.
+            kind: Kind of the fault: node or drain.
+            pid: Process id of the worker.
 
         Raises:
-            ChaosError: The worker is of no such node, or Ray does not drain it.
+            ChaosError: The worker runs on none of these nodes, or Ray does not drain it.
         """
+        # A raylet is the parent of its workers.
         raylet = _parent(pid)
         found = [node for node in self._cluster.worker_nodes if _raylet(node) == raylet]
         if not found:
-            raise ChaosError(f"process {pid} is of none of the nodes that may be taken away")
+            raise ChaosError(f"process {pid} runs on none of the nodes that may be removed")
         if kind == DRAIN:
+            # First, so that the run has somewhere to go.
             self._add()
             self._drain(found[0])
             return
+        # With its workers, as if the machine had lost power: orphans would notice and exit cleanly.
         for victim in (raylet, *_children(raylet)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
@@ -78,6 +84,7 @@ class Nodes:
         self._cluster.add_node(num_cpus=_CPUS_OF_NODE)
 
     def _drain(self, node: Any) -> None:
+        # Ray has no public Python call for it.
         command = [
             sys.executable,
             "-m",
@@ -91,7 +98,7 @@ class Nodes:
             "--reason-message",
             "raydc chaos",
             "--deadline-remaining-seconds",
-            str(_DEADLINE_S),
+            str(_DRAIN_DEADLINE_S),
         ]
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=_DRAIN_TIMEOUT_S, check=False
@@ -105,13 +112,14 @@ def _raylet(node: Any) -> int:
 
 
 def _parent(pid: int) -> int:
+    # Field 4 (ppid) of proc(5); the name before it is in parentheses and may contain spaces.
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _children(pid: int) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # It has just ended.
+        with contextlib.suppress(OSError):  # A process may end meanwhile.
             if _parent(int(path.name)) == pid:
                 found.append(int(path.name))
     return found

@@ -1,4 +1,4 @@
-"""What goes wrong, when and where, from a seed. Pure."""
+"""Draws a schedule of faults from a seed: what fails, when and where. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from raydc.errors import UsageError
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, RESTORED, STEP, WORKER, Fault
 
-# What `--only` may name: who is killed, or a worker at a place that is not a step.
+# What `--only` may name: who is killed, or at which place other than a step a worker is.
 CHECKPOINT, RESTORE = "checkpoint", "restore"
 CHOICES = (WORKER, CHECKPOINT, RESTORE, DRIVER, RESIZE, NODE, DRAIN)
-_PHASES = (
+# Places in the life of a checkpoint, see `FaultInjector.reached`.
+_CHECKPOINT_PLACES = (
     *("copied", "wrote model.safetensors", "wrote optimizer.safetensors", "wrote MANIFEST.json"),
     *("moved", "pruning", "pruned"),
 )
@@ -20,22 +21,23 @@ _PHASES = (
 def draw(
     seed: int, num_faults: int, num_steps: int, choices: Sequence[str], most: int
 ) -> list[Fault]:
-    """A schedule.
+    """Draws a schedule.
 
     Args:
-        seed: Decides everything that is left open.
-        num_faults: How many; each of the choices comes before any comes twice.
-        num_steps: Of the run.
-        choices: Of CHOICES.
-        most: Workers that a resize may ask for.
+        seed: Decides everything that the other arguments leave open.
+        num_faults: Number of faults; each choice comes once before any comes twice.
+        num_steps: Steps of the run.
+        choices: Some of CHOICES.
+        most: Largest number of workers of a resize.
 
     Returns:
-        Faults in the order of their steps, no two in the same. A kill while restoring follows another kill.
+        Faults in the order of their steps, each in a step of its own. A kill during a restore
+        comes with the kill before it.
 
     Raises:
-        UsageError: More faults than steps to break between.
+        UsageError: There are more faults than steps.
     """
-    # Not in the first step, which has nothing to lose, and nothing is left to break after the last but one.
+    # The first step has nothing to lose; after a fault in the last one no new step would follow.
     steps, late = range(2, num_steps), range(num_steps // 2, num_steps)
     if num_faults > len(late):
         raise UsageError(
@@ -46,7 +48,7 @@ def draw(
     kinds: list[str] = []
     while len(kinds) < num_faults:
         kinds += rng.sample(choices, len(choices))
-    # One is late enough that a restart has something to restore.
+    # At least one fault is late enough that its restart has a checkpoint to restore.
     last = rng.choice(late)
     others = rng.sample([step for step in steps if step != last], num_faults - 1)
     at = sorted([last, *others])
@@ -61,7 +63,8 @@ def draw(
 def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) -> list[Fault]:
     rank = rng.randrange(max(1, most))
     if choice == CHECKPOINT:
-        return [Fault(name, WORKER, rng.choice(_PHASES), step)]  # Rank 0 writes.
+        # Rank 0 writes checkpoints.
+        return [Fault(name, WORKER, rng.choice(_CHECKPOINT_PLACES), step)]
     if choice == RESTORE:
         return [
             Fault(name, WORKER, STEP, step, rank),
@@ -70,12 +73,13 @@ def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) ->
     if choice == RESIZE:
         return [Fault(name, RESIZE, STEP, step, rank, workers=rng.randint(1, max(1, most)))]
     if choice == DRAIN:
-        return [Fault(name, DRAIN, STEP, step)]  # Rank 0 is who is told.
+        # Rank 0's node, because rank 0 is the worker that stops are requested from.
+        return [Fault(name, DRAIN, STEP, step)]
     return [Fault(name, choice, STEP, step, rank)]
 
 
 def describe(fault: Fault, rank: int) -> str:
-    """What a fault does, in a few words."""
+    """Describes a fault in a few words; `rank` is that of the worker in which it fired."""
     if fault.kind == WORKER:
         where = {STEP: f"in step {fault.step}", RESTORED: "while it restored"}.get(
             fault.place, f"at {fault.place!r}"
@@ -84,5 +88,6 @@ def describe(fault: Fault, rank: int) -> str:
     if fault.kind == RESIZE:
         return f"driver killed in step {fault.step}, then {fault.workers} worker(s)"
     if fault.kind in (NODE, DRAIN):
-        return f"node of worker {rank} {'drained' if fault.kind == DRAIN else 'killed'} in step {fault.step}"
+        end = "drained" if fault.kind == DRAIN else "killed"
+        return f"node of worker {rank} {end} in step {fault.step}"
     return f"{fault.kind} killed in step {fault.step}"

@@ -1,4 +1,5 @@
-"""The user's spec, small: his model, optimiser, batch size and workers, on as many of his rows as three epochs need."""
+"""Shrinks a user's spec and data set: the same model, optimiser, batch size and workers, but few
+steps on few rows. Runs in the driver."""
 
 from __future__ import annotations
 
@@ -15,29 +16,38 @@ from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 LEAST_STEPS = 12
+# Three, so that faults fall before, between and after validations.
 _NUM_EPOCHS = 3
 _VALIDATION_ROWS = 512
 
 
-def rows_of(num_steps: int, batch_size: int, num_shards: int, available: int) -> int:
-    """Training rows with which `num_steps` steps are three epochs, the last step of each a smaller one."""
+def num_train_rows(num_steps: int, batch_size: int, num_shards: int, available: int) -> int:
+    """Computes for how many rows the steps are three epochs, each with a smaller last step.
+
+    Args:
+        num_steps: Steps of the run.
+        batch_size: Rows of a full step, over all workers.
+        num_shards: Logical shards of a step.
+        available: Training rows of the data set.
+    """
+    # The last step of an epoch has half a batch, but at least one row for each shard.
     per_epoch = max(1, num_steps // _NUM_EPOCHS)
     return min(available, (per_epoch - 1) * batch_size + max(num_shards, batch_size // 2))
 
 
-def make_data(spec: ResolvedSpec, data: Prepared, num_steps: int, folder: Storage) -> Prepared:
-    """A data set of the first rows of another.
+def shrink_data(spec: ResolvedSpec, data: Prepared, num_steps: int, folder: Storage) -> Prepared:
+    """Writes a data set of the first rows of another.
 
     Args:
-        spec: The user's, resolved.
-        data: Prepared from it.
-        num_steps: Steps that the run will have.
-        folder: Where to.
+        spec: The user's resolved spec.
+        data: The data set that was prepared from it.
+        num_steps: Steps of the run.
+        folder: Folder to write to.
     """
     train = open_rows(data.folder, "train")
     shards = spec.train.logical_shards
     num_rows = {
-        "train": rows_of(num_steps, spec.train.global_batch_size, shards, len(train)),
+        "train": num_train_rows(num_steps, spec.train.global_batch_size, shards, len(train)),
         "validation": min(_VALIDATION_ROWS, data.num_rows["validation"]),
     }
     splits = {
@@ -53,16 +63,16 @@ def _first(rows: Rows, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     return rows.gather(np.arange(count, dtype=np.int64))
 
 
-def make_spec(spec: ResolvedSpec, num_steps: int, max_failures: int) -> ResolvedSpec:
-    """The spec of a run of `num_steps` steps that writes a checkpoint every few steps and each loss.
+def shrink_spec(spec: ResolvedSpec, num_steps: int, max_failures: int) -> ResolvedSpec:
+    """Makes the spec of a short run that checkpoints every few steps and records every loss.
 
     Args:
-        spec: The user's, resolved.
-        num_steps: At least LEAST_STEPS.
-        max_failures: That the run has to survive.
+        spec: The user's resolved spec.
+        num_steps: Steps of the run, at least LEAST_STEPS.
+        max_failures: Failures that the run has to survive.
 
     Raises:
-        UsageError: Too few steps to break anything between them.
+        UsageError: There are too few steps for faults between them.
     """
     if num_steps < LEAST_STEPS:
         raise UsageError(f"--steps {num_steps} is too few", f"Give at least {LEAST_STEPS}.")
@@ -72,6 +82,7 @@ def make_spec(spec: ResolvedSpec, num_steps: int, max_failures: int) -> Resolved
     train = value["train"]
     for name in ("epochs", "early_stop"):
         train.pop(name, None)
+    # Every loss is compared, so none may be left out of the metrics.
     train.update(max_steps=num_steps, log_every_steps=1)
     value["checkpoint"] = {"every_steps": max(2, num_steps // 8), "num_to_keep": 2}
     value["fault_tolerance"] = {**value.get("fault_tolerance", {}), "max_failures": max_failures}

@@ -48,7 +48,7 @@ def test_chaos_one_killed_process_ends_as_undisturbed(
     chaos.run(spec, data, storage, NOWHERE, lines.append, options)
     assert lines[-1].startswith("done      2 fault(s) survived; a new step after ")
     assert any("while it restored" in line for line in lines)
-    assert "chaos     exactly once: every row in its place" in lines
+    assert "chaos     every row was used exactly once, in its place" in lines
     assert storage.names("runs") == ["short-chaos"]
     (storage / "runs" / "short-chaos").write_bytes("resolved.yaml", b"")
     with pytest.raises(RunError, match="is a run of its own"):
@@ -85,10 +85,10 @@ def test_chaos_survives_killed_and_drained_nodes(tmp_path: Path, data: prepared.
 def test_chaos_reports_a_driver_that_fails_by_itself(
     tmp_path: Path, data: prepared.Prepared
 ) -> None:
-    little = small.make_spec(spec_of(tmp_path, "good"), 12, 1)
+    little = small.shrink_spec(spec_of(tmp_path, "good"), 12, 1)
     broken = Storage(str(tmp_path / "broken"))
     drill = Drill(little, broken, data.folder, "")
     broken.write_bytes("resolved.json", json.dumps({"name": "x"}).encode())
-    with pytest.raises(ChaosError, match="exit code 2, though nothing had broken it") as caught:
+    with pytest.raises(ChaosError, match="exit code 2 although no fault had killed it") as caught:
         drill.run([Fault("0", "worker", "step", 3)])
     assert "data: required, but not given" in caught.value.message
