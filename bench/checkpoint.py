@@ -31,10 +31,11 @@ import torch
 from raydc import engine, models
 from raydc import spec as specs
 from raydc.checkpoint.saver import Saver
-from raydc.checkpoint.state import Parts, State
+from raydc.checkpoint.state import Constants, Parts, State
 from raydc.checkpoint.store import CheckpointStore
 from raydc.features import Signature
 from raydc.loop.group import Alone
+from raydc.loop.length import Length
 from raydc.loop.step import Step
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
@@ -96,9 +97,8 @@ class Run:
             tuple("0123456789"),
         )
         network = models.build(self.spec.model, signature, 0).train()
-        device = torch.device("cpu")
         self.step = Step(
-            network, "classification", self.spec.train, 0, 10**9, 1000, Alone(), device
+            network, "classification", self.spec.train, 0, Length(10**9, 1000), Alone()
         )
         self.x = torch.randint(0, 256, (batch_size, *shape), dtype=torch.uint8)
         self.y_B = torch.randint(0, 10, (batch_size,))
@@ -115,10 +115,11 @@ class Run:
     def parts(self) -> Parts:
         return Parts(State(step=self.done), self.step.network.state_dict(), self.step.state())
 
-    def saver(self, folder: Storage, recent: Any = None) -> Saver:
+    def saver(self, folder: Storage, peer_memory: Any = None) -> Saver:
         journal = Journal(folder, True, None)
         store = CheckpointStore(folder / "checkpoints", 2)
-        return Saver(store, self.spec, {}, {}, journal, torch.device("cpu"), recent)
+        cpu = torch.device("cpu")
+        return Saver(store, self.spec, Constants({}, {}), journal, cpu, peer_memory=peer_memory)
 
 
 def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]]:
@@ -172,20 +173,20 @@ def measure(model: str, folder: Storage, num_rounds: int) -> list[dict[str, Any]
 
 
 def storage_block(run: Run, saver: Saver) -> None:
-    run.step.before_update = saver.complete
+    run.step.before_update = saver.finish_copy
     taken = [run.parts()]
 
     def checkpoint(number: int) -> None:
         if number % EVERY == 0:
             taken[0] = run.parts()
-            saver.save(taken[0], must=True)
+            saver.save(taken[0], force=True)
 
     run.do(checkpoint)
     saver.finish(taken[0])  # Returns when it has arrived.
 
 
 def memory_block(run: Run, saver: Saver) -> None:
-    run.step.before_update = saver.complete
+    run.step.before_update = saver.finish_copy
     run.do(lambda _number: saver.is_due(run.done) and saver.save(run.parts()))
 
 

@@ -41,7 +41,8 @@ from raydc.data.shards import open_rows, write_data_set
 from raydc.features import Features, Image, Signature
 from raydc.loop import tree
 from raydc.loop.feed import Batch, Feed
-from raydc.loop.group import Alone, Workers
+from raydc.loop.group import Alone, Workers, World
+from raydc.loop.length import Length
 from raydc.loop.step import Step
 from raydc.spec.model import Cnn, Mlp, Torchvision
 from raydc.spec.resolved import ResolvedTrain
@@ -112,7 +113,8 @@ def measure(rank: int, world_size: int, model: str, num_rounds: int, work: str) 
         name: trainer(name, model, num_shards, world_size) for name, num_shards in shards_of.items()
     }
     feeds = {
-        name: Feed(rows, 0, BATCH, num, rank, world_size, CPU) for name, num in shards_of.items()
+        name: Feed(rows, 0, BATCH, num, World(rank, world_size, CPU))
+        for name, num in shards_of.items()
     }
     batches = {name: feed.batches(0, 0, feed.steps_per_epoch - 1) for name, feed in feeds.items()}
     names = list(shards_of)
@@ -142,7 +144,7 @@ def trainer(name: str, model: str, num_shards: int, world_size: int) -> Trainer:
             logical_shards=num_shards, exact=name != "plain", metric="accuracy", mode="max"
         )
         group = Workers(CPU) if world_size > 1 else Alone()
-        step = Step(network, "classification", section, 0, 1_000_000, 1000, group, CPU)
+        step = Step(network, "classification", section, 0, Length(1_000_000, 1000), group)
         return lambda number, batch: step(number, BATCH, batch.x, batch.y_B, batch.shards)
     net = (
         nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)

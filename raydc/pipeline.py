@@ -124,7 +124,7 @@ def check_model(job: Job, data: prepared.Prepared) -> None:
     from raydc import models
     from raydc.loop import augment
 
-    augment.make(job.spec.data.augment, data.features.signature, job.spec.seed)
+    augment.make_augmenter(job.spec.data.augment, data.features.signature, job.spec.seed)
 
     # Pretrained weights have the shapes of fresh ones; a check need not download them.
     models.build(job.spec.model.without_weights(), data.features.signature, job.spec.seed)

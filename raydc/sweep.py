@@ -20,6 +20,7 @@ from raydc import spec as specs
 from raydc.data.prepared import Prepared, load
 from raydc.errors import Say, TrainError
 from raydc.loop import worker
+from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
 from raydc.spec.space import Domain
 from raydc.storage import Storage, canonical_json
@@ -212,5 +213,5 @@ def _run_trial(
     if folder.exists(trials.FINISHED_FILE):
         return
     data = load(Storage(data_uri))
-    worker.fit(own, folder, data.folder, on_epoch=report_epoch)
+    worker.fit(own, folder, data.folder, hooks=Hooks(on_epoch=report_epoch))
     folder.write_json(trials.FINISHED_FILE, {"values": values})

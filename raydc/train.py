@@ -15,18 +15,21 @@ from raydc.artefact import read_manifest
 from raydc.checkpoint import fork as forks
 from raydc.checkpoint import resume as resuming
 from raydc.checkpoint.fork import Fork
-from raydc.checkpoint.state import spec_hash, state_of, unpack_weights
+from raydc.checkpoint.state import spec_hash, unpack_state, unpack_weights
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
 from raydc.data.prepared import Prepared
 from raydc.elastic.run_metrics import RunMetrics
 from raydc.errors import CheckpointError, RunError, Say
 from raydc.loop import worker
+from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
 from raydc.tracking.phase_timer import read_account, timed_record
 from raydc.tracking.progress import Progress
 from raydc.tracking.time_account import CHECKPOINT
+
+_NO_CHECKPOINT_HINT = "Train again with --new."
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def run(
         if resume:
             _refuse_early(spec, data, store, run_folder, report)
         elif fork is not None:
-            forks.begin(fork, spec, data, run_folder)
+            forks.write_first_checkpoint(fork, spec, data, run_folder)
             log.write(
                 kind="forked",
                 **{f"from_{name}": value for name, value in vars(fork.origin).items()},
@@ -102,7 +105,7 @@ def run(
             report(f"train     starts with the weights of {fork.origin}{other}")
         with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).add) as progress:
             if spec.scaling.max_workers == 0:
-                worker.fit(spec, run_folder, data.folder, publish=progress.show)
+                worker.fit(spec, run_folder, data.folder, hooks=Hooks(publish=progress.show))
             else:
                 # Ray Train takes a second to import, which a run in this process does not need.
                 from raydc.elastic import trainer
@@ -111,7 +114,7 @@ def run(
         with timed_record(log, CHECKPOINT):
             found = export(spec, data, run_folder, run_folder / "model")
     # The model is the best checkpoint; how the run ended stands in the last one.
-    last, chosen = state_of(_newest(store)), state_of(found)
+    last, chosen = unpack_state(store.require_newest(_NO_CHECKPOINT_HINT)), unpack_state(found)
     # An attempt that never started its workers has no event, so there may be none at all.
     restarts = max(0, _num_attempts(run_folder) - attempts_before - 1)
     # Both divisions round up: the last batch of an epoch and the last epoch may be partial.
@@ -172,10 +175,10 @@ def export(
         CheckpointError: No checkpoint verifies, or the best one does not.
     """
     store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
-    newest = _newest(store)
-    best_step = state_of(newest).best_step
+    newest = store.require_newest(_NO_CHECKPOINT_HINT)
+    best_step = unpack_state(newest).best_step
     found = newest if best_step in (None, newest.step) else store.read(best_step or 0)
-    state = state_of(found)
+    state = unpack_state(found)
     facts = {
         "run": spec.name,
         "step": found.step,
@@ -189,17 +192,6 @@ def export(
         facts["forked_from"] = str(origin)
     golden_rows = data.folder.read_json("golden_rows.json")
     bundle.write(bundle_folder, spec, data.features, unpack_weights(found), golden_rows, facts)
-    return found
-
-
-def _newest(store: CheckpointStore) -> Found:
-    found, skipped = store.newest()
-    if found is None:
-        reason = f": {skipped[0].reason}" if skipped else ""
-        raise CheckpointError(
-            f"{store.folder.uri} holds no checkpoint that verifies{reason}",
-            "Train again with --new.",
-        )
     return found
 
 

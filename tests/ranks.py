@@ -1,16 +1,15 @@
-"""Processes that train together over gloo, without Ray: started once, used for many small runs."""
+"""Processes that train together over gloo, without Ray; started once for many small runs."""
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-from unittest import mock
+
+from training import StopsAfter
 
 from raydc import spec as specs
 from raydc.checkpoint.state import State
@@ -25,11 +24,11 @@ class StoppedError(Exception):
 
 
 class Ranks:
-    """Up to `num_processes` ranks.
+    """A pool of processes, each of which can be one rank.
 
     Args:
-        num_processes: As many as the largest group.
-        folder: For the files by which ranks find each other.
+        num_processes: Size of the largest group.
+        folder: Holds the files by which ranks find each other.
     """
 
     def __init__(self, num_processes: int, folder: Path) -> None:
@@ -55,14 +54,14 @@ class Ranks:
         """Trains on the first `world_size` processes.
 
         Args:
-            world_size: Ranks.
+            world_size: Number of ranks.
             spec: A resolved spec.
-            run_folder: Of the run.
+            run_folder: Folder of the run.
             data: A prepared data set.
-            stop_after: All ranks die when so many steps are done.
+            stop_after: Completed steps after which all ranks stop; None trains to the end.
 
         Returns:
-            The final state; None where it was stopped.
+            The final state; None if the ranks stopped before it.
         """
         meeting = self._folder / f"meeting_{next(self._meetings)}"
         members = self._members[:world_size]
@@ -106,8 +105,9 @@ def _fit(
 ) -> State | None:
     import torch
 
-    from raydc.loop import reduction, worker
+    from raydc.loop import worker
     from raydc.loop.group import Alone, Workers
+    from raydc.loop.hooks import Hooks
 
     meeting, rank, world_size = where
     if world_size > 1:
@@ -115,27 +115,18 @@ def _fit(
             "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size
         )
     try:
-        group = Workers(torch.device("cpu")) if world_size > 1 else Alone()
-        # Small networks, small buckets: so that they have several, as large ones do.
-        with _stopping(stop_after), mock.patch.object(reduction, "BUCKET_BYTES", 1024):
-            return worker.fit(specs.from_dict(spec), Storage(run_folder), Storage(data), group)
+        # Buckets are small, so that even small networks have several of them.
+        group = Workers(torch.device("cpu"), bucket_bytes=1024) if world_size > 1 else Alone()
+        faults = StopsAfter(stop_after, StoppedError)
+        return worker.fit(
+            specs.resolve(specs.from_dict(spec)),
+            Storage(run_folder),
+            Storage(data),
+            group,
+            Hooks(faults=faults),
+        )
     except StoppedError:
         return None
     finally:
         if world_size > 1:
             torch.distributed.destroy_process_group()
-
-
-@contextmanager
-def _stopping(stop_after: int | None) -> Iterator[None]:
-    from raydc.loop import worker
-
-    do_step = worker._Run.do_step
-
-    def stopping(run: Any, batch: Any) -> None:
-        if run.state.step == stop_after:
-            raise StoppedError
-        do_step(run, batch)
-
-    with mock.patch.object(worker._Run, "do_step", stopping):
-        yield

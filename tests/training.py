@@ -10,6 +10,7 @@ from raydc import order
 from raydc import spec as specs
 from raydc.data import shards
 from raydc.features import Features, Image, Numeric, Signature
+from raydc.loop.fault_injection import FaultInjector
 from raydc.spec.sections import Spec
 from raydc.storage import Storage, sha256
 from raydc.tracking import events
@@ -22,6 +23,30 @@ def picture_features() -> Features:
     """Grey images of 8x8 to three classes."""
     signature = Signature("image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", CLASSES)
     return Features(signature, "label", {"image": Image(8, 8, 1)})
+
+
+class StopsAfter(FaultInjector):
+    """Raises an error before the step that follows `step` completed steps; never if it is None.
+
+    Args:
+        step: Completed steps.
+        error: What is raised; a KeyboardInterrupt passes every handler of errors, like a kill.
+    """
+
+    def __init__(self, step: int | None, error: type[BaseException] = KeyboardInterrupt) -> None:
+        self.planned = []
+        self._after = step
+        self._error = error
+
+    def before_step(self, step: int) -> None:
+        if step - 1 == self._after:
+            raise self._error
+
+    def restored(self, step: int) -> None:
+        """Continues."""
+
+    def reached(self, place: str) -> None:
+        """Continues."""
 
 
 def write_pictures(
@@ -41,7 +66,10 @@ def write_pictures(
 
 
 def write_line(folder: Storage, num_columns: int = 2) -> Storage:
-    """A prepared data set of a regression: the price is 300 + 100 * (0.5 a - b), and other columns do not matter."""
+    """A prepared data set of a regression.
+
+    The price is 300 + 100 * (0.5 a - b), and other columns do not matter.
+    """
     signature = Signature("vector", (num_columns,), "float32", (), (), "regression")
     columns = {name: Numeric(0.0, 0.0, 1.0) for name in "abcdefghij"[:num_columns]}
     features = Features(signature, "price", columns, target_mean=300.0, target_scale=100.0)
@@ -55,7 +83,7 @@ def write_line(folder: Storage, num_columns: int = 2) -> Storage:
 
 
 def training_spec(storage: str, **sections: Any) -> Spec:
-    """A resolved spec of a short run in the calling process; `sections` are merged in."""
+    """A resolved spec of a short run in the calling process, with `sections` merged in."""
     value: dict[str, Any] = {
         "name": "short",
         "storage": storage,
@@ -77,12 +105,12 @@ def training_spec(storage: str, **sections: Any) -> Spec:
 
 
 def weights_hash(run_folder: Storage, step: int) -> str:
-    """Of the weights in a checkpoint."""
+    """sha256 of the weights in a checkpoint."""
     return sha256(run_folder.read_bytes(f"checkpoints/step_{step:08d}/model.safetensors"))
 
 
 def step_records(run_folder: Storage) -> list[dict[str, Any]]:
-    """Lines of the steps that the final weights have seen."""
+    """Records of the steps that the final weights have seen."""
     history = events.surviving(events.read(run_folder, "metrics"))
     return [record for record in history if record["kind"] == "step"]
 
@@ -92,7 +120,10 @@ def event_kinds(run_folder: Storage) -> list[str]:
 
 
 def check_ledger(run_folder: Storage, spec: Spec, num_rows: int = NUM_ROWS["train"]) -> None:
-    """Every row exactly once per epoch in the history that survives, and in the order that the seed says."""
+    """Asserts that every row was used exactly once per epoch, in the order of the seed.
+
+    Only the history that the final weights have seen counts.
+    """
     batch_size = spec.train.global_batch_size
     per_epoch = order.num_steps(num_rows, batch_size)
     records = step_records(run_folder)

@@ -9,7 +9,7 @@ import torch
 
 from raydc.chaos import ledger
 from raydc.checkpoint.store import CheckpointStore, Found
-from raydc.errors import ChaosError
+from raydc.errors import ChaosError, CheckpointError
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, sha256
 from raydc.tracking import events
@@ -43,9 +43,11 @@ def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> RunEnding:
     Raises:
         ChaosError: No checkpoint verifies.
     """
-    found, _ = CheckpointStore(folder / "checkpoints", spec.checkpoint.num_to_keep).newest()
-    if found is None:
-        raise ChaosError(f"the run in {folder.uri} has left no checkpoint that verifies")
+    store = CheckpointStore(folder / "checkpoints", spec.checkpoint.num_to_keep)
+    try:
+        found = store.require_newest()
+    except CheckpointError as error:
+        raise ChaosError(f"the run has no end to compare: {error.message}") from error
     history = events.surviving(events.read(folder, "metrics"))
     losses = {record["step"]: record["loss"] for record in history if record["kind"] == "step"}
     rows = ledger.violations(history, spec.seed, num_rows, spec.train.global_batch_size)

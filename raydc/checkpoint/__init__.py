@@ -1,4 +1,4 @@
-"""The state of a run: copied, written, verified, found again. Knows no Ray."""
+"""The state of a run: copied, written, verified and found again. Does not use Ray."""
 
 from raydc.checkpoint.store import CheckpointStore, Found, Skipped, name_of
 

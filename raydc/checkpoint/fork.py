@@ -1,7 +1,8 @@
-"""A new run that starts with the weights of another one.
+"""A new run that starts with the weights of another one. Runs in the driver.
 
-Only the weights are taken over: position, optimiser and schedule begin anew, and the features are those of the new
-data. What comes out is a checkpoint of step 0, so that a fork that is killed goes on as one.
+Only the weights are taken over: position, optimiser and schedule are new, and the features are
+those of the new data. The result is a checkpoint of step 0, so that a fork that is killed resumes
+as one.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from raydc import spec as specs
 from raydc.checkpoint import resume
 from raydc.checkpoint.state import (
     State,
-    constant_files,
-    spec_hash,
-    state_file,
-    state_of,
+    constants_of,
+    pack_state,
+    unpack_state,
     unpack_weights,
 )
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
@@ -36,13 +36,13 @@ FILE = "fork.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a fork comes from.
+    """The run and step that a fork comes from.
 
     Attributes:
         run: Name of the other run.
-        step: Steps that it had done.
-        uri: Its folder.
-        data_hash: The data set that it was trained on.
+        step: Completed steps of the other run.
+        uri: Folder of the other run.
+        data_hash: Hash of the data set that it was trained on.
     """
 
     run: str
@@ -56,7 +56,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Fork:
-    """Weights that a new run starts with, and where they come from."""
+    """Weights for a new run.
+
+    Attributes:
+        origin: Run and step that they come from.
+        weights: Tensors by name, on the CPU.
+    """
 
     origin: Origin
     weights: dict[str, Tensor]
@@ -67,49 +72,56 @@ def load(spec: ResolvedSpec, data: Prepared, runs: Storage, given: str) -> Fork:
 
     Args:
         spec: The resolved spec of the new run.
-        data: Its data set.
+        data: Data set of the new run.
         runs: Folder of all runs.
-        given: RUN or RUN:STEP; RUN is a name, or a path or URI of a run's folder. Without a step it is its best
-            checkpoint, or its newest where none is known to be best.
+        given: RUN or RUN:STEP; RUN is a name, or a path or URI of a run's folder. Without STEP, the
+            best checkpoint of the run, or the newest if none is known to be the best.
 
     Raises:
-        UsageError: STEP is no number.
-        RunError: There is no such run, or its model is another one.
-        CheckpointError: It has no such checkpoint that verifies.
+        UsageError: STEP is not a number.
+        RunError: There is no such run, or it has another model.
+        CheckpointError: There is no such checkpoint that verifies.
     """
-    source, step = _find(runs, given)
-    found = _choose(CheckpointStore(source / "checkpoints", 1), step)
+    source, step = _find_run(runs, given)
+    found = _find_checkpoint(CheckpointStore(source / "checkpoints", 1), step)
     before = yaml.safe_load(found.files["spec.yaml"])
     _refuse_other_model(spec, before)
-    section = spec.model.without_weights()  # The fork's weights replace any pretrained ones.
+    # Pretrained weights would be downloaded, only to be replaced by those of the fork.
+    section = spec.model.without_weights()
     fresh = models.build(section, data.features.signature, spec.seed).state_dict()
-    weights = _fit(fresh, unpack_weights(found), before["name"])
+    weights = _fit_to_data(fresh, unpack_weights(found), before["name"])
     return Fork(Origin(before["name"], found.step, source.uri, found.meta["data_hash"]), weights)
 
 
-def begin(fork: Fork, spec: ResolvedSpec, data: Prepared, run_folder: Storage) -> None:
-    """Writes the checkpoint that a fork starts from, and where it comes from."""
+def write_first_checkpoint(
+    fork: Fork, spec: ResolvedSpec, data: Prepared, run_folder: Storage
+) -> None:
+    """Writes the checkpoint that a fork starts from, and `fork.json` with its origin.
+
+    Args:
+        fork: The weights.
+        spec: The resolved spec of the new run.
+        data: Data set of the new run.
+        run_folder: Folder of the new run.
+    """
+    constants = constants_of(spec, data, forked_from=vars(fork.origin))
     files = {
-        **constant_files(spec, data.features.to_dict()),
+        **constants.files,
         "model.safetensors": safetensors.torch.save(fork.weights),
-        "state.json": state_file(State()),
+        "state.json": pack_state(State()),
     }
-    meta = {
-        "data_hash": data.data_hash,
-        "spec_hash": spec_hash(spec),
-        "forked_from": vars(fork.origin),
-    }
-    CheckpointStore(run_folder / "checkpoints", 1).write(0, files, meta)
+    CheckpointStore(run_folder / "checkpoints", 1).write(0, files, constants.meta)
     run_folder.write_json(FILE, vars(fork.origin))
 
 
 def origin_of(run_folder: Storage) -> Origin | None:
-    """Where a run was forked from, if it was."""
+    """Origin of a run that is a fork; None for another run."""
     return Origin(**run_folder.read_json(FILE)) if run_folder.exists(FILE) else None
 
 
-def _find(runs: Storage, given: str) -> tuple[Storage, int | None]:
+def _find_run(runs: Storage, given: str) -> tuple[Storage, int | None]:
     name, colon, step = given.rpartition(":")
+    # The colon of a URI such as s3://bucket/run is not one before a step.
     if not colon or step.startswith("//"):
         name, step = given, ""
     if step and not step.isdigit():
@@ -121,46 +133,47 @@ def _find(runs: Storage, given: str) -> tuple[Storage, int | None]:
     return folder, int(step) if step else None
 
 
-def _choose(store: CheckpointStore, step: int | None) -> Found:
+def _find_checkpoint(store: CheckpointStore, step: int | None) -> Found:
     if step is not None:
         if step not in store.steps():
             kept = ", ".join(map(str, store.steps())) or "none"
             raise CheckpointError(
                 f"{store.folder.uri} has no {name_of(step)}; it has steps: {kept}",
-                "Name one of them, or none.",
+                "Name one of these steps, or leave the step out.",
             )
         return store.read(step)
-    newest, skipped = store.newest()
-    if newest is None:
-        reason = f": {skipped[0].reason}" if skipped else ""
-        raise CheckpointError(
-            f"{store.folder.uri} holds no checkpoint that verifies{reason}", "Fork another run."
-        )
-    best = state_of(newest).best_step
+    newest = store.require_newest("Fork another run.")
+    best = unpack_state(newest).best_step
     return store.read(best) if best is not None and best in store.steps() else newest
 
 
 def _refuse_other_model(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
+    # Pretrained weights are where a run started from, not part of its model.
     changes = specs.differences(before["model"], specs.to_dict(spec)["model"])
     relevant = [f"model.{change}" for change in changes if change.path != "weights"]
     if relevant:
         raise RunError(
             f"run {before['name']!r} has another model:\n    " + "\n    ".join(relevant),
-            "A fork keeps the model: make the section equal, or leave --fork out.",
+            "A fork keeps the model: make the section equal, or leave out --fork.",
         )
 
 
-def _fit(fresh: dict[str, Tensor], weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights, with the normalisation of the new data, which is the input layer."""
+def _fit_to_data(
+    fresh: dict[str, Tensor], weights: Mapping[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """Puts the weights of the run `name` into the state of a new network."""
     for key, tensor in fresh.items():
+        # The input layer normalises with constants of the new data.
         if key.startswith("input."):
             continue
         there = weights.get(key)
         if there is None or there.shape != tensor.shape:
             shape = "is missing" if there is None else f"has shape {list(there.shape)}"
             raise RunError(
-                f"run {name!r} was trained on rows of another form: {key} {shape} there, {list(tensor.shape)} here",
+                f"run {name!r} was trained on rows of another form: {key} {shape} there, "
+                f"{list(tensor.shape)} here",
                 "Fork with data of the same columns, shape and classes.",
             )
         fresh[key] = there
+    # safetensors refuses tensors that share memory or are not contiguous.
     return {key: tensor.contiguous().clone() for key, tensor in fresh.items()}

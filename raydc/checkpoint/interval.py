@@ -1,4 +1,4 @@
-"""When the next checkpoint is due: after a number of steps, of seconds, or of as many seconds as pay best. Pure."""
+"""When the next checkpoint is due: by steps, by seconds, or by the cheapest interval. Pure."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.spec.train import Checkpoint
+from raydc.checkpoint.timing import Timing
+from raydc.spec.resolved import ResolvedCheckpoint
 
-# Where no failure has been seen: one a day, worth one observation beside those of the run itself.
+# One failure a day, as long as a run has seen none. It weighs as much as one observed failure.
 PRIOR_MTBF_S = 86400.0
-LEAST_S, MOST_S = 5.0, 1800.0
-# The thread that writes may be busy for this fraction of the time: it takes memory bandwidth and CPU from the steps.
-_MOST_BUSY_FRACTION = 0.25
-_REMEMBERED = 5
+MAX_INTERVAL_S = 1800.0
+# Writing takes memory bandwidth and CPU from the steps, so the thread must rest most of the time.
+_MAX_BUSY_FRACTION = 0.25
+# Costs change with the load of the storage; older ones say little.
+_NUM_REMEMBERED = 5
 
 
 def young_daly(cost_s: float, mtbf_s: float) -> float:
-    """Seconds between two checkpoints that lose the least time: sqrt(2 * cost * MTBF).
+    """Interval between two checkpoints that loses the least time: sqrt(2 * cost * MTBF).
 
-    Young, A first order approximation to the optimum checkpoint interval, CACM 1974; Daly, A higher order estimate of
-    the optimum checkpoint interval for restart dumps, FGCS 2006.
+    Young, A first order approximation to the optimum checkpoint interval, CACM 1974; Daly, A higher
+    order estimate of the optimum checkpoint interval for restart dumps, FGCS 2006.
 
     Args:
         cost_s: Seconds that the steps wait for a checkpoint.
@@ -33,7 +35,12 @@ def young_daly(cost_s: float, mtbf_s: float) -> float:
 
 @dataclass(frozen=True)
 class FailureHistory:
-    """What has been seen of a run: so many failures in so many seconds of training."""
+    """Failures of a run so far.
+
+    Attributes:
+        num_failures: Number of failures.
+        observed_s: Seconds of training in which they happened.
+    """
 
     num_failures: int = 0
     observed_s: float = 0.0
@@ -44,98 +51,122 @@ class FailureHistory:
         return (PRIOR_MTBF_S + self.observed_s) / (1 + self.num_failures)
 
 
-def observed(events: Iterable[Mapping[str, Any]]) -> FailureHistory:
-    """Failures of a run before the attempt that begins now.
+def read_failures(events: Iterable[Mapping[str, Any]]) -> FailureHistory:
+    """Failures of a run before the attempt that starts now.
 
-    An attempt that neither finished nor handed its state over on purpose has failed. What lies between the last event
-    of one attempt and the first of the next is not training.
+    An attempt failed if it neither finished nor handed its state over on purpose. The time between
+    the last event of an attempt and the first of the next one is not training.
 
     Args:
         events: Lines of `events.jsonl`, in the order of writing.
     """
     num_failures, observed_s = 0, 0.0
-    begun_s: float | None = None
+    started_s: float | None = None
     last_s, on_purpose = 0.0, True
     for event in events:
         if event["kind"] == "attempt_started":
-            if begun_s is not None:
-                observed_s += max(0.0, last_s - begun_s)
+            if started_s is not None:
+                observed_s += max(0.0, last_s - started_s)
                 num_failures += not on_purpose
-            begun_s, on_purpose = event["time_s"], False
-        if event["kind"] != "time":  # Of which the next attempt may have written the last.
+            started_s, on_purpose = event["time_s"], False
+        # The next attempt may have written the last time record of a killed one.
+        if event["kind"] != "time":
             last_s = event["time_s"]
         on_purpose = on_purpose or event["kind"] in ("run_finished", "handed_over")
-    if begun_s is not None:
-        observed_s += max(0.0, last_s - begun_s)
+    if started_s is not None:
+        observed_s += max(0.0, last_s - started_s)
         num_failures += not on_purpose
     return FailureHistory(num_failures, observed_s)
 
 
 class CheckpointInterval:
-    """Says when a checkpoint is due.
+    """Decides when a checkpoint is due.
 
     Args:
         section: Section `checkpoint` of a resolved spec.
-        failures: What has been seen of the run so far.
-        step: Steps done when the attempt begins.
-        now_s: Any clock that only goes forward; the same in all calls.
+        failures: Failures of the run so far.
+        step: Completed steps when the attempt starts.
+        now_s: Time of a clock that only goes forward; the same clock in all calls.
+        min_interval_s: Shortest interval that `auto` chooses.
     """
 
     def __init__(
-        self, section: Checkpoint, failures: FailureHistory, step: int, now_s: float
+        self,
+        section: ResolvedCheckpoint,
+        failures: FailureHistory,
+        step: int,
+        now_s: float,
+        min_interval_s: float = Timing.min_interval_s,
     ) -> None:
         self._section = section
         self._failures = failures
-        self._step, self._since_s, self._began_s = step, now_s, now_s
+        self._min_interval_s = min_interval_s
+        self._step, self._since_s, self._started_s = step, now_s, now_s
         self._costs_s: list[float] = []
         self._writes_s: list[float] = []
 
     @property
-    def is_a_promise(self) -> bool:
-        """Whether no more steps than asked for may lie between two checkpoints, even if a step has to wait."""
+    def counts_steps(self) -> bool:
+        """Whether the interval is a number of steps, which must hold even if a step has to wait."""
         return self._section.every_steps is not None
 
+    @property
+    def is_automatic(self) -> bool:
+        """Whether the interval is chosen from the cost of checkpoints and the failures."""
+        return self._section.every_seconds == "auto"
+
     def is_due(self, step: int, now_s: float) -> bool:
-        """Whether a checkpoint is due after `step` steps; it stays due until one is taken."""
+        """Whether a checkpoint is due after `step` steps; it stays due until one is copied."""
         every = self._section.every_steps
         if every is not None:
+            # Multiples of `every` are due, wherever the attempt started.
             return step // every > self._step // every
-        return now_s - self._since_s >= self.seconds(now_s)
+        return now_s - self._since_s >= self.interval_s(now_s)
 
-    def taken(self, step: int, now_s: float, cost_s: float) -> None:
-        """A checkpoint was copied, for which the steps waited `cost_s`."""
+    def record_copy(self, step: int, now_s: float, cost_s: float) -> None:
+        """Notes that a checkpoint was copied.
+
+        Args:
+            step: Completed steps.
+            now_s: Time after the copy.
+            cost_s: Seconds that the steps waited for it.
+        """
         self._step, self._since_s = step, now_s
-        self._costs_s = [*self._costs_s, cost_s][-_REMEMBERED:]
+        self._costs_s = [*self._costs_s, cost_s][-_NUM_REMEMBERED:]
 
-    def waited(self, cost_s: float) -> None:
-        """The steps waited `cost_s` more for the checkpoint that was taken last."""
+    def add_cost(self, cost_s: float) -> None:
+        """Adds to the cost of the last copy: the steps waited `cost_s` more for it."""
         if self._costs_s:
             self._costs_s[-1] += cost_s
 
-    def written(self, write_s: float) -> None:
-        """The thread needed `write_s` to write one."""
-        self._writes_s = [*self._writes_s, write_s][-_REMEMBERED:]
+    def record_write(self, write_s: float) -> None:
+        """Notes that the thread took `write_s` to write a checkpoint."""
+        self._writes_s = [*self._writes_s, write_s][-_NUM_REMEMBERED:]
 
-    def seconds(self, now_s: float) -> float:
-        """Seconds between two checkpoints as they are wanted now; unused where steps are counted."""
-        wanted = self._section.every_seconds
+    def interval_s(self, now_s: float) -> float:
+        """Seconds between two checkpoints; without meaning if steps are counted."""
+        wanted = self._section.interval_s
         if wanted != "auto":
-            return wanted or 0.0
+            return wanted
         if not self._costs_s:
-            return LEAST_S  # The first one shows what it costs.
+            # The first checkpoint shows what one costs, so it comes soon.
+            return self._min_interval_s
+        # The median: one copy that was slow by chance must not decide.
         best = young_daly(statistics.median(self._costs_s), self.mtbf_s(now_s))
-        least = max(LEAST_S, statistics.median(self._writes_s or [0.0]) / _MOST_BUSY_FRACTION)
-        return min(max(best, least), max(MOST_S, least))
+        write_s = statistics.median(self._writes_s or [0.0])
+        least = max(self._min_interval_s, write_s / _MAX_BUSY_FRACTION)
+        # Storage that is slower than the upper bound allows raises the bound.
+        return min(max(best, least), max(MAX_INTERVAL_S, least))
 
     def mtbf_s(self, now_s: float) -> float:
         """Mean seconds between failures, this attempt included."""
         seen = self._failures
-        return FailureHistory(seen.num_failures, seen.observed_s + now_s - self._began_s).mtbf_s
+        return FailureHistory(seen.num_failures, seen.observed_s + now_s - self._started_s).mtbf_s
 
     def explain(self, now_s: float) -> dict[str, float | int]:
-        """How the interval was chosen, for an event."""
+        """Fields of an event that explains the chosen interval."""
         return {
-            "interval_s": round(self.seconds(now_s), 1),
+            "interval_s": round(self.interval_s(now_s), 1),
             "cost_s": round(statistics.median(self._costs_s or [0.0]), 6),
             "mtbf_s": round(self.mtbf_s(now_s)),
             "failures": self._failures.num_failures,

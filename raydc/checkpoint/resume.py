@@ -1,15 +1,19 @@
-"""What a run goes on from: the newest state that verifies, in memory or in storage, and only if it is of this run."""
+"""The state from which a run continues: the newest that verifies, and only if it is of this run.
+
+Runs in the workers; what can be refused before they start is refused in the driver.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
 from typing import Any, TypeVar
 
 import yaml
 
 from raydc import spec as specs
-from raydc.checkpoint.saver import PeerCheckpoints
+from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import CheckpointError, RunError, close_names
 from raydc.spec import ResolvedSpec
@@ -17,51 +21,122 @@ from raydc.storage import Storage
 from raydc.tracking.journal import Journal
 
 T = TypeVar("T")
-# Sections that may differ between a run and its continuation: they do not change the model.
+# Sections that may differ between a run and its continuation, because they do not change the model.
 _MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "serve"}
-# Storage that does not answer: seconds before it is asked again.
-_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-STORAGE, MEMORY = 0, 1
-_LOCK = "run.lock.yaml"
+_LOCK_FILE = "run.lock.yaml"
+_NUM_NAMES = 5
 
 
-def newest(
-    store: CheckpointStore, recent: PeerCheckpoints | None, journal: Journal
-) -> tuple[Found | None, int]:
-    """The newest state that verifies, and where it is; what is skipped is named and taken out of the way.
+class Source(IntEnum):
+    """Where a state is; a number, because ranks exchange numbers."""
+
+    STORAGE = 0
+    MEMORY = 1
+
+
+def find_newest(
+    store: CheckpointStore,
+    peer_memory: PeerCheckpoints | None,
+    journal: Journal,
+    retry_pauses_s: Sequence[float],
+) -> tuple[Found | None, Source]:
+    """Finds the newest state that verifies. Those that do not are reported and set aside.
+
+    Args:
+        store: The checkpoints of the run.
+        peer_memory: Memory that outlives the workers; None if there is none.
+        journal: Takes an event for each checkpoint that is skipped.
+        retry_pauses_s: Pauses between attempts to read storage.
+
+    Returns:
+        The state and where it is; None for a run that starts at step 0.
 
     Raises:
-        CheckpointError: There are checkpoints, but none verifies, or storage does not answer.
+        CheckpointError: There are checkpoints but none verifies, or storage does not answer.
     """
     store.sweep_drafts()
-    found, skipped = retry_reads(store.newest, store.folder)
+    found, skipped = retry_reads(store.newest, store.folder, retry_pauses_s)
     for skip in skipped:
         journal.record_event("checkpoint_skipped", checkpoint=skip.name, reason=skip.reason)
-    in_memory = recent.newest() if recent is not None else None
+    source = Source.STORAGE
+    in_memory = peer_memory.newest() if peer_memory is not None else None
     if in_memory is not None and (found is None or in_memory.step > found.step):
-        found, place = in_memory, MEMORY
-    else:
-        place = STORAGE
+        found, source = in_memory, Source.MEMORY
     if found is None and skipped:
         raise CheckpointError(
-            f"none of the {len(skipped)} checkpoints in {store.folder.uri} verifies; {skipped[0].reason}",
+            f"none of the {len(skipped)} checkpoints in {store.folder.uri} verifies; "
+            f"{skipped[0].reason}",
             "Put back an intact copy, or type --new to start again.",
         )
+    # Only now: if none verifies, all must stay where the reader of the error finds them.
     for skip in skipped:
         store.set_aside(skip.step)
-    return found, place
+    return found, source
+
+
+def read_state(
+    store: CheckpointStore,
+    peer_memory: PeerCheckpoints | None,
+    step: int,
+    source: Source,
+    retry_pauses_s: Sequence[float],
+) -> Found:
+    """Reads the state that rank 0 found.
+
+    Args:
+        store: The checkpoints of the run.
+        peer_memory: Memory that outlives the workers; None if there is none.
+        step: Completed steps.
+        source: Where rank 0 found it.
+        retry_pauses_s: Pauses between attempts to read storage.
+
+    Raises:
+        CheckpointError: It is gone or does not verify.
+    """
+    if source is Source.MEMORY and peer_memory is not None:
+        return peer_memory.read(step)
+    return retry_reads(lambda: store.read(step), store.folder, retry_pauses_s)
+
+
+def retry_reads(read: Callable[[], T], folder: Storage, pauses_s: Sequence[float]) -> T:
+    """Reads from storage that may be away for a while.
+
+    Args:
+        read: Reads. Raises OSError if storage does not answer.
+        folder: Named in the error.
+        pauses_s: Pauses between the attempts.
+
+    Raises:
+        CheckpointError: Storage was away for longer than all pauses.
+    """
+    for pause_s in pauses_s:
+        try:
+            return read()
+        except OSError:
+            time.sleep(pause_s)
+    try:
+        return read()
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder.uri} cannot be read: {error}", "Give access to it, then type --resume."
+        ) from error
 
 
 def require_run(folder: Storage, runs: Storage, name: str) -> None:
-    """A run that never was cannot be gone on with.
+    """Refuses to continue a run that does not exist.
+
+    Args:
+        folder: Folder of the run.
+        runs: Folder of all runs.
+        name: Name of the run.
 
     Raises:
-        RunError: There is no such run; it names those that are close.
+        RunError: There is no such run; with similar names.
     """
     if folder.exists("resolved.yaml"):
         return
     known = [known for known in runs.names() if (runs / known).exists("resolved.yaml")]
-    close = close_names(name, known, num=3) or known[:5]
+    close = close_names(name, known, num=3) or known[:_NUM_NAMES]
     there = f"there are: {', '.join(close)}" if close else "there is none"
     raise RunError(
         f"there is no run {name!r} at {folder.uri}; {there}",
@@ -72,109 +147,100 @@ def require_run(folder: Storage, runs: Storage, name: str) -> None:
 def refuse_lost_checkpoints(
     spec: ResolvedSpec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]
 ) -> None:
-    """A run whose checkpoints are gone does not begin again unasked.
+    """Refuses to start a run from step 0 if its checkpoints are gone.
 
     Args:
         spec: The resolved spec.
-        store: Which holds no checkpoint.
+        store: Holds no checkpoint.
         history: Lines of the run's events.
 
     Raises:
-        CheckpointError: It once had some.
+        CheckpointError: The run has written checkpoints.
     """
     steps = [event["step"] for event in history if event["kind"] == "checkpoint"]
     if steps:
         raise CheckpointError(
-            f"run {spec.name!r} has written {len(steps)} checkpoints, the last after step {steps[-1]}, "
-            f"but {store.folder.uri} holds none",
-            "Put one back to go on from it, or type --new to start again.",
+            f"run {spec.name!r} has written {len(steps)} checkpoints, the last after step "
+            f"{steps[-1]}, but {store.folder.uri} holds none",
+            "Put one back to continue from it, or type --new to start again.",
         )
 
 
-def read(store: CheckpointStore, recent: PeerCheckpoints | None, step: int, place: int) -> Found:
-    """The state that rank 0 found.
-
-    Raises:
-        CheckpointError: It is no longer there, or does not verify.
-    """
-    if place == MEMORY and recent is not None:
-        return recent.read(step)
-    return retry_reads(lambda: store.read(step), store.folder)
-
-
-def retry_reads(ask: Callable[[], T], folder: Storage) -> T:
-    """An answer of storage that may be away for a minute.
-
-    Raises:
-        CheckpointError: It was away for longer.
-    """
-    for pause_s in _PAUSES_S:
-        try:
-            return ask()
-        except OSError:
-            time.sleep(pause_s)
-    try:
-        return ask()
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder.uri} cannot be read: {error}", "Give access to it, then type --resume."
-        ) from error
-
-
 def refuse_changes(spec: ResolvedSpec, data_hash: str, found: Found) -> None:
-    """A state of another spec or data set is not gone on from.
+    """Refuses to continue from a state of another spec or data set.
+
+    Args:
+        spec: The resolved spec.
+        data_hash: Hash of the data set.
+        found: The state.
 
     Raises:
-        RunError: What differs, with both values.
+        RunError: Spec or data set differ; with both values.
     """
     refuse_other_data(spec, found.meta["data_hash"], data_hash)
     refuse_other_spec(spec, yaml.safe_load(found.files["spec.yaml"]))
 
 
 def refuse_other_data(spec: ResolvedSpec, before: str, now: str) -> None:
-    """A run goes on with the data set that it was started with, by hash.
+    """Refuses to continue a run with another data set.
+
+    Args:
+        spec: The resolved spec.
+        before: Hash of the data set that the run was started with.
+        now: Hash of the prepared data set.
 
     Raises:
-        RunError: It is another one.
+        RunError: The hashes differ.
     """
     if before != now:
         raise RunError(
-            f"run {spec.name!r} was trained on data set {before[:12]}, but the prepared data set is {now[:12]}",
-            "Restore the sources, type --new to start again with the changed data, or give the run another name and "
-            f"--fork {spec.name} to start from its weights.",
+            f"run {spec.name!r} was trained on data set {before[:12]}, but the prepared data set "
+            f"is {now[:12]}",
+            "Restore the sources, type --new to start again with the changed data, or give the run "
+            f"another name and --fork {spec.name} to start from its weights.",
         )
 
 
 def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
-    """A run goes on with the spec that it was started with.
+    """Refuses to continue a run with another spec.
 
     Args:
         spec: The resolved spec of now.
-        before: The resolved spec of then, as plain values.
+        before: The resolved spec that the run was started with, as plain values.
 
     Raises:
-        RunError: Each key that differs, with both values.
+        RunError: A field that changes the model differs; with both values of each.
     """
     changed = specs.differences(before, specs.to_dict(spec))
     relevant = [change for change in changed if change.path.split(".")[0] not in _MAY_CHANGE]
     if not relevant:
         return
     hint = (
-        "Undo the change to resume, type --new to start again with it, or give the run another name and "
-        f"--fork {spec.name} to start from its weights."
+        "Undo the change to resume, type --new to start again with it, or give the run another "
+        f"name and --fork {spec.name} to start from its weights."
     )
+    # Its default follows the number of workers, so this change may be one that nobody typed.
     if all(change.path == "train.logical_shards" for change in relevant):
-        hint = f"A step keeps its pieces when the workers change: --set train.logical_shards={relevant[0].before}"
+        hint = (
+            "A step keeps its pieces when the workers change: "
+            f"--set train.logical_shards={relevant[0].before}"
+        )
     lines = "\n    ".join(map(str, relevant))
     raise RunError(f"run {spec.name!r} was started with another spec:\n    {lines}", hint)
 
 
 def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journal) -> None:
-    """Writes down what the bits depend on besides the spec; a resumed run says where that has changed."""
-    if not run_folder.exists(_LOCK):
-        run_folder.write_bytes(_LOCK, yaml.safe_dump(dict(now)).encode())
+    """Writes down what the bits depend on besides the spec, once; later only compares it.
+
+    Args:
+        run_folder: Takes the file `run.lock.yaml`.
+        now: Versions, device and number of threads of this attempt.
+        journal: Takes an event if something has changed since the run was started.
+    """
+    if not run_folder.exists(_LOCK_FILE):
+        run_folder.write_bytes(_LOCK_FILE, yaml.safe_dump(dict(now)).encode())
         return
-    before = yaml.safe_load(run_folder.read_bytes(_LOCK))
+    before = yaml.safe_load(run_folder.read_bytes(_LOCK_FILE))
     changes = {
         name: [before.get(name), value] for name, value in now.items() if before.get(name) != value
     }

@@ -1,8 +1,8 @@
-"""Where a run is, what it has seen, and how both lie in a checkpoint.
+"""The position of a run, what it has seen, and how both lie in a checkpoint. Runs in each worker.
 
 model.safetensors      weights and buffers
 optimizer.safetensors  tensors of optimiser and schedule
-optimizer.pt           their plain values, and which tensor belongs where; read with `weights_only=True`
+optimizer.pt           their plain values, and the places of the tensors; no pickled objects
 state.json             `State`
 spec.yaml              the resolved spec
 features.json          the fitted features
@@ -22,8 +22,9 @@ import yaml
 from torch import Tensor
 
 from raydc import spec as specs
-from raydc.checkpoint.snapshot import join
 from raydc.checkpoint.store import Found
+from raydc.checkpoint.value_tree import join_tensors
+from raydc.data.prepared import Prepared
 from raydc.errors import CheckpointError
 from raydc.spec import ResolvedSpec
 from raydc.spec.resolved import ResolvedTrain
@@ -33,17 +34,17 @@ from raydc.storage import canonical_json, sha256
 
 @dataclass(frozen=True)
 class State:
-    """Where a run is and what it has seen: `state.json` of a checkpoint.
+    """The position of a run and what it has seen: `state.json` of a checkpoint.
 
     Attributes:
-        step: Steps done.
-        loss_sum: Loss times rows of this epoch so far.
-        loss_rows: Rows of this epoch so far.
-        best_metric: Best validation metric.
-        best_step: Steps done when it was measured.
+        step: Completed steps.
+        loss_sum: Sum of loss times rows over the current epoch.
+        loss_rows: Rows of the current epoch so far.
+        best_metric: Best validation metric so far.
+        best_step: Completed steps when it was measured.
         epochs_without: Epochs since the last improvement that counts for early stop.
-        metrics: Of the last epoch that ended.
-        reason: Why the run has ended: completed, early_stop or stopped; None while it goes on.
+        metrics: Metrics of the last complete epoch.
+        reason: Why the run has ended: completed, early_stop or stopped; None before.
     """
 
     step: int = 0
@@ -55,24 +56,68 @@ class State:
     metrics: dict[str, float | None] | None = None
     reason: str | None = None
 
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss over the rows of the current epoch; 0 before its first row."""
+        return self.loss_sum / max(1, self.loss_rows)
+
 
 @dataclass(frozen=True)
 class Parts:
-    """The live state of a run: what a checkpoint is made of."""
+    """The live state of a run, from which a checkpoint is made.
+
+    Attributes:
+        state: Position of the run.
+        weights: State of the network, by name.
+        step_state: State of optimiser and schedule, as `Step.state` returns it.
+    """
 
     state: State
     weights: Mapping[str, Tensor]
     step_state: Any
 
 
-def judge(state: State, record: dict[str, Any], train: ResolvedTrain, total_steps: int) -> State:
-    """What the end of an epoch means: is it the best so far, and does the run go on? Pure.
+@dataclass(frozen=True)
+class Constants:
+    """What all checkpoints of an attempt have in common.
+
+    Attributes:
+        files: Content by name.
+        meta: JSON values for the manifest.
+    """
+
+    files: Mapping[str, bytes]
+    meta: Mapping[str, Any]
+
+
+def constants_of(spec: ResolvedSpec, data: Prepared, **meta: Any) -> Constants:
+    """Returns what all checkpoints of an attempt have in common.
 
     Args:
-        state: Before.
-        record: Of the epoch, with the metric by its name.
+        spec: The resolved spec.
+        data: The data set.
+        **meta: More JSON values for the manifest.
+    """
+    files = {
+        "features.json": canonical_json(data.features.to_dict(), indent=2) + b"\n",
+        "spec.yaml": yaml.safe_dump(specs.to_dict(spec), sort_keys=False).encode(),
+    }
+    return Constants(files, {"data_hash": data.data_hash, "spec_hash": spec_hash(spec), **meta})
+
+
+def judge_epoch(
+    state: State, record: dict[str, Any], train: ResolvedTrain, total_steps: int
+) -> State:
+    """Decides at the end of an epoch whether it is the best so far, and whether the run ends. Pure.
+
+    Args:
+        state: State at the end of the epoch.
+        record: Record of the epoch, with the metric by its name.
         train: Section `train` of a resolved spec.
         total_steps: Steps of the whole run.
+
+    Returns:
+        The state at the start of the next epoch, or of the end of the run.
     """
     metric = record.get(train.metric) if record["split"] == "validation" else None
     best, best_step, without = state.best_metric, state.best_step, state.epochs_without + 1
@@ -81,6 +126,7 @@ def judge(state: State, record: dict[str, Any], train: ResolvedTrain, total_step
         float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
     )
     if metric is not None and gain > 0:
+        # A small gain is the best so far all the same, but early stop counts on.
         least = train.early_stop.min_delta if train.early_stop else 0.0
         without = 0 if gain > least else without
         best, best_step = metric, state.step
@@ -90,6 +136,7 @@ def judge(state: State, record: dict[str, Any], train: ResolvedTrain, total_step
     elif train.early_stop is not None and without >= train.early_stop.patience:
         reason = "early_stop"
     names = (*ALL_SCORES, "loss", "train_loss")
+    # The sums of the loss start again at zero.
     return State(
         step=state.step,
         best_metric=best,
@@ -100,8 +147,18 @@ def judge(state: State, record: dict[str, Any], train: ResolvedTrain, total_step
     )
 
 
-def state_of(found: Found) -> State:
-    """The state that a checkpoint holds. Raises CheckpointError where another version of raydc wrote it."""
+def spec_hash(spec: ResolvedSpec) -> str:
+    """sha256 of a resolved spec."""
+    return sha256(canonical_json(specs.to_dict(spec)))
+
+
+def pack_state(state: State) -> bytes:
+    """Content of `state.json`."""
+    return canonical_json(asdict(state), indent=2) + b"\n"
+
+
+def unpack_state(found: Found) -> State:
+    """The state in a checkpoint. Raises CheckpointError if another version of raydc wrote it."""
     content = json.loads(found.files["state.json"])
     try:
         return State(**content)
@@ -109,39 +166,17 @@ def state_of(found: Found) -> State:
         raise CheckpointError(f"checkpoint of step {found.step}: state.json: {error}") from error
 
 
-def spec_hash(spec: ResolvedSpec) -> str:
-    """sha256 of a resolved spec."""
-    return sha256(canonical_json(specs.to_dict(spec)))
-
-
-def constant_files(spec: ResolvedSpec, features: dict[str, Any]) -> dict[str, bytes]:
-    """The files that are the same in all checkpoints of a run.
-
-    Args:
-        spec: The resolved spec.
-        features: Of `Features.to_dict`.
-    """
-    return {
-        "features.json": canonical_json(features, indent=2) + b"\n",
-        "spec.yaml": yaml.safe_dump(specs.to_dict(spec), sort_keys=False).encode(),
-    }
-
-
-def state_file(state: State) -> bytes:
-    """`state.json`."""
-    return canonical_json(asdict(state), indent=2) + b"\n"
-
-
 def unpack_weights(found: Found) -> dict[str, torch.Tensor]:
-    """State of the network, on the CPU."""
+    """State of the network in a checkpoint, on the CPU."""
     weights: dict[str, torch.Tensor] = safetensors.torch.load(found.files["model.safetensors"])
     return weights
 
 
 def unpack_step(found: Found) -> dict[str, Any]:
-    """State of optimiser and schedule, for `Step.load_state`."""
-    rest = torch.load(
+    """State of optimiser and schedule in a checkpoint, for `Step.load_state`."""
+    plain_values = torch.load(
         io.BytesIO(found.files["optimizer.pt"]), weights_only=True, map_location="cpu"
     )
-    state: dict[str, Any] = join(rest, safetensors.torch.load(found.files["optimizer.safetensors"]))
+    tensors = safetensors.torch.load(found.files["optimizer.safetensors"])
+    state: dict[str, Any] = join_tensors(plain_values, tensors)
     return state

@@ -1,7 +1,7 @@
-"""Artefacts of several files that exist only when all of them verify, and the checkpoints of a run.
+"""The checkpoints of a run in storage. Rank 0 writes them; drivers, workers and commands read them.
 
-The manifest (name, bytes and sha256 of each file) is written last. A folder without a manifest that verifies is
-no artefact: the newest checkpoint that verifies wins, and a skipped one is named with its reason.
+A checkpoint is an artefact (`raydc.artefact`): a folder without a manifest that verifies is none.
+The newest checkpoint that verifies wins, and one that is skipped is named with the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ _NAME = re.compile(r"^step_(\d{8,})$")
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that verifies."""
+    """A checkpoint that verifies.
+
+    Attributes:
+        step: Completed steps.
+        meta: JSON values from the manifest.
+        files: Content by name.
+    """
 
     step: int
     meta: dict[str, Any]
@@ -31,14 +37,19 @@ class Found:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A checkpoint that does not verify, and why."""
+    """A checkpoint that does not verify.
+
+    Attributes:
+        step: Completed steps, from its name.
+        reason: What is wrong with it.
+    """
 
     step: int
     reason: str
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return name_of(self.step)
 
 
@@ -52,11 +63,11 @@ class CheckpointStore:
 
     Args:
         folder: `runs/<name>/checkpoints`.
-        num_to_keep: Newest checkpoints that stay when another is written.
+        num_to_keep: Number of newest checkpoints that remain when another one is written.
     """
 
-    # Called at each phase of a write, by name: `copied`, `wrote FILE`, `moved`, `pruning`, `pruned`. What breaks a run
-    # on purpose puts its own here.
+    # Called at each phase of a write: `copied`, `wrote FILE`, `moved`, `pruning`, `pruned`.
+    # Fault injection sets its own function here.
     reached: Reached = staticmethod(nothing)
 
     def __init__(self, folder: Storage, num_to_keep: int) -> None:
@@ -74,24 +85,25 @@ class CheckpointStore:
         """Writes a checkpoint and removes those that are neither among the newest nor the best.
 
         Args:
-            step: Steps done so far. A checkpoint of the same step that verifies stays as it is.
+            step: Completed steps. A checkpoint of the same step that verifies is left as it is.
             files: Content by name.
             meta: JSON values that describe it.
-            best_step: Step of the best checkpoint, which stays whatever its age.
-            hashes: sha256 of each file, where it is known already.
+            best_step: Step of the best checkpoint, which is never removed.
+            hashes: sha256 of each file, if they are known already.
 
         Returns:
-            Its name.
+            The name of the checkpoint.
 
         Raises:
             OSError: The store refuses. What was there before is still there.
         """
         name = name_of(step)
-        if self.folder.exists(name) and self._keeps(step):
+        # A resumed run comes to the same step again; its bits are the same, so the old one is kept.
+        if self.folder.exists(name) and self._verifies(step):
             return name
         meta = {**meta, "step": step}
         if self.folder.is_local:
-            self._write_beside(name, files, meta, hashes)
+            self._write_draft(name, files, meta, hashes)
         else:
             write_artefact(self.folder / name, files, meta, hashes, self.reached)
         self.reached("moved")
@@ -99,7 +111,8 @@ class CheckpointStore:
         self.reached("pruned")
         return name
 
-    def _keeps(self, step: int) -> bool:
+    def _verifies(self, step: int) -> bool:
+        """Whether a checkpoint verifies; one that does not is set aside."""
         try:
             self.read(step)
         except CheckpointError:
@@ -107,22 +120,24 @@ class CheckpointStore:
             return False
         return True
 
-    def _write_beside(
+    def _write_draft(
         self,
         name: str,
         files: Mapping[str, Content],
         meta: Mapping[str, Any],
         hashes: Mapping[str, str] | None,
     ) -> None:
-        """Written beside its place and moved there whole: a kill leaves nothing that looks like a checkpoint."""
+        """Writes under another name and moves the whole folder to its place.
+
+        So a kill leaves nothing that looks like a checkpoint.
+        """
         draft = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
             write_artefact(self.folder / draft, files, meta, hashes, self.reached)
             self.folder.move(draft, name)
         except OSError:
-            with contextlib.suppress(
-                OSError
-            ):  # On a full disk its space is what the next one needs.
+            # On a full disk the next attempt needs the space of the draft.
+            with contextlib.suppress(OSError):
                 self.folder.delete(draft)
             raise
 
@@ -134,9 +149,8 @@ class CheckpointStore:
                 self._remove(name_of(step))
 
     def _remove(self, name: str) -> None:
-        if (
-            self.folder.is_local
-        ):  # A folder goes file by file: first it stops to look like a checkpoint.
+        # A folder is deleted file by file. Before that it must stop looking like a checkpoint.
+        if self.folder.is_local:
             self.folder.move(name, f"{name}.pruned.tmp")
             name = f"{name}.pruned.tmp"
         else:
@@ -145,23 +159,24 @@ class CheckpointStore:
         self.folder.delete(name)
 
     def sweep_drafts(self) -> None:
-        """Removes what a killed writer left. Only for the process that writes."""
+        """Removes what a killed writer has left. Only the process that writes may call it."""
         for name in self.folder.names():
             if name.endswith(".tmp"):
                 self.folder.delete(name)
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints that have a folder, ascending; whether they verify is another matter."""
+        """Steps of all checkpoints that have a folder, ascending, whether or not they verify."""
         matches = (_NAME.match(name) for name in self.folder.names())
         return sorted(int(match[1]) for match in matches if match)
 
     def read(self, step: int) -> Found:
-        """One checkpoint.
+        """Reads the checkpoint of a step.
 
         Raises:
-            CheckpointError: It is not there or does not verify.
+            CheckpointError: It does not exist or does not verify.
         """
         meta, files = read_artefact(self.folder / name_of(step))
+        # A folder that was renamed verifies, but its position is not the one in its name.
         if meta.get("step") != step:
             raise CheckpointError(
                 f"{self.folder.uri}/{name_of(step)} is of step {meta.get('step')}"
@@ -169,8 +184,9 @@ class CheckpointStore:
         return Found(step, meta, files)
 
     def set_aside(self, step: int) -> None:
-        """Takes a checkpoint that does not verify out of the row, so that it does not count among the newest."""
+        """Takes away a checkpoint that does not verify, so that it counts no more."""
         name = name_of(step)
+        # An object store cannot rename, and copying gigabytes that do not verify helps nobody.
         if self.folder.is_local:
             self.folder.delete(f"{name}.damaged")
             self.folder.move(name, f"{name}.damaged")
@@ -178,13 +194,30 @@ class CheckpointStore:
             self.folder.delete(name)
 
     def newest(self) -> tuple[Found | None, list[Skipped]]:
-        """The newest checkpoint that verifies, and the newer ones that do not."""
+        """Returns the newest checkpoint that verifies, and the newer ones that do not."""
         skipped: list[Skipped] = []
         for candidate in self._newest_first():
             if isinstance(candidate, Found):
                 return candidate, skipped
             skipped.append(candidate)
         return None, skipped
+
+    def require_newest(self, hint: str | None = None) -> Found:
+        """Returns the newest checkpoint that verifies.
+
+        Args:
+            hint: What the reader of the error can do.
+
+        Raises:
+            CheckpointError: None verifies; with the reason of the newest one.
+        """
+        found, skipped = self.newest()
+        if found is None:
+            reason = f": {skipped[0].reason}" if skipped else ""
+            raise CheckpointError(
+                f"{self.folder.uri} holds no checkpoint that verifies{reason}", hint
+            )
+        return found
 
     def _newest_first(self) -> Iterator[Found | Skipped]:
         for step in reversed(self.steps()):

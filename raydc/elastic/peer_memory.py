@@ -112,7 +112,7 @@ def start_holder(node_id: str) -> Any:
 
 
 class PeerMemory:
-    """The memory holders of a run, as a worker uses them (`checkpoint.saver.PeerCheckpoints`).
+    """The memory holders of a run, as a worker uses them (see `PeerCheckpoints`).
 
     Args:
         mailbox: Handle of the run's mailbox, which owns the holders.

@@ -31,6 +31,7 @@ from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.engine import internals
 from raydc.loop import planned_stop, worker
 from raydc.loop.group import Alone, Workers
+from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
@@ -212,13 +213,14 @@ def _work(config: dict[str, Any]) -> None:
             spec,
             Storage(config["run_folder"]),
             Storage(config["data_folder"]),
-            group=Workers(device) if context.get_world_size() > 1 else Alone(),
-            publish=handle.publish.remote,
-            device=device,
-            recent=peer_memory.PeerMemory(handle)
-            if spec.fault_tolerance.max_recomputed_steps
-            else None,
-            pending=planned_stop.requested_reason,
+            group=Workers(device) if context.get_world_size() > 1 else Alone(device),
+            hooks=Hooks(
+                publish=handle.publish.remote,
+                peer_memory=peer_memory.PeerMemory(handle)
+                if spec.fault_tolerance.max_recomputed_steps
+                else None,
+                stop_request=planned_stop.requested_reason,
+            ),
         )
 
     worker_failure.guard(context.get_world_rank(), train)

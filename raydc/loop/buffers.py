@@ -1,7 +1,8 @@
-"""Buffers that a forward pass changes (statistics of batch normalisation), over the logical shards of a step.
+"""Buffers that a forward pass changes, such as the statistics of batch normalisation.
 
-Each shard starts from the values at the start of the step. In the end they move by the mean of the shards' changes, so
-that they do not depend on who computed which shard, and a buffer that never changes stays as it is to the last bit.
+Runs in each worker. Each logical shard starts from the values at the start of the step. At the end
+the buffers move by the mean of the shards' changes. So they do not depend on who computed which
+shard, and a buffer that never changes keeps its value to the last bit.
 """
 
 from __future__ import annotations
@@ -15,47 +16,53 @@ from raydc.models.networks import Network
 
 
 class ShardBuffers:
-    """The buffers of a network. Nothing is done for a step of one shard, which changes them as it goes.
+    """The changing buffers of a network.
+
+    Does nothing for a step of a single shard, whose forward pass may change the buffers in place.
 
     Args:
-        network: Its input layer has constants only.
+        network: The network. Its input layer holds constants only.
         num_shards: Logical shards of a step.
+
+    Attributes:
+        changes: Tensors of the shapes and types that `collect` returns.
     """
 
     def __init__(self, network: Network, num_shards: int) -> None:
+        # A flag has no mean, and the constants of the input layer never change.
         found = [
-            b
-            for name, b in network.named_buffers()
-            if not name.startswith("input.") and b.dtype != torch.bool
+            buffer
+            for name, buffer in network.named_buffers()
+            if not name.startswith("input.") and buffer.dtype != torch.bool
         ]
         self._buffers = found if num_shards > 1 else []
         self._start = [buffer.clone() for buffer in self._buffers]
         self.changes = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._buffers]
-        """Examples of what `collect` gives."""
 
-    def begin(self) -> None:
-        """Notes where all shards start from."""
+    def start_step(self) -> None:
+        """Notes the values from which all shards of the step start."""
         if self._buffers:
             torch._foreach_copy_(self._start, self._buffers)
 
     def restore(self) -> None:
-        """The next shard starts where all start."""
+        """Sets the buffers back to the start of the step, before the next shard."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._start)
 
     def collect(self) -> list[Tensor]:
-        """What a shard has changed, float32."""
+        """Changes that the last shard made, float32."""
         if not self._buffers:
             return []
         return [change.float() for change in torch._foreach_sub(self._buffers, self._start)]
 
-    def finish(self, sums: Sequence[Tensor], num_shards: int) -> None:
-        """A step is over.
+    def finish_step(self, sums: Sequence[Tensor], num_shards: int) -> None:
+        """Moves the buffers by the mean change of the step.
 
         Args:
-            sums: Of what `collect` gave, over all shards.
-            num_shards: How many of them had rows.
+            sums: Changes as `collect` returns them, summed over all shards.
+            num_shards: Number of shards that had rows.
         """
         for buffer, start, total in zip(self._buffers, self._start, sums, strict=True):
             change = total / num_shards
+            # A counter of batches is an integer: all shards add one, and so does the mean.
             buffer.copy_(start + (change if buffer.is_floating_point() else change.round()))

@@ -1,6 +1,7 @@
-"""A planned end of a group of workers: asked for from outside, agreed on by all ranks before the same step.
+"""A planned stop of the workers: requested from outside, agreed on before the same step by all.
 
-Ray cannot change a running group, it starts another. The ranks write a checkpoint first, so that no step is lost.
+Runs in each worker. Ray cannot resize a running group, it can only start another one. The ranks
+write a checkpoint before they stop, so that no step is lost.
 """
 
 from __future__ import annotations
@@ -10,22 +11,25 @@ from collections.abc import Callable
 
 from raydc.loop.group import Group
 
-# What it can be: the group is to grow, or one of its nodes is about to go.
+# Why workers stop: the group can grow, or a node of it is about to be taken away.
 GROW, DRAIN = "grow", "drain"
 REASONS = (GROW, DRAIN)
-_LOOK_EVERY_S = 0.5
-_MOST_STEPS = 1000
+# Seconds between two checks. Clouds announce the end of an instance 30 s before it or earlier.
+_CHECK_EVERY_S = 0.5
+_MAX_STEPS_BETWEEN_CHECKS = 1000
+_NO_REASON = -1
 
-Pending = Callable[[], str | None]
-_asked: str | None = None
+# Returns the reason of a stop that was requested in this process, or None.
+StopRequest = Callable[[], str | None]
+_requested: str | None = None
 
 
 class PlannedStopError(Exception):
-    """The workers ended by agreement, with everything they did in a checkpoint. Not a failure.
+    """The workers stopped by agreement, and all that they did is in a checkpoint. Not a failure.
 
     Args:
         reason: One of REASONS.
-        step: Steps done.
+        step: Completed steps.
     """
 
     def __init__(self, reason: str, step: int) -> None:
@@ -34,56 +38,61 @@ class PlannedStopError(Exception):
         self.step = step
 
     def __str__(self) -> str:
-        return f"left after step {self.step}: {self.reason}"
+        return f"stopped as planned after step {self.step}: {self.reason}"
 
 
 def request_stop(reason: str) -> None:
-    """Asks the workers to end. Called in the process of rank 0, from another thread than the loop's."""
-    global _asked
-    _asked = reason
+    """Requests a stop. Called in the process of rank 0, in another thread than the loop's."""
+    global _requested
+    _requested = reason
 
 
 def requested_reason() -> str | None:
-    """What this process was asked for."""
-    return _asked
+    """Reason of the stop that was requested in this process, or None."""
+    return _requested
 
 
 class StopAgreement:
-    """Tells all ranks at the same step what rank 0 was asked.
+    """Makes all ranks learn before the same step whether rank 0 received a request to stop.
 
-    Rank 0 is looked at several times a second, not at every step: each look tells the number of steps to the next, so
-    all ranks join in the same ones. A look is one broadcast of a number.
+    Each check is a broadcast, which would be too much for every step. Therefore each check also
+    says after how many steps the next one comes, so that all ranks take part in the same ones.
 
     Args:
         group: The workers.
-        pending: What this process was asked for, if anything; only rank 0's counts.
+        stop_request: Returns the reason of a requested stop. Only that of rank 0 counts.
     """
 
-    def __init__(self, group: Group, pending: Pending) -> None:
+    def __init__(self, group: Group, stop_request: StopRequest) -> None:
         self._group = group
-        self._pending = pending
+        self._stop_request = stop_request
         self._steps_left = 1
-        self._steps = 1
-        self._looked_s = time.monotonic()
+        self._num_steps = 1
+        self._checked_s = time.monotonic()
 
-    def reached(self) -> str | None:
-        """Called by every rank before each step: the reason to end here, the same on all ranks, or None."""
+    def agreed_reason(self) -> str | None:
+        """Reason to stop before the next step, the same on all ranks; None to continue.
+
+        Every rank must call this before each step.
+        """
         self._steps_left -= 1
         if self._steps_left > 0:
             return None
-        answer = self._group.broadcast(self._answer() if self._group.rank == 0 else 0)
-        self._steps_left = answer
-        return None if answer > 0 else REASONS[-answer]
+        # Only rank 0's numbers count: another rank's clock must not decide when the next check is.
+        mine = self._check() if self._group.world.rank == 0 else (_NO_REASON, 0)
+        index, self._steps_left = self._group.broadcast(mine)
+        return None if index == _NO_REASON else REASONS[index]
 
-    def _answer(self) -> int:
-        """Steps until the next look, or 0 and below: minus the index of the reason."""
-        reason = self._pending()
-        if reason is not None:
-            return -REASONS.index(reason)
+    def _check(self) -> tuple[int, int]:
+        """Index of the requested reason, or _NO_REASON; and the steps to the next check."""
+        reason = self._stop_request()
+        index = _NO_REASON if reason is None else REASONS.index(reason)
         now_s = time.monotonic()
-        step_s = (now_s - self._looked_s) / self._steps
-        self._looked_s = now_s
-        self._steps = max(
-            1, min(_MOST_STEPS, 2 * self._steps, int(_LOOK_EVERY_S / max(step_s, 1e-6)))
+        step_s = (now_s - self._checked_s) / self._num_steps
+        self._checked_s = now_s
+        # At most twice as many as before: one step that was fast by chance proves little.
+        steps = min(
+            _MAX_STEPS_BETWEEN_CHECKS, 2 * self._num_steps, int(_CHECK_EVERY_S / max(step_s, 1e-6))
         )
-        return self._steps
+        self._num_steps = max(1, steps)
+        return index, self._num_steps

@@ -1,11 +1,13 @@
-"""The one tree along which a step is summed, whoever holds its logical shards.
+"""The fixed binary tree along which a step is summed. Pure; used by each worker.
 
-A node is a run of shards (start, stop); it is halved in the middle until a node is one shard. Floating-point sums
-depend on their order, so the same bits for every number of workers need the same additions: those of this tree. A
-worker adds what lies whole inside its shards; what is left are `nodes_of` its range, and those the workers add.
+A node is a range of logical shards (start, stop). It is halved in the middle until a node is one
+shard. Floating-point sums depend on their order, so the same bits for every number of workers need
+the same additions: those of this tree. A worker adds up the nodes that lie inside its shards. What
+remains are `nodes_of` its range, which the workers add up together.
 
-Halving in the middle makes the range of a worker one node wherever the number of workers is 2 or 4, or a power of two
-that divides the number of shards: then each worker has one sum to give away, as in any all-reduce.
+Because nodes are halved in the middle, the range of a worker is a single node if there are 2 or 4
+workers, or a power of two that divides the number of shards. Then each worker has one sum to send,
+as in any all-reduce.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ Node = tuple[int, int]
 
 
 def halves(node: Node) -> tuple[Node, Node]:
-    """The two nodes that a node of more than one shard is the sum of."""
+    """The two children of a node of more than one shard."""
     start, stop = node
     middle = (start + stop) // 2
     return (start, middle), (middle, stop)
 
 
 def nodes_of(num_shards: int, shards: range) -> list[Node]:
-    """The largest nodes that lie inside a contiguous range of shards, from left to right; they cover it."""
+    """The largest nodes inside a contiguous range of shards, from left to right. They cover it."""
 
     def inside(node: Node) -> list[Node]:
         start, stop = node
@@ -40,17 +42,22 @@ def nodes_of(num_shards: int, shards: range) -> list[Node]:
 
 
 class Fold(Generic[T]):
-    """Adds values along the tree as they come, from left to right, as soon as both halves of a node are there.
+    """Adds values along the tree as they arrive, from left to right.
 
-    At most 1 + log2(num_shards) values are kept at a time, as a binary counter keeps its carries.
+    Two halves are added as soon as both are there. At most 1 + log2(num_shards) values are kept at
+    a time, like the carries of a binary counter.
 
     Args:
-        num_shards: Of the whole tree.
-        add: The sum of a left and a right half; it may reuse the memory of either.
+        num_shards: Shards of the whole tree.
+        add: Returns the sum of a left and a right half; it may reuse the memory of either.
+
+    Attributes:
+        parts: Nodes that have no sibling yet, with their values, from left to right.
     """
 
     def __init__(self, num_shards: int, add: Callable[[T, T], T]) -> None:
         self._add = add
+        # All parents are known beforehand, so that `push` in the training step is one look-up.
         self._parents: dict[tuple[Node, Node], Node] = {}
         self.parts: list[tuple[Node, T]] = []
         todo = [(0, num_shards)]
@@ -62,12 +69,13 @@ class Fold(Generic[T]):
                 todo.extend(pair)
 
     def push(self, node: Node, value: T) -> None:
-        """Takes the value of the node that begins where the one before ended."""
+        """Adds the value of the node that starts where the previous one ended."""
+        # A new node may complete its parent, which may complete the parent's parent, and so on.
         while self.parts and (self.parts[-1][0], node) in self._parents:
             left, before = self.parts.pop()
             node, value = self._parents[left, node], self._add(before, value)
         self.parts.append((node, value))
 
     def clear(self) -> None:
-        """Forgets all values: the next step begins."""
+        """Removes all values, for the next step."""
         self.parts.clear()

@@ -1,8 +1,9 @@
-"""The scores of a network on the validation rows, computed by all workers together."""
+"""Scores of a network on the validation rows, computed by all workers together."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,35 +15,35 @@ from raydc.loop.group import Group, peers
 from raydc.loop.step import Step
 from raydc.models.scores import Scores
 
+# Fixed, so that each row shares its forward pass with the same rows for every number of workers.
 _BLOCK_ROWS = 512
 
 
 @torch.inference_mode()
-def scores(
-    step: Step, rows: Rows, features: Features, group: Group, device: torch.device
-) -> dict[str, float | None]:
-    """Blocks of rows that do not depend on the workers are dealt out to them; all get the scores of all.
+def compute_scores(step: Step, rows: Rows, features: Features, group: Group) -> dict[str, Any]:
+    """Deals out blocks of rows to the workers and returns the scores over all of them.
 
     Args:
-        step: Of the network, which is in training mode again afterwards.
+        step: Holds the network, which is in training mode before and after.
         rows: All validation rows.
-        features: Of the data set.
+        features: Features of the data set.
         group: The workers; every rank must call this.
-        device: Of the network.
+
+    Returns:
+        The scores by name, the same on every rank, None for one that is undefined; and `split`.
 
     Raises:
         PeerLostError: Another worker is gone or hangs.
     """
-    found = Scores(features)
+    found, world = Scores(features), group.world
     step.network.eval()
-    for block in range(group.rank, order.num_steps(len(rows), _BLOCK_ROWS), group.world_size):
+    for block in range(world.rank, order.num_steps(len(rows), _BLOCK_ROWS), world.world_size):
         first = block * _BLOCK_ROWS
         ids_B = np.arange(first, min(first + _BLOCK_ROWS, len(rows)), dtype=np.int64)
         x, y_B = (torch.from_numpy(array) for array in rows.gather(ids_B))
-        found.update(step.forward(x.to(device)), y_B)
+        found.update(step.forward(x.to(world.device)), y_B)
     step.network.train()
     with peers(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The ``compute`` method"
-        )  # A worker without a block.
-        return found.compute()
+        # torchmetrics warns in a worker that had no block; the sum over all workers is complete.
+        warnings.filterwarnings("ignore", message="The ``compute`` method")
+        return {"split": "validation", **found.compute()}

@@ -15,10 +15,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from training import training_spec
+from training import StopsAfter, training_spec
 
-from raydc.checkpoint.store import CheckpointStore
 from raydc.loop import worker
+from raydc.loop.fault_injection import FaultInjector
+from raydc.loop.hooks import Hooks
 from raydc.storage import Storage
 
 FILES = (
@@ -42,7 +43,9 @@ def main() -> None:
     results = {}
     for number, phase in enumerate(PHASES):
         folder = work / str(number)
-        killed = in_fork(lambda folder=folder, phase=phase: train_and_die(folder, data, phase))
+        killed = in_fork(
+            lambda folder=folder, phase=phase: train(folder, data, KillsInPhase(phase))
+        )
         results[phase] = [killed, in_fork(lambda folder=folder: train(folder, data))]
     sys.stdout.write(json.dumps(results))
 
@@ -62,24 +65,27 @@ def in_fork(do: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def train(folder: Path, data: Storage) -> None:
+class KillsInPhase(StopsAfter):
+    """Kills this process in a phase of writing a checkpoint, once older checkpoints exist."""
+
+    def __init__(self, phase: str) -> None:
+        super().__init__(None)
+        self.phase = phase
+        self.num_passed = 0
+
+    def reached(self, place: str) -> None:
+        self.num_passed += place == self.phase
+        if self.num_passed > NUM_BEFORE:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(folder: Path, data: Storage, faults: FaultInjector | None = None) -> None:
     worker.fit(
         training_spec(str(folder), checkpoint={"every_steps": 2, "num_to_keep": 2}),
         Storage(str(folder)),
         data,
+        hooks=Hooks(faults=faults),
     )
-
-
-def train_and_die(folder: Path, data: Storage, phase: str) -> None:
-    seen = []
-
-    def reached(name: str) -> None:
-        seen.append(name)
-        if seen.count(phase) > NUM_BEFORE:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    CheckpointStore.reached = staticmethod(reached)
-    train(folder, data)
 
 
 if __name__ == "__main__":

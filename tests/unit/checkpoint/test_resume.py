@@ -1,4 +1,4 @@
-"""Nothing begins again silently: what --resume and --fork refuse, and what they say."""
+"""What --resume refuses, and what it says."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import event_kinds, training_spec, weights_hash, write_line, write_pictures
+from training import event_kinds, training_spec, write_pictures
 
-from raydc import bundle, train
 from raydc import spec as specs
-from raydc.checkpoint import fork, resume
-from raydc.checkpoint.state import unpack_weights
+from raydc import train
+from raydc.checkpoint import resume
 from raydc.cli import run_inventory
 from raydc.cli.store_listing import StoreListing
 from raydc.data import prepared
-from raydc.errors import CheckpointError, RunError, UsageError
+from raydc.errors import CheckpointError, RunError
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking import lease
@@ -47,10 +46,7 @@ def again(spec: Spec, data: prepared.Prepared, folder: Storage, **arguments: Any
     return lines
 
 
-# --resume --------------------------------------------------------------------------------------------
-
-
-def test_unknown_run_is_refused_with_those_that_are_close(runs: Storage) -> None:
+def test_require_run_for_unknown_name_suggests_similar_ones(runs: Storage) -> None:
     with pytest.raises(RunError, match=r"there is no run 'digit' at .*/digit; there is none"):
         resume.require_run(runs / "digit", runs, "digit")
     for name in ("digits", "adult"):
@@ -61,7 +57,7 @@ def test_unknown_run_is_refused_with_those_that_are_close(runs: Storage) -> None
     resume.require_run(runs / "digits", runs, "digits")
 
 
-def test_every_changed_key_is_named_with_both_values() -> None:
+def test_refuse_other_spec_names_each_changed_field_with_both_values() -> None:
     spec = training_spec(
         "x", train={"optimizer": {"name": "sgd", "momentum": 0.5}, "learning_rate": 0.01}
     )
@@ -83,7 +79,7 @@ def test_every_changed_key_is_named_with_both_values() -> None:
     assert "--set train.logical_shards=3" in (caught.value.hint or "")
 
 
-def test_other_data_is_refused_before_anything_starts(
+def test_resume_with_other_data_is_refused_before_workers_start(
     tmp_path: Path, runs: Storage, data: prepared.Prepared
 ) -> None:
     spec, folder = trained(runs, data)
@@ -96,9 +92,7 @@ def test_other_data_is_refused_before_anything_starts(
     assert event_kinds(folder).count("attempt_started") == attempts
 
 
-def test_lost_checkpoints_are_no_reason_to_begin_again(
-    runs: Storage, data: prepared.Prepared
-) -> None:
+def test_resume_with_lost_checkpoints_is_refused(runs: Storage, data: prepared.Prepared) -> None:
     spec, folder = trained(runs, data)
     folder.delete("checkpoints")
     with pytest.raises(
@@ -108,17 +102,15 @@ def test_lost_checkpoints_are_no_reason_to_begin_again(
         again(spec, data, folder)
 
 
-def test_run_without_a_checkpoint_says_that_it_starts(
+def test_resume_without_any_checkpoint_says_that_it_starts(
     runs: Storage, data: prepared.Prepared
 ) -> None:
     spec = training_spec("x", train={"epochs": 1})
-    assert (
-        again(spec, data, runs / "new")[0]
-        == "train     no checkpoint was written before: starts at step 0"
-    )
+    first_line = again(spec, data, runs / "new")[0]
+    assert first_line == "train     no checkpoint was written before; starting at step 0"
 
 
-def test_run_that_is_driven_elsewhere_is_refused(
+def test_resume_of_a_run_driven_elsewhere_is_refused(
     runs: Storage, data: prepared.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec, folder = trained(runs, data)
@@ -131,7 +123,8 @@ def test_run_that_is_driven_elsewhere_is_refused(
     with lease.hold(folder):
         assert state() == "running"
         with monkeypatch.context() as patch:
-            patch.setattr(lease, "_held", {})  # As another process sees it.
+            # As another process sees it.
+            patch.setattr(lease, "_held", {})
             with pytest.raises(RunError, match=r"is driven by process \d+ on"):
                 again(spec, data, folder)
 
@@ -153,72 +146,3 @@ def test_driver_that_lost_the_run_writes_no_checkpoint(
     with pytest.raises(RunError, match="taken over by process 7 on far"):
         train.run(training_spec("x", train={"epochs": 2}), data, folder, lambda line: None)
     assert train.CheckpointStore(folder / "checkpoints", 3).steps() == [4]
-
-
-# --fork ----------------------------------------------------------------------------------------------
-
-
-def test_fork_starts_with_the_weights_of_another_run(
-    runs: Storage, data: prepared.Prepared
-) -> None:
-    trained(runs, data)
-    spec = training_spec(
-        "x", name="second", seed=5, train={"epochs": 1, "learning_rate": 0.5, "optimizer": "sgd"}
-    )
-    found = fork.load(spec, data, runs, "first")
-    folder, lines = runs / "second", list[str]()
-    train.run(spec, data, folder, lines.append, fork=found)
-    assert lines[0] == "train     starts with the weights of run 'first' after step 7"
-    origin = fork.origin_of(folder)
-    assert origin is not None
-    assert (origin.run, origin.step, origin.data_hash) == ("first", 7, data.data_hash)
-    assert "forked" in event_kinds(folder)
-    assert (
-        "- Forked from: run 'first' after step 7"
-        in (folder / "model").read_bytes("card.md").decode()
-    )
-    assert bundle.load(folder / "model").facts["forked_from"] == "run 'first' after step 7"
-    start = train.CheckpointStore(folder / "checkpoints", 3).read(0)
-    assert start.meta["forked_from"]["step"] == 7
-    assert weights_hash(folder, 0) == weights_hash(runs / "first", 7)
-    assert {name: tensor.shape for name, tensor in unpack_weights(start).items()}
-    assert again(spec, data, folder)
-
-
-def test_fork_of_a_step(runs: Storage, data: prepared.Prepared) -> None:
-    _, first = trained(runs, data)
-    spec = training_spec("x", name="second")
-    assert fork.load(spec, data, runs, "first:4").origin.step == 4
-    assert fork.load(spec, data, Storage("/"), f"{first.uri}:4").origin.uri == first.uri
-    with pytest.raises(CheckpointError, match="has no step_00000005; it has steps: 4, 7"):
-        fork.load(spec, data, runs, "first:5")
-    with pytest.raises(UsageError, match="'five' is not a number of steps"):
-        fork.load(spec, data, runs, "first:five")
-    with pytest.raises(RunError, match=r"there is no run 'frist' at .*; there are: first"):
-        fork.load(spec, data, runs, "frist")
-
-
-def test_fork_of_another_model_is_refused(
-    tmp_path: Path, runs: Storage, data: prepared.Prepared
-) -> None:
-    trained(runs, data)
-    spec = training_spec("x", model={"name": "mlp", "hidden": [8], "dropout": 0.2})
-    with pytest.raises(RunError, match=r"model\.hidden: \[16\] then, \[8\] now"):
-        fork.load(spec, data, runs, "first")
-    line = prepared.load(write_line(Storage(str(tmp_path / "line"))))
-    spec = training_spec("x", data={"task": "regression"})
-    with pytest.raises(
-        RunError,
-        match=r"rows of another form: body\.\S+ has shape \[16, 64\] there, \[16, 2\] here",
-    ):
-        fork.load(spec, line, runs, "first")
-
-
-def test_fork_takes_the_normalisation_of_the_new_data(
-    tmp_path: Path, runs: Storage, data: prepared.Prepared
-) -> None:
-    _, first = trained(runs, data)
-    found = fork.load(training_spec("x"), data, runs, "first")
-    theirs = unpack_weights(train.CheckpointStore(first / "checkpoints", 3).read(7))
-    assert found.weights.keys() == theirs.keys()
-    assert found.weights["input.mean"].flatten().tolist() == [100.0]

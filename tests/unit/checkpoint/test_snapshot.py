@@ -1,4 +1,4 @@
-"""Copies of a run's state in host memory that are the files of a checkpoint."""
+"""Copies of a run's state in host memory."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import nn
 
 from raydc.checkpoint import snapshot
 from raydc.checkpoint.snapshot import HostCopy, Snapshots
-from raydc.checkpoint.state import unpack_step, unpack_weights
+from raydc.checkpoint.state import Parts, State, unpack_step, unpack_weights
 from raydc.checkpoint.store import Found
 
 
 def take(snapshots: Snapshots, step: int, network: nn.Module, step_state: Any) -> HostCopy:
-    return snapshots.take(step, network.state_dict(), step_state, {"state.json": b"{}"}, {}, None)
+    parts = Parts(State(step=step), network.state_dict(), step_state)
+    return snapshots.take(parts, {"state.json": b"{}"}, {})
 
 
 def found(copy: HostCopy) -> Found:
@@ -39,14 +40,13 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def test_files_hold_the_state_of_the_moment() -> None:
+def test_files_of_a_copy_hold_the_state_of_its_step() -> None:
     network = make_network()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     snapshots, copies, expected = Snapshots(torch.device("cpu")), [], []
     for step in range(2):
-        train(
-            network, optimizer
-        )  # The first copy is of an optimiser with state, the slots are filled once each.
+        # Trained before the first copy too, so that its optimiser has state.
+        train(network, optimizer)
         copies.append(
             take(snapshots, step, network, {"optimizer": optimizer.state_dict(), "scheduler": None})
         )
@@ -63,7 +63,7 @@ def test_files_hold_the_state_of_the_moment() -> None:
     assert float(restored.state_dict()["state"][0]["step"]) == 2.0
 
 
-def test_the_state_of_the_optimiser_is_copied_when_it_has_to_be() -> None:
+def test_copy_takes_weights_at_once_and_optimiser_when_completed() -> None:
     network = make_network()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     train(network, optimizer)
@@ -75,9 +75,11 @@ def test_the_state_of_the_optimiser_is_copied_when_it_has_to_be() -> None:
     )
     weights = network[0].weight.detach().clone()
     with torch.no_grad():
-        network[0].weight.zero_()  # A forward pass may do this.
+        # A forward pass may do this, so the weights must have been copied.
+        network[0].weight.zero_()
     moment = optimizer.state[network[0].weight]["exp_avg"]
-    moment.fill_(7.0)  # Nobody but the optimiser would.
+    # Only the optimiser would do this, so its state need not have been copied.
+    moment.fill_(7.0)
     assert not copy.is_complete
     assert torch.equal(unpack_weights(found(copy))["0.weight"], weights)
     assert copy.is_complete
@@ -86,43 +88,45 @@ def test_the_state_of_the_optimiser_is_copied_when_it_has_to_be() -> None:
     assert torch.equal(copied, torch.full_like(copied, 7.0))
 
 
-def test_a_slot_is_used_again_when_all_have_let_go() -> None:
+def test_slot_is_used_again_after_the_last_release() -> None:
     network, snapshots = make_network(), Snapshots(torch.device("cpu"))
     first, second = (take(snapshots, step, network, {}) for step in range(2))
     assert first.files["model.safetensors"] != b""
     before = bytes(second.files["model.safetensors"])
     first.hold()
-    first.let_go()
+    first.release()
     with torch.no_grad():
         next(network.parameters()).add_(1.0)
-    third = take(snapshots, 2, network, {})  # `first` has a user yet.
+    # `first` still has a user.
+    third = take(snapshots, 2, network, {})
     assert (
         bytes(second.files["model.safetensors"])
         == before
         == bytes(first.files["model.safetensors"])
     )
-    first.let_go()
+    first.release()
     fourth = take(snapshots, 3, network, {})
     assert (
         bytes(fourth.files["model.safetensors"])
         == bytes(third.files["model.safetensors"])
         != before
     )
-    assert first._slot is fourth._slot
+    # The memory of the first copy now holds the fourth one.
+    assert bytes(first.files["model.safetensors"]) == bytes(fourth.files["model.safetensors"])
 
 
-def test_layout_is_made_anew_when_the_tensors_change() -> None:
+def test_image_is_made_again_when_the_tensors_change() -> None:
     network, snapshots = make_network(), Snapshots(torch.device("cpu"))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     empty = take(snapshots, 0, network, optimizer.state_dict())
     assert safetensors.torch.load(bytes(empty.files["optimizer.safetensors"])) == {}
-    empty.let_go()
+    empty.release()
     train(network, optimizer)
     copy = take(snapshots, 1, network, optimizer.state_dict())
     assert len(safetensors.torch.load(bytes(copy.files["optimizer.safetensors"]))) == 6
 
 
-def test_plain_values_come_back_as_they_were() -> None:
+def test_plain_values_survive_the_round_trip() -> None:
     values = {
         "optimizer": {
             "state": {0: {"step": torch.tensor(3.0), "flag": torch.tensor([True, False])}},
@@ -141,19 +145,19 @@ def test_plain_values_come_back_as_they_were() -> None:
     assert type(back["scheduler"]["milestones"]) is Counter
 
 
-def test_hashes_and_places() -> None:
+def test_copy_knows_its_hashes_and_its_first_safe_place() -> None:
     copy = take(Snapshots(torch.device("cpu")), 1, make_network(), {})
     assert (
         copy.hashes()["state.json"]
         == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     )
     assert not copy.is_safe.is_set()
-    copy.arrived("memory")
-    copy.arrived("storage")
+    copy.mark_safe("memory")
+    copy.mark_safe("storage")
     assert (copy.is_safe.is_set(), copy.place) == (True, "memory")
 
 
-def test_a_step_does_not_wait_for_the_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_does_not_wait_for_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     hashing, go_on = threading.Event(), threading.Event()
 
     def slow(content: object) -> str:
@@ -162,7 +166,8 @@ def test_a_step_does_not_wait_for_the_hashes(monkeypatch: pytest.MonkeyPatch) ->
         return "hash"
 
     monkeypatch.setattr(snapshot, "sha256", slow)
-    copy = Snapshots(torch.device("cpu")).take(1, {"w": torch.ones(3)}, {}, {}, {}, None)
+    parts = Parts(State(step=1), {"w": torch.ones(3)}, {})
+    copy = Snapshots(torch.device("cpu")).take(parts, {}, {})
     copy.complete()
     thread = threading.Thread(target=copy.hashes)
     thread.start()

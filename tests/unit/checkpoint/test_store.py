@@ -1,4 +1,4 @@
-"""Artefacts with a manifest, and the checkpoints of a run."""
+"""Artefacts with a manifest, and the checkpoints of a run in storage."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def folder(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "artefact"))
 
 
-def test_round_trip(folder: Storage) -> None:
+def test_read_artefact_returns_what_was_written(folder: Storage) -> None:
     artefact.write_artefact(folder, FILES, {"kind": "test"})
     assert artefact.read_artefact(folder) == ({"kind": "test"}, FILES)
 
 
 @pytest.mark.parametrize("position", range(3))
-def test_any_flipped_byte_is_found(folder: Storage, position: int) -> None:
+def test_read_artefact_finds_any_flipped_bit(folder: Storage, position: int) -> None:
     artefact.write_artefact(folder, FILES, {})
     content = bytearray(FILES["a.bin"])
     content[position] ^= 4
@@ -36,7 +36,7 @@ def test_any_flipped_byte_is_found(folder: Storage, position: int) -> None:
         artefact.read_artefact(folder)
 
 
-def test_what_else_is_no_artefact(folder: Storage) -> None:
+def test_read_artefact_refuses_incomplete_folders(folder: Storage) -> None:
     with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
         artefact.read_artefact(folder)
     artefact.write_artefact(folder, FILES, {})
@@ -51,7 +51,7 @@ def test_what_else_is_no_artefact(folder: Storage) -> None:
         artefact.read_artefact(folder)
 
 
-def test_torn_rewrite_is_no_artefact(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torn_rewrite_leaves_no_artefact(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     artefact.write_artefact(folder, FILES, {})
 
     def dies(self: Storage, name: str, content: bytes) -> None:
@@ -65,7 +65,7 @@ def test_torn_rewrite_is_no_artefact(folder: Storage, monkeypatch: pytest.Monkey
         artefact.read_artefact(folder)
 
 
-def test_newest_that_verifies_wins_and_the_others_are_named(folder: Storage) -> None:
+def test_newest_skips_and_names_checkpoints_that_do_not_verify(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=5)
     assert store.newest() == (None, [])
     for step in (5, 10, 15):
@@ -79,7 +79,26 @@ def test_newest_that_verifies_wins_and_the_others_are_named(folder: Storage) -> 
     assert "damaged" in skipped[0].reason
 
 
-def test_renamed_checkpoint_is_not_taken_for_another(folder: Storage) -> None:
+def test_require_newest_returns_the_newest_that_verifies(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=5)
+    for step in (5, 10):
+        store.write(step, FILES, {})
+    (folder / "step_00000010").delete("a.bin")
+    assert store.require_newest().step == 5
+
+
+def test_require_newest_without_any_raises_with_the_reason(folder: Storage) -> None:
+    store = CheckpointStore(folder, num_to_keep=5)
+    with pytest.raises(CheckpointError, match=r"artefact holds no checkpoint that verifies$"):
+        store.require_newest()
+    store.write(5, FILES, {})
+    (folder / "step_00000005").delete("a.bin")
+    with pytest.raises(CheckpointError, match=r"that verifies: .*a\.bin is missing") as caught:
+        store.require_newest("Train again.")
+    assert caught.value.hint == "Train again."
+
+
+def test_newest_skips_a_renamed_checkpoint(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=5)
     store.write(5, FILES, {})
     folder.move("step_00000005", "step_00000009")
@@ -88,14 +107,14 @@ def test_renamed_checkpoint_is_not_taken_for_another(folder: Storage) -> None:
     assert "is of step 5" in skipped[0].reason
 
 
-def test_newest_and_best_are_kept(folder: Storage) -> None:
+def test_write_keeps_the_newest_and_the_best(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=2)
     for step in range(1, 8):
         store.write(step, FILES, {}, best_step=3 if step >= 3 else None)
     assert store.steps() == [3, 6, 7]
 
 
-def test_set_aside_does_not_count_as_newest(folder: Storage) -> None:
+def test_set_aside_checkpoint_does_not_count_as_newest(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=1)
     store.write(9, FILES, {})
     store.set_aside(9)
@@ -104,7 +123,7 @@ def test_set_aside_does_not_count_as_newest(folder: Storage) -> None:
     assert "step_00000009.damaged" in folder.names()
 
 
-def test_drafts_of_a_killed_writer_are_removed(folder: Storage) -> None:
+def test_sweep_drafts_removes_what_a_killed_writer_left(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=1)
     artefact.write_artefact(folder / "step_00000009.1234.tmp", FILES, {})
     assert store.newest() == (None, [])
@@ -112,7 +131,7 @@ def test_drafts_of_a_killed_writer_are_removed(folder: Storage) -> None:
     assert folder.names() == []
 
 
-def test_same_step_again_keeps_what_is_whole_and_replaces_what_is_not(folder: Storage) -> None:
+def test_write_of_the_same_step_replaces_only_a_damaged_one(folder: Storage) -> None:
     store = CheckpointStore(folder, 2)
     store.write(5, FILES, {"writer": 1})
     store.write(5, FILES, {"writer": 2})
@@ -122,7 +141,7 @@ def test_same_step_again_keeps_what_is_whole_and_replaces_what_is_not(folder: St
     assert store.read(5).meta["writer"] == 3
 
 
-def test_damaged_checkpoint_is_set_aside_and_takes_no_place(folder: Storage) -> None:
+def test_damaged_checkpoint_costs_no_intact_one_its_place(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=2)
     for step in (1, 2, 3):
         store.write(step, FILES, {})
@@ -130,15 +149,15 @@ def test_damaged_checkpoint_is_set_aside_and_takes_no_place(folder: Storage) -> 
     _, skipped = store.newest()
     for skip in skipped:
         store.set_aside(skip.step)
-    assert store.newest()[1] == []  # It is named once.
+    assert store.newest()[1] == [], "it is named once"
     store.write(4, FILES, {})
-    assert store.steps() == [
-        2,
-        4,
-    ]  # It does not count among the newest two, which would have cost the second.
+    # If it counted among the newest two, the second one would be gone.
+    assert store.steps() == [2, 4]
 
 
-def test_refused_write_leaves_no_draft(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_that_is_refused_leaves_no_draft(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = CheckpointStore(folder, 2)
     store.write(1, FILES, {})
     write = Storage.write_bytes
@@ -156,11 +175,12 @@ def test_refused_write_leaves_no_draft(folder: Storage, monkeypatch: pytest.Monk
     assert store.read(1).files == FILES
 
 
-def test_object_store(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_on_an_object_store_keeps_the_newest(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A real object store needs no folders.
     for step in (1, 2, 3):
-        (folder.local_path / f"step_{step:08d}").mkdir(
-            parents=True
-        )  # Which a real one does not have.
+        (folder.local_path / f"step_{step:08d}").mkdir(parents=True)
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
     store = CheckpointStore(folder, 2)
     for step in (1, 2, 3):

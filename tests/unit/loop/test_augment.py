@@ -1,4 +1,4 @@
-"""Augmentation: a function of (seed, epoch, row id), for training rows only."""
+"""Augmentation of training images."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from raydc.errors import SpecError
 from raydc.loop import augment, worker
 from raydc.loop.augment import Augmenter
 from raydc.loop.feed import Feed
+from raydc.loop.group import World
 from raydc.spec.data import Augment
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -37,7 +38,7 @@ def images(num_rows: int, channels: int = 1, height: int = 4, width: int = 5) ->
 
 
 def windows(image: augment.Pixels, padding: int) -> dict[bytes, tuple[int, int, bool]]:
-    """All that may become of an image, made one by one."""
+    """All windows of a padded image and their mirror images, with their places."""
     height, width = image.shape[1:]
     padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)))
     found = {}
@@ -50,7 +51,7 @@ def windows(image: augment.Pixels, padding: int) -> dict[bytes, tuple[int, int, 
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_window_and_its_mirror_image_come_up_equally_often(channels: int) -> None:
+def test_augmenter_draws_every_window_and_mirror_image_equally_often(channels: int) -> None:
     image = images(1, channels)[0]
     num_rows = 20_000
     x = np.broadcast_to(image, (num_rows, *image.shape))
@@ -63,7 +64,7 @@ def test_every_window_and_its_mirror_image_come_up_equally_often(channels: int) 
     assert sum((count - expected) ** 2 / expected for count in counts.values()) < 94.6
 
 
-def test_a_row_looks_the_same_in_any_batch_and_different_in_another_epoch_or_run() -> None:
+def test_augmenter_depends_on_seed_epoch_and_row_not_on_the_batch() -> None:
     x, ids = images(64), np.arange(64)
     before = x.copy()
     whole = BOTH(5, ids, x)
@@ -75,7 +76,7 @@ def test_a_row_looks_the_same_in_any_batch_and_different_in_another_epoch_or_run
     assert np.array_equal(BOTH(0, ids[:0], x[:0]), x[:0])
 
 
-def test_each_change_can_be_asked_for_alone() -> None:
+def test_augmenter_with_one_change_makes_only_that_change() -> None:
     x, ids = images(32), np.arange(32)
     flipped = replace(BOTH, crop_padding=0)(0, ids, x)
     mirrored = (flipped == x[..., ::-1]).all(axis=(1, 2, 3))
@@ -85,17 +86,18 @@ def test_each_change_can_be_asked_for_alone() -> None:
     assert all(not windows(image, 2)[row.tobytes()][2] for image, row in zip(x, moved, strict=True))
 
 
-def test_workers_and_resumed_runs_see_the_same_pictures(tmp_path: Path) -> None:
+def test_feed_with_augmenter_gives_any_worker_the_same_images(tmp_path: Path) -> None:
     rows = open_rows(write_pictures(Storage(str(tmp_path))), "train")
 
     def seen(world_size: int, start: int = 0) -> list[torch.Tensor]:
         cpu = torch.device("cpu")
-        feeds = [Feed(rows, 5, 32, 4, rank, world_size, cpu, BOTH) for rank in range(world_size)]
+        worlds = [World(rank, world_size, cpu) for rank in range(world_size)]
+        feeds = [Feed(rows, 5, 32, 4, world, BOTH) for world in worlds]
         steps = zip(*(feed.batches(1, start, 7) for feed in feeds), strict=True)
         return [torch.cat([batch.x for batch in batches]) for batches in steps]
 
     alone = seen(1)
-    plain = next(iter(Feed(rows, 5, 32, 4, 0, 1, torch.device("cpu")).batches(1, 0, 7))).x
+    plain = next(iter(Feed(rows, 5, 32, 4, World(0, 1, torch.device("cpu"))).batches(1, 0, 7))).x
     assert not torch.equal(alone[0], plain)
     for others in (seen(2), seen(3), seen(4)):
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(alone, others, strict=True))
@@ -104,7 +106,7 @@ def test_workers_and_resumed_runs_see_the_same_pictures(tmp_path: Path) -> None:
     )
 
 
-def test_trains_on_changed_rows_and_validates_on_plain_ones(tmp_path: Path) -> None:
+def test_fit_augments_training_rows_and_not_validation_rows(tmp_path: Path) -> None:
     data = write_pictures(Storage(str(tmp_path / "data")))
     records = {}
     for name, section in (
@@ -112,7 +114,7 @@ def test_trains_on_changed_rows_and_validates_on_plain_ones(tmp_path: Path) -> N
         ("augmented", AUGMENT),
         ("switched_off", {"crop_padding": 0}),
     ):
-        # With a rate of next to nothing the weights stay, so that losses compare the rows alone.
+        # With a rate of almost zero the weights stay as they are: losses compare the rows alone.
         train = {"epochs": 1, "learning_rate": 1e-30, "optimizer": {"name": "sgd"}}
         spec = training_spec(
             str(tmp_path), train=train, data={"augment": section} if section else {}
@@ -127,7 +129,7 @@ def test_trains_on_changed_rows_and_validates_on_plain_ones(tmp_path: Path) -> N
     assert all(a != b for a, b in zip(records["plain"][0], records["augmented"][0], strict=True))
 
 
-def test_what_cannot_be_augmented_is_refused(tmp_path: Path) -> None:
+def test_make_augmenter_for_rows_that_do_not_fit_is_refused(tmp_path: Path) -> None:
     section = Augment(crop_padding=2)
     spec = training_spec(str(tmp_path), data={"task": "regression", "augment": AUGMENT})
     with pytest.raises(
@@ -137,7 +139,7 @@ def test_what_cannot_be_augmented_is_refused(tmp_path: Path) -> None:
             spec, Storage(str(tmp_path / "run")), write_line(Storage(str(tmp_path / "data")))
         )
     signature = picture_features().signature
-    assert augment.make(section, signature, 0) == Augmenter(0, 2, False)
-    assert augment.make(None, signature, 0) is None
+    assert augment.make_augmenter(section, signature, 0) == Augmenter(0, 2, False)
+    assert augment.make_augmenter(None, signature, 0) is None
     with pytest.raises(SpecError, match="8 pixels push images of 8x8 out of sight; give at most 7"):
-        augment.make(Augment(crop_padding=8), signature, 0)
+        augment.make_augmenter(Augment(crop_padding=8), signature, 0)

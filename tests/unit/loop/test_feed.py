@@ -1,28 +1,47 @@
-"""The rows of each step."""
+"""The batches of each step."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from training import write_pictures
 
 from raydc import order
 from raydc.data.shards import open_rows
-from raydc.loop import feed
-from raydc.loop.feed import Feed
+from raydc.loop.feed import Feed, read_ahead
+from raydc.loop.group import World
 from raydc.storage import Storage
 
 CPU = torch.device("cpu")
+BATCH_ROWS = 256
+
+
+class VirtualRows:
+    """More rows than could be stored."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def gather(self, ids: order.Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return ids[:, None], ids
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch_size", [1, 7, 32, 200, 500])
-def test_workers_together_see_the_order(tmp_path: Path, world_size: int, batch_size: int) -> None:
+def test_batches_of_all_workers_together_follow_the_order(
+    tmp_path: Path, world_size: int, batch_size: int
+) -> None:
     rows = open_rows(write_pictures(Storage(str(tmp_path))), "train")
-    feeds = [Feed(rows, 5, batch_size, 4, rank, world_size, CPU) for rank in range(world_size)]
+    feeds = [
+        Feed(rows, 5, batch_size, 4, World(rank, world_size, CPU)) for rank in range(world_size)
+    ]
     num_steps = order.num_steps(len(rows), batch_size)
     start = num_steps // 3
     together = zip(*(feed.batches(2, start, num_steps) for feed in feeds), strict=True)
@@ -46,14 +65,42 @@ def test_workers_together_see_the_order(tmp_path: Path, world_size: int, batch_s
     assert count == num_steps - start
 
 
-def test_thread_ahead_keeps_order_and_hands_errors_over() -> None:
-    assert list(feed._ahead(iter(range(50)))) == list(range(50))  # type: ignore[arg-type,comparison-overlap]
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
+def test_batches_from_the_middle_compute_no_order_before_it(
+    monkeypatch: pytest.MonkeyPatch, fraction: float
+) -> None:
+    feed = Feed(VirtualRows(10**9), 3, BATCH_ROWS, 4, World(0, 1, CPU))  # type: ignore[arg-type]
+    permute, num_positions = order.permute, []
 
+    def counting(positions: order.Ids, num_rows: int, seed: int, epoch: int) -> order.Ids:
+        num_positions.append(len(positions))
+        return permute(positions, num_rows, seed, epoch)
+
+    monkeypatch.setattr(order, "permute", counting)
+    start = int(feed.steps_per_epoch * fraction)
+    first = next(iter(feed.batches(1, start, feed.steps_per_epoch)))
+    assert sum(num_positions) <= 64 * BATCH_ROWS
+    monkeypatch.setattr(order, "permute", permute)
+    np.testing.assert_array_equal(first.ids_G, order.batch_rows(3, 1, start, 10**9, BATCH_ROWS))
+
+
+def test_describe_rows_of_a_large_step_names_the_first_rows() -> None:
+    feed = Feed(VirtualRows(1000), 3, BATCH_ROWS, 4, World(1, 2, CPU))  # type: ignore[arg-type]
+    text, ids = feed.describe_rows(0, 1), feed.ids_of(0, 1)
+    assert text.startswith(f"its 128 training rows there: {ids[0]}, {ids[1]}, ")
+    assert text.endswith(f"{ids[63]}, ...")
+
+
+def test_read_ahead_keeps_the_order_of_items() -> None:
+    assert list(read_ahead(iter(range(50)))) == list(range(50))
+
+
+def test_read_ahead_raises_an_error_after_the_items_before_it() -> None:
     def failing() -> object:
         yield 1
         raise ValueError("row 2")
 
-    ahead = feed._ahead(failing())  # type: ignore[arg-type]
+    ahead = read_ahead(failing())  # type: ignore[arg-type,var-annotated]
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="row 2"):
         next(ahead)

@@ -1,54 +1,57 @@
-"""A planned end: every rank hears of it before the same step."""
+"""A planned stop: every rank learns of it before the same step."""
 
 from __future__ import annotations
 
 import pickle
 import queue
 import threading
+from collections.abc import Sequence
 
 import pytest
+import torch
 
 from raydc.loop import planned_stop
+from raydc.loop.group import World
 from raydc.loop.planned_stop import PlannedStopError, StopAgreement
 
 
-class Mailbox:
-    """Ranks that broadcast through queues."""
+class QueueGroup:
+    """Ranks in threads that broadcast through queues."""
 
-    def __init__(self, rank: int, boxes: list[queue.Queue[int]]) -> None:
-        self.rank = rank
-        self.world_size = len(boxes)
+    def __init__(self, rank: int, queues: list[queue.Queue[list[int]]]) -> None:
+        self.world = World(rank, len(queues), torch.device("cpu"))
         self.num_broadcasts = 0
-        self._boxes = boxes
+        self._queues = queues
 
-    def broadcast(self, number: int) -> int:
+    def broadcast(self, numbers: Sequence[int]) -> list[int]:
         self.num_broadcasts += 1
-        if self.rank == 0:
-            for box in self._boxes:
-                box.put(number)
-        return self._boxes[self.rank].get(timeout=30)
-
-    def sum_(self, flat: object) -> None:
-        raise AssertionError
+        if self.world.rank == 0:
+            for receiver in self._queues:
+                receiver.put(list(numbers))
+        return self._queues[self.world.rank].get(timeout=30)
 
 
 @pytest.mark.parametrize(
-    ("world_size", "asked_at", "reason"), [(1, 0, "grow"), (3, 7, "drain"), (4, 40, "grow")]
+    ("world_size", "requested_at", "reason"), [(1, 0, "grow"), (3, 7, "drain"), (4, 40, "grow")]
 )
-def test_all_ranks_end_before_the_same_step(world_size: int, asked_at: int, reason: str) -> None:
-    boxes: list[queue.Queue[int]] = [queue.Queue() for _ in range(world_size)]
-    ended: dict[int, tuple[int, str]] = {}
+def test_agreement_after_request_to_rank_0_stops_all_at_one_step(
+    world_size: int, requested_at: int, reason: str
+) -> None:
+    queues: list[queue.Queue[list[int]]] = [queue.Queue() for _ in range(world_size)]
+    stopped: dict[int, tuple[int, str]] = {}
     steps = dict.fromkeys(range(world_size), 0)
 
     def run(rank: int) -> None:
-        # Only rank 0 is asked; what another one is asked does not count.
-        pending = (
-            (lambda: reason if steps[0] >= asked_at else None) if rank == 0 else (lambda: "drain")
+        # A request to another rank than 0 must not count.
+        request = (
+            (lambda: reason if steps[0] >= requested_at else None)
+            if rank == 0
+            else (lambda: "drain")
         )
-        agreement = StopAgreement(Mailbox(rank, boxes), pending)
+        agreement = StopAgreement(QueueGroup(rank, queues), request)  # type: ignore[arg-type]
         for step in range(10_000):
-            if (answer := agreement.reached()) is not None:
-                ended[rank] = (step, answer)
+            if (agreed := agreement.agreed_reason()) is not None:
+                stopped[rank] = (step, agreed)
                 return
             steps[rank] = step + 1
 
@@ -59,28 +62,29 @@ def test_all_ranks_end_before_the_same_step(world_size: int, asked_at: int, reas
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(ended) == world_size
-    assert len(set(ended.values())) == 1
-    step, answer = ended[0]
-    assert answer == reason
-    assert step >= asked_at
+    assert len(stopped) == world_size
+    assert len(set(stopped.values())) == 1
+    step, agreed = stopped[0]
+    assert agreed == reason
+    assert step >= requested_at
 
 
-def test_looks_are_rare_where_steps_are_short() -> None:
-    group = Mailbox(0, [queue.Queue()])
-    agreement = StopAgreement(group, lambda: None)
+def test_agreement_with_short_steps_broadcasts_rarely() -> None:
+    group = QueueGroup(0, [queue.Queue()])
+    agreement = StopAgreement(group, lambda: None)  # type: ignore[arg-type]
     for _ in range(5000):
-        assert agreement.reached() is None
+        assert agreement.agreed_reason() is None
     assert group.num_broadcasts < 100
 
 
-def test_a_process_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planned_stop, "_asked", None)
+def test_request_stop_sets_reason_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planned_stop, "_requested", None)
     assert planned_stop.requested_reason() is None
     planned_stop.request_stop(planned_stop.DRAIN)
     assert planned_stop.requested_reason() == "drain"
 
 
-def test_the_end_crosses_processes() -> None:
-    left = pickle.loads(pickle.dumps(PlannedStopError("drain", 12)))  # noqa: S301 - own bytes.
-    assert (left.reason, left.step, str(left)) == ("drain", 12, "left after step 12: drain")
+def test_planned_stop_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(PlannedStopError("drain", 12)))  # noqa: S301 - own bytes.
+    text = "stopped as planned after step 12: drain"
+    assert (error.reason, error.step, str(error)) == ("drain", 12, text)

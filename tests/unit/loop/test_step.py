@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 from raydc import models, order
 from raydc.errors import TrainError
 from raydc.features import Signature
-from raydc.loop import group, reduction
+from raydc.loop import group
 from raydc.loop import step as steps
 from raydc.loop.group import Alone
+from raydc.loop.length import Length
 from raydc.loop.step import Step
 from raydc.spec.model import Cnn, Mlp
 from raydc.spec.resolved import ResolvedTrain
@@ -39,20 +40,10 @@ def batch(num_rows: int = 24) -> tuple[Tensor, Tensor]:
     return x, torch.randint(0, 3, (num_rows,), generator=generator)
 
 
-def make(
-    model: Any, train: dict[str, Any], workers: group.Group | None = None, total_steps: int = 10
-) -> Step:
+def make(model: Any, train: dict[str, Any], workers: Any = None, kind: type[Step] = Step) -> Step:
     network = models.build(model, SIGNATURE, 0)
-    return Step(
-        network,
-        "classification",
-        resolved_train(**train),
-        0,
-        total_steps,
-        5,
-        workers or Alone(),
-        CPU,
-    )
+    section, length = resolved_train(**train), Length(10, 5)
+    return kind(network, "classification", section, 0, length, workers or Alone())
 
 
 def all_shards(num_rows: int, num_shards: int) -> list[tuple[int, slice]]:
@@ -70,7 +61,7 @@ def weights(step: Step) -> dict[str, Tensor]:
 @pytest.mark.parametrize("num_shards", [1, 3, 4])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
-def test_equals_the_plain_step_on_the_whole_batch(
+def test_step_equals_a_plain_step_on_the_whole_batch(
     name: str, num_shards: int, clip_norm: float | None
 ) -> None:
     x, y_B = batch()
@@ -96,11 +87,26 @@ def test_equals_the_plain_step_on_the_whole_batch(
         torch.testing.assert_close(step.network.state_dict()[name_], tensor, rtol=1e-4, atol=1e-6)
 
 
-class Threads:
-    """A group of threads in this process."""
+class ThreadGroup:
+    """Ranks in threads of this process.
 
-    def __init__(self, rank: int, world_size: int, meeting: Any) -> None:
-        self.rank, self.world_size, self._meeting = rank, world_size, meeting
+    Args:
+        rank: Rank of this worker.
+        world_size: Number of workers.
+        meeting: A barrier, and a dict for what each rank brings; the same for all ranks.
+        bucket_bytes: Most bytes of a bucket.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        meeting: tuple[threading.Barrier, dict[int, Any]],
+        bucket_bytes: int = group.BUCKET_BYTES,
+    ) -> None:
+        self.world = group.World(rank, world_size, CPU)
+        self.bucket_bytes = bucket_bytes
+        self._meeting = meeting
 
     def sum_(self, flat: Tensor) -> None:
         flat.copy_(torch.stack([part for part, _ in self._meet(flat, [])]).sum(0))
@@ -108,7 +114,8 @@ class Threads:
     def exchange(
         self, received: Tensor, sent: Tensor, sizes_in: list[int], sizes_out: list[int]
     ) -> None:
-        parts = [part.split(sizes)[self.rank] for part, sizes in self._meet(sent, sizes_out)]
+        rank = self.world.rank
+        parts = [part.split(sizes)[rank] for part, sizes in self._meet(sent, sizes_out)]
         assert [len(part) for part in parts] == sizes_in
         received.copy_(torch.cat(parts))
 
@@ -116,45 +123,48 @@ class Threads:
         whole.copy_(torch.cat([part for part, _ in self._meet(parts[0], [])]))
 
     def _meet(self, tensor: Tensor, sizes: list[int]) -> list[tuple[Tensor, list[int]]]:
-        """What all ranks bring, by rank."""
+        """Returns what all ranks bring, by rank."""
         barrier, brought = self._meeting
-        brought[self.rank] = (tensor.clone(), sizes)
+        brought[self.world.rank] = (tensor.clone(), sizes)
         barrier.wait(timeout=30)
-        everything = [brought[rank] for rank in range(self.world_size)]
+        everything = [brought[rank] for rank in range(self.world.world_size)]
         barrier.wait(timeout=30)
         return everything
 
-    def broadcast(self, number: int) -> int:
-        return number
 
+class TurnTakingStep(Step):
+    """Computes one shard at a time in this process, to which the random state belongs."""
 
-def train_together(model: Any, train: dict[str, Any], world_size: int, num_rows: int) -> list[Step]:
-    """Three steps of several workers. They take turns, because random state belongs to the process."""
-    x, y_B = batch(num_rows)
-    meeting = (threading.Barrier(world_size), {})
     turn = threading.Lock()
-    everyone = [
-        make(model, train, Threads(rank, world_size, meeting)) for rank in range(world_size)
-    ]
+
+    def compute_shard(self, *arguments: Any) -> list[Tensor]:
+        with self.turn:
+            return super().compute_shard(*arguments)
+
+
+def train_together(
+    model: Any,
+    train: dict[str, Any],
+    world_size: int,
+    num_rows: int,
+    bucket_bytes: int = group.BUCKET_BYTES,
+) -> list[Step]:
+    """Computes three steps with several workers; returns the step of each rank."""
+    x, y_B = batch(num_rows)
+    meeting: tuple[threading.Barrier, dict[int, Any]] = (threading.Barrier(world_size), {})
+    workers = [ThreadGroup(rank, world_size, meeting, bucket_bytes) for rank in range(world_size)]
+    everyone = [make(model, train, worker, kind=TurnTakingStep) for worker in workers]
     shards = order.logical_shards(num_rows, train["logical_shards"])
-    for step in everyone:
-        computes = step._shard
 
-        def alone(*given: Any, computes: Any = computes) -> Tensor:
-            with turn:
-                return computes(*given)
-
-        step._shard = alone  # type: ignore[method-assign]
-
-    def work(step: Step) -> None:
-        mine = order.shards_of_rank(train["logical_shards"], step._group.rank, world_size)
+    def work(rank: int) -> None:
+        mine = order.shards_of_rank(train["logical_shards"], rank, world_size)
         first, last = shards[mine[0]].start, shards[mine[-1]].stop
         own = [(i, slice(shards[i].start - first, shards[i].stop - first)) for i in mine]
         own = [(i, part) for i, part in own if part.start < part.stop]
         for number in range(3):
-            step(number, num_rows, x[first:last], y_B[first:last], own)
+            everyone[rank](number, num_rows, x[first:last], y_B[first:last], own)
 
-    threads = [threading.Thread(target=work, args=(step,)) for step in everyone]
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -173,10 +183,9 @@ def train_together(model: Any, train: dict[str, Any], world_size: int, num_rows:
     ],
     ids=["dropout", "batch_norm"],
 )
-def test_number_of_workers_does_not_change_a_bit(
-    model: Any, num_rows: int, bucket_bytes: int, monkeypatch: pytest.MonkeyPatch
+def test_step_with_any_number_of_workers_gives_the_same_bits(
+    model: Any, num_rows: int, bucket_bytes: int
 ) -> None:
-    monkeypatch.setattr(reduction, "BUCKET_BYTES", bucket_bytes)
     train = {
         "logical_shards": 5,
         "global_batch_size": 24,
@@ -188,13 +197,13 @@ def test_number_of_workers_does_not_change_a_bit(
     for number in range(3):
         alone(number, num_rows, x, y_B, all_shards(num_rows, 5))
     for world_size in (2, 3, 4, 5):
-        for step in train_together(model, train, world_size, num_rows):
+        for step in train_together(model, train, world_size, num_rows, bucket_bytes):
             for name, tensor in weights(alone).items():
                 assert torch.equal(step.network.state_dict()[name], tensor), (world_size, name)
 
 
 @pytest.mark.parametrize("num_rows", [24, 3])
-def test_not_exact_is_the_same_up_to_the_last_bits(num_rows: int) -> None:
+def test_step_not_exact_agrees_up_to_rounding(num_rows: int) -> None:
     model = Cnn(name="cnn", channels=[4], batch_norm=False)
     train = {
         "logical_shards": 5,
@@ -214,8 +223,8 @@ def test_not_exact_is_the_same_up_to_the_last_bits(num_rows: int) -> None:
                 )
 
 
-def test_not_exact_computes_the_rows_of_a_worker_in_one_piece() -> None:
-    """Batch normalisation sees it: its statistics are those of all rows of the worker."""
+def test_step_not_exact_computes_the_rows_of_a_worker_as_one_shard() -> None:
+    """The statistics of batch normalisation are those of all rows of the worker."""
     x, y_B = batch(6)
     model = Cnn(name="cnn", channels=[2], batch_norm=True)
     step, network = (
@@ -228,33 +237,34 @@ def test_not_exact_computes_the_rows_of_a_worker_in_one_piece() -> None:
         assert torch.equal(step.network.get_buffer(name), buffer)
 
 
-class Half:
-    """The first of two workers; the other one's gradients are zero."""
+class HalfGroup:
+    """The first of two workers; the gradients of the other one are zero."""
 
-    rank, world_size = 0, 2
+    world = group.World(0, 2, CPU)
+    # Every parameter has a bucket of its own.
+    bucket_bytes = 64
 
     def __init__(self) -> None:
-        self.left = threading.Event()
+        self.has_sent = threading.Event()
 
     def sum_(self, flat: Tensor) -> None:
-        self.left.set()
+        self.has_sent.set()
 
 
-def test_buckets_leave_while_the_backward_pass_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reduction, "BUCKET_BYTES", 64)
+def test_reduction_sends_buckets_during_the_backward_pass() -> None:
     x, y_B = batch()
-    step = make(Mlp(name="mlp", hidden=[8, 8]), {"logical_shards": 2}, half := Half())
+    step = make(Mlp(name="mlp", hidden=[8, 8]), {"logical_shards": 2}, half := HalfGroup())
     first_layer, waited = step.network.get_submodule("body.1"), []
-    # The pass cannot end before it has computed the first layer, which here waits for the last one to have left.
+    # The pass cannot end before the first layer, which here waits until the last one was sent.
     first_layer.weight.register_post_accumulate_grad_hook(
-        lambda _: waited.append(half.left.wait(timeout=30))
+        lambda _: waited.append(half.has_sent.wait(timeout=30))
     )
     step(0, 24, x, y_B, all_shards(24, 2)[:1])
     assert waited == [True]
 
 
-class _Twice(torch.nn.Module):
-    """Uses a layer twice, each time computed again in a backward pass of its own."""
+class TwiceUsedLayer(torch.nn.Module):
+    """Uses a layer twice, and computes it again in two separate backward passes."""
 
     def __init__(self, use_reentrant: bool) -> None:
         super().__init__()
@@ -268,13 +278,17 @@ class _Twice(torch.nn.Module):
         return x
 
 
-def test_gradient_that_comes_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reduction, "BUCKET_BYTES", 64)
+def test_reduction_refuses_a_gradient_that_comes_in_pieces() -> None:
     x, y_B = batch()
     for use_reentrant in (False, True):
-        network = models.Network(models.Input(SIGNATURE), _Twice(use_reentrant))
+        network = models.Network(models.Input(SIGNATURE), TwiceUsedLayer(use_reentrant))
         step = Step(
-            network, "classification", resolved_train(logical_shards=2), 0, 10, 5, Half(), CPU
+            network,
+            "classification",
+            resolved_train(logical_shards=2),
+            0,
+            Length(10, 5),
+            HalfGroup(),
         )
         with (
             pytest.raises(TrainError, match="in several pieces")
@@ -284,7 +298,7 @@ def test_gradient_that_comes_in_pieces_is_refused(monkeypatch: pytest.MonkeyPatc
             step(0, 24, x, y_B, all_shards(24, 2)[:1])
 
 
-def test_statistics_belong_to_a_shard() -> None:
+def test_step_averages_batch_statistics_over_shards() -> None:
     x, y_B = batch(6)
     step = make(
         Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2, "learning_rate": 1e-3}
@@ -305,16 +319,15 @@ def test_statistics_belong_to_a_shard() -> None:
             torch.testing.assert_close(buffer, (moved[0][name] + moved[1][name]) / 2)
 
 
-def test_a_shard_of_one_row_takes_the_running_statistics() -> None:
+def test_shard_of_one_row_uses_the_running_statistics() -> None:
     step = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2})
     frozen = make(Cnn(name="cnn", channels=[2], batch_norm=True), {"logical_shards": 2})
     x, y_B = batch(3)
     network = models.build(Cnn(name="cnn", channels=[2], batch_norm=True), SIGNATURE, 0)
     start = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network(x[1:])
-    step(
-        0, 3, x, y_B, all_shards(3, 2)
-    )  # A shard of one row, which changes no statistics, and one of two.
+    # A shard of one row, which changes no statistics, and one of two rows.
+    step(0, 3, x, y_B, all_shards(3, 2))
     for name, buffer in step.network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             torch.testing.assert_close(buffer, (start[name] + network.get_buffer(name)) / 2)
@@ -325,7 +338,7 @@ def test_a_shard_of_one_row_takes_the_running_statistics() -> None:
     assert all(m.training for m in step.network.modules())
 
 
-def test_random_state_is_a_function_of_seed_step_and_shard() -> None:
+def test_seed_shard_gives_each_seed_step_and_shard_its_own_state() -> None:
     def draw(*key: int) -> float:
         steps.seed_shard(*key, CPU)
         return float(torch.rand(1, dtype=torch.float64))
@@ -336,12 +349,12 @@ def test_random_state_is_a_function_of_seed_step_and_shard() -> None:
     assert [draw(*key) for key in keys] == values
 
 
-def test_parameter_without_a_gradient_counts_as_zero() -> None:
+def test_step_counts_an_unused_parameter_as_zero_gradient() -> None:
     network = models.build(Mlp(name="mlp", hidden=[8]), SIGNATURE, 0)
     unused = torch.nn.Parameter(torch.ones(3))
     network.register_parameter("unused", unused)
     train = resolved_train(optimizer={"name": "adamw", "weight_decay": 0.1})
-    step = Step(network, "classification", train, 0, 10, 5, Alone(), CPU)
+    step = Step(network, "classification", train, 0, Length(10, 5), Alone())
     x, y_B = batch()
     step(0, 24, x, y_B, all_shards(24, 1))
     assert float(unused[0].detach()) == pytest.approx(1.0 - 1e-3 * 0.1)
@@ -365,7 +378,9 @@ def test_parameter_without_a_gradient_counts_as_zero() -> None:
         ),
     ],
 )
-def test_schedules_and_their_restoration(section: dict[str, Any], expected: list[float]) -> None:
+def test_step_follows_its_schedule_before_and_after_load_state(
+    section: dict[str, Any], expected: list[float]
+) -> None:
     x, y_B = batch()
     train = {"lr_scheduler": section, "learning_rate": 1.0, "optimizer": {"name": "sgd"}}
     step, rates = make(Mlp(name="mlp", hidden=[4]), train), []
@@ -379,7 +394,7 @@ def test_schedules_and_their_restoration(section: dict[str, Any], expected: list
     assert rates == pytest.approx(expected, abs=1e-9)
 
 
-def test_bf16_is_mixed() -> None:
+def test_step_with_bf16_computes_mixed_and_keeps_fp32_weights() -> None:
     step = make(Mlp(name="mlp", hidden=[8]), {"precision": "bf16"})
     x, y_B = batch()
     plain = make(Mlp(name="mlp", hidden=[8]), {})
@@ -389,11 +404,3 @@ def test_bf16_is_mixed() -> None:
     torch.testing.assert_close(outputs, plain.forward(x), rtol=0.05, atol=0.05)
     assert {p.dtype for p in step.network.parameters()} == {torch.float32}
     step(0, 24, x, y_B, all_shards(24, 1))
-
-
-def test_lost_peer_has_a_name() -> None:
-    with (
-        pytest.raises(group.PeerLostError, match="lost the other workers: Connection closed"),
-        group.peers(),
-    ):
-        raise RuntimeError("Connection closed by peer\nmore")

@@ -1,4 +1,4 @@
-"""The tree over the logical shards: the same additions, whoever does them."""
+"""The tree over the logical shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raydc.loop.tree import Fold, Node, halves, nodes_of
 
 
 def oracle(start: int, stop: int) -> str:
-    """The sum of the shards [start, stop), written out."""
+    """The sum of the shards [start, stop), written as text."""
     if stop - start == 1:
         return str(start)
     middle = (start + stop) // 2
@@ -28,7 +28,7 @@ def nodes_of_ranks(num_shards: int, world_size: int) -> list[list[Node]]:
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 4, 5, 6, 7, 8, 13, 16])
-def test_every_number_of_workers_does_the_same_additions(num_shards: int) -> None:
+def test_fold_of_any_number_of_workers_does_the_same_additions(num_shards: int) -> None:
     for world_size in range(1, num_shards + 1):
         between: Fold[str] = Fold(num_shards, add)
         for rank, nodes in enumerate(nodes_of_ranks(num_shards, world_size)):
@@ -42,7 +42,7 @@ def test_every_number_of_workers_does_the_same_additions(num_shards: int) -> Non
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 5, 8, 64, 100])
-def test_few_values_are_kept(num_shards: int) -> None:
+def test_fold_keeps_at_most_logarithmically_many_values(num_shards: int) -> None:
     fold: Fold[int] = Fold(num_shards, lambda left, right: left + right)
     most = 0
     for shard in range(num_shards):
@@ -55,11 +55,11 @@ def test_few_values_are_kept(num_shards: int) -> None:
 
 
 @pytest.mark.parametrize("num_shards", range(1, 20))
-def test_nodes_cover_a_range_once(num_shards: int) -> None:
+def test_nodes_of_a_range_cover_it_once_with_the_largest_nodes(num_shards: int) -> None:
     for start, stop in itertools.combinations(range(num_shards + 1), 2):
         nodes = nodes_of(num_shards, range(start, stop))
         assert [shard for node in nodes for shard in range(*node)] == list(range(start, stop))
-        # The largest ones: no two of them are the halves of another.
+        # They are the largest ones if no two neighbours are the halves of another node.
         parents = {
             halves((a, b)) for a, b in itertools.combinations(range(num_shards + 1), 2) if b - a > 1
         }
@@ -73,7 +73,7 @@ def _is_node(left: Node, right: Node, num_shards: int) -> bool:
     return nodes_of(num_shards, range(left[0], right[1])) == [(left[0], right[1])]
 
 
-def test_a_worker_gives_away_one_sum_where_the_workers_are_a_power_of_two() -> None:
+def test_nodes_of_for_powers_of_two_workers_is_one_node_each() -> None:
     for num_shards in range(1, 65):
         for world_size in (2, 4, 8, 16, 32, 64):
             if world_size > num_shards or (world_size > 4 and num_shards % world_size):

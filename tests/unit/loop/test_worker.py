@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from training import (
+    StopsAfter,
     check_ledger,
     event_kinds,
     step_records,
@@ -17,18 +18,14 @@ from training import (
     write_pictures,
 )
 
-from raydc.checkpoint.state import State, judge
 from raydc.errors import CheckpointError, RunError, TrainError
 from raydc.loop import worker
-from raydc.spec.sections import Spec
+from raydc.loop.hooks import Hooks
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
 
 STEPS_PER_EPOCH = 7
-
-
-class KilledError(Exception):
-    """Stands for a kill."""
 
 
 @pytest.fixture
@@ -40,24 +37,13 @@ def folder(tmp_path: Path, name: str = "run") -> Storage:
     return Storage(str(tmp_path / name))
 
 
-def fit_and_kill(
-    spec: Spec, run_folder: Storage, data: Storage, step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Trains until `step` steps are done, then dies."""
-    do_step = worker._Run.do_step
-
-    def dying(run: worker._Run, batch: Any) -> None:
-        if run.state.step == step:
-            raise KilledError
-        do_step(run, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(worker._Run, "do_step", dying)
-        with pytest.raises(KilledError):
-            worker.fit(spec, run_folder, data)
+def fit_and_kill(spec: ResolvedSpec, run_folder: Storage, data: Storage, step: int) -> None:
+    """Trains until `step` steps are completed, then dies."""
+    with pytest.raises(KeyboardInterrupt):
+        worker.fit(spec, run_folder, data, hooks=Hooks(faults=StopsAfter(step)))
 
 
-def test_learns_and_keeps_a_ledger(tmp_path: Path, data: Storage) -> None:
+def test_fit_learns_and_uses_each_row_once_per_epoch(tmp_path: Path, data: Storage) -> None:
     spec = training_spec(str(tmp_path), train={"epochs": 8})
     state = worker.fit(spec, folder(tmp_path), data)
     assert state.reason == "completed"
@@ -71,7 +57,7 @@ def test_learns_and_keeps_a_ledger(tmp_path: Path, data: Storage) -> None:
     assert {"accuracy", "f1", "loss", "train_loss", "split"} <= lines[0].keys()
 
 
-def test_regression_scores_in_units_of_the_target(tmp_path: Path) -> None:
+def test_fit_of_a_regression_scores_in_units_of_the_target(tmp_path: Path) -> None:
     data = write_line(folder(tmp_path, "data"))
     model = {"name": "linear"}
     spec = training_spec(
@@ -92,8 +78,8 @@ def test_regression_scores_in_units_of_the_target(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["mlp", "batch_norm", "momentum", "augment"])
 @pytest.mark.parametrize("killed_at", [2, 9, 13, 20])
-def test_killed_and_resumed_is_bit_for_bit_undisturbed(
-    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch, killed_at: int, model: str
+def test_fit_killed_and_resumed_equals_the_undisturbed_run_bit_for_bit(
+    tmp_path: Path, data: Storage, killed_at: int, model: str
 ) -> None:
     section = (
         {"name": "cnn", "channels": [4, 8], "batch_norm": True, "dropout": 0.3}
@@ -113,7 +99,7 @@ def test_killed_and_resumed_is_bit_for_bit_undisturbed(
     spec = training_spec(str(tmp_path), train=schedule, **sections)
     undisturbed, disturbed = folder(tmp_path, "undisturbed"), folder(tmp_path, "disturbed")
     state = worker.fit(spec, undisturbed, data)
-    fit_and_kill(spec, disturbed, data, killed_at, monkeypatch)
+    fit_and_kill(spec, disturbed, data, killed_at)
     assert worker.fit(spec, disturbed, data) == state
     assert weights_hash(disturbed, state.step) == weights_hash(undisturbed, state.step)
     starts = [r["step"] for r in events.read(disturbed, "metrics") if r["kind"] == "start"]
@@ -123,18 +109,18 @@ def test_killed_and_resumed_is_bit_for_bit_undisturbed(
     assert losses == [(r["step"], r["loss"], r["lr"]) for r in step_records(undisturbed)]
 
 
-def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+def test_fit_with_damaged_newest_checkpoint_continues_from_the_previous(
+    tmp_path: Path, data: Storage
 ) -> None:
     spec, run = training_spec(str(tmp_path)), folder(tmp_path)
     undisturbed = worker.fit(spec, folder(tmp_path, "undisturbed"), data)
-    fit_and_kill(spec, run, data, 14, monkeypatch)
+    fit_and_kill(spec, run, data, 14)
     path = run.local_path / "checkpoints/step_00000014/model.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     notes: list[dict[str, Any]] = []
-    state = worker.fit(spec, run, data, publish=notes.append)
+    state = worker.fit(spec, run, data, hooks=Hooks(publish=notes.append))
     skipped = [note for note in notes if note["kind"] == "checkpoint_skipped"]
     assert [note["checkpoint"] for note in skipped] == ["step_00000014"]
     assert "model.safetensors is damaged: expected sha256" in skipped[0]["reason"]
@@ -144,18 +130,16 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     assert weights_hash(run, 21) == weights_hash(folder(tmp_path, "undisturbed"), 21)
 
 
-def test_no_checkpoint_verifies(
-    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fit_without_a_checkpoint_that_verifies_is_refused(tmp_path: Path, data: Storage) -> None:
     spec, run = training_spec(str(tmp_path)), folder(tmp_path)
-    fit_and_kill(spec, run, data, 6, monkeypatch)
+    fit_and_kill(spec, run, data, 6)
     run.delete("checkpoints/step_00000004/MANIFEST.json")
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints") as caught:
         worker.fit(spec, run, data)
     assert "--new" in (caught.value.hint or "")
 
 
-def test_finished_run_is_left_alone(tmp_path: Path, data: Storage) -> None:
+def test_fit_of_a_finished_run_does_nothing(tmp_path: Path, data: Storage) -> None:
     spec, run = training_spec(str(tmp_path)), folder(tmp_path)
     state = worker.fit(spec, run, data)
     lines = len(step_records(run))
@@ -163,7 +147,7 @@ def test_finished_run_is_left_alone(tmp_path: Path, data: Storage) -> None:
     assert len(step_records(run)) == lines
 
 
-def test_another_data_set_or_spec_is_refused(tmp_path: Path, data: Storage) -> None:
+def test_fit_with_another_data_set_or_spec_is_refused(tmp_path: Path, data: Storage) -> None:
     run = folder(tmp_path)
     worker.fit(training_spec(str(tmp_path)), run, data)
     other = write_pictures(folder(tmp_path, "other"), seed=1)
@@ -177,52 +161,54 @@ def test_another_data_set_or_spec_is_refused(tmp_path: Path, data: Storage) -> N
         )
 
 
-def test_loss_that_is_no_number(tmp_path: Path, data: Storage) -> None:
+def test_fit_with_infinite_loss_ends_with_an_error(tmp_path: Path, data: Storage) -> None:
     spec = training_spec(str(tmp_path), train={"optimizer": "sgd", "learning_rate": 1e30})
     with pytest.raises(TrainError, match=r"the loss is (nan|inf) at step \d+"):
         worker.fit(spec, folder(tmp_path), data)
 
 
-def test_early_stop(tmp_path: Path, data: Storage) -> None:
+def test_fit_stops_early_after_patience(tmp_path: Path, data: Storage) -> None:
     train = {"epochs": 50, "early_stop": {"patience": 2, "min_delta": 0.5}, "learning_rate": 1e-6}
     state = worker.fit(training_spec(str(tmp_path), train=train), folder(tmp_path), data)
     assert (state.reason, state.step) == ("early_stop", 3 * STEPS_PER_EPOCH)
 
 
-def test_on_epoch_stops_the_run(tmp_path: Path, data: Storage) -> None:
+def test_on_epoch_returning_false_stops_the_run(tmp_path: Path, data: Storage) -> None:
     seen: list[dict[str, Any]] = []
 
     def on_epoch(record: dict[str, Any]) -> bool:
         seen.append(record)
         return record["epoch"] < 2
 
-    state = worker.fit(training_spec(str(tmp_path)), folder(tmp_path), data, on_epoch=on_epoch)
+    state = worker.fit(
+        training_spec(str(tmp_path)), folder(tmp_path), data, hooks=Hooks(on_epoch=on_epoch)
+    )
     assert (state.reason, state.step) == ("stopped", 2 * STEPS_PER_EPOCH)
     assert [record["metric"] == record["accuracy"] for record in seen] == [True, True]
 
 
-def test_max_steps_end_inside_an_epoch(tmp_path: Path, data: Storage) -> None:
+def test_fit_with_max_steps_ends_inside_an_epoch(tmp_path: Path, data: Storage) -> None:
     spec = training_spec(str(tmp_path), train={"epochs": None, "max_steps": 10})
     state = worker.fit(spec, folder(tmp_path), data)
     assert (state.reason, state.step) == ("completed", 10)
     assert folder(tmp_path).exists("checkpoints/step_00000010/MANIFEST.json")
 
 
-def test_best_checkpoint_stays(tmp_path: Path, data: Storage) -> None:
+def test_fit_keeps_the_best_checkpoint(tmp_path: Path, data: Storage) -> None:
     spec = training_spec(str(tmp_path), train={"epochs": 6}, checkpoint={"num_to_keep": 1})
     state = worker.fit(spec, folder(tmp_path), data)
     kept = set(folder(tmp_path).names("checkpoints"))
     assert kept == {f"step_{step:08d}" for step in (state.best_step, state.step)}
 
 
-def test_without_validation_rows(tmp_path: Path) -> None:
+def test_fit_without_validation_rows_has_no_best_step(tmp_path: Path) -> None:
     data = write_pictures(folder(tmp_path, "data"), num_rows={"train": 50})
     spec = training_spec(str(tmp_path), data={"split": {"validation_fraction": 0.0}})
     state = worker.fit(spec, folder(tmp_path), data)
     assert (state.best_step, state.reason) == (None, "completed")
 
 
-def test_events_tell_the_story(tmp_path: Path, data: Storage) -> None:
+def test_fit_records_start_checkpoints_and_end(tmp_path: Path, data: Storage) -> None:
     worker.fit(training_spec(str(tmp_path), train={"epochs": 1}), folder(tmp_path), data)
     kinds = [kind for kind in event_kinds(folder(tmp_path)) if kind != "time"]
     assert kinds[0] == "attempt_started"
@@ -231,27 +217,3 @@ def test_events_tell_the_story(tmp_path: Path, data: Storage) -> None:
     assert (
         json.loads(folder(tmp_path).read_bytes("checkpoints/step_00000007/state.json"))["step"] == 7
     )
-
-
-@pytest.mark.parametrize(
-    ("mode", "metrics", "best_step", "stops_at"),
-    [
-        ("max", [0.5, 0.6, 0.6, 0.6], 20, 4),
-        ("max", [0.5, 0.505, 0.507, 0.9], 30, 3),
-        ("min", [0.5, 0.4, 0.3, 0.2], 40, None),
-        ("max", [None, None, 0.1, 0.2], None, 2),
-    ],
-)
-def test_judge(
-    mode: str, metrics: list[float | None], best_step: int | None, stops_at: int | None
-) -> None:
-    early_stop = {"patience": 2, "min_delta": 0.01}
-    metric = "accuracy" if mode == "max" else "loss"
-    train = training_spec("x", train={"early_stop": early_stop, "metric": metric}).train
-    state = State()
-    for epoch, value in enumerate(metrics, start=1):
-        state = State(**{**vars(state), "step": 10 * epoch})
-        state = judge(state, {"split": "validation", metric: value, "train_loss": 1.0}, train, 1000)
-        if state.reason:
-            break
-    assert (state.best_step, epoch if state.reason else None) == (best_step, stops_at)

@@ -1,0 +1,47 @@
+"""Where communication runs beside the backward pass: a CUDA stream, or a thread. In each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+
+class CommStream:
+    """Runs work in the order of submission, beside the thread or stream that computes.
+
+    Args:
+        device: Device of the tensors. On a GPU the work runs on a stream of its own, on a CPU in a
+            thread that is started when it is needed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = (
+            torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            if device.type == "cuda"
+            else None
+        )
+        self._thread: ThreadPoolExecutor | None = None
+        self._tasks: list[Future[None]] = []
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Starts work after all that was submitted before."""
+        if self._stream is not None:
+            # The gradients that it sends are computed on the current stream.
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+            with torch.cuda.stream(self._stream):
+                work()
+            return
+        if self._thread is None:
+            # One thread: collective operations must run in the same order on all ranks.
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="raydc-reduction")
+        self._tasks.append(self._thread.submit(work))
+
+    def wait(self) -> None:
+        """Makes what follows see the results. Raises what the work has raised."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.result()

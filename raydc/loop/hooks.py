@@ -1,0 +1,39 @@
+"""What connects the loop of a worker with the process around it. Runs in each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
+from raydc.loop.fault_injection import FaultInjector
+from raydc.loop.planned_stop import StopRequest
+from raydc.tracking.journal import Publish
+
+# Takes the record of an epoch with its `metric`; returns False to stop the run.
+OnEpoch = Callable[[dict[str, Any]], bool]
+
+
+def _no_stop() -> None:
+    """No stop is ever requested."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Connections of a run with the process around it. Each of them is optional.
+
+    Attributes:
+        on_epoch: Called by rank 0 at the end of each epoch.
+        publish: Called by rank 0 with events and progress.
+        peer_memory: Memory that outlives the workers, for recent states.
+        stop_request: Returns the reason of a planned stop that was requested in rank 0.
+        faults: Breaks the run on purpose. Default: what the run folder plans, which is nothing
+            except in runs of `raydc chaos`.
+    """
+
+    on_epoch: OnEpoch | None = None
+    publish: Publish | None = None
+    peer_memory: PeerCheckpoints | None = None
+    stop_request: StopRequest = _no_stop
+    faults: FaultInjector | None = None
