@@ -1,11 +1,14 @@
-"""Tokens of an endpoint: who may ask it, as files beside the versions of its model.
+"""Access tokens of an endpoint, as files next to the versions of its model.
 
-    models/<model>/tokens/<name>.<id>.json      one token: made once, never changed, deleted when it is revoked
+    models/<model>/tokens/<name>.<id>.json      one token: created once, never changed, deleted when
+                                                it is revoked
 
-A token is `raydc_<id>_<secret>`; the file has the SHA-256 of it and no more. The secret is 256 random bits, so
-nobody finds it by trying: a slow hash, which protects what people think up themselves, would only make each
-request slower. One file for each token makes the folder's list the state: of two people who create and revoke
-at once, none takes back what the other did.
+A token is `raydc_<id>_<secret>`; its file holds only the SHA-256. The secret has 256 random bits,
+which nobody guesses. A slow hash protects passwords that people think up, and would only make each
+request slower here. With one file for each token the list of the folder is the state, so people who
+create and revoke at the same time do not undo each other's changes.
+
+Used by the command line and, to check requests, by replicas.
 """
 
 from __future__ import annotations
@@ -24,20 +27,26 @@ from raydc.storage import Storage, canonical_json
 
 RIGHTS = ("read", "promote")
 PREFIX = "raydc"
-# Tokens of raydc itself, for the one request at the end of `raydc run`.
-_OWN = "raydc-own-"
-_OWN_LIFETIME_S = 300.0
+# Names of the temporary tokens that `raydc run` creates for its one request.
+_TEMPORARY_PREFIX = "raydc-own-"
+_TEMPORARY_LIFETIME_S = 300.0
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
 _FILE = re.compile(r"^([A-Za-z][A-Za-z0-9_-]{0,63})\.([0-9a-f]{16})\.json$")
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token as it is kept.
+    """A token as it is stored.
 
-    `read` is the right to ask the model and to see what it takes and gives, `promote` the right to ask versions
-    that are not the public one by their number. Times are seconds since 1970; a token without `expires_s` is
-    good until it is revoked.
+    Attributes:
+        name: Its name in logs and commands.
+        id: Random id, the part of the token that names its file.
+        sha256: Hash of the whole token.
+        rights: `read` allows predictions and metadata; `promote` also allows requests to canaries
+            and shadows by their version number.
+        created_s: Unix time of its creation.
+        expires_s: Unix time at which it expires; None means that it holds until it is revoked.
+        who: Its creator.
     """
 
     name: str
@@ -50,18 +59,22 @@ class Token:
 
     @property
     def is_internal(self) -> bool:
-        """raydc made it for a request of its own."""
-        return self.name.startswith(_OWN)
+        """Whether raydc created it for a request that it makes itself."""
+        return self.name.startswith(_TEMPORARY_PREFIX)
 
     def has_expired(self, now_s: float) -> bool:
+        """Tells whether it has expired at a Unix time."""
         return self.expires_s is not None and now_s >= self.expires_s
 
 
 class TokenStore:
-    """The tokens of one model.
+    """The stored tokens of one model.
+
+    Example:
+        >>> text = TokenStore(storage, "digits").create("ada", lifetime_s=86400.0)
 
     Args:
-        storage: The storage that holds the registry.
+        storage: Storage that holds the registry.
         model: Name of the model.
     """
 
@@ -76,16 +89,19 @@ class TokenStore:
         lifetime_s: float | None = None,
         who: str = "",
     ) -> str:
-        """Makes a token. What is returned is kept nowhere: whoever loses it needs another one.
+        """Creates a token.
 
         Args:
-            name: What it is called in logs, and by `revoke`.
+            name: Its name in logs and for `revoke`: a letter, then letters, digits, `_` and `-`.
             rights: Some of `RIGHTS`.
-            lifetime_s: Seconds for which it is good; None: until it is revoked.
-            who: Made it.
+            lifetime_s: Seconds until it expires; None means that it holds until it is revoked.
+            who: Its creator, for the list of tokens.
+
+        Returns:
+            The token, which is stored nowhere: if it is lost, only a new one helps.
 
         Raises:
-            UsageError: A name that is taken or none, unknown rights, or no time to live.
+            UsageError: The name is taken or malformed, or there is no right or no lifetime.
         """
         if not _NAME.match(name):
             raise UsageError(
@@ -109,6 +125,7 @@ class TokenStore:
         text = f"{PREFIX}_{identifier}_{secrets.token_urlsafe(32)}"
         now_s = round(time.time(), 3)
         expires_s = None if lifetime_s is None else round(now_s + lifetime_s, 3)
+        # Always in the same order, so that lists look alike.
         ordered = tuple(right for right in RIGHTS if right in rights)
         made = Token(name, identifier, hash_token(text), ordered, now_s, expires_s, who)
         self._folder.create_bytes(
@@ -117,36 +134,55 @@ class TokenStore:
         return text
 
     def read_all(self) -> list[Token]:
-        """All tokens, by name. Raises OSError."""
+        """Reads all tokens, in the order of their names. Raises OSError."""
         found = [self.read(file) for file in self.list_files()]
         return [one for one in found if one is not None]
 
     def list_files(self) -> list[str]:
-        """Names of the files of all tokens. A file never changes. Raises OSError."""
+        """Lists the files of all tokens, which never change. Raises OSError."""
         return [file for file in self._folder.names() if _FILE.match(file)]
 
     def read(self, file: str) -> Token | None:
-        """A token; None where the file is gone or does not hold one. Raises another OSError."""
+        """Reads one token.
+
+        Args:
+            file: A name of `list_files`.
+
+        Returns:
+            The token; None if the file has been deleted or does not hold a token.
+
+        Raises:
+            OSError: The storage does not answer.
+        """
         try:
+            # A token may be revoked between the list of files and this.
             return _parse(self._folder.read_json(file))
         except (FileNotFoundError, ValueError):
             return None
 
     @contextlib.contextmanager
     def temporary(self, who: str = "") -> Iterator[str]:
-        """A token to read with that lasts no longer than this context."""
-        name = _OWN + secrets.token_hex(4)
-        text = self.create(name, ("read",), _OWN_LIFETIME_S, who)
+        """Context with a token that has the right to read and is revoked at the end.
+
+        Args:
+            who: Its creator.
+        """
+        name = _TEMPORARY_PREFIX + secrets.token_hex(4)
+        # It expires by itself if this process dies before it can revoke it.
+        text = self.create(name, ("read",), _TEMPORARY_LIFETIME_S, who)
         try:
             yield text
         finally:
             self.revoke(name)
 
     def revoke(self, name: str) -> None:
-        """Deletes a token.
+        """Deletes a token; replicas refuse it within seconds.
+
+        Args:
+            name: Its name.
 
         Raises:
-            RegistryError: There is none of this name.
+            RegistryError: There is no token of this name.
         """
         files = self.list_files()
         ours = [file for file in files if file.partition(".")[0] == name]
@@ -156,24 +192,28 @@ class TokenStore:
                 f"model {self.model} has no token {name!r}",
                 f"There are: {names}." if names else "There is none.",
             )
+        # Two processes may have created the same name at the same time.
         for file in ours:
             self._folder.delete(file)
 
 
 def hash_token(text: str) -> str:
-    """What is kept of a token."""
+    """Returns the hash of a token that is stored."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parse_token_id(text: str) -> str | None:
-    """The part of a token that names its file; None where the text is no token."""
+    """Returns the id in a token; None if the text is not a token."""
+    # The secret may contain underscores, so only the first two count.
     prefix, _, rest = text.partition("_")
     identifier, _, secret = rest.partition("_")
     return identifier if prefix == PREFIX and secret else None
 
 
 def _parse(value: Any) -> Token:
-    """Raises ValueError; whatever is not exactly a token gives nobody any right."""
+    """Parses a stored token. Raises ValueError for anything that is not exactly a token."""
+    # A file with a missing or an additional key may come from another version, where its rights
+    # could mean something else.
     if not isinstance(value, dict) or set(value) != set(Token.__dataclass_fields__):
         raise ValueError("not a token")
     texts = (value["name"], value["id"], value["sha256"], value["who"])

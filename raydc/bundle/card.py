@@ -1,4 +1,4 @@
-"""The model card: what a bundle's other files say, for people."""
+"""The model card of a bundle: a summary of its other files for people. Made in the driver."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from raydc.spec import ResolvedSpec
 from raydc.spec.model import Builder
 
 
-def write(
+def render(
     spec: ResolvedSpec, features: Features, model: torch.nn.Module, facts: dict[str, Any]
 ) -> str:
-    """The card as Markdown."""
+    """Renders the card as Markdown.
+
+    Args:
+        spec: The resolved spec.
+        features: Fitted features.
+        model: The network.
+        facts: JSON values by name: run, step, metrics, ...
+    """
     signature = features.signature
     num_weights = sum(parameter.numel() for parameter in model.parameters())
     name = spec.model.builder if isinstance(spec.model, Builder) else spec.model.name
@@ -38,8 +45,9 @@ def _title(key: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value that fits a line; pairs side by side."""
+    """Formats a value for one line; empty for what no line can hold, which the card leaves out."""
     if isinstance(value, float):
+        # Four digits: more would only be noise in a metric.
         return f"{value:.4g}"
     if isinstance(value, str | int):
         return str(value)

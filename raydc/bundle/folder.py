@@ -1,16 +1,17 @@
-"""A trained model with everything that answering needs, in one folder that no code is read from.
+"""The folder of a bundle: how it is written, read and verified. No code is read from it.
 
     model.safetensors   weights and buffers
-    features.json       from raw columns to inputs, and from outputs to answers
+    features.json       fitted features: raw columns to inputs, outputs to predictions
     signature.json      shapes and meaning of the network's inputs and outputs
-    spec.yaml           the resolved spec that made it
-    facts.json          where it comes from: run, step, data hash, metrics, versions of the libraries
-    golden.json         held-out rows with the inputs and outputs that they must give
-    card.md             the same for people
+    spec.yaml           the resolved spec of the training
+    facts.json          its origin: run, step, data hash, metrics, versions of the libraries
+    golden.json         held-out rows with their expected inputs and outputs
+    card.md             a summary for people
     MANIFEST.json       name, bytes and sha256 of each file, written last
 
-Evaluation, batch prediction and the endpoint all call `Bundle.forward`, and so does `write` for the golden
-rows: what is checked is what runs.
+Evaluation, batch prediction and the endpoint all call `Bundle.forward`, and so does `write` for the
+golden rows, so the code that is checked is the code that runs. Runs in the driver, in tasks of an
+evaluation and in replicas.
 
 Shape suffixes: B rows, K outputs.
 """
@@ -47,7 +48,19 @@ NUM_THREADS = 1
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded model. `digest` is the sha256 of its manifest, and with it of every byte."""
+    """A loaded model.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        features: Fitted features.
+        spec: The resolved spec of the training.
+        facts: Origin of the model, as JSON values.
+        golden: Content of `golden.json`.
+        digest: sha256 of the manifest, and so of every byte of the folder.
+        device: `cpu` or `cuda`.
+        num_threads: Threads of a forward pass.
+        compute: Form of the network that runs, see `raydc.bundle.optimize`.
+    """
 
     model: torch.nn.Module
     features: Features
@@ -58,46 +71,62 @@ class Bundle:
     device: str = "cpu"
     num_threads: int = NUM_THREADS
     compute: str = "as trained"
-    """What runs: the network as it was trained, or a form of it (see `raydc.bundle.optimize`)."""
 
     def forward(self, x: Array) -> npt.NDArray[np.float32]:
-        """Network inputs to raw outputs.
+        """Runs the network.
 
-        The number of threads is fixed, because how a sum is split among threads changes its last bits.
+        The number of threads is fixed: the way a sum is split among threads changes its last bits.
 
         Args:
-            x: [B, *signature.shape] of signature.dtype.
+            x: Inputs [B, *signature.shape] of signature.dtype.
 
         Returns:
-            float32 [B, K].
+            Raw outputs, float32 [B, K].
         """
         with _threads(self.num_threads), torch.inference_mode():
+            # torch warns of memory that it must not write, such as that of a request.
             inputs = torch.from_numpy(x if x.flags.writeable else x.copy()).to(self.device)
             outputs_BK: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
         return outputs_BK
 
     def predict_columns(self, columns: dict[str, Any]) -> list[dict[str, Any]]:
-        """Raw columns to answers (see `Features.apply` and `Features.decode`). Raises DataError."""
+        """Predicts raw columns.
+
+        Args:
+            columns: Arrays by column, see `Features.apply`.
+
+        Returns:
+            A prediction for each row, see `Features.decode`.
+
+        Raises:
+            DataError: The features cannot take a value, named by row and column.
+        """
         return self.features.decode(self.forward(self.features.apply(columns)))
 
     def predict_rows(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """JSON rows to answers.
+        """Predicts JSON rows.
+
+        Args:
+            rows: Values by column.
+
+        Returns:
+            A prediction for each row, see `Features.decode`.
 
         Raises:
-            DataError: A row that the features cannot take, named by row and column.
+            DataError: The features cannot take a value, named by row and column.
         """
         return self.predict_columns(self.features.from_json_rows(rows))
 
     @property
     def golden_inputs(self) -> Array | None:
-        """The golden rows as network inputs [B, *signature.shape]; None where there are none."""
-        return golden.inputs_of(self.golden)
+        """Inputs of the golden rows, [B, *signature.shape]; None without golden rows."""
+        return golden.read_inputs(self.golden)
 
     def check_golden(self) -> None:
         """Proves that this process computes what the training process computed.
 
         Raises:
-            CheckpointError: The first input or output that differs, named by row and column.
+            CheckpointError: An input or output differs; the message names the first one.
         """
         golden.check(self.golden, self.features, self.forward, self.device)
 
@@ -110,19 +139,20 @@ def write(
     golden_rows: list[dict[str, Any]],
     facts: dict[str, Any],
 ) -> None:
-    """Writes a bundle; the manifest goes last.
+    """Writes a bundle. A folder without a manifest, which is written last, is no bundle.
 
     Args:
-        folder: Where to; what is there is overwritten.
+        folder: Destination; files in it are overwritten.
         spec: The resolved spec.
         features: Fitted features.
-        weights: State of the model, as `state_dict()` gives it.
-        golden_rows: Held-out raw rows as JSON rows; their outputs are computed here.
+        weights: The `state_dict()` of the model.
+        golden_rows: Held-out JSON rows; their expected inputs and outputs are computed here.
         facts: JSON values: run, step, data_hash, metrics, ...
 
     Raises:
         CheckpointError: The weights do not fit the model of the spec.
     """
+    # safetensors stores contiguous tensors only.
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     facts = {**facts, "libraries": _libraries()}
     bundle = Bundle(_model(spec, features, weights), features, spec, facts, {}, "")
@@ -132,22 +162,22 @@ def write(
         "signature.json": _json(features.signature.to_dict()),
         "spec.yaml": yaml.safe_dump(specs.to_dict(spec), sort_keys=False).encode(),
         "facts.json": _json(facts),
-        "golden.json": _json(golden.make(golden_rows, features, bundle.forward)),
-        "card.md": card.write(spec, features, bundle.model, facts).encode(),
+        "golden.json": _json(golden.compute(golden_rows, features, bundle.forward)),
+        "card.md": card.render(spec, features, bundle.model, facts).encode(),
     }
     artefact.write_artefact(folder, files, {"kind": "bundle", "name": spec.name})
 
 
 def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -> Bundle:
-    """Reads and verifies a bundle. Imports the user's module where the model has a `builder`.
+    """Reads and verifies a bundle. A model with a `builder` imports the user's module.
 
     Args:
-        folder: Of a bundle.
+        folder: Folder of the bundle.
         device: `cpu` or `cuda`.
-        num_threads: Of a forward pass. Outputs are equal bit for bit for equal numbers of threads only.
+        num_threads: Threads of a forward pass. Outputs are bitwise equal for equal numbers only.
 
     Raises:
-        CheckpointError: It is missing, does not verify or does not fit its own spec.
+        CheckpointError: The bundle is missing, does not verify or does not fit its own spec.
     """
     _, files = artefact.read_artefact(folder)
     try:
@@ -185,6 +215,7 @@ def _model(
 
 @contextlib.contextmanager
 def _threads(num_threads: int) -> Iterator[None]:
+    """Sets the threads of torch for a while: the setting belongs to the process."""
     before = torch.get_num_threads()
     if before == num_threads:
         yield

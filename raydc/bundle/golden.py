@@ -1,4 +1,6 @@
-"""Golden rows: held-out rows with the inputs and outputs that they gave when the model was trained.
+"""Golden rows: held-out rows with the inputs and outputs that they had in the training process.
+
+A process that loads the model computes them again, and refuses the model if they differ.
 
 Shape suffixes: B rows, K outputs.
 """
@@ -18,18 +20,23 @@ from raydc.features import Features, Image
 Array = npt.NDArray[Any]
 Forward = Callable[[Array], Array]
 
-# Builds of libjpeg and PIL may round a pixel differently; a wrong feature is off by far more.
+# Builds of libjpeg and PIL round pixels differently; a wrong feature differs by far more.
 _PIXEL_TOLERANCE = 2
 _INPUT_TOLERANCE = 1e-5
-# Of the largest output. GPUs multiply convolutions in TF32, with 10 bits of mantissa.
+# Fraction of the largest output. GPUs multiply convolutions in TF32, with 10 bits of mantissa.
 _OUTPUT_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
 
 
-def make(rows: list[dict[str, Any]], features: Features, forward: Forward) -> dict[str, Any]:
-    """The content of `golden.json`.
+def compute(rows: list[dict[str, Any]], features: Features, forward: Forward) -> dict[str, Any]:
+    """Computes the content of `golden.json`.
+
+    Args:
+        rows: Held-out JSON rows; may be empty.
+        features: Fitted features.
+        forward: Maps inputs [B, *shape] to outputs [B, K].
 
     Raises:
-        CheckpointError: The model gives something that is no finite number.
+        CheckpointError: An output is not finite.
     """
     if not rows:
         return {"rows": [], "inputs": None, "outputs": []}
@@ -45,10 +52,16 @@ def make(rows: list[dict[str, Any]], features: Features, forward: Forward) -> di
 
 
 def check(golden: dict[str, Any], features: Features, forward: Forward, device: str) -> None:
-    """Compares what this process computes with what `make` saw.
+    """Compares what this process computes with what `compute` stored.
+
+    Args:
+        golden: Content of `golden.json`.
+        features: Fitted features.
+        forward: Maps inputs [B, *shape] to outputs [B, K].
+        device: `cpu` or `cuda`, which decides the tolerance.
 
     Raises:
-        CheckpointError: The first input or output that differs, named by row and column.
+        CheckpointError: An input or output differs; the message names the first one.
     """
     rows = golden["rows"]
     if not rows:
@@ -61,12 +74,13 @@ def check(golden: dict[str, Any], features: Features, forward: Forward, device: 
     _check_outputs(forward(x), np.array(golden["outputs"]), features, _OUTPUT_TOLERANCE[device])
 
 
-def inputs_of(golden: dict[str, Any]) -> Array | None:
-    """The inputs that `make` saw; None without rows."""
+def read_inputs(golden: dict[str, Any]) -> Array | None:
+    """Returns the stored inputs, [B, *shape]; None without rows."""
     return _array_from_json(golden["inputs"]) if golden["rows"] else None
 
 
 def _array_to_json(array: Array) -> dict[str, Any]:
+    # Base64 instead of numbers: inputs must come back bit for bit, and images are long.
     content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
     return {"shape": list(array.shape), "dtype": str(array.dtype), "base64": content}
 
@@ -82,23 +96,28 @@ def _check_inputs(x: Array, expected: Array, features: Features) -> None:
         raise CheckpointError(
             f"golden rows: the features give {x.shape}, expected {expected.shape}"
         )
+    # In float64, because differences of unsigned pixels would wrap around.
     difference = np.abs(x.astype(np.float64) - expected.astype(np.float64))
     allowed = (
         _PIXEL_TOLERANCE
         if x.dtype == np.uint8
         else _INPUT_TOLERANCE * np.maximum(1.0, np.abs(expected))
     )
+    # `not <=` instead of `>`, so that NaN counts as different.
     wrong = np.argwhere(~(difference <= allowed))
     if len(wrong):
         place = tuple(wrong[0])
         column = _column_of_input(features, int(place[1]))
         raise CheckpointError(
-            f"golden rows[{place[0]}].{column}: the features give {x[place]}, expected {expected[place]}",
-            "The features that serve are not those that trained; the bundle or this installation has changed.",
+            f"golden rows[{place[0]}].{column}: the features give {x[place]}, "
+            f"expected {expected[place]}",
+            "The features that serve are not those that trained; the bundle or this installation "
+            "has changed.",
         )
 
 
 def _column_of_input(features: Features, position: int) -> str:
+    """Finds the column whose inputs include a position; a column may have several."""
     for name, column in features.columns.items():
         if isinstance(column, Image) or position < column.num_inputs:
             return name
@@ -119,6 +138,7 @@ def _check_outputs(
         row, output = (int(index) for index in wrong[0])
         name = features.signature.classes[output] if features.signature.classes else features.target
         raise CheckpointError(
-            f"golden rows[{row}]: output {name!r} is {outputs_BK[row, output]}, expected {expected_BK[row, output]}",
+            f"golden rows[{row}]: output {name!r} is {outputs_BK[row, output]}, "
+            f"expected {expected_BK[row, output]}",
             "The weights or the model's code are not those that were trained.",
         )

@@ -1,8 +1,9 @@
-"""A faster form of a network for CPUs: compiled, with frozen weights, in bfloat16 where the CPU multiplies in it.
+"""A faster form of a network for CPUs: compiled, with frozen weights. Made in a replica.
 
-Nobody gets it without asking (`serve.optimize`): its numbers differ from those of training in the third digit. It is
-used only where the golden rows come out with the same labels and nearly the same scores; else the network stays as
-it was trained. Every size of batch that is run was compiled before, so no request waits for a compiler.
+It is made only on request (`serve.optimize`), because its numbers differ from those of training in
+the third digit. It is used only if the golden rows keep their labels and nearly keep their scores;
+otherwise the network stays as it was trained. All batch sizes are compiled before the first
+request, so no request waits for a compiler. bfloat16 is used if the CPU multiplies in it.
 
 Shape suffixes: B rows, K outputs.
 """
@@ -29,24 +30,25 @@ from raydc.features import Features
 
 logger = logging.getLogger("ray.serve")
 
-# Batches are filled up to one of these; longer ones are run in parts, which costs a CPU nothing more.
+# Batches are padded to one of these sizes. Longer ones run in parts, which costs a CPU nothing.
 SIZES = (1, 2, 4, 8)
-# Largest difference of a probability; of a regression, in standard deviations of its target.
+# Largest difference of a probability, or of a regression in standard deviations of its target.
 TOLERANCE = 0.02
-# A forward pass of one row that is shorter has nothing to gain.
+# A shorter forward pass of one row has nothing to gain.
 _SHORT_S = 0.002
 _NUM_RUNS = 5
 _COMPILERS = ("c++", "g++", "clang++")
-# Versions that a replica may load one after the other, times the sizes of a batch.
+# Versions that a replica may load one after the other, times the batch sizes; torch stops
+# compiling after 8 by default.
 _MAX_COMPILED = 256
 
 
-class Optimized(nn.Module):
-    """Runs a compiled network in the sizes that it was compiled for.
+class OptimizedNetwork(nn.Module):
+    """Runs a compiled network in the batch sizes that it was compiled for.
 
     Args:
         run: The compiled network.
-        in_bf16: Multiply in bfloat16.
+        in_bf16: Whether it multiplies in bfloat16.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], in_bf16: bool) -> None:
@@ -55,18 +57,27 @@ class Optimized(nn.Module):
         self._in_bf16 = in_bf16
 
     def forward(self, x: Tensor) -> Tensor:
-        # Weights that are frozen into a program want tensors that inference mode does not make.
+        """Runs inputs [B, *shape] in padded parts.
+
+        Args:
+            x: The inputs.
+
+        Returns:
+            Outputs [B, K] as float32.
+        """
+        # Compiled code with frozen weights does not accept inference tensors.
         with (
             torch.inference_mode(False),
             torch.no_grad(),
             torch.autocast("cpu", torch.bfloat16, self._in_bf16),
         ):
             parts = [
-                self._part(x[start : start + SIZES[-1]]) for start in range(0, len(x), SIZES[-1])
+                self._run_part(x[start : start + SIZES[-1]])
+                for start in range(0, len(x), SIZES[-1])
             ]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _part(self, x: Tensor) -> Tensor:
+    def _run_part(self, x: Tensor) -> Tensor:
         num_rows = len(x)
         size = next(size for size in SIZES if size >= num_rows)
         padded = x.new_zeros((size, *x.shape[1:]))
@@ -76,9 +87,15 @@ class Optimized(nn.Module):
 
 
 def optimize(bundle: Bundle) -> Bundle:
-    """The fastest form of a bundle that the golden rows allow; the bundle itself where there is none.
+    """Makes the fastest form of a bundle that the golden rows allow.
 
-    Takes seconds to minutes, the first time on a machine. Says in `compute`, and in one line of the log, what it is.
+    Takes seconds to minutes the first time on a machine. The log says in one line what was made.
+
+    Args:
+        bundle: A loaded bundle.
+
+    Returns:
+        A bundle whose `compute` names the form; `bundle` itself if no form is allowed or faster.
     """
     reason = _reason_against(bundle)
     if reason is not None:
@@ -88,8 +105,9 @@ def optimize(bundle: Bundle) -> Bundle:
         started_s = time.monotonic()
         try:
             made = _compiled(bundle, in_bf16)
-            reason = difference(bundle, made)
-        except Exception as error:  # noqa: BLE001 -- compilers and users' networks fail in their own ways.
+            reason = compare_on_golden_rows(bundle, made)
+        # Compilers and users' networks may raise anything, and the trained network still works.
+        except Exception as error:  # noqa: BLE001
             reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         if reason is None and _forward_s(made) >= _forward_s(bundle):
             reason = "it is not faster"
@@ -104,22 +122,39 @@ def optimize(bundle: Bundle) -> Bundle:
 
 
 def has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself."""
+    """Tells whether this CPU multiplies bfloat16; emulated, it is slower than float32."""
     with contextlib.suppress(OSError):
         return {"amx_bf16", "avx512_bf16"} & set(Path("/proc/cpuinfo").read_text().split()) != set()
     return False
 
 
-def difference(trained: Bundle, made: Bundle) -> str | None:
-    """What differs too much on the golden rows, or None."""
+def compare_on_golden_rows(trained: Bundle, made: Bundle) -> str | None:
+    """Compares two forms of a model on the golden rows.
+
+    Args:
+        trained: The model as it was trained.
+        made: Another form of it.
+
+    Returns:
+        What differs too much, or None.
+    """
     x = trained.golden_inputs
     if x is None:
         return "it has no golden rows to be compared on"
-    return disagreement(trained.forward(x), made.forward(x), trained.features)
+    return find_disagreement(trained.forward(x), made.forward(x), trained.features)
 
 
-def disagreement(expected_BK: Array, outputs_BK: Array, features: Features) -> str | None:
-    """The first label that is another, or the largest difference of a score where it is over `TOLERANCE`."""
+def find_disagreement(expected_BK: Array, outputs_BK: Array, features: Features) -> str | None:
+    """Finds a changed label, or a score that differs by more than `TOLERANCE`.
+
+    Args:
+        expected_BK: Outputs of the trained network.
+        outputs_BK: Outputs of the other one.
+        features: Features of both.
+
+    Returns:
+        The difference in words, or None.
+    """
     if not features.signature.classes:
         most = float(np.abs(outputs_BK - expected_BK).max())
         return (
@@ -155,15 +190,17 @@ def _compiled(bundle: Bundle, in_bf16: bool) -> Bundle:
     torch._dynamo.config.recompile_limit = _MAX_COMPILED
     torch._dynamo.config.accumulated_recompile_limit = _MAX_COMPILED
     torch._inductor.config.freezing = True
-    # It would start processes of its own.
+    # Otherwise the compiler would start processes, which the replica's resources do not cover.
     torch._inductor.config.compile_threads = 1
+    # A copy, because channels_last changes the weights in place.
     network = copy.deepcopy(bundle.model).eval().to(memory_format=torch.channels_last)
     made = replace(
         bundle,
-        model=Optimized(torch.compile(network, dynamic=False), in_bf16),
+        model=OptimizedNetwork(torch.compile(network, dynamic=False), in_bf16),
         compute=_name(in_bf16),
     )
     signature = bundle.features.signature
+    # The first run of each size compiles it.
     for size in SIZES:
         made.forward(np.zeros((size, *signature.shape), dtype=signature.dtype))
     return made

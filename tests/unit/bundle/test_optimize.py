@@ -76,7 +76,7 @@ def test_any_number_of_rows_is_run_in_the_sizes_that_are_warm(
         return x[:, :2] * 2
 
     x = torch.arange(num_rows * 3, dtype=torch.float32).reshape(num_rows, 3)
-    outputs = optimize.Optimized(run, in_bf16=False)(x)
+    outputs = optimize.OptimizedNetwork(run, in_bf16=False)(x)
     assert torch.equal(outputs, x[:, :2] * 2)
     assert set(seen) <= set(optimize.SIZES)
     assert sum(seen) < num_rows + optimize.SIZES[-1]
@@ -128,11 +128,11 @@ def test_without_a_compiler_or_for_a_short_network_nothing_is_tried(
 def test_a_regression_is_compared_in_standard_deviations() -> None:
     features = small_models.price_features()
     expected = np.zeros((4, 1), np.float32)
-    assert optimize.disagreement(expected, expected + 0.01, features) is None
+    assert optimize.find_disagreement(expected, expected + 0.01, features) is None
     assert "0.5 standard deviations" in str(
-        optimize.disagreement(expected, expected + 0.5, features)
+        optimize.find_disagreement(expected, expected + 0.5, features)
     )
-    assert optimize.disagreement(expected, expected * np.nan, features) is not None
+    assert optimize.find_disagreement(expected, expected * np.nan, features) is not None
 
 
 def test_only_who_asks_gets_it(
@@ -165,4 +165,4 @@ def test_a_real_compiler_makes_a_convolution_faster(
     assert made.compute.startswith("compiled"), caplog.messages
     x = trained.golden_inputs
     assert x is not None
-    assert optimize.disagreement(trained.forward(x[:3]), made.forward(x[:3]), features) is None
+    assert optimize.find_disagreement(trained.forward(x[:3]), made.forward(x[:3]), features) is None
