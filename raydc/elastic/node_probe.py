@@ -15,7 +15,7 @@ import ray
 from raydc.elastic import capacity
 from raydc.engine import internals
 
-# Short of the second between two looks at a running group, so that a dead node delays no look.
+# Less than the second between two probes of a running group, so that a dead node delays none.
 _PROBE_TIMEOUT_S = 0.7
 _NUM_PROBES = 16
 

@@ -40,7 +40,7 @@ def training_error(spec: ResolvedSpec, failures: Mapping[int, BaseException]) ->
         failures: The failures of the last attempt, by rank.
     """
     causes = {rank: _cause_of(failure) for rank, failure in sorted(failures.items())}
-    # A page says all that there is to say; the deaths of other ranks followed from it.
+    # The deaths of other ranks followed from the failure on the page, so they are left out.
     if pages := [cause.page for cause in causes.values() if isinstance(cause, WorkerFailure)]:
         alone = "Train with --set scaling.num_workers=0 to see it in this process."
         return TrainError("\n".join(pages), f"{alone} {_RESUME}")

@@ -3,7 +3,7 @@
 
 A local filesystem can append, so all writers share one file; a line is one `write` to an `O_APPEND`
 descriptor and therefore never mixes with another writer's. An object store cannot append: there
-each writer owns an object of its own (`events.00001.jsonl`, ...) and rewrites it as a whole at
+each writer owns an object of its own (`events.<time>-<suffix>.jsonl`) and rewrites it as a whole at
 `flush`.
 """
 
