@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from raydc.errors import CheckpointError
+from raydc.errors import CheckpointError, FormatError
 from raydc.storage import Content, Storage, sha256
 
 MANIFEST = "MANIFEST.json"
+# Raised when a reader of the format before would misread files or manifest. A manifest without a
+# format is of the first, which had no number yet.
+FORMAT_VERSION = 1
 
 
 Reached = Callable[[str], None]
@@ -50,7 +53,8 @@ def write_artefact(
             "sha256": hashes[name] if hashes else sha256(files[name]),
         }
         reached(f"wrote {name}")
-    folder.write_json(MANIFEST, {"meta": dict(meta), "files": entries})
+    manifest = {"format": FORMAT_VERSION, "meta": dict(meta), "files": entries}
+    folder.write_json(MANIFEST, manifest)
     reached(f"wrote {MANIFEST}")
 
 
@@ -71,16 +75,26 @@ def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
     """The meta data and `{name: {"bytes", "sha256"}}` of an artefact, without looking at its files.
 
     Raises:
+        FormatError: A newer version of raydc wrote it.
         CheckpointError: There is no readable manifest.
     """
     try:
         manifest = folder.read_json(MANIFEST)
+        # Before all else: a newer format may have neither `meta` nor `files`.
+        found = int(manifest.get("format", FORMAT_VERSION))
+        if found > FORMAT_VERSION:
+            raise FormatError(
+                f"{folder.uri}/{MANIFEST} has format {found}, but this raydc reads up to "
+                f"{FORMAT_VERSION}",
+                "A newer raydc wrote it: upgrade this one (pip install --upgrade raydc) and type "
+                "the command again.",
+            )
         meta, entries = dict(manifest["meta"]), dict(manifest["files"])
         for entry in entries.values():
             int(entry["bytes"]), str(entry["sha256"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder.uri} has no {MANIFEST}: it was never completed") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder.uri}/{MANIFEST} cannot be read: {error}") from error
     return meta, entries
 

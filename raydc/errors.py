@@ -6,6 +6,7 @@
     ├── DataError             3   a source, a row or a prepared data set that cannot be used
     │   └── TooManyPixelsError 3  images over the limit of pixels
     ├── CheckpointError       4   a checkpoint or a bundle that is missing or does not verify
+    │   └── FormatError       4   one that a newer version of raydc wrote
     ├── RunError              5   a run that exists, is missing or has changed
     ├── TrainError            6   training ended without a model
     ├── RegistryError         7   an unknown model, version or alias
@@ -103,6 +104,13 @@ class CheckpointError(RaydcError):
     """A checkpoint or a bundle that is missing, torn or does not match its manifest."""
 
     exit_code = 4
+
+
+class FormatError(CheckpointError):
+    """A checkpoint or a bundle that a newer version of raydc wrote.
+
+    It is not damaged, so it is neither skipped nor set aside, as damaged ones are.
+    """
 
 
 class RunError(RaydcError):

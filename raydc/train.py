@@ -19,7 +19,7 @@ from raydc.checkpoint.state import spec_hash, unpack_state, unpack_weights
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
 from raydc.data.prepared import Prepared
 from raydc.elastic.run_metrics import RunMetrics
-from raydc.errors import CheckpointError, RunError, Say
+from raydc.errors import CheckpointError, FormatError, RunError, Say
 from raydc.loop import worker
 from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
@@ -78,6 +78,7 @@ def run(
         TrainError: Training failed more often than the spec allows, or in the same way again and
             again.
         CheckpointError: No checkpoint verifies.
+        FormatError: A newer raydc wrote its newest checkpoint.
     """
     store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
     if store.steps() and not resume:
@@ -137,10 +138,13 @@ def _refuse_early(
         report("train     no checkpoint was written before; starting at step 0")
         return
     # Only the newest is looked at; if it does not verify, the workers search for one that does.
-    with contextlib.suppress(CheckpointError):
-        resuming.refuse_other_data(
-            spec, read_manifest(store.folder / name_of(steps[-1]))[0]["data_hash"], data.data_hash
-        )
+    try:
+        meta, _ = read_manifest(store.folder / name_of(steps[-1]))
+    except FormatError:
+        raise  # It verifies for a newer raydc, so an older one must not win over it.
+    except CheckpointError:
+        return
+    resuming.refuse_other_data(spec, meta["data_hash"], data.data_hash)
 
 
 @contextlib.contextmanager

@@ -116,7 +116,11 @@ def write_first_checkpoint(
 
 def origin_of(run_folder: Storage) -> Origin | None:
     """Origin of a run that is a fork; None for another run."""
-    return Origin(**run_folder.read_json(FILE)) if run_folder.exists(FILE) else None
+    if not run_folder.exists(FILE):
+        return None
+    value = run_folder.read_json(FILE)
+    # By name, because a newer raydc may write more.
+    return Origin(value["run"], value["step"], value["uri"], value["data_hash"])
 
 
 def _find_run(runs: Storage, given: str) -> tuple[Storage, int | None]:

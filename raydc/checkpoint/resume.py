@@ -15,7 +15,7 @@ import yaml
 from raydc import spec as specs
 from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
 from raydc.checkpoint.store import CheckpointStore, Found
-from raydc.errors import CheckpointError, RunError, close_names
+from raydc.errors import CheckpointError, RunError, SpecError, close_names
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
@@ -211,7 +211,7 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     Raises:
         RunError: A field that changes the model differs; with both values of each.
     """
-    changed = specs.differences(before, specs.to_dict(spec))
+    changed = specs.differences(_with_defaults(before), specs.to_dict(spec))
     relevant = [change for change in changed if change.path.split(".")[0] not in _MAY_CHANGE]
     if not relevant:
         return
@@ -227,6 +227,18 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
         )
     lines = "\n    ".join(map(str, relevant))
     raise RunError(f"run {spec.name!r} was started with another spec:\n    {lines}", hint)
+
+
+def _with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved spec that was stored, with the defaults of fields that are newer than it.
+
+    A new field's default is what raydc did before the field, so it is no change of the run. A spec
+    that this raydc cannot read stays as it is: then the comparison names what it does not know.
+    """
+    try:
+        return specs.to_dict(specs.resolve(specs.from_dict(dict(before))))
+    except SpecError:
+        return dict(before)
 
 
 def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journal) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc.artefact import MANIFEST, Reached, nothing, read_artefact, write_artefact
-from raydc.errors import CheckpointError
+from raydc.errors import CheckpointError, FormatError
 from raydc.storage import Content, Storage
 
 _NAME = re.compile(r"^step_(\d{8,})$")
@@ -115,6 +115,8 @@ class CheckpointStore:
         """Whether a checkpoint verifies; one that does not is set aside."""
         try:
             self.read(step)
+        except FormatError:
+            raise  # Not damaged: an upgrade reads it.
         except CheckpointError:
             self.set_aside(step)
             return False
@@ -223,5 +225,7 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             try:
                 yield self.read(step)
+            except FormatError:
+                raise  # An older one must not win over it.
             except CheckpointError as error:
                 yield Skipped(step, error.message)

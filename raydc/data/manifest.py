@@ -19,7 +19,6 @@ from raydc.features import Features
 from raydc.storage import Storage, sha256
 
 FORMAT_VERSION = 1
-_AGAIN = "Delete the folder and prepare the data set again."
 
 
 def read(folder: Storage) -> dict[str, Any]:
@@ -28,18 +27,17 @@ def read(folder: Storage) -> dict[str, Any]:
     Raises:
         DataError: The folder has no manifest, or one of another version.
     """
-    hint = "Prepare the data set again; delete the folder first if it is there."
     try:
         manifest = folder.read_json(MANIFEST)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder.uri} is no prepared data set: {MANIFEST}: {error}", hint
+            f"{folder.uri} is no prepared data set: {MANIFEST}: {error}", _remedy(folder)
         ) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
         raise DataError(
             f"{folder.uri}/{MANIFEST}: format {found!r}, but this raydc reads {FORMAT_VERSION}",
-            hint,
+            _remedy(folder),
         )
     return dict(manifest)
 
@@ -57,7 +55,7 @@ def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False)
     """
     for name, entry in manifest["files"].items():
         if not folder.exists(name):
-            raise DataError(f"{folder.uri}/{name} is missing", _AGAIN)
+            raise DataError(f"{folder.uri}/{name} is missing", _remedy(folder))
         # Without `contents` the digest is taken as right, so that only the size is compared.
         digest = sha256(folder.read_bytes(name)) if contents else entry["sha256"]
         check_entry(folder, name, folder.size(name), digest, entry)
@@ -80,7 +78,7 @@ def check_entry(
     """
     wrong = mismatch(num_bytes, digest, entry)
     if wrong is not None:
-        raise DataError(f"{folder.uri}/{name} is damaged: {wrong}", _AGAIN)
+        raise DataError(f"{folder.uri}/{name} is damaged: {wrong}", _remedy(folder))
 
 
 def write_file(folder: Storage, name: str, content: bytes) -> dict[str, Any]:
@@ -131,3 +129,9 @@ def write(
     manifest = {"format": FORMAT_VERSION, "data_hash": data_hash, **facts, "files": files}
     folder.write_json(MANIFEST, manifest)
     return manifest
+
+
+def _remedy(folder: Storage) -> str:
+    """What to type next: the sources make the same data set again."""
+    name = folder.uri.partition("?")[0].rsplit("/", 1)[-1]
+    return f"Remove it (raydc rm data {name} --yes), then prepare it again: raydc prepare SPEC"

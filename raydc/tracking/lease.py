@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from raydc.errors import RunError
@@ -125,9 +125,11 @@ def owner_check(folder: Storage) -> Callable[[], None]:
 def read_driver(folder: Storage) -> Driver | None:
     """The process that claims to drive a run, dead or alive. Raises OSError."""
     try:
-        return Driver(**folder.read_json(FILE))
+        claim = folder.read_json(FILE)
+        # A newer raydc may write more fields; its driver is as alive as one of this version.
+        return Driver(**{field.name: claim[field.name] for field in fields(Driver)})
     # A file that was cut off in the middle belongs to a dead driver, so it counts as none.
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
