@@ -55,7 +55,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -
     monkeypatch.setattr(torch, "compile", lambda network, **options: Spoilt(network))
 
 
-def test_what_the_golden_rows_allow_is_used(
+def test_optimize_uses_a_form_that_golden_rows_allow(
     trained: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "ray.serve"):
@@ -66,9 +66,7 @@ def test_what_the_golden_rows_allow_is_used(
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 8, 21])
-def test_any_number_of_rows_is_run_in_the_sizes_that_are_warm(
-    trained: Bundle, num_rows: int
-) -> None:
+def test_optimized_network_runs_compiled_sizes_only(trained: Bundle, num_rows: int) -> None:
     seen: list[int] = []
 
     def run(x: Tensor) -> Tensor:
@@ -82,7 +80,7 @@ def test_any_number_of_rows_is_run_in_the_sizes_that_are_warm(
     assert sum(seen) < num_rows + optimize.SIZES[-1]
 
 
-def test_other_labels_and_other_scores_are_refused_and_said(
+def test_optimize_refuses_and_logs_other_labels_or_scores(
     trained: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for change, said in (
@@ -98,7 +96,7 @@ def test_other_labels_and_other_scores_are_refused_and_said(
         )
 
 
-def test_a_compiler_that_fails_leaves_the_network_as_it_was(
+def test_optimize_keeps_the_network_if_the_compiler_fails(
     trained: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(network: nn.Module, **options: Any) -> nn.Module:
@@ -110,7 +108,7 @@ def test_a_compiler_that_fails_leaves_the_network_as_it_was(
     assert caplog.messages[0].endswith("RuntimeError: no such instruction")
 
 
-def test_without_a_compiler_or_for_a_short_network_nothing_is_tried(
+def test_optimize_skips_short_networks_and_missing_compilers(
     trained: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "ray.serve"):
@@ -125,7 +123,7 @@ def test_without_a_compiler_or_for_a_short_network_nothing_is_tried(
     ] == [True, True]
 
 
-def test_a_regression_is_compared_in_standard_deviations() -> None:
+def test_disagreement_of_a_regression_is_in_standard_deviations() -> None:
     features = small_models.price_features()
     expected = np.zeros((4, 1), np.float32)
     assert optimize.find_disagreement(expected, expected + 0.01, features) is None
@@ -135,7 +133,7 @@ def test_a_regression_is_compared_in_standard_deviations() -> None:
     assert optimize.find_disagreement(expected, expected * np.nan, features) is not None
 
 
-def test_only_who_asks_gets_it(
+def test_optimize_runs_only_if_the_spec_says_so(
     trained: Bundle, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry(Storage(str(tmp_path)))
@@ -150,7 +148,7 @@ def test_only_who_asks_gets_it(
 
 
 @pytest.mark.soak
-def test_a_real_compiler_makes_a_convolution_faster(
+def test_real_compiler_makes_a_convolution_faster(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     if not any(optimize.shutil.which(name) for name in optimize._COMPILERS):

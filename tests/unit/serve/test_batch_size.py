@@ -29,11 +29,11 @@ from raydc.serve.replica.batch_size import best_batch_size
         (lambda rows: 2.0, 1),  # There is no time to find out.
     ],
 )
-def test_the_size_of_a_batch(forward_s: Callable[[int], float], expected: int) -> None:
+def test_best_batch_size_by_cost_of_rows(forward_s: Callable[[int], float], expected: int) -> None:
     assert best_batch_size(forward_s, 64) == expected
 
 
-def test_no_batch_is_larger_than_may_be() -> None:
+def test_best_batch_size_respects_the_maximum() -> None:
     tried: list[int] = []
 
     def forward_s(rows: int) -> float:
@@ -45,7 +45,7 @@ def test_no_batch_is_larger_than_may_be() -> None:
     assert best_batch_size(forward_s, 1) == 1
 
 
-def test_a_size_that_would_take_too_long_is_not_tried() -> None:
+def test_best_batch_size_keeps_to_its_budget() -> None:
     tried: list[int] = []
 
     def forward_s(rows: int) -> float:
@@ -56,7 +56,7 @@ def test_a_size_that_would_take_too_long_is_not_tried() -> None:
     assert max(tried) == 4
 
 
-def test_a_batch_that_does_not_fit_ends_the_search_and_a_row_that_does_not_is_an_error() -> None:
+def test_best_batch_size_stops_at_an_error_above_one_row() -> None:
     def forward_s(rows: int) -> float:
         if rows > most:
             raise RuntimeError("out of memory")
@@ -73,7 +73,7 @@ def test_a_batch_that_does_not_fit_ends_the_search_and_a_row_that_does_not_is_an
     ("times_s", "expected", "num_tries"),
     [([0.5], True, 1), ([3.0, 2.0, 0.9], True, 3), ([20.0], False, 3), ([50.0, 2.0], False, 20)],
 )
-def test_a_slow_model_is_not_tried_long(
+def test_inline_check_gives_up_early_on_slow_models(
     times_s: list[float], expected: bool, num_tries: int
 ) -> None:
     tried: list[float] = []
@@ -111,7 +111,7 @@ class Model:
         (lambda rows: 0.010 * rows, (False, 1)),
     ],
 )
-def test_what_is_short_runs_on_the_event_loop(
+def test_measure_runs_short_models_inline(
     monkeypatch: pytest.MonkeyPatch, forward_s: Callable[[int], float], expected: tuple[bool, int]
 ) -> None:
     model: Any = Model(forward_s)
@@ -120,14 +120,14 @@ def test_what_is_short_runs_on_the_event_loop(
     assert model.sizes[0] == 1
 
 
-def test_the_first_pass_of_a_size_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_ignores_the_first_slow_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = Model(lambda rows: 5.0 if model.sizes.count(rows) == 1 else 0.0002)
     monkeypatch.setattr(batch_size.time, "perf_counter", lambda: model.now_s)
     assert batch_size.measure(model, 64) == (True, 64)
     assert model.sizes == [1, 1, 64, 64]
 
 
-def test_after_two_sizes_that_bring_nothing_no_larger_one_is_tried() -> None:
+def test_best_batch_size_stops_after_two_sizes_without_gain() -> None:
     tried: set[int] = set()
     assert best_batch_size(lambda rows: tried.add(rows) or 0.001 * rows, 64) == 1
     assert tried == {1, 2, 4}

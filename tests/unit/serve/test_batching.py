@@ -20,7 +20,7 @@ def rows(*values: float) -> Array:
     return np.array(values, dtype=np.float32).reshape(-1, 1)
 
 
-def test_requests_of_one_moment_share_a_batch_and_get_their_own_rows() -> None:
+def test_submit_joins_concurrent_requests_and_returns_own_rows() -> None:
     async def scenario() -> tuple[list[Array], list[int]]:
         batcher = Batcher(double, max_batch_size=8)
         answers = await asyncio.gather(
@@ -33,7 +33,7 @@ def test_requests_of_one_moment_share_a_batch_and_get_their_own_rows() -> None:
     assert [answer.reshape(-1).tolist() for answer in answers] == [[0], [2, 3], [4], [6, 7], [8]]
 
 
-def test_a_batch_never_has_more_requests_than_it_may() -> None:
+def test_batch_has_at_most_max_batch_size_requests() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(double, max_batch_size=4)
         await asyncio.gather(*(batcher.submit(rows(i)) for i in range(10)))
@@ -42,7 +42,7 @@ def test_a_batch_never_has_more_requests_than_it_may() -> None:
     assert asyncio.run(scenario()) == [4, 4, 2]
 
 
-def test_requests_of_many_rows_are_not_joined_beyond_the_limit() -> None:
+def test_batch_joins_rows_up_to_the_limit_only() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(double, max_batch_size=4)
         asked = [rows(*range(count)) for count in (1, 3, 2, 9, 1, 1)]
@@ -53,7 +53,7 @@ def test_requests_of_many_rows_are_not_joined_beyond_the_limit() -> None:
     assert asyncio.run(scenario()) == [2, 1, 1, 2]
 
 
-def test_what_queues_up_behind_a_running_forward_is_the_next_batch() -> None:
+def test_requests_during_a_forward_pass_form_the_next_batch() -> None:
     started, go_on = threading.Event(), threading.Event()
 
     def held(x: Array) -> Array:
@@ -75,7 +75,7 @@ def test_what_queues_up_behind_a_running_forward_is_the_next_batch() -> None:
     assert asyncio.run(scenario()) == [1, 3]
 
 
-def test_a_wait_timeout_holds_a_batch_until_it_is_full() -> None:
+def test_wait_timeout_holds_a_batch_until_it_is_full() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(double, max_batch_size=3, wait_timeout_s=60.0)
         first = asyncio.create_task(batcher.submit(rows(0)))
@@ -87,7 +87,7 @@ def test_a_wait_timeout_holds_a_batch_until_it_is_full() -> None:
     assert asyncio.run(scenario()) == [3]
 
 
-def test_a_wait_timeout_ends() -> None:
+def test_wait_timeout_ends_with_a_batch_of_one() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(double, max_batch_size=3, wait_timeout_s=0.01)
         await batcher.submit(rows(0))
@@ -96,7 +96,7 @@ def test_a_wait_timeout_ends() -> None:
     assert asyncio.run(scenario()) == [1]
 
 
-def test_a_failed_forward_fails_its_requests_and_the_next_one_works() -> None:
+def test_failed_forward_fails_only_its_own_requests() -> None:
     failures = [ValueError("broken")]
 
     def forward(x: Array) -> Array:
@@ -113,7 +113,7 @@ def test_a_failed_forward_fails_its_requests_and_the_next_one_works() -> None:
     assert asyncio.run(scenario()) == 7
 
 
-def test_a_request_whose_client_left_is_not_computed() -> None:
+def test_cancelled_request_is_not_computed() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(double, max_batch_size=8)
         gone = asyncio.create_task(batcher.submit(rows(1)))
@@ -134,7 +134,7 @@ def test_a_request_whose_client_left_is_not_computed() -> None:
         (8, [0, 3], [1, 1]),  # One that is alone does not wait.
     ],
 )
-def test_a_batch_takes_what_is_still_being_read(
+def test_batch_grows_while_each_loop_round_brings_requests(
     max_batch_size: int, late: list[int], expected: list[int]
 ) -> None:
     sizes: list[int] = []
@@ -157,7 +157,7 @@ def test_a_batch_takes_what_is_still_being_read(
     assert sizes == expected
 
 
-def test_a_batch_that_waits_is_full_when_its_rows_are() -> None:
+def test_wait_timeout_ends_when_the_rows_fill_the_batch() -> None:
     async def scenario() -> None:
         batcher = Batcher(double, max_batch_size=4, wait_timeout_s=60.0)
         async with asyncio.timeout(20.0):

@@ -51,7 +51,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     return found
 
 
-def test_metrics_and_labels_are_those_that_raydc_exports(
+def test_dashboard_uses_only_exported_metrics_and_labels(
     dashboard: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = exported(monkeypatch)
@@ -77,7 +77,7 @@ def test_metrics_and_labels_are_those_that_raydc_exports(
     )
 
 
-def test_panels_have_their_place(dashboard: dict[str, Any]) -> None:
+def test_dashboard_panels_do_not_overlap(dashboard: dict[str, Any]) -> None:
     taken: set[tuple[int, int]] = set()
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)
@@ -93,7 +93,7 @@ def test_panels_have_their_place(dashboard: dict[str, Any]) -> None:
         taken |= cells
 
 
-def test_prometheus_understands_every_query(dashboard: dict[str, Any], tmp_path: Path) -> None:
+def test_prometheus_accepts_every_query(dashboard: dict[str, Any], tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         required.absent("no promtool here: .ci/install-test-packages installs it")

@@ -32,9 +32,7 @@ MAKERS: list[Callable[[], Features]] = [
 
 
 @pytest.mark.parametrize("features", MAKERS)
-def test_what_is_loaded_is_what_was_written(
-    folder: Storage, features: Callable[[], Features]
-) -> None:
+def test_load_returns_what_write_wrote(folder: Storage, features: Callable[[], Features]) -> None:
     small_models.write_bundle(folder, features())
     loaded = bundle.load(folder)
     loaded.check_golden()
@@ -53,14 +51,14 @@ def test_what_is_loaded_is_what_was_written(
     assert sorted(folder.names()) == sorted([*names, "card.md", "MANIFEST.json"])
 
 
-def test_answers_have_labels_and_scores(folder: Storage) -> None:
+def test_classification_has_labels_and_scores(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.table_features())
     answers = bundle.load(folder).predict_rows(small_models.table_rows(3))
     assert all(set(answer["scores"]) == set(small_models.CLASSES) for answer in answers)
     assert all(answer["scores"][answer["label"]] == answer["score"] for answer in answers)
 
 
-def test_regression_answers_are_in_units_of_the_target(folder: Storage) -> None:
+def test_regression_values_are_in_units_of_the_target(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.price_features())
     loaded = bundle.load(folder)
     raw = loaded.forward(loaded.features.apply({"size": [60.0]}))
@@ -69,7 +67,7 @@ def test_regression_answers_are_in_units_of_the_target(folder: Storage) -> None:
     ]
 
 
-def test_forward_is_the_same_whatever_the_threads_of_the_process(folder: Storage) -> None:
+def test_forward_is_bitwise_equal_for_any_process_threads(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.picture_features())
     loaded = bundle.load(folder)
     x = loaded.features.apply({"image": small_models.pictures(64)})
@@ -88,7 +86,7 @@ def test_forward_is_the_same_whatever_the_threads_of_the_process(folder: Storage
     assert len(set(outputs)) == 1
 
 
-def test_forward_takes_memory_that_it_must_not_write(folder: Storage) -> None:
+def test_forward_accepts_read_only_memory(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.picture_features())
     loaded = bundle.load(folder)
     x = loaded.features.apply({"image": small_models.pictures(2)})
@@ -96,7 +94,7 @@ def test_forward_takes_memory_that_it_must_not_write(folder: Storage) -> None:
     np.testing.assert_array_equal(loaded.forward(frozen), loaded.forward(x))
 
 
-def test_a_wrong_row_is_named(folder: Storage) -> None:
+def test_predict_rows_names_a_wrong_row(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.table_features())
     rows = small_models.table_rows(3)
     rows[2]["age"] = "old"
@@ -105,7 +103,7 @@ def test_a_wrong_row_is_named(folder: Storage) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "features.json", "golden.json", "spec.yaml"])
-def test_a_changed_byte_is_refused_by_name(folder: Storage, name: str) -> None:
+def test_load_names_the_file_with_a_changed_byte(folder: Storage, name: str) -> None:
     small_models.write_bundle(folder, small_models.table_features())
     content = bytearray(folder.read_bytes(name))
     content[len(content) // 2] ^= 1
@@ -114,7 +112,7 @@ def test_a_changed_byte_is_refused_by_name(folder: Storage, name: str) -> None:
         bundle.load(folder)
 
 
-def test_a_folder_without_a_manifest_is_no_bundle(folder: Storage) -> None:
+def test_load_refuses_a_folder_without_a_manifest(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.table_features())
     folder.delete("MANIFEST.json")
     with pytest.raises(CheckpointError):
@@ -131,7 +129,7 @@ def rewrite(folder: Storage, **changes: Callable[[Any], Any]) -> None:
     artefact.write_artefact(folder, files, meta)
 
 
-def test_golden_rows_see_other_features(folder: Storage) -> None:
+def test_golden_rows_detect_changed_features(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.table_features())
 
     def other_scale(features: Any) -> Any:
@@ -145,7 +143,7 @@ def test_golden_rows_see_other_features(folder: Storage) -> None:
         bundle.load(folder).check_golden()
 
 
-def test_golden_rows_see_other_weights(folder: Storage) -> None:
+def test_golden_rows_detect_changed_weights(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.table_features())
     loaded = bundle.load(folder)
     with torch.no_grad():
@@ -155,7 +153,7 @@ def test_golden_rows_see_other_weights(folder: Storage) -> None:
         loaded.check_golden()
 
 
-def test_golden_rows_see_a_changed_picture(folder: Storage) -> None:
+def test_golden_rows_detect_a_changed_picture(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.picture_features())
 
     def other_pixels(golden: Any) -> Any:
@@ -169,7 +167,7 @@ def test_golden_rows_see_a_changed_picture(folder: Storage) -> None:
         bundle.load(folder).check_golden()
 
 
-def test_weights_of_another_model_are_refused(folder: Storage) -> None:
+def test_write_refuses_weights_of_another_model(folder: Storage) -> None:
     spec = small_models.write_bundle(folder, small_models.table_features())
     with pytest.raises(CheckpointError, match="weights do not fit the model"):
         bundle.write(
@@ -177,7 +175,7 @@ def test_weights_of_another_model_are_refused(folder: Storage) -> None:
         )
 
 
-def test_a_diverged_model_is_not_written(folder: Storage) -> None:
+def test_write_refuses_a_diverged_model(folder: Storage) -> None:
     spec = small_models.write_bundle(folder, small_models.table_features())
     weights = {
         name: tensor * float("nan")
@@ -189,7 +187,7 @@ def test_a_diverged_model_is_not_written(folder: Storage) -> None:
         )
 
 
-def test_the_card_says_what_it_is(folder: Storage) -> None:
+def test_card_describes_the_model(folder: Storage) -> None:
     small_models.write_bundle(folder, small_models.table_features())
     card = folder.read_bytes("card.md").decode()
     assert card.startswith("# small\n\nA classification of `answer`")
