@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from raydc.models.networks import Network
+from raydc.models.network_parts import Network
 
 Digest = bytes
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raydc.models.networks import Network
+from raydc.models.network_parts import Network
 
 
 class ShardBuffers:

@@ -24,7 +24,7 @@ from raydc.loop.group import Group
 from raydc.loop.length import Length
 from raydc.loop.optimizer import make_optimizer, make_scheduler
 from raydc.loop.reduction import Reduction
-from raydc.models.networks import Network
+from raydc.models.network_parts import Network
 from raydc.models.scores import loss_sum
 from raydc.spec.resolved import ResolvedTrain
 

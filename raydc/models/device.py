@@ -1,4 +1,7 @@
-"""The device of a process, and the settings that the bits of a result depend on besides the spec."""
+"""The device of a process, and the settings that the bits of a result depend on besides the spec.
+
+Used in workers, and in the driver for runs without workers.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,23 @@ import torch
 
 from raydc.errors import TrainError
 
+_CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+# Eight workspaces of 4 MiB: with a fixed set of them, cuBLAS adds in a fixed order.
+_CUBLAS_WORKSPACES = ":4096:8"
+
 
 def choose(use_gpu: bool | str) -> torch.device:
-    """The device of a process: a GPU where there is one and `scaling.use_gpu` does not refuse it."""
+    """Chooses the device of a process.
+
+    Args:
+        use_gpu: `scaling.use_gpu`: False refuses a GPU, `auto` takes one if there is one.
+    """
+    # Ray shows a worker its own GPU only, so the first one is always right.
     return torch.device("cuda", 0) if use_gpu and torch.cuda.is_available() else torch.device("cpu")
 
 
 def name_of(device: torch.device) -> str:
-    """The GPU, or the vector extensions of the CPU: what the last bits of a result depend on."""
+    """Name of the GPU, or of the vector extensions of the CPU, on which last bits depend."""
     return (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -28,7 +40,12 @@ def name_of(device: torch.device) -> str:
 
 
 def environment(device: torch.device, num_threads: int) -> dict[str, str | int]:
-    """Everything on a machine that can change the last bits of a result."""
+    """Everything on a machine that can change the last bits of a result.
+
+    Args:
+        device: Device of the run.
+        num_threads: CPU threads of a worker; sums are cut by their number.
+    """
     libraries = {
         name: importlib.metadata.version(name) for name in ("raydc", "torch", "ray", "numpy")
     }
@@ -42,38 +59,66 @@ def environment(device: torch.device, num_threads: int) -> dict[str, str | int]:
 
 @contextlib.contextmanager
 def settings(num_threads: int, device: torch.device, exact: bool) -> Iterator[None]:
-    """Fixes, for the time of a run, what a process can fix of that.
+    """Fixes what a process can fix of `environment`, and puts it back when the block ends.
 
     Args:
         num_threads: CPU threads.
-        device: Where the run computes.
-        exact: Whether an operation that has no deterministic form is an error; else it is a warning.
+        device: Device of the run.
+        exact: Whether an operation without a deterministic form is an error or only a warning.
 
     Raises:
         TrainError: The network has such an operation.
     """
     threads_before, mode_before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_num_threads(num_threads)
-    # On a CPU as well: there the gradient of indexing depends on how its threads meet.
-    torch.use_deterministic_algorithms(True, warn_only=not exact)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # It finds bugs, slowly.
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    memory = torch.utils.deterministic
+    fills_before = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
+    with gpu_settings(device) if device.type == "cuda" else contextlib.nullcontext():
+        torch.set_num_threads(num_threads)
+        # On a CPU as well: there the gradient of indexing depends on how its threads meet.
+        torch.use_deterministic_algorithms(True, warn_only=not exact)
+        # Filling memory with NaN finds bugs, but takes time in every step.
+        memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        try:
+            yield
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            operation = str(error).split()[0]
+            raise TrainError(
+                f"the network uses {operation}, which has no deterministic form on "
+                f"{name_of(device)}",
+                "Use another operation in its place, or set train.exact: false and accept last "
+                "bits that vary.",
+            ) from error
+        finally:
+            torch.set_num_threads(threads_before)
+            torch.set_deterministic_debug_mode(mode_before)
+            memory.fill_uninitialized_memory = fills_before  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def gpu_settings(device: torch.device) -> Iterator[None]:
+    """Makes a GPU the current one and its libraries deterministic, inside the block.
+
+    Args:
+        device: A device of the type `cuda`.
+    """
+    variable_before = os.environ.get(_CUBLAS_VARIABLE)
+    # Before anything touches the GPU: cuBLAS reads it when its first handle is made.
+    os.environ.setdefault(_CUBLAS_VARIABLE, _CUBLAS_WORKSPACES)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    device_before = torch.cuda.current_device()
     try:
+        torch.cuda.set_device(device)
+        cudnn.deterministic = True
+        # A benchmark picks the fastest algorithm of the moment, which may be another one next time.
+        cudnn.benchmark = False
+        # TF32 drops 13 of the 23 bits of a mantissa.
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
         yield
-    except RuntimeError as error:
-        if "does not have a deterministic implementation" not in str(error):
-            raise
-        operation = str(error).split()[0]
-        raise TrainError(
-            f"the network uses {operation}, which has no deterministic form on {name_of(device)}",
-            "Use another operation in its place, or set train.exact: false and live with last bits that vary.",
-        ) from error
     finally:
-        torch.set_num_threads(threads_before)
-        torch.set_deterministic_debug_mode(mode_before)
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
+        torch.cuda.set_device(device_before)
+        if variable_before is None:
+            os.environ.pop(_CUBLAS_VARIABLE, None)

@@ -1,6 +1,7 @@
-"""Scores of a model by task, with torchmetrics, which also adds them up over workers.
+"""Metrics of a model by task, with torchmetrics, which also adds them up over workers.
 
-Sums are kept in float64, so the share of each worker does not show in the digits that are printed or compared.
+Used in workers, and in the pool that evaluates bundles. Sums are kept in float64, so that the
+digits that are printed or compared do not depend on which worker judged which rows.
 
 Shape suffixes: B rows, K outputs.
 """
@@ -21,15 +22,18 @@ if TYPE_CHECKING:
 
 
 def loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
-    """The loss that training minimises, summed over rows: the caller divides by the rows of all workers.
+    """The loss that training minimises, summed over rows.
+
+    A sum and no mean: the caller divides once, by the rows of all workers.
 
     Args:
-        task: `classification`: cross entropy. `regression`: squared error of the standardised target.
-        outputs_BK: Raw outputs; [B, 1] of a regression.
+        task: `classification` for the cross entropy, `regression` for the squared error of the
+            standardised target.
+        outputs_BK: Raw outputs; [B, 1] for a regression.
         targets_B: int64 class positions, or float32 standardised targets.
 
     Returns:
-        float32, one number.
+        float32, a scalar.
     """
     if task == "classification":
         return functional.cross_entropy(outputs_BK, targets_B, reduction="sum")
@@ -37,12 +41,13 @@ def loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
 
 
 class Scores:
-    """Accumulates outputs and targets, then gives the metrics of the task.
+    """Accumulates outputs and targets, then computes the metrics of the task.
 
-    Where torch.distributed is up, `compute` adds up what all workers have seen; each of them must call it.
+    If torch.distributed is initialised, `compute` adds up the rows of all workers, and each worker
+    must call it.
 
     Args:
-        features: Their signature says the task, and they lead back to the units of a regression's target.
+        features: Features of the model, which know the task and the units of the target.
     """
 
     def __init__(self, features: Features) -> None:
@@ -51,42 +56,61 @@ class Scores:
 
         self.features = features
         self.task = features.signature.task
-        self._metrics = _of_task(self.task, features.signature.num_outputs)
+        self._metrics = _make_metrics(self.task, features.signature.num_outputs)
         self._loss: Metric = SumMetric().set_dtype(torch.float64)
         self._rows: Metric = SumMetric().set_dtype(torch.float64)
 
     def update(self, outputs_BK: Tensor, targets_B: Tensor) -> None:
-        """Counts rows in.
+        """Judges rows and adds them.
 
         Args:
             outputs_BK: Raw outputs of the network, float32, on any device.
-            targets_B: As stored: class positions, or standardised targets.
+            targets_B: Stored targets: class positions, or standardised values.
         """
         self.add(*self.judge(outputs_BK, targets_B))
 
     def judge(self, outputs_BK: Tensor, targets_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `add` needs to know of rows, on the CPU, so that it can be sent on without the outputs.
+        """Reduces rows to what `add` needs, which is small enough to be sent to another process.
+
+        Args:
+            outputs_BK: Raw outputs of the network, float32, on any device.
+            targets_B: Stored targets: class positions, or standardised values.
 
         Returns:
-            Predicted and expected class positions, or values in target units [B]; and the sum of the losses.
+            Predicted and expected class positions, or values in units of the target, [B] each; and
+            the sum of the losses, float64. All on the CPU.
         """
+        # The rest is done on the CPU in float64, which gives the same digits on every device.
         outputs_BK, targets_B = outputs_BK.detach().cpu(), targets_B.cpu()
         loss = loss_sum(self.task, outputs_BK, targets_B).double()
         if self.task == "classification":
             return outputs_BK.argmax(dim=1), targets_B, loss
-        return self._in_units(outputs_BK), self._in_units(targets_B.unsqueeze(1)), loss
+        return (
+            self._to_target_units(outputs_BK),
+            self._to_target_units(targets_B.unsqueeze(1)),
+            loss,
+        )
 
     def add(self, predicted_B: Tensor, expected_B: Tensor, loss: Tensor) -> None:
-        """Counts rows in that `judge` has seen."""
+        """Adds rows that `judge` has reduced.
+
+        Args:
+            predicted_B: Predicted class positions, or values in units of the target.
+            expected_B: Expected ones.
+            loss: Sum of the losses of these rows.
+        """
         self._loss.update(loss)
         self._rows.update(float(len(expected_B)))
         for metric in self._metrics.values():
             metric.update(predicted_B, expected_B)
 
     def compute(self) -> dict[str, float | None]:
-        """The metrics by name, None where one is not defined: accuracy, f1 (macro) and loss, or rmse, mae, r2 and loss.
+        """Computes the metrics over all rows added.
 
-        The loss is the mean over rows, of a regression in standardised units; rmse and mae are in target units.
+        Returns:
+            accuracy, f1 (macro) and loss, or rmse, mae, r2 and loss; None for one that is not
+            defined. The loss is the mean over rows, for a regression in standardised units; rmse
+            and mae are in units of the target.
         """
         num_rows = float(self._rows.compute())
         values = {"loss": float(self._loss.compute()) / max(1.0, num_rows)}
@@ -95,11 +119,11 @@ class Scores:
             values[name] = float(metric.compute()) if name != "r2" or num_rows > 1 else math.nan
         return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
-    def _in_units(self, standardised_B1: Tensor) -> Tensor:
+    def _to_target_units(self, standardised_B1: Tensor) -> Tensor:
         return torch.from_numpy(self.features.unscale(standardised_B1.numpy())).reshape(-1)
 
 
-def _of_task(task: str, num_outputs: int) -> dict[str, Metric]:
+def _make_metrics(task: str, num_outputs: int) -> dict[str, Metric]:
     from torchmetrics import classification, regression
 
     if task == "classification":

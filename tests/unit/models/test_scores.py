@@ -1,4 +1,4 @@
-"""Scores by task, against numpy."""
+"""Metrics by task, compared with numpy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def features(task: str) -> Features:
     )
 
 
-def test_classification() -> None:
+def test_scores_of_a_classification_equal_numpy() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 3)).astype(np.float32), rng.integers(0, 3, 50)
     scores = Scores(features("classification"))
@@ -37,7 +37,7 @@ def test_classification() -> None:
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 
-def test_regression() -> None:
+def test_scores_of_a_regression_equal_numpy() -> None:
     rng = np.random.default_rng(0)
     outputs, targets = (
         rng.normal(size=(40, 1)).astype(np.float32),
@@ -55,7 +55,7 @@ def test_regression() -> None:
     assert found["loss"] == pytest.approx((errors**2).mean(), rel=1e-5)
 
 
-def test_what_is_not_defined_is_none() -> None:
+def test_scores_that_are_not_defined_are_none() -> None:
     scores = Scores(features("regression"))
     scores.update(torch.zeros(1, 1), torch.ones(1))
     assert scores.compute()["r2"] is None
