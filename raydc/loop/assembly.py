@@ -12,7 +12,7 @@ from raydc.loop.feed import Feed
 from raydc.loop.group import Group
 from raydc.loop.length import Length
 from raydc.loop.step import Step
-from raydc.models.networks import Network
+from raydc.models.network_parts import Network
 from raydc.spec import ResolvedSpec
 
 
