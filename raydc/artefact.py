@@ -1,7 +1,7 @@
-"""Artefacts of several files that exist only when all of them verify.
+"""Artefacts of several files that exist only if all of them verify.
 
-The manifest (name, bytes and sha256 of each file) is written last. A folder without a manifest that verifies is
-no artefact.
+The manifest (name, bytes and sha256 of each file) is written last: a folder without a manifest that
+verifies is no artefact. Pure; used for checkpoints and bundles in workers, the driver and replicas.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ MANIFEST = "MANIFEST.json"
 # format is of the first, which had no number yet.
 FORMAT_VERSION = 1
 
+# Called with each phase of a write as it is reached; tests and chaos runs break a write there.
+OnPhase = Callable[[str], None]
 
-Reached = Callable[[str], None]
 
-
-def nothing(phase: str) -> None:
-    """Where nobody wants to know which phase of a write is reached."""
+def ignore_phase(phase: str) -> None:
+    """An `OnPhase` that does nothing."""
 
 
 def write_artefact(
@@ -30,20 +30,21 @@ def write_artefact(
     files: Mapping[str, Content],
     meta: Mapping[str, Any],
     hashes: Mapping[str, str] | None = None,
-    reached: Reached = nothing,
+    on_phase: OnPhase = ignore_phase,
 ) -> None:
     """Writes files, then the manifest that makes them an artefact.
 
     Args:
-        folder: Where to. A manifest that is there goes first, so that a torn rewrite is no artefact.
+        folder: Folder of the artefact.
         files: Content by name.
-        meta: JSON values that describe it.
-        hashes: sha256 of each file, where it is known already.
-        reached: Called with `wrote NAME` after each file.
+        meta: JSON values that describe the artefact.
+        hashes: sha256 of every file, in hexadecimal; None computes them.
+        on_phase: Called with `wrote NAME` after each file.
 
     Raises:
-        OSError: The store refuses.
+        OSError: The store cannot be written.
     """
+    # An old manifest goes first, so that a rewrite that stops half-way is no artefact.
     folder.delete(MANIFEST)
     entries = {}
     for name in sorted(files):
@@ -52,27 +53,31 @@ def write_artefact(
             "bytes": len(files[name]),
             "sha256": hashes[name] if hashes else sha256(files[name]),
         }
-        reached(f"wrote {name}")
+        on_phase(f"wrote {name}")
     manifest = {"format": FORMAT_VERSION, "meta": dict(meta), "files": entries}
     folder.write_json(MANIFEST, manifest)
-    reached(f"wrote {MANIFEST}")
+    on_phase(f"wrote {MANIFEST}")
 
 
 def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Reads an artefact and verifies every byte of it.
 
     Returns:
-        The meta data, and the content of each file by name.
+        The metadata, and the content of each file by name.
 
     Raises:
-        CheckpointError: No readable manifest, or a file that differs from it, with what was expected and found.
+        CheckpointError: There is no readable manifest, or a file differs from it; the message says
+            what was expected and what was found.
     """
     meta, entries = read_manifest(folder)
     return meta, {name: _read_file(folder, name, entry) for name, entry in entries.items()}
 
 
 def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The meta data and `{name: {"bytes", "sha256"}}` of an artefact, without looking at its files.
+    """Reads the manifest of an artefact, without its files.
+
+    Returns:
+        The metadata, and `{name: {"bytes", "sha256"}}`.
 
     Raises:
         FormatError: A newer version of raydc wrote it.
@@ -90,6 +95,7 @@ def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
                 "the command again.",
             )
         meta, entries = dict(manifest["meta"]), dict(manifest["files"])
+        # Wrong types are found here, and not by whoever compares an entry later.
         for entry in entries.values():
             int(entry["bytes"]), str(entry["sha256"])
     except FileNotFoundError as error:
@@ -122,9 +128,10 @@ def _read_file(folder: Storage, name: str, entry: Mapping[str, Any]) -> bytes:
     try:
         content = folder.read_bytes(name)
     except FileNotFoundError as error:
-        # Any other OSError may pass: it is no reason to call an artefact damaged.
+        # Any other OSError may be temporary, so it does not make the artefact damaged.
         raise CheckpointError(f"{where} is missing: {error}") from error
-    # The size is compared first: hashing a truncated file of gigabytes tells nothing more.
+    # The size is compared first, because hashing a truncated file of gigabytes takes seconds and
+    # adds nothing to the message.
     digest = sha256(content) if len(content) == entry["bytes"] else ""
     wrong = mismatch(len(content), digest, entry)
     if wrong is not None:

@@ -1,11 +1,12 @@
-"""The order of rows, as a function.
+"""The order of rows, as a pure function. Used in workers and by whoever checks them.
 
-`batch_rows(...)` says which rows make up a step from four integers; nothing is stored, so resuming at any
-step costs the same. The permutation is an unbalanced Feistel network over the smallest power of two that
-holds the data set, walked until it falls inside (cycle walking, Black and Rogaway, CT-RSA 2002).
+`batch_rows` computes the rows of a step from a few integers. Nothing is stored, so resuming at any
+step costs the same. The permutation is an unbalanced Feistel network over the smallest power of two
+that holds the data set, walked until it falls inside (cycle walking, Black and Rogaway, CT-RSA
+2002).
 
-Nothing here knows of workers: `logical_shards` cuts a step into V pieces that belong to the spec, and
-`shards_of_rank` is the only place where a world size appears.
+The order does not depend on workers: `logical_shards` cuts a step into V pieces that belong to the
+spec. A world size appears only in `shards_of_rank` and `num_ranks_with_rows`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int64]
 _U64 = npt.NDArray[np.uint64]
 
+# Four rounds make a good permutation of large domains (Luby and Rackoff, 1988); two more help the
+# small ones. A change of this or of any other constant here changes the result of every run.
 _NUM_ROUNDS = 6
+# 2**64 divided by the golden ratio: the increment of SplitMix64.
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
 def mix(value: _U64) -> _U64:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64-bit words."""
+    """Scrambles 64-bit words with the finaliser of SplitMix64, a bijection.
+
+    The method is that of Steele, Lea and Flood, OOPSLA 2014.
+    """
     value = value ^ (value >> np.uint64(30))
     value = value * np.uint64(0xBF58476D1CE4E5B9)
     value = value ^ (value >> np.uint64(27))
@@ -34,6 +41,7 @@ def mix(value: _U64) -> _U64:
 
 def _round_keys(seed: int, epoch: int) -> _U64:
     counters = np.arange(1, _NUM_ROUNDS + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    # Python's integers are masked, because numpy refuses negative seeds and large products.
     stream = mix(np.array([(seed * _GOLDEN + 1) & _MASK], dtype=np.uint64))
     stream = mix(stream ^ np.uint64((epoch * 0xD1342543DE82EF95 + 1) & _MASK))
     return mix(stream + counters)
@@ -51,11 +59,14 @@ def permute(positions: Ids, num_rows: int, seed: int, epoch: int) -> Ids:
     Returns:
         int64 [B], each in [0, num_rows). Over all positions it is a permutation.
     """
+    # Two bits at least, so that each half has one.
     num_bits = max(2, (num_rows - 1).bit_length())
     left_bits, right_bits = num_bits // 2, num_bits - num_bits // 2
     keys = _round_keys(seed, epoch)
     ids = positions.astype(np.uint64)
     pending = np.arange(len(ids))
+    # The domain is less than twice as large as the data set (or four for tiny ones), so that an id
+    # needs fewer than two walks on average.
     while len(pending):
         ids[pending] = _feistel(ids[pending], left_bits, right_bits, keys)
         pending = pending[ids[pending] >= num_rows]
@@ -72,7 +83,7 @@ def _feistel(ids: _U64, left_bits: int, right_bits: int, keys: _U64) -> _U64:
 
 
 def draw(ids: Ids, seed: int, epoch: int) -> _U64:
-    """64 random bits for each row, anew in each epoch.
+    """Draws 64 random bits for each row, other ones in each epoch.
 
     Args:
         ids: int64 [B], row ids.
@@ -82,12 +93,13 @@ def draw(ids: Ids, seed: int, epoch: int) -> _U64:
     Returns:
         uint64 [B]; equal for equal (seed, epoch, row id).
     """
+    # The keys of the permutation may be used again: row ids are scrambled in another way.
     first, second = _round_keys(seed, epoch)[:2]
     return mix(mix(ids.astype(np.uint64) + first) ^ second)
 
 
 def num_steps(num_rows: int, global_batch_size: int) -> int:
-    """Steps of an epoch; the last one may be smaller."""
+    """Number of steps of an epoch; the last may have fewer rows."""
     return -(-num_rows // global_batch_size)
 
 
@@ -102,7 +114,7 @@ def batch_rows(seed: int, epoch: int, step: int, num_rows: int, global_batch_siz
         global_batch_size: Rows of a full step.
 
     Returns:
-        int64 [B] with B = global_batch_size, or what is left in the last step.
+        int64 [B] with B = global_batch_size, or the rows left for the last step.
     """
     start = step * global_batch_size
     stop = min(start + global_batch_size, num_rows)
@@ -110,20 +122,44 @@ def batch_rows(seed: int, epoch: int, step: int, num_rows: int, global_batch_siz
 
 
 def logical_shards(num_rows: int, num_shards: int) -> list[slice]:
-    """Cuts a step of `num_rows` rows into `num_shards` contiguous slices whose sizes differ by at most one."""
+    """Cuts a step into contiguous slices whose sizes differ by at most one.
+
+    Args:
+        num_rows: Rows of the step.
+        num_shards: Logical shards of a step, V.
+
+    Returns:
+        V slices of [0, num_rows); some are empty if there are fewer rows than shards.
+    """
     bounds = [shard * num_rows // num_shards for shard in range(num_shards + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def shards_of_rank(num_shards: int, rank: int, world_size: int) -> range:
-    """The contiguous logical shards that a rank computes."""
+    """The contiguous logical shards that a rank computes.
+
+    Args:
+        num_shards: Logical shards of a step, V.
+        rank: Rank of the worker.
+        world_size: Number of workers, at most V.
+    """
     return range(rank * num_shards // world_size, (rank + 1) * num_shards // world_size)
 
 
-def num_shares(num_rows: int, num_shards: int, world_size: int) -> int:
-    """How many of the ranks have rows in a step: with fewer rows than logical shards, not all of them have."""
+def num_ranks_with_rows(num_rows: int, num_shards: int, world_size: int) -> int:
+    """Number of ranks that have rows in a step.
+
+    Args:
+        num_rows: Rows of the step.
+        num_shards: Logical shards of a step, V.
+        world_size: Number of workers, at most V.
+
+    Returns:
+        `world_size`, or fewer if the step has fewer rows than logical shards.
+    """
     if num_rows >= num_shards:
         return world_size
+    # Ranks without rows start where the next rank starts.
     firsts = {
         shards_of_rank(num_shards, rank, world_size).start * num_rows // num_shards
         for rank in range(world_size)
@@ -132,5 +168,10 @@ def num_shares(num_rows: int, num_shards: int, world_size: int) -> int:
 
 
 def fingerprint(ids: Ids) -> int:
-    """A 64-bit sum that is the same for the same set of ids in any order: the ledger of exactly-once."""
+    """Fingerprint of a set of ids in 64 bits, whatever their order.
+
+    Fingerprints of disjoint sets add up modulo 2**64, by which `raydc.chaos.ledger` proves that
+    every row was used once.
+    """
+    # The sum of scrambled ids wraps around; uint64 arithmetic does that without a warning.
     return int(mix(ids.astype(np.uint64) + np.uint64(_GOLDEN)).sum(dtype=np.uint64))

@@ -1,8 +1,8 @@
-"""Files of a run, on a local path or any filesystem that pyarrow knows (`s3://`, `gs://`, `hdfs://`, ...).
+"""Folders on a local path or on any filesystem of pyarrow (`s3://`, `gs://`, `hdfs://` and so on).
 
-A `Storage` is a folder. Writing a whole file is atomic: on a local filesystem by rename after fsync, on an
-object store because an object appears when its upload is complete. Nothing else is assumed of the store,
-which is why artefacts of several files end with a manifest (see `raydc.checkpoint.store`).
+Used in every process. Writing a whole file is atomic: on a local filesystem by a rename after fsync,
+on an object store because an object appears when its upload is complete. Nothing else is assumed of
+the store, which is why artefacts of several files end with a manifest (see `raydc.artefact`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ Content = bytes | memoryview
 
 
 class Storage:
-    """A folder on a pyarrow filesystem. Picklable: it is its URI."""
+    """A folder on a pyarrow filesystem. It is pickled as its URI.
+
+    Args:
+        uri: A path, or a URI that pyarrow knows.
+
+    Raises:
+        UsageError: The URI cannot be opened.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/") or uri
@@ -32,6 +39,7 @@ class Storage:
             except (ValueError, OSError) as error:
                 raise UsageError(f"storage {uri!r} cannot be opened: {error}") from error
         else:
+            # Other processes have other current directories.
             self.uri = os.path.abspath(self.uri)
             self.filesystem, self.root = pafs.LocalFileSystem(), self.uri
 
@@ -48,6 +56,7 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
+        """Whether the folder is on a local filesystem, also when given as `file://`."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     @property
@@ -61,23 +70,26 @@ class Storage:
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder of this name; without one, whether the folder exists."""
         return bool(self.filesystem.get_file_info(self._path(name)).type != pafs.FileType.NotFound)
 
     def names(self, name: str = "") -> list[str]:
-        """Names in a folder, sorted; empty when there is no such folder."""
+        """Names in a folder, sorted; empty if there is no such folder."""
         selector = pafs.FileSelector(self._path(name), allow_not_found=True)
         return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
 
     def size(self, name: str) -> int:
+        """Bytes of a file; 0 if there is no such file."""
         return int(self.filesystem.get_file_info(self._path(name)).size or 0)
 
     def read_bytes(self, name: str) -> bytes:
-        """Raises FileNotFoundError or another OSError."""
+        """Reads a whole file. Raises FileNotFoundError or another OSError."""
+        # Without compression=None pyarrow unpacks a file whose name ends in `.gz`.
         with self.filesystem.open_input_stream(self._path(name), compression=None) as stream:
             return bytes(stream.read())
 
     def read_json(self, name: str) -> Any:
-        """Raises OSError, or ValueError where the file is not JSON."""
+        """Reads a file of JSON. Raises OSError, or ValueError if it is no JSON."""
         return json.loads(self.read_bytes(name))
 
     def write_bytes(self, name: str, content: Content) -> None:
@@ -94,17 +106,31 @@ class Storage:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            # After the fsync: a rename may reach the disk before the content does.
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+        # The new name is in the folder, which is a file with a cache of its own.
         _sync_folder(os.path.dirname(path))
 
     def write_json(self, name: str, value: Any) -> None:
+        """Writes a value as JSON with sorted keys, atomically and durably."""
         self.write_bytes(name, canonical_json(value, indent=2) + b"\n")
 
     def create_bytes(self, name: str, content: bytes) -> bool:
-        """Writes a file only if there is none; False when there was. Decides races on a local filesystem."""
+        """Writes a file only if there is none of that name.
+
+        On a local filesystem exactly one of several processes wins; on an object store, where
+        pyarrow has no such operation, two that start together may both win.
+
+        Args:
+            name: Name of the file.
+            content: The whole file.
+
+        Returns:
+            Whether this call wrote it.
+        """
         path = self._path(name)
         if not self.is_local:
             if self.exists(name):
@@ -115,6 +141,7 @@ class Storage:
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
             Path(temporary).write_bytes(content)
+            # A link fails if the name exists, and it appears with all of its content.
             os.link(temporary, path)
         except FileExistsError:
             return False
@@ -123,7 +150,7 @@ class Storage:
         return True
 
     def delete(self, name: str = "") -> None:
-        """Removes a file or a folder; nothing happens where there is none."""
+        """Removes a file or a folder, if it exists."""
         path = self._path(name)
         kind = self.filesystem.get_file_info(path).type
         if kind == pafs.FileType.Directory:
@@ -132,7 +159,7 @@ class Storage:
             self.filesystem.delete_file(path)
 
     def move(self, old: str, new: str) -> None:
-        """Renames inside this folder. Atomic on a local filesystem only."""
+        """Renames a file or folder inside this folder; atomic on a local filesystem only."""
         self.filesystem.move(self._path(old), self._path(new))
         if self.is_local:
             _sync_folder(os.path.dirname(self._path(new)))
@@ -147,7 +174,15 @@ def _sync_folder(path: str) -> None:
 
 
 def canonical_json(value: Any, indent: int | None = None) -> bytes:
-    """JSON with sorted keys; the same value is the same bytes. NaN is refused (ValueError)."""
+    """Serialises a value as JSON with sorted keys, so that equal values give equal bytes.
+
+    Args:
+        value: Plain JSON values.
+        indent: Spaces of each level; None writes one line without spaces.
+
+    Raises:
+        ValueError: A number is NaN or infinite, for which JSON has no form.
+    """
     separators = (",", ":") if indent is None else (",", ": ")
     return json.dumps(
         value,
@@ -160,4 +195,5 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
 
 
 def sha256(content: Content) -> str:
+    """sha256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Builders of networks that keep state where no checkpoint looks: what `raydc chaos` has to find and name."""
+"""Builders of networks with state outside checkpoints, which `raydc chaos` must find and name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raydc.features import Signature
 
 
 class Good(nn.Module):
-    """Keeps what it changes in a buffer, and draws from torch."""
+    """Keeps its state in a buffer and draws from torch: nothing to find."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Good(nn.Module):
 
 
 class Counting(nn.Module):
-    """Does something else after its 30th pass."""
+    """Counts its passes outside its state, and computes something else after the 30th."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Counting(nn.Module):
 
 
 class Forgetting(nn.Module):
-    """Its running mean is in no checkpoint."""
+    """Keeps a running mean that no checkpoint holds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Forgetting(nn.Module):
 
 
 class Drawing(nn.Module):
-    """Adds noise from a generator of the process."""
+    """Adds noise from a generator of the process that no checkpoint holds."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Drawing(nn.Module):
         )
 
 
-class _Odd(torch.autograd.Function):
+class _OddGradient(torch.autograd.Function):
     passes = 0
 
     @staticmethod
@@ -74,19 +74,19 @@ class _Odd(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        _Odd.passes += 1
-        return gradient * (1.0 + 1e-3 * _Odd.passes)
+        _OddGradient.passes += 1
+        return gradient * (1.0 + 1e-3 * _OddGradient.passes)
 
 
 class OddBackward(nn.Module):
-    """Its gradient depends on how often it was asked for."""
+    """Computes a gradient that depends on how often it was computed before."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Odd.apply(x)  # type: ignore[no-any-return,no-untyped-call]
+        return _OddGradient.apply(x)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class Unrestored(nn.Module):
-    """Its weight does not come out of its state as it went in."""
+    """Loads another weight than the one it saved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,12 @@ KINDS = {
 
 
 def network(signature: Signature, kind: str) -> nn.Module:
-    """Two layers with one of these between them."""
+    """Builds two layers with a layer of `KINDS` between them.
+
+    Args:
+        signature: Signature of the rows.
+        kind: Key of `KINDS`; `builder` draws first weights from a generator of numpy.
+    """
     features = torch.Size(signature.shape).numel()
     first = nn.Linear(features, 8)
     if kind == "builder":

@@ -1,4 +1,4 @@
-"""Small models with random weights, as bundles: what the tests of registry, bundle and endpoint need."""
+"""Small models with random weights, as bundles, for tests of registry, bundle and endpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = ("no", "yes", "perhaps")
 
 
 def table_features() -> Features:
-    """Two numbers and a category of three inputs, to three classes."""
+    """Features of two numbers and a category of three inputs, to three classes."""
     signature = Signature("vector", (5,), "float32", (), (), "classification", CLASSES)
     columns = {
         "age": Numeric(mean=40.0, shift=40.0, scale=10.0),
@@ -29,7 +29,7 @@ def table_features() -> Features:
 
 
 def price_features() -> Features:
-    """One number to a price."""
+    """Features of one number, to a price."""
     signature = Signature("vector", (1,), "float32", (), (), "regression")
     return Features(
         signature,
@@ -41,7 +41,7 @@ def price_features() -> Features:
 
 
 def picture_features() -> Features:
-    """Grey images of 8x8 to three classes."""
+    """Features of grey 8x8 images, to three classes."""
     signature = Signature("image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", CLASSES)
     return Features(signature, "label", {"image": Image(8, 8, 1)})
 
@@ -60,7 +60,7 @@ def table_rows(num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def pictures(num_rows: int, seed: int = 0) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """uint8 [8, 8, 1] each."""
+    """Random images, each uint8 [8, 8, 1]."""
     return list(np.random.default_rng(seed).integers(0, 256, (num_rows, 8, 8, 1), dtype=np.uint8))
 
 
@@ -71,7 +71,14 @@ def picture_rows(num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
 def small_spec(
     storage: str, name: str = "small", model: dict[str, Any] | None = None, **serve: Any
 ) -> Spec:
-    """A resolved spec; `serve` are fields of its section."""
+    """A resolved spec of a small model.
+
+    Args:
+        storage: Folder of the storage.
+        name: Name of the spec.
+        model: Section `model`; None means a small mlp.
+        serve: Fields of section `serve`.
+    """
     value = {
         "name": name,
         "storage": storage,
@@ -85,7 +92,15 @@ def small_spec(
 def write_bundle(
     folder: Storage, features: Features, seed: int = 0, name: str = "small", num_golden: int = 4
 ) -> Spec:
-    """Writes a bundle with random weights; different seeds are different models."""
+    """Writes a bundle with random weights.
+
+    Args:
+        folder: Folder of the new bundle.
+        features: Features of the model.
+        seed: Seed of the weights; different seeds give different models.
+        name: Name of the spec.
+        num_golden: Number of golden rows.
+    """
     golden = {"table": table_rows, "image": picture_rows}.get(features.signature.kind, table_rows)(
         num_golden, 99
     )
@@ -107,7 +122,7 @@ def write_bundle(
 
 
 class Slow(torch.nn.Module):
-    """Sleeps for as many seconds as the largest input says, and gives its inputs back."""
+    """Sleeps for as many seconds as its largest input, and returns its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,12 +134,12 @@ class Slow(torch.nn.Module):
 
 
 def slow_network(signature: Signature) -> torch.nn.Module:
-    """A user's builder, found from the root of the project."""
+    """A builder as users write them, importable from the root of the project."""
     return Slow()
 
 
 def write_slow_bundle(folder: Storage, features: Features) -> None:
-    """A bundle whose model comes from the builder above."""
+    """Writes a bundle whose model comes from `slow_network`."""
     resolved = small_spec(
         str(folder.local_path.parent), "slow", {"builder": "tests.small_models:slow_network"}
     )

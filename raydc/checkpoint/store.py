@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.artefact import MANIFEST, Reached, nothing, read_artefact, write_artefact
+from raydc.artefact import MANIFEST, OnPhase, ignore_phase, read_artefact, write_artefact
 from raydc.errors import CheckpointError, FormatError
 from raydc.storage import Content, Storage
 
@@ -68,7 +68,7 @@ class CheckpointStore:
 
     # Called at each phase of a write: `copied`, `wrote FILE`, `moved`, `pruning`, `pruned`.
     # Fault injection sets its own function here.
-    reached: Reached = staticmethod(nothing)
+    reached: OnPhase = staticmethod(ignore_phase)
 
     def __init__(self, folder: Storage, num_to_keep: int) -> None:
         self.folder = folder

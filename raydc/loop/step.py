@@ -155,7 +155,7 @@ class Step:
             self._reduction.finish_shard(shard, extras)
         *changes, loss = self._reduction.finish_step()
         # With fewer rows than shards, some of the shards are empty and changed nothing.
-        num_shares = order.num_shares(num_rows, self._num_logical, self._num_shards)
+        num_shares = order.num_ranks_with_rows(num_rows, self._num_logical, self._num_shards)
         self._buffers.finish_step(changes, num_shares)
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)

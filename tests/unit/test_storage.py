@@ -1,4 +1,4 @@
-"""Writing is atomic, on a local folder and on any pyarrow filesystem."""
+"""Folders on a path and on a URI: atomic writes, names, and JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(str(tmp_path) if request.param == "path" else tmp_path.as_uri())
 
 
-def test_files_come_back(store: Storage) -> None:
+def test_storage_reads_lists_moves_and_deletes_what_it_wrote(store: Storage) -> None:
     store.write_bytes("a/b.bin", b"123")
     (store / "a").write_json("c.json", {"x": [1, 2]})
     assert store.read_bytes("a/b.bin") == b"123"
@@ -31,7 +31,7 @@ def test_files_come_back(store: Storage) -> None:
     assert store.names() == []
 
 
-def test_a_failed_write_leaves_the_old_content(
+def test_write_bytes_that_fails_leaves_the_old_content(
     store: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write_bytes("x", b"old")
@@ -46,19 +46,19 @@ def test_a_failed_write_leaves_the_old_content(
     assert store.names() == ["x"]
 
 
-def test_only_the_first_creates(store: Storage) -> None:
+def test_create_bytes_lets_only_the_first_write(store: Storage) -> None:
     assert store.create_bytes("n", b"1")
     assert not store.create_bytes("n", b"2")
     assert store.read_bytes("n") == b"1"
     assert store.names() == ["n"]
 
 
-def test_a_storage_crosses_processes(store: Storage) -> None:
+def test_storage_is_pickled_as_its_uri(store: Storage) -> None:
     copy = pickle.loads(pickle.dumps(store / "deep"))  # noqa: S301 - Ray moves arguments pickled
     assert copy.uri == (store / "deep").uri
 
 
-def test_a_query_stays_at_the_end_of_a_uri() -> None:
+def test_subfolder_of_a_uri_keeps_its_query_at_the_end() -> None:
     folder = (
         Storage("s3://bucket/runs?endpoint_override=localhost:9&scheme=http&region=eu") / "data"
     )
@@ -67,12 +67,12 @@ def test_a_query_stays_at_the_end_of_a_uri() -> None:
     assert not folder.is_local
 
 
-def test_a_bad_uri_is_refused() -> None:
+def test_storage_refuses_an_unknown_scheme() -> None:
     with pytest.raises(UsageError, match="nowhere://x"):
         Storage("nowhere://x")
 
 
-def test_json_is_canonical() -> None:
+def test_canonical_json_sorts_keys_and_refuses_nan() -> None:
     assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
     with pytest.raises(ValueError, match="Out of range"):
         canonical_json(float("nan"))
