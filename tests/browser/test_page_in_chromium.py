@@ -60,7 +60,7 @@ def test_card_shows_facts_of_the_metadata(digits: Served, browser: Browser) -> N
         "0.97 accuracy",
         "340 rows",
         "digits, step 100",
-        "as production",
+        "alias production",
     ):
         assert fact in card
     assert metadata["parameters"]["digest"] in card
@@ -198,6 +198,7 @@ def test_token_is_requested_and_kept_in_the_tab(
     browser.open(endpoint.url)
     assert not browser.all("#main")
     assert not browser.all("#boot-error > *"), "nothing is wrong yet"
+    assert browser.text("#summary") == "This model is not public."
     give("wrong")
     assert "the token is not one of this endpoint's" in browser.text("#boot-error")
     give(token)

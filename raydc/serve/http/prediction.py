@@ -1,5 +1,6 @@
-"""Handlers of `/predict` and `/infer`: from a body to predictions, off the event loop if that takes
-long. Run in the replica.
+"""Handlers of `/predict` and `/infer`, from body to answer. Run in the replica.
+
+What takes long is done in threads, so that the event loop stays free for other requests.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class PredictionHandler:
             def inputs(max_pixels: int) -> Array:
                 return body.inputs(interface, settings.max_request_rows, max_pixels)
 
-            # A shadow has features of its own, so its inputs are computed from the body again.
+            # A shadow may have other features, so its inputs are computed from the body again.
             def shadow_inputs(other: LoadedVersion) -> Array:
                 return body.inputs(
                     other.interface, settings.max_request_rows, settings.max_request_pixels
                 )
 
-            # Only now: a client that sends slowly waits here without a place among the running.
+            # Only now: a client that sends its body slowly must not hold a place to compute.
             await slot.start_computing()
             values_BK = await self._compute(
                 request, loaded, await self._inputs(loaded, inputs, len(content))

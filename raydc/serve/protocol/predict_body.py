@@ -21,7 +21,7 @@ JSON, RAW, CSV = "application/json", "application/octet-stream", "text/csv"
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 MEDIA_TYPES = (JSON, "image/*", MULTIPART, URLENCODED, CSV, RAW)
 
-# numpy's names, as in `?dtype=float32`. BF16 is read as float32 and has no numpy name of its own.
+# numpy's names, as in `?dtype=float32`. BF16 has none: it is read as float32.
 _DATATYPES_BY_DTYPE = {
     str(dtype): datatype for datatype, dtype in binary.DATATYPES.items() if datatype != "BF16"
 }

@@ -15,6 +15,7 @@ import schemathesis.engine
 import small_models
 from in_process import Store, body, post, request
 
+from raydc.features import Features, Numeric, Signature
 from raydc.serve.http import front, page
 from raydc.serve.http.request import Request
 from raydc.serve.http.routes import Routes
@@ -180,6 +181,17 @@ def test_document_has_columns_and_classes_of_the_model() -> None:
         Interface(small_models.price_features()), small_settings()
     )
     assert price["Prediction"]["required"] == ["value"]
+
+
+def test_document_has_columns_of_any_name() -> None:
+    """pydantic drops a field `_id` and refuses one named `model_config`."""
+    column = Numeric(mean=2.0, shift=1.0, scale=4.0)
+    names = ("_id", "model_config", "schema", "class", "a b", "$ref")
+    signature = Signature("vector", (len(names),), "float32", (), (), "regression")
+    features = Features(signature, "price", dict.fromkeys(names, column))
+    schemas = openapi_schemas.build_schemas(Interface(features), small_settings())
+    assert set(schemas["Row"]["properties"]) == {*names, "price"}
+    jsonschema.Draft202012Validator(schemas["Row"]).validate({"_id": 1, "model_config": "2.5"})
 
 
 def test_document_has_every_path_of_the_endpoint(app: App) -> None:

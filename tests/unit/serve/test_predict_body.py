@@ -120,23 +120,6 @@ def test_body_form_with_several_images_gives_a_row_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        b"\r\n\r\n--b1\r\n\n\r--b\0\xff",
-        b"\r\n--b0x",
-        b"\r\n--b0-x\r\n--b0-\r\n--b",
-        b"\r\n--b0\n\r\n--b0\r-\r\n--",
-        b"\r\n",
-    ],
-)
-def test_multipart_file_with_text_like_a_delimiter_is_kept(content: bytes) -> None:
-    """A delimiter is a whole line: RFC 2046, 5.1.1."""
-    body, kind = form(file(content), file(b"second"))
-    parts = predict_body.forms.parse_multipart(body, kind, 10)
-    assert [part.content for part in parts] == [content, b"second"]
-
-
-@pytest.mark.parametrize(
     ("query", "dtype", "shape"),
     [
         ("", np.uint8, (2, 8, 8)),

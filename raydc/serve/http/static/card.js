@@ -17,9 +17,9 @@ export function describeFacts({ name, versions, parameters }) {
   const entries = [
     ["Task", `${parameters.task} of ${parameters.target}`],
     ["Network", describeNetwork(parameters)],
-    [numRows ? `Held-out (${number(numRows)} rows)` : "Held-out", listMetrics(metrics)],
+    [numRows ? `Held-out data (${number(numRows)} rows)` : "Held-out data", listMetrics(metrics)],
     ["Classes", listClasses(parameters.classes ?? [])],
-    ["Version", `${versions[0]} of ${name}, as ${parameters.alias}`],
+    ["Version", `${versions[0]} of ${name}, alias ${parameters.alias}`],
     ["Created", parameters.created && when(parameters.created)],
     ["Run", parameters.run && `${parameters.run}${parameters.step ? `, step ${number(parameters.step)}` : ""}`],
     ["Digest", element("code", { title: parameters.digest }, parameters.digest)],

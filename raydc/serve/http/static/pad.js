@@ -159,7 +159,7 @@ export function createDrawingPad(image, onChange) {
   const node = element("div", { class: "drawing" }, [
     canvas,
     element("div", { class: "pad-tools" }, [
-      element("figure", {}, [seen, element("figcaption", {}, `The model sees ${image.width} × ${image.height}`)]),
+      element("figure", {}, [seen, element("figcaption", {}, `The model sees ${image.width}\u00a0×\u00a0${image.height}`)]),
       element("div", { class: "line" }, [undo, clear]),
       element("label", { class: "check" }, [fill, "Fill shapes"]),
     ]),

@@ -88,6 +88,7 @@ function showFailure(error, place) {
   if (error.status === 401) {
     byId("token-form").hidden = false;
     byId("token").focus();
+    if (!model) byId("summary").textContent = "This model is not public.";
     if (!hasToken()) {
       place.replaceChildren(); // sent without a token: the form for it says enough
       return;
