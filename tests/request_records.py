@@ -16,10 +16,22 @@ WAIT_S = 20.0
 
 def record(number: int = 0, **fields: Any) -> RequestRecord:
     given = {
-        "time_s": 1700000000.25 + number, "request_id": f"r{number}", "client": "10.0.0.7", "forwarded_for": "",
-        "method": "POST", "path": "/predict", "status": 200, "model": "small", "version": "1", "role": "stable",
-        "rows": 2, "seconds": 0.004, "bytes_in": 100, "bytes_out": 50, "token": "ada",
-    }  # fmt: skip
+        "time_s": 1700000000.25 + number,
+        "request_id": f"r{number}",
+        "client": "10.0.0.7",
+        "forwarded_for": "",
+        "method": "POST",
+        "path": "/predict",
+        "status": 200,
+        "model": "small",
+        "version": "1",
+        "role": "stable",
+        "rows": 2,
+        "seconds": 0.004,
+        "bytes_in": 100,
+        "bytes_out": 50,
+        "token": "ada",
+    }
     return RequestRecord(**{**given, **fields})
 
 

@@ -48,7 +48,7 @@ class Scripted(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """DROP ends the connection without an answer, STALL stops in the middle of one, TRICKLE takes seconds for it."""
+    """Answers by the script: DROP closes without an answer, STALL stops within it, TRICKLE is slow."""
 
     server: Scripted
     protocol_version = "HTTP/1.1"

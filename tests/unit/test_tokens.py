@@ -95,7 +95,8 @@ def test_malformed_token_file_gives_no_right(
 def test_token_commands_create_list_and_revoke(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(
-        f"name: small\nstorage: {tmp_path / 'store'}\ndata: {{source: a.csv}}\nmodel: {{name: mlp}}\n"
+        f"name: small\nstorage: {tmp_path / 'store'}\n"
+        "data: {source: a.csv}\nmodel: {name: mlp}\n"
     )
 
     def raydc(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""A bundle answers the same wherever it is loaded, and says so when it would not."""
+"""A bundle predicts the same wherever it is loaded, and refuses to load otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A faster form of a network is used where the golden rows allow it, and said; else the network stays as it was."""
+"""A faster form of a network is used, and logged, only if the golden rows allow it."""
 
 from __future__ import annotations
 

@@ -86,7 +86,10 @@ def test_errors_survive_pickling(endpoint: Scripted, clock: Clock) -> None:
 
 
 def test_import_loads_no_heavy_package() -> None:
-    code = "import sys, raydc.client; print([m for m in ('ray', 'torch', 'httpx', 'numpy', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, raydc.client; "
+        "print([m for m in ('ray', 'torch', 'httpx', 'numpy', 'pandas') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )

@@ -18,10 +18,22 @@ def test_access_log_writes_one_line_for_each_request(tmp_path: Path) -> None:
     log.close()
     first, second = lines(log.path)
     assert first == {
-        "time": "2023-11-14T22:13:20.250Z", "request_id": "r0", "client": "10.0.0.7", "forwarded_for": "192.0.2.1",
-        "token": "", "method": "POST", "path": '/a"\n\u2028b', "status": 401, "model": "small", "version": "1",
-        "role": "stable", "rows": 2, "seconds": 0.004, "bytes_in": 100, "bytes_out": 50,
-    }  # fmt: skip
+        "time": "2023-11-14T22:13:20.250Z",
+        "request_id": "r0",
+        "client": "10.0.0.7",
+        "forwarded_for": "192.0.2.1",
+        "token": "",
+        "method": "POST",
+        "path": '/a"\n\u2028b',
+        "status": 401,
+        "model": "small",
+        "version": "1",
+        "role": "stable",
+        "rows": 2,
+        "seconds": 0.004,
+        "bytes_in": 100,
+        "bytes_out": 50,
+    }
     assert (second["time"], second["token"]) == ("2023-11-14T22:13:21.250Z", "ada")
     assert log.path.stat().st_mode & 0o077 == 0
 

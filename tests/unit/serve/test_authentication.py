@@ -42,7 +42,7 @@ def test_check_accepts_exactly_the_known_tokens(tokens: TokenStore, tmp_path: Pa
     async def scenario(access: Authenticator) -> None:
         assert access.check(f"Bearer {ada}").name == "ada"
         assert access.check(f"bearer  {bob} ").name == "bob"
-        # The id of one token with the secret of another, a changed end, a hash as the token, other schemes, nothing.
+        # Ids and secrets of different tokens, changed ends, hashes, other schemes, nothing.
         mixed = "_".join([*ada.split("_", 2)[:2], bob.split("_", 2)[2]])
         (kept, _) = tokens.read_all()
         wrong = [

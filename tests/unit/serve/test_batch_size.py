@@ -1,4 +1,4 @@
-"""A batch is as large as brings rows a second, and no larger."""
+"""Batches grow only as far as more rows a second justify."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_inline_check_gives_up_early_on_slow_models(
 
 
 class Model:
-    """Stands for a bundle whose forward passes take as long as `forward_s` says, by a clock of its own."""
+    """A bundle whose forward passes take the seconds of `forward_s` by its own clock."""
 
     def __init__(self, forward_s: Callable[[int], float]) -> None:
         self.features = SimpleNamespace(signature=SimpleNamespace(shape=(2,), dtype="float32"))

@@ -1,4 +1,4 @@
-"""Batches take what is there, in order, and never more than they may."""
+"""Batches take waiting requests in order, up to their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Grafana dashboard asks for metrics that raydc has, in queries that Prometheus understands."""
+"""The Grafana dashboard queries existing metrics, in queries that Prometheus accepts."""
 
 from __future__ import annotations
 

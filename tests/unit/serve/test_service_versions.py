@@ -31,7 +31,7 @@ class Clock:
         return self.now_s
 
 
-def serving(tables: Store, clock: Clock, *steps: Settings) -> Service:
+def serving(clock: Clock, *steps: Settings) -> Service:
     async def main() -> Service:
         service = Service(clock)
         for settings in steps:
@@ -49,10 +49,10 @@ def test_switch_happens_at_the_declared_instant(tables: Store) -> None:
     clock = Clock()
     staged = tables.settings(1, staged=(2,))
     flip = tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 2)
-    service = serving(tables, clock, tables.settings(1), staged)
+    service = serving(clock, tables.settings(1), staged)
     assert answering(service) == {"1"}
     assert service.state()["loaded"] == [1, 2]
-    service = serving(tables, clock, tables.settings(1), staged, flip)
+    service = serving(clock, tables.settings(1), staged, flip)
     clock.now_s += 1.999
     assert answering(service) == {"1"}
     clock.now_s += 0.001
@@ -64,11 +64,11 @@ def test_switch_happens_at_the_declared_instant(tables: Store) -> None:
 def test_replica_started_during_a_switch_answers_like_the_others(tables: Store) -> None:
     clock = Clock()
     flip = tables.settings(2, before=Traffic(version=1), since_s=clock.now_s + 2)
-    service = serving(tables, clock, flip)
+    service = serving(clock, flip)
     assert answering(service) == {"1"}
     clock.now_s += 3
     assert answering(service) == {"2"}
-    late = serving(tables, clock, flip)
+    late = serving(clock, flip)
     assert late.state()["loaded"] == [2], "the version before is over and not loaded again"
 
 
@@ -90,7 +90,7 @@ def test_old_version_is_unloaded_after_a_switch(tables: Store) -> None:
 
 
 def test_failed_staged_version_changes_nothing_else(tables: Store) -> None:
-    service = serving(tables, Clock(), tables.settings(1), tables.settings(1, staged=(3,)))
+    service = serving(Clock(), tables.settings(1), tables.settings(1, staged=(3,)))
     assert answering(service) == {"1"}
     assert "golden rows[0]: output 'no'" in service.state()["refused"][3]
     assert service.state()["loaded"] == [1]
@@ -100,7 +100,7 @@ def test_failed_canary_leaves_its_requests_to_the_stable_version(tables: Store) 
     broken = tables.settings(
         1, traffic=Traffic(version=1, canary=TrafficShare(version=3, fraction=0.5))
     )
-    service = serving(tables, Clock(), broken)
+    service = serving(Clock(), broken)
     assert answering(service) == {"1"}
     assert list(service.state()["refused"]) == [3]
 
@@ -128,21 +128,17 @@ def test_start_before_a_switch_to_a_bad_version_raises(
 ) -> None:
     clock = Clock()
     with pytest.raises(CheckpointError, match="golden rows"):
-        serving(
-            tables, clock, tables.settings(3, before=Traffic(version=1), since_s=clock.now_s + 2)
-        )
+        serving(clock, tables.settings(3, before=Traffic(version=1), since_s=clock.now_s + 2))
 
 
 def test_bad_first_stable_version_raises(tables: Store) -> None:
     with pytest.raises(CheckpointError, match="golden rows"):
-        serving(tables, Clock(), tables.settings(3))
+        serving(Clock(), tables.settings(3))
 
 
 def test_canary_answers_exactly_the_keys_of_its_share(tables: Store) -> None:
     canary = TrafficShare(version=2, fraction=0.25)
-    service = serving(
-        tables, Clock(), tables.settings(1, traffic=Traffic(version=1, canary=canary))
-    )
+    service = serving(Clock(), tables.settings(1, traffic=Traffic(version=1, canary=canary)))
     chosen = {key: service.choose(key) for key in KEYS}
     assert {one.version for one in chosen.values() if one} == {"1", "2"}
     assert {key for key, one in chosen.items() if one and one.version == "2"} == {
@@ -152,7 +148,7 @@ def test_canary_answers_exactly_the_keys_of_its_share(tables: Store) -> None:
 
 def test_find_returns_only_running_versions(tables: Store) -> None:
     traffic = Traffic(version=1, shadow=TrafficShare(version=2, fraction=1.0))
-    service = serving(tables, Clock(), tables.settings(1, traffic=traffic))
+    service = serving(Clock(), tables.settings(1, traffic=traffic))
     found = service.find("2")
     assert found is not None
     assert found.version == "2"

@@ -1,0 +1,50 @@
+"""Names, paths and addresses of applications on Ray Serve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raydc.errors import ServeError
+from raydc.serve.control import application
+
+OURS: dict[str, Any] = {"name": "small", "import_path": application.IMPORT_PATH}
+
+
+def test_find_in_returns_the_application_of_the_model() -> None:
+    assert application.find_in([{**OURS, "name": "large"}, OURS], "small") == OURS
+    assert application.find_in([], "small") is None
+
+
+def test_find_in_refuses_an_application_of_somebody_else() -> None:
+    theirs = {"name": "small", "import_path": "theirs:app"}
+    with pytest.raises(ServeError, match="an application 'small' that is not raydc's"):
+        application.find_in([theirs], "small")
+
+
+@pytest.mark.parametrize(
+    ("applications", "expected"),
+    [
+        ([], "/"),
+        ([{"name": "large"}], "/small"),  # Serve leaves its default, the root, out.
+        ([{"name": "large", "route_prefix": "/"}], "/small"),
+        ([{"name": "large", "route_prefix": "/large"}], "/"),
+    ],
+)
+def test_only_the_first_model_gets_the_root(
+    applications: list[dict[str, Any]], expected: str
+) -> None:
+    assert application.choose_route_prefix(applications, "small") == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "prefix", "expected"),
+    [
+        ("127.0.0.1", "/", "http://127.0.0.1:8000"),
+        ("127.0.0.1", "/small", "http://127.0.0.1:8000/small"),
+        ("::1", "/small/", "http://[::1]:8000/small"),
+    ],
+)
+def test_endpoint_url_is_what_clients_use(host: str, prefix: str, expected: str) -> None:
+    assert application.endpoint_url(host, 8000, prefix) == expected
