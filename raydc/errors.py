@@ -202,6 +202,16 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "")
 
 
+def last_line(error: BaseException) -> str:
+    """Returns the last line of an error's message that has text, or the name of its class.
+
+    Args:
+        error: Any exception. The last line of a message with a traceback is the cause.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def close_names(name: object, known: Iterable[str], num: int = 1) -> list[str]:
     """Known names that resemble a wrong one.
 

@@ -36,7 +36,7 @@ from safetensors import SafetensorError
 from raydc import artefact, models
 from raydc import spec as specs
 from raydc.bundle import card, golden
-from raydc.errors import CheckpointError, DataError, SpecError
+from raydc.errors import CheckpointError, DataError, SpecError, last_line
 from raydc.features import Features
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, canonical_json, sha256
@@ -207,7 +207,7 @@ def _model(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"the weights do not fit the model of the spec: {str(error).splitlines()[-1].strip()}",
+            f"the weights do not fit the model of the spec: {last_line(error)}",
             "A model's builder must not change once it is trained.",
         ) from error
     return model.eval()

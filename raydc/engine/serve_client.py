@@ -12,7 +12,7 @@ import socket
 from typing import Any
 
 from raydc.engine import internals
-from raydc.errors import ServeError
+from raydc.errors import ServeError, last_line
 
 _ALIVE_TIMEOUT_S = 30.0
 
@@ -41,10 +41,9 @@ def start(host: str, port: int) -> tuple[str, int]:
             serve.start(proxy_location=location, http_options={"host": host, "port": port})
         except (ray.exceptions.RayError, TimeoutError) as error:
             serve.shutdown()
-            lines = str(error).strip().splitlines()
-            reason = next(
-                (line.strip() for line in lines if "cannot bind socket" in line), lines[-1]
-            )
+            lines = [line.strip() for line in str(error).splitlines()]
+            taken = (line for line in lines if "cannot bind socket" in line)
+            reason = next(taken, last_line(error))
             raise ServeError(f"no endpoint at {host}:{port}: {reason}", _PORT_HINT) from error
     if not has_haproxy():
         _say_that_it_is_slow()

@@ -43,6 +43,14 @@ def test_first_line_skips_empty_lines_and_may_be_empty(error: Exception, line: s
     assert errors.first_line(error) == line
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(TimeoutError(), "TimeoutError"), (OSError("no disk\nat all\n  \n"), "at all")],
+)
+def test_last_line_of_an_empty_message_is_the_class(error: Exception, line: str) -> None:
+    assert errors.last_line(error) == line
+
+
 def test_did_you_mean_names_only_what_is_similar() -> None:
     assert errors.did_you_mean("epoch", ["epochs", "seed"]) == "did you mean epochs?"
     assert errors.did_you_mean("epoch", ["seed"]) == ""
