@@ -132,6 +132,7 @@ def _find_run(runs: Storage, given: str) -> tuple[Storage, int | None]:
         raise UsageError(
             f"--fork {given}: {step!r} is not a number of steps", "Example: --fork digits:500"
         )
+    # A name of a run has no slash; a path or URI has one.
     folder = Storage(name) if "/" in name else runs / name
     resume.require_run(folder, runs, name)
     return folder, int(step) if step else None
@@ -148,6 +149,7 @@ def _find_checkpoint(store: CheckpointStore, step: int | None) -> Found:
         return store.read(step)
     newest = store.require_newest("Fork another run.")
     best = unpack_state(newest).best_step
+    # The best checkpoint is kept by pruning, but a user may have removed it.
     return store.read(best) if best is not None and best in store.steps() else newest
 
 

@@ -71,6 +71,7 @@ class StoragePolicy:
 
     def record_write(self, write_s: float) -> None:
         """Notes that a checkpoint was written, in `write_s`."""
+        # Only failures in a row count: storage works again.
         self.num_failures = 0
         self._interval.record_write(write_s)
 
@@ -103,6 +104,7 @@ class MemoryPolicy:
 
     def __init__(self, max_recomputed_steps: int, timing: Timing) -> None:
         self._max_steps = max_recomputed_steps
+        # The last fifth is the time in which a state can travel beside the steps.
         self._every_steps = max(1, max_recomputed_steps * 4 // 5)
         self._timing = timing
         self._step, self._sent_s, self._not_before_s = 0, 0.0, 0.0
@@ -121,6 +123,8 @@ class MemoryPolicy:
 
     def must_have_arrived(self, step: int, now_s: float) -> bool:
         """Whether the last state must be in memory before the step after `step` steps."""
+        # The state before the last one is `_every_steps` older. Once this many steps follow the
+        # last one, a failure would lose more than the limit if only the older one had arrived.
         is_late = step - self._step >= self._max_steps - self._every_steps
         return is_late and self._is_promised and now_s - self._sent_s >= self._timing.memory_late_s
 

@@ -74,6 +74,7 @@ class Saver:
         self._to_memory = DeliveryThread("raydc-recent", self._put, self._on_put_failed)
         self._copy: HostCopy | None = None
         self._is_for_storage = False
+        # No state of this attempt is in storage yet.
         self._step_in_storage = -1
         self._reason = ""
         self._storage_policy = self._new_policy(0, FailureHistory())
@@ -124,6 +125,7 @@ class Saver:
         Raises:
             CheckpointError: Storage has refused too many checkpoints in a row.
         """
+        # Failures happen in a thread; only here can they end the run.
         if self._storage_policy.has_given_up:
             raise self._refusal(f"{self._storage_policy.num_failures} checkpoints in a row")
         started_s, step = time.monotonic(), parts.state.step
@@ -133,6 +135,7 @@ class Saver:
             self._hand_over(parts, to_storage, to_memory).release()
         elif self._is_promise_at_risk(step):
             self._to_memory.wait_until_idle(self._timing.arrival_timeout_s)
+        # The wait for the previous copy counts as well: it is what a checkpoint costs the steps.
         now_s = time.monotonic()
         self.waited_s += now_s - started_s
         if to_storage:
@@ -199,7 +202,6 @@ class Saver:
             to_memory = self._to_memory.wait_until_accepting(timeout_s)
         copy = self._hand_over(parts, to_storage, to_memory)
         copy.is_safe.wait(max(0.0, started_s + timeout_s - time.monotonic()))
-        # Read before the release: a copy without users may be overwritten.
         place = copy.place
         copy.release()
         self.waited_s += time.monotonic() - started_s
@@ -218,6 +220,7 @@ class Saver:
         Raises:
             CheckpointError: Storage refuses it.
         """
+        # Storage may have come back since it refused the last state, so that one is sent again.
         for is_last in (False, True):
             arrived = self._to_storage.wait_until_idle(self._timing.finish_timeout_s)
             if arrived and self._step_in_storage == parts.state.step:
@@ -247,6 +250,8 @@ class Saver:
     def _write(self, copy: HostCopy) -> None:
         started_s = time.monotonic()
         copy.complete()
+        # Another driver may have taken over the run while this process did not answer; two writers
+        # would remove each other's checkpoints.
         self._assert_still_owner()
         # A checkpoint must never be newer than the lines of its steps.
         self._journal.sync()
@@ -260,6 +265,7 @@ class Saver:
         )
 
     def _on_write_failed(self, copy: HostCopy, error: OSError, is_last_attempt: bool) -> None:
+        # Ends the message of an error that comes later.
         self._reason = f": {error}"
         if is_last_attempt:
             self._storage_policy.record_failure()

@@ -17,6 +17,7 @@ from raydc.artefact import MANIFEST, OnPhase, ignore_phase, read_artefact, write
 from raydc.errors import CheckpointError, FormatError
 from raydc.storage import Content, Storage
 
+# Zero-padded, so that names sort like steps; more digits than eight still match.
 _NAME = re.compile(r"^step_(\d{8,})$")
 
 
@@ -101,6 +102,7 @@ class CheckpointStore:
         # A resumed run comes to the same step again; its bits are the same, so the old one is kept.
         if self.folder.exists(name) and self._verifies(step):
             return name
+        # The step is part of what is verified, see `read`.
         meta = {**meta, "step": step}
         if self.folder.is_local:
             self._write_draft(name, files, meta, hashes)
@@ -162,6 +164,7 @@ class CheckpointStore:
 
     def sweep_drafts(self) -> None:
         """Removes what a killed writer has left. Only the process that writes may call it."""
+        # Drafts and half-removed checkpoints both end with `.tmp`.
         for name in self.folder.names():
             if name.endswith(".tmp"):
                 self.folder.delete(name)

@@ -110,12 +110,8 @@ class _Run:
         self.data = prepared.load(data_folder)
         self.state = State()
         parts = assemble(spec, self.data, group)
-        self.feed, self.length, self.validation_rows = (
-            parts.feed,
-            parts.length,
-            parts.validation_rows,
-        )
-        self.network, self.step = parts.network, parts.step
+        self.feed, self.validation_rows = parts.feed, parts.validation_rows
+        self.network, self.step, self.length = parts.network, parts.step, parts.length
         rank, world_size = group.world.rank, group.world.world_size
         self.agreement = StopAgreement(group, hooks.stop_request)
         self.faults = hooks.faults or FaultInjector(
@@ -259,15 +255,12 @@ class _Run:
         with self.clock.phase(VALIDATION):
             record = self._validate()
         self.state = judge_epoch(self.state, record, self.spec.train, self.length.total_steps)
-        self.journal.record_epoch(record)
-        fields = {key: value for key, value in record.items() if key != "kind"}
-        self.journal.record_event("epoch", **fields)
+        self.journal.record_epoch({"kind": "epoch", **record})
+        self.journal.record_event("epoch", **record)
         if self.hooks.on_epoch is not None and self.state.reason is None:
-            metric = record.get(self.spec.train.metric)
+            record = {**record, "metric": record.get(self.spec.train.metric)}
             # Only rank 0 calls it, and all ranks follow.
-            wants_more = self.group.world.rank != 0 or self.hooks.on_epoch(
-                {**record, "metric": metric}
-            )
+            wants_more = self.group.world.rank != 0 or self.hooks.on_epoch(record)
             (continues,) = self.group.broadcast([int(wants_more)])
             if not continues:
                 self.state = replace(self.state, reason="stopped")
@@ -279,7 +272,6 @@ class _Run:
     def _validate(self) -> dict[str, Any]:
         train_loss, rows = self.state.mean_loss, self.validation_rows
         return {
-            "kind": "epoch",
             "step": self.state.step,
             "epoch": self.length.epochs_begun(self.state.step),
             "train_loss": train_loss,
