@@ -1,4 +1,4 @@
-"""Networks of a user, small: what the built-in ones do not have."""
+"""Small networks of a user, with layers that the built-in networks do not have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Residual(nn.Module):
 
 
 def residual(signature: Signature, channels: int = 8, blocks: int = 2) -> nn.Module:
-    """Blocks with batch normalisation and a way around them, then an average over the picture."""
+    """Residual blocks with batch normalisation, then an average over the image."""
     stem = nn.Conv2d(signature.shape[0], channels, 3, padding=1, bias=False)
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, signature.num_outputs)]
     body = [_Residual(channels) for _ in range(blocks)]
@@ -34,7 +34,7 @@ def residual(signature: Signature, channels: int = 8, blocks: int = 2) -> nn.Mod
 
 
 class _Patches(nn.Module):
-    """An encoder over the rows of a picture."""
+    """A transformer encoder over the rows of an image."""
 
     def __init__(self, signature: Signature, width: int, dropout: float) -> None:
         super().__init__()

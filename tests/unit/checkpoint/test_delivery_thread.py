@@ -93,7 +93,7 @@ def test_refused_copy_is_replaced_by_the_newest() -> None:
     assert [copy.users for copy in copies] == [0, 0, 0]
 
 
-def test_copy_refused_by_all_attempts_is_dropped_and_the_next_one_delivered() -> None:
+def test_copy_refused_by_all_attempts_is_dropped_for_the_next_one() -> None:
     place, first, second = GatedPlace(num_refusals=3), CountedCopy(1), CountedCopy(2)
     thread = make(place, 0.0, 0.0)
     thread.submit(first)
