@@ -1,8 +1,9 @@
 """Folders on a local path or on any filesystem of pyarrow (`s3://`, `gs://`, `hdfs://` and so on).
 
-Used in every process. Writing a whole file is atomic: on a local filesystem by a rename after fsync,
-on an object store because an object appears when its upload is complete. Nothing else is assumed of
-the store, which is why artefacts of several files end with a manifest (see `raydc.artefact`).
+Used in every process. Writing a whole file is atomic: on a local filesystem by a rename after
+fsync, on an object store because an object appears when its upload is complete. Nothing else is
+assumed of the store, which is why artefacts of several files end with a manifest (see
+`raydc.artefact`).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Storage:
         return f"Storage({self.uri!r})"
 
     def __truediv__(self, name: str) -> Storage:
-        # A URI may carry a query (`s3://bucket/p?endpoint_override=...`) which must stay at its end.
+        # A query (`s3://bucket/p?endpoint_override=...`) must stay at the end of the URI.
         base, mark, query = self.uri.partition("?")
         return Storage(f"{base}/{name}{mark}{query}")
 
@@ -70,7 +71,7 @@ class Storage:
         return f"{self.root}/{name}" if name else self.root
 
     def exists(self, name: str = "") -> bool:
-        """Whether there is a file or folder of this name; without one, whether the folder exists."""
+        """Whether a file or folder of this name exists; without a name, the folder itself."""
         return bool(self.filesystem.get_file_info(self._path(name)).type != pafs.FileType.NotFound)
 
     def names(self, name: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""What turns raw columns into tensors, the same in preparation, evaluation and serving."""
+"""Raw columns to network inputs, the same in preparation, training, evaluation and serving."""
 
 from raydc.features.columns import Categorical, Column, Image, Numeric
 from raydc.features.feature_set import Features

@@ -1,4 +1,6 @@
-"""Fitted columns: each turns raw values into a part of a row.
+"""Fitted columns: each turns raw values into inputs of the network.
+
+Pure; used in tasks of Ray Data, the driver and replicas.
 
 Shape suffixes: B rows, W inputs of a column, H W C height, width and channels of an image.
 """
@@ -21,7 +23,11 @@ Values = Sequence[Any] | npt.NDArray[Any]
 
 
 def text_of(value: Any) -> str:
-    """The text of a label or category: `3`, `3.0` and `"3"` are the same one, true is `true`."""
+    """Text of a label or category.
+
+    `3`, `3.0` and `"3"` are the same category, and so are `True` and `"true"`: JSON, Parquet and
+    CSV write one value in different types.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool | np.bool_):
@@ -32,7 +38,12 @@ def text_of(value: Any) -> str:
 
 
 def is_missing(value: Any, missing_values: frozenset[str]) -> bool:
-    """None, NaN, and the strings that the spec calls missing."""
+    """Whether a raw value is missing.
+
+    Args:
+        value: A raw value of any type.
+        missing_values: Strings that mean "missing".
+    """
     if isinstance(value, str):
         return value in missing_values
     return value is None or (isinstance(value, float | np.floating) and math.isnan(value))
@@ -41,10 +52,18 @@ def is_missing(value: Any, missing_values: frozenset[str]) -> bool:
 def numbers(
     values: Values, column: str, missing_values: frozenset[str] = frozenset()
 ) -> npt.NDArray[np.float64]:
-    """Raw values of a numeric column as float64 [B], NaN where one is missing.
+    """Reads raw values of a numeric column as numbers.
+
+    Args:
+        values: B raw values.
+        column: Name of the column, for messages.
+        missing_values: Strings that mean "missing".
+
+    Returns:
+        float64 [B], NaN for a missing value.
 
     Raises:
-        DataError: A value that is no finite number, named by its row and column.
+        DataError: A value is no finite number; the message names its row and column.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         result = values.astype(np.float64)
@@ -62,7 +81,8 @@ def _number(value: Any, row: int, column: str, missing_values: frozenset[str]) -
     if is_missing(value, missing_values):
         return math.nan
     try:
-        # Text of a number counts as one, as it does in a CSV file; true and 1_000 do not.
+        # Text of a number counts as a number, as in a CSV file. `float` also takes True and 1_000,
+        # which preparation does not.
         if not isinstance(value, bool | np.bool_) and "_" not in str(value):
             return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -75,7 +95,13 @@ def _number(value: Any, row: int, column: str, missing_values: frozenset[str]) -
 
 @dataclass(frozen=True)
 class Numeric:
-    """One input: (value - shift) / scale, with `mean` in place of a missing value."""
+    """One input, (value - shift) / scale.
+
+    Attributes:
+        mean: Mean of the training rows, which replaces a missing value.
+        shift: Subtracted from each value.
+        scale: Divides it then; not 0.
+    """
 
     mean: float
     shift: float
@@ -84,14 +110,28 @@ class Numeric:
 
     @property
     def num_inputs(self) -> int:
+        """Inputs of the network for this column."""
         return 1
 
     def apply(
         self, values: Values, column: str, missing_values: frozenset[str]
     ) -> npt.NDArray[np.float32]:
-        """float32 [B, 1]. Raises DataError for a value that is no number, or that float32 cannot hold."""
+        """Turns raw values into inputs.
+
+        Args:
+            values: B raw values.
+            column: Name of the column, for messages.
+            missing_values: Strings that mean "missing".
+
+        Returns:
+            float32 [B, 1].
+
+        Raises:
+            DataError: A value is no number, or float32 cannot hold its input.
+        """
         numbers_B = numbers(values, column, missing_values)
         numbers_B[np.isnan(numbers_B)] = self.mean
+        # Overflow is found below, with its row.
         with np.errstate(over="ignore"):
             scaled_B = ((numbers_B - self.shift) / self.scale).astype(np.float32)
         if np.isinf(scaled_B).any():
@@ -102,9 +142,15 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One input per category, and one each for other and missing values where the training rows have such.
+    """One input per category, and one each for other and for missing values.
 
-    A value that training has not seen gives zeros: an input that never was 1 has an untrained weight.
+    A value without an input gives zeros: an input that was never 1 in training would have an
+    untrained weight.
+
+    Attributes:
+        categories: Categories with their own input, the most frequent one first.
+        has_other: Whether training rows had further categories, which share an input.
+        has_missing: Whether training rows had missing values, which have an input.
     """
 
     categories: tuple[str, ...]
@@ -114,6 +160,7 @@ class Categorical:
 
     @property
     def num_inputs(self) -> int:
+        """Inputs of the network for this column, W."""
         return len(self.categories) + self.has_other + self.has_missing
 
     @cached_property
@@ -123,11 +170,25 @@ class Categorical:
     def apply(
         self, values: Values, column: str, missing_values: frozenset[str]
     ) -> npt.NDArray[np.float32]:
-        """float32 [B, W]: at most one 1 per row."""
+        """Turns raw values into inputs.
+
+        Args:
+            values: B raw values.
+            column: Name of the column, for messages.
+            missing_values: Strings that mean "missing".
+
+        Returns:
+            float32 [B, W] with at most one 1 per row.
+
+        Raises:
+            DataError: A value is a list or an object.
+        """
+        # The input of each case; -1 for none.
         num_known = len(self.categories)
         other = num_known if self.has_other else -1
         missing = num_known + self.has_other if self.has_missing else -1
         position, slots = self._position, np.empty(len(values), dtype=np.int64)
+        # A value may be of any type, so that the loop cannot be vectorised without casting to text.
         for row, value in enumerate(values):
             if is_missing(value, missing_values):
                 slots[row] = missing
@@ -146,7 +207,13 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Image:
-    """An image of a fixed size."""
+    """An image of a fixed size.
+
+    Attributes:
+        height: Height in pixels.
+        width: Width in pixels.
+        channels: 1 for grey, 3 for RGB.
+    """
 
     height: int
     width: int
@@ -155,25 +222,31 @@ class Image:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W), as it is stored."""
+        """Shape of a stored image, (C, H, W)."""
         return self.channels, self.height, self.width
 
     def apply(
         self, values: Values, column: str, max_pixels: int | None = None
     ) -> npt.NDArray[np.uint8]:
-        """uint8 [B, C, H, W].
+        """Decodes images and brings them to this size.
 
         Args:
-            values: Arrays, files or texts (see `images.decode`); or one uint8 array [B, H, W] or [B, H, W, C].
-            column: For messages.
-            max_pixels: Most pixels that may be decoded for all values together. A file counts with the pixels that
-                it says it has, before anything of it is decoded, and at least with those of the result.
+            values: Arrays, files or texts (see `images.decode`); or one uint8 array [B, H, W] or
+                [B, H, W, C].
+            column: Name of the column, for messages.
+            max_pixels: Most pixels that may be decoded for all values together; None means any
+                number. A file counts with the pixels that its header claims, before they are
+                decoded, and with those of the result at least.
+
+        Returns:
+            uint8 [B, C, H, W].
 
         Raises:
-            DataError: A value that is missing or no image, named by its row and column.
-            TooManyPixelsError: The first image with which there are too many.
+            DataError: A value is missing or no image; the message names its row and column.
+            TooManyPixelsError: The images have more than `max_pixels`.
         """
         if isinstance(values, np.ndarray) and values.dtype == np.uint8 and self._fits(values):
+            # Preparation passes whole blocks of one size, which need no work per image.
             images_BHWC = values.reshape(len(values), self.height, self.width, self.channels)
             return np.ascontiguousarray(images_BHWC.transpose(0, 3, 1, 2))
         decoded: list[npt.NDArray[np.uint8]] = []
@@ -184,18 +257,19 @@ class Image:
                     f"rows[{row}].{column}: there is no image", "An image cannot be filled in."
                 )
             try:
-                image = images.look(value)
-                num_pixels += max(images.area(image), self.height * self.width)
+                image = images.open_image(value)
+                num_pixels += max(images.count_pixels(image), self.height * self.width)
                 if max_pixels is not None and num_pixels > max_pixels:
                     raise TooManyPixelsError(
-                        f"rows[{row}].{column}: with this image there are {num_pixels} pixels to decode, at most "
-                        f"{max_pixels} are allowed"
+                        f"rows[{row}].{column}: with this image there are {num_pixels} pixels to "
+                        f"decode, at most {max_pixels} are allowed"
                     )
                 pixels_HWC = images.to_pixels(image, (self.height, self.width), self.channels)
             except ValueError as error:
                 raise DataError(f"rows[{row}].{column}: not a readable image: {error}") from error
             decoded.append(pixels_HWC.transpose(2, 0, 1))
-        if len(decoded) == 1:  # Most requests; `stack` would take longer than the rest.
+        # Most requests have one image, for which `stack` would take longer than all other steps.
+        if len(decoded) == 1:
             return np.ascontiguousarray(decoded[0])[None]
         return np.stack(decoded) if decoded else np.empty((0, *self.shape), dtype=np.uint8)
 
@@ -216,13 +290,13 @@ _KINDS: dict[str, Callable[..., Column]] = {
 
 
 def column_to_dict(column: Column) -> dict[str, Any]:
-    """Plain JSON values."""
+    """Plain JSON values, which `column_from_dict` reads."""
     fields = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(column).items()}
     return {"kind": column.kind, **fields}
 
 
 def column_from_dict(value: dict[str, Any]) -> Column:
-    """The inverse of `column_to_dict`. Raises KeyError or TypeError where the value is no fitted column."""
+    """The inverse of `column_to_dict`. Raises KeyError or TypeError for any other value."""
     fields = {
         name: tuple(v) if isinstance(v, list) else v for name, v in value.items() if name != "kind"
     }

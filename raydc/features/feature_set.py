@@ -1,4 +1,4 @@
-"""The fitted features of a data set: one object from preparation to the replica.
+"""The fitted features of a data set: one object from preparation to the replica. Pure.
 
 Shape suffixes: B rows, K outputs of the network.
 """
@@ -30,15 +30,15 @@ from raydc.storage import canonical_json, sha256
 
 @dataclass(frozen=True)
 class Features:
-    """Fitted on the training rows with `raydc.data.fit`, applied with plain array code everywhere.
+    """Features fitted by `raydc.data.fit` and applied with plain array code in every process.
 
     Attributes:
-        signature: What the network takes and gives.
+        signature: Inputs and outputs of the network.
         target: Name of the target column.
         columns: Fitted input columns by name, in the order of the inputs.
         target_mean: Mean of a regression's target over the training rows; 0 for a classification.
         target_scale: Its standard deviation; 1 for a classification.
-        ignored: Columns that a raw row may carry without meaning anything: excluded ones.
+        ignored: Columns that a raw row may have and that are not used: excluded ones.
         missing_values: Strings that mean "missing".
     """
 
@@ -53,17 +53,18 @@ class Features:
     def apply(
         self, columns: Mapping[str, Values], max_pixels: int | None = None
     ) -> npt.NDArray[Any]:
-        """Raw columns to network inputs.
+        """Turns raw columns into network inputs.
 
         Args:
-            columns: B values of every input column, by name; others are not looked at.
-            max_pixels: Most pixels that may be decoded (see `Image.apply`); default: any number.
+            columns: B values of every input column, by name; other columns are ignored.
+            max_pixels: Most pixels that may be decoded (see `Image.apply`); None means any number.
 
         Returns:
             [B, *signature.shape] of signature.dtype.
 
         Raises:
-            DataError: A column that is not there, or a value that does not fit, named `rows[i].column`.
+            DataError: A column is missing, or a value does not fit; the message names it as
+                `rows[i].column`.
         """
         for name in self.columns:
             if name not in columns:
@@ -72,22 +73,26 @@ class Features:
                 )
         parts: list[npt.NDArray[np.float32]] = []
         for name, column in self.columns.items():
+            # An image is the only column of its features.
             if isinstance(column, Image):
                 return column.apply(columns[name], name, max_pixels)
             parts.append(column.apply(columns[name], name, self._missing))
         return np.concatenate(parts, axis=1)
 
     def apply_numbers(self, values_BF: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """What `apply` gives, bit for bit, where all columns are numbers and come as one array.
+        """Does the same as `apply`, bit for bit, for numeric columns that come as one array.
 
         Args:
-            values_BF: Numbers [B, F] in the order of the columns; NaN where one is missing.
+            values_BF: Numbers [B, F] in the order of the columns; NaN for a missing one.
+
+        Returns:
+            float32 [B, F].
 
         Raises:
-            DataError: A number that is infinite or too large, named by row and column.
+            DataError: A number is infinite or too large; the message names its row and column.
         """
         mean_F, shift_F, scale_F = self._scaling
-        # A copy: what came may be the body of a request.
+        # A copy, because the array may be a view of the body of a request.
         numbers_BF = np.array(values_BF, dtype=np.float64)
         np.copyto(numbers_BF, mean_F, where=np.isnan(numbers_BF))
         with np.errstate(over="ignore"):
@@ -103,17 +108,21 @@ class Features:
 
     @property
     def are_numbers(self) -> bool:
-        """All columns are numbers."""
+        """Whether all columns are numeric."""
         return all(isinstance(column, Numeric) for column in self.columns.values())
 
     def apply_target(self, values: Values) -> npt.NDArray[Any]:
-        """Raw targets to what a loss takes.
+        """Turns raw targets into the targets of a loss.
+
+        Args:
+            values: B raw targets.
 
         Returns:
             int64 [B], positions in `signature.classes`; or float32 [B], standardised.
 
         Raises:
-            DataError: A label outside the classes, or a target that is no number, named by its row.
+            DataError: A label is none of the classes, or a target is no number; the message names
+                its row.
         """
         if self.signature.task == "regression":
             numbers_B = numbers(values, self.target, self._missing)
@@ -133,27 +142,31 @@ class Features:
         return labels_B
 
     def decode(self, outputs_BK: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
-        """Raw network outputs to answers.
+        """Turns raw network outputs into answers.
 
         Args:
             outputs_BK: float32 [B, K], before any softmax.
 
         Returns:
-            As of `answers`.
+            One answer per row, as `answers` returns them.
         """
         return self.answers(self.values(outputs_BK))
 
     def values(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Raw outputs to probabilities [B, K], or to values [B, 1] in units of the target."""
+        """Turns raw outputs into probabilities [B, K], or values [B, 1] in units of the target."""
         if self.signature.task == "regression":
             return self.unscale(outputs_BK)[:, None]
         return self.scores(outputs_BK)
 
     def answers(self, values_BK: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
-        """What `values` gives to answers.
+        """Turns the result of `values` into answers.
+
+        Args:
+            values_BK: float64, probabilities [B, K] or values [B, 1].
 
         Returns:
-            One per row: `{"label", "score", "scores": {class: probability}}`, or `{"value"}` in units of the target.
+            One per row: `{"label", "score", "scores": {class: probability}}`, or `{"value"}` in
+            units of the target.
         """
         if self.signature.task == "regression":
             return [{"value": value} for value in values_BK[:, 0].tolist()]
@@ -167,25 +180,31 @@ class Features:
         return answers
 
     def scores(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Raw outputs of a classification to the probabilities of its classes, [B, K]."""
+        """Turns raw outputs of a classification into probabilities of its classes, [B, K]."""
+        # In float64 and row by row: an answer must not depend on the other rows of its batch.
         logits_BK = outputs_BK.astype(np.float64)
         powers_BK = np.exp(logits_BK - logits_BK.max(axis=1, keepdims=True))
         scores_BK: npt.NDArray[np.float64] = powers_BK / powers_BK.sum(axis=1, keepdims=True)
         return scores_BK
 
     def unscale(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Standardised values [B] or [B, 1] of a regression to float64 [B] in units of the target."""
+        """Turns standardised values [B] or [B, 1] into float64 [B] in units of the target."""
         values_B = np.asarray(outputs, dtype=np.float64).reshape(len(outputs))
         return values_B * self.target_scale + self.target_mean
 
     def from_json_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        """Rows of JSON values to columns for `apply`.
+        """Turns rows of JSON values into columns for `apply`.
 
-        A column that a row leaves out is missing there. An image is base64 text of a PNG or JPEG file, or nested
-        lists of numbers from 0 to 255. The target and excluded columns may be there; they are not looked at.
+        Args:
+            rows: Objects of column: value. A column that a row leaves out is missing in it. An
+                image is base64 text of a file, or nested lists of numbers from 0 to 255. The
+                target and excluded columns are allowed and ignored.
+
+        Returns:
+            Values of every input column, by name.
 
         Raises:
-            DataError: A row that is no object or is empty, or a column that the model does not know.
+            DataError: A row is no object or has no input, or a column is unknown.
         """
         for index, row in enumerate(rows):
             self._check_row(index, row)
@@ -197,6 +216,7 @@ class Features:
             raise DataError(
                 f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs
             )
+        # The least name, so that the message does not depend on the order of a set.
         if unknown := row.keys() - self._known:
             name = min(unknown)
             raise DataError(
@@ -224,11 +244,12 @@ class Features:
         return {name: position for position, name in enumerate(self.signature.classes)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values, which `from_dict` reads."""
         return {
             "signature": self.signature.to_dict(),
             "target": self.target,
-            # A list: the order of the columns is the order of the inputs, and JSON is written with sorted keys.
+            # A list, because the order of the columns is the order of the inputs, and JSON is
+            # written with sorted keys.
             "columns": [
                 {"name": name, **column_to_dict(column)} for name, column in self.columns.items()
             ],
@@ -242,8 +263,11 @@ class Features:
     def from_dict(cls, value: dict[str, Any]) -> Features:
         """The inverse of `to_dict`.
 
+        Args:
+            value: Plain JSON values.
+
         Raises:
-            DataError: The value was written by another version, or by something else.
+            DataError: The value holds no features, or those of another version.
         """
         try:
             columns = {
@@ -264,5 +288,5 @@ class Features:
 
     @property
     def hash(self) -> str:
-        """sha256 over the canonical JSON."""
+        """Hash over every fitted statistic: sha256 of the canonical JSON."""
         return sha256(canonical_json(self.to_dict()))

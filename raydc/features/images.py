@@ -1,4 +1,7 @@
-"""Images to arrays: decode, convert, resize. One function for preparation and for serving."""
+"""Images to arrays: decoded, converted and resized alike in preparation and serving.
+
+Used in tasks of Ray Data and in replicas.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,19 @@ from raydc.features import nested
 Pixels = npt.NDArray[np.uint8]  # [H, W, C], C is 1 (grey) or 3 (RGB)
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
-# What is looked for in bytes. PIL knows more, among them EPS, which it has Ghostscript run.
+# PIL knows more formats, among them EPS, for which it starts Ghostscript: not for bytes of others.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
-    """An image as pixels.
+    """Decodes an image to pixels.
 
     Args:
-        value: Bytes of an encoded image (PNG, JPEG, ...), base64 text of such bytes, or an array or nested list
-            [H, W] or [H, W, C] of whole numbers from 0 to 255. Of an animation, the first picture.
-        size: (height, width) to resize to (bilinear, antialiased). Default: the image's own.
-        channels: 1 for grey, 3 for RGB. Default: the image's own.
+        value: Bytes of an encoded image (PNG, JPEG and so on), base64 text of such bytes, or an
+            array or nested list [H, W] or [H, W, C] of whole numbers from 0 to 255. An animation
+            counts as its first picture.
+        size: (height, width) to resize to, bilinear and antialiased; None keeps the image's size.
+        channels: 1 for grey, 3 for RGB; None keeps the image's channels.
 
     Returns:
         uint8 [H, W, C].
@@ -36,11 +40,21 @@ def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None
     Raises:
         ValueError: The value is no image; the message says why.
     """
-    return to_pixels(look(value), size, channels)
+    return to_pixels(open_image(value), size, channels)
 
 
-def look(value: Any) -> Image.Image | Pixels:
-    """What `decode` takes, with its size known and, where it is encoded, nothing decoded yet. Raises ValueError."""
+def open_image(value: Any) -> Image.Image | Pixels:
+    """Opens an image, so that its size is known, without decoding it.
+
+    Args:
+        value: As for `decode`.
+
+    Returns:
+        An image of PIL whose pixels are not read yet; or pixels, if they were given as numbers.
+
+    Raises:
+        ValueError: The value is no image; the message says why.
+    """
     if not isinstance(value, bytes | bytearray | memoryview | str):
         return _from_array(value)
     if isinstance(value, str):
@@ -52,12 +66,12 @@ def look(value: Any) -> Image.Image | Pixels:
         return Image.open(io.BytesIO(value), formats=_FORMATS)
     except UnidentifiedImageError as error:
         raise ValueError(f"not an image of a known format ({', '.join(_FORMATS)})") from error
-    except Exception as error:  # PIL's plugins raise whatever a broken file makes them trip over.
+    except Exception as error:  # PIL's plugins raise errors of any type on a broken file.
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def area(image: Image.Image | Pixels) -> int:
-    """Pixels of what `look` gave."""
+def count_pixels(image: Image.Image | Pixels) -> int:
+    """Height times width of an image that `open_image` returned."""
     if isinstance(image, np.ndarray):
         return int(image.shape[0] * image.shape[1])
     return int(image.width * image.height)
@@ -66,8 +80,21 @@ def area(image: Image.Image | Pixels) -> int:
 def to_pixels(
     image: Image.Image | Pixels, size: tuple[int, int] | None, channels: int | None
 ) -> Pixels:
-    """The second half of `decode`. Raises ValueError."""
+    """Decodes an opened image, and brings it to a size and channels.
+
+    Args:
+        image: As `open_image` returns it.
+        size: (height, width) to resize to; None keeps the image's size.
+        channels: 1 for grey, 3 for RGB; None keeps the image's channels.
+
+    Returns:
+        uint8 [H, W, C].
+
+    Raises:
+        ValueError: The file is damaged, or its pixels have more than 16 bits.
+    """
     pixels = image if isinstance(image, np.ndarray) else _load(image)
+    # Grey before the resize, which then has a third of the work; RGB after it, for the same reason.
     if channels == 1 and pixels.shape[2] == 3:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
     if size is not None and pixels.shape[:2] != size:
@@ -76,14 +103,14 @@ def to_pixels(
 
 
 def to_channels(pixels: Pixels, channels: int | None) -> Pixels:
-    """Grey to RGB where that is asked for: the same value in three channels."""
+    """Widens grey to RGB if `channels` is 3: the same value in three channels."""
     if channels == 3 and pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     return pixels
 
 
 def encode_png(pixels: Pixels) -> str:
-    """Base64 text of a lossless PNG: how an image stands in a JSON row."""
+    """Encodes pixels as base64 text of a PNG, the lossless form of an image in a JSON row."""
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
@@ -96,13 +123,13 @@ def _load(image: Image.Image) -> Pixels:
         if grey and image.mode not in ("1", "L", "LA", "La"):
             return _from_deep_grey(np.asarray(image))
         converted = np.asarray(image.convert("L" if grey else "RGB"))
-    except Exception as error:  # As in `look`; many files show their faults only here.
+    except Exception as error:  # As in `open_image`; many files show their faults only here.
         raise ValueError(str(error) or type(error).__name__) from error
     return converted[:, :, None] if grey else converted
 
 
 def _from_deep_grey(values: npt.NDArray[Any]) -> Pixels:
-    # PIL clips 16-bit grey at 255 instead of scaling it.
+    # The upper eight bits are kept: PIL clips 16-bit grey at 255 instead of scaling it.
     if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError("a grey image with more than 16 bits per pixel")
     return (values.astype(np.uint32) >> 8).astype(np.uint8)[:, :, None]
@@ -127,10 +154,14 @@ def _from_array(value: Any) -> Pixels:
 
 
 def _from_grey_lists(value: Any) -> Pixels | None:
-    """Lists [H][W] of Python's whole numbers in range, several times faster than through an array; None for others."""
+    """Converts lists [H][W] of ints from 0 to 255; None for anything else.
+
+    It is several times faster than an array of 64-bit numbers that is checked and cast.
+    """
     if not isinstance(value, list) or not value or not isinstance(value[0], list) or not value[0]:
         return None
     width = len(value[0])
+    # `bytes` itself refuses numbers out of range, floats and text.
     try:
         content = bytes(itertools.chain.from_iterable(value))
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Nested lists, as JSON has them, to arrays."""
+"""Nested lists of JSON to arrays, within bounded memory. Pure; used in replicas and tasks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ _RAGGED = "its rows differ in length"
 
 
 def to_array(value: Any) -> npt.NDArray[Any]:
-    """The numbers of nested lists as an array; its type is numpy's choice.
+    """Converts nested lists of numbers to an array.
 
-    Leaves are looked at first: numpy would make every one of them as wide as the longest text among them, 4 bytes a
-    character, so that a body of a megabyte could ask for the memory of a machine.
+    Args:
+        value: Nested lists, or anything else that numpy takes.
+
+    Returns:
+        An array of the type that numpy chooses.
 
     Raises:
-        ValueError: Something in them is no number, or the lists of a level differ in length.
+        ValueError: A leaf is no number, or the lists of a level differ in length.
     """
+    # Leaves are checked first: numpy makes every leaf as wide as the longest text among them, at
+    # 4 bytes a character, so that a request of a megabyte could exhaust the memory of a machine.
     if isinstance(value, list):
         leaves = value
+        # One level at a time, each in C: a request has up to a million leaves.
         while (kinds := set(map(type, leaves))) == {list}:
             leaves = list(itertools.chain.from_iterable(leaves))
         if list in kinds:
