@@ -9,6 +9,7 @@ from raydc.cli.app import main
 
 __all__ = ["main"]
 
+# In the order in which a newcomer needs them.
 main.add_section("Specs", show.validate, show.plan, show.schema)
 main.add_section(
     "Stages",

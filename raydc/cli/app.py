@@ -66,6 +66,7 @@ def report(line: str) -> None:
 class Commands(click.Group):
     """Turns deliberate errors into one message and their exit code."""
 
+    # In the order of the help page.
     sections: dict[str, list[click.Command]]
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -83,6 +84,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except RaydcError as error:
             _fail(error)
+        # A full disk or a missing permission is the user's to mend: no traceback.
         except OSError as error:
             place = error.filename or "storage"
             _fail(
@@ -117,6 +119,7 @@ class Commands(click.Group):
 def _fail(error: RaydcError) -> None:
     lines = str(error).splitlines()
     if isinstance(error, SpecError):
+        # Each problem has a line of its own, so the count ends them.
         lines.append(f"  {len(error.problems)} problem(s) in the spec; nothing was started.")
     click.echo(click.style("error: ", fg="red", bold=True, reset=True) + "\n".join(lines), err=True)
     sys.exit(error.exit_code)

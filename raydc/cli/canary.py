@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raydc.storage import Storage
 
 _VERSION = click.option("--version", type=int, help="Version to try.")
+# `canary` and `shadow` share these, and differ in the default of --fraction.
 _DROP = click.option("--drop", is_flag=True, help="End it.")
 
 
@@ -58,6 +59,7 @@ def canary(
 
     _refuse_both(drop, version)
     given, storage, alias = _open(spec, overrides, alias)
+    # Dropping needs no Ray: the record of a canary can outlive its endpoint.
     if drop:
         _end(storage, given.name, alias, "canary", address, why)
         return
@@ -67,6 +69,7 @@ def canary(
         report(
             f"{given.name}: version {version} answers {fraction:.3g} of the requests to {alias!r}"
         )
+    # With --follow the counts are printed as they change.
     elif not follow:
         _show(rollout.observe(storage, given.name, alias))
     if follow:
@@ -78,6 +81,7 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
     from raydc.serve.control import rollout
     from raydc.spec.sections import Serve
 
+    # The rule of today's spec, not of the one that was served: it may be tightened meanwhile.
     rule = (given.serve or Serve()).canary
     watched = rollout.observe(storage, given.name, alias).traffic.canary
     if watched is None:
@@ -88,12 +92,14 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
     decision = rollout.follow(
         storage, given.name, alias, watched.version, rule, lambda line: report(f"canary    {line}")
     )
+    # The history keeps both: who wanted it, and what the counts were.
     reason = f"{why}; {decision.reason}" if why else decision.reason
     if decision.kind == "promote":
         serve.promote(storage, given.name, alias, watched.version, why=reason)
         report(f"{given.name}: alias {alias!r} is now version {watched.version}: {decision.reason}")
         return
     rollout.end(storage, given.name, alias, "canary", why=reason)
+    # An error, so that a script that waits for a promotion stops here.
     raise ServeError(
         f"canary version {watched.version} of {given.name} was dropped: {decision.reason}"
     )
@@ -153,11 +159,11 @@ def _refuse_both(drop: bool, version: int | None) -> None:
 
 def _open(path: str, overrides: tuple[str, ...], alias: str | None) -> tuple[Spec, Storage, str]:
     from raydc import spec
-    from raydc.spec.sections import Serve
+    from raydc.cli.endpoint_actions import alias_of
     from raydc.storage import Storage
 
     given = spec.resolve(load(path, overrides))
-    return given, Storage(given.storage), alias or (given.serve or Serve()).alias
+    return given, Storage(given.storage), alias or alias_of(given)
 
 
 def _end(
@@ -182,6 +188,7 @@ def _end(
             f"no {kind} runs beside {model} {alias!r}",
             f"raydc {kind} SPEC --version N starts one.",
         )
+    # As an endpoint would have recorded it.
     move = Move(f"{kind} ended", alias, old, None, user(), why, round(time.time(), 3))
     registry.note(model, move)
     report(

@@ -96,6 +96,7 @@ def _read(
     else:
         facts = listing.read_json(f"data/{name}/{MANIFEST}")
         state = "complete" if facts else "damaged"
+        # Not damaged: another version of raydc reads it.
         if facts and facts.get("format") != FORMAT_VERSION:
             state = f"format {facts.get('format', 'unknown')}"
     rows, sources = facts.get("rows"), facts.get("sources")

@@ -56,6 +56,7 @@ def serve(
     from raydc.registry import Registry
 
     job = open_job(spec, overrides, address, dashboard)
+    # A spec without the section may be for training only, so the defaults are not assumed.
     if job.spec.serve is None:
         raise UsageError(f"{spec} has no section `serve`", "Add `serve: {}` for the defaults.")
     chosen = (
@@ -109,6 +110,7 @@ def predict(
     token: str | None,
 ) -> None:
     """Predict rows or an image at the endpoint, or a whole file."""
+    # A whole file needs no endpoint: Ray Data computes it with the version from the registry.
     if source is not None:
         if spec is None or output is None:
             raise UsageError(
@@ -119,10 +121,12 @@ def predict(
 
         endpoint_actions.predict_file(open_job(spec, overrides, address), source, output)
         return
+    # Neither, or both: one request carries rows or an image.
     if bool(rows) == bool(image):
         raise UsageError(
             "nothing to predict", "Give --row (one or more), --image, or --input with --output."
         )
+    # Parsed before the endpoint is looked for, so that a typo costs no request.
     parsed = [_json(row) for row in rows]
     if url is None:
         url = _endpoint_of(spec, overrides, token)
@@ -145,10 +149,12 @@ def _endpoint_of(spec: str | None, overrides: tuple[str, ...], token: str | None
     if spec is None:
         raise UsageError("no endpoint", "Give --url, or SPEC with a section `serve`.")
     loaded = load(spec, overrides)
+    # Port 0 is a free port, known only to the process that chose it.
     if loaded.serve is None or loaded.serve.port == 0:
         raise UsageError(f"{spec} does not say where the endpoint is", "Give --url.")
     from raydc import client
 
+    # An IPv6 address needs brackets in a URL.
     host = f"[{loaded.serve.host}]" if ":" in loaded.serve.host else loaded.serve.host
     return client.locate(f"http://{host}:{loaded.serve.port}", loaded.name, token=token)
 
@@ -201,13 +207,16 @@ def stop(
 ) -> None:
     """Take the endpoint of a spec down.
 
-    Endpoints of other models on the same Ray stay up."""
+    Endpoints of other models on the same Ray stay up.
+    """
+    # No default: --all is never meant by leaving SPEC out.
     if everything == (spec is not None):
         raise UsageError("stop takes either SPEC or --all", "raydc stop spec.yaml")
     from raydc import spec as specs
     from raydc.cli import endpoint_actions
     from raydc.cli.inventory import require_ray
 
+    # The spec is read first: its problems should not wait for a connection.
     resolved = None if spec is None else specs.resolve(load(spec, overrides))
     require_ray(address)
     for line in endpoint_actions.stop_endpoints(resolved):
@@ -218,6 +227,7 @@ def stay(job: Job, once: bool) -> None:
     """Keeps a local Ray up for its endpoints, which end with it; a cluster needs nobody to stay."""
     from raydc import engine, serve
 
+    # A cluster outlives this process, and so do its endpoints.
     if not job.engine.local:
         if once:
             serve.shutdown(job.spec.name)

@@ -9,7 +9,13 @@ from raydc.errors import ServeError
 from raydc.job import Job
 from raydc.registry import Registry
 from raydc.spec import ResolvedSpec, Spec
+from raydc.spec.sections import Serve
 from raydc.storage import Storage
+
+
+def alias_of(given: Spec) -> str:
+    """The alias that a spec serves; the default one if it has no section `serve`."""
+    return (given.serve or Serve()).alias
 
 
 def version_to_serve(registry: Registry, given: Spec) -> int:
@@ -64,13 +70,15 @@ def move_alias(
     from raydc import serve
 
     resolved = spec.resolve(given)
-    alias = alias or (resolved.serve.alias if resolved.serve else "production")
+    alias = alias or alias_of(resolved)
     storage = Storage(resolved.storage)
+    # Without a Ray no endpoint can follow, and moving the alias alone is what is wanted.
     attached = engine.attach(address)
     if version is None:
         moved = serve.rollback(storage, resolved.name, alias, why=why, live=attached)
     else:
         moved = serve.promote(storage, resolved.name, alias, version, why=why, live=attached)
+    # The endpoint may serve another alias of the model, which does not move.
     wanted = (storage.uri, resolved.name, alias, moved)
     answers = attached and any(
         (one["storage"], one["model"], one["alias"], one["version"]) == wanted
@@ -115,6 +123,7 @@ def stop_endpoints(given: ResolvedSpec | None) -> Iterator[str]:
                 f"says {Storage(given.storage).uri}",
                 f"Name its storage to stop it: --set storage={one['storage']}",
             )
+    # All were checked before the first one stops.
     for one in chosen:
         serve.stop(one)
         yield f"stopped   {one['url']}: {one['model']} version {one['version']}"

@@ -37,6 +37,7 @@ def runs(name: str | None, storage: str, as_json: bool) -> None:
     from raydc.tracking.phase_timer import read_account
 
     run = run_inventory.read_run(listing, name)
+    # Only details read files of other runs and models; the list stays cheap.
     versions = versions_of_run(listing, run)
     forks = run_inventory.forks_of(listing, name)
     account = read_account(listing.storage / "runs" / name)
@@ -57,6 +58,7 @@ def data(name: str | None, storage: str, as_json: bool) -> None:
     from raydc.cli.store_listing import open_listing
 
     listing = open_listing(storage)
+    # A data set does not know its users, so the runs are asked.
     known_runs = run_inventory.read_runs(listing)
     if name is None:
         found = data_inventory.read_data_sets(listing, known_runs)
@@ -132,6 +134,7 @@ def running_beside(listing: StoreListing, name: str) -> dict[tuple[str, str], in
     """Canaries and shadows that the history of a model has open; unreadable entries are noted."""
     from raydc.tracking.alias_history import running_beside as open_in
 
+    # Names count up with eight digits, so sorting them is the order of time.
     paths = sorted(p for p in listing.files("models", name) if p.startswith("history/"))
     records = listing.map(lambda path: listing.read_json(f"models/{name}/{path}"), paths)
     return open_in([record["move"] for record in records if "move" in record])

@@ -13,6 +13,7 @@ from raydc.cli.store_listing import Extent, StoreListing
 from raydc.errors import RegistryError, did_you_mean
 from raydc.storage import sha256
 
+# An entry of `raydc.serve.status`, as plain values: this module must not load Ray.
 Endpoint = Mapping[str, Any]
 
 
@@ -99,6 +100,7 @@ def read_model(
             f"{similar} `raydc models` lists all of them.".strip(),
         )
     model = _read(listing, name, endpoints)
+    # A run that was set aside keeps its spec's name, and may still hold a registered model.
     digests = {run.name: _digest(listing, run) for run in runs if run.spec_name == name}
     versions = listing.map(
         lambda version: _with_origin(listing, name, version, digests), model.versions
@@ -129,6 +131,7 @@ def _read(listing: StoreListing, name: str, endpoints: Sequence[Endpoint]) -> Mo
         )
         for number in sorted(numbers)
     ]
+    # Their secrets are not stored, so the number is all there is to show.
     num_tokens = sum(path.startswith("tokens/") for path in files)
     return Model(name, listing.extent("models", name), versions, aliases, num_tokens)
 
@@ -139,6 +142,7 @@ def _aliases(listing: StoreListing, name: str) -> dict[str, int]:
     entries = sorted(path for path in listing.files("models", name) if pattern.fullmatch(path))
     record = listing.read_json(f"models/{name}/{entries[-1]}") if entries else {}
     stacks = record.get("aliases")
+    # A damaged entry is named by `read_json`; without it no alias is known.
     if not isinstance(stacks, dict):
         return {}
     return {alias: int(stack[-1]) for alias, stack in sorted(stacks.items()) if stack}
@@ -148,6 +152,7 @@ def _serves(uri: str, name: str, version: int, endpoints: Sequence[Endpoint]) ->
     """How each endpoint of this model in this storage uses a version."""
     found = []
     for one in endpoints:
+        # Other storages may have a model of this name.
         if (one["storage"], one["model"]) != (uri, name):
             continue
         if one["version"] == version:
@@ -175,6 +180,7 @@ def _with_origin(
     record = listing.read_json(f"models/{name}/{path}") if path in files else {}
     facts_path = f"versions/{version.number}/facts.json"
     facts = listing.read_json(f"models/{name}/{facts_path}") if facts_path in files else {}
+    # The digest proves it; the run's name in the record may meanwhile be another training.
     holder = next((run for run, digest in digests.items() if digest == record.get("digest")), None)
     data_hash, metrics = facts.get("data_hash"), record.get("metrics")
     return ModelVersion(

@@ -66,6 +66,7 @@ def plan_run(
     Raises:
         RunError: A process drives it.
     """
+    # Its workers would write checkpoints into a folder that is being deleted.
     if run.driver:
         raise RunError(
             f"run {run.name!r} is in use: {run.driver} drives it",
@@ -108,6 +109,7 @@ def plan_data_set(listing: StoreListing, one: DataSet) -> Removal:
             "Finish it (raydc train SPEC --resume) or remove it first "
             f"(raydc rm run {one.needed_by[0]} --yes).",
         )
+    # `raydc prepare` holds no lease, so recent files are the only sign of it.
     if one.state == "incomplete":
         _refuse_recent(one.extent, f"data set {one.name!r}", DataError)
     notes = []
@@ -140,6 +142,7 @@ def plan_versions(
     """
     known = {version.number: version for version in model.versions}
     removals = []
+    # The same number twice is removed once.
     for number in dict.fromkeys(numbers):
         if number not in known:
             raise RegistryError(
@@ -152,6 +155,7 @@ def plan_versions(
             what = f"version {number} of {model.name}"
             _refuse_recent(version.extent, what, RegistryError)
         folder = f"models/{model.name}/versions/{number}"
+        # `versions/N.json` stays, so that the number is not given again.
         has_manifest = version.state == "complete"
         notes = [
             f"alias {alias!r} can then not be rolled back, for it stood for this version before"
@@ -190,6 +194,7 @@ def plan_model(listing: StoreListing, model: Model, beside: Beside) -> Removal:
     notes = ["its history goes too, and its versions count from 1 again"]
     if model.num_tokens:
         notes.append(f"{model.num_tokens} access token(s) of its endpoint go with it")
+    # Without its manifest a version cannot be resolved, and the tokens are of no use.
     files = listing.files("models", model.name)
     first = tuple(sorted(path for path in files if re.match(rf"versions/\d+/{MANIFEST}", path)))
     return Removal(f"model {model.name}", f"models/{model.name}", first, model.extent, tuple(notes))
@@ -243,6 +248,7 @@ def carry_out(storage: Storage, removal: Removal) -> None:
             folder = storage / parent / hidden
             # The claim moved along; the rest must not look driven if this process dies now.
             folder.delete(lease.FILE)
+        # On an object store a folder goes file by file, and an error may end it at any of them.
         for path in removal.first:
             folder.delete(path)
         folder.delete()
@@ -256,6 +262,7 @@ def _delete_manifest(storage: Storage, removal: Removal) -> None:
     folder = storage / removal.folder
     manifest = folder.read_bytes(MANIFEST)
     folder.delete(MANIFEST)
+    # After the deletion no alias can be moved here any more; one that was is seen now.
     if number in Registry(storage).aliases(model).values():
         folder.write_bytes(MANIFEST, manifest)
         raise RegistryError(

@@ -36,6 +36,7 @@ def run(names: tuple[str, ...], storage: str, yes: bool) -> None:
     from raydc.cli.store_listing import open_listing
 
     listing = open_listing(storage)
+    # All are planned before the first is removed: one refusal keeps all of them.
     planned = []
     for name in names:
         one = run_inventory.read_run(listing, name)
@@ -86,6 +87,7 @@ def model(
     found = model_inventory.read_model(listing, name, [], endpoints or [])
     # A Ray that was asked knows better than the history, which an endpoint that died left open.
     beside = inventory.running_beside(listing, name) if endpoints is None else {}
+    # Without --version all of it goes: tokens and history too, which single versions leave.
     if versions:
         previous = Registry(listing.storage).previous_versions(name)
         planned = removal.plan_versions(listing, found, versions, beside, previous)
@@ -112,6 +114,7 @@ def alias(
 
     listing = open_listing(storage)
     registry = Registry(listing.storage)
+    # An unknown name is refused before a Ray is looked for, which takes seconds.
     version = registry.resolve_alias(model_name, alias)
     endpoints = inventory.ask_endpoints(address)
     uri = listing.storage.uri
@@ -130,6 +133,7 @@ def _finish(listing: StoreListing, planned: Sequence[Removal], yes: bool) -> Non
     from raydc.cli import removal, tables
     from raydc.cli.store_listing import size_text
 
+    # What could not be read may have said that something is in use.
     tables.warn_of_damage(listing)
     for one in planned:
         size = f"{size_text(one.extent.num_bytes)} in {one.extent.num_files:,} files"

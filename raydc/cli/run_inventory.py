@@ -109,13 +109,16 @@ def _read(listing: StoreListing, name: str) -> Run:
     files = listing.files("runs", name)
     folder = f"runs/{name}"
     spec_name = _spec_name(listing, name)
+    # The last record of each kind: a run that was resumed has started more than once.
     kinds = {record["kind"]: record for record in _log(listing, name, "events")}
     state = "finished" if {"run_finished", "sweep_finished"} & set(kinds) else "unfinished"
+    # Only a claim that exists is worth a request.
     driver = lease.read_driver(listing.storage / "runs" / name) if lease.FILE in files else None
     if driver is not None and lease.seems_alive(driver):
         state = "running"
     else:
         driver = None
+    # This file makes a folder a run: `--resume` and `--new` look for it too.
     if "resolved.yaml" not in files:
         state = "incomplete"
     last, epoch = _progress(listing, name)
@@ -164,6 +167,7 @@ def _log(
         for path in listing.files("runs", name)
         if path.startswith(f"{stem}.") and path.endswith(".jsonl") and "/" not in path
     )
+    # The end of the log is in the newest segment.
     if max_bytes is not None:
         segments = segments[-1:]
     return [
@@ -191,6 +195,7 @@ def _progress(listing: StoreListing, name: str) -> tuple[dict[str, Any], dict[st
 
 def _locked_data_hash(listing: StoreListing, name: str) -> str | None:
     """The data set in the lock file of the run, or of any trial: they all use the same one."""
+    # A sweep writes no event of its start; each trial locks its environment and data set.
     locks = [path for path in listing.files("runs", name) if path.endswith("run.lock.yaml")]
     for path in sorted(locks, key=len)[:1]:
         content = listing.read_bytes(f"runs/{name}/{path}")

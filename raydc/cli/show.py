@@ -30,6 +30,7 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     from raydc import spec as specs
 
     resolved = specs.resolve(load(spec, overrides))
+    # Unlike other commands, a plan starts no Ray: without a cluster it counts this machine's CPUs.
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         resources, where = engine.connect(address).resources, f"the cluster at {address}"

@@ -46,17 +46,20 @@ def run(
     from raydc import pipeline
 
     job = open_job(spec, overrides, address, dashboard)
+    # Each trial would need the weights of another model: the search varies what a fork must keep.
     if fork and job.spec.sweep:
         raise UsageError(
             f"{spec} has a sweep, which --fork does not start",
             "Use raydc train, which ignores the sweep.",
         )
+    # The text as the user wrote it goes into the run folder, with comments.
     served = pipeline.run(job, Path(spec).read_text(), resume, new, fork)
     _summary(job, served)
     if served.url:
         stay(job, once)
 
 
+# Checked before Ray starts: a contradiction should not cost twenty seconds.
 def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
     if resume and new:
         raise UsageError(
@@ -70,6 +73,7 @@ def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
 def _summary(job: Job, served: Served) -> None:
     if served.prediction is not None:
         answer = served.prediction["predictions"][0]
+        # A classifier answers with a label, a regression with a value.
         said = answer.get("label", answer.get("value"))
         score = f" (score {answer['score']:.3f})" if "score" in answer else ""
         truth = "" if served.expected is None else f"; the held-out row says {served.expected}"
@@ -149,6 +153,7 @@ def sweep(
     from raydc import pipeline
 
     job = open_job(spec, overrides, address, dashboard)
+    # Training the base spec instead would be a surprise that costs hours.
     if job.spec.sweep is None:
         raise UsageError(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
@@ -177,6 +182,7 @@ def _prepare_checked(job: Job) -> Prepared:
     from raydc import pipeline
 
     data = pipeline.prepare_data(job)
+    # A model that does not fit should fail before workers start and a run folder exists.
     pipeline.check_model(job, data)
     return data
 
@@ -219,6 +225,7 @@ def chaos(
     from raydc import pipeline
     from raydc import spec as specs
 
+    # Nodes of --nodes are started for this test, because killing those of a cluster harms others.
     if nodes and address:
         raise UsageError(
             "--nodes and --address exclude each other", "Nodes of a cluster in use are left alone."

@@ -73,6 +73,7 @@ class StoreListing:
         """
         files = self.files(kind, name)
         infos = [info for path, info in files.items() if path.startswith(under)]
+        # Some stores do not tell the time of a change.
         changed_ns = max((info.mtime_ns or 0 for info in infos), default=0)
         num_bytes = sum(info.size or 0 for info in infos)
         return Extent(num_bytes, len(infos), changed_ns / 1e9 if changed_ns else None)
@@ -163,6 +164,7 @@ class StoreListing:
         found: dict[str, dict[str, pafs.FileInfo]] = {}
         for info in infos:
             name, _, path = info.path.removeprefix(root).lstrip("/").partition("/")
+            # An object store has no folders, so they may come up only as parts of paths.
             if info.type == pafs.FileType.Directory:
                 found.setdefault(name, {})
             elif path and info.type == pafs.FileType.File:
@@ -193,6 +195,7 @@ def size_text(num_bytes: int) -> str:
     """A size in decimal units, as disks are sold and `docker system df` shows: `12.3 MB`."""
     size = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
+        # Three digits round 999.5 up to 1000, which belongs to the next unit.
         if size < 999.5:
             return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000

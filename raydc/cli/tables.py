@@ -30,6 +30,7 @@ def print_runs(listing: StoreListing, runs: Sequence[Run]) -> None:
             run.name,
             run.state,
             _number(run.step),
+            # Held-out rows say more than those that chose the checkpoint.
             _first_score(run.held_out) or _first_score(run.validation),
             size_text(run.extent.num_bytes),
             age_text(run.extent.changed_s),
@@ -90,6 +91,7 @@ def print_run(
         forks: Names of the runs that started with its weights.
         time_lines: Where its time went.
     """
+    # What takes the space of a run; the rest are a few small files.
     parts = ("checkpoints", "model", "sweep", "tensorboard")
     sizes = {part: listing.extent("runs", run.name, f"{part}/") for part in parts}
     shown = [f"{part} {size_text(e.num_bytes)}" for part, e in sizes.items() if e.num_files]
@@ -123,6 +125,7 @@ def print_run(
 
 def tensorboard_command(listing: StoreListing, run: Run) -> str:
     """The command that shows a run's scalars; empty if it wrote none."""
+    # TensorBoard finds those of the trials of a sweep below this folder too.
     if not run.has_scalars:
         return ""
     return f"tensorboard --logdir {(listing.storage / 'runs' / run.name).local_path}"
@@ -176,6 +179,7 @@ def print_model(listing: StoreListing, model: Model, beside: Mapping[tuple[str, 
         return
     rows = []
     for version in model.versions:
+        # An endpoint that was asked has said so itself.
         running = [
             f"{kind} of {alias}" for (alias, kind), number in beside.items()
             if number == version.number and not version.serves
@@ -233,16 +237,19 @@ def _plain(value: Any) -> Any:
 
 
 def _console() -> Console:
+    # Markup would take brackets in names for styles.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     return Console(width=width, highlight=False, emoji=False, markup=False)
 
 
 def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[str]) -> None:
     """Prints aligned columns; those in `numbers` to the right, and only the first may wrap."""
+    # A header without rows looks like a failure; the total says that there is nothing.
     if not rows:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, title in enumerate(titles):
+        # Names and lists fold in a narrow terminal; numbers and ages stay on one line.
         free = index == 0 or title in ("used by", "aliases", "used as", "versions", "data set")
         table.add_column(
             title,
@@ -266,6 +273,7 @@ def _print_total(noun: str, listing: StoreListing, extents: Sequence[Extent]) ->
 
 def _print_lines(lines: Lines) -> None:
     for title, text in lines:
+        # A line without a value says nothing, so it is left out.
         if text:
             click.echo(f"{title:<13}{text}")
 

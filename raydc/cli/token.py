@@ -39,8 +39,10 @@ def create(
     from raydc.registry import user
 
     wanted = tuple(right.strip() for right in rights.split(",") if right.strip())
+    # Days on the command line, seconds everywhere else.
     lifetime_s = None if days is None else days * _DAY_S
     text = _tokens(spec, overrides).create(name, wanted, lifetime_s, user())
+    # To stderr, so that `TOKEN=$(raydc token create ...)` takes the token alone.
     click.echo(
         f"token {name!r} may {' and '.join(wanted)}; "
         "it is shown only once, and works within seconds:",
@@ -57,6 +59,7 @@ def list_(spec: str, overrides: tuple[str, ...]) -> None:
     found = _tokens(spec, overrides).read_all()
     for one in found:
         until = "until it is revoked" if one.expires_s is None else f"until {_day(one.expires_s)}"
+        # Expired tokens are refused, but their files stay until they are revoked.
         if one.has_expired(time.time()):
             until = f"expired on {_day(one.expires_s or 0.0)}"
         report(

@@ -1,0 +1,85 @@
+"""The run folder as the pipeline makes, continues, sets aside and refuses it. Needs no Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from training import training_spec
+
+from raydc import pipeline
+from raydc.engine import Engine
+from raydc.errors import RunError, UsageError
+from raydc.job import Job, open_job
+from raydc.tracking import lease
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    return []
+
+
+def make_job(tmp_path: Path, lines: list[str], **sections: object) -> Job:
+    """A job of a Ray that is never called."""
+    spec = training_spec(str(tmp_path), name="digits", **sections)
+    return Job(spec, Engine(True, "local", 1, {"CPU": 2.0}), lines.append)
+
+
+def test_new_run_keeps_the_spec_as_written(tmp_path: Path, lines: list[str]) -> None:
+    job = make_job(tmp_path, lines)
+    assert not pipeline.begin_run(job, "name: digits  # mine\n", resume=False, new=False)
+    assert job.run_folder.read_bytes("spec.yaml") == b"name: digits  # mine\n"
+    assert b"name: digits" in job.run_folder.read_bytes("resolved.yaml")
+    assert not job.run_folder.exists(lease.FILE)
+
+
+def test_existing_run_is_neither_overwritten_nor_continued(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    job = make_job(tmp_path, lines)
+    pipeline.begin_run(job, None, resume=False, new=False)
+    with pytest.raises(RunError, match="run 'digits' exists already") as caught:
+        pipeline.begin_run(job, None, resume=False, new=False)
+    assert all(flag in str(caught.value) for flag in ("--resume", "--new", "--set name="))
+    assert pipeline.begin_run(job, None, resume=True, new=False)
+
+
+def test_resume_with_another_spec_is_refused(tmp_path: Path, lines: list[str]) -> None:
+    pipeline.begin_run(make_job(tmp_path, lines), None, resume=False, new=False)
+    changed = make_job(tmp_path, lines, seed=7)
+    with pytest.raises(RunError, match="seed"):
+        pipeline.begin_run(changed, None, resume=True, new=False)
+
+
+def test_new_sets_the_existing_run_aside_under_a_free_name(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    job = make_job(tmp_path, lines)
+    for _ in range(3):
+        pipeline.begin_run(job, None, resume=False, new=True)
+    assert (job.storage / "runs").names() == ["digits", "digits.1", "digits.2"]
+    assert not job.storage.exists(f"runs/digits.1/{lease.FILE}")
+    assert lines == [
+        "run       the run before is now digits.1",
+        "run       the run before is now digits.2",
+    ]
+
+
+def test_driver_that_died_while_it_made_the_folder_is_no_obstacle(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    job = make_job(tmp_path, lines)
+    job.run_folder.write_bytes("spec.yaml", b"")
+    job.run_folder.write_bytes(lease.LOCK_FILE, b"")
+    assert not pipeline.begin_run(job, None, resume=False, new=False)
+
+
+def test_dashboard_of_a_cluster_is_refused_before_it_is_reached(
+    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = training_spec(str(tmp_path))
+    with pytest.raises(UsageError, match="--dashboard is for a local Ray"):
+        open_job(spec, "localhost:1", lines.append, dashboard=True)
+    monkeypatch.setenv("RAY_ADDRESS", "localhost:1")
+    with pytest.raises(UsageError, match="--dashboard is for a local Ray"):
+        open_job(spec, None, lines.append, dashboard=True)
