@@ -48,7 +48,7 @@ class Scripted(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers by the script: DROP closes without an answer, STALL stops within it, TRICKLE is slow."""
+    """Answers by the script: DROP closes at once, STALL stops in an answer, TRICKLE takes long."""
 
     server: Scripted
     protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""A switch declares twice, restores the old application on failure, and respects others' changes."""
+"""A switch declares twice, restores the old state on failure, and respects others' changes."""
 
 from __future__ import annotations
 
