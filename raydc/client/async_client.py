@@ -35,7 +35,7 @@ class AsyncClient(EndpointClient[httpx.AsyncClient]):
         key: While a canary runs, requests with the same key are answered by the same version.
         timeout_s: Time limit of one call, with all its attempts and the delays between them.
         max_retries: Attempts after the first.
-        attempt_timeout_s: Time limit of one attempt. Default: what is left of `timeout_s`.
+        attempt_timeout_s: Time limit of one attempt. Default: the rest of `timeout_s`.
         tls: Trusted certificates. Default: those of the machine, or of SSL_CERT_FILE.
 
     Raises:

@@ -54,7 +54,7 @@ class Call:
         request_id: Id of the request, the same for all attempts.
         timeout_s: Time limit for everything, delays included.
         max_retries: Attempts after the first.
-        attempt_timeout_s: Time limit of an attempt; None means what is left of the call.
+        attempt_timeout_s: Time limit of an attempt; None means the rest of the call.
     """
 
     def __init__(

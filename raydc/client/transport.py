@@ -31,7 +31,7 @@ class Target:
         headers: Headers of every request.
         timeout_s: Time limit of a call.
         max_retries: Attempts after the first.
-        attempt_timeout_s: Time limit of an attempt; None means what is left of the call.
+        attempt_timeout_s: Time limit of an attempt; None means the rest of the call.
         tls: Trusted certificates; None means those of the machine.
     """
 
@@ -119,7 +119,7 @@ def make_target(
         key: Requests with the same key stay with one version; None sends no key.
         timeout_s: Time limit of a call.
         max_retries: Attempts after the first.
-        attempt_timeout_s: Time limit of an attempt; None means what is left of the call.
+        attempt_timeout_s: Time limit of an attempt; None means the rest of the call.
         tls: Trusted certificates; None means those of the machine.
 
     Raises:

@@ -291,7 +291,7 @@ def test_a_shadow_gets_copies_and_answers_nobody(first: serve.Endpoint, storage:
         wait_for(has_rows, "copies in the shadow")
     assert (load.failures, set(load.versions)) == ([], {"1"})
     assert rollout.end(storage, "small", "production", "shadow").version == 2
-    with pytest.raises(ServeError, match="no shadow runs beside"):
+    with pytest.raises(ServeError, match="has no shadow"):
         rollout.end(storage, "small", "production", "shadow")
 
 

@@ -97,7 +97,7 @@ def end(
     def change(now: Traffic) -> Traffic:
         if getattr(now, kind) is None:
             raise ServeError(
-                f"no {kind} runs beside {model} {alias!r}",
+                f"{model} {alias!r} has no {kind}",
                 f"raydc {kind} SPEC --version N starts one.",
             )
         return now.model_copy(update={kind: None})
@@ -145,10 +145,11 @@ def record_changes(
         if old == new:
             continue
         versions = (old.version if old else None, new.version if new else None)
-        told = kind if new else f"{kind} ended"
+        entry = kind if new else f"{kind} ended"
         fraction = new.fraction if new else None
         registry.note(
-            model, Move(told, alias, *versions, who or user(), why, round(time.time(), 3), fraction)
+            model,
+            Move(entry, alias, *versions, who or user(), why, round(time.time(), 3), fraction),
         )
 
 

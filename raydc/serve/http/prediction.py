@@ -125,7 +125,7 @@ class PredictionHandler:
                 # A small file may hold a large image: it stops here and is decoded in a thread.
                 with contextlib.suppress(TooManyPixelsError):
                     return inputs(min(_FEW_PIXELS, max_pixels))
-            return await self._service.work(lambda: inputs(max_pixels))
+            return await self._service.run_in_thread(lambda: inputs(max_pixels))
         except RecursionError as error:
             raise RequestError(400, "the body has lists or objects nested too deep") from error
 
@@ -152,7 +152,9 @@ class PredictionHandler:
             gone.cancel()
 
     async def _encode(self, values_BK: Array, encode: Callable[[], Response]) -> Response:
-        return encode() if values_BK.size <= _FEW_SCORES else await self._service.work(encode)
+        return (
+            encode() if values_BK.size <= _FEW_SCORES else await self._service.run_in_thread(encode)
+        )
 
 
 def _predictions(values_BK: Array, loaded: LoadedVersion) -> Response:

@@ -257,6 +257,6 @@ class Service:
             share.version, lambda: answered.bundle.features.answers(values_BK), predict_shadow
         )
 
-    async def work(self, function: Callable[[], Result]) -> Result:
-        """Runs a function in a thread, if it is too long for the event loop."""
+    async def run_in_thread(self, function: Callable[[], Result]) -> Result:
+        """Runs a function that takes too long for the event loop, such as decoding images."""
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)

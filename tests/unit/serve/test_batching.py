@@ -45,8 +45,8 @@ def test_batch_has_at_most_max_batch_size_requests() -> None:
 def test_batch_joins_rows_up_to_the_limit_only() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(double, max_batch_size=4)
-        asked = [rows(*range(count)) for count in (1, 3, 2, 9, 1, 1)]
-        answers = await asyncio.gather(*(batcher.submit(x) for x in asked))
+        inputs = [rows(*range(count)) for count in (1, 3, 2, 9, 1, 1)]
+        answers = await asyncio.gather(*(batcher.submit(x) for x in inputs))
         assert [len(answer) for answer in answers] == [1, 3, 2, 9, 1, 1]
         return list(batcher.batch_sizes)
 
