@@ -120,3 +120,11 @@ def test_the_program_of_the_documentation_runs(
     exec(compile(code, program.page, "exec"), {})
     assert capsys.readouterr().out == "7 3\n(32, 10)\n"
     assert len(endpoint.requests) == 3
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_methods_have_the_documentation_of_their_base(kind: type) -> None:
+    for name in ("predict", "infer", "metadata", "ready", "run"):
+        documentation = inspect.getdoc(getattr(kind, name)) or ""
+        parameters = inspect.signature(getattr(kind, name)).parameters
+        assert all(f"{one}:" in documentation for one in parameters if one != "self"), name
