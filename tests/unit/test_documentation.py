@@ -122,6 +122,16 @@ def test_links_between_pages_have_targets(root: Path) -> None:
         assert missing == [], page
 
 
+def test_files_named_in_pages_exist(root: Path) -> None:
+    others = [root / "CONTRIBUTING.md", root / "cluster" / "README.md"]
+    for page in [*documentation.pages(), *others]:
+        text = page.read_text()
+        named = re.findall(r"`((?:raydc|tests|docs|bench|cluster|\.ci)/[\w./-]+)`", text)
+        inside = re.findall(r"`((?:loop|checkpoint|elastic|data|serve)/[\w./]+\.py)`", text)
+        paths = {*named, *(f"raydc/{name}" for name in inside)}
+        assert [path for path in sorted(paths) if not (root / path).exists()] == [], page
+
+
 def test_pages_are_all_in_the_navigation(root: Path) -> None:
     navigation = (root / "mkdocs.yml").read_text()
     missing = [
