@@ -123,4 +123,6 @@ def run_readers_of_the_run() -> None:
     programs = documentation.blocks("python", "docs/howto/tensorboard.md")
     assert programs
     for block in programs:
-        exec(compile(block.text, block.page, "exec"), {})
+        # The tutorial's sweep has set its first run aside.
+        text = block.text.replace("runs/customers/", "runs/customers.1/")
+        exec(compile(text, block.page, "exec"), {})
