@@ -95,7 +95,7 @@ def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
                 "the command again.",
             )
         meta, entries = dict(manifest["meta"]), dict(manifest["files"])
-        # Wrong types are found here, and not by whoever compares an entry later.
+        # Wrong types are found here, not later when an entry is compared.
         for entry in entries.values():
             int(entry["bytes"]), str(entry["sha256"])
     except FileNotFoundError as error:

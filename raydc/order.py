@@ -1,4 +1,4 @@
-"""The order of rows, as a pure function. Used in workers and by whoever checks them.
+"""The order of rows, as a pure function. Used in workers and in checks of them.
 
 `batch_rows` computes the rows of a step from a few integers. Nothing is stored, so resuming at any
 step costs the same. The permutation is an unbalanced Feistel network over the smallest power of two

@@ -112,7 +112,7 @@ class Storage:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        # The new name is in the folder, which is a file with a cache of its own.
+        # The name is content of the folder, which has to reach the disk too.
         _sync_folder(os.path.dirname(path))
 
     def write_json(self, name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from raydc.errors import DataError, Say, did_you_mean
 from raydc.spec.sections import Data
 
 # A column of text in which nine of ten values are numbers is rather one of numbers with a mark for
-# missing values, so the user is asked.
+# missing values, so a note tells the user.
 _MOSTLY_NUMBERS_FRACTION = 0.9
 
 

@@ -69,7 +69,7 @@ def find_identifiers(total: RowStatistics, cleaner: Cleaner) -> list[str]:
         cleaner: Knows the kinds of the columns and section `data`.
 
     Returns:
-        One line for each categorical column with a value of its own in most training rows.
+        One line for each categorical column whose values rarely repeat in the training rows.
     """
     num_rows = total.num_rows[TRAIN]
     found = []

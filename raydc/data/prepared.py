@@ -18,7 +18,7 @@ class Prepared:
         data_hash: sha256 over everything that it was made from.
         features: Features fitted on its training rows.
         num_rows: Rows of each split, by name.
-        reused: Whether it existed before it was asked for.
+        reused: Whether it was loaded and not prepared by this call.
     """
 
     folder: Storage

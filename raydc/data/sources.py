@@ -223,7 +223,13 @@ def _pair_idx_files(
     if is_only_source or len(pairs) == 1:
         return list(pairs.values())
     # The same folder given twice, as `train` and as `test`, means its own two parts.
-    return [pairs["t10k" if part == "test" else "train"]]
+    prefix = "t10k" if part == "test" else "train"
+    if prefix not in pairs:
+        hint = "Give {images: ..., labels: ...} for each part."
+        raise DataError(
+            f"{_shown_source(source)}: it is not clear which IDX files are the {part} part", hint
+        )
+    return [pairs[prefix]]
 
 
 def _pair(part: Part, images: SourceFile, labels: SourceFile) -> SourceFile:

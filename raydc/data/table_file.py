@@ -59,7 +59,7 @@ class TableWriter:
             self._file = self._open_file(self._stream, table.schema)
         for name in table.column_names:
             if name not in self._schema.names:
-                hint = "Give every row the same columns, null where there is no value."
+                hint = "Give every row the same columns, with null for a missing value."
                 raise DataError(f"{self.path}: column {name!r} is missing in the first rows", hint)
         self._file.write_table(_with_schema(table, self._schema))
 

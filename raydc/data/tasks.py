@@ -87,8 +87,8 @@ def read_blocks(
         )
         blocks: list[BlockRef] = []
         num_rows = 0
-        # The public API would hand out rows; references leave them in the object store, where they
-        # stay as long as somebody refers to them.
+        # The public API hands out rows. References leave them in the object store, which keeps them
+        # while this list exists.
         for bundle in data.iter_internal_ref_bundles():
             blocks += bundle.block_refs
             num_rows += bundle.num_rows() or 0

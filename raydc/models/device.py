@@ -1,4 +1,4 @@
-"""The device of a process, and the settings that the bits of a result depend on besides the spec.
+"""The device of a process, and the settings outside the spec that change bits of a result.
 
 Used in workers, and in the driver for runs without workers.
 """

@@ -97,7 +97,7 @@ class Network(nn.Module):
 
 
 def model_problem(path: str, message: str) -> SpecError:
-    """An error of section `model`, whose file and line nobody knows any more.
+    """Makes an error about section `model`; its file and line are no longer known here.
 
     Args:
         path: Dotted path of the field.

@@ -30,8 +30,8 @@ def build(model: Model, signature: Signature, seed: int) -> Network:
     Raises:
         SpecError: The section does not fit the rows, names an unknown model, or its builder fails.
     """
-    # Weights are drawn on the CPU, so that every device starts with the same ones; the generator
-    # of the process is put back for whoever draws next.
+    # Weights are drawn on the CPU, so that every device starts with the same ones. The fork leaves
+    # the generator of the process as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(model, Linear):

@@ -82,3 +82,10 @@ def test_locate_refuses_parts_of_two_formats(tmp_path: Path) -> None:
     _touch(tmp_path, "a.csv", "b.parquet")
     with pytest.raises(DataError, match="train and test have different formats: csv, parquet"):
         _locate(f"{{train: {tmp_path}/a.csv, test: {tmp_path}/b.parquet}}")
+
+
+def test_locate_refuses_idx_files_of_an_unclear_part(tmp_path: Path) -> None:
+    for prefix in ("", "train-"):
+        _touch(tmp_path, f"{prefix}images-idx3-ubyte", f"{prefix}labels-idx1-ubyte")
+    with pytest.raises(DataError, match="not clear which IDX files are the test part"):
+        _locate(f"{{train: {tmp_path}, test: {tmp_path}}}")
