@@ -168,7 +168,7 @@ def _column_from_json(value: dict[str, Any]) -> ColumnStatistics:
     return PixelHistogram(**{**value, "counts": tuple(map(tuple, value["counts"]))})
 
 
-# Of a block -------------------------------------------------------------------------------------
+# Measuring a block ------------------------------------------------------------------------------
 
 
 def measure_block(table: pa.Table, cleaner: Cleaner) -> RowStatistics:
@@ -244,7 +244,7 @@ _MEASURES: dict[str, Callable[[pa.Array], ColumnStatistics]] = {
 }
 
 
-# Of all blocks ----------------------------------------------------------------------------------
+# Merging blocks ---------------------------------------------------------------------------------
 
 
 def merge_statistics(parts: Sequence[RowStatistics]) -> RowStatistics:

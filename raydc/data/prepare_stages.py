@@ -36,7 +36,7 @@ from raydc.storage import Storage
 _READ_TASKS_PER_CPU = 4
 # A digest and a row id take about 150 bytes as Python objects: some 600 MB per task.
 _ROWS_PER_DUPLICATE_TASK = 4_000_000
-# With fewer shards, progress reports would be as frequent as the shards.
+# Quarters of fewer shards would be reported within a second.
 _MIN_SHARDS_TO_REPORT = 8
 
 
@@ -83,7 +83,7 @@ class PrepareStages:
         cleaner = replace(cleaner, duplicates=self._find_duplicates(blocks, total.num_rows))
         features, num_rows = self._fit(blocks, cleaner)
         signature = features.signature
-        # Of x alone: y and the row id add at most 16 bytes.
+        # x alone counts: y and the row id add at most 16 bytes.
         row_bytes = math.prod(signature.shape) * np.dtype(signature.dtype).itemsize
         rows_per_shard = shards.rows_per_shard(row_bytes)
         plan = shard_writer.plan_shards(num_rows, rows_per_shard)

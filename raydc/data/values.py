@@ -26,7 +26,7 @@ IMAGE = pa.struct(
         ("channels", pa.int32()),
     ]
 )
-# What `float` takes, less underscores and hexadecimal: `1_000` and `0x1` are rather codes.
+# Numbers as `float` reads them, but no `1_000`, which is rather a code than a number.
 _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
 _NOT_FINITE = r"^\s*[+-]?(?i:inf|infinity|nan)\s*$"
 Floats = npt.NDArray[np.float64]

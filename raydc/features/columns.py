@@ -183,7 +183,7 @@ class Categorical:
         Raises:
             DataError: A value is a list or an object.
         """
-        # The input of each case; -1 for none.
+        # Position of the input in each case; -1 means that the row gets none.
         num_known = len(self.categories)
         other = num_known if self.has_other else -1
         missing = num_known + self.has_other if self.has_missing else -1

@@ -20,7 +20,8 @@ from raydc.features import nested
 Pixels = npt.NDArray[np.uint8]  # [H, W, C], C is 1 (grey) or 3 (RGB)
 
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
-# PIL knows more formats, among them EPS, for which it starts Ghostscript: not for bytes of others.
+# Formats that untrusted bytes may have. PIL knows more, among them EPS, for which it starts
+# Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 

@@ -28,7 +28,7 @@ def to_array(value: Any) -> npt.NDArray[Any]:
     # 4 bytes a character, so that a request of a megabyte could exhaust the memory of a machine.
     if isinstance(value, list):
         leaves = value
-        # One level at a time, each in C: a request has up to a million leaves.
+        # One level at a time, so that the loops over leaves run in C.
         while (kinds := set(map(type, leaves))) == {list}:
             leaves = list(itertools.chain.from_iterable(leaves))
         if list in kinds:
