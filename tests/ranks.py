@@ -92,7 +92,7 @@ def _serve(connection: Connection) -> None:
         where, *work = connection.recv()
         try:
             connection.send(_fit(where, *work))
-        except Exception:  # noqa: BLE001 - raised again in the process that asked.
+        except Exception:  # noqa: BLE001 - raised again in the test's process.
             connection.send(f"rank {where[1]}:\n{traceback.format_exc()}")
 
 

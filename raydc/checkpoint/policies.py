@@ -1,6 +1,6 @@
 """When a state of the run goes to storage, and when to peer memory. Pure; used by rank 0.
 
-A policy is told the time and what happened, and answers whether a state is due. It starts nothing.
+A policy takes the time and what happened, and returns whether a state is due. It starts nothing.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class MemoryPolicy:
 
     def __init__(self, max_recomputed_steps: int, timing: Timing) -> None:
         self._max_steps = max_recomputed_steps
-        # The last fifth is the time in which a state can travel beside the steps.
+        # The last fifth leaves time for the state to travel while steps continue.
         self._every_steps = max(1, max_recomputed_steps * 4 // 5)
         self._timing = timing
         self._step, self._sent_s, self._not_before_s = 0, 0.0, 0.0

@@ -219,7 +219,7 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
         "Undo the change to resume, type --new to start again with it, or give the run another "
         f"name and --fork {spec.name} to start from its weights."
     )
-    # Its default follows the number of workers, so this change may be one that nobody typed.
+    # Its default follows the number of workers, so it may change without a word in the spec.
     if all(change.path == "train.logical_shards" for change in relevant):
         hint = (
             "A step keeps its pieces when the workers change: "

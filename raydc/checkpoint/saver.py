@@ -279,7 +279,7 @@ class Saver:
             if self._memory_policy.record_arrival():
                 self._journal.record_event("recent_state", step=copy.step)
 
-    def _on_put_failed(self, copy: HostCopy, error: OSError, is_last_attempt: bool) -> None:
+    def _on_put_failed(self, copy: HostCopy, error: OSError, _is_last_attempt: bool) -> None:
         self._memory_policy.record_refusal(time.monotonic())
         self._journal.record_event("recent_state_failed", step=copy.step, reason=str(error))
 

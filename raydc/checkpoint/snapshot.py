@@ -94,7 +94,7 @@ class HostCopy:
         meta: JSON values that describe it.
         files: Content by name; incomplete until `copy_rest` has run.
         slot: Holds the memory behind the files.
-        copy_rest: Copies what has not been copied yet.
+        copy_rest: Copies what is not copied yet.
 
     Attributes:
         step: Completed steps.
@@ -231,7 +231,7 @@ class Snapshots:
         copy = HostCopy(parts, meta, files, slot, functools.partial(optimizer.copy, tensors))
         model.copy(parts.weights)
         if pinned:
-            # These copies run on the GPU's stream beside Python: one synchronisation ends them all.
+            # These copies run on the GPU's stream: one synchronisation waits for all of them.
             copy.complete()
             torch.cuda.synchronize(self._device)
         return copy

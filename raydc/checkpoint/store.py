@@ -191,7 +191,7 @@ class CheckpointStore:
     def set_aside(self, step: int) -> None:
         """Takes away a checkpoint that does not verify, so that it counts no more."""
         name = name_of(step)
-        # An object store cannot rename, and copying gigabytes that do not verify helps nobody.
+        # An object store cannot rename; copying gigabytes that do not verify is not worth it.
         if self.folder.is_local:
             self.folder.delete(f"{name}.damaged")
             self.folder.move(name, f"{name}.damaged")

@@ -31,7 +31,7 @@ class Bucket:
     Attributes:
         extras: Examples of the other tensors of a shard that this bucket carries.
         fold: Sums over the shards of this worker so far; each a list of gradients and extras.
-        num_missing: Parameters whose gradient of the current shard has not been computed yet.
+        num_missing: Parameters whose gradient of the current shard is not computed yet.
     """
 
     def __init__(self, parameters: list[nn.Parameter], num_shards: int) -> None:
@@ -85,7 +85,7 @@ class Bucket:
         if self._direct:
             return
         arrivals: dict[Node, Tensor] = {}
-        # Exchange number n carries the n-th node of every rank that has so many.
+        # Exchange number n carries the n-th node of every rank that has more than n nodes.
         for number in range(max(len(held) for held in nodes)):
             senders = [sender for sender, held in enumerate(nodes) if len(held) > number]
             received = self._flats[0].new_empty(len(senders), chunk)

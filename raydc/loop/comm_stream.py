@@ -1,4 +1,4 @@
-"""Where communication runs beside the backward pass: a CUDA stream, or a thread. In each worker."""
+"""A CUDA stream, or a thread, for communication during the backward pass. Runs in each worker."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 
 class CommStream:
-    """Runs work in the order of submission, beside the thread or stream that computes.
+    """Runs work in the order of submission, in parallel with what the caller computes.
 
     Args:
-        device: Device of the tensors. On a GPU the work runs on a stream of its own, on a CPU in a
-            thread that is started when it is needed.
+        device: Device of the tensors. On a GPU the work runs on a separate stream, on a CPU in a
+            thread that is started at the first submission.
     """
 
     def __init__(self, device: torch.device) -> None:

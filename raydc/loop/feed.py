@@ -28,7 +28,7 @@ from raydc.loop.step import Shards
 _STEPS_AT_ONCE = 32
 # Batches that wait in memory for a GPU: enough to hide a slow read, few enough to fit.
 _NUM_AHEAD = 3
-# How long the thread may take to notice that nobody reads its batches any more.
+# Longest time in which the thread notices that its batches are no longer read.
 _PUT_TIMEOUT_S = 0.1
 # More row ids than this would hide the rest of an error message.
 _MAX_SHOWN_ROWS = 64
@@ -136,7 +136,7 @@ class Feed:
         tensor = torch.from_numpy(array)
         if self.world.device.type == "cpu":
             return tensor
-        # Only a copy from pinned memory runs beside the computation.
+        # Only a copy from pinned memory can overlap with the computation.
         return tensor.pin_memory().to(self.world.device, non_blocking=True)
 
 

@@ -105,12 +105,12 @@ class Alone:
         """Copies the only part.
 
         Args:
-            received: Takes all of `sent`.
+            received: Takes the only part.
             sent: The only part.
             sizes_in: Its number of elements, in a list of one.
             sizes_out: The same.
         """
-        received.copy_(sent)
+        received[: sizes_in[0]].copy_(sent[: sizes_out[0]])
 
     def gather(self, whole: Tensor, parts: Tensor) -> None:
         """Copies the only row."""

@@ -152,7 +152,7 @@ class Reduction:
             return
         bucket.pack()
         if bucket is self._buckets[-1]:
-            # Nothing is left to compute beside it, so handing it to a thread would only cost time.
+            # Nothing is left to compute meanwhile, so a thread would only cost time.
             self._comm_stream.wait()
             bucket.reduce()
         else:

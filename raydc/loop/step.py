@@ -42,7 +42,7 @@ def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
         seed: Seed of the run.
         step: Completed steps.
         shard: Index of the logical shard.
-        device: Device whose random generator is set beside that of the CPU.
+        device: If it is a GPU, its random generator is set as well as that of the CPU.
     """
     digest = hashlib.blake2b(b"%d.%d.%d" % (seed, step, shard), digest_size=8).digest()
     # 63 bits, which a signed and an unsigned seed can both hold.

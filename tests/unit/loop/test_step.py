@@ -241,7 +241,7 @@ class HalfGroup:
     """The first of two workers; the gradients of the other one are zero."""
 
     world = group.World(0, 2, CPU)
-    # Every parameter has a bucket of its own.
+    # So small that every parameter has its own bucket.
     bucket_bytes = 64
 
     def __init__(self) -> None:
