@@ -19,7 +19,8 @@ from raydc.artefact import MANIFEST
 from raydc.cli.data_inventory import DataSet
 from raydc.cli.model_inventory import Model, ModelVersion
 from raydc.cli.run_inventory import Run
-from raydc.cli.store_listing import Extent, StoreListing, age_text
+from raydc.cli.store_listing import Extent, StoreListing
+from raydc.cli.texts import age_text
 from raydc.errors import DataError, RaydcError, RegistryError, RunError, UsageError
 from raydc.registry import Registry
 from raydc.storage import Storage

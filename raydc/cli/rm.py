@@ -79,17 +79,24 @@ def model(
     from raydc.cli import inventory, model_inventory, removal
     from raydc.cli.store_listing import open_listing
     from raydc.registry import Registry
+    from raydc.tracking.alias_history import running_beside
 
     listing = open_listing(storage)
     # An unknown name needs no Ray to be refused.
     model_inventory.read_model(listing, name, [])
     endpoints = inventory.ask_endpoints(address)
     found = model_inventory.read_model(listing, name, [], endpoints or [])
-    # A Ray that was asked knows better than the history, which an endpoint that died left open.
-    beside = inventory.running_beside(listing, name) if endpoints is None else {}
+    previous: dict[str, int] = {}
+    beside: dict[tuple[str, str], int] = {}
+    # What an interrupted removal left was checked when it began, and is no model any more.
+    if not name.startswith("."):
+        registry = Registry(listing.storage)
+        # An unreadable history raises here: it may say that an alias or a canary needs a version.
+        previous = registry.previous_versions(name)
+        # A Ray that was asked knows better than a history that a dead endpoint left open.
+        beside = running_beside(registry.history(name)) if endpoints is None else {}
     # Without --version all of it goes: tokens and history too, which single versions leave.
     if versions:
-        previous = Registry(listing.storage).previous_versions(name)
         planned = removal.plan_versions(listing, found, versions, beside, previous)
     else:
         planned = [removal.plan_model(listing, found, beside)]
@@ -131,7 +138,7 @@ def alias(
 def _finish(listing: StoreListing, planned: Sequence[Removal], yes: bool) -> None:
     """Shows what goes and, with --yes, deletes it. All of it was checked before anything goes."""
     from raydc.cli import removal, tables
-    from raydc.cli.store_listing import size_text
+    from raydc.cli.texts import size_text
 
     # What could not be read may have said that something is in use.
     tables.warn_of_damage(listing)

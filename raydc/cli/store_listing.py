@@ -7,7 +7,6 @@ listing, and only the few small files that a table needs are read.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -189,32 +188,3 @@ def open_listing(uri: str) -> StoreListing:
             "The first `raydc run` makes it.",
         )
     return StoreListing(storage)
-
-
-def size_text(num_bytes: int) -> str:
-    """A size in decimal units, as disks are sold and `docker system df` shows: `12.3 MB`."""
-    size = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        # Three digits round 999.5 up to 1000, which belongs to the next unit.
-        if size < 999.5:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB" if size < 999.5 else f"{size:,.0f} TB"
-
-
-def age_text(time_s: float | None, now_s: float | None = None) -> str:
-    """How long ago something was, in its largest unit: `3 h ago`.
-
-    Args:
-        time_s: Unix time of it; None gives an empty text.
-        now_s: Unix time now; None takes the clock of this machine.
-    """
-    if time_s is None:
-        return ""
-    # The clock of an object store may be a little ahead of ours.
-    seconds = max(0.0, (time.time() if now_s is None else now_s) - time_s)
-    for unit, length_s in (("day", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= length_s:
-            number = int(seconds // length_s)
-            return f"{number} {unit}{'s' if unit == 'day' and number > 1 else ''} ago"
-    return f"{int(seconds)} s ago"

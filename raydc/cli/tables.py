@@ -16,7 +16,8 @@ from rich.table import Table
 from raydc.cli.data_inventory import DataSet
 from raydc.cli.model_inventory import Model, ModelVersion
 from raydc.cli.run_inventory import Run
-from raydc.cli.store_listing import Extent, StoreListing, age_text, size_text
+from raydc.cli.store_listing import Extent, StoreListing
+from raydc.cli.texts import age_text, number_ranges, size_text
 
 # A pipe has no width; wrapped cells would break `grep` and `awk`.
 _PIPE_WIDTH = 240
@@ -64,7 +65,7 @@ def print_models(listing: StoreListing, models: Sequence[Model]) -> None:
     rows = [
         (
             model.name,
-            _listed(str(version.number) for version in model.versions),
+            number_ranges([version.number for version in model.versions]),
             _listed(f"{alias} -> {version}" for alias, version in model.aliases.items()),
             size_text(model.extent.num_bytes),
             age_text(model.extent.changed_s),

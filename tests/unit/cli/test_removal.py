@@ -143,6 +143,18 @@ def test_rm_version_heeds_the_history_if_no_ray_can_be_asked(
     assert rm(storage, "model", "digits", "--version", "2", "--yes").exit_code == 0
 
 
+@pytest.mark.parametrize("arguments", [(), ("--version", "2")])
+def test_rm_model_is_refused_if_its_history_cannot_be_read(
+    storage: Storage, arguments: tuple[str, ...]
+) -> None:
+    make_run(storage, "digits", weights=b"second")
+    make_version(storage)
+    (storage / "models/digits/history").write_bytes("00000001.json", b"{")
+    done = rm(storage, "model", "digits", *arguments, "--yes")
+    assert (done.exit_code, "00000001.json cannot be read" in done.output) == (7, True)
+    assert Registry(storage).versions("digits") == [1, 2]
+
+
 def test_removed_version_keeps_its_number_and_ends_rollback(storage: Storage) -> None:
     make_run(storage, "digits", weights=b"second")
     make_version(storage)
@@ -171,7 +183,7 @@ def test_rm_alias_then_model_removes_all_of_it(
     assert storage.names("models") == []
 
 
-# Interrupted removals -------------------------------------------------------------------------------
+# Interrupted removals ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -245,7 +257,7 @@ def test_new_run_does_not_start_in_the_rest_of_a_removed_one(storage: Storage) -
     assert run_inventory.read_run(StoreListing(storage), "digits").state == "incomplete"
 
 
-# Nothing outside the storage ------------------------------------------------------------------------
+# Nothing outside the storage --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["../outside", "..", ".", "/etc", "a/b", ""])

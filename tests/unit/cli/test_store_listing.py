@@ -8,7 +8,7 @@ import pytest
 from pyarrow import fs as pafs
 from stores import make_storage
 
-from raydc.cli.store_listing import StoreListing, age_text, open_listing, size_text
+from raydc.cli.store_listing import StoreListing, open_listing
 from raydc.errors import UsageError
 from raydc.storage import Storage
 
@@ -105,31 +105,3 @@ def test_missing_storage_is_refused(tmp_path: Path) -> None:
         open_listing(str(tmp_path / "typo"))
     assert "--storage DIR" in str(caught.value)
     assert not (tmp_path / "typo").exists()
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (12345, "12.3 kB"),
-        (999_400, "999 kB"),
-        (999_600, "1 MB"),
-        (5_000_000_000, "5 GB"),
-        (2_500_000_000_000, "2.5 TB"),
-        (2_500_000_000_000_000, "2,500 TB"),
-    ],
-)
-def test_size_text(num_bytes: int, text: str) -> None:
-    assert size_text(num_bytes) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(-5, "0 s ago"), (59, "59 s ago"), (60, "1 min ago"), (7200, "2 h ago"), (86400, "1 day ago"),
-     (3 * 86400, "3 days ago")],
-)  # fmt: skip
-def test_age_text(seconds: float, text: str) -> None:
-    assert age_text(1000.0, 1000.0 + seconds) == text
-    assert age_text(None) == ""
