@@ -1,4 +1,4 @@
-"""`raydc run` as a user gives it: every stage, exit codes, and what --resume and --new do."""
+"""`raydc run` as users type it: every stage, exit codes, --resume and --new."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def raydc(folder: Path, ray: engine.Engine, *arguments: str) -> subprocess.Compl
     )
 
 
-def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, digits: Path) -> None:
+def test_run_with_a_sweep_serves_the_best_trial(ray_engine: engine.Engine, digits: Path) -> None:
     small = [
         "--set",
         "train.epochs=3",
@@ -78,11 +78,11 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
     assert "answered" in predicted
     assert "the held-out row says" in predicted
 
-    # It asked with a token of its own, which is gone.
+    # The request used a token of its own, which is revoked by now.
     assert "requests need a token, and there is none: raydc token create" in done.stdout
     assert TokenStore(storage, "digits-sweep").list_files() == []
 
-    # The run exists now: it is neither overwritten nor begun again unasked.
+    # The run exists now: without a flag it is neither overwritten nor continued.
     again = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
     assert (again.returncode, "--resume" in again.stderr, "--new" in again.stderr) == (
         5,
@@ -113,7 +113,7 @@ def test_a_sweep_ends_as_the_version_that_answers(ray_engine: engine.Engine, dig
     assert "digits-sweep" in [name for one in kept for name in one["runs"]]
 
 
-def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, digits: Path) -> None:
+def test_stages_one_by_one_equal_a_whole_run(ray_engine: engine.Engine, digits: Path) -> None:
     common = [
         "examples/digits/spec.yaml",
         "--set",
@@ -166,7 +166,7 @@ def test_stage_by_stage_is_the_same_as_all_at_once(ray_engine: engine.Engine, di
     assert "alias 'production' is now version 1" in back.stdout, back.stderr
 
 
-def test_a_job_that_never_fits_is_refused(
+def test_job_that_never_fits_is_refused(
     ray_engine: engine.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = training_spec(
@@ -194,7 +194,7 @@ def test_a_job_that_never_fits_is_refused(
         (["serve", "examples/digits/spec.yaml", "--set", "name=steps", "--version", "77"], 7, "77"),
     ],
 )
-def test_a_fault_is_one_message_and_a_code(
+def test_error_is_one_message_and_an_exit_code(
     ray_engine: engine.Engine, digits: Path, arguments: list[str], code: int, message: str
 ) -> None:
     done = raydc(digits, ray_engine, *arguments)

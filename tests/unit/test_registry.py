@@ -1,4 +1,4 @@
-"""Versions that do not change, aliases that move, and a history that nothing gets lost from."""
+"""Versions that never change, aliases that move, and a history that loses no move."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def with_versions(registry: Registry, tmp_path: Path, count: int) -> Registry:
     return registry
 
 
-def test_versions_count_from_one_and_hold_a_copy(registry: Registry, tmp_path: Path) -> None:
+def test_register_numbers_versions_from_one_and_copies_the_bundle(
+    registry: Registry, tmp_path: Path
+) -> None:
     with_versions(registry, tmp_path, 3)
     assert registry.versions("digits") == [1, 2, 3]
     assert registry.models() == ["digits"]
@@ -43,13 +45,15 @@ def test_versions_count_from_one_and_hold_a_copy(registry: Registry, tmp_path: P
     assert len(source["digest"]) == 64
 
 
-def test_the_same_bundle_keeps_its_version(registry: Registry, tmp_path: Path) -> None:
+def test_register_of_the_same_bundle_returns_its_version(
+    registry: Registry, tmp_path: Path
+) -> None:
     with_versions(registry, tmp_path, 2)
     assert registry.register("digits", bundle(tmp_path, "v0"), {}) == 1
     assert registry.versions("digits") == [1, 2]
 
 
-def test_a_bundle_that_does_not_verify_is_refused(registry: Registry, tmp_path: Path) -> None:
+def test_register_refuses_a_damaged_bundle(registry: Registry, tmp_path: Path) -> None:
     folder = bundle(tmp_path, "v0")
     (folder.local_path / "weights").write_bytes(b"xx")
     with pytest.raises(CheckpointError, match="weights"):
@@ -57,7 +61,7 @@ def test_a_bundle_that_does_not_verify_is_refused(registry: Registry, tmp_path: 
     assert registry.versions("digits") == []
 
 
-def test_a_copy_that_does_not_verify_is_removed(
+def test_register_removes_a_copy_that_does_not_verify(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bytes, fired = Storage.write_bytes, []
@@ -80,7 +84,7 @@ def test_a_copy_that_does_not_verify_is_removed(
     )
 
 
-def test_aliases_move_and_the_history_says_who_and_why(registry: Registry, tmp_path: Path) -> None:
+def test_set_alias_records_who_moved_it_and_why(registry: Registry, tmp_path: Path) -> None:
     with_versions(registry, tmp_path, 2)
     registry.set_alias("digits", "production", 1, who="ada", why="first")
     registry.set_alias("digits", "staging", 2, who="ada", why="try it")
@@ -99,14 +103,14 @@ def test_aliases_move_and_the_history_says_who_and_why(registry: Registry, tmp_p
     ]
 
 
-def test_a_move_to_where_it_is_leaves_no_trace(registry: Registry, tmp_path: Path) -> None:
+def test_set_alias_to_its_own_version_adds_no_entry(registry: Registry, tmp_path: Path) -> None:
     with_versions(registry, tmp_path, 1)
     for _ in range(2):
         registry.set_alias("digits", "production", 1)
     assert len(registry.history("digits")) == 1
 
 
-def test_rollbacks_go_back_step_by_step(registry: Registry, tmp_path: Path) -> None:
+def test_rollback_undoes_one_move_at_a_time(registry: Registry, tmp_path: Path) -> None:
     with_versions(registry, tmp_path, 3)
     for version in (1, 2, 3):
         registry.set_alias("digits", "production", version)
@@ -141,7 +145,7 @@ def test_rollbacks_go_back_step_by_step(registry: Registry, tmp_path: Path) -> N
         ),
     ],
 )
-def test_what_is_not_there_is_named_with_what_is(
+def test_unknown_names_are_refused_with_those_that_exist(
     registry: Registry, tmp_path: Path, call: Any, message: str, hint: str
 ) -> None:
     with_versions(registry, tmp_path, 2)
@@ -151,7 +155,7 @@ def test_what_is_not_there_is_named_with_what_is(
     assert hint in str(error.value)
 
 
-def test_an_empty_registry_says_so(registry: Registry) -> None:
+def test_empty_registry_has_no_models_and_says_so(registry: Registry) -> None:
     assert registry.models() == registry.versions("digits") == registry.history("digits") == []
     assert registry.aliases("digits") == {}
     with pytest.raises(RegistryError, match="It has no models yet"):
@@ -159,13 +163,13 @@ def test_an_empty_registry_says_so(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden"])
-def test_a_model_name_is_no_path(registry: Registry, name: str) -> None:
+def test_model_name_that_is_a_path_is_refused(registry: Registry, name: str) -> None:
     with pytest.raises(UsageError, match="cannot name a model"):
         registry.versions(name)
 
 
 @pytest.mark.parametrize("alias", ["", "1", "a/b", "-x"])
-def test_an_alias_is_a_word(registry: Registry, tmp_path: Path, alias: str) -> None:
+def test_alias_that_is_no_word_is_refused(registry: Registry, tmp_path: Path, alias: str) -> None:
     with_versions(registry, tmp_path, 1)
     with pytest.raises(UsageError, match="cannot name an alias"):
         registry.set_alias("digits", alias, 1)
@@ -179,7 +183,7 @@ def _register_and_promote(uri: str, folder: str, alias: str) -> int:
     return version
 
 
-def test_writers_at_once_lose_nothing(registry: Registry, tmp_path: Path) -> None:
+def test_concurrent_writers_lose_no_version_and_no_move(registry: Registry, tmp_path: Path) -> None:
     count = 8
     jobs = [
         (registry.storage.uri, bundle(tmp_path, f"v{n}").uri, f"alias-{n}") for n in range(count)
@@ -195,6 +199,6 @@ def test_writers_at_once_lose_nothing(registry: Registry, tmp_path: Path) -> Non
     assert len(moves) == count
     chain = [None, *(move["to"] for move in moves)]
     assert [move["from"] for move in moves] == chain[:-1], (
-        "each move began where the one before it ended"
+        "each move starts where the one before it ended"
     )
     assert aliases["production"] == chain[-1]

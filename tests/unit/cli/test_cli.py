@@ -74,7 +74,7 @@ def good(tmp_path: Path) -> Path:
     return path
 
 
-def test_options_are_frozen() -> None:
+def test_options_of_every_command_are_as_listed() -> None:
     # Configuration has one home, the spec; a new option needs a reason and a change here.
     found = {
         name: {o for p in c.params for o in p.opts if o.startswith("--")}
@@ -101,7 +101,7 @@ def test_help_imports_neither_ray_nor_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_validate_says_valid_or_every_problem(good: Path) -> None:
+def test_validate_shows_valid_or_every_problem(good: Path) -> None:
     result = CliRunner().invoke(main, ["validate", str(good)])
     assert (result.exit_code, "valid" in result.output) == (0, True)
     result = CliRunner().invoke(
@@ -140,7 +140,7 @@ def test_validate_says_valid_or_every_problem(good: Path) -> None:
         ),
     ],
 )
-def test_usage_faults_exit_with_2(
+def test_usage_error_exits_with_2(
     good: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(good.parent)
@@ -148,7 +148,7 @@ def test_usage_faults_exit_with_2(
     assert (result.exit_code, message in result.output) == (2, True), result.output
 
 
-def test_plan_says_what_would_happen(good: Path) -> None:
+def test_plan_shows_steps_and_refuses_what_does_not_fit(good: Path) -> None:
     result = CliRunner().invoke(main, ["plan", str(good)])
     assert result.exit_code == 0
     assert "10 epochs, 256 rows a step" in result.output
@@ -156,7 +156,7 @@ def test_plan_says_what_would_happen(good: Path) -> None:
     assert (result.exit_code, "do not fit" in result.output) == (9, True)
 
 
-def test_schema_is_json() -> None:
+def test_schema_prints_json() -> None:
     assert json.loads(CliRunner().invoke(main, ["schema"]).output)["title"] == "Spec"
 
 
@@ -172,7 +172,7 @@ def test_each_command_is_in_one_section_and_fits_its_line() -> None:
 @pytest.mark.parametrize(
     ("command", "noun"), [("runs", "run"), ("data", "data set"), ("models", "model")]
 )
-def test_empty_storage_is_said_to_be_empty(tmp_path: Path, command: str, noun: str) -> None:
+def test_list_of_an_empty_storage_says_so(tmp_path: Path, command: str, noun: str) -> None:
     result = CliRunner().invoke(main, [command, "--storage", str(tmp_path)])
     assert (result.exit_code, f"no {noun}s at" in result.output) == (0, True)
     result = CliRunner().invoke(main, [command, "--storage", str(tmp_path / "typo")])
