@@ -20,7 +20,6 @@ from raydc.checkpoint.state import (
     Parts,
     State,
     constants_of,
-    judge_epoch,
     unpack_state,
     unpack_step,
     unpack_weights,
@@ -30,6 +29,7 @@ from raydc.checkpoint.timing import Timing
 from raydc.data import prepared
 from raydc.errors import CheckpointError, with_notes
 from raydc.loop.assembly import assemble
+from raydc.loop.early_stop import judge_epoch
 from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.feed import Batch
 from raydc.loop.group import Alone, Group

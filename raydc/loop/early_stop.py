@@ -1,0 +1,51 @@
+"""Decides after each epoch whether it is the best so far and whether training stops. In a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raydc.checkpoint.state import State
+from raydc.spec.resolved import ResolvedTrain
+from raydc.spec.train import ALL_SCORES
+
+
+def judge_epoch(
+    state: State, record: dict[str, Any], train: ResolvedTrain, total_steps: int
+) -> State:
+    """Decides at the end of an epoch whether it is the best so far, and whether the run ends. Pure.
+
+    Args:
+        state: State at the end of the epoch.
+        record: Record of the epoch, with the metric by its name.
+        train: Section `train` of a resolved spec.
+        total_steps: Steps of the whole run.
+
+    Returns:
+        The state at the start of the next epoch, or of the end of the run.
+    """
+    metric = record.get(train.metric) if record["split"] == "validation" else None
+    best, best_step, without = state.best_metric, state.best_step, state.epochs_without + 1
+    sign = 1.0 if train.mode == "max" else -1.0
+    gain = (
+        float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
+    )
+    if metric is not None and gain > 0:
+        # A small gain is the best so far all the same, but early stop counts on.
+        least = train.early_stop.min_delta if train.early_stop else 0.0
+        without = 0 if gain > least else without
+        best, best_step = metric, state.step
+    reason = None
+    if state.step >= total_steps:
+        reason = "completed"
+    elif train.early_stop is not None and without >= train.early_stop.patience:
+        reason = "early_stop"
+    names = (*ALL_SCORES, "loss", "train_loss")
+    # The sums of the loss start again at zero.
+    return State(
+        step=state.step,
+        best_metric=best,
+        best_step=best_step,
+        epochs_without=without,
+        metrics={name: record[name] for name in names if name in record},
+        reason=reason,
+    )
