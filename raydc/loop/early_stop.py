@@ -1,4 +1,4 @@
-"""Decides after each epoch whether it is the best so far and whether training stops. In a worker."""
+"""Decides after each epoch if it is the best so far and if training stops. Runs in each worker."""
 
 from __future__ import annotations
 
