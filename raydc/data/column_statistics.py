@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from raydc.data import values
 from raydc.data.clean import DROPPED, TRAIN, Cleaner, SplitCodes
-from raydc.data.moments import exact_moments
+from raydc.data.moments import SHIFT, exact_moments, square_root
 from raydc.data.shards import SPLITS
 from raydc.order import Ids
 
@@ -50,6 +51,13 @@ class NumberSums:
             min(self.low, other.low),
             max(self.high, other.high),
         )
+
+    def mean_and_deviation(self) -> tuple[float, float]:
+        """Computes mean and standard deviation; a constant column has the deviation 1."""
+        mean = Fraction(self.total, self.num_values << SHIFT)
+        variance = Fraction(self.total_of_squares, self.num_values << 2 * SHIFT) - mean * mean
+        # Fractions are exact, so the deviation of a constant column is 0 and not nearly 0.
+        return float(mean), square_root(variance) or 1.0
 
 
 @dataclass(frozen=True)

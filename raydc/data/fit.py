@@ -6,7 +6,6 @@ how the rows were cut into blocks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from fractions import Fraction
 
@@ -20,7 +19,7 @@ from raydc.data.column_statistics import (
     RowStatistics,
 )
 from raydc.data.layout import Layout
-from raydc.data.moments import SHIFT
+from raydc.data.moments import square_root
 from raydc.errors import DataError
 from raydc.features import Categorical, Column, Features, Image, Numeric, Signature
 from raydc.spec.sections import Data
@@ -46,7 +45,7 @@ def fit_features(total: RowStatistics, cleaner: Cleaner, layout: Layout) -> Feat
     target_mean, target_scale = 0.0, 1.0
     target = total.inputs.get(data.target)
     if isinstance(target, NumberSums):
-        target_mean, target_scale = _mean_and_deviation(target)
+        target_mean, target_scale = target.mean_and_deviation()
     else:
         classes = _find_classes(total.labels, data, layout)
     return Features(
@@ -85,20 +84,6 @@ def find_identifiers(total: RowStatistics, cleaner: Cleaner) -> list[str]:
     return found
 
 
-def _mean_and_deviation(sums: NumberSums) -> tuple[float, float]:
-    mean = Fraction(sums.total, sums.num_values << SHIFT)
-    variance = Fraction(sums.total_of_squares, sums.num_values << 2 * SHIFT) - mean * mean
-    # Fractions are exact, so the deviation of a constant column is 0 and not nearly 0.
-    return float(mean), _square_root(variance) or 1.0
-
-
-def _square_root(square: Fraction) -> float:
-    # The square of a double may lie outside the range of doubles; its root does not.
-    return float(
-        Fraction(math.isqrt((square.numerator << 2 * SHIFT) // square.denominator), 1 << SHIFT)
-    )
-
-
 def _fit_column(name: str, statistics: ColumnStatistics, cleaner: Cleaner) -> Column:
     if isinstance(statistics, PixelHistogram):
         return Image(statistics.height, statistics.width, statistics.channels)
@@ -110,7 +95,7 @@ def _fit_column(name: str, statistics: ColumnStatistics, cleaner: Cleaner) -> Co
         raise DataError(message, f"Leave it out: data.features.exclude: [{name}]")
     if isinstance(statistics, CategoryCounts):
         return _fit_categories(statistics, cleaner.data.features.max_categories)
-    mean, deviation = _mean_and_deviation(statistics)
+    mean, deviation = statistics.mean_and_deviation()
     if cleaner.data.features.scale == "none":
         return Numeric(mean, 0.0, 1.0)
     if cleaner.data.features.scale == "min_max":
@@ -160,7 +145,7 @@ def _pixel_scale(
             sum(value * value * count for value, count in enumerate(counts)), num_pixels
         )
         means.append(float(mean))
-        deviations.append(_square_root(square - mean * mean) or 1.0)
+        deviations.append(square_root(square - mean * mean) or 1.0)
     return tuple(means), tuple(deviations)
 
 

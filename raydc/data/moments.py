@@ -6,6 +6,9 @@ merge. Adding them would round again, in a way that depends on where the blocks 
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import numpy.typing as npt
 
@@ -53,4 +56,12 @@ def _exact_sum_of_squares(part: npt.NDArray[np.int64]) -> int:
         int((low * high).sum()) << _LIMB_BITS * (i + j)
         for i, low in enumerate(limbs)
         for j, high in enumerate(limbs)
+    )
+
+
+def square_root(square: Fraction) -> float:
+    """Computes the square root of an exact fraction, rounded to a double once."""
+    # The square of a double may lie outside the range of doubles; its root does not.
+    return float(
+        Fraction(math.isqrt((square.numerator << 2 * SHIFT) // square.denominator), 1 << SHIFT)
     )
