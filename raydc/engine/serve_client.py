@@ -73,7 +73,7 @@ def _require_free(host: str, port: int) -> None:
 def has_haproxy() -> bool:
     """Whether HAProxy takes the requests, as raydc has it, or Serve's own proxy, which is many times slower."""
 
-    proxies = _answer(_require()._controller.get_proxies.remote())
+    proxies = _answer(internals.ask_serve_controller(_require(), "get_proxies"))
     # One of Serve's own stands beside, for requests that come while there is no replica.
     return any(internals.class_name(proxy) == "HAProxyManager" for proxy in proxies.values())
 
@@ -102,7 +102,7 @@ def applications() -> list[dict[str, Any]]:
     client = _client()
     if client is None:
         return []
-    configs = _answer(client._controller.get_app_configs.remote())
+    configs = _answer(internals.ask_serve_controller(client, "get_app_configs"))
     return [config.model_dump(exclude_unset=True) for config in configs.values()]
 
 
@@ -133,13 +133,13 @@ def _client() -> Any:
 
     if not ray.is_initialized():
         return None
-    client = internals._get_global_client(raise_if_no_controller_running=False)
+    client = internals.serve_client()
     if client is None:
         return None
     try:
-        _answer(client._controller.check_alive.remote())
+        _answer(internals.ask_serve_controller(client, "check_alive"))
     except ray.exceptions.RayActorError:  # Shut down by another process.
-        internals._set_global_client(None)
+        internals.forget_serve_client()
         return None
     return client
 

@@ -1,33 +1,47 @@
-"""The Ray Serve application: what `import_path: raydc.serve.app:build` names.
+"""The Ray Serve application that `import_path: raydc.serve.app:build` names. Runs in a replica.
 
-One deployment, the ingress itself: a request goes from Serve's proxy to the replica that computes its answer
-without another hop. A new version arrives as `user_config`, which changes a replica in place.
+It has one deployment, which is the ingress itself: a request goes from Serve's proxy to the replica that computes its
+answer without another hop. A new version arrives as `user_config`, which changes a replica in place.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import warnings
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from starlette.requests import Request
+from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from raydc.engine import internals
+from raydc.serve.direct.decision import Decision
 from raydc.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from raydc.serve.direct.selection import PathSelection
 
 DEPLOYMENT = "Replica"
 
+# Ray Serve sets the level of its own logger to WARNING here (see `control.application`); a child
+# with a level of its own still reaches the handlers that write Serve's log files.
+logger = logging.getLogger("ray.serve.raydc")
+logger.setLevel(logging.INFO)
+
 
 class Replica:
-    """Answers HTTP requests with the version that `reconfigure` was told."""
+    """Answers HTTP requests with the versions of the last `reconfigure`.
 
-    def __init__(self) -> None:
-        # Here, because the task that calls `build` imports this module too, and needs no torch.
-        from raydc.serve.direct import head_limits
+    Args:
+        direct: `serve.direct` of the spec: `auto` or `off`.
+    """
+
+    def __init__(self, direct: str = "auto") -> None:
+        # Imported here, because the task that calls `build` imports this module too and needs no torch.
         from raydc.serve.http.authentication import Authenticator
         from raydc.serve.http.front import FrontHandler
         from raydc.serve.http.routes import Routes
@@ -41,34 +55,61 @@ class Replica:
         self.access = Authenticator()
         self.monitor = Monitor(self.service, EndpointMetrics(), _access_log)
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
-        self.gate = FrontHandler(
-            self.routes.respond, self.service, self.access, self.monitor.record
+        self.gate = FrontHandler(self.routes.respond, self.service, self.access, self.monitor.record)
+        # `start_check` takes this place while it runs.
+        self._respond: Callable[..., Awaitable[int]] = self.gate.respond
+        self._decision: Decision | None = None
+        # Ray Serve starts the replica's HTTP server as soon as this constructor returns.
+        self._selection = self._install(direct)
+
+    def _install(self, direct: str) -> PathSelection | None:
+        """Prepares the direct path, unless it is off or uvicorn is not as expected."""
+        if direct == "off":
+            self._set_decision(Decision.off())
+            return None
+        try:
+            from raydc.serve.direct.selection import PathSelection
+
+            selection = PathSelection(self.gate.respond)
+            selection.install()
+        except (
+            Exception
+        ) as error:  # Another uvicorn may fail in any way; the endpoint does not depend on it.
+            self._set_decision(Decision.refused([f"uvicorn or Ray Serve differs: {error}"]))
+            return None
+        return selection
+
+    def _set_decision(self, decision: Decision) -> None:
+        self._decision = decision
+        self.routes.request_path = decision.to_dict()
+        limits = "; ".join(decision.missing_limits)
+        logger.log(
+            logging.INFO if decision.is_direct else logging.WARNING,
+            "requests take %s path (%s)%s",
+            "the direct" if decision.is_direct else "Ray Serve's",
+            decision.reason,
+            f"; not in force: {limits}" if limits else "",
         )
-        self._short: tuple[Any, Any] | None = None
-        # Serve starts the replica's own server when this is done.
-        head_limits.limit(self._shorten)
-
-    def _shorten(self, app: Any) -> Any:
-        """The application for a connection of Serve's server: raydc's own, where Serve has not more to do."""
-        from raydc.serve.direct import fast_path, serve_accounting
-
-        if self._short is None or self._short[0] is not app:
-            found = serve_accounting.of_application(app) if fast_path.is_possible() else None
-            self._short = (
-                app,
-                app if found is None else fast_path.FastPath(app, found, self.gate.respond),
-            )
-        return self._short[1]
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Called by Serve before the first request and at every change of `user_config`."""
+        """Called by Ray Serve before the first request and at every change of `user_config`."""
         settings = Settings(**user_config)
         await self.access.configure(settings.storage, settings.model, settings.auth)
         await self.service.configure(settings)
         self.monitor.configure(settings)
+        if self._decision is None and self._selection is not None:
+            await self._decide(self._selection)
 
-    async def __call__(self, request: Request) -> Response:
-        """Serve's way, where `_shorten` has left it."""
+    async def _decide(self, selection: PathSelection) -> None:
+        """Checks the direct path, once: the server listens by now, and no proxy knows the replica yet."""
+        self._respond = selection.answer_probe
+        try:
+            self._set_decision(await selection.decide())
+        finally:
+            self._respond = self.gate.respond
+
+    async def __call__(self, request: StarletteRequest) -> Response:
+        """Answers a request that took Ray Serve's path."""
         from raydc.serve.http.request import Request
 
         responses: list[Response] = []
@@ -77,24 +118,34 @@ class Replica:
             responses.append(response)
             return True
 
-        await self.gate.respond(Request(request.scope, request.receive), keep)
+        await self._respond(Request(request.scope, request.receive), keep)
         return responses[0]
 
     def __del__(self) -> None:
-        """Called by Serve when the replica has answered its last request."""
+        """Called by Ray Serve when the replica has answered its last request."""
         self.monitor.close()
 
     async def state(self) -> dict[str, Any]:
-        """For `raydc.serve.control.deploy`, which asks every replica."""
-        return {**self.service.state(), "pid": os.getpid(), "answered": dict(self.routes.answered)}
+        """State of this replica, for `raydc.serve.control.readiness`, which collects it from all."""
+        return {
+            **self.service.state(),
+            "pid": os.getpid(),
+            "answered": dict(self.routes.answered),
+            "request_path": self._decision.to_dict() if self._decision else None,
+        }
 
 
 def _access_log(model: str) -> Path:
-    """Where Serve has the logs of this replica's node, so that they are found together."""
+    """The access log of a model, in the folder where Ray Serve keeps this node's logs."""
     replica = serve.get_replica_context().replica_id.unique_id
     return Path(internals.get_serve_logs_dir()) / f"raydc_access_{model}_{replica}.jsonl"
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application; it has no arguments, because a change of them would restart every replica."""
-    return serve.deployment(name=DEPLOYMENT)(Replica).bind()
+    """Builds the application.
+
+    Args:
+        args: `direct`. It is an argument, not a setting of `user_config`, because it is needed before
+            the HTTP server starts; so a change of it replaces the replicas, one after the other.
+    """
+    return serve.deployment(name=DEPLOYMENT)(Replica).bind(args.get("direct", "auto"))

@@ -177,6 +177,11 @@ class Serve(Section):
         "golden "
         "rows allow; scores may differ from training by up to 0.02. none: bit for bit as trained.",
     )
+    direct: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: requests go from uvicorn straight to raydc, if a check at the start of each "
+        "replica passes. off: public Ray Serve only, slower and with fewer limits (docs/direct.md).",
+    )
     tls: bool = Field(
         False,
         description="Always false: TLS ends in front of the endpoint, see cluster/nginx.conf.",

@@ -74,6 +74,7 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
         "name": settings.model,
         "route_prefix": route_prefix,
         "import_path": IMPORT_PATH,
+        "args": {"direct": section.direct},
         "runtime_env": engine.runtime_environment(),
         "deployments": [
             {

@@ -1,1 +1,6 @@
-"""Runs in a replica: the direct path from uvicorn to raydc, which reaches into private parts of Ray Serve."""
+"""The direct path from uvicorn to raydc, which reaches into private parts of Ray Serve. Runs in a replica.
+
+`selection` installs it and decides at start whether it is taken; without it nothing of this folder
+but `decision` is imported. Every private name used here is in the tables of
+`raydc.engine.internals`.
+"""

@@ -1,16 +1,14 @@
-"""The way of a request from uvicorn to raydc, without what Ray Serve puts between them.
+"""The direct path of a request from uvicorn to raydc, without what Ray Serve puts between them.
 
-Serve does for every deployment what only some need: identifiers, a context, a semaphore, ASGI messages that are looked
-at one by one, a write for the head of an answer and one for its body. For a short request that is a third of the CPU.
-What Serve itself lives on is kept: it knows how many requests are in work, by which it scales and which it waits for
-before a replica ends, and its own metrics go on. Where anything else stands between, such as a middleware of the
-user's or tracing, requests go Serve's way.
+For every deployment Serve does what only some need: identifiers, a context, a semaphore, ASGI messages that are
+inspected one by one, one write for the head of an answer and one for its body. That is a third of the CPU of a short
+request. What Serve depends on is kept: the number of requests in work, and its metrics. Paths that are not raydc's,
+such as Serve's own health check, are passed on. Runs in the replica, for each request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -19,84 +17,81 @@ from typing import Any, Protocol
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from raydc.engine.direct_support import UNREAD_ANSWER_TIMEOUT_S
 from raydc.serve.http.request import CLIENT_CLOSED, Request
 
-_INTERNAL = "/-/"
-_DRAIN_TIMEOUT_S = 30.0
+# Paths of Ray Serve itself: health check and routes.
+_INTERNAL_PREFIX = "/-/"
 
 Write = Callable[[Response], Awaitable[bool]]
+Respond = Callable[[Request, Write], Awaitable[int]]
 
 
 class Accounting(Protocol):
-    """What Serve keeps of the requests of a replica."""
+    """What Ray Serve keeps of the requests of a replica."""
 
     @property
     def route_prefix(self) -> str:
         """`/`, or a path without a slash at its end."""
 
     def begin(self) -> None:
-        """A request is in work."""
+        """Starts counting a request as in work."""
 
     def end(self, method: str, status: int, seconds: float) -> None:
-        """It is no more. `status` is `CLIENT_CLOSED` where nobody got the answer."""
+        """Stops counting a request; `status` is `CLIENT_CLOSED` if the client did not get the answer."""
 
 
 class FastPath:
-    """An ASGI application for uvicorn's protocol in place of Serve's.
+    """An ASGI application that uvicorn calls in place of Ray Serve's.
 
     Args:
-        serve: Serve's application, which gets what is not for raydc.
-        books: Serve's, of this replica.
-        respond: Answers any request and writes the answer; gives its status.
+        serve: Ray Serve's application, for paths that are not raydc's.
+        accounting: Ray Serve's counts of this replica.
+        respond: Answers a request and writes the answer; returns the status.
     """
 
-    def __init__(
-        self,
-        serve: Any,
-        books: Accounting,
-        respond: Callable[[Request, Write], Awaitable[int]],
-    ) -> None:
+    def __init__(self, serve: Any, accounting: Accounting, respond: Respond) -> None:
         self._serve = serve
-        self._books = books
+        self._accounting = accounting
         self._respond = respond
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        prefix, path = self._books.route_prefix, scope["path"]
-        if path.startswith(_INTERNAL) or not path.startswith(prefix) or scope["root_path"]:
+        prefix, path = self._accounting.route_prefix, scope["path"]
+        # A root path means that Serve cuts something off first, which only Serve knows.
+        if path.startswith(_INTERNAL_PREFIX) or not path.startswith(prefix) or scope["root_path"]:
             await self._serve(scope, receive, send)
             return
         started = time.perf_counter()
         scope["root_path"] = prefix if prefix != "/" else ""
         status = CLIENT_CLOSED
-        self._books.begin()
+        self._accounting.begin()
         try:
-            asked = Request(scope, receive)
-            status = await self._respond(asked, partial(_write, send.__self__, asked))
+            request = Request(scope, receive)
+            # `send` is a bound method of uvicorn's object for this request and its answer.
+            status = await self._respond(request, partial(_write, send.__self__, request))
         finally:
-            self._books.end(scope["method"], status, time.perf_counter() - started)
+            # In `finally`, because a request that is cancelled must leave the count as well.
+            self._accounting.end(scope["method"], status, time.perf_counter() - started)
 
 
-def is_possible() -> bool:
-    """Whether uvicorn is one that `_write` knows."""
-    known = inspect.signature(RequestResponseCycle).parameters
-    return {
-        "transport",
-        "flow",
-        "default_headers",
-        "message_event",
-        "keep_alive",
-        "on_response",
-    } <= known.keys()
+async def _write(cycle: RequestResponseCycle, request: Request, response: Response) -> bool:
+    """Writes an answer in one piece.
 
+    Args:
+        cycle: uvicorn's object for the request and its answer.
+        request: The request.
+        response: The answer, whose body is complete.
 
-async def _write(cycle: RequestResponseCycle, asked: Request, response: Response) -> bool:
-    """Sends an answer in one piece; False when the client has gone."""
+    Returns:
+        False if the client has gone.
+    """
     if cycle.flow.write_paused and not cycle.disconnected:
         try:
-            async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+            async with asyncio.timeout(UNREAD_ANSWER_TIMEOUT_S):
                 await cycle.flow.drain()
         except TimeoutError:
-            cycle.transport.abort()  # It sends requests, and reads no answers.
+            # The client sends requests and reads no answers; they would pile up in memory.
+            cycle.transport.abort()
             return False
     if cycle.disconnected:
         return False
@@ -107,11 +102,12 @@ async def _write(cycle: RequestResponseCycle, asked: Request, response: Response
         parts += (name, b": ", value, b"\r\n")
     if not cycle.keep_alive:
         parts.append(b"connection: close\r\n")
-    parts += (b"x-request-id: ", asked.id.encode("latin-1"), b"\r\n\r\n")
-    if asked.method != "HEAD":
+    parts += (b"x-request-id: ", request.id.encode("latin-1"), b"\r\n\r\n")
+    if request.method != "HEAD":
         parts.append(bytes(response.body))
     cycle.transport.write(b"".join(parts))
-    # As uvicorn's `send` leaves it.
+    # The state in which uvicorn's own `send` leaves the cycle after the last message. The order
+    # matters: `on_response` starts the next request of the connection.
     cycle.response_started = cycle.response_complete = True
     cycle.message_event.set()
     if not cycle.keep_alive:

@@ -1,40 +1,42 @@
-"""What Ray Serve keeps of the requests of a replica: how many are in work, and its metrics of them."""
+"""What Ray Serve keeps of the requests of a replica: how many are in work, and metrics of them.
+
+Requests of the direct path do not pass the code of Ray Serve that keeps these, so it is done here in its place: Serve
+scales by the number of requests in work and waits for them before a replica ends. Runs in the replica.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
 from typing import Any
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from raydc.engine import internals
+from raydc.serve.direct import own_replica
 from raydc.serve.http.request import CLIENT_CLOSED
 
-logger = logging.getLogger("ray.serve")
-
-# As often as Serve itself hands its counts on.
+# The interval at which Ray Serve itself hands its counts on: more often would change nothing.
 _INTERVAL_S = 0.1
-_OF_REPLICA = ("_deployment_id", "_metrics_manager", "_route_prefix", "_user_callable_wrapper")
-_OF_METRICS = (
-    *(
-        "_cached_ingress_processing_latencies",
-        "_cached_ingress_request_counter",
-        "_cached_latencies",
-    ),
-    *("_cached_request_counter", "_max_processing_latency_trackers", "_user_code_time_accumulator"),
-)
+
+
+class UnsupportedReplicaError(Exception):
+    """This replica needs Ray Serve's own path, or is not as expected."""
 
 
 class ReplicaAccounting:
-    """Keeps them in Serve's place. See `raydc.serve.direct.fast_path.Accounting`."""
+    """Counts requests in Ray Serve's place. See `raydc.serve.direct.fast_path.Accounting`.
+
+    Args:
+        replica: Ray Serve's object of the replica.
+    """
 
     def __init__(self, replica: Any) -> None:
         self._replica = replica
         self._metrics = replica._metrics_manager
         self._protocol = internals.RequestProtocol.HTTP
-        # Serve looks at no more of a request than that it came directly, and how.
+        # Serve reads two things of a request to count it: that it came directly, and by HTTP. So
+        # one object serves for all requests.
         self._request = internals.RequestMetadata(
             "", "", is_direct_ingress=True, _request_protocol=self._protocol
         )
@@ -42,34 +44,41 @@ class ReplicaAccounting:
 
     @property
     def route_prefix(self) -> str:
-        """`/`, or a path without a slash at its end; may change when the application is declared again."""
+        """`/`, or a path without a slash at its end; changes when the application moves."""
         return self._replica._route_prefix or "/"
 
     def begin(self) -> None:
-        """A request is in work: Serve scales by them, and waits for them before the replica ends."""
+        """Starts counting a request as in work."""
         self._metrics.inc_num_ongoing_requests(self._request)
 
     def end(self, method: str, status: int, seconds: float) -> None:
-        """It is no more."""
+        """Stops counting a request as in work, and notes it for the metrics.
+
+        Args:
+            method: HTTP method.
+            status: HTTP status; `CLIENT_CLOSED` if the client did not get the answer.
+            seconds: Time from the head of the request to the end of its answer.
+        """
         self._metrics.dec_num_ongoing_requests(self._request)
         if not self._ended:
             asyncio.get_running_loop().call_later(_INTERVAL_S, self._write)
         self._ended.append((method, status, 1e3 * seconds))
 
     def _write(self) -> None:
-        """Enters what has ended, many requests at a time."""
+        """Adds the requests that have ended to Ray Serve's metrics, many at a time."""
         ended, self._ended = self._ended, []
         by_kind: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
         for method, status, latency_ms in ended:
             by_kind[(method, status)].append(latency_ms)
         for (method, status), latencies_ms in by_kind.items():
-            self._enter(method, status, latencies_ms)
+            self._add(method, status, latencies_ms)
 
-    def _enter(self, method: str, status: int, latencies_ms: list[float]) -> None:
+    def _add(self, method: str, status: int, latencies_ms: list[float]) -> None:
         metrics, route, deployment = self._metrics, self.route_prefix, self._replica._deployment_id
         common = {"route": route, "method": method, "status_code": str(status)}
         if status < 400:
-            # What `record_request_metrics` and `record_ingress_request_metrics` do, for all of them at once.
+            # The same as `record_request_metrics` and `record_ingress_request_metrics` for each of
+            # the requests, but the dictionaries are looked up once. Errors below are rare.
             metrics._user_code_time_accumulator.add(sum(latencies_ms))
             metrics._max_processing_latency_trackers[route].add(max(latencies_ms))
             metrics._cached_request_counter[route] += len(latencies_ms)
@@ -82,6 +91,7 @@ class ReplicaAccounting:
                 )
             return
         for latency_ms in latencies_ms:
+            # Serve counts an exception of user code as an error here, and a refusal is none.
             metrics.record_request_metrics(
                 route=route,
                 latency_ms=latency_ms,
@@ -98,35 +108,34 @@ class ReplicaAccounting:
             )
 
 
-def of_application(app: Any) -> ReplicaAccounting | None:
-    """The books of the replica that an application of Serve's HTTP server leads to.
+def find_accounting(app: Any) -> ReplicaAccounting:
+    """Accounting of the replica behind the application of Ray Serve's HTTP server.
 
-    None where more is between than Serve has by itself, where requests are traced, where the replica's code has another
-    event loop than its server, and where this Ray's replica has not what is used of it.
+    Args:
+        app: The ASGI application that uvicorn calls.
+
+    Raises:
+        UnsupportedReplicaError: Requests are traced, some middleware stands between, the replica's
+            code has another event loop than its server, or Ray is not as expected.
     """
     if internals.is_tracing_enabled():
-        return None
+        raise UnsupportedReplicaError("requests are traced")
+    # These two are uvicorn's and Serve's own; raydc does what they do itself.
     if isinstance(app, ProxyHeadersMiddleware):
         app = app.app
     if isinstance(app, internals.RequestIdMiddleware):
         app = app._app
     replica = getattr(app, "__self__", None)
     if not isinstance(replica, internals.Replica) or app.__name__ != "_direct_ingress_asgi":
-        return None
-    missing = [name for name in _OF_REPLICA if not hasattr(replica, name)]
-    missing += [
-        name
-        for name in _OF_METRICS
-        if not hasattr(getattr(replica, "_metrics_manager", None), name)
-    ]
-    if missing:
-        logger.warning(
-            "requests take Ray Serve's slower way, because its replica has no %s",
-            ", ".join(missing),
-        )
-        return None
-    return (
-        None
-        if replica._user_callable_wrapper._run_user_code_in_separate_thread
-        else ReplicaAccounting(replica)
-    )
+        raise UnsupportedReplicaError("middleware stands between the server and the replica")
+    try:
+        wrapper, metrics = replica._user_callable_wrapper, replica._metrics_manager
+        if wrapper._run_user_code_in_separate_thread:
+            raise UnsupportedReplicaError("the replica's code runs in a thread of its own")
+        own_replica.route_prefix(replica)
+        _ = replica._deployment_id
+        for name in internals.attributes_of("ReplicaMetricsManager"):
+            getattr(metrics, name)
+    except AttributeError as error:
+        raise UnsupportedReplicaError(f"Ray Serve's replica differs: {error}") from error
+    return ReplicaAccounting(replica)

@@ -63,6 +63,8 @@ class Routes:
         self.service = service
         self.version = version
         self.answered: Counter[int] = Counter()
+        # Set by the replica: which path requests take, and why (`Decision.to_dict`).
+        self.request_path: dict[str, Any] = {}
         self._predictions = PredictionHandler(service)
 
     async def respond(self, request: Request) -> Response:
@@ -177,7 +179,7 @@ class Routes:
                 return await self._predictions.infer(request, loaded)
             case []:
                 request.require_method("GET")
-                return json_response(_metadata(loaded))
+                return json_response(_metadata(loaded, self.request_path))
             case ["ready"]:
                 request.require_method("GET")
                 return json_response({"name": model, "ready": True})
@@ -189,13 +191,14 @@ def _not_found(request: Request) -> RequestError:
     return RequestError(404, f"no path {path}; there are: {', '.join(PATHS)}")
 
 
-def _metadata(loaded: LoadedVersion) -> dict[str, Any]:
-    """The model's metadata with all facts: of the model and of each input."""
+def _metadata(loaded: LoadedVersion, request_path: dict[str, Any]) -> dict[str, Any]:
+    """The model's metadata with all facts: of the model, of each input, and of this replica."""
     parameters = {
         "alias": loaded.settings.alias,
         "digest": f"sha256:{loaded.bundle.digest}",
         "task": loaded.bundle.features.signature.task,
         "compute": loaded.bundle.compute,
+        **({"request_path": request_path} if request_path else {}),
         **model_facts.describe_model(loaded.bundle, loaded.source),
     }
     metadata = open_inference.model_metadata(
