@@ -82,7 +82,8 @@ def _connect(
     resolved: ResolvedSpec, address: str | None, report: Say, dashboard: bool
 ) -> engine.Engine:
     # `ray up` returns when the head is up; other nodes join later. Wait until the job fits.
-    connected = engine.connect(address, dashboard=dashboard)
+    edits_haproxy = resolved.serve is None or resolved.serve.direct == "auto"
+    connected = engine.connect(address, dashboard=dashboard, edits_haproxy=edits_haproxy)
     deadline = time.monotonic() + NODES_TIMEOUT_S
     waiting = False
     while True:

@@ -40,6 +40,19 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     report(f"on {where}: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU")
     for line in made.lines:
         report(line)
+    if resolved.serve is not None:
+        report(
+            f"direct    serve.direct is {resolved.serve.direct}{_direct_support(resolved.serve.direct)}"
+        )
+
+
+def _direct_support(direct: str) -> str:
+    """Whether the direct path can be taken with what is installed here; empty if it is off."""
+    if direct == "off":
+        return ": Ray Serve's own path, and HAProxy as Ray Serve configures it"
+    from raydc.engine import direct_support
+
+    return f": {direct_support.describe_support()}"
 
 
 @click.command()

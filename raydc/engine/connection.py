@@ -1,7 +1,7 @@
-"""The connection to Ray.
+"""The connection to Ray. Runs in the driver.
 
-raydc attaches to the cluster of `--address` or `RAY_ADDRESS`; where there is none it starts a Ray of its own
-in this process, which ends with it. Supervision, restarts, placement and autoscaling are Ray's.
+raydc attaches to the cluster of `--address` or `RAY_ADDRESS`. Without either it starts a local
+Ray, which ends with this process. Supervision, restarts, placement and autoscaling are Ray's.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from typing import Any
 from raydc.engine import internals, serve_environment
 from raydc.errors import ClusterError, RaydcError, first_line
 
-# Ray Train reads these in the driver and hands them to its controller and workers. Chosen by measurement:
-# a dead worker is seen within a fifth of a second, and a group that cannot be placed is retried at another size.
+# Ray Train reads these in the driver and hands them to its controller and workers. Chosen by
+# measurement: a dead worker is noticed within a fifth of a second, and a group that cannot be
+# placed is soon retried at another size.
 _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-    # raydc.elastic.scaling_policy asks for draining nodes itself, and spares each start of a group the process that would.
+    # `raydc.elastic.scaling_policy` looks for draining nodes itself; Ray's watcher would cost each
+    # start of a group a process of its own.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "120",
 }
-# These must reach the worker processes themselves.
+# These must be in the environment of the worker processes themselves.
 _WORKER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
-# What a local Ray leaves on this machine.
+# Folders of HAProxy's configuration and sockets, which a local Ray does not remove.
 _local_folders: list[tempfile.TemporaryDirectory[str]] = []
 _SERVE_THREAD_TIMEOUT_S = 5.0
 _QUIET = ("ray.train", "ray.tune", "ray.data")
@@ -41,7 +43,14 @@ _QUIET = ("ray.train", "ray.tune", "ray.data")
 
 @dataclass(frozen=True)
 class Engine:
-    """A connected Ray: `local` when this process started it and takes it along when it ends."""
+    """A connected Ray.
+
+    Attributes:
+        local: This process started it, and it ends with this process.
+        address: `host:port` of its head.
+        num_nodes: Nodes that are alive.
+        resources: Totals of the cluster, by Ray's names.
+    """
 
     local: bool
     address: str
@@ -55,30 +64,37 @@ def connect(
     num_cpus: int | None = None,
     quiet: bool = True,
     dashboard: bool = False,
+    edits_haproxy: bool = True,
 ) -> Engine:
-    """Attaches to a Ray cluster, or starts a local Ray; does nothing when already connected.
+    """Attaches to a Ray cluster, or starts a local Ray; does nothing if connected already.
 
     Args:
         address: `host:port`, `ray://...` or `auto`. Default: `RAY_ADDRESS`, else a local Ray.
         num_cpus: CPUs of a local Ray. Default: those of this machine.
         quiet: Keep Ray's own informational log lines off the terminal.
         dashboard: Start the dashboard of a local Ray, on loopback only.
+        edits_haproxy: Whether raydc edits the configuration of HAProxy that a local Ray writes
+            (`serve.direct: auto`). On a cluster, whoever starts Ray decides.
 
     Raises:
-        ClusterError: There is no cluster at the address, or it refuses.
+        ClusterError: There is no cluster at the address, it refuses, or this Ray is untested and
+            differs from what raydc needs.
     """
     import ray
 
-    # Threads that Serve leaves in the driver ask Ray once more when it has ended: they would start another.
+    internals.check_untested()
+    # Threads that Serve leaves in the driver call Ray once more after its end, which would start
+    # another Ray.
     internals.never_start_by_itself()
     address = address or os.environ.get("RAY_ADDRESS")
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if ray.is_initialized():
         return _describe(local=address is None)
-    # The default of 30 s is short for a machine that does other things as well.
+    # The default of 30 s is too short for a busy machine.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-    # Processes that Ray would start for tasks to come; those of raydc ask for an environment of their own.
+    # Ray would start processes for future tasks. Those of raydc need another environment and could
+    # not use them.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     choose_auth(local=address is None)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Silences a warning of Ray's.
@@ -91,7 +107,7 @@ def connect(
     shown = None
     try:
         if address:
-            # What Serve starts inherits them, unless its controller runs already.
+            # Serve's controller inherits them and passes them on, unless it runs already.
             options["runtime_env"]["env_vars"] = {
                 **_WORKER_ENVIRONMENT,
                 **serve_environment.SETTINGS,
@@ -99,7 +115,7 @@ def connect(
             ray.init(address=address, **options)
         else:
             # Without an address Ray would join a cluster that happens to run on this machine.
-            with _ingress_of_local_ray():
+            with _ingress_environment(edits_haproxy):
                 context = ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -117,16 +133,17 @@ def connect(
     if quiet:
         for name in _QUIET:
             logging.getLogger(name).setLevel(level)
-        # Serve sets its level anew. What it has to say in a driver is progress, or what its threads miss at the end.
+        # A level would not do, because Serve sets it again. All it logs in a driver is progress,
+        # and complaints of its threads at the end.
         logging.getLogger("ray.serve").disabled = True
     return _describe(local=address is None, dashboard_url=f"http://{shown}" if shown else None)
 
 
 def attach(address: str | None = None) -> bool:
-    """Attaches to the cluster of `address` or `RAY_ADDRESS`, or to a Ray that runs on this machine, if any.
+    """Attaches to the cluster of `address` or `RAY_ADDRESS`, or to a Ray that runs on this machine. Never starts one.
 
     Returns:
-        False when no address was given and no Ray runs here. Nothing is started.
+        False if no address was given and no Ray runs here.
 
     Raises:
         ClusterError: There is no cluster at the address that was given.
@@ -148,19 +165,19 @@ def attach(address: str | None = None) -> bool:
 
 
 def machine() -> dict[str, float]:
-    """CPUs and GPUs that a local Ray would find here, limits of a container included. Starts nothing."""
+    """CPUs and GPUs that a local Ray would find here, within the limits of a container. Starts nothing."""
     import torch
 
     return {"CPU": float(internals.get_num_cpus()), "GPU": float(torch.cuda.device_count())}
 
 
 def sample(space: dict[str, Any], num_samples: int, seed: int) -> list[dict[str, Any]]:
-    """Points of a search space, in the order in which Tune's own generator draws them.
+    """Draws points of a search space, in the order of Ray Tune's own generator.
 
     Args:
-        space: Names to domains of `ray.tune`.
-        num_samples: Draws; a grid gives all its points at each.
-        seed: Of the random numbers.
+        space: Domains of `ray.tune` by name.
+        num_samples: Number of draws; a grid gives all its points in each.
+        seed: Seed of the random numbers.
     """
     import numpy as np
 
@@ -184,13 +201,14 @@ def disconnect() -> None:
 
 
 @contextlib.contextmanager
-def _ingress_of_local_ray() -> Iterator[None]:
-    """A Ray that is started here inherits the settings of its ingress; this process and its further children do not."""
+def _ingress_environment(edits_haproxy: bool) -> Iterator[None]:
+    """Puts the settings of Serve's ingress into this process's environment while Ray starts and inherits them."""
     if not serve_environment.is_available():
         yield
         return
     _local_folders.append(serve_environment.make_folder())
-    settings = serve_environment.local(Path(_local_folders[-1].name))
+    settings = serve_environment.local(Path(_local_folders[-1].name), edits_haproxy)
+    # What the user has set counts.
     own = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(own)
     try:
@@ -210,17 +228,21 @@ def _describe(local: bool, dashboard_url: str | None = None) -> Engine:
 
 
 def choose_auth(local: bool) -> None:
-    """Token authentication unless the environment says otherwise, with a token that only its owner reads.
+    """Turns token authentication on, unless the environment says otherwise.
 
-    A local Ray always gets it; a cluster is asked with a token where this user has one. Ray 2.60 writes a
-    missing token readable by everybody, hence the file is made here.
+    A local Ray always has it; for a cluster it is on if this user has a token. Ray would write a
+    missing token readable by everybody, so the file is made here.
+
+    Args:
+        local: Whether a local Ray is about to start.
     """
     loader = internals.AuthenticationTokenLoader.instance()
     if "RAY_AUTH_MODE" not in os.environ:
         if not local and not loader.has_token(ignore_auth_mode=True):
             return
         os.environ["RAY_AUTH_MODE"] = "token"
-    internals.Config.initialize("")  # Ray reads the variable when it is imported, and not again.
+    # Ray has read the variable already, when it was imported.
+    internals.Config.initialize("")
     if os.environ["RAY_AUTH_MODE"] == "token" and not loader.has_token(ignore_auth_mode=True):
         _create_token()
         loader.reset_cache()
@@ -229,6 +251,7 @@ def choose_auth(local: bool) -> None:
 def _create_token() -> None:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Another process of this user may have made it meanwhile.
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -236,7 +259,7 @@ def _create_token() -> None:
 
 
 def find_cause(error: BaseException) -> RaydcError | None:
-    """The deliberate error inside whatever Ray wrapped around it, or None."""
+    """Finds raydc's own error inside what Ray wrapped around it; None if there is none."""
     seen: set[int] = set()
     for inner in _causes(error, seen):
         if isinstance(inner, RaydcError) and type(inner) is not RaydcError:
@@ -245,7 +268,8 @@ def find_cause(error: BaseException) -> RaydcError | None:
 
 
 def _plain(error: RaydcError) -> RaydcError:
-    # RayTaskError makes a class that inherits from both; the user's class is among its bases.
+    # Ray makes a class on the fly that inherits from RayTaskError and from the error's own class;
+    # the original is its `cause`.
     if hasattr(error, "cause") and isinstance(error.cause, RaydcError):
         return error.cause
     return error
@@ -266,7 +290,7 @@ def _causes(error: BaseException | None, seen: set[int]) -> Iterator[BaseExcepti
 
 
 def runtime_environment() -> dict[str, Any]:
-    """The runtime environment of this driver, for what outlives it: working_dir, env_vars, ..., as uploaded."""
+    """The runtime environment of this driver as uploaded (working_dir, env_vars, ...), for endpoints that outlive it."""
     import ray
 
     known = (
@@ -281,7 +305,7 @@ def runtime_environment() -> dict[str, Any]:
         "py_executable",
     )
     environment = dict(ray.get_runtime_context().runtime_env)
-    # Replicas inherit those of Serve's controller, with which they have to agree.
+    # Replicas inherit these from Serve's controller, and must not differ from it.
     variables = environment.get("env_vars") or {}
     environment["env_vars"] = {
         name: value for name, value in variables.items() if name not in serve_environment.SETTINGS

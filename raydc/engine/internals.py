@@ -1,7 +1,8 @@
 """Access to the private names of Ray that raydc uses. Runs in every process of raydc that knows Ray.
 
-A name is imported when it is needed: `internals.TrainController`. A Ray that has moved one of them is refused with the
-name that is missing, instead of failing somewhere in the middle of a run. The names are in `private_names`.
+A name is imported when it is needed: `internals.TrainController`. A Ray that has moved one of them
+is refused with the name that is missing, instead of failing somewhere in the middle of a run. The
+names are in `private_names`.
 """
 
 from __future__ import annotations
@@ -164,8 +165,8 @@ def never_start_by_itself() -> None:
 def end_serve_thread(timeout_s: float) -> bool:
     """Ends the thread that Serve's handles use in this process; it would outlive Ray itself.
 
-    It measures its own delays in native code, and a process that exits meanwhile may crash. Handles that exist
-    stop working; later ones get a new thread.
+    It measures its own delays in native code, and a process that exits meanwhile may crash.
+    Handles that exist stop working; later ones get a new thread.
 
     Args:
         timeout_s: How long to wait for its end.

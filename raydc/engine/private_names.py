@@ -1,8 +1,9 @@
 """Every private name of Ray that raydc uses, with what raydc expects of it. Data only; imports nothing.
 
-`raydc.engine.internals` reads these tables: to import a name when it is needed, and to say what a Ray that raydc does
-not know has changed. Names that only `raydc.serve.direct` and `raydc.engine.haproxy` need stand in tables of their own:
-without them an endpoint falls back to Ray Serve's own path, and everything else works.
+`raydc.engine.internals` reads these tables: to import a name when it is needed, and to say what a
+Ray that raydc does not know has changed. Names that only `raydc.serve.direct` and
+`raydc.engine.haproxy` need stand in tables of their own: without them an endpoint falls back to
+Ray Serve's own path, and everything else works.
 """
 
 from __future__ import annotations

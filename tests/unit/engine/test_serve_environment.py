@@ -1,10 +1,14 @@
-"""The settings of Ray Serve: known to Ray, and for each local Ray its own."""
+"""Settings of Ray Serve's ingress: known to Ray, with the defaults that raydc expects, and apart for each Ray."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -14,13 +18,13 @@ from raydc import engine
 from raydc.engine import connection, serve_environment
 
 
-def test_ray_serve_knows_every_setting(tmp_path: Path) -> None:
+def test_every_setting_is_known_to_ray_serve(tmp_path: Path) -> None:
     constants = (Path(ray.serve.__file__).parent / "_private" / "constants.py").read_text()
     known = set(re.findall(r'"(RAY_SERVE_\w+)"', constants))
     assert serve_environment.local(tmp_path).keys() <= known
 
 
-def test_two_local_rays_share_nothing(tmp_path: Path) -> None:
+def test_two_local_rays_share_no_port_or_path(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
     one, other = (
@@ -34,7 +38,7 @@ def test_two_local_rays_share_nothing(tmp_path: Path) -> None:
     } == own
 
 
-def test_the_paths_of_sockets_are_short_enough() -> None:
+def test_socket_paths_are_short_enough() -> None:
     with serve_environment.make_folder() as folder:
         assert Path(folder).stat().st_mode & 0o077 == 0, "whoever reaches the socket rules HAProxy"
         settings = serve_environment.local(Path(folder))
@@ -44,11 +48,11 @@ def test_the_paths_of_sockets_are_short_enough() -> None:
             assert len(f"{path.parent}/{'f' * 56}/{path.name}") <= 97
 
 
-def test_only_the_ray_that_starts_inherits_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_leave_the_environment_once_ray_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, str]] = []
     monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRIES", "7")
     before = dict(os.environ)
-    with connection._ingress_of_local_ray():
+    with connection._ingress_environment(edits_haproxy=True):
         seen.append(dict(os.environ))
     folder = connection._local_folders[-1]
     monkeypatch.setattr(ray, "shutdown", lambda: None)
@@ -58,3 +62,61 @@ def test_only_the_ray_that_starts_inherits_them(monkeypatch: pytest.MonkeyPatch)
     assert seen[0]["RAY_SERVE_HAPROXY_SOCKET_PATH"].startswith(folder.name)
     assert seen[0]["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert seen[0]["RAY_SERVE_HAPROXY_RETRIES"] == "7", "what the user says counts"
+
+
+# Setting of raydc -> the constant of Ray Serve that it changes, and that constant's default. A
+# default that moves is a reason to read what the setting means now.
+DEFAULTS = {
+    "RAY_SERVE_ENABLE_HA_PROXY": ("RAY_SERVE_ENABLE_HA_PROXY", [False]),
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": ("RAY_SERVE_THROUGHPUT_OPTIMIZED", [False]),
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": ("RAY_SERVE_HAPROXY_METRICS_ENABLED", [True]),
+    "RAY_SERVE_HAPROXY_RETRY_ON": ("RAY_SERVE_HAPROXY_RETRY_ON", ["conn-failure"]),
+    "RAY_SERVE_HAPROXY_RETRIES": ("RAY_SERVE_HAPROXY_RETRIES", [None]),
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": ("RAY_SERVE_HAPROXY_TUNE_BUFSIZE", [16384]),
+    # Ray 2.59, Ray 2.60.
+    "RAY_SERVE_HAPROXY_MAXCONN": ("RAY_SERVE_HAPROXY_MAXCONN", [20000, 4096]),
+    "RAY_SERVE_HAPROXY_NBTHREAD": ("RAY_SERVE_HAPROXY_NBTHREAD", [4]),
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": ("RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER", ["5s"]),
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": ("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", [3600]),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": ("PROXY_HEALTH_CHECK_PERIOD_S", [10.0]),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": ("PROXY_HEALTH_CHECK_TIMEOUT_S", [10.0]),
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": ("PROXY_READY_CHECK_TIMEOUT_S", [5.0]),
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": (
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S",
+        [30.0],
+    ),
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": (
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S",
+        [10.0],
+    ),
+}
+
+
+def serve_constants(settings: dict[str, str]) -> dict[str, Any]:
+    """Constants of Ray Serve in a process with these settings and no others."""
+    names = [constant for constant, _ in DEFAULTS.values()]
+    code = (
+        "import json; from ray.serve._private import constants as c; "
+        f"print(json.dumps({{name: getattr(c, name) for name in {names}}}))"
+    )
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env={**own, **settings}, capture_output=True, text=True,
+        timeout=120, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def test_each_setting_changes_the_default_that_raydc_knows() -> None:
+    assert DEFAULTS.keys() == serve_environment.SETTINGS.keys()
+    found, changed = serve_constants({}), serve_constants(serve_environment.SETTINGS)
+    for setting, (constant, defaults) in DEFAULTS.items():
+        assert found[constant] in defaults, f"{setting} has another default"
+        assert changed[constant] != found[constant], f"{setting} changes nothing"
+
+
+def test_haproxy_is_not_edited_if_direct_is_off(tmp_path: Path) -> None:
+    settings = serve_environment.local(tmp_path, edits_haproxy=False)
+    assert "RAY_SERVE_HAPROXY_BINARY_PATH" not in settings
+    assert settings["RAY_SERVE_ENABLE_HA_PROXY"] == "1"

@@ -1,21 +1,19 @@
-"""The short way of a request: the same HTTP as uvicorn's, Serve's books are kept, all else goes Serve's way."""
+"""The direct path of a request: HTTP as uvicorn's own, and other paths are passed on to Ray Serve."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
 import pytest
 import uvicorn
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http import auto
 
-from raydc.engine import internals
-from raydc.serve.direct import fast_path, head_limits, serve_accounting
+from raydc.serve.direct import fast_path
 from raydc.serve.direct.fast_path import FastPath, Write
+from raydc.serve.direct.head_limits import LimitedProtocol
 from raydc.serve.http.request import CLIENT_CLOSED, EncodedResponse, Request, json_response
 
 WAIT_S = 20.0
@@ -24,7 +22,9 @@ LARGE = 40_000_000
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class FakeBooks:
+class FakeAccounting:
+    """Counts like Ray Serve."""
+
     route_prefix = "/small"
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class FakeBooks:
 
 
 class Scene:
-    """A server whose connections take the short way; `go_on` lets `/wait` answer."""
+    """A server whose connections take the direct path; `go_on` lets `/wait` answer."""
 
     def __init__(self) -> None:
-        self.books = FakeBooks()
+        self.accounting = FakeAccounting()
         self.go_on = asyncio.Event()
         self.waiting = asyncio.Event()
         self.port = 0
@@ -56,8 +56,8 @@ class Scene:
         )
         await send({"type": "http.response.body", "body": b"serve"})
 
-    async def respond(self, asked: Request, write: Write) -> int:
-        scope = asked.scope
+    async def respond(self, request: Request, write: Write) -> int:
+        scope = request.scope
         assert scope["root_path"] == "/small"
         path = scope["path"].removeprefix("/small")
         if path in ("/wait", "/gone"):
@@ -68,9 +68,9 @@ class Scene:
         if path in ("/early", "/gone"):
             answer = json_response({"path": path}, 429)
         else:
-            body = await asked.read(200_000)
+            body = await request.read(200_000)
             answer = json_response(
-                {"path": path, "body": body.decode(), "request_id": asked.id}, 404
+                {"path": path, "body": body.decode(), "request_id": request.id}, 404
             )
             if path == "/large":
                 answer = EncodedResponse(200, b"l" * LARGE)
@@ -86,11 +86,13 @@ class Scene:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Scene], Awaitable[None]]) -> Scene:
-    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
-
     async def main() -> Scene:
         scene = Scene()
-        head_limits.limit(lambda app: FastPath(app, scene.books, scene.respond))
+
+        def prepare(protocol: LimitedProtocol) -> None:
+            protocol.app = FastPath(protocol.app, scene.accounting, scene.respond)
+
+        monkeypatch.setattr(auto, "AutoHTTPProtocol", partial(LimitedProtocol, prepare=prepare))
         scene.server = uvicorn.Server(
             uvicorn.Config(
                 scene.serve,
@@ -131,7 +133,7 @@ async def answer(
     )
 
 
-def test_an_answer_is_whole_and_the_books_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_is_complete_and_request_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         for _ in range(2):  # The connection stays.
@@ -147,10 +149,10 @@ def test_an_answer_is_whole_and_the_books_are_kept(monkeypatch: pytest.MonkeyPat
             assert b"connection" not in headers
 
     scene = run(monkeypatch, scenario)
-    assert (scene.books.in_work, scene.books.ended) == (0, [("POST", 404)] * 2)
+    assert (scene.accounting.in_work, scene.accounting.ended) == (0, [("POST", 404)] * 2)
 
 
-def test_who_gives_no_id_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_without_an_id_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         _, headers, body = await scene.ask(b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n")
         assert len(headers[b"x-request-id"]) == 32
@@ -159,7 +161,7 @@ def test_who_gives_no_id_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, scenario)
 
 
-def test_pipelined_requests_are_answered_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipelined_requests_are_answered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         writer.write(
@@ -176,7 +178,7 @@ def test_pipelined_requests_are_answered_in_their_order(monkeypatch: pytest.Monk
     run(monkeypatch, scenario)
 
 
-def test_a_head_is_answered_without_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_request_is_answered_without_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         writer.write(
@@ -192,7 +194,7 @@ def test_a_head_is_answered_without_a_body(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "sent", [b"GET /small HTTP/1.0\r\n\r\n", b"GET /small HTTP/1.1\r\nconnection: close\r\n\r\n"]
 )
-def test_a_connection_closes_when_the_client_says_so(
+def test_connection_closes_if_the_client_asks_for_it(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     async def scenario(scene: Scene) -> None:
@@ -211,7 +213,7 @@ def test_a_connection_closes_when_the_client_says_so(
         b"transfer-encoding: chunked\r\n\r\n" + b"186a0\r\n" + b"x" * 100_000 + b"\r\n0\r\n\r\n",
     ],
 )
-def test_a_body_that_is_not_read_is_not_in_the_next_requests_way(
+def test_unread_body_does_not_disturb_the_next_request(
     monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     async def scenario(scene: Scene) -> None:
@@ -227,7 +229,7 @@ def test_a_body_that_is_not_read_is_not_in_the_next_requests_way(
     run(monkeypatch, scenario)
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expect_continue_is_answered_before_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         writer.write(
@@ -240,17 +242,17 @@ def test_a_client_that_asks_first_is_told_to_go_on(monkeypatch: pytest.MonkeyPat
     run(monkeypatch, scenario)
 
 
-def test_who_sends_requests_and_reads_no_answers_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast_path, "_DRAIN_TIMEOUT_S", 0.2)
+def test_client_that_reads_no_answers_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_path, "UNREAD_ANSWER_TIMEOUT_S", 0.2)
 
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(b"GET /small/large HTTP/1.1\r\nhost: x\r\n\r\n" * 4)
-        while len(scene.books.ended) < 2:
+        while len(scene.accounting.ended) < 2:
             await asyncio.sleep(0.01)
-        assert scene.books.in_work == 0
-        assert scene.books.ended[:2] == [("GET", 200), ("GET", 499)]
+        assert scene.accounting.in_work == 0
+        assert scene.accounting.ended[:2] == [("GET", 200), ("GET", 499)]
         writer.transport.abort()
         assert reader is not None
 
@@ -258,26 +260,26 @@ def test_who_sends_requests_and_reads_no_answers_is_let_go(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("path", [b"/-/healthz", b"/-/routes", b"/other"])
-def test_what_is_not_raydcs_goes_serves_way(monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
+def test_other_paths_reach_ray_serve(monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
     async def scenario(scene: Scene) -> None:
         if path.startswith(b"/-/"):
-            scene.books.route_prefix = "/"
+            scene.accounting.route_prefix = "/"
         assert (await scene.ask(b"GET %s HTTP/1.1\r\nhost: x\r\n\r\n" % path))[2] == b"serve"
 
-    assert run(monkeypatch, scenario).books.ended == []
+    assert run(monkeypatch, scenario).accounting.ended == []
 
 
-def test_where_serve_answers_below_a_path_of_its_own_requests_go_its_way() -> None:
-    asked: list[str] = []
+def test_requests_below_a_root_path_reach_ray_serve() -> None:
+    paths: list[str] = []
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
-        asked.append(scope["path"])
+        paths.append(scope["path"])
 
-    async def respond(asked: Request, write: Write) -> int:
+    async def respond(request: Request, write: Write) -> int:
         raise AssertionError("the path is not what raydc would take it for")
 
-    kept = FakeBooks()
-    kept.route_prefix = "/"
+    accounting = FakeAccounting()
+    accounting.route_prefix = "/"
     scope = {
         "type": "http",
         "method": "GET",
@@ -285,34 +287,34 @@ def test_where_serve_answers_below_a_path_of_its_own_requests_go_its_way() -> No
         "root_path": "/root",
         "headers": [],
     }
-    asyncio.run(FastPath(serve, kept, respond)(scope, None, None))
-    assert (asked, kept.ended) == (["/root/predict"], [])
+    asyncio.run(FastPath(serve, accounting, respond)(scope, None, None))
+    assert (paths, accounting.ended) == (["/root/predict"], [])
 
 
-def test_a_client_that_goes_leaves_the_books_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_of_a_client_that_left_is_counted_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         _, writer = await scene.connect()
         writer.write(b"GET /small/gone HTTP/1.1\r\nhost: x\r\n\r\n")
         await scene.waiting.wait()
-        assert scene.books.in_work == 1
+        assert scene.accounting.in_work == 1
         writer.transport.abort()
         while scene.server is not None and scene.server.server_state.connections:
             await asyncio.sleep(0.01)
         scene.go_on.set()
 
     scene = run(monkeypatch, scenario)
-    assert (scene.books.in_work, scene.books.ended) == (0, [("GET", 499)])
+    assert (scene.accounting.in_work, scene.accounting.ended) == (0, [("GET", 499)])
 
 
-def test_what_is_cancelled_is_out_of_the_books(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_request_is_counted_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         status, _, _ = await scene.ask(b"GET /small/break HTTP/1.1\r\nhost: x\r\n\r\n")
         assert status == 500
 
-    assert run(monkeypatch, scenario).books.ended == [("GET", 499)]
+    assert run(monkeypatch, scenario).accounting.ended == [("GET", 499)]
 
 
-def test_a_server_that_ends_answers_what_is_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ending_server_answers_requests_in_work(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         writer.write(b"GET /small/wait HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -325,128 +327,3 @@ def test_a_server_that_ends_answers_what_is_in_work(monkeypatch: pytest.MonkeyPa
         assert (await answer(reader))[1][b"connection"] == b"close"
 
     run(monkeypatch, scenario)
-
-
-# Serve's application ----------------------------------------------------------------------------------------
-
-
-def serves_application(**more: Any) -> Any:
-    """As Serve gives it to uvicorn, of a replica that nobody has started."""
-    replica = object.__new__(internals.Replica)
-    metrics = SimpleNamespace(**dict.fromkeys(serve_accounting._OF_METRICS))
-    wrapper = SimpleNamespace(_run_user_code_in_separate_thread=False)
-    given = {
-        "_metrics_manager": metrics,
-        "_deployment_id": None,
-        "_route_prefix": "/",
-        "_user_callable_wrapper": wrapper,
-    }
-    replica.__dict__.update(
-        {name: value for name, value in {**given, **more}.items() if value != "missing"}
-    )
-    return ProxyHeadersMiddleware(internals.RequestIdMiddleware(replica._direct_ingress_asgi))
-
-
-def test_the_replica_is_found_behind_serves_own_middleware() -> None:
-    assert fast_path.is_possible()
-    assert serve_accounting.of_application(serves_application()) is not None
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"_user_callable_wrapper": SimpleNamespace(_run_user_code_in_separate_thread=True)},
-        {"_deployment_id": "missing"},
-        {"_metrics_manager": SimpleNamespace()},
-    ],
-)
-def test_a_replica_of_another_kind_keeps_serves_way(more: dict[str, Any]) -> None:
-    assert serve_accounting.of_application(serves_application(**more)) is None
-
-
-def test_middleware_of_somebody_else_is_not_passed_by() -> None:
-    app = serves_application()
-
-    async def other(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope, receive, send)
-
-    app.app._app, between = other, app.app._app
-    assert serve_accounting.of_application(app) is None
-    assert serve_accounting.of_application(ProxyHeadersMiddleware(other)) is None
-    assert serve_accounting.of_application(between.__self__._direct_ingress_asgi) is not None
-
-
-def manager() -> Any:
-    """Serve's own keeper of metrics, without what sends them away."""
-    http = internals.RequestProtocol.HTTP
-    made = object.__new__(internals.ReplicaMetricsManager)
-    counts = lambda: defaultdict(lambda: defaultdict(int))  # noqa: E731
-    made.__dict__.update(
-        _ingress=True, _cached_metrics_enabled=True, _num_ongoing_requests=0,
-        _ingress_metrics={http: None}, _ingress_ongoing_requests={http: 0},
-        _cached_request_counter=defaultdict(int), _cached_error_counter=defaultdict(int),
-        _cached_latencies=defaultdict(deque), _cached_ingress_request_counter=counts(),
-        _cached_ingress_request_error_counter=counts(), _cached_deployment_request_error_counter=counts(),
-        _cached_ingress_processing_latencies=defaultdict(lambda: defaultdict(deque)),
-        _max_processing_latency_trackers=defaultdict(Total), _user_code_time_accumulator=Total(),
-        _should_emit_request_ingress_metrics=lambda protocol: True,
-    )  # fmt: skip
-    return made
-
-
-class Total:
-    def __init__(self) -> None:
-        self.total = self.most = 0.0
-
-    def add(self, value: float) -> None:
-        self.total += value
-        self.most = max(self.most, value)
-
-
-def test_the_books_say_what_serve_itself_would_have_written(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ray.serve._private.replica.RAY_SERVE_ENABLE_DIRECT_INGRESS", True)
-    requests = [
-        ("POST", 200, 0.5),
-        ("POST", 200, 0.25),
-        ("GET", 200, 0.125),
-        ("POST", 422, 1.0),
-        ("POST", 499, 2.0),
-    ]
-    serves, own, http = manager(), manager(), internals.RequestProtocol.HTTP
-    replica = SimpleNamespace(
-        _metrics_manager=own,
-        _route_prefix="/a",
-        _deployment_id=SimpleNamespace(app_name="small", name="Replica"),
-    )
-
-    async def scenario() -> None:
-        kept = serve_accounting.ReplicaAccounting(replica)
-        for _ in requests:
-            kept.begin()
-        assert own._num_ongoing_requests == own._ingress_ongoing_requests[http] == len(requests)
-        for method, status, seconds in requests:
-            kept.end(method, status, seconds)
-            is_gone = status == CLIENT_CLOSED
-            serves.record_request_metrics(
-                route="/a", latency_ms=1e3 * seconds, is_error=is_gone,
-                exception_type="CancelledError" if is_gone else None,
-            )  # fmt: skip
-            serves.record_ingress_request_metrics(
-                protocol=http, method=method, route="/a", app_name="small", deployment_name="Replica",
-                latency_ms=1e3 * seconds, is_error=status >= 400, status_code=str(status),
-            )  # fmt: skip
-        assert own._num_ongoing_requests == own._ingress_ongoing_requests[http] == 0
-        async with asyncio.timeout(WAIT_S):
-            while not own._cached_latencies:
-                await asyncio.sleep(0.01)
-
-    asyncio.run(scenario())
-    for name, expected in serves.__dict__.items():
-        if name.startswith("_cached"):
-            assert getattr(own, name) == expected, name
-    assert (
-        own._user_code_time_accumulator.total == serves._user_code_time_accumulator.total == 3875.0
-    )
-    assert own._max_processing_latency_trackers["/a"].most == 2000.0

@@ -1,19 +1,22 @@
-"""Heads of requests that are too long or too slow end; all others pass, one after the other on one connection."""
+"""Limits on request heads: too long or too slow ones are refused, all others pass on one connection."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import uvicorn
 from uvicorn.protocols.http import auto
 
-from raydc.serve.direct import head_limits
+from raydc.engine.direct_support import HEAD_TIMEOUT_S, MAX_HEAD_BYTES
+from raydc.serve.direct.head_limits import LimitedProtocol
 
 WAIT_S = 20.0
+SHORT_S = 0.2
 GOOD = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
@@ -21,7 +24,7 @@ Connect = Callable[[], Awaitable[Streams]]
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] == "/slow":
-        await asyncio.sleep(3 * head_limits.HEAD_TIMEOUT_S)
+        await asyncio.sleep(3 * LimitedProtocol.head_timeout_s)
     if scope["method"] == "POST":
         while (await receive()).get("more_body"):
             pass
@@ -31,9 +34,16 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def run(monkeypatch: pytest.MonkeyPatch, scenario: Callable[[Connect], Awaitable[None]]) -> None:
-    monkeypatch.setattr(auto, "AutoHTTPProtocol", auto.AutoHTTPProtocol)
-    head_limits.limit()
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    scenario: Callable[[Connect], Awaitable[None]],
+    head_timeout_s: float = HEAD_TIMEOUT_S,
+) -> None:
+    """Runs a scenario against a uvicorn server with the limits."""
+    monkeypatch.setattr(LimitedProtocol, "head_timeout_s", head_timeout_s)
+    monkeypatch.setattr(
+        auto, "AutoHTTPProtocol", partial(LimitedProtocol, prepare=lambda protocol: None)
+    )
 
     async def main() -> None:
         server = uvicorn.Server(
@@ -62,7 +72,7 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["one value", "many headers", "address"])
-def test_a_head_that_is_too_long_ends(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_head_too_long_is_refused(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     start = {
         "one value": b"GET / HTTP/1.1\r\nx: ",
         "many headers": b"GET / HTTP/1.1\r\n",
@@ -87,7 +97,7 @@ def test_a_head_that_is_too_long_ends(monkeypatch: pytest.MonkeyPatch, kind: str
 
 
 @pytest.mark.parametrize("before", [b"", GOOD])
-def test_a_head_that_is_too_long_ends_though_it_comes_at_once(
+def test_head_too_long_in_one_read_is_refused(
     monkeypatch: pytest.MonkeyPatch, before: bytes
 ) -> None:
     async def scenario(connect: Connect) -> None:
@@ -95,9 +105,7 @@ def test_a_head_that_is_too_long_ends_though_it_comes_at_once(
         if before:
             writer.write(before)
             assert await answer(reader) == (200, b"ok")
-        writer.write(
-            b"GET / HTTP/1.1\r\nx: " + b"y" * (head_limits.MAX_HEAD_BYTES + 2000) + b"\r\n\r\n"
-        )
+        writer.write(b"GET / HTTP/1.1\r\nx: " + b"y" * (MAX_HEAD_BYTES + 2000) + b"\r\n\r\n")
         assert (await answer(reader))[0] == 431
         assert await reader.read() == b""
 
@@ -105,30 +113,26 @@ def test_a_head_that_is_too_long_ends_though_it_comes_at_once(
 
 
 @pytest.mark.parametrize("kind", ["slow", "long"])
-def test_the_answer_that_is_waited_for_comes_before_the_end(
+def test_bad_head_behind_a_request_waits_for_its_answer(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(head_limits, "HEAD_TIMEOUT_S", 0.2)
-
     async def scenario(connect: Connect) -> None:
         reader, writer = await connect()
         writer.write(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
         writer.write(b"GET / HTTP/1.1\r\nx: y")
         if kind == "long":
-            await asyncio.sleep(head_limits.HEAD_TIMEOUT_S / 2)
-            writer.write(b"y" * (head_limits.MAX_HEAD_BYTES + 1000))
+            await asyncio.sleep(SHORT_S / 2)
+            writer.write(b"y" * (MAX_HEAD_BYTES + 1000))
         assert await answer(reader) == (200, b"ok")
         if kind == "slow":
             assert (await answer(reader))[0] == 408
         assert await reader.read() == b""
 
-    run(monkeypatch, scenario)
+    run(monkeypatch, scenario, SHORT_S)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nx: ", GOOD + b"GET / HT"])
-def test_a_head_that_does_not_come_ends(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(head_limits, "HEAD_TIMEOUT_S", 0.2)
-
+def test_head_that_does_not_arrive_is_refused(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
     async def scenario(connect: Connect) -> None:
         reader, writer = await connect()
         writer.write(sent)
@@ -137,14 +141,12 @@ def test_a_head_that_does_not_come_ends(monkeypatch: pytest.MonkeyPatch, sent: b
         assert (await answer(reader))[0] == 408
         assert await reader.read() == b""
 
-    run(monkeypatch, scenario)
+    run(monkeypatch, scenario, SHORT_S)
 
 
-def test_bodies_and_pauses_between_requests_are_no_matter_of_the_head(
+def test_slow_bodies_and_idle_connections_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(head_limits, "HEAD_TIMEOUT_S", 0.2)
-
     async def scenario(connect: Connect) -> None:
         reader, writer = await connect()
         for _ in range(3):
@@ -164,11 +166,11 @@ def test_bodies_and_pauses_between_requests_are_no_matter_of_the_head(
         writer.write(GOOD)
         assert await answer(reader) == (200, b"ok")
 
-    run(monkeypatch, scenario)
+    run(monkeypatch, scenario, SHORT_S)
 
 
-def test_what_stands_before_a_head_is_not_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    piece = head_limits.MAX_HEAD_BYTES - 1000
+def test_bytes_before_a_head_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = MAX_HEAD_BYTES - 1000
 
     async def scenario(connect: Connect) -> None:
         reader, writer = await connect()

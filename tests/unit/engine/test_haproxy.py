@@ -1,0 +1,78 @@
+"""The edit of HAProxy's configuration: complete on the template that Ray Serve has, and nothing on another one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydc.engine import direct_support, haproxy
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> str:
+    """What the installed Ray Serve writes for one application."""
+    return direct_support.render_template(tmp_path, replica_port=2).read_text()
+
+
+def test_rewrite_edits_the_installed_template(template: str) -> None:
+    edited = haproxy.rewrite(template)
+    binds = [line.split()[1] for line in edited.splitlines() if line.strip().startswith("bind ")]
+    assert len(binds) == 3
+    assert all(bind.startswith("127.0.0.1:") for bind in binds)
+    assert " mode 600 level admin" in edited
+    assert edited.count("http-error status") == 7
+    assert haproxy.rewrite(edited) == edited
+    assert direct_support.template_problem() is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "changed", "surprise"),
+    [
+        (r" mode 666 ", " mode 660 ", "mode of the admin socket: 0 instead of 1"),
+        (r"frontend prometheus", "frontend metrics", "port of the metrics: 0 instead of 1"),
+        (r"bind \*:", "bind 0.0.0.0:", "port of the statistics: 0 instead of 1"),
+        (r"errorfile 503 .*", "", "error files: 2 instead of 3"),
+        (r"^defaults$", "defaults\ndefaults", "section `defaults`: 2 instead of 1"),
+        (r"^frontend http_frontend$", "frontend http", "section `frontend http_frontend`: 0"),
+        (r"^ *use_backend .*", "", "rules that select a backend: 0 instead of 1"),
+        (r"^backend http-small$", "backend small", "section `backend http-small`: 0 instead of 1"),
+        (r"return status 404", "deny status 404", "answer without an application: 0 instead of 1"),
+        (r"127\.0\.0\.1:514 local0 info", "stdout local0", "log target: 0 instead of 1"),
+    ],
+)
+def test_rewrite_refuses_a_changed_template(
+    template: str, pattern: str, changed: str, surprise: str
+) -> None:
+    other, count = re.subn(pattern, changed, template, flags=re.MULTILINE)
+    assert count >= 1, "the change has taken place"
+    with pytest.raises(haproxy.TemplateChangedError, match=re.escape(surprise)):
+        haproxy.rewrite(other)
+
+
+def test_changed_template_stays_as_it_is_on_disk(template: str, tmp_path: Path) -> None:
+    path = tmp_path / "changed.cfg"
+    changed = template.replace("frontend http_frontend", "frontend public")
+    path.write_text(changed)
+    # `-c` makes HAProxy check the file and exit; here it comes after raydc's edit.
+    command = [sys.executable, haproxy.__file__, "-c", "-q", "-f", str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "is left as Ray Serve wrote it: Ray Serve's template has changed" in ran.stderr
+    assert "section `frontend http_frontend`: 0 instead of 1" in ran.stderr
+    assert path.read_text() == changed
+
+
+def test_template_problem_is_told_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    render = direct_support.render_template
+
+    def other(folder: Path, **options: object) -> Path:
+        path = render(folder, **options)
+        path.write_text(path.read_text().replace("frontend prometheus", "frontend metrics"))
+        return path
+
+    monkeypatch.setattr(direct_support, "render_template", other)
+    assert "port of the metrics" in (direct_support.template_problem() or "")
+    assert "HAProxy keeps Ray Serve's configuration" in direct_support.describe_support()
