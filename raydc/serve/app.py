@@ -55,7 +55,9 @@ class Replica:
         self.access = Authenticator()
         self.monitor = Monitor(self.service, EndpointMetrics(), _access_log)
         self.routes = Routes(self.service, importlib.metadata.version("raydc"))
-        self.gate = FrontHandler(self.routes.respond, self.service, self.access, self.monitor.record)
+        self.gate = FrontHandler(
+            self.routes.respond, self.service, self.access, self.monitor.record
+        )
         # `start_check` takes this place while it runs.
         self._respond: Callable[..., Awaitable[int]] = self.gate.respond
         self._decision: Decision | None = None
@@ -72,9 +74,7 @@ class Replica:
 
             selection = PathSelection(self.gate.respond)
             selection.install()
-        except (
-            Exception
-        ) as error:  # Another uvicorn may fail in any way; the endpoint does not depend on it.
+        except Exception as error:  # noqa: BLE001 - another uvicorn may fail in any way.
             self._set_decision(Decision.refused([f"uvicorn or Ray Serve differs: {error}"]))
             return None
         return selection

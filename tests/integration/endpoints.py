@@ -9,8 +9,10 @@ import time
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import ray
 import small_models
 
 from raydc import artefact
@@ -63,6 +65,17 @@ def ask(
         return response.status, received, json.loads(response.read())
     finally:
         connection.close()
+
+
+def serve_logs(model: str) -> list[str]:
+    """Lines that replicas of a model have written into Ray Serve's folder of logs."""
+    node = ray._private.worker._global_node
+    folder = Path(node.get_logs_dir_path()) / "serve"
+    return [
+        line
+        for file in sorted(folder.glob(f"replica_{model}_*"), key=lambda one: one.stat().st_mtime)
+        for line in file.read_text().splitlines()
+    ]
 
 
 @dataclass

@@ -11,19 +11,17 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 import ray
 import small_models
 from endpoints import SMALL, WAIT_S, Load, ask, register, wait_for
 from ray import serve as ray_serve
 
-from raydc import bundle, client, engine, evaluate, serve
+from raydc import client, engine, serve
 from raydc.engine import serve_client
 from raydc.errors import CheckpointError, RegistryError, ServeError
 from raydc.features import Features, Numeric, Signature
@@ -54,109 +52,6 @@ def test_a_port_that_is_taken_is_named(
 
 def test_haproxy_takes_the_requests(endpoint: serve.Endpoint) -> None:
     assert serve_client.has_haproxy()
-
-
-# Answers ----------------------------------------------------------------------------------------------------
-
-
-def test_served_predictions_are_the_offline_ones(first: serve.Endpoint, storage: Storage) -> None:
-    rows = small_models.table_rows(40)
-    offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
-    answer = client.predict(first.url, rows=rows)
-    assert answer == {"predictions": offline, "model": "small", "version": "1"}, (
-        "bit for bit at the same batch shape"
-    )
-    for row, expected in zip(rows[:8], offline, strict=False):
-        (alone,) = client.predict(first.url, rows=[row])["predictions"]
-        assert alone["scores"] == pytest.approx(expected["scores"], abs=1e-6)
-
-
-def test_the_client_gets_the_offline_predictions_by_rows_and_by_arrays(
-    first: serve.Endpoint, storage: Storage
-) -> None:
-    rows = small_models.table_rows(40)
-    offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    with client.Client(first.url, timeout_s=WAIT_S) as asking:
-        answer, tensors = asking.predict(rows), asking.infer(columns)
-        assert asking.ready()
-        assert [one.name for one in asking.metadata().inputs] == list(columns)
-    assert [asdict(one) for one in answer.predictions] == [
-        {**one, "value": None} for one in offline
-    ]
-    assert (answer.model, answer.version, tensors.model, tensors.version) == (
-        "small",
-        "1",
-        "small",
-        "1",
-    )
-    assert tensors.outputs["label"].tolist() == [one["label"] for one in offline]
-    assert tensors.outputs["scores"].dtype == np.float32
-    assert tensors.outputs["scores"].tolist() == [
-        pytest.approx(list(one["scores"].values()), abs=1e-6) for one in offline
-    ]
-
-
-def test_batch_predictions_are_the_served_ones(
-    first: serve.Endpoint, storage: Storage, tmp_path: Path
-) -> None:
-    rows = small_models.table_rows(40)
-    source, output = tmp_path / "rows.jsonl", tmp_path / "predictions.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert (
-        evaluate.predict_file(Registry(storage).folder("small", 1), str(source), str(output)) == 40
-    )
-    batch = [json.loads(line) for line in output.read_text().splitlines()]
-    served = client.predict(first.url, rows=rows)["predictions"]
-    assert [(row["prediction"], row["score"]) for row in batch] == [
-        (one["label"], one["score"]) for one in served
-    ]
-
-
-def test_the_open_inference_protocol(first: serve.Endpoint, storage: Storage) -> None:
-    rows = small_models.table_rows(6)
-    metadata = client.metadata(first.url, "small")
-    kinds = {"age": "FP64", "hours": "FP64", "job": "BYTES"}
-    assert [(one["name"], one["datatype"]) for one in metadata["inputs"]] == list(kinds.items())
-    inputs = [
-        {"name": name, "shape": [6], "datatype": datatype, "data": [row[name] for row in rows]}
-        for name, datatype in kinds.items()
-    ]
-    body = json.dumps({"id": "q-1", "inputs": inputs}).encode()
-    path = f"/v2/models/small/versions/{metadata['versions'][0]}/infer"
-    status, headers, answer = ask(
-        first.url, "POST", path, body, content_type="application/json", x_request_id="r-1"
-    )
-    assert (status, answer["id"], answer["model_version"]) == (200, "q-1", "1")
-    assert (headers["x-raydc-model-version"], headers["x-request-id"]) == ("1", "r-1")
-    offline = bundle.load(Registry(storage).folder("small", 1)).predict_rows(rows)
-    expected = (
-        np.array([list(p["scores"].values()) for p in offline], dtype=np.float32)
-        .reshape(-1)
-        .tolist()
-    )
-    assert answer["outputs"][0]["data"] == expected
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "body", "kind", "status"),
-    [
-        ("POST", "/predict", b"{", "application/json", 400),
-        ("POST", "/predict", b'[{"age": "old"}]', "application/json", 422),
-        ("POST", "/predict", b"hello", "text/plain", 415),
-        ("GET", "/predict", b"", "application/json", 405),
-        ("GET", "/nowhere", b"", "application/json", 404),
-        ("GET", "/v2/models/small/versions/99", b"", "application/json", 404),
-        ("POST", "/predict", b" " * (8 * 1024 * 1024 + 1), "application/json", 413),
-    ],
-)
-def test_refusals_reach_the_client_as_json(
-    first: serve.Endpoint, method: str, path: str, body: bytes, kind: str, status: int
-) -> None:
-    found, headers, answer = ask(first.url, method, path, body, content_type=kind)
-    assert found == status
-    assert answer["error"]
-    assert answer["request_id"] == headers["x-request-id"]
 
 
 # Versions ---------------------------------------------------------------------------------------------------
