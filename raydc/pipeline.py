@@ -230,6 +230,8 @@ def serve_model(job: Job, version: int, why: str) -> str:
 
     endpoint = serve.deploy(job.spec, job.storage, version=version, why=why)
     job.report(f"serve     {endpoint.url} answers as {endpoint.model} version {endpoint.version}")
+    for path_line in serve.describe_path(endpoint):
+        job.report(f"          {path_line}")
     if (line := _access_note(job)) is not None:
         job.report(f"          {line}")
     return endpoint.url

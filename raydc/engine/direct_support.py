@@ -66,8 +66,8 @@ LIMITS = (
     ),
     DirectLimit(
         "HAProxy",
-        "errors of HAProxy and of Ray Serve itself are JSON with the request id, and with "
-        "Retry-After if a retry may help",
+        "errors of Ray Serve, and of HAProxy about requests that it could read, are JSON with the "
+        "request id, and with Retry-After if a retry may help",
     ),
     DirectLimit(
         "HAProxy", "HAProxy adds a request id and x-forwarded-for to requests that have none"

@@ -50,6 +50,7 @@ _SERVE_ERRORS = {
     503: (503, "no replica takes the request; try again"),
 }
 _CAN_BE_RETRIED = {429, 502, 503, 504}
+MARK = "raydc-haproxy"
 _REQUEST_ID = "%[var(txn.raydc_request_id)]"
 
 
@@ -153,6 +154,8 @@ def _defaults() -> list[str]:
 def _identify() -> list[str]:
     """Rules that give each request an id here, so that HAProxy's own errors have it too."""
     return [
+        # How `serve_client.is_haproxy_edited` sees from outside that these rules are in force.
+        f"http-request return status 204 hdr {MARK} edited if {{ path /-/{MARK} }}",
         "http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }",
         # For the access log. A proxy in front of this one has set it already, and knows the client.
         "http-request set-header x-forwarded-for %[src] if !{ req.hdr(x-forwarded-for) -m found }",

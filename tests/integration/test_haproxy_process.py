@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 import required
 
-from raydc.engine import direct_support, haproxy, serve_environment
+from raydc.engine import direct_support, haproxy, serve_client, serve_environment
 
 WAIT_S = 20.0
+PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,7 +98,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[int | None], int]]:
     def run(replica_port: int | None) -> int:
         (port,) = free_ports(1)
         path = write_config(Path(folder.name), port, replica_port)
-        program = serve_environment.local(Path(folder.name))["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        program = serve_environment.local(Path(folder.name))[PROGRAM]
         command = [program, "-db", "-f", str(path), "-dR"]
         environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": program}
         processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment))
@@ -120,7 +121,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def answers(port: int) -> bool:
     try:
-        return ask(port, "/small/json/200")[0] in (200, 503)
+        return ask(port, "/small/json/200")[0] in (200, 404, 503)
     except OSError:
         return False
 
@@ -168,6 +169,18 @@ def test_errors_of_haproxy_and_serve_are_json(
     assert len(body["request_id"]) == 36, "a request without an id gets one"
 
 
+def test_edited_configuration_is_recognised_from_outside(
+    start: Callable[[int | None], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert serve_client.is_haproxy_edited("127.0.0.1", start(None))
+    # HAProxy itself reads the file as Ray Serve wrote it.
+    monkeypatch.setattr(
+        serve_environment, "local", lambda folder: {PROGRAM: haproxy._find_binary()}
+    )
+    assert not serve_client.is_haproxy_edited("127.0.0.1", start(None))
+    assert not serve_client.is_haproxy_edited("127.0.0.1", free_ports(1)[0])
+
+
 def test_dead_replica_is_answered_with_503(start: Callable[[int | None], int]) -> None:
     (closed,) = free_ports(1)
     status, headers, body = ask(start(closed), "/small/json/200", x_request_id="mine")
@@ -192,7 +205,7 @@ def test_haproxy_ends_with_its_parent(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with serve_environment.make_folder() as folder:
         path = write_config(Path(folder), port, None)
-        program = serve_environment.local(Path(folder))["RAY_SERVE_HAPROXY_BINARY_PATH"]
+        program = serve_environment.local(Path(folder))[PROGRAM]
         command = [program, "-db", "-f", str(path), "-dR"]
         code = f"import subprocess; child = subprocess.Popen({command}); print(child.pid, flush=True); child.wait()"
         parent = subprocess.Popen(
