@@ -6,12 +6,12 @@ from raydc.engine.connection import (
     choose_auth,
     connect,
     disconnect,
-    find_cause,
     head_address,
     machine,
     runtime_environment,
     sample,
 )
+from raydc.engine.error_cause import find_cause
 
 __all__ = [
     "Engine",

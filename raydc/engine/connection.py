@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raydc.engine import internals, serve_environment
-from raydc.errors import ClusterError, RaydcError, first_line
+from raydc.errors import ClusterError, first_line
 
 # Ray Train reads these in the driver and hands them to its controller and workers. Chosen by
 # measurement: a dead worker is noticed within a fifth of a second, and a group that cannot be
@@ -256,37 +256,6 @@ def _create_token() -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
-
-
-def find_cause(error: BaseException) -> RaydcError | None:
-    """Finds raydc's own error inside what Ray wrapped around it; None if there is none."""
-    seen: set[int] = set()
-    for inner in _causes(error, seen):
-        if isinstance(inner, RaydcError) and type(inner) is not RaydcError:
-            return _plain(inner)
-    return None
-
-
-def _plain(error: RaydcError) -> RaydcError:
-    # Ray makes a class on the fly that inherits from RayTaskError and from the error's own class;
-    # the original is its `cause`.
-    if hasattr(error, "cause") and isinstance(error.cause, RaydcError):
-        return error.cause
-    return error
-
-
-def _causes(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
-    if error is None or id(error) in seen:
-        return
-    seen.add(id(error))
-    yield error
-    failures = getattr(error, "worker_failures", None)
-    for inner in failures.values() if isinstance(failures, dict) else ():
-        yield from _causes(inner, seen)
-    for name in ("cause", "__cause__", "__context__", "_healthcheck_error", "error"):
-        inner = getattr(error, name, None)
-        if isinstance(inner, BaseException):
-            yield from _causes(inner, seen)
 
 
 def runtime_environment() -> dict[str, Any]:

@@ -38,7 +38,13 @@ class Accounting(Protocol):
         """Starts counting a request as in work."""
 
     def end(self, method: str, status: int, seconds: float) -> None:
-        """Stops counting a request; `status` is `CLIENT_CLOSED` if the client did not get the answer."""
+        """Stops counting a request as in work.
+
+        Args:
+            method: HTTP method.
+            status: HTTP status; `CLIENT_CLOSED` if the client did not get the answer.
+            seconds: Time from the head of the request to the end of its answer.
+        """
 
 
 class FastPath:
