@@ -131,8 +131,17 @@ def foreign_attributes(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def inherited_attributes(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Private attributes that a subclass of a class of Ray takes from it by `self`."""
+    of_ray = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ray"
+        for alias in node.names
+    }
     for one in ast.walk(tree):
-        if isinstance(one, ast.ClassDef):
+        if isinstance(one, ast.ClassDef) and any(
+            ast.unparse(base).startswith("internals.") or ast.unparse(base) in of_ray
+            for base in one.bases
+        ):
             own = own_names(one)
             for node in ast.walk(one):
                 if isinstance(node, ast.Attribute) and is_private(node.attr):
