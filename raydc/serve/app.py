@@ -90,6 +90,9 @@ class Replica:
             decision.reason,
             f"; not in force: {limits}" if limits else "",
         )
+        # Ray Serve keeps lines in memory until there are a thousand, or one is an error.
+        for handler in logging.getLogger("ray.serve").handlers:
+            handler.flush()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Called by Ray Serve before the first request and at every change of `user_config`."""
