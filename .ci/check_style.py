@@ -48,7 +48,7 @@ def code_lines(source: str) -> int:
 
 
 def public_functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef, str]]:
-    """Yields name, node and docstring of each public function; that of `__init__` is its class's."""
+    """Yields name, node and docstring of public functions; `__init__` has the one of its class."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             for item in node.body:

@@ -277,7 +277,8 @@ def metrics_page() -> str:
         parts += table(("name", "kind", "labels", "meaning"), rows)
     parts += [
         "`phase` is a name of the [time account](../explanation/time-account.md). `kind` is",
-        "`useful` or `recomputed`. `code` is the HTTP status. `role` is `stable`, `canary` or `shadow`.",
+        "`useful` or `recomputed`. `code` is the HTTP status. `role` is `stable`, `canary` or "
+        "`shadow`.",
         "The `_sum` of a histogram is Ray's estimate from the middles of its buckets.",
         "",
     ]

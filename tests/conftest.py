@@ -1,4 +1,4 @@
-"""What all tests share: the folder decides the marker, real data sets, a small data set made on the spot."""
+"""Fixtures and options of all tests. The folder of a test decides its marker."""
 
 from __future__ import annotations
 

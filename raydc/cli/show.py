@@ -42,7 +42,8 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
         report(line)
     if resolved.serve is not None:
         report(
-            f"direct    serve.direct is {resolved.serve.direct}{_direct_support(resolved.serve.direct)}"
+            "direct    serve.direct is "
+            f"{resolved.serve.direct}{_direct_support(resolved.serve.direct)}"
         )
 
 

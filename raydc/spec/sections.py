@@ -179,8 +179,10 @@ class Serve(Section):
     )
     direct: Literal["auto", "off"] = Field(
         "auto",
-        description="auto: requests go from uvicorn straight to raydc, if a check at the start of each "
-        "replica passes. off: public Ray Serve only, slower and with fewer limits (docs/direct.md).",
+        description="auto: requests go from uvicorn straight to raydc, if a check at the start "
+        "of each "
+        "replica passes. off: public Ray Serve only, slower and with fewer limits "
+        "(docs/direct.md).",
     )
     tls: bool = Field(
         False,

@@ -16,7 +16,7 @@ from raydc.storage import Storage
 
 @pytest.fixture(scope="session")
 def ray_engine() -> Iterator[engine.Engine]:
-    """A local Ray with more logical CPUs than the machine may have, so that small jobs fit beside each other."""
+    """A local Ray with more logical CPUs than the machine, so that small jobs run together."""
     yield engine.connect(num_cpus=4)
     threads = {thread.name for thread in threading.enumerate()}
     engine.disconnect()
@@ -27,7 +27,7 @@ def ray_engine() -> Iterator[engine.Engine]:
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """A registry with version 1 and 2 of `small`, and a version 3 whose golden rows do not match."""
+    """A registry with versions 1 and 2 of `small`, and a version 3 with wrong golden rows."""
     store = Storage(str(tmp_path_factory.mktemp("serve") / "store"))
     for seed in range(3):
         register(store, small_models.table_features(), seed, golden_is_wrong=seed == 2)

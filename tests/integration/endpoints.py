@@ -1,4 +1,4 @@
-"""What the tests of an endpoint share: versions to register, requests that are not tried again, a steady load."""
+"""Helpers of endpoint tests: versions to register, requests without retries, a steady load."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def serve_logs(model: str) -> list[str]:
 class Load:
     """A steady load: every answer is counted, none is tried again.
 
-    `sequences` has the versions that each client saw, in its order, each once for as long as it stayed.
+    `sequences` has the versions that each client saw, in its order, each once for as long as it
+    stayed.
     """
 
     url: str

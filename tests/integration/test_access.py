@@ -1,5 +1,8 @@
-"""An endpoint with tokens, as it listens and as it is watched: tokens count within seconds, sockets are those that
-docs/security.md names, metrics come out of Ray's port, each request is a line of the access log."""
+"""An endpoint with tokens: its sockets, its metrics and its access log.
+
+New and revoked tokens count within seconds, sockets are those of docs/security.md, metrics come out
+of Ray's port, and each request is a line of the access log.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ ROWS = json.dumps(small_models.table_rows(2)).encode()
 
 @pytest.fixture(scope="module")
 def guarded(ray_engine: engine.Engine, storage: Storage) -> Iterator[serve.Endpoint]:
-    """An endpoint that wants tokens; nobody has one yet."""
+    """An endpoint with `auth: token` and no token yet."""
     for seed in range(2):
         register(storage, small_models.table_features(), seed, MODEL)
     given = small_models.small_spec(
@@ -62,7 +65,7 @@ def replica_url(guarded: serve.Endpoint) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-# Tokens ---------------------------------------------------------------------------------------------------------
+# Tokens -------------------------------------------------------------------------------------------
 
 
 def test_nobody_is_let_in_but_health_is_open(guarded: serve.Endpoint) -> None:
@@ -115,7 +118,7 @@ def test_tokens_count_within_seconds_with_their_rights(
     tokens.revoke("bob")
 
 
-# Sockets ----------------------------------------------------------------------------------------------------
+# Sockets ------------------------------------------------------------------------------------------
 
 
 def listeners() -> set[tuple[str, str, int]]:
@@ -176,7 +179,8 @@ def test_nothing_listens_that_is_not_documented(guarded: serve.Endpoint, root: P
     # serve.host is 127.0.0.1 here.
     here = {(name, "loopback" if place == "host" else place) for name, place in known}
     assert found - here == set()
-    # These come and go: other workers, and the agent's port that a second Ray of a machine does without.
+    # These come and go: other workers, and the agent's port that a second Ray of a machine does
+    # without.
     assert here - found <= {
         ("other workers", "all"),
         ("DashboardAgent", "node"),
@@ -184,7 +188,7 @@ def test_nothing_listens_that_is_not_documented(guarded: serve.Endpoint, root: P
     }
 
 
-# Metrics and log --------------------------------------------------------------------------------------------
+# Metrics and log ----------------------------------------------------------------------------------
 
 
 def exported(label: str) -> list[str]:

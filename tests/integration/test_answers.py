@@ -1,4 +1,4 @@
-"""What an endpoint answers, whichever path its requests take: direct, Ray Serve's, and Ray Serve's as a fallback."""
+"""Answers of an endpoint on each path: direct, Ray Serve's, and Ray Serve's as a fallback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HAProxy with the configuration that Ray Serve writes and raydc edits, in front of this test's servers; no Ray."""
+"""HAProxy with the configuration that Ray Serve writes and raydc edits; runs without Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _installed() -> None:
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers with the status in the path, as text like Ray Serve (`/text/...`) or JSON like raydc (`/json/...`)."""
+    """Answers with the status in the path, as text (`/text/...`) or as JSON (`/json/...`)."""
 
     protocol_version = "HTTP/1.1"
 
@@ -207,7 +207,8 @@ def test_haproxy_ends_with_its_parent(tmp_path: Path) -> None:
         path = write_config(Path(folder), port, None)
         program = serve_environment.local(Path(folder))[PROGRAM]
         command = [program, "-db", "-f", str(path), "-dR"]
-        code = f"import subprocess; child = subprocess.Popen({command}); print(child.pid, flush=True); child.wait()"
+        code = f"import subprocess; child = subprocess.Popen({command}); "
+        code += "print(child.pid, flush=True); child.wait()"
         parent = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

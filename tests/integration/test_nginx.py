@@ -1,4 +1,4 @@
-"""TLS in front: what `cluster/nginx.conf` lets through to an endpoint, and what it answers itself. Needs nginx."""
+"""TLS in front of an endpoint with `cluster/nginx.conf`. Needs nginx."""
 
 from __future__ import annotations
 
@@ -88,10 +88,30 @@ def front(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fron
     nginx, openssl = require("nginx"), require("openssl")
     key, certificate = folder / "key.pem", folder / "fullchain.pem"
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+        [
+            openssl,
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
     behind_port, port = free_port(), free_port()
     server = uvicorn.Server(
         uvicorn.Config(Echo(), "127.0.0.1", behind_port, log_level="error", lifespan="off")

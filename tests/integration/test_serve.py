@@ -1,4 +1,4 @@
-"""The endpoint on Ray Serve: what answers is what was registered, and a change of version fails no request."""
+"""The endpoint on Ray Serve: it answers as registered, and a change of version fails no request."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_haproxy_takes_the_requests(endpoint: serve.Endpoint) -> None:
     assert serve_client.has_haproxy()
 
 
-# Versions ---------------------------------------------------------------------------------------------------
+# Versions -----------------------------------------------------------------------------------------
 
 
 def test_promote_and_rollback_fail_no_request(first: serve.Endpoint, storage: Storage) -> None:
@@ -195,7 +195,7 @@ def test_another_alias_moves_without_the_endpoint(first: serve.Endpoint, storage
     assert client.metadata(first.url, "small")["versions"] == ["1"]
 
 
-# The spec ---------------------------------------------------------------------------------------------------
+# The spec -----------------------------------------------------------------------------------------
 
 
 def replicas(model: str) -> list[dict[str, Any]]:
@@ -277,7 +277,7 @@ def slow_features() -> Features:
 
 @pytest.fixture
 def slow(first: serve.Endpoint, storage: Storage) -> Iterator[serve.Endpoint]:
-    """A second model of the same Serve, which takes as long as it is told, on up to two replicas."""
+    """A second model on the same Serve, of a chosen duration, with up to two replicas."""
     made = storage / "made-slow"
     small_models.write_slow_bundle(made, slow_features())
     version = Registry(storage).register("slow", made, {})

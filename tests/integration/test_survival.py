@@ -1,5 +1,7 @@
-"""Wrong requests and slow senders over the wire: replicas live on, and nobody else notices. And a client library of
-the Open Inference Protocol, unchanged."""
+"""Wrong requests and slow senders over the wire; a client library of the inference protocol.
+
+Replicas survive, and other clients notice nothing.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ NUM_SLOW = 12
 
 
 class Endpoints:
-    """Two models on one Serve: `pictures` at its root with two replicas, and `small`, of tables, below its name."""
+    """Two models on one Serve: `pictures` at `/` with two replicas, `small` below its name."""
 
     def __init__(self, store: Storage) -> None:
         self.store = store
@@ -115,8 +117,8 @@ def test_wrong_requests_are_answered_once_by_replicas_that_live_on(endpoints: En
         if not bad.is_refused_by(status) or set(answer) != {"error", "request_id"}
     ]
     assert wrong == []
-    # Serve counts what it sends to replicas nowhere, so they count what they answer: a request that was sent to a
-    # second one, or twice, would make it more.
+    # Serve counts what it sends to replicas nowhere, so they count what they answer: a request
+    # that was sent to a second one, or twice, would make it more.
     assert endpoints.answered() - before == len(bad_requests.ALL)
     assert {state["pid"] for state in endpoints.states()} == pids
     assert not [
@@ -228,7 +230,7 @@ def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_the_replica(
     )
 
 
-# A client library ---------------------------------------------------------------------------------------------
+# A client library ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
