@@ -22,7 +22,7 @@ class Api(litserve.LitAPI):
         self.task, self.model_name = task, model
         self.has_batches = bool(options)
 
-    def setup(self, device: str) -> None:
+    def setup(self, device: str) -> None:  # noqa: ARG002
         self.net = network(self.model_name)
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # An annotation would name a field of a body.

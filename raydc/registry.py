@@ -235,7 +235,7 @@ class Registry:
 
     def note(self, name: str, move: Move) -> None:
         """Records a canary or a shadow that starts or ends, which changes no alias."""
-        self._history(name).change(lambda stacks: move)
+        self._history(name).change(lambda _stacks: move)
 
     def _require_alias(self, name: str, alias: str) -> None:
         if alias.isdigit():

@@ -177,7 +177,11 @@ def _progress(spec: ResolvedSpec, folder: Storage, num_trials: int, report: Say)
         num_ended = 0
 
         def on_trial_complete(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+            self,
+            iteration: int,  # noqa: ARG002
+            trials: list[Any],  # noqa: ARG002
+            trial: Any,
+            **info: Any,  # noqa: ARG002
         ) -> None:
             self.num_ended += 1
             report(

@@ -98,11 +98,15 @@ class Commands(click.Group):
             # 128 + SIGINT, as shells report it.
             ctx.exit(130)
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         # Click sorts by name; these are in the order of their use.
         return list(self.commands)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Writes the commands by section, all in columns of the same width."""
         width = max(map(len, self.commands), default=0)
         for title, commands in self.sections.items():

@@ -123,7 +123,6 @@ def plan_data_set(listing: StoreListing, one: DataSet) -> Removal:
 
 
 def plan_versions(
-    listing: StoreListing,
     model: Model,
     numbers: Sequence[int],
     beside: Beside,
@@ -132,7 +131,6 @@ def plan_versions(
     """The removal of versions of a model.
 
     Args:
-        listing: The storage.
         model: The model, with what runs of it.
         numbers: The versions.
         beside: Version by (alias, `canary` or `shadow`) that may run where no Ray was asked.

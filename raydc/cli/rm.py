@@ -97,7 +97,7 @@ def model(
         beside = running_beside(registry.history(name)) if endpoints is None else {}
     # Without --version all of it goes: tokens and history too, which single versions leave.
     if versions:
-        planned = removal.plan_versions(listing, found, versions, beside, previous)
+        planned = removal.plan_versions(found, versions, beside, previous)
     else:
         planned = [removal.plan_model(listing, found, beside)]
     _say_who_was_asked(endpoints is not None)

@@ -87,7 +87,7 @@ class TableWriter:
 class _JsonLinesWriter:
     """Has the methods of pyarrow's writers, which know no JSON Lines."""
 
-    def __init__(self, stream: pa.NativeFile, schema: pa.Schema) -> None:
+    def __init__(self, stream: pa.NativeFile, _schema: pa.Schema) -> None:
         self._stream = stream
 
     def write_table(self, table: pa.Table) -> None:

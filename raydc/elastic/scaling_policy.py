@@ -117,7 +117,10 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         self._size.avoid(num_workers, self._now_s())
 
     def on_controller_start_worker_group(
-        self, *, scaling_config: Any, num_workers: int
+        self,
+        *,
+        scaling_config: Any,  # noqa: ARG002
+        num_workers: int,  # noqa: ARG002
     ) -> dict[str, str] | None:
         """Keeps workers off nodes that are dead or drain, which Ray may not know yet.
 
@@ -184,7 +187,9 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
     # -----------------------------------------------------------------------------
 
     def make_decision_for_running_worker_group(
-        self, worker_group_state: Any, worker_group_status: Any
+        self,
+        worker_group_state: Any,  # noqa: ARG002
+        worker_group_status: Any,  # noqa: ARG002
     ) -> Any:
         """Never resizes a running group; requests a planned stop if it should change.
 

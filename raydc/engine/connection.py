@@ -128,7 +128,8 @@ def connect(
         where = f"at {address}" if address else "in this process"
         raise ClusterError(
             f"no Ray {where}: {first_line(error)}",
-            "Check --address / RAY_ADDRESS, and RAY_AUTH_MODE and the token; leave both out for a local Ray.",
+            "Check --address / RAY_ADDRESS, and RAY_AUTH_MODE and the token; leave both out for a "
+            "local Ray.",
         ) from error
     if quiet:
         for name in _QUIET:
@@ -140,7 +141,7 @@ def connect(
 
 
 def attach(address: str | None = None) -> bool:
-    """Attaches to the cluster of `address` or `RAY_ADDRESS`, or to a Ray that runs on this machine. Never starts one.
+    """Attaches to a running Ray: of `address`, of `RAY_ADDRESS`, or of this machine. Starts none.
 
     Returns:
         False if no address was given and no Ray runs here.
@@ -165,7 +166,7 @@ def attach(address: str | None = None) -> bool:
 
 
 def machine() -> dict[str, float]:
-    """CPUs and GPUs that a local Ray would find here, within the limits of a container. Starts nothing."""
+    """Counts the CPUs and GPUs that a local Ray would find, within the limits of a container."""
     import torch
 
     return {"CPU": float(internals.get_num_cpus()), "GPU": float(torch.cuda.device_count())}
@@ -202,7 +203,7 @@ def disconnect() -> None:
 
 @contextlib.contextmanager
 def _ingress_environment(edits_haproxy: bool) -> Iterator[None]:
-    """Puts the settings of Serve's ingress into this process's environment while Ray starts and inherits them."""
+    """Sets the environment of Serve's ingress in the block, where Ray starts and inherits it."""
     if not serve_environment.is_available():
         yield
         return
@@ -259,7 +260,7 @@ def _create_token() -> None:
 
 
 def runtime_environment() -> dict[str, Any]:
-    """The runtime environment of this driver as uploaded (working_dir, env_vars, ...), for endpoints that outlive it."""
+    """Returns the uploaded runtime environment of this driver, for endpoints that outlive it."""
     import ray
 
     known = (

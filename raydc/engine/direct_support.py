@@ -149,7 +149,7 @@ def render_template(folder: Path, **options: Any) -> Path:
 
 
 def template_problem() -> str | None:
-    """Why `haproxy.rewrite` refuses the installed Ray Serve's template, or None if it accepts it."""
+    """Says why `haproxy.rewrite` refuses the template of the installed Ray Serve, or None."""
     with tempfile.TemporaryDirectory(prefix="raydc-") as folder:
         try:
             for replica_port in (None, 1):

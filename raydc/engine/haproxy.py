@@ -167,7 +167,8 @@ def _translate() -> list[str]:
     """Rules that turn Ray Serve's plain-text errors into raydc's."""
     is_text = "{ res.hdr(content-type) -m beg text/plain }"
     return [
-        f"http-response return status {shown} {_body(shown, sentence)} hdr x-request-id {_REQUEST_ID}"
+        f"http-response return status {shown} {_body(shown, sentence)} "
+        f"hdr x-request-id {_REQUEST_ID}"
         f" if {{ status {status} }} {is_text}"
         for status, (shown, sentence) in _SERVE_ERRORS.items()
     ]

@@ -1,4 +1,4 @@
-"""Access to the private names of Ray that raydc uses. Runs in every process of raydc that knows Ray.
+"""Access to the private names of Ray that raydc uses. Runs in every process that imports Ray.
 
 A name is imported when it is needed: `internals.TrainController`. A Ray that has moved one of them
 is refused with the name that is missing, instead of failing somewhere in the middle of a run. The
@@ -52,7 +52,7 @@ def check() -> None:
 
 
 def check_untested() -> None:
-    """Does `check` if the installed Ray is another than those that were tested. Raises ClusterError."""
+    """Runs `check` if the installed Ray is not a tested version. Raises ClusterError."""
     import ray
 
     if ".".join(ray.__version__.split(".")[:2]) not in TESTED_VERSIONS["ray"]:

@@ -1,4 +1,4 @@
-"""Every private name of Ray that raydc uses, with what raydc expects of it. Data only; imports nothing.
+"""Tables of the private names of Ray that raydc uses, with what it expects of them. Data only.
 
 `raydc.engine.internals` reads these tables: to import a name when it is needed, and to say what a
 Ray that raydc does not know has changed. Names that only `raydc.serve.direct` and

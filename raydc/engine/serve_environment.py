@@ -114,7 +114,10 @@ def local(folder: Path, edits_haproxy: bool = True) -> dict[str, str]:
 
 
 def _write_program(folder: Path) -> Path:
-    """Writes a program that runs `raydc.engine.haproxy`; raydc's own may not be on the PATH of Ray's processes."""
+    """Writes a program that runs `raydc.engine.haproxy`.
+
+    The console script of raydc may not be on the PATH of Ray's processes.
+    """
     program = folder / "haproxy"
     # `-I`: the environment and the working folder of Ray's processes must not change what is
     # imported.
@@ -125,7 +128,9 @@ def _write_program(folder: Path) -> Path:
 
 
 def free_port(host: str) -> int:
-    """A free port for the endpoint. It is below the range of clients' ports, because it is bound seconds later.
+    """Finds a free port for the endpoint.
+
+    It is below the range of clients' ports, because it is bound only seconds later.
 
     Args:
         host: The address to listen on.
@@ -136,7 +141,7 @@ def free_port(host: str) -> int:
 
 
 def _free_block() -> int:
-    """First port of a block whose first ports are free; if a later one is taken, a replica tries the next."""
+    """First port of a block with free first ports; a replica skips a later one that is taken."""
     choices = list(_BLOCKS)
     random.SystemRandom().shuffle(choices)
     return next(

@@ -1,7 +1,8 @@
 """The Ray Serve application that `import_path: raydc.serve.app:build` names. Runs in a replica.
 
-It has one deployment, which is the ingress itself: a request goes from Serve's proxy to the replica that computes its
-answer without another hop. A new version arrives as `user_config`, which changes a replica in place.
+It has one deployment, which is the ingress itself: a request goes from Serve's proxy straight to
+the replica that computes its answer. A new version arrives as `user_config`, which changes a
+replica in place.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Replica:
     """
 
     def __init__(self, direct: str = "auto") -> None:
-        # Imported here, because the task that calls `build` imports this module too and needs no torch.
+        # Imported here: the task that calls `build` imports this module too and needs no torch.
         from raydc.serve.http.authentication import Authenticator
         from raydc.serve.http.front import FrontHandler
         from raydc.serve.http.routes import Routes
@@ -49,7 +50,7 @@ class Replica:
         from raydc.serve.watch.endpoint_metrics import EndpointMetrics
         from raydc.serve.watch.monitor import Monitor
 
-        # PIL warns of each oddity of a broken image, and Python keeps every text that it has warned of.
+        # PIL warns of each oddity of a broken image, and Python keeps the text of every warning.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.service = Service()
         self.access = Authenticator()
@@ -104,7 +105,7 @@ class Replica:
             await self._decide(self._selection)
 
     async def _decide(self, selection: PathSelection) -> None:
-        """Checks the direct path, once: the server listens by now, and no proxy knows the replica yet."""
+        """Checks the direct path once: the server listens, and no proxy knows the replica yet."""
         self._respond = selection.answer_probe
         try:
             self._set_decision(await selection.decide())
@@ -129,7 +130,7 @@ class Replica:
         self.monitor.close()
 
     async def state(self) -> dict[str, Any]:
-        """State of this replica, for `raydc.serve.control.readiness`, which collects it from all."""
+        """State of this replica; `raydc.serve.control.readiness` collects it from all replicas."""
         return {
             **self.service.state(),
             "pid": os.getpid(),
@@ -148,7 +149,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     """Builds the application.
 
     Args:
-        args: `direct`. It is an argument, not a setting of `user_config`, because it is needed before
-            the HTTP server starts; so a change of it replaces the replicas, one after the other.
+        args: `direct`. It is an argument and not part of `user_config`, because it is needed
+            before the HTTP server starts; a change replaces the replicas, one after the other.
     """
     return serve.deployment(name=DEPLOYMENT)(Replica).bind(args.get("direct", "auto"))

@@ -1,4 +1,4 @@
-"""What a replica is told, as `user_config`. Imports nothing heavy: the driver and Serve's controller read it too."""
+"""Settings of a replica, sent as `user_config`. Read by replica, driver and Serve's controller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TrafficShare(BaseModel):
     fraction: float
 
     def has(self, key: str) -> bool:
-        """Whether a request is among the fraction: the same key always is, and stays so when the fraction grows."""
+        """Whether a key belongs to the fraction; it stays in when the fraction grows."""
         digest = hashlib.blake2b(
             f"{self.version}:{key}".encode(errors="replace"), digest_size=8
         ).digest()
@@ -26,7 +26,7 @@ class TrafficShare(BaseModel):
 
 
 class Traffic(BaseModel):
-    """Who answers: one version, a canary for some requests; a shadow gets copies and answers nobody."""
+    """Versions that answer: one, and a canary for some requests. A shadow only gets copies."""
 
     model_config = _STRICT
 
@@ -36,7 +36,7 @@ class Traffic(BaseModel):
 
     @property
     def versions(self) -> tuple[int, ...]:
-        """The stable version first, then those beside it, each once."""
+        """All versions without repetitions, the stable one first."""
         return tuple(
             dict.fromkeys(
                 [self.version, *(side.version for side in (self.canary, self.shadow) if side)]
@@ -45,10 +45,11 @@ class Traffic(BaseModel):
 
 
 class Settings(BaseModel):
-    """What a replica is told; the fields beside the model and its versions are those of the spec's section `serve`.
+    """Settings of a replica: the model, its versions, and fields of the spec's section `serve`.
 
-    A change of versions comes in two parts, so that all replicas change over at one instant: first with the new
-    versions in `staged`, which are loaded and proved; then with `traffic`, the one `before` it, and `since_s`.
+    A change of versions comes in two parts, so that all replicas switch at one instant. The first
+    has the new versions in `staged`, which are loaded and checked. The second has the new
+    `traffic`, the traffic `before` it, and the time of the switch, `since_s`.
     """
 
     model_config = _STRICT
@@ -80,16 +81,16 @@ class Settings(BaseModel):
         return self.traffic if self.before is None or now_s >= self.since_s else self.before
 
     def versions_at(self, now_s: float) -> tuple[int, ...]:
-        """Every version that a replica holds at a time, the one that it cannot do without first."""
+        """All versions that a replica holds at a time, the most important one first."""
         held = [*self.at(now_s).versions, *self.traffic.versions, *self.staged]
         return tuple(dict.fromkeys(held))
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What a loaded model depends on, beside its version."""
+        """Settings on which a loaded model depends, besides its version."""
         return self.storage, self.model, self.device, self.num_threads, self.optimize
 
     @property
     def batching(self) -> tuple[object, ...]:
-        """What a batcher depends on, beside its model."""
+        """Settings on which a batcher depends, besides its model."""
         return self.max_batch_size, self.batch_wait_timeout_s

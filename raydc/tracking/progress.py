@@ -46,7 +46,7 @@ class Progress:
         self,
         report: Say,
         batch_size: int,
-        also: Callable[[dict[str, Any]], None] = lambda record: None,
+        also: Callable[[dict[str, Any]], None] = lambda _record: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._report = report

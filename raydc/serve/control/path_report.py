@@ -1,4 +1,4 @@
-"""What a person is told about the path of requests when an endpoint is ready. Runs in the driver."""
+"""Report on the path of requests, shown when an endpoint is ready. Runs in the driver."""
 
 from __future__ import annotations
 

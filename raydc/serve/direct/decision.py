@@ -1,4 +1,4 @@
-"""Which path requests take inside one replica, and why. Runs in the replica; imports neither uvicorn nor Ray."""
+"""The path that requests take inside one replica, and why. Runs in the replica; imports no Ray."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """The direct path of a request from uvicorn to raydc, without what Ray Serve puts between them.
 
-For every deployment Serve does what only some need: identifiers, a context, a semaphore, ASGI messages that are
-inspected one by one, one write for the head of an answer and one for its body. That is a third of the CPU of a short
-request. What Serve depends on is kept: the number of requests in work, and its metrics. Paths that are not raydc's,
-such as Serve's own health check, are passed on. Runs in the replica, for each request.
+Serve does for every deployment what only some need: identifiers, a context, a semaphore, an
+inspection of each ASGI message, one write for the head of an answer and one for its body. That is a
+third of the CPU of a short request. What Serve depends on is kept: the number of requests in work,
+and its metrics. Other paths, such as Serve's own health check, are passed on. Runs in the replica,
+for each request.
 """
 
 from __future__ import annotations

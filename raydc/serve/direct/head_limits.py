@@ -1,7 +1,8 @@
 """Limits on the head of a request (its line and headers) at a replica's own port: size and time.
 
-HAProxy has limits of its own. But a replica's port can be reached past HAProxy, and uvicorn, which Ray Serve starts
-there, takes heads of any length for as long as they take. Runs in the replica, for each connection.
+HAProxy has limits too. But a replica's port can be reached past HAProxy, and uvicorn, which Ray
+Serve starts there, accepts heads of any length and duration. Runs in the replica, for each
+connection.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _REASONS = {408: "Request Timeout", 431: "Request Header Fields Too Large"}
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits on heads.
 
-    Nearly all heads arrive in one read, and those cost a few attributes. Bytes are counted for the others only: per
-    read and not per byte, so the end of a head is found by the parser, never here.
+    Nearly all heads arrive in one read, and those cost a few attributes. Bytes are counted for the
+    others only: per read and not per byte, so the parser alone finds the end of a head.
 
     Args:
         prepare: Called once for each connection, when the client's address is known.
 
     Attributes:
-        head_timeout_s: Longest time from the first byte of a connection or head to the end of the head.
+        head_timeout_s: Longest time from the start of a connection or head to the end of the head.
     """
 
     head_timeout_s = HEAD_TIMEOUT_S

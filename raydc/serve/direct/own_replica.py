@@ -46,5 +46,5 @@ def route_prefix(replica: Any) -> str:
 
 
 def num_ongoing_requests(replica: Any) -> int:
-    """Requests that Ray Serve counts as in work: it scales by them, and waits for them at the end."""
+    """Requests in work by Ray Serve's count: it scales by them and waits for them at the end."""
     return int(replica._metrics_manager.get_num_ongoing_requests())

@@ -1,4 +1,4 @@
-"""Decides at the start of a replica whether its connections take the direct path or Ray Serve's. Runs in the replica.
+"""Decides at the start of a replica which path its connections take. Runs in the replica.
 
 Ray Serve starts uvicorn when the replica's constructor has returned, and configures the replica
 after that. So raydc's protocol is installed in the constructor, connections take Ray Serve's path
@@ -65,7 +65,7 @@ class PathSelection:
         return decision
 
     async def answer_probe(self, request: Request, write: Write) -> int:
-        """Answers what comes on Ray Serve's path while `decide` runs: its own requests, and any others."""
+        """Answers requests on Ray Serve's path while `decide` runs: its probes, and any others."""
         probe = self._probes.get(tuple(request.scope.get("client") or ()))
         respond = self._respond if probe is None else probe.respond
         return await respond(request, write)

@@ -1,7 +1,8 @@
 """What Ray Serve keeps of the requests of a replica: how many are in work, and metrics of them.
 
-Requests of the direct path do not pass the code of Ray Serve that keeps these, so it is done here in its place: Serve
-scales by the number of requests in work and waits for them before a replica ends. Runs in the replica.
+Requests of the direct path bypass the code of Ray Serve that counts them, so it is done here: Serve
+scales by the number of requests in work, and waits for them before a replica ends. Runs in the
+replica.
 """
 
 from __future__ import annotations

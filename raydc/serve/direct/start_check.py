@@ -1,4 +1,4 @@
-"""Real requests to a replica's own port, each way, before the replica is ready. Runs in the replica.
+"""Sends real requests on each path to the own port before a replica is ready. Runs in the replica.
 
 `check_head_limits` proves that heads which are too long or too slow are refused on a connection
 that Ray Serve's own server accepted. `check_answers` sends the same requests down both paths and
@@ -65,7 +65,7 @@ class Probe:
 
 
 async def echo(request: Request, write: Write) -> int:
-    """Answers with what arrived, and with the number of requests that Ray Serve counts as in work."""
+    """Answers with what arrived, and with the number of requests in work by Ray Serve's count."""
     scope = request.scope
     body = await request.read(_MAX_BODY_BYTES)
     seen = {

@@ -1,4 +1,4 @@
-"""What `serve.direct: auto` needs: versions in one place, and limits that name what enforces them."""
+"""Requirements of `serve.direct: auto`: tested versions, and limits with what enforces them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The edit of HAProxy's configuration: complete on the template that Ray Serve has, and nothing on another one."""
+"""The edit of HAProxy's configuration: complete on Ray Serve's template, nothing on another."""
 
 from __future__ import annotations
 

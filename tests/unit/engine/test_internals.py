@@ -1,4 +1,4 @@
-"""Private names of Ray: all of them in the tables, all of them as expected, and none used elsewhere."""
+"""Private names of Ray: all in the tables, all as expected, and none used elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of Ray Serve's ingress: known to Ray, with the defaults that raydc expects, and apart for each Ray."""
+"""Settings of Ray Serve's ingress: known to Ray, with expected defaults, separate for each Ray."""
 
 from __future__ import annotations
 

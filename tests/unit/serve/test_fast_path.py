@@ -1,4 +1,4 @@
-"""The direct path of a request: HTTP as uvicorn's own, and other paths are passed on to Ray Serve."""
+"""The direct path of a request: HTTP as uvicorn's own; other paths are passed on to Ray Serve."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ def test_answer_is_complete_and_request_is_counted(monkeypatch: pytest.MonkeyPat
         reader, writer = await scene.connect()
         for _ in range(2):  # The connection stays.
             writer.write(
-                b"POST /small/a?b=c HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\nx-request-id: r-1\r\n\r\nab"
+                b"POST /small/a?b=c HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n"
+                b"x-request-id: r-1\r\n\r\nab"
             )
             await writer.drain()
             writer.write(b"cd")
@@ -233,7 +234,8 @@ def test_expect_continue_is_answered_before_the_body(monkeypatch: pytest.MonkeyP
     async def scenario(scene: Scene) -> None:
         reader, writer = await scene.connect()
         writer.write(
-            b"POST /small/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
+            b"POST /small/a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
+            b"expect: 100-continue\r\n\r\n"
         )
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"ab")

@@ -1,4 +1,4 @@
-"""Limits on request heads: too long or too slow ones are refused, all others pass on one connection."""
+"""Limits on request heads: too long or too slow ones are refused, others pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which path a replica takes: direct if the check passes, Ray Serve's with a reason if anything is different."""
+"""The path of a replica: direct if the check passes, else Ray Serve's with a reason."""
 
 from __future__ import annotations
 

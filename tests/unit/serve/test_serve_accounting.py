@@ -1,4 +1,4 @@
-"""Accounting of the direct path: found behind Ray Serve's own middleware, and counts the same as Serve."""
+"""Accounting of the direct path: found behind Ray Serve's middleware, and counts as Serve does."""
 
 from __future__ import annotations
 
@@ -80,15 +80,22 @@ def manager() -> Any:
     made = object.__new__(internals.ReplicaMetricsManager)
     counts = lambda: defaultdict(lambda: defaultdict(int))  # noqa: E731
     made.__dict__.update(
-        _ingress=True, _cached_metrics_enabled=True, _num_ongoing_requests=0,
-        _ingress_metrics={http: None}, _ingress_ongoing_requests={http: 0},
-        _cached_request_counter=defaultdict(int), _cached_error_counter=defaultdict(int),
-        _cached_latencies=defaultdict(deque), _cached_ingress_request_counter=counts(),
-        _cached_ingress_request_error_counter=counts(), _cached_deployment_request_error_counter=counts(),
+        _ingress=True,
+        _cached_metrics_enabled=True,
+        _num_ongoing_requests=0,
+        _ingress_metrics={http: None},
+        _ingress_ongoing_requests={http: 0},
+        _cached_request_counter=defaultdict(int),
+        _cached_error_counter=defaultdict(int),
+        _cached_latencies=defaultdict(deque),
+        _cached_ingress_request_counter=counts(),
+        _cached_ingress_request_error_counter=counts(),
+        _cached_deployment_request_error_counter=counts(),
         _cached_ingress_processing_latencies=defaultdict(lambda: defaultdict(deque)),
-        _max_processing_latency_trackers=defaultdict(Total), _user_code_time_accumulator=Total(),
+        _max_processing_latency_trackers=defaultdict(Total),
+        _user_code_time_accumulator=Total(),
         _should_emit_request_ingress_metrics=lambda protocol: True,
-    )  # fmt: skip
+    )
     return made
 
 
@@ -128,13 +135,21 @@ def test_counters_equal_those_of_serve_itself(
             kept.end(method, status, seconds)
             is_gone = status == CLIENT_CLOSED
             serves.record_request_metrics(
-                route="/a", latency_ms=1e3 * seconds, is_error=is_gone,
+                route="/a",
+                latency_ms=1e3 * seconds,
+                is_error=is_gone,
                 exception_type="CancelledError" if is_gone else None,
-            )  # fmt: skip
+            )
             serves.record_ingress_request_metrics(
-                protocol=http, method=method, route="/a", app_name="small", deployment_name="Replica",
-                latency_ms=1e3 * seconds, is_error=status >= 400, status_code=str(status),
-            )  # fmt: skip
+                protocol=http,
+                method=method,
+                route="/a",
+                app_name="small",
+                deployment_name="Replica",
+                latency_ms=1e3 * seconds,
+                is_error=status >= 400,
+                status_code=str(status),
+            )
         assert own._num_ongoing_requests == own._ingress_ongoing_requests[http] == 0
         async with asyncio.timeout(WAIT_S):
             while not own._cached_latencies:
