@@ -33,7 +33,7 @@ from raydc.spec.sections import Spec
 from raydc.storage import Storage
 
 
-def test_a_port_that_is_taken_is_named(
+def test_deploy_names_a_port_that_is_taken(
     ray_engine: engine.Engine, storage: Storage, tmp_path: Path
 ) -> None:
     if serve_client.applications():
@@ -50,7 +50,7 @@ def test_a_port_that_is_taken_is_named(
     assert Registry(storage).aliases("small") == {}
 
 
-def test_haproxy_takes_the_requests(endpoint: serve.Endpoint) -> None:
+def test_requests_pass_haproxy(endpoint: serve.Endpoint) -> None:
     assert serve_client.has_haproxy()
 
 
@@ -72,9 +72,7 @@ def test_promote_and_rollback_fail_no_request(first: serve.Endpoint, storage: St
     assert load.versions[-1] == "1"
 
 
-def test_a_version_that_does_not_load_never_answers(
-    first: serve.Endpoint, storage: Storage
-) -> None:
+def test_version_that_does_not_load_never_answers(first: serve.Endpoint, storage: Storage) -> None:
     history = Registry(storage).history("small")
     with Load(first.url) as load:
         with pytest.raises(
@@ -90,7 +88,7 @@ def test_a_version_that_does_not_load_never_answers(
     assert len(Registry(storage).history("small")) == len(history) + 1
 
 
-def test_a_damaged_version_is_refused_before_anything_moves(
+def test_damaged_version_is_refused_before_any_change(
     first: serve.Endpoint, storage: Storage, spec: Spec
 ) -> None:
     version = register(storage, small_models.table_features(), 7)
@@ -106,14 +104,14 @@ def test_a_damaged_version_is_refused_before_anything_moves(
     assert Registry(storage).aliases("small") == {"production": 1}
 
 
-def test_versions_that_are_not_there_are_refused(first: serve.Endpoint, storage: Storage) -> None:
+def test_promote_refuses_missing_versions(first: serve.Endpoint, storage: Storage) -> None:
     with pytest.raises(RegistryError, match="no version 99"):
         serve.promote(storage, "small", "production", 99)
     with pytest.raises(RegistryError, match="no alias 'canary'"):
         serve.rollback(storage, "small", "canary")
 
 
-def test_a_canary_answers_its_share_and_each_client_keeps_its_version(
+def test_canary_answers_its_fraction_and_clients_keep_their_version(
     first: serve.Endpoint, storage: Storage
 ) -> None:
     with Load(first.url) as load:
@@ -136,9 +134,7 @@ def test_a_canary_answers_its_share_and_each_client_keeps_its_version(
     assert (history[0]["who"], history[0]["why"], history[0]["fraction"]) == ("eve", "try it", 0.3)
 
 
-def test_a_canary_that_does_not_load_changes_nothing(
-    first: serve.Endpoint, storage: Storage
-) -> None:
+def test_canary_that_does_not_load_changes_nothing(first: serve.Endpoint, storage: Storage) -> None:
     history = Registry(storage).history("small")
     with Load(first.url) as load:
         with pytest.raises(
@@ -151,7 +147,7 @@ def test_a_canary_that_does_not_load_changes_nothing(
     assert Registry(storage).history("small") == history
 
 
-def test_what_somebody_else_declares_meanwhile_stands(
+def test_concurrent_declaration_of_another_driver_stands(
     first: serve.Endpoint, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = application_module.find_application("small")
@@ -175,7 +171,7 @@ def test_what_somebody_else_declares_meanwhile_stands(
     assert client.metadata(first.url, "small")["versions"] == ["1"]
 
 
-def test_a_shadow_gets_copies_and_answers_nobody(first: serve.Endpoint, storage: Storage) -> None:
+def test_shadow_gets_copies_and_answers_no_client(first: serve.Endpoint, storage: Storage) -> None:
     rollout.start(storage, "small", "production", "shadow", 2, 1.0)
     with Load(first.url) as load:
 
@@ -190,7 +186,7 @@ def test_a_shadow_gets_copies_and_answers_nobody(first: serve.Endpoint, storage:
         rollout.end(storage, "small", "production", "shadow")
 
 
-def test_another_alias_moves_without_the_endpoint(first: serve.Endpoint, storage: Storage) -> None:
+def test_other_alias_moves_without_the_endpoint(first: serve.Endpoint, storage: Storage) -> None:
     serve.promote(storage, "small", "staging", 2)
     assert client.metadata(first.url, "small")["versions"] == ["1"]
 
@@ -214,7 +210,7 @@ def declared(model: str) -> dict[str, Any]:
     return config
 
 
-def test_the_spec_reaches_serve(first: serve.Endpoint, storage: Storage) -> None:
+def test_deploy_passes_the_spec_to_serve(first: serve.Endpoint, storage: Storage) -> None:
     autoscaling = {
         "min_replicas": 1,
         "max_replicas": 3,
@@ -259,7 +255,7 @@ def test_the_spec_reaches_serve(first: serve.Endpoint, storage: Storage) -> None
     )
 
 
-def test_a_running_serve_cannot_change_its_port(first: serve.Endpoint, storage: Storage) -> None:
+def test_running_serve_refuses_another_port(first: serve.Endpoint, storage: Storage) -> None:
     port = urllib.parse.urlsplit(first.url).port
     given = small_models.small_spec(storage.uri, port=1 if port != 1 else 2)
     with pytest.raises(ServeError, match=f"listens on 127.0.0.1:{port} already"):
@@ -312,7 +308,7 @@ def test_each_model_has_its_page(slow: serve.Endpoint, first: serve.Endpoint) ->
             assert httpx.get(f"{endpoint.url}/{name}", timeout=WAIT_S).status_code == 200
 
 
-def test_a_second_model_with_a_users_builder_scales_and_refuses(
+def test_second_model_scales_and_refuses_overload(
     slow: serve.Endpoint, first: serve.Endpoint
 ) -> None:
     assert slow.url == f"{first.url}/slow"
@@ -350,9 +346,7 @@ def test_a_second_model_with_a_users_builder_scales_and_refuses(
     assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
 
 
-def test_a_first_deployment_that_fails_leaves_nothing(
-    first: serve.Endpoint, storage: Storage
-) -> None:
+def test_failed_first_deployment_leaves_nothing(first: serve.Endpoint, storage: Storage) -> None:
     version = register(storage, small_models.table_features(), 11, "bad", golden_is_wrong=True)
     given = small_models.small_spec(storage.uri, "bad", ray_actor_options=SMALL)
     with pytest.raises(ServeError, match="golden rows"):
@@ -362,9 +356,7 @@ def test_a_first_deployment_that_fails_leaves_nothing(
     assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
 
 
-def test_a_replica_that_dies_comes_back_with_its_version(
-    first: serve.Endpoint, storage: Storage
-) -> None:
+def test_killed_replica_returns_with_its_version(first: serve.Endpoint, storage: Storage) -> None:
     serve.promote(storage, "small", "production", 2)
     (actor,) = [
         name for name in ray.util.list_named_actors(all_namespaces=True) if "small#" in name["name"]

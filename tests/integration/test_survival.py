@@ -41,7 +41,7 @@ NUM_SLOW = 12
 class Endpoints:
     """Two models on one Serve: `pictures` at `/` with two replicas, `small` below its name."""
 
-    def __init__(self, store: Storage) -> None:
+    def __init__(self, store: Storage, direct: str) -> None:
         self.store = store
         self.url: dict[str, str] = {}
         for model, features, num_replicas in (
@@ -56,12 +56,13 @@ class Endpoints:
                 max_ongoing_requests=4,
                 max_queued_requests=4,
                 request_timeout_s=TIMEOUT_S,
+                direct=direct,
                 **bad_requests.LIMITS,
             )
             self.url[model] = serve.deploy(spec, store, register(store, features, 0, model)).url
 
     def states(self) -> list[dict[str, Any]]:
-        """Of the three replicas."""
+        """States of the three replicas."""
         found: list[dict[str, Any]] = []
         for model in self.url:
             found += (
@@ -81,18 +82,21 @@ class Endpoints:
         return sum(int(text.partition("VmRSS:")[2].split()[0]) * 1024 for text in status)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["auto", "off"])
 def endpoints(
-    ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    ray_engine: engine.Engine,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Endpoints]:
-    made = Endpoints(Storage(str(tmp_path_factory.mktemp("bad") / "store")))
+    """Both models, on the direct path and on Ray Serve's."""
+    made = Endpoints(Storage(str(tmp_path_factory.mktemp("bad") / "store")), request.param)
     wait_for(lambda: len(made.states()) == 3, "three replicas")
     yield made
     serve.shutdown()
 
 
 def send(endpoints: Endpoints, bad: Bad) -> tuple[int, Any]:
-    """A wrong request, once: status and JSON."""
+    """Sends a wrong request once; returns status and JSON."""
     url = endpoints.url["small" if bad.model == "tables" else "pictures"]
     path = (
         bad.path if bad.model == "tables" else bad.path.replace("/models/small", "/models/pictures")
@@ -107,7 +111,7 @@ def send(endpoints: Endpoints, bad: Bad) -> tuple[int, Any]:
         connection.close()
 
 
-def test_wrong_requests_are_answered_once_by_replicas_that_live_on(endpoints: Endpoints) -> None:
+def test_wrong_requests_are_answered_once_and_replicas_survive(endpoints: Endpoints) -> None:
     pids = {state["pid"] for state in endpoints.states()}
     before = endpoints.answered()
     wrong = [
@@ -126,7 +130,7 @@ def test_wrong_requests_are_answered_once_by_replicas_that_live_on(endpoints: En
     ]
 
 
-def test_wrong_requests_leave_nothing_in_memory(endpoints: Endpoints) -> None:
+def test_wrong_requests_leak_no_memory(endpoints: Endpoints) -> None:
     large = [bad for bad in bad_requests.ALL if 100_000 < len(bad.body) <= bad_requests.MAX_BYTES]
     sent = [*bad_requests.ALL, *large * NUM_LARGE]
 
@@ -163,7 +167,7 @@ def receive(connection: socket.socket) -> tuple[int, bytes]:
             return 0, b""
 
 
-def test_a_body_of_one_gibibyte_is_refused_before_it_is_sent(endpoints: Endpoints) -> None:
+def test_body_of_one_gibibyte_is_refused_before_it_is_sent(endpoints: Endpoints) -> None:
     head = f"content-type: application/json\ncontent-length: {2**30}"
     status, content = receive(connect(endpoints.url["pictures"], head))
     assert status == 413
@@ -181,14 +185,14 @@ def test_a_body_of_one_gibibyte_is_refused_before_it_is_sent(endpoints: Endpoint
         "x" * 200_000,
     ],
 )
-def test_what_is_no_http_is_refused_in_front(endpoints: Endpoints, head: str) -> None:
+def test_malformed_http_is_refused_by_haproxy(endpoints: Endpoints, head: str) -> None:
     before = endpoints.answered()
     status, _ = receive(connect(endpoints.url["small"], head))
     assert status in (0, 400, 413, 431)
     assert endpoints.answered() - before <= 1
 
 
-def test_who_sends_half_a_body_and_falls_silent_is_let_go_and_holds_up_nobody(
+def test_silent_sender_is_dropped_and_delays_no_other_client(
     endpoints: Endpoints,
 ) -> None:
     # As many as the replica has places, and more.
@@ -214,7 +218,7 @@ def test_who_sends_half_a_body_and_falls_silent_is_let_go_and_holds_up_nobody(
     assert {state["pid"] for state in endpoints.states()} == pids
 
 
-def test_who_leaves_in_the_middle_of_a_body_is_no_error_of_the_replica(
+def test_disconnect_within_a_body_is_no_error_of_the_replica(
     endpoints: Endpoints,
 ) -> None:
     url = endpoints.url["small"]
@@ -240,7 +244,7 @@ def library(endpoints: Endpoints) -> Iterator[triton.InferenceServerClient]:
     client.close()
 
 
-def test_a_client_library_gets_health_and_metadata(library: triton.InferenceServerClient) -> None:
+def test_triton_client_gets_health_and_metadata(library: triton.InferenceServerClient) -> None:
     assert library.is_server_live()
     assert library.is_server_ready()
     assert library.is_model_ready("pictures")
@@ -258,7 +262,7 @@ def test_a_client_library_gets_health_and_metadata(library: triton.InferenceServ
 
 @pytest.mark.parametrize("asked_in_binary", [True, False])
 @pytest.mark.parametrize("given_in_binary", [True, False])
-def test_a_client_library_infers_in_json_and_in_binary(
+def test_triton_client_infers_in_json_and_binary(
     endpoints: Endpoints,
     library: triton.InferenceServerClient,
     given_in_binary: bool,
@@ -284,7 +288,7 @@ def test_a_client_library_infers_in_json_and_in_binary(
     assert found.get_response()["id"] == "r-1"
 
 
-def test_a_client_library_gets_everything_in_binary_where_it_asks_for_nothing(
+def test_triton_client_without_outputs_gets_all_in_binary(
     library: triton.InferenceServerClient,
 ) -> None:
     files = [bad_requests.png(8, 8), bad_requests.png(30, 20, "RGB", "JPEG")]
@@ -295,7 +299,7 @@ def test_a_client_library_gets_everything_in_binary_where_it_asks_for_nothing(
     assert "binary_data_size" in found.get_output("scores")["parameters"]
 
 
-def test_a_client_library_is_told_what_is_wrong(library: triton.InferenceServerClient) -> None:
+def test_triton_client_gets_the_error_message(library: triton.InferenceServerClient) -> None:
     image = triton.InferInput("image", [1, 4, 4, 4], "UINT8")
     image.set_data_from_numpy(np.zeros((1, 4, 4, 4), np.uint8))
     with pytest.raises(
