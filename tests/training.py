@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from raydc import order
+from raydc import order, train
 from raydc import spec as specs
-from raydc.data import shards
+from raydc.data import prepared, shards
 from raydc.features import Features, Image, Numeric, Signature
 from raydc.loop.fault_injection import FaultInjector
-from raydc.spec.sections import Spec
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, sha256
 from raydc.tracking import events
 
@@ -82,7 +82,7 @@ def write_line(folder: Storage, num_columns: int = 2) -> Storage:
     return folder
 
 
-def training_spec(storage: str, **sections: Any) -> Spec:
+def training_spec(storage: str, **sections: Any) -> ResolvedSpec:
     """A resolved spec of a short run in the calling process, with `sections` merged in."""
     value: dict[str, Any] = {
         "name": "short",
@@ -119,7 +119,9 @@ def event_kinds(run_folder: Storage) -> list[str]:
     return [record["kind"] for record in events.read(run_folder, "events")]
 
 
-def check_ledger(run_folder: Storage, spec: Spec, num_rows: int = NUM_ROWS["train"]) -> None:
+def check_ledger(
+    run_folder: Storage, spec: ResolvedSpec, num_rows: int = NUM_ROWS["train"]
+) -> None:
     """Asserts that every row was used exactly once per epoch, in the order of the seed.
 
     Only the history that the final weights have seen counts.
@@ -141,3 +143,22 @@ def check_ledger(run_folder: Storage, spec: Spec, num_rows: int = NUM_ROWS["trai
         lines = records[epoch * per_epoch : (epoch + 1) * per_epoch]
         assert sum(line["rows"] for line in lines) == num_rows
         assert sum(int(line["row_fingerprint"]) for line in lines) % 2**64 == whole
+
+
+def train_one_epoch(
+    runs: Storage, data: prepared.Prepared, name: str = "first", **sections: Any
+) -> tuple[ResolvedSpec, Storage]:
+    """Trains a run of one epoch and leaves it as the pipeline does; returns its spec and folder."""
+    spec, folder = training_spec("x", name=name, train={"epochs": 1}, **sections), runs / name
+    folder.write_json("resolved.yaml", specs.to_dict(spec))
+    train.run(spec, data, folder, lambda line: None)
+    return spec, folder
+
+
+def resume_run(
+    spec: ResolvedSpec, data: prepared.Prepared, folder: Storage, **arguments: Any
+) -> list[str]:
+    """Resumes a run; returns the lines that it reports."""
+    lines: list[str] = []
+    train.run(spec, data, folder, lines.append, resume=True, **arguments)
+    return lines

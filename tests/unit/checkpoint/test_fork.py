@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from training import event_kinds, training_spec, weights_hash, write_line, write_pictures
+from training import (
+    event_kinds,
+    resume_run,
+    train_one_epoch,
+    training_spec,
+    weights_hash,
+    write_line,
+)
 
 from raydc import bundle, train
-from raydc import spec as specs
 from raydc.checkpoint import fork
 from raydc.checkpoint.state import unpack_weights
 from raydc.data import prepared
 from raydc.errors import CheckpointError, RunError, UsageError
-from raydc.spec.sections import Spec
 from raydc.storage import Storage
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> prepared.Prepared:
-    return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "runs"))
-
-
-def trained(
-    runs: Storage, data: prepared.Prepared, name: str = "first", **sections: Any
-) -> tuple[Spec, Storage]:
-    """A run of one epoch, as the pipeline leaves it."""
-    spec, folder = training_spec("x", name=name, train={"epochs": 1}, **sections), runs / name
-    folder.write_json("resolved.yaml", specs.to_dict(spec))
-    train.run(spec, data, folder, lambda line: None)
-    return spec, folder
-
-
-def again(spec: Spec, data: prepared.Prepared, folder: Storage, **arguments: Any) -> list[str]:
-    lines: list[str] = []
-    train.run(spec, data, folder, lines.append, resume=True, **arguments)
-    return lines
 
 
 def test_fork_starts_with_the_weights_of_another_run(
     runs: Storage, data: prepared.Prepared
 ) -> None:
-    trained(runs, data)
+    train_one_epoch(runs, data)
     spec = training_spec(
         "x", name="second", seed=5, train={"epochs": 1, "learning_rate": 0.5, "optimizer": "sgd"}
     )
@@ -68,11 +46,11 @@ def test_fork_starts_with_the_weights_of_another_run(
     assert start.meta["forked_from"]["step"] == 7
     assert weights_hash(folder, 0) == weights_hash(runs / "first", 7)
     assert {name: tensor.shape for name, tensor in unpack_weights(start).items()}
-    assert again(spec, data, folder)
+    assert resume_run(spec, data, folder)
 
 
 def test_load_with_a_step_reads_that_checkpoint(runs: Storage, data: prepared.Prepared) -> None:
-    _, first = trained(runs, data)
+    _, first = train_one_epoch(runs, data)
     spec = training_spec("x", name="second")
     assert fork.load(spec, data, runs, "first:4").origin.step == 4
     assert fork.load(spec, data, Storage("/"), f"{first.uri}:4").origin.uri == first.uri
@@ -87,7 +65,7 @@ def test_load_with_a_step_reads_that_checkpoint(runs: Storage, data: prepared.Pr
 def test_load_for_another_model_or_form_of_rows_is_refused(
     tmp_path: Path, runs: Storage, data: prepared.Prepared
 ) -> None:
-    trained(runs, data)
+    train_one_epoch(runs, data)
     spec = training_spec("x", model={"name": "mlp", "hidden": [8], "dropout": 0.2})
     with pytest.raises(RunError, match=r"model\.hidden: \[16\] then, \[8\] now"):
         fork.load(spec, data, runs, "first")
@@ -103,7 +81,7 @@ def test_load_for_another_model_or_form_of_rows_is_refused(
 def test_load_takes_the_normalisation_of_the_new_data(
     tmp_path: Path, runs: Storage, data: prepared.Prepared
 ) -> None:
-    _, first = trained(runs, data)
+    _, first = train_one_epoch(runs, data)
     found = fork.load(training_spec("x"), data, runs, "first")
     theirs = unpack_weights(train.CheckpointStore(first / "checkpoints", 3).read(7))
     assert found.weights.keys() == theirs.keys()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import event_kinds, training_spec, write_pictures
+from training import event_kinds, resume_run, train_one_epoch, training_spec, write_pictures
 
 from raydc import spec as specs
 from raydc import train
@@ -15,35 +15,8 @@ from raydc.cli import run_inventory
 from raydc.cli.store_listing import StoreListing
 from raydc.data import prepared
 from raydc.errors import CheckpointError, RunError
-from raydc.spec.sections import Spec
 from raydc.storage import Storage
 from raydc.tracking import lease
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> prepared.Prepared:
-    return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "runs"))
-
-
-def trained(
-    runs: Storage, data: prepared.Prepared, name: str = "first", **sections: Any
-) -> tuple[Spec, Storage]:
-    """A run of one epoch, as the pipeline leaves it."""
-    spec, folder = training_spec("x", name=name, train={"epochs": 1}, **sections), runs / name
-    folder.write_json("resolved.yaml", specs.to_dict(spec))
-    train.run(spec, data, folder, lambda line: None)
-    return spec, folder
-
-
-def again(spec: Spec, data: prepared.Prepared, folder: Storage, **arguments: Any) -> list[str]:
-    lines: list[str] = []
-    train.run(spec, data, folder, lines.append, resume=True, **arguments)
-    return lines
 
 
 def test_require_run_for_unknown_name_suggests_similar_ones(runs: Storage) -> None:
@@ -82,38 +55,38 @@ def test_refuse_other_spec_names_each_changed_field_with_both_values() -> None:
 def test_resume_with_other_data_is_refused_before_workers_start(
     tmp_path: Path, runs: Storage, data: prepared.Prepared
 ) -> None:
-    spec, folder = trained(runs, data)
+    spec, folder = train_one_epoch(runs, data)
     other = prepared.load(write_pictures(Storage(str(tmp_path / "other")), seed=1))
     attempts = event_kinds(folder).count("attempt_started")
     with pytest.raises(
         RunError, match=rf"data set {data.data_hash[:12]}, but .* is {other.data_hash[:12]}"
     ):
-        again(spec, other, folder)
+        resume_run(spec, other, folder)
     assert event_kinds(folder).count("attempt_started") == attempts
 
 
 def test_resume_with_lost_checkpoints_is_refused(runs: Storage, data: prepared.Prepared) -> None:
-    spec, folder = trained(runs, data)
+    spec, folder = train_one_epoch(runs, data)
     folder.delete("checkpoints")
     with pytest.raises(
         CheckpointError,
         match=r"has written 2 checkpoints, the last after step 7, but .* holds none",
     ):
-        again(spec, data, folder)
+        resume_run(spec, data, folder)
 
 
 def test_resume_without_any_checkpoint_says_that_it_starts(
     runs: Storage, data: prepared.Prepared
 ) -> None:
     spec = training_spec("x", train={"epochs": 1})
-    first_line = again(spec, data, runs / "new")[0]
+    first_line = resume_run(spec, data, runs / "new")[0]
     assert first_line == "train     no checkpoint was written before; starting at step 0"
 
 
 def test_resume_of_a_run_driven_elsewhere_is_refused(
     runs: Storage, data: prepared.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, folder = trained(runs, data)
+    spec, folder = train_one_epoch(runs, data)
 
     def state() -> str:
         storage = Storage(str(folder.local_path.parent.parent))
@@ -126,7 +99,7 @@ def test_resume_of_a_run_driven_elsewhere_is_refused(
             # As another process sees it.
             patch.setattr(lease, "_held", {})
             with pytest.raises(RunError, match=r"is driven by process \d+ on"):
-                again(spec, data, folder)
+                resume_run(spec, data, folder)
 
 
 def test_driver_that_lost_the_run_writes_no_checkpoint(
