@@ -32,8 +32,7 @@ from raydc.models.scores import Scores
 from raydc.spec.sections import Data
 from raydc.storage import Storage
 
-# A batch has as many rows as fit into this as inputs. The activations of a network are some tens of
-# times as large.
+# Bytes of the inputs of one batch. The activations of a network need some tens of times as much.
 _BATCH_BYTES = 8 * 1024 * 1024
 _MAX_BATCH_ROWS = 1024
 # Torchmetrics costs much per update and little per row, and a row of predictions is small.
@@ -47,8 +46,8 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
     """Scores a bundle on a split of a prepared data set; needs a connected Ray.
 
     Args:
-        bundle_folder: A bundle.
-        data_folder: A prepared data set with the bundle's features.
+        bundle_folder: Bundle to score; its hashes are verified first.
+        data_folder: Prepared data set with the bundle's features.
         split: train, validation or test.
 
     Returns:
@@ -65,7 +64,7 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
     rows = open_rows(data_folder, split)
     if Features.from_dict(data_folder.read_json("features.json")) != loaded.features:
         raise DataError(
-            f"{data_folder.uri} was prepared with other features than {bundle_folder.uri}"
+            f"{data_folder.uri} was prepared with different features than {bundle_folder.uri}"
         )
     if not len(rows):
         raise DataError(
@@ -145,9 +144,6 @@ def _batch_rows(features: Features) -> int:
     return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
 
 
-# Batch prediction ---------------------------------------------------------------------------------
-
-
 def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
     """Predicts every row of a source; needs a connected Ray.
 
@@ -156,7 +152,7 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
     (its probability).
 
     Args:
-        bundle_folder: A bundle.
+        bundle_folder: Bundle that predicts; its spec says how the source is read.
         source: Path, folder, glob or URI of raw rows, in any format that training reads.
         output: File to write: `.csv`, `.parquet` or `.jsonl`, as a local path or a URI. It appears
             whole or not at all.
@@ -189,7 +185,7 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
 
 def _prediction_data(data: Data, source: str) -> Data:
     """The section `data` of training with another source, and with every row and column kept."""
-    # Excluded columns, ids for example, belong into the output; their kind only has to be readable.
+    # Excluded columns, ids for example, belong in the output; their kind only has to be readable.
     columns = {**data.features.columns, **dict.fromkeys(data.features.exclude, "categorical")}
     features = data.features.model_copy(update={"exclude": [], "columns": columns})
     clean = data.clean.model_copy(update={"duplicates": "keep"})

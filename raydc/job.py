@@ -44,7 +44,7 @@ def open_job(given: Spec, address: str | None, report: Say, dashboard: bool = Fa
     """Resolves a spec and connects to Ray.
 
     Args:
-        given: A spec.
+        given: Spec as loaded, with paths that may be relative.
         address: Ray cluster; None takes RAY_ADDRESS, else starts a local Ray.
         report: Prints a line of progress.
         dashboard: Start the dashboard of a local Ray, and print its address.

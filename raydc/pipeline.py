@@ -51,9 +51,9 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
     """Makes the run folder, or takes the existing one to continue its run.
 
     Args:
-        job: The job.
-        given_text: The spec file as the user wrote it, kept beside the resolved one; None keeps
-            the resolved one twice.
+        job: Names the run folder and holds the resolved spec that the folder records.
+        given_text: The spec file as the user wrote it, stored next to the resolved one; None
+            stores the resolved one in its place.
         resume: Continue an existing run.
         new: Rename an existing run and start a new one.
 
@@ -71,13 +71,13 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
     if exists and not resume and not new:
         raise RunError(
             f"run {name!r} exists already at {folder.uri}",
-            "Type --resume to continue it, --new to start again (the old one is kept beside it), "
+            "Type --resume to continue it, --new to start again (the old one is renamed), "
             "or choose another name: --set name=...",
         )
     if not exists:
         _refuse_leftovers(folder, name)
     if exists and new:
-        job.report(f"run       the run before is now {_set_aside(job)}")
+        job.report(f"run       the previous run is now {_set_aside(job)}")
     with lease.hold(folder):
         if exists and resume:
             resuming.refuse_other_spec(job.spec, yaml.safe_load(folder.read_bytes("resolved.yaml")))
@@ -93,7 +93,7 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
 
 def _refuse_leftovers(folder: Storage, name: str) -> None:
     """Refuses a folder without a run in it: records of an old run would become part of the new."""
-    # A driver that died while it made the folder leaves these, which say nothing of a run.
+    # A driver that died while it made the folder leaves these, which do not make the folder a run.
     harmless = {"spec.yaml", lease.FILE, lease.LOCK_FILE}
     if set(folder.names()) - harmless:
         raise RunError(
@@ -110,7 +110,7 @@ def _set_aside(job: Job) -> str:
     number = next(n for n in range(1, len(taken) + 2) if f"{name}.{n}" not in taken)
     with lease.hold(job.run_folder):
         runs.move(name, f"{name}.{number}")
-    # The claim moved along with the folder, and nobody drives the old run.
+    # The lease moved with the folder, and no process drives the old run.
     (runs / f"{name}.{number}").delete(lease.FILE)
     return f"{name}.{number}"
 
@@ -135,12 +135,12 @@ def load_fork(job: Job, data: prepared.Prepared, given: str | None) -> Fork | No
 
     Args:
         job: The job of the new run.
-        data: Its data set.
+        data: Data set that it will train on; the other run's rows must have the same shape.
         given: RUN or RUN:STEP of `--fork`; None for a run that starts with random weights.
 
     Raises:
         UsageError: STEP is not a number.
-        RunError: There is no such run, or its model is another one.
+        RunError: There is no such run, or its model differs.
         CheckpointError: It has no such checkpoint that verifies.
     """
     from raydc.checkpoint import fork
@@ -154,8 +154,8 @@ def train_model(
     """Stage train.
 
     Args:
-        job: The job.
-        data: Its data set.
+        job: The resolved spec, and the run folder that takes checkpoints and the model.
+        data: Data set of the spec, with its training and validation rows.
         resume: Continue from the newest checkpoint.
         fork: Weights that a new run starts with; None for random weights.
 
@@ -169,7 +169,10 @@ def train_model(
 
 
 def search(job: Job, data: prepared.Prepared) -> Storage:
-    """Stage sweep, which continues one in this run folder: the folder of the best trial's model."""
+    """Stage sweep; continues a sweep in this run folder.
+
+    Returns the folder of the best trial's model.
+    """
     from raydc import sweep
 
     return sweep.run(job.spec, data, job.run_folder, job.report).bundle_folder
@@ -179,9 +182,9 @@ def evaluate_model(job: Job, bundle_folder: Storage, data: prepared.Prepared) ->
     """Stage evaluate.
 
     Args:
-        job: The job.
-        bundle_folder: The folder of the model.
-        data: The data set.
+        job: Its run folder takes the scores as `evaluation.json`.
+        bundle_folder: Bundle to score.
+        data: Data set with the features of the bundle, which has the rows to score.
 
     Returns:
         Metrics on the held-out rows, or on the validation rows if none are held out.
@@ -202,9 +205,9 @@ def register_model(job: Job, bundle_folder: Storage, metrics: dict[str, Any]) ->
     """Stage register.
 
     Args:
-        job: The job.
-        bundle_folder: The folder of the model.
-        metrics: Kept with the version.
+        job: Its storage has the registry; the model gets the name of its spec.
+        bundle_folder: Bundle to copy into the registry.
+        metrics: Scores to record with the version.
 
     Returns:
         The version. A model that is registered already keeps its version.
@@ -220,8 +223,8 @@ def serve_model(job: Job, version: int, why: str) -> str:
 
     Args:
         job: The job of a spec with a section `serve`.
-        version: The version.
-        why: For the history of the alias.
+        version: Registered version that should answer.
+        why: Reason of the move, for the history of the alias.
 
     Returns:
         The URL of the endpoint.
@@ -254,8 +257,8 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
     """Does all stages that the spec names.
 
     Args:
-        job: The job.
-        given_text: The spec file as the user wrote it.
+        job: The resolved spec, which says what stages there are, and the run folder.
+        given_text: The spec file as the user wrote it, for the run folder.
         resume: Continue an existing run.
         new: Rename an existing run and start a new one.
         fork: RUN or RUN:STEP whose weights a new run starts with; None for random weights.
@@ -279,12 +282,12 @@ def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:
     """Sends one held-out row to the endpoint, as a client would.
 
     Args:
-        job: The job.
-        data: The data set.
-        served: A result with a URL.
+        job: Its section `serve` says whether the request needs a token.
+        data: Data set whose first held-out row is sent.
+        served: Result of the stages before, with a URL.
 
     Returns:
-        The same with the answer, and the label or value that the data set has for the row.
+        That result with the answer, and the label or value that the data set has for the row.
     """
     from raydc import serve
 

@@ -38,8 +38,6 @@ class Registry:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    # Versions -------------------------------------------------------------------------------------
-
     def models(self) -> list[str]:
         """Names that have a version, sorted."""
         # A removal that was interrupted leaves a hidden folder, whose name is not one of a model.
@@ -77,7 +75,7 @@ class Registry:
         A bundle that is registered under this name already keeps its version.
 
         Args:
-            name: The model.
+            name: Model that gets the version; made if it is new.
             bundle_folder: A verified bundle, such as `runs/<name>/model`.
             source: JSON values that describe its origin (run, step, data hash, ...).
 
@@ -114,8 +112,6 @@ class Registry:
             "Try again.",
         )
 
-    # Aliases --------------------------------------------------------------------------------------
-
     def aliases(self, name: str) -> dict[str, int]:
         """Alias to version; empty for an unknown name."""
         return {alias: stack[-1] for alias, stack in sorted(self._history(name).state()[1].items())}
@@ -146,15 +142,15 @@ class Registry:
         """Points an alias at a version; does nothing if it points there already.
 
         Args:
-            name: The model.
-            alias: The alias; made if it is new.
-            version: The version.
-            who: For the history; empty takes the user of this process.
-            why: For the history.
+            name: Model that has the version.
+            alias: Alias to move; made if it is new.
+            version: Number of a complete version.
+            who: User to record; empty takes the user of this process.
+            why: Reason to record; may be empty.
 
         Raises:
             RegistryError: No such model or version.
-            UsageError: Not a name for an alias.
+            UsageError: The alias is not a valid name.
         """
         if not _ALIAS_NAME.match(alias):
             raise UsageError(
@@ -173,7 +169,7 @@ class Registry:
         self._history(name).change(decide)
 
     def previous(self, name: str, alias: str) -> int:
-        """The version that `rollback` would go back to. Raises RegistryError as it does."""
+        """The version that `rollback` would go back to. Raises RegistryError like `rollback`."""
         self._require_alias(name, alias)
         return self._previous(name, alias, self._history(name).state()[1])
 
@@ -183,7 +179,7 @@ class Registry:
         return {alias: stack[-2] for alias, stack in stacks.items() if len(stack) > 1}
 
     def resolve_alias(self, name: str, alias: str) -> int:
-        """The version that an alias stands for. Raises RegistryError as `resolve`."""
+        """The version that an alias stands for. Raises RegistryError like `resolve`."""
         self._require_alias(name, alias)
         return self.aliases(name)[alias]
 
@@ -191,10 +187,10 @@ class Registry:
         """Undoes the last move of an alias that has not been undone yet.
 
         Args:
-            name: The model.
-            alias: The alias.
-            who: For the history; empty takes the user of this process.
-            why: For the history.
+            name: Model that has the alias.
+            alias: Alias whose last move is undone.
+            who: User to record; empty takes the user of this process.
+            why: Reason to record; may be empty.
 
         Returns:
             The version that the alias stands for now.
@@ -217,10 +213,10 @@ class Registry:
         """Ends an alias. Its history stays; the versions stay.
 
         Args:
-            name: The model.
-            alias: The alias.
-            who: For the history; empty takes the user of this process.
-            why: For the history.
+            name: Model that has the alias.
+            alias: Alias to end; no endpoint may serve it, which this does not check.
+            who: User to record; empty takes the user of this process.
+            why: Reason to record; may be empty.
 
         Raises:
             RegistryError: No such model or alias.
@@ -241,7 +237,7 @@ class Registry:
         if alias.isdigit():
             raise RegistryError(
                 f"{alias} is a version of {name}, not an alias",
-                "To go there: raydc promote --version.",
+                f"To serve that version: raydc promote SPEC --version {alias}",
             )
         self.resolve(name, alias)
 
@@ -249,7 +245,7 @@ class Registry:
         stack, known = stacks[alias], self.versions(name)
         if len(stack) < 2:
             raise RegistryError(
-                f"alias {alias} of {name} has stood for version {stack[-1]} only",
+                f"alias {alias} of {name} points to version {stack[-1]} and has no move to undo",
                 f"Promote another version instead. There are: {_listed(known)}.",
             )
         if stack[-2] not in known:
@@ -261,8 +257,6 @@ class Registry:
 
     def _history(self, name: str) -> AliasHistory:
         return AliasHistory(self._model(name) / "history", name)
-
-    # Names ----------------------------------------------------------------------------------------
 
     def _model(self, name: str) -> Storage:
         if not _MODEL_NAME.match(name):

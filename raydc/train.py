@@ -64,9 +64,9 @@ def run(
     """Trains a model and writes its bundle to `run_folder`/model.
 
     Args:
-        spec: A resolved spec.
-        data: The prepared data set.
-        run_folder: Folder of the run: checkpoints, metrics, events, model.
+        spec: The resolved spec; with zero workers it trains in this process.
+        data: Prepared data set; on a resume the one that the run began with.
+        run_folder: Takes checkpoints, metrics, events and the model.
         report: Shows a line of progress.
         resume: Whether to continue the run in the folder.
         fork: Weights of another run to start a new run with; None for the model's own.
@@ -114,7 +114,7 @@ def run(
                 trainer.fit(spec, data.folder, run_folder, progress, log)
         with timed_record(log, CHECKPOINT):
             found = export(spec, data, run_folder, run_folder / "model")
-    # The model is the best checkpoint; how the run ended stands in the last one.
+    # The model is the best checkpoint; the last checkpoint says how the run ended.
     last, chosen = unpack_state(store.require_newest(_NO_CHECKPOINT_HINT)), unpack_state(found)
     # An attempt that never started its workers has no event, so there may be none at all.
     restarts = max(0, _num_attempts(run_folder) - attempts_before - 1)
@@ -137,7 +137,7 @@ def _refuse_early(
         resuming.refuse_lost_checkpoints(spec, store, events.read(run_folder, "events"))
         report("train     no checkpoint was written before; starting at step 0")
         return
-    # Only the newest is looked at; if it does not verify, the workers search for one that does.
+    # Only the newest is checked; if it does not verify, the workers search for one that does.
     try:
         meta, _ = read_manifest(store.folder / name_of(steps[-1]))
     except FormatError:
@@ -168,9 +168,9 @@ def export(
 
     Args:
         spec: The resolved spec of the run.
-        data: The data set that it was trained on.
-        run_folder: Folder of the run.
-        bundle_folder: Folder to write the bundle to.
+        data: Data set that it was trained on, for its features and golden rows.
+        run_folder: Has the checkpoints to choose from; it is only read.
+        bundle_folder: Takes the bundle; an existing one is replaced.
 
     Returns:
         The checkpoint that was written.

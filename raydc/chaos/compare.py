@@ -36,8 +36,8 @@ def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> RunEnding:
     """Reads how a run ended.
 
     Args:
-        folder: Folder of the run.
-        spec: Its resolved spec.
+        folder: Run folder with the checkpoints and `metrics.jsonl`.
+        spec: Resolved spec of the run, for its seed and batch size.
         num_rows: Training rows of its data set.
 
     Raises:
@@ -77,7 +77,7 @@ def differences(undisturbed: RunEnding, disturbed: RunEnding) -> list[str]:
             safetensors.torch.load(bytes(e.checkpoint.files[name]))
             for e in (undisturbed, disturbed)
         )
-        # By tensor, so that the message can name one.
+        # Compared by tensor, so that the message can name one.
         names = [
             key for key, tensor in one.items() if key not in other or not _equal(tensor, other[key])
         ]

@@ -68,7 +68,9 @@ def _blame_parameter(index: int, name: str, trace: ForwardTrace, is_first: bool)
     module, _, short = name.rpartition(".")
     # The first pass after a resume, or of a new run: nothing but restoring or building came before.
     if is_first and index > 0:
-        reason = f"{_describe(trace, module)} has another {short} after its weights were restored"
+        reason = (
+            f"{_describe(trace, module)} has a different {short} after its weights were restored"
+        )
         return Culprit(
             index,
             module,
@@ -77,7 +79,7 @@ def _blame_parameter(index: int, name: str, trace: ForwardTrace, is_first: bool)
         )
     if is_first:
         place = _describe(trace, module)
-        reason = f"{place} has another first {short} when it is built again with the same seed"
+        reason = f"{place} starts with a different {short} when built again with the same seed"
         return Culprit(
             index,
             module,
@@ -96,7 +98,7 @@ def _blame_module(
     index: int, name: str, one: ForwardPass, other: ForwardPass, trace: ForwardTrace
 ) -> Culprit:
     """Explains a module whose output differs; the most probable reasons come first."""
-    what = f"{_describe(trace, name)} has another output"
+    what = f"{_describe(trace, name)} has a different output"
     drawn = {**other.draws, **one.draws}
     if name in drawn:
         return Culprit(

@@ -21,7 +21,7 @@ from raydc.storage import Storage
 from raydc.tracking import events
 
 # Finer than a step, so that a driver is killed soon after its fault has fired.
-_LOOK_EVERY_S = 0.05
+_POLL_EVERY_S = 0.05
 _DRIVER_TIMEOUT_S = 1800.0
 _SHOWN_LINES = 15
 # Kills or drains (by the kind of fault) the node of the process with this id.
@@ -50,9 +50,9 @@ class Drill:
     """One run that is disturbed by a schedule.
 
     Args:
-        spec: A resolved, small spec.
-        folder: Folder of the run, which must be new.
-        data_folder: A prepared data set.
+        spec: Resolved spec of `small.shrink_spec`, which allows the failures of the schedule.
+        folder: Run folder, which must be new.
+        data_folder: Prepared data set, which every driver loads again.
         address: Address of the Ray that drivers attach to.
         on_node: Drains or kills the node of a process; None if the schedule does neither.
     """
@@ -76,7 +76,7 @@ class Drill:
         """Trains until the run has ended, with a new driver after each that was killed.
 
         Args:
-            schedule: Faults that are to fire. Default: none, for an undisturbed run.
+            schedule: Faults that should fire. Default: none, for an undisturbed run.
 
         Returns:
             The faults that fired, in order.
@@ -149,8 +149,8 @@ class Drill:
                 raise ChaosError(
                     f"the run failed with exit code {code} although no fault had killed it"
                 )
-            time.sleep(_LOOK_EVERY_S)
-        raise ChaosError(f"the run was not over after {_DRIVER_TIMEOUT_S:.0f} s")
+            time.sleep(_POLL_EVERY_S)
+        raise ChaosError(f"the run had not ended after {_DRIVER_TIMEOUT_S:.0f} s")
 
     def _fired(self, schedule: Sequence[Fault]) -> list[FiredFault]:
         fired = fault_injection.fired(self.folder)

@@ -64,14 +64,14 @@ def run(
         data: The data set that was prepared from it.
         storage: Storage of the spec.
         engine: The Ray that drivers attach to.
-        report: Shows a line.
+        report: Shows a line of progress or of the verdict.
         options: How much is broken.
         nodes: Nodes of this Ray that may be killed and drained. Default: no node is touched.
 
     Raises:
         ChaosError: The runs differ; the module with hidden state is named if there is one.
         UsageError: This spec or cluster cannot have one of the faults.
-        RunError: A run of the user has the name of the folder.
+        RunError: The folder holds a run of the user.
     """
     most = _most_workers(spec, engine)
     faults = schedule.draw(
@@ -126,7 +126,8 @@ def choices_of(
     for name in only:
         if name not in can:
             raise UsageError(
-                f"--only {name}: this spec cannot have it here", f"It can have {', '.join(can)}."
+                f"--only {name}: this fault does not fit the spec or the cluster",
+                f"Faults that do: {', '.join(can)}.",
             )
     return [name for name in can if not only or name in only]
 
@@ -141,10 +142,10 @@ def _most_workers(spec: ResolvedSpec, engine: Engine) -> int:
 def _new_folder(spec: ResolvedSpec, storage: Storage) -> Storage:
     name = f"{spec.name}-chaos"
     folder = storage / "runs" / name
-    # Runs of the user have this file, those of a drill do not.
+    # A user's run has this file, a drill's run does not.
     if folder.exists("resolved.yaml"):
         raise RunError(
-            f"{folder.uri} is a run of its own",
+            f"{folder.uri} holds a run of yours",
             f"Give this spec another name, so that {name} is free.",
         )
     folder.delete()
@@ -161,18 +162,14 @@ def _is_comparable(spec: ResolvedSpec, engine: Engine) -> bool:
     return spec.train.exact and not plan.uses_gpu(spec, engine.resources)
 
 
-# The same steps again
-# --------------------------------------------------------------------------------------
-
-
 def check_again(spec: ResolvedSpec, data: Prepared, folder: Storage) -> Storage:
     """Trains three times in this process: twice from the start, once from a checkpoint in the
     middle.
 
     Args:
-        spec: A small resolved spec.
-        data: Its data set.
-        folder: Folder for the three runs.
+        spec: Resolved spec of `small.shrink_spec`.
+        data: Small data set of `small.shrink_data`.
+        folder: Gets a folder for each of the three runs.
 
     Returns:
         The folder of the first run.
@@ -185,7 +182,7 @@ def check_again(spec: ResolvedSpec, data: Prepared, folder: Storage) -> Storage:
         {
             "scaling.num_workers": 0,
             "scaling.use_gpu": spec.scaling.use_gpu,
-            # All, to have one in the middle.
+            # Keeps every checkpoint, so that one from the middle exists.
             "checkpoint.num_to_keep": _KEEP_ALL,
         },
     )
@@ -224,10 +221,6 @@ def _refuse(
     # Each step has the same number of passes: one for each logical shard.
     step = found.pass_index * num_steps // len(whole.passes) + 1
     raise ChaosError(f"step {step} differs when it is done {when}: {found.reason}", found.remedy)
-
-
-# The report
-# ------------------------------------------------------------------------------------------
 
 
 def _describe(one: FiredFault) -> str:

@@ -24,7 +24,7 @@ def violations(
     numbers = [record["step"] for record in steps]
     if numbers != list(range(1, len(numbers) + 1)):
         first = next(number for number, step in enumerate(numbers, start=1) if number != step)
-        found.append(f"step {first} is missing, or not in its place")
+        found.append(f"step {first} is missing or out of order")
     per_epoch = order.num_steps(num_rows, batch_size)
     for record in steps:
         epoch, step = divmod(record["step"] - 1, per_epoch)

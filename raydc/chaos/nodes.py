@@ -16,7 +16,7 @@ from raydc.loop.fault_injection import DRAIN
 
 _CPUS_OF_NODE = 1
 _DRAIN_TIMEOUT_S = 60.0
-# Far away: the run has to leave because it can, not because time runs out.
+# Long, so that the run leaves the node because it fits elsewhere, not because the deadline is near.
 _DRAIN_DEADLINE_S = 600
 
 
@@ -73,7 +73,7 @@ class Nodes:
             self._add()
             self._drain(found[0])
             return
-        # With its workers, as if the machine had lost power: orphans would notice and exit cleanly.
+        # Workers too, as if the machine had lost power: orphans would notice and exit cleanly.
         for victim in (raylet, *_children(raylet)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from raydc.errors import UsageError
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, RESTORED, STEP, WORKER, Fault
 
-# What `--only` may name: who is killed, or at which place other than a step a worker is.
+# Values of `--only`: the process that is killed, or the phase in which a worker is killed.
 CHECKPOINT, RESTORE = "checkpoint", "restore"
 CHOICES = (WORKER, CHECKPOINT, RESTORE, DRIVER, RESIZE, NODE, DRAIN)
 # Places in the life of a checkpoint, see `FaultInjector.reached`.
@@ -26,7 +26,7 @@ def draw(
     Args:
         seed: Decides everything that the other arguments leave open.
         num_faults: Number of faults; each choice comes once before any comes twice.
-        num_steps: Steps of the run.
+        num_steps: Steps of the run; faults fire from step 2 to the one before the last.
         choices: Some of CHOICES.
         most: Largest number of workers of a resize.
 
@@ -63,7 +63,7 @@ def draw(
 def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) -> list[Fault]:
     rank = rng.randrange(max(1, most))
     if choice == CHECKPOINT:
-        # Rank 0 writes checkpoints.
+        # Only rank 0 writes checkpoints, so the fault keeps the default rank 0.
         return [Fault(name, WORKER, rng.choice(_CHECKPOINT_PLACES), step)]
     if choice == RESTORE:
         return [
@@ -73,7 +73,7 @@ def _faults(name: str, choice: str, step: int, rng: random.Random, most: int) ->
     if choice == RESIZE:
         return [Fault(name, RESIZE, STEP, step, rank, workers=rng.randint(1, max(1, most)))]
     if choice == DRAIN:
-        # Rank 0's node, because rank 0 is the worker that stops are requested from.
+        # Rank 0's node: a stop is requested in the process of rank 0, so only that worker sees it.
         return [Fault(name, DRAIN, STEP, step)]
     return [Fault(name, choice, STEP, step, rank)]
 

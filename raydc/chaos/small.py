@@ -22,10 +22,10 @@ _VALIDATION_ROWS = 512
 
 
 def num_train_rows(num_steps: int, batch_size: int, num_shards: int, available: int) -> int:
-    """Computes for how many rows the steps are three epochs, each with a smaller last step.
+    """Computes the rows that make three epochs, each with a smaller last step.
 
     Args:
-        num_steps: Steps of the run.
+        num_steps: Steps that the shrunk run will take.
         batch_size: Rows of a full step, over all workers.
         num_shards: Logical shards of a step.
         available: Training rows of the data set.
@@ -39,10 +39,10 @@ def shrink_data(spec: ResolvedSpec, data: Prepared, num_steps: int, folder: Stor
     """Writes a data set of the first rows of another.
 
     Args:
-        spec: The user's resolved spec.
-        data: The data set that was prepared from it.
-        num_steps: Steps of the run.
-        folder: Folder to write to.
+        spec: Resolved spec, for its batch size and logical shards.
+        data: Data set to take the rows from.
+        num_steps: Steps that the shrunk run will take; decides how many rows are kept.
+        folder: Takes the small data set.
     """
     train = open_rows(data.folder, "train")
     shards = spec.train.logical_shards
@@ -68,7 +68,7 @@ def shrink_spec(spec: ResolvedSpec, num_steps: int, max_failures: int) -> Resolv
 
     Args:
         spec: The user's resolved spec.
-        num_steps: Steps of the run, at least LEAST_STEPS.
+        num_steps: Steps that the shrunk run will take, at least LEAST_STEPS.
         max_failures: Failures that the run has to survive.
 
     Raises:

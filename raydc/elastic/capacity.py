@@ -99,13 +99,13 @@ class GroupSize:
         """Notes that a size could not be started although there seemed to be room for it.
 
         Args:
-            num_workers: The size.
+            num_workers: Size that failed; until `retry_after_s` has passed, only less is tried.
             now_s: Time on a clock that never jumps.
         """
         self._too_many, self._avoided_until_s = num_workers, now_s + self.retry_after_s
 
     def choose_growth(self, num_workers: int, fits: int, now_s: float) -> int | None:
-        """Chooses the size that a running group should grow to now; called at every look.
+        """Chooses the size that a running group should grow to now; called at every probe.
 
         Args:
             num_workers: Size of the running group.
@@ -117,7 +117,7 @@ class GroupSize:
         """
         larger = min(fits, self._limit(now_s))
         if larger <= num_workers:
-            # One look without room starts the wait again: room that flickers is somebody else's.
+            # One probe without room restarts the wait: room that comes and goes is used by others.
             self._larger_since_s = None
             return None
         self._larger_since_s = now_s if self._larger_since_s is None else self._larger_since_s

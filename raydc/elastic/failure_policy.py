@@ -1,7 +1,7 @@
 """Which failures of a run are retried. Runs in the controller actor.
 
-Ray Train counts failures and preemptions against the limits of the spec. Here stands which ends of
-a worker group are neither, and which errors are not worth a retry.
+Ray Train counts failures and preemptions against the limits of the spec. This module
+decides which ends of a worker group are neither, and which errors are not worth a retry.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ElasticFailurePolicy(internals.DefaultFailurePolicy):  # type: ignore[misc
                 # Counts against max_preemption_failures, not against max_failures.
                 info = internals.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={})
                 return super().make_decision(internals.PreemptionError(info))
-            # To grow is free: it counts against no limit.
+            # Growing counts against no limit.
             return internals.FailureDecision.RETRY
         # A deliberate refusal would be the same again.
         if any(isinstance(failure, RaydcError) for failure in failures):
@@ -70,7 +70,7 @@ class ElasticFailurePolicy(internals.DefaultFailurePolicy):  # type: ignore[misc
     def _decide_start(self, error: Any) -> Any:
         """Decides about a group that did not start; Ray counts these apart from failures."""
         cause = getattr(getattr(error, "controller_failure", None), "__cause__", None)
-        # A task error is no death but an exception at the start, of an import for example.
+        # A task error is not a death but an exception at the start, such as a failed import.
         if isinstance(cause, ray.exceptions.RayTaskError):
             self._counts[str(cause)] += 1
             if self._counts[str(cause)] >= _MAX_EQUAL_FAILURES:
@@ -84,7 +84,7 @@ class ElasticFailurePolicy(internals.DefaultFailurePolicy):  # type: ignore[misc
             "cause": cause,
             "error": error[:_MAX_ERROR_CHARS],
         }
-        # Not waited for: the controller must decide even if the driver's node is slow.
+        # No wait for the reply: the controller must decide even if the driver's node is slow.
         self._mailbox.post_event.remote(record)
 
 

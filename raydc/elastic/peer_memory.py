@@ -30,7 +30,7 @@ _PUT_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 60.0
 _REPLY_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 60.0
-_LOOK_AROUND_EVERY_S = 10.0
+_SELECT_EVERY_S = 10.0
 # The state before the newest is the fallback if the newest does not verify.
 _NUM_KEPT = 2
 
@@ -56,7 +56,7 @@ class MemoryHolder:
 
         Args:
             history: Name of the attempt; states of other attempts are refused from now on.
-            step: Steps done.
+            step: Steps done in the state that the attempt starts from.
         """
         self._history = history
         self._states = {kept: state for kept, state in self._states.items() if kept <= step}
@@ -122,14 +122,14 @@ class PeerMemory:
         self._mailbox = mailbox
         self._here = ray.get_runtime_context().get_node_id()
         self._history, self._step = "", 0
-        # Holders by node id that know of this attempt.
+        # Holders by node id that have the history of this attempt.
         self._used: dict[str, Any] = {}
         # Holders by node id that are still starting, each with a reference that tells when it is
         # up.
         self._starting: dict[str, tuple[Any, Any]] = {}
         self._others: set[str] = set()
-        # In the past, so that the first put looks around.
-        self._looked_s = -_LOOK_AROUND_EVERY_S
+        # In the past, so that the first put selects holders at once.
+        self._selected_s = -_SELECT_EVERY_S
 
     def put(self, copy: HostCopy) -> bool:
         """Puts a state into the holders that are up.
@@ -141,7 +141,7 @@ class PeerMemory:
             OSError: No holder has it.
         """
         try:
-            has_others = self._look_around()
+            has_others = self._select_holders()
             # One object for all holders: it is copied once into this node's object store, from
             # where Ray sends it to the other node.
             files = {name: np.frombuffer(content, np.uint8) for name, content in copy.files.items()}
@@ -150,21 +150,21 @@ class PeerMemory:
             kept = [node for node, done in self._get_replies(calls, _PUT_TIMEOUT_S).items() if done]
         except RayError as error:
             raise OSError(
-                f"no other memory holds the state of step {copy.step}: {error}"
+                f"peer memory did not take the state of step {copy.step}: {error}"
             ) from error
         if calls and not kept:
             raise OSError(f"none of {len(calls)} holder(s) has taken the state of step {copy.step}")
         return any(node != self._here for node in kept) if has_others else bool(kept)
 
-    def _look_around(self) -> bool:
+    def _select_holders(self) -> bool:
         """Selects this node's holder and one of another node; starts them if necessary.
 
         Returns:
             Whether there are other nodes.
         """
         now_s = time.monotonic()
-        if now_s - self._looked_s >= _LOOK_AROUND_EVERY_S:
-            self._looked_s = now_s
+        if now_s - self._selected_s >= _SELECT_EVERY_S:
+            self._selected_s = now_s
             living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
             self._others = living - {self._here}
             self._used = {node: holder for node, holder in self._used.items() if node in living}
@@ -191,7 +191,8 @@ class PeerMemory:
 
     def _start(self, node: str) -> None:
         holder = ray.get(self._mailbox.get_holder.remote(node), timeout=_PUT_TIMEOUT_S)
-        # The holder may be older than this attempt, so it learns of it before it takes a state.
+        # An earlier attempt may have started the holder, so it gets the history of this attempt
+        # before any state.
         self._starting[node] = (holder, holder.start_history.remote(self._history, self._step))
 
     def _get_replies(self, calls: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -206,11 +207,8 @@ class PeerMemory:
                 self._used.pop(node, None)
                 self._mailbox.drop_holder.remote(node)
                 # The next put looks for a replacement at once.
-                self._looked_s = -_LOOK_AROUND_EVERY_S
+                self._selected_s = -_SELECT_EVERY_S
         return replies
-
-    # Restart
-    # -----------------------------------------------------------------------------------------
 
     def newest(self) -> Found | None:
         """The newest state that verifies, or None; holders that do not reply are dropped."""

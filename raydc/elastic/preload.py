@@ -1,4 +1,4 @@
-"""Imports what a worker needs, in every process that Ray starts for workers, before it is one."""
+"""Imports what a worker needs, in each process that Ray starts, before it becomes a worker."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def run() -> None:
 
 def _import(names: tuple[str, ...]) -> None:
     for name in names:
-        # An error here would end the process; whoever really needs the module reports it better.
+        # An error here would end the process; code that needs the module reports it better.
         with contextlib.suppress(Exception):
             importlib.import_module(name)

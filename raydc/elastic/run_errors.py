@@ -18,25 +18,25 @@ def describe_lack(spec: ResolvedSpec, total: Mapping[str, float], free: Mapping[
     """Says which resources keep the fewest workers from starting at once.
 
     Args:
-        spec: A resolved spec.
+        spec: Resolved spec, for the fewest workers and the resources of each.
         total: Amounts by resource that the cluster has.
         free: Amounts by resource that are unused.
 
     Returns:
-        A sentence without its end, or "" if there is room.
+        A sentence without its full stop, or "" if there is room.
     """
     needs = plan.worker_resources(spec, total)
     if plan.how_many(needs, free) >= spec.scaling.min_workers:
         return ""
     amounts = ", ".join(f"{free.get(name, 0.0):g} of {total[name]:g} {name}" for name in needs)
-    return f"{spec.scaling.min_workers} worker(s) of {needs} each, but free are {amounts}"
+    return f"{spec.scaling.min_workers} worker(s) of {needs} each, but only {amounts} free"
 
 
 def training_error(spec: ResolvedSpec, failures: Mapping[int, BaseException]) -> TrainError:
     """The error of a run whose workers have failed more often than the spec allows.
 
     Args:
-        spec: A resolved spec.
+        spec: Resolved spec, for its limit of failures.
         failures: The failures of the last attempt, by rank.
     """
     causes = {rank: _cause_of(failure) for rank, failure in sorted(failures.items())}
@@ -75,10 +75,10 @@ def start_error(
     """The error of a run whose workers could not be started.
 
     Args:
-        spec: A resolved spec.
+        spec: Resolved spec, for the fewest workers and the resources of each.
         total: Amounts by resource that the cluster has.
         free: Amounts by resource that are unused.
-        cause: What Ray says.
+        cause: Error of Ray's controller; its first line is shown.
     """
     needs = plan.worker_resources(spec, total)
     unused = {name: free.get(name, 0.0) for name in needs}

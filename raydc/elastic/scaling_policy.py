@@ -44,7 +44,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         mailbox: Handle of the run's mailbox, which takes events.
         standby: Standby processes of the run.
         autoscales: Whether the cluster may grow by what is requested.
-        probe: Looks at nodes, as `node_probe.probe_nodes`.
+        probe: Probes nodes, like `node_probe.probe_nodes`.
         now_s: A clock that never jumps.
         unix_s: The Unix time, to compare with deadlines of nodes.
     """
@@ -86,16 +86,13 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         """Workers of the group by node id."""
         return Counter(worker.metadata.node_id for worker in self._group)
 
-    # Called by the controller
-    # -----------------------------------------------------------------------
-
     def set_group(self, workers: list[Any]) -> None:
         """Notes which workers run now; none after a shutdown."""
         self._group = list(workers)
         self._standby.note_started(workers)
         self._failed_probes.clear()
         self._announced = None
-        # A new group is not looked at before a whole interval has passed.
+        # A new group is first probed after a whole interval.
         self._probed_s = self._now_s()
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -135,9 +132,6 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
             {internals.RAY_NODE_ID_KEY: f"in({','.join(self._usable)})"} if self._usable else None
         )
 
-    # While no group runs
-    # ----------------------------------------------------------------------------
-
     def make_decision_for_non_running_worker_group(self) -> Any:
         """Starts as many workers as there is room for, or waits.
 
@@ -147,7 +141,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         self._request_autoscaling()
         now_s = self._now_s()
         nodes = self._probe()
-        # No nodes at all means that the head is away, not that every node is lost.
+        # No nodes at all means that the head does not respond, not that every node is lost.
         if nodes and (silent := self._silent_nodes(nodes)):
             self._post_lost(silent)
         room = capacity.room_by_node(nodes, self._needs, self._held)
@@ -183,9 +177,6 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
             _log.warning("raydc: Ray's head does not respond: %s", error)
             return []
 
-    # While a group runs
-    # -----------------------------------------------------------------------------
-
     def make_decision_for_running_worker_group(
         self,
         worker_group_state: Any,  # noqa: ARG002
@@ -211,7 +202,8 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
             self._check_nodes(nodes)
             self._ensure_standby(nodes)
             if reason := self._reason_to_stop(nodes, now_s):
-                # Rank 0 speaks for all. Repeated at every probe, because a call may be lost.
+                # A request to rank 0 is enough. It is repeated at every probe, because a call may
+                # be lost.
                 self._group[0].execute_async(planned_stop.request_stop, reason)
         return internals.NoopDecision()
 

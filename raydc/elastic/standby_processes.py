@@ -32,7 +32,7 @@ _STOP_TIMEOUT_S = 0.5
 # given.
 _KEEP_ALIVE_S = 7 * 24 * 3600
 # A process that imports takes a CPU for some seconds, so workers that have just started come first.
-# A short run that nothing disturbs never pays; after a first loss another one is likely soon.
+# The first delay is long, so that short runs start none; after a loss the next is likely soon.
 _FIRST_DELAY_S, _DELAY_S = 15.0, 4.0
 
 
@@ -85,7 +85,8 @@ class StandbyProcesses:
         self._now_s = now_s
         # Requested processes by node id. Ray does not say which of them still live.
         self._standing_by: Counter[str] = Counter()
-        # First a reference to it, then the text. None until workers have started.
+        # Runtime environment of the workers: first a reference, then the text. None until workers
+        # have started.
         self._environment: Any = None
         self._allowed_from_s = 0.0
 
@@ -124,7 +125,7 @@ class StandbyProcesses:
             ray.kill(actor)
 
     def ensure(self, counts: Mapping[str, int], nodes: Iterable[Node]) -> None:
-        """Requests processes on nodes where fewer stand by than should.
+        """Requests processes on nodes that have too few standby processes.
 
         Args:
             counts: Processes that should stand by, by node id.
@@ -158,7 +159,7 @@ class StandbyProcesses:
         try:
             self._environment = ray.get(self._environment, timeout=_REPLY_TIMEOUT_S)
         except ray.exceptions.RayError:
-            # The worker died; its successor will be asked.
+            # The worker died; its successor will be queried.
             self._environment = None
             return False
         return True

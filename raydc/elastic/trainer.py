@@ -55,9 +55,9 @@ def fit(
     """Trains on the Ray that this process is connected to.
 
     Args:
-        spec: A resolved spec with workers.
-        data_folder: A prepared data set.
-        run_folder: Folder of the run.
+        spec: Resolved spec with at least one worker.
+        data_folder: Prepared data set; every worker must reach it.
+        run_folder: Takes checkpoints and logs; every worker must reach it.
         progress: Shows what workers and controller publish.
         log: Event log of the run; takes the events of the controller.
 
@@ -254,6 +254,6 @@ def _watch(handle: Any, progress: Progress, log: events.EventLog) -> Iterator[No
     finally:
         is_over.set()
         thread.join()
-        # What was published since the last look.
+        # What was published since the last collection.
         with contextlib.suppress(GetTimeoutError, RayActorError):
             collect()

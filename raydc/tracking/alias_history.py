@@ -17,7 +17,7 @@ from raydc.storage import Storage, canonical_json
 
 # Each attempt loses to one other writer, so the limit is how many writers can be ahead at once.
 _MAX_ATTEMPTS = 100
-# Entries without a format are of the first, which had no number yet.
+# Entries without `format` have format 1.
 _FORMAT = 1
 
 # The versions that each alias has stood for, the current one last.
@@ -26,12 +26,12 @@ Stacks = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Move:
-    """One change of an alias, or of the canary or shadow that runs beside it.
+    """One change of an alias, or of its canary or shadow.
 
     Attributes:
         kind: `set` or `rollback`, which move the alias; `removed`, which ends it; `canary` or
             `shadow` for one that starts or changes its fraction; `canary ended`, `shadow ended`.
-        alias: The alias.
+        alias: Alias that moved, or whose endpoint runs the canary or shadow.
         old: Version before; None if there was none.
         new: Version after; None if there is none.
         who: Name of the user.
@@ -61,11 +61,11 @@ def make_move(kind: str, alias: str, stack: list[int], new: int | None, who: str
 
     Args:
         kind: `set`, `rollback` or `removed`.
-        alias: The alias.
+        alias: Alias that moves.
         stack: The versions that it has stood for, the current one last.
         new: Version after; None if the alias ends.
-        who: Name of the user.
-        why: Their reason.
+        who: Name of the user who moves it.
+        why: Reason that the user gave; may be empty.
     """
     return Move(kind, alias, stack[-1] if stack else None, new, who, why, round(time.time(), 3))
 
@@ -129,7 +129,7 @@ def running_beside(moves: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
     """Version of each (alias, `canary` or `shadow`) that has started and not ended. Pure.
 
     Args:
-        moves: Of `AliasHistory.moves`, oldest first.
+        moves: Moves as `AliasHistory.moves` returns them, oldest first.
     """
     open_: dict[tuple[str, str], int] = {}
     for move in moves:

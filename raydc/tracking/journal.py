@@ -21,7 +21,7 @@ from raydc.errors import TrainError
 from raydc.storage import Storage
 from raydc.tracking import events
 
-# Sends a record to the driver, or to whoever else watches the run.
+# Sends a record to the driver, or to another observer of the run.
 Publish = Callable[[dict[str, Any]], None]
 _PUBLISH_EVERY_S = 0.5
 
@@ -30,9 +30,9 @@ class Journal:
     """The records of one worker. A context manager: leaving it flushes the files.
 
     Args:
-        run_folder: Folder of the run.
+        run_folder: Takes `events.jsonl`, `metrics.jsonl` and `tensorboard/`.
         writes: Whether this worker writes; true for rank 0 only.
-        publish: Takes events and progress; None if nobody watches.
+        publish: Takes events and progress; None publishes nothing.
     """
 
     def __init__(self, run_folder: Storage, writes: bool, publish: Publish | None) -> None:
@@ -58,14 +58,14 @@ class Journal:
             self._publish(record)
 
     def unwritten_lines(self) -> bytes:
-        """Lines of metrics that would die with this process; they travel with a state in memory."""
+        """Lines of metrics that would be lost with this process; a state in memory carries them."""
         return self._metrics.invisible()
 
     def record_start(self, step: int, unwritten: bytes) -> None:
         """Writes the first line of an attempt: earlier lines about steps after `step` do not count.
 
         Args:
-            step: Steps done.
+            step: Steps done in the state that the attempt starts from.
             unwritten: Lines about the steps before it that an earlier attempt could not write.
         """
         if self.writes:
@@ -130,7 +130,7 @@ class Journal:
         return loss_sum
 
     def publish_progress(self, loss: float, **fields: Any) -> None:
-        """Publishes how far the run is, at most twice a second.
+        """Publishes the progress of the run, at most twice a second.
 
         Args:
             loss: Mean training loss of the epoch so far.

@@ -5,9 +5,9 @@ heartbeat every few seconds and removes the file when it ends. The death of a dr
 on its own machine, by its process id; on other machines by a heartbeat that no longer changes.
 
 Two drivers cannot both start. On a local or network filesystem a file lock decides; an object store
-has no locks, so there the last writer wins, and each writer looks again after a pause. A driver
-that was suspended may have lost its run meanwhile: its owner token differs from the one in the
-file.
+has no locks, so there the last writer wins, and each writer reads the file again after a pause. A
+driver that was suspended may have lost its run meanwhile: its owner token differs from the one in
+the file.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def owner_token(folder: Storage) -> str | None:
 
 
 def owner_check(folder: Storage) -> Callable[[], None]:
-    """Makes a check for writers: it raises RunError once another process than now owns the run."""
+    """Returns a check for writers, which raises RunError once a new process owns the run."""
     token = owner_token(folder)
 
     def check() -> None:
@@ -142,10 +142,6 @@ def seems_alive(driver: Driver) -> bool:
     if driver.machine == _machine():
         return _process_start(driver.pid) == driver.process_start
     return abs(time.time() - driver.beat_s) < STILL_TIMEOUT_S
-
-
-# The claim
-# -------------------------------------------------------------------------------------------
 
 
 def _claim(folder: Storage) -> Driver:
@@ -226,7 +222,7 @@ def _locked(folder: Storage) -> Iterator[None]:
                     ) from None
                 time.sleep(0.02)
             except OSError:
-                break  # Some network filesystems have no locks; the order of writes remains.
+                break  # Some network filesystems have no locks; then the last writer wins.
         yield
     finally:
         os.close(descriptor)
@@ -234,7 +230,7 @@ def _locked(folder: Storage) -> Iterator[None]:
 
 def _beat(folder: Storage, driver: Driver, is_over: threading.Event) -> None:
     while not is_over.wait(BEAT_EVERY_S):
-        # Storage may be away for a moment; the next beat may succeed.
+        # Storage may be unavailable for a moment; the next beat may succeed.
         with contextlib.suppress(OSError), _locked(folder):
             # Another driver owns the run, or it was moved aside: writing would steal it back.
             if owner_token(folder) != driver.token:
@@ -248,7 +244,8 @@ def _machine() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        # Without /proc no process can be looked up: a scope of its own leaves it to the heartbeat.
+        # Without /proc no process can be looked up: a unique scope matches no other process, so
+        # that only the heartbeat counts.
         return f"{socket.gethostname()} {os.getpid()}"
 
 

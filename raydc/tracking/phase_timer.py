@@ -2,9 +2,9 @@
 
 Runs in every worker; rank 0's sums become `time` records of events.jsonl. A killed process would
 lose what it did after its last record. Therefore the timer keeps its sums, after each step, in a
-mapped file beside the log: it belongs to the operating system and outlives the process. The next
+mapped file next to the log: it belongs to the operating system and outlives the process. The next
 attempt takes the sums over, so seconds and recomputed steps are counted up to the last step done.
-An object store cannot hold such a file; there the last record has to do.
+An object store cannot hold such a file; there the last record has to suffice.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PhaseTimer:
     record.
 
     Args:
-        run_folder: Folder of the run.
+        run_folder: Holds `events.jsonl` and, on a local filesystem, the pulse file.
         writes: Whether this is rank 0, whose seconds are those of the run.
         record_event: Writes an event: `Journal.record_event`.
         now_s: A clock that never jumps; its zero does not matter.
@@ -57,7 +57,7 @@ class PhaseTimer:
         self._record_event = record_event
         self._now_s = now_s
         self._pulse = Pulse(run_folder) if writes and run_folder.is_local else None
-        # Unix time is read once: if it were adjusted during the run, records would overlap or gape.
+        # Read once: if Unix time were adjusted during the run, records would overlap or leave gaps.
         self._zero_s = unix_s() - now_s()
         self._phase = START_UP
         self._entered_s = self._since_s = now_s()

@@ -22,7 +22,7 @@ _MESSAGES = {
     "checkpoint_delayed": "the checkpoint of step {step} will be tried again: {reason}",
     "checkpoint_failed": "the checkpoint of step {step} was not written, older ones stay: {reason}",
     "checkpoint_skipped": "{checkpoint} does not verify and is skipped: {reason}",
-    "recent_state_failed": "no other memory holds the state of step {step}: {reason}",
+    "recent_state_failed": "peer memory holds no copy of step {step}: {reason}",
     "waits_for_resources": "waiting: room for {fits} of at least {least} worker(s) of {needs}",
     "node_lost": "lost a node: {nodes}",
     "drain_noticed": "a node is about to leave: {nodes}",

@@ -59,11 +59,11 @@ def trial_key(spec: ResolvedSpec) -> str:
 def read_trial(
     spec: ResolvedSpec, folder: Storage, all_values: dict[str, Any], has_failed: bool
 ) -> Trial:
-    """Reads how far a trial came.
+    """Reads how far a trial got.
 
     Args:
         spec: The resolved spec of the sweep.
-        folder: Folder of the sweep.
+        folder: `sweep/` in the run folder; the trial is in `trials/<key>` of it.
         all_values: Values of the trial by spec path, in any order.
         has_failed: Whether Tune reports an error of the trial.
     """

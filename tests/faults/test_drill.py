@@ -51,7 +51,7 @@ def test_chaos_one_killed_process_ends_as_undisturbed(
     assert "chaos     every row was used exactly once, in its place" in lines
     assert storage.names("runs") == ["short-chaos"]
     (storage / "runs" / "short-chaos").write_bytes("resolved.yaml", b"")
-    with pytest.raises(RunError, match="is a run of its own"):
+    with pytest.raises(RunError, match="holds a run of yours"):
         chaos.run(spec, data, storage, NOWHERE, lines.append, options)
 
 

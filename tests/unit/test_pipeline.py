@@ -60,8 +60,8 @@ def test_new_sets_the_existing_run_aside_under_a_free_name(
     assert (job.storage / "runs").names() == ["digits", "digits.1", "digits.2"]
     assert not job.storage.exists(f"runs/digits.1/{lease.FILE}")
     assert lines == [
-        "run       the run before is now digits.1",
-        "run       the run before is now digits.2",
+        "run       the previous run is now digits.1",
+        "run       the previous run is now digits.2",
     ]
 
 

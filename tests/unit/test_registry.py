@@ -117,7 +117,7 @@ def test_rollback_undoes_one_move_at_a_time(registry: Registry, tmp_path: Path) 
     assert registry.previous("digits", "production") == 2
     assert registry.rollback("digits", "production", who="ada", why="worse") == 2
     assert registry.rollback("digits", "production") == 1
-    with pytest.raises(RegistryError, match="has stood for version 1 only") as error:
+    with pytest.raises(RegistryError, match="points to version 1 and has no move to undo") as error:
         registry.rollback("digits", "production")
     assert "There are: 1, 2, 3" in str(error.value)
     assert [move["kind"] for move in registry.history("digits")] == ["set"] * 3 + ["rollback"] * 2
@@ -141,7 +141,7 @@ def test_rollback_undoes_one_move_at_a_time(registry: Registry, tmp_path: Path) 
         (
             lambda r: r.rollback("digits", "1"),
             "1 is a version of digits, not an alias",
-            "raydc promote --version",
+            "raydc promote SPEC --version",
         ),
     ],
 )

@@ -41,13 +41,13 @@ def test_check_again_passes_a_network_without_hidden_state(
         (
             "builder",
             "body.1 (Linear",
-            "has another first bias when it is built again with the same seed",
+            "starts with a different bias when built again with the same seed",
         ),
         ("odd", "body.1 (Linear", "the gradient of body.1.weight in"),
         (
             "unrestored",
             "body.2 (Unrestored, hidden.py:",
-            "has another gain after its weights were restored",
+            "has a different gain after its weights were restored",
         ),
     ],
 )
@@ -79,5 +79,5 @@ def test_choices_of_depend_on_workers_and_exactness(tmp_path: Path) -> None:
     assert choices_of(workers, 2, ()) == ["worker", "checkpoint", "restore", "driver", "resize"]
     assert choices_of(workers, 2, ("resize", "worker")) == ["worker", "resize"]
     assert "resize" not in choices_of(spec_of(tmp_path, "good", train={"exact": False}), 2, ())
-    with pytest.raises(UsageError, match="--only driver: this spec cannot have it here"):
+    with pytest.raises(UsageError, match="--only driver: this fault does not fit"):
         choices_of(alone, 0, ("driver",))

@@ -15,7 +15,7 @@ def test_describe_lack_names_free_amounts_only_if_too_few_fit() -> None:
     total = {"CPU": 4.0}
     assert run_errors.describe_lack(SPEC, total, {"CPU": 2.0}) == ""
     lack = run_errors.describe_lack(SPEC, total, {"CPU": 1.0})
-    assert lack == "2 worker(s) of {'CPU': 1.0} each, but free are 1 of 4 CPU"
+    assert lack == "2 worker(s) of {'CPU': 1.0} each, but only 1 of 4 CPU free"
 
 
 def test_training_error_shows_pages_instead_of_what_followed() -> None:

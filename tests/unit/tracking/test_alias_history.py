@@ -1,4 +1,4 @@
-"""The history of aliases: aliases that end, and what runs beside them."""
+"""The history of aliases: aliases that end, canaries and shadows."""
 
 from __future__ import annotations
 
