@@ -1,4 +1,4 @@
-"""What all commands share: the group, options, error output, and how a spec becomes a job."""
+"""Shared parts of all commands: the group, options, error output, and opening a job."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for pro
 def report(line: str) -> None:
     """Prints a line of progress."""
     click.echo(line)
-    # Progress that waits in the buffer of a pipe is none.
+    # Flushed at once, because a pipe is buffered.
     sys.stdout.flush()
 
 
@@ -84,7 +84,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except RaydcError as error:
             _fail(error)
-        # A full disk or a missing permission is the user's to mend: no traceback.
+        # A full disk or a missing permission is for the user to fix, so there is no traceback.
         except OSError as error:
             place = error.filename or "storage"
             _fail(
@@ -123,7 +123,7 @@ class Commands(click.Group):
 def _fail(error: RaydcError) -> None:
     lines = str(error).splitlines()
     if isinstance(error, SpecError):
-        # Each problem has a line of its own, so the count ends them.
+        # The count comes last, after a line for each problem.
         lines.append(f"  {len(error.problems)} problem(s) in the spec; nothing was started.")
     click.echo(click.style("error: ", fg="red", bold=True, reset=True) + "\n".join(lines), err=True)
     sys.exit(error.exit_code)

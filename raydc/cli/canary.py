@@ -1,4 +1,4 @@
-"""Commands for a second version beside the one that answers: canary, shadow."""
+"""Commands that try a second version next to the stable one: canary, shadow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _VERSION = click.option("--version", type=int, help="Version to try.")
 # `canary` and `shadow` share these, and differ in the default of --fraction.
-_DROP = click.option("--drop", is_flag=True, help="End it.")
+_DROP = click.option("--drop", is_flag=True, help="End the canary or shadow.")
 
 
 @click.command()
@@ -54,7 +54,7 @@ def canary(
 ) -> None:
     """Let another version answer a fraction of the requests.
 
-    Without --version, show how the canary does."""
+    Without --version, show the counts of the canary."""
     from raydc.serve.control import rollout
 
     _refuse_both(drop, version)
@@ -81,18 +81,18 @@ def _follow(given: Spec, storage: Storage, alias: str, why: str) -> None:
     from raydc.serve.control import rollout
     from raydc.spec.sections import Serve
 
-    # The rule of today's spec, not of the one that was served: it may be tightened meanwhile.
+    # The rule of the given spec, not of the served one: it may have been tightened since.
     rule = (given.serve or Serve()).canary
     watched = rollout.observe(storage, given.name, alias).traffic.canary
     if watched is None:
         raise ServeError(
-            f"no canary runs beside {given.name} {alias!r}",
+            f"{given.name} {alias!r} has no canary",
             "raydc canary SPEC --version N starts one.",
         )
     decision = rollout.follow(
         storage, given.name, alias, watched.version, rule, lambda line: report(f"canary    {line}")
     )
-    # The history keeps both: who wanted it, and what the counts were.
+    # The history keeps both: the user's reason and the counts.
     reason = f"{why}; {decision.reason}" if why else decision.reason
     if decision.kind == "promote":
         serve.promote(storage, given.name, alias, watched.version, why=reason)
@@ -169,7 +169,7 @@ def _open(path: str, overrides: tuple[str, ...], alias: str | None) -> tuple[Spe
 def _end(
     storage: Storage, model: str, alias: str, kind: Kind, address: str | None, why: str
 ) -> None:
-    """Ends a canary or shadow; without an endpoint, the one that its history still has open."""
+    """Ends a canary or shadow; without an endpoint, the one in its history."""
     from raydc import engine
     from raydc.serve.control import rollout, switchover
 
@@ -185,7 +185,7 @@ def _end(
     old = running_beside(registry.history(model)).get((alias, kind))
     if old is None:
         raise ServeError(
-            f"no {kind} runs beside {model} {alias!r}",
+            f"{model} {alias!r} has no {kind}",
             f"raydc {kind} SPEC --version N starts one.",
         )
     # As an endpoint would have recorded it.

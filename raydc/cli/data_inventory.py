@@ -46,8 +46,8 @@ def read_data_sets(listing: StoreListing, runs: Sequence[Run]) -> list[DataSet]:
     """All data sets of a storage by name.
 
     Args:
-        listing: The storage.
-        runs: Its runs, for who uses what.
+        listing: Files of the storage, listed once per kind.
+        runs: Runs of the storage, which say what data sets they use.
     """
     names = listing.names("data")
     return listing.map(lambda name: _read(listing, name, runs, _MAX_MANIFEST_BYTES), names)
@@ -57,9 +57,9 @@ def read_data_set(listing: StoreListing, name: str, runs: Sequence[Run]) -> Data
     """One data set, with all of its manifest.
 
     Args:
-        listing: The storage.
-        name: Name of the folder.
-        runs: The runs of the storage.
+        listing: Files of the storage, listed once per kind.
+        name: Name of the folder below `data/`.
+        runs: Runs of the storage, which say what data sets they use.
 
     Raises:
         DataError: There is no such data set.
@@ -77,7 +77,7 @@ def read_data_set(listing: StoreListing, name: str, runs: Sequence[Run]) -> Data
 def versions_trained_on(listing: StoreListing, name: str) -> list[str]:
     """The registered versions that were trained on a data set, such as `digits 2`."""
     found = re.fullmatch(r"(.+)-[0-9a-f]{12}", name)
-    # A model has the name of its spec, and so has the data set: no other model needs a look.
+    # A model has the name of its spec, and so has the data set: no other model has to be read.
     if found is None or found[1] not in listing.names("models"):
         return []
     model = read_model(listing, found[1], [])
@@ -112,7 +112,7 @@ def _read(
 
 
 def _may_use(run: Run, name: str) -> bool:
-    """Whether a run uses a data set, or may: one that has not said so could use any of its name."""
+    """Whether a run uses a data set; without a record of it, any of the same name may be it."""
     if run.data_set is not None:
         return run.data_set == name
     return re.fullmatch(rf"{re.escape(run.spec_name)}-[0-9a-f]{{12}}", name) is not None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     help="Version to serve. Default: the one that serve.alias stands for, else the newest.",
 )
 @click.option(
-    "--once", is_flag=True, help="Take the endpoint down as soon as it is ready, and end."
+    "--once", is_flag=True, help="Take the endpoint down as soon as it is ready, and exit."
 )
 def serve(
     spec: str,
@@ -209,7 +209,7 @@ def stop(
 
     Endpoints of other models on the same Ray stay up.
     """
-    # No default: --all is never meant by leaving SPEC out.
+    # No default: leaving SPEC out must not mean --all.
     if everything == (spec is not None):
         raise UsageError("stop takes either SPEC or --all", "raydc stop spec.yaml")
     from raydc import spec as specs
@@ -224,7 +224,7 @@ def stop(
 
 
 def stay(job: Job, once: bool) -> None:
-    """Keeps a local Ray up for its endpoints, which end with it; a cluster needs nobody to stay."""
+    """Keeps a local Ray up for its endpoints; returns at once on a cluster."""
     from raydc import engine, serve
 
     # A cluster outlives this process, and so do its endpoints.

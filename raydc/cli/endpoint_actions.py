@@ -1,4 +1,4 @@
-"""What the commands of the endpoint do: choose a version, move an alias, stop. In the driver."""
+"""Actions of the endpoint commands: choose a version, move an alias, stop. In the driver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def version_to_serve(registry: Registry, given: Spec) -> int:
 
     Args:
         registry: The registry of the spec's storage.
-        given: A spec.
+        given: Spec with the name of the model and, in `serve`, its alias.
 
     Raises:
         RegistryError: The model has no version.
@@ -40,7 +40,7 @@ def predict_file(job: Job, source: str, output: str) -> None:
     """Predicts every row of a file with the version that the endpoint would serve.
 
     Args:
-        job: The job.
+        job: Connection to Ray, and the storage with the registered model.
         source: A csv, parquet or jsonl file, or a folder of them.
         output: A file that ends with .csv, .parquet or .jsonl.
     """
@@ -72,7 +72,7 @@ def move_alias(
     resolved = spec.resolve(given)
     alias = alias or alias_of(resolved)
     storage = Storage(resolved.storage)
-    # Without a Ray no endpoint can follow, and moving the alias alone is what is wanted.
+    # Without a Ray no endpoint can follow, and only the alias moves.
     attached = engine.attach(address)
     if version is None:
         moved = serve.rollback(storage, resolved.name, alias, why=why, live=attached)
@@ -84,11 +84,7 @@ def move_alias(
         (one["storage"], one["model"], one["alias"], one["version"]) == wanted
         for one in serve.status()
     )
-    follows = (
-        "and the endpoint answers with it"
-        if answers
-        else "(no endpoint that could be found serves it)"
-    )
+    follows = "and the endpoint answers with it" if answers else "(no running endpoint serves it)"
     return f"{resolved.name}: alias {alias!r} is now version {moved} {follows}"
 
 

@@ -58,7 +58,7 @@ def data(name: str | None, storage: str, as_json: bool) -> None:
     from raydc.cli.store_listing import open_listing
 
     listing = open_listing(storage)
-    # A data set does not know its users, so the runs are asked.
+    # A data set does not record which runs use it, so the runs are read.
     known_runs = run_inventory.read_runs(listing)
     if name is None:
         found = data_inventory.read_data_sets(listing, known_runs)
@@ -90,9 +90,9 @@ def models(name: str | None, storage: str, as_json: bool, address: str | None) -
     from raydc.cli.store_listing import open_listing
 
     listing = open_listing(storage)
-    # A table of names should not cost the start of a Ray client unless somebody wants it.
+    # A table of names should not cost the start of a Ray client unless a cluster was given.
     wanted = address or os.environ.get("RAY_ADDRESS")
-    endpoints = ask_endpoints(wanted) or [] if wanted else []
+    endpoints = query_endpoints(wanted) or [] if wanted else []
     if name is None:
         found = model_inventory.read_models(listing, endpoints)
         if as_json:
@@ -112,8 +112,8 @@ def models(name: str | None, storage: str, as_json: bool, address: str | None) -
     tables.warn_of_damage(listing)
 
 
-def ask_endpoints(address: str | None) -> list[dict[str, Any]] | None:
-    """What raydc serves on the Ray of an address, or on one that runs here; None without a Ray.
+def query_endpoints(address: str | None) -> list[dict[str, Any]] | None:
+    """Endpoints of raydc on the Ray of an address, or on one that runs here; None without a Ray.
 
     Raises:
         ClusterError: There is no cluster at the address that was given.
@@ -125,13 +125,13 @@ def ask_endpoints(address: str | None) -> list[dict[str, Any]] | None:
     except ClusterError as error:
         if address or os.environ.get("RAY_ADDRESS"):
             raise
-        # Somebody else's Ray, of another version or with another token: not one to ask.
-        click.echo(f"note: the Ray on this machine cannot be asked: {error.message}", err=True)
+        # A Ray of another user, another version or with another token cannot be queried.
+        click.echo(f"note: the Ray on this machine cannot be queried: {error.message}", err=True)
         return None
 
 
 def running_beside(listing: StoreListing, name: str) -> dict[tuple[str, str], int]:
-    """Canaries and shadows that the history of a model has open; unreadable entries are noted."""
+    """Canaries and shadows that run according to a model's history; notes unreadable entries."""
     from raydc.tracking.alias_history import running_beside as open_in
 
     # Names count up with eight digits, so sorting them is the order of time.
@@ -141,11 +141,11 @@ def running_beside(listing: StoreListing, name: str) -> dict[tuple[str, str], in
 
 
 def require_ray(address: str | None) -> None:
-    """Attaches to a Ray. Raises ServeError if none runs, for then no endpoint does."""
+    """Attaches to a Ray. Raises ServeError if none runs: then there is no endpoint."""
     from raydc import engine
 
     if not engine.attach(address):
         raise ServeError(
-            "no Ray runs here, so no endpoint does",
+            "no Ray is running here, so there is no endpoint",
             "Give --address of the cluster that serves it, or start it: raydc serve SPEC",
         )

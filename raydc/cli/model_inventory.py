@@ -26,7 +26,7 @@ class ModelVersion:
         state: `complete`, or `incomplete` without a manifest: being registered, or interrupted.
         extent: Size and age.
         aliases: Aliases that stand for it.
-        serves: How running endpoints use it, such as `stable at URL`; empty if none was asked.
+        serves: How running endpoints use it, such as `stable at URL`; empty if no Ray was queried.
         run: Name of the run that it came from; None if it is not recorded.
         run_is_here: Whether that run still holds this very model.
         data_set: Data set that it was trained on; None if it is not recorded.
@@ -71,8 +71,8 @@ def read_models(listing: StoreListing, endpoints: Sequence[Endpoint] = ()) -> li
     """All models of a storage by name; one file of each is read.
 
     Args:
-        listing: The storage.
-        endpoints: What runs, from `raydc.serve.status`; empty if no Ray was asked.
+        listing: Files of the storage, listed once per kind.
+        endpoints: Running endpoints, from `raydc.serve.status`; empty if no Ray was queried.
     """
     names = listing.names("models")
     return listing.map(lambda name: _read(listing, name, endpoints), names)
@@ -84,10 +84,10 @@ def read_model(
     """One model, with the origin of each of its versions.
 
     Args:
-        listing: The storage.
-        name: The model.
-        runs: The runs of the storage.
-        endpoints: As of `read_models`.
+        listing: Files of the storage, listed once per kind.
+        name: Name of the folder below `models/`.
+        runs: Runs of the storage; those that still hold a version's model are its origin.
+        endpoints: As for `read_models`.
 
     Raises:
         RegistryError: There is no such model.
@@ -180,7 +180,7 @@ def _with_origin(
     record = listing.read_json(f"models/{name}/{path}") if path in files else {}
     facts_path = f"versions/{version.number}/facts.json"
     facts = listing.read_json(f"models/{name}/{facts_path}") if facts_path in files else {}
-    # The digest proves it; the run's name in the record may meanwhile be another training.
+    # The digest identifies the run; one of the recorded name may have been trained again since.
     holder = next((run for run, digest in digests.items() if digest == record.get("digest")), None)
     data_hash, metrics = facts.get("data_hash"), record.get("metrics")
     return ModelVersion(

@@ -1,4 +1,4 @@
-"""What `raydc rm` would delete, whether that is in use, and the deletion itself.
+"""Plans and carries out the removals of `raydc rm`. Runs in the command's process.
 
 `plan_*` decide and change nothing; `carry_out` deletes. It starts with what makes a folder look
 whole (manifests, the resolved spec), so an interrupted removal leaves nothing that a command would
@@ -59,8 +59,8 @@ def plan_run(
     """The removal of a run.
 
     Args:
-        listing: The storage.
-        run: The run.
+        listing: Files of the storage, for those of the run.
+        run: Run to remove, as `run_inventory` has read it.
         versions: Registered versions that hold its model.
         forks: Names of the runs that started with its weights.
 
@@ -81,9 +81,9 @@ def plan_run(
         numbers = ", ".join(str(version.number) for version in versions)
         notes.append(f"{run.spec_name} version {numbers} came from it and stays: it is a copy")
     elif f"model/{MANIFEST}" in listing.files("runs", run.name):
-        notes.append("its model goes with it, for `raydc evaluate` has not registered it")
+        notes.append("its model goes with it: `raydc evaluate` has not registered it")
     if forks:
-        notes.append(f"forks of it stay, they have weights of their own: {', '.join(forks)}")
+        notes.append(f"forks of it stay, because they have their own weights: {', '.join(forks)}")
     files = listing.files("runs", run.name)
     manifests = sorted(path for path in files if path.endswith(f"/{MANIFEST}"))
     # Without its resolved spec a run does not exist; its records must not be found by a new one.
@@ -97,8 +97,8 @@ def plan_data_set(listing: StoreListing, one: DataSet) -> Removal:
     """The removal of a data set.
 
     Args:
-        listing: The storage.
-        one: The data set.
+        listing: Files of the storage, for those of the data set.
+        one: Data set to remove, with the runs that use it.
 
     Raises:
         DataError: A run needs it, or it may be being written.
@@ -131,9 +131,9 @@ def plan_versions(
     """The removal of versions of a model.
 
     Args:
-        model: The model, with what runs of it.
-        numbers: The versions.
-        beside: Version by (alias, `canary` or `shadow`) that may run where no Ray was asked.
+        model: The model, and how running endpoints use it.
+        numbers: Versions to remove; repeated ones count once.
+        beside: Version by (alias, `canary` or `shadow`) that may still run, if no Ray was queried.
         previous: Version that each alias would be rolled back to.
 
     Raises:
@@ -157,7 +157,7 @@ def plan_versions(
         # `versions/N.json` stays, so that the number is not given again.
         has_manifest = version.state == "complete"
         notes = [
-            f"alias {alias!r} can then not be rolled back, for it stood for this version before"
+            f"alias {alias!r} can then not be rolled back: it pointed to this version before"
             for alias, before in previous.items()
             if before == number
         ]
@@ -178,9 +178,9 @@ def plan_model(listing: StoreListing, model: Model, beside: Beside) -> Removal:
     """The removal of a whole model: versions, history and access tokens.
 
     Args:
-        listing: The storage.
-        model: The model, with what runs of it.
-        beside: As of `plan_versions`.
+        listing: Files of the storage, for those of the model.
+        model: The model, and how running endpoints use it.
+        beside: As for `plan_versions`.
 
     Raises:
         RegistryError: A version of it is in use.
@@ -203,10 +203,10 @@ def refuse_served_alias(model: str, alias: str, uri: str, endpoints: Sequence[An
     """Refuses to end an alias that an endpoint serves.
 
     Args:
-        model: The model.
-        alias: The alias.
-        uri: The storage.
-        endpoints: What runs, from `raydc.serve.status`.
+        model: Name of the model.
+        alias: Alias that the user wants to end.
+        uri: Storage of the model; another one may have a model of this name.
+        endpoints: Running endpoints, from `raydc.serve.status`.
 
     Raises:
         RegistryError: An endpoint serves it.
@@ -223,8 +223,8 @@ def carry_out(storage: Storage, removal: Removal) -> None:
     """Deletes what was planned. A removal that was interrupted is finished by another one.
 
     Args:
-        storage: The storage.
-        removal: From a `plan_*` of it.
+        storage: Storage from which `removal` was planned.
+        removal: Result of a `plan_*` function.
 
     Raises:
         UsageError: The folder is a link, so its files lie elsewhere.
@@ -245,7 +245,8 @@ def carry_out(storage: Storage, removal: Removal) -> None:
             hidden = f".{name}.{uuid.uuid4().hex[:8]}.tmp"
             (storage / parent).move(name, hidden)
             folder = storage / parent / hidden
-            # The claim moved along; the rest must not look driven if this process dies now.
+            # The lease moved with the folder. If this process dies now, the remains must not look
+            # like a running run.
             folder.delete(lease.FILE)
         # On an object store a folder goes file by file, and an error may end it at any of them.
         for path in removal.first:
@@ -254,7 +255,7 @@ def carry_out(storage: Storage, removal: Removal) -> None:
 
 
 def _delete_manifest(storage: Storage, removal: Removal) -> None:
-    """Takes a version out of the registry, unless somebody moves an alias to it at this moment."""
+    """Takes a version out of the registry, unless an alias moves to it at this moment."""
     if removal.version is None or not removal.first:
         return
     model, number = removal.version
@@ -287,13 +288,13 @@ def _refuse_version_in_use(model: Model, version: ModelVersion, beside: Beside) 
     for (alias, kind), number in beside.items():
         if number == version.number:
             raise RegistryError(
-                f"{what}: the history has it as {kind} of {alias!r}, and no Ray was found to ask",
+                f"{what}: the history lists it as {kind} of {alias!r}, and no Ray was found",
                 f"Give --address of the Ray that serves it, or end it: raydc {kind} SPEC --drop",
             )
 
 
 def _refuse_recent(extent: Extent, what: str, kind: type[RaydcError]) -> None:
-    """Refuses what a process may be writing right now, which holds no lease for it."""
+    """Refuses a folder that changed recently: a process without a lease may still write it."""
     if extent.changed_s is not None and time.time() - extent.changed_s < _QUIET_S:
         raise kind(
             f"{what} is incomplete and changed {age_text(extent.changed_s)}: "
@@ -303,7 +304,7 @@ def _refuse_recent(extent: Extent, what: str, kind: type[RaydcError]) -> None:
 
 
 def _refuse_link(storage: Storage, removal: Removal) -> None:
-    """Files behind a link lie outside the storage, and are not for raydc to delete."""
+    """Refuses a symbolic link: the files behind it are outside the storage."""
     if storage.is_local and (storage / removal.folder).local_path.is_symlink():
         raise UsageError(
             f"{(storage / removal.folder).uri} is a symbolic link, "

@@ -84,23 +84,23 @@ def model(
     listing = open_listing(storage)
     # An unknown name needs no Ray to be refused.
     model_inventory.read_model(listing, name, [])
-    endpoints = inventory.ask_endpoints(address)
+    endpoints = inventory.query_endpoints(address)
     found = model_inventory.read_model(listing, name, [], endpoints or [])
     previous: dict[str, int] = {}
     beside: dict[tuple[str, str], int] = {}
-    # What an interrupted removal left was checked when it began, and is no model any more.
+    # The remains of an interrupted removal are no longer a model, and were checked when it began.
     if not name.startswith("."):
         registry = Registry(listing.storage)
         # An unreadable history raises here: it may say that an alias or a canary needs a version.
         previous = registry.previous_versions(name)
-        # A Ray that was asked knows better than a history that a dead endpoint left open.
+        # A running Ray is authoritative: the history may still list what a dead endpoint served.
         beside = running_beside(registry.history(name)) if endpoints is None else {}
     # Without --version all of it goes: tokens and history too, which single versions leave.
     if versions:
         planned = removal.plan_versions(found, versions, beside, previous)
     else:
         planned = [removal.plan_model(listing, found, beside)]
-    _say_who_was_asked(endpoints is not None)
+    _warn_without_ray(endpoints is not None)
     _finish(listing, planned, yes)
 
 
@@ -123,16 +123,16 @@ def alias(
     registry = Registry(listing.storage)
     # An unknown name is refused before a Ray is looked for, which takes seconds.
     version = registry.resolve_alias(model_name, alias)
-    endpoints = inventory.ask_endpoints(address)
+    endpoints = inventory.query_endpoints(address)
     uri = listing.storage.uri
     removal.refuse_served_alias(model_name, alias, uri, endpoints or [])
-    _say_who_was_asked(endpoints is not None)
+    _warn_without_ray(endpoints is not None)
     if yes:
         registry.remove_alias(model_name, alias, why=why)
         report(f"removed alias {alias!r} of {model_name}, which stood for version {version}")
     else:
         report(f"would remove alias {alias!r} of {model_name}, which stands for version {version}")
-        _say_nothing_happened()
+        _report_dry_run()
 
 
 def _finish(listing: StoreListing, planned: Sequence[Removal], yes: bool) -> None:
@@ -150,16 +150,17 @@ def _finish(listing: StoreListing, planned: Sequence[Removal], yes: bool) -> Non
         for note in one.notes:
             report(f"    {note}")
     if not yes:
-        _say_nothing_happened()
+        _report_dry_run()
 
 
-def _say_nothing_happened() -> None:
+def _report_dry_run() -> None:
     report("Nothing was removed. Add --yes to remove it.")
 
 
-def _say_who_was_asked(has_ray: bool) -> None:
+def _warn_without_ray(has_ray: bool) -> None:
     if not has_ray:
         note = (
-            "note: no Ray was found here; endpoints elsewhere were not asked (--address asks one)"
+            "note: no Ray was found here; endpoints elsewhere were not checked "
+            "(give --address to check one)"
         )
         click.echo(note, err=True)

@@ -100,7 +100,7 @@ def data_set_name(spec_name: str, data_hash: str) -> str:
 
 
 def scores(record: Mapping[str, Any]) -> dict[str, float]:
-    """The scores in a record that are single numbers, the most telling first."""
+    """The scores in a record that are single numbers, the most important first."""
     names = (*ALL_SCORES, "loss")
     return {name: record[name] for name in names if isinstance(record.get(name), float)}
 
@@ -112,7 +112,7 @@ def _read(listing: StoreListing, name: str) -> Run:
     # The last record of each kind: a run that was resumed has started more than once.
     kinds = {record["kind"]: record for record in _log(listing, name, "events")}
     state = "finished" if {"run_finished", "sweep_finished"} & set(kinds) else "unfinished"
-    # Only a claim that exists is worth a request.
+    # Read only if the listing has the file, to save a request.
     driver = lease.read_driver(listing.storage / "runs" / name) if lease.FILE in files else None
     if driver is not None and lease.seems_alive(driver):
         state = "running"
@@ -187,7 +187,7 @@ def _progress(listing: StoreListing, name: str) -> tuple[dict[str, Any], dict[st
     for max_bytes in (_END_OF_METRICS_BYTES, None):
         history = events.surviving(iter(_log(listing, name, "metrics", max_bytes)))
         epochs = [record for record in history if record["kind"] == "epoch"]
-        # The end is enough if it holds an epoch, or if there is no more than the end.
+        # The end of the file is enough if it holds an epoch, or if it is the whole file.
         if epochs or size <= _END_OF_METRICS_BYTES or max_bytes is None:
             break
     return (history[-1] if history else {}), (epochs[-1] if epochs else {})

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--once",
     is_flag=True,
-    help="Take the endpoint down after one answered prediction, and end.",
+    help="Take the endpoint down after one answered prediction, and exit.",
 )
 def run(
     spec: str,
@@ -49,7 +49,7 @@ def run(
     # Each trial would need the weights of another model: the search varies what a fork must keep.
     if fork and job.spec.sweep:
         raise UsageError(
-            f"{spec} has a sweep, which --fork does not start",
+            f"{spec} has a sweep, and --fork cannot be combined with a sweep",
             "Use raydc train, which ignores the sweep.",
         )
     # The text as the user wrote it goes into the run folder, with comments.

@@ -1,4 +1,4 @@
-"""What lies in a storage, from one listing of each of its folders; runs in the command's process.
+"""Contents of a storage, from one listing of each top-level folder; in the command's process.
 
 An object store charges and waits for each request, so sizes, ages and names come from a recursive
 listing, and only the few small files that a table needs are read.
@@ -55,7 +55,7 @@ class StoreListing:
         self._kinds: dict[Kind, dict[str, dict[str, pafs.FileInfo]]] = {}
 
     def names(self, kind: Kind) -> list[str]:
-        """Names of the folders of a kind, sorted; hidden ones, which a killed process left, too."""
+        """Sorted names of the folders of a kind, and hidden ones that a killed process left."""
         return sorted(self._of(kind))
 
     def files(self, kind: Kind, name: str) -> dict[str, pafs.FileInfo]:
@@ -72,7 +72,7 @@ class StoreListing:
         """
         files = self.files(kind, name)
         infos = [info for path, info in files.items() if path.startswith(under)]
-        # Some stores do not tell the time of a change.
+        # Some stores do not report modification times.
         changed_ns = max((info.mtime_ns or 0 for info in infos), default=0)
         num_bytes = sum(info.size or 0 for info in infos)
         return Extent(num_bytes, len(infos), changed_ns / 1e9 if changed_ns else None)

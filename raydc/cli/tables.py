@@ -1,4 +1,4 @@
-"""What `raydc runs`, `data` and `models` print: tables for people, JSON for programs."""
+"""Output of `raydc runs`, `data` and `models`: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def print_run(
     """Prints one run in detail.
 
     Args:
-        listing: The storage.
-        run: The run.
+        listing: Files of the storage, for the sizes of the run's parts.
+        run: Run to show, as `run_inventory` has read it.
         versions: Registered versions that hold its model.
         forks: Names of the runs that started with its weights.
-        time_lines: Where its time went.
+        time_lines: Formatted lines of its time account, of `time_account.format_lines`.
     """
     # What takes the space of a run; the rest are a few small files.
     parts = ("checkpoints", "model", "sweep", "tensorboard")
@@ -136,8 +136,8 @@ def print_data_set(listing: StoreListing, one: DataSet, versions: Sequence[str])
     """Prints one data set in detail.
 
     Args:
-        listing: The storage.
-        one: The data set.
+        listing: Listed storage, for the URI of the folder.
+        one: Data set to show, with the runs that use it.
         versions: Registered versions that were trained on it, such as `digits 2`.
     """
     # JSON sorts the splits by name; people expect them in this order.
@@ -163,9 +163,9 @@ def print_model(listing: StoreListing, model: Model, beside: Mapping[tuple[str, 
     """Prints one model in detail.
 
     Args:
-        listing: The storage.
-        model: The model.
-        beside: Version by (alias, `canary` or `shadow`), of those that the history has open.
+        listing: Listed storage, for the URI of the folder.
+        model: Model to show, with the origin of its versions.
+        beside: Version by (alias, `canary` or `shadow`) according to the history, if still running.
     """
     _print_lines(
         [
@@ -180,7 +180,8 @@ def print_model(listing: StoreListing, model: Model, beside: Mapping[tuple[str, 
         return
     rows = []
     for version in model.versions:
-        # An endpoint that was asked has said so itself.
+        # The history counts only for versions without an entry of a running endpoint, which is
+        # more reliable.
         running = [
             f"{kind} of {alias}" for (alias, kind), number in beside.items()
             if number == version.number and not version.serves
@@ -214,7 +215,7 @@ def print_json(listing: StoreListing, **found: Any) -> None:
 
 
 def warn_of_damage(listing: StoreListing) -> None:
-    """Names each file that could not be read; what is shown leaves out what it would say."""
+    """Names each file that could not be read; its content is missing from the output."""
     for line in _damaged(listing):
         click.echo(f"warning: cannot read {line}", err=True)
 
@@ -228,7 +229,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         extent = fields.pop("extent", None)
-        # Size and age stand beside the other fields, where `jq` users look for them.
+        # Size and age are on the level of the other fields, where `jq` users look for them.
         return {**_plain(fields), **({} if extent is None else _plain(vars(extent)))}
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}

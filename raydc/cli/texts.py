@@ -21,7 +21,7 @@ def age_text(time_s: float | None, now_s: float | None = None) -> str:
     """How long ago something was, in its largest unit: `3 h ago`.
 
     Args:
-        time_s: Unix time of it; None gives an empty text.
+        time_s: Unix time of the event; None gives an empty text.
         now_s: Unix time now; None takes the clock of this machine.
     """
     if time_s is None:

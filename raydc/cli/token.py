@@ -29,7 +29,8 @@ def token() -> None:
     "--rights",
     default="read",
     show_default=True,
-    help="read: ask the model. promote: also ask versions that no alias serves. Comma-separated.",
+    help="read: send requests to the model. promote: also to canaries and shadows by version. "
+    "Comma-separated.",
 )
 @click.option("--days", type=float, help="Days until it expires. Default: it never does.")
 def create(

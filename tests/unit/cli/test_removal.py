@@ -30,7 +30,7 @@ def storage(tmp_path: Path) -> Storage:
 def endpoints(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the Ray of this test serves; it is asked instead of one."""
     found: list[dict[str, Any]] = []
-    monkeypatch.setattr(inventory, "ask_endpoints", lambda address: found)
+    monkeypatch.setattr(inventory, "query_endpoints", lambda address: found)
     return found
 
 
@@ -133,13 +133,13 @@ def test_rm_version_heeds_the_history_if_no_ray_can_be_asked(
     make_version(storage)
     move = Move("canary", "production", None, 2, "ada", "", 1.0, 0.1)
     Registry(storage).note("digits", move)
-    monkeypatch.setattr(inventory, "ask_endpoints", lambda address: None)
+    monkeypatch.setattr(inventory, "query_endpoints", lambda address: None)
     done = rm(storage, "model", "digits", "--version", "2", "--yes")
     assert done.exit_code == 7
     assert "has it as canary of 'production'" in done.output
     assert "raydc canary SPEC --drop" in done.output
     # A Ray that serves nothing of the kind knows better.
-    monkeypatch.setattr(inventory, "ask_endpoints", lambda address: [])
+    monkeypatch.setattr(inventory, "query_endpoints", lambda address: [])
     assert rm(storage, "model", "digits", "--version", "2", "--yes").exit_code == 0
 
 
