@@ -126,7 +126,7 @@ def test_rm_version_is_refused_while_an_endpoint_uses_it(
     assert Registry(storage).versions("digits") == [1]
 
 
-def test_rm_version_heeds_the_history_if_no_ray_can_be_asked(
+def test_rm_version_heeds_the_history_if_no_ray_is_found(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(storage, "digits", weights=b"second")
@@ -136,9 +136,9 @@ def test_rm_version_heeds_the_history_if_no_ray_can_be_asked(
     monkeypatch.setattr(inventory, "query_endpoints", lambda address: None)
     done = rm(storage, "model", "digits", "--version", "2", "--yes")
     assert done.exit_code == 7
-    assert "has it as canary of 'production'" in done.output
+    assert "lists it as canary of 'production'" in done.output
     assert "raydc canary SPEC --drop" in done.output
-    # A Ray that serves nothing of the kind knows better.
+    # A running Ray that serves no canary is authoritative.
     monkeypatch.setattr(inventory, "query_endpoints", lambda address: [])
     assert rm(storage, "model", "digits", "--version", "2", "--yes").exit_code == 0
 
