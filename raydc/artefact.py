@@ -1,7 +1,7 @@
 """Artefacts of several files that exist only if all of them verify.
 
 The manifest (name, bytes and sha256 of each file) is written last: a folder without a manifest that
-verifies is no artefact. Pure; used for checkpoints and bundles in workers, the driver and replicas.
+verifies is no artefact. Used for checkpoints and bundles in workers, the driver and replicas.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from raydc.errors import CheckpointError, FormatError
 from raydc.storage import Content, Storage, sha256
 
 MANIFEST = "MANIFEST.json"
-# Raised when a reader of the format before would misread files or manifest. A manifest without a
-# format is of the first, which had no number yet.
+# Increased when a reader of the previous format would misread the files or the manifest. A manifest
+# without `format` has format 1.
 FORMAT_VERSION = 1
 
 # Called with each phase of a write as it is reached; tests and chaos runs break a write there.
@@ -35,9 +35,9 @@ def write_artefact(
     """Writes files, then the manifest that makes them an artefact.
 
     Args:
-        folder: Folder of the artefact.
-        files: Content by name.
-        meta: JSON values that describe the artefact.
+        folder: Where the artefact is written; files that it already holds stay.
+        files: Content of every file but the manifest, by file name.
+        meta: JSON values that the manifest stores besides names and hashes of the files.
         hashes: sha256 of every file, in hexadecimal; None computes them.
         on_phase: Called with `wrote NAME` after each file.
 
@@ -110,8 +110,8 @@ def mismatch(num_bytes: int, digest: str, entry: Mapping[str, Any]) -> str | Non
 
     Args:
         num_bytes: Size of the file found.
-        digest: Its sha256, in hexadecimal.
-        entry: What the manifest says: `bytes` and `sha256`.
+        digest: sha256 of the content found, in hexadecimal.
+        entry: `bytes` and `sha256` that the manifest states for the file.
 
     Returns:
         What was expected and what was found; None if they agree.

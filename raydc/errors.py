@@ -135,7 +135,7 @@ class ServeError(RaydcError):
     """An endpoint that did not come up, or that refused a request.
 
     Args:
-        message: What is wrong, where, and the value.
+        message: What is wrong, where, and the offending value.
         hint: What the reader can do about it.
         status: HTTP status of the answer; None if there was none.
         request_id: Request id in the access log of the endpoint.
@@ -181,7 +181,7 @@ def shown(value: object, max_chars: int = 80) -> str:
 
     Args:
         value: Any value, from a spec, a row or a request.
-        max_chars: Longest text to return.
+        max_chars: Maximum length of the text, in characters.
     """
     # A request may hold megabytes, or a number too long for `str` (Python limits the digits).
     if isinstance(value, str):
@@ -216,9 +216,9 @@ def close_names(name: object, known: Iterable[str], num: int = 1) -> list[str]:
     """Known names that resemble a wrong one.
 
     Args:
-        name: The wrong name; what is not a string is compared by its text.
-        known: Names that would be right.
-        num: Most names to return.
+        name: The wrong name; a value that is no string is compared by its text.
+        known: Valid names.
+        num: Maximum number of names to return.
 
     Returns:
         Up to `num` names, the most similar first.
@@ -234,9 +234,9 @@ def did_you_mean(
     """A suggestion for a message or a hint.
 
     Args:
-        name: The wrong name.
-        known: Names that would be right.
-        num: Most names to suggest.
+        name: The wrong name; a value that is no string is compared by its text.
+        known: Valid names.
+        num: Maximum number of names to suggest.
         starts_sentence: Whether it starts with a capital letter, as a hint does.
 
     Returns:

@@ -52,9 +52,9 @@ def permute(positions: Ids, num_rows: int, seed: int, epoch: int) -> Ids:
 
     Args:
         positions: int64 [B], each in [0, num_rows).
-        num_rows: Size of the data set.
+        num_rows: Rows of the data set, over which the order is a permutation.
         seed: Seed of the run, any integer.
-        epoch: Epoch, from 0.
+        epoch: Epoch, from 0; each one has a different order.
 
     Returns:
         int64 [B], each in [0, num_rows). Over all positions it is a permutation.
@@ -83,12 +83,12 @@ def _feistel(ids: _U64, left_bits: int, right_bits: int, keys: _U64) -> _U64:
 
 
 def draw(ids: Ids, seed: int, epoch: int) -> _U64:
-    """Draws 64 random bits for each row, other ones in each epoch.
+    """Draws 64 random bits for each row, different in each epoch.
 
     Args:
         ids: int64 [B], row ids.
-        seed: Any integer.
-        epoch: Epoch, from 0.
+        seed: Any integer, such as the seed of the run mixed with a constant per use.
+        epoch: Epoch, from 0; each one draws different bits.
 
     Returns:
         uint64 [B]; equal for equal (seed, epoch, row id).
@@ -107,11 +107,11 @@ def batch_rows(seed: int, epoch: int, step: int, num_rows: int, global_batch_siz
     """Row ids of one step of an epoch.
 
     Args:
-        seed: Seed of the run.
+        seed: Seed of the run, any integer.
         epoch: Epoch, from 0.
         step: Step inside the epoch, in [0, num_steps).
-        num_rows: Size of the data set.
-        global_batch_size: Rows of a full step.
+        num_rows: Rows of the data set, over which the order is a permutation.
+        global_batch_size: Rows of a full step, over all workers; the last step may have fewer.
 
     Returns:
         int64 [B] with B = global_batch_size, or the rows left for the last step.
@@ -125,7 +125,7 @@ def logical_shards(num_rows: int, num_shards: int) -> list[slice]:
     """Cuts a step into contiguous slices whose sizes differ by at most one.
 
     Args:
-        num_rows: Rows of the step.
+        num_rows: Rows of the step, over all workers.
         num_shards: Logical shards of a step, V.
 
     Returns:
@@ -140,7 +140,7 @@ def shards_of_rank(num_shards: int, rank: int, world_size: int) -> range:
 
     Args:
         num_shards: Logical shards of a step, V.
-        rank: Rank of the worker.
+        rank: Rank of the worker, in [0, world_size).
         world_size: Number of workers, at most V.
     """
     return range(rank * num_shards // world_size, (rank + 1) * num_shards // world_size)
@@ -150,7 +150,7 @@ def num_ranks_with_rows(num_rows: int, num_shards: int, world_size: int) -> int:
     """Number of ranks that have rows in a step.
 
     Args:
-        num_rows: Rows of the step.
+        num_rows: Rows of the step, over all workers.
         num_shards: Logical shards of a step, V.
         world_size: Number of workers, at most V.
 

@@ -39,7 +39,7 @@ def uses_gpu(spec: ResolvedSpec, resources: Mapping[str, float]) -> bool:
 
     Args:
         spec: A resolved spec. `use_gpu: auto` means yes if every worker can have one.
-        resources: Totals of the cluster by Ray's names.
+        resources: Totals of the cluster by Ray's names (`CPU`, `GPU`, ...).
     """
     if spec.scaling.use_gpu != "auto":
         return bool(spec.scaling.use_gpu)
@@ -50,7 +50,7 @@ def worker_resources(spec: ResolvedSpec, resources: Mapping[str, float]) -> dict
     """Returns the Ray resources of one worker.
 
     Args:
-        spec: A resolved spec.
+        spec: The resolved spec; `scaling` sets what a worker needs.
         resources: Totals of the cluster by Ray's names, which decide `use_gpu: auto`.
     """
     needs = spec.scaling.worker_resources
@@ -80,8 +80,8 @@ def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
     """Counts the processes that fit into the resources, ignoring their spread over nodes.
 
     Args:
-        needs: Ray resources of one process.
-        resources: Ray resources in total.
+        needs: Ray resources of one process, by name.
+        resources: Totals of the cluster, by the same names.
     """
     # The small addend keeps a ratio such as 1.2 / 0.4 from falling just below 3.
     fits = [
@@ -89,7 +89,7 @@ def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
         for name, amount in needs.items()
         if amount > 0
     ]
-    # A process without needs fits as often as anybody can want.
+    # A process that needs no resources always fits.
     return min(fits, default=1_000_000)
 
 
@@ -97,7 +97,7 @@ def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | Non
     """Plans the stages of a spec.
 
     Args:
-        spec: A resolved spec.
+        spec: The resolved spec, whose stages are planned.
         resources: Totals of the cluster or of this machine, by Ray's names (`CPU`, `GPU`, ...).
         num_rows: Number of training rows; None if the data set is not prepared yet.
 
@@ -151,7 +151,7 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
     parts = " and a test part" if isinstance(source, Sources) else ""
     lines = [f"prepare   {spec.data.task} of {spec.data.target!r} from {_source_name(spec)}{parts}"]
     length = f"{train.epochs} epochs" if train.max_steps is None else f"{train.max_steps} steps"
-    # Before the data set is prepared nobody knows the number of steps in an epoch.
+    # The number of steps in an epoch is unknown until the data set is prepared.
     if num_rows is not None and train.epochs is not None:
         steps = order.num_steps(num_rows, train.global_batch_size)
         length += f" of {steps} steps ({num_rows:,} rows)"
@@ -198,7 +198,7 @@ def _source_name(spec: ResolvedSpec) -> str:
 def _checkpoints(spec: ResolvedSpec) -> str:
     checkpoint = spec.checkpoint
     if checkpoint.every_steps is not None:
-        return f"a checkpoint every {checkpoint.every_steps} steps and epoch"
+        return f"a checkpoint every {checkpoint.every_steps} steps and at the end of each epoch"
     if checkpoint.interval_s == "auto":
-        return "checkpoints at the interval that loses the least time, and every epoch"
-    return f"a checkpoint every {checkpoint.interval_s:g} s and epoch"
+        return "checkpoints at the interval that loses the least time, and at the end of each epoch"
+    return f"a checkpoint every {checkpoint.interval_s:g} s and at the end of each epoch"

@@ -26,7 +26,7 @@ class Storage:
     """A folder on a pyarrow filesystem. It is pickled as its URI.
 
     Args:
-        uri: A path, or a URI that pyarrow knows.
+        uri: Local path, or a URI of a filesystem that pyarrow supports.
 
     Raises:
         UsageError: The URI cannot be opened.
@@ -112,7 +112,7 @@ class Storage:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        # The name is content of the folder, which has to reach the disk too.
+        # The folder holds the name of the file, so the folder must be synced as well.
         _sync_folder(os.path.dirname(path))
 
     def write_json(self, name: str, value: Any) -> None:
@@ -126,8 +126,8 @@ class Storage:
         pyarrow has no such operation, two that start together may both win.
 
         Args:
-            name: Name of the file.
-            content: The whole file.
+            name: Name of the file in this folder.
+            content: Bytes of the whole file.
 
         Returns:
             Whether this call wrote it.
@@ -178,8 +178,8 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
     """Serialises a value as JSON with sorted keys, so that equal values give equal bytes.
 
     Args:
-        value: Plain JSON values.
-        indent: Spaces of each level; None writes one line without spaces.
+        value: Dicts, lists, strings, numbers, booleans and None, nested.
+        indent: Spaces per level; None writes one line without spaces.
 
     Raises:
         ValueError: A number is NaN or infinite, for which JSON has no form.

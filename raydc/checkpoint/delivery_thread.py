@@ -16,11 +16,11 @@ class DeliveryThread:
     """Delivers one copy after the other, in the order of submission.
 
     Args:
-        name: Name of the thread.
-        deliver: Brings one copy to its place. Raises OSError if the place refuses it.
+        name: Name of the thread, as debuggers show it.
+        deliver: Writes one copy to its place. Raises OSError if the place refuses it.
         on_failure: Called in the thread with the copy, the error and whether it was the last
             attempt; after the first attempt and after the last one.
-        pauses_s: Pauses between the attempts; without any there is one attempt.
+        pauses_s: Seconds between the attempts; empty means a single attempt.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DeliveryThread:
         A copy that is refused gives way to a newer one.
 
         Args:
-            timeout_s: Longest wait; 0 only checks.
+            timeout_s: Maximum wait; 0 only checks.
 
         Returns:
             Whether a copy can be submitted.
@@ -68,7 +68,7 @@ class DeliveryThread:
             return ready
 
     def submit(self, copy: HostCopy) -> None:
-        """Takes hold of a copy and starts to deliver it, instead of one that is refused.
+        """Holds a copy and starts to deliver it; it replaces a copy that was refused.
 
         Call it only after `wait_until_accepting` returned true.
         """

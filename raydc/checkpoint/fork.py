@@ -71,15 +71,15 @@ def load(spec: ResolvedSpec, data: Prepared, runs: Storage, given: str) -> Fork:
     """Reads the weights of another run; nothing is written yet.
 
     Args:
-        spec: The resolved spec of the new run.
-        data: Data set of the new run.
-        runs: Folder of all runs.
+        spec: The resolved spec of the new run; its model must be that of the old run.
+        data: Data set of the new run; its rows must have the shape that the weights fit.
+        runs: Folder of all runs, in which RUN is looked up.
         given: RUN or RUN:STEP; RUN is a name, or a path or URI of a run's folder. Without STEP, the
             best checkpoint of the run, or the newest if none is known to be the best.
 
     Raises:
         UsageError: STEP is not a number.
-        RunError: There is no such run, or it has another model.
+        RunError: There is no such run, or it has a different model.
         CheckpointError: There is no such checkpoint that verifies.
     """
     source, step = _find_run(runs, given)
@@ -99,10 +99,10 @@ def write_first_checkpoint(
     """Writes the checkpoint that a fork starts from, and `fork.json` with its origin.
 
     Args:
-        fork: The weights.
-        spec: The resolved spec of the new run.
-        data: Data set of the new run.
-        run_folder: Folder of the new run.
+        fork: Weights and origin, as `load` returns them.
+        spec: The resolved spec of the new run, which the checkpoint stores.
+        data: Data set of the new run; the checkpoint stores its features and its hash.
+        run_folder: Folder of the new run; it must hold no checkpoint yet.
     """
     constants = constants_of(spec, data, forked_from=vars(fork.origin))
     files = {
@@ -115,7 +115,7 @@ def write_first_checkpoint(
 
 
 def origin_of(run_folder: Storage) -> Origin | None:
-    """Origin of a run that is a fork; None for another run."""
+    """Origin of a forked run; None for any other run."""
     if not run_folder.exists(FILE):
         return None
     value = run_folder.read_json(FILE)
@@ -149,7 +149,7 @@ def _find_checkpoint(store: CheckpointStore, step: int | None) -> Found:
         return store.read(step)
     newest = store.require_newest("Fork another run.")
     best = unpack_state(newest).best_step
-    # The best checkpoint is kept by pruning, but a user may have removed it.
+    # Pruning never removes the best checkpoint, but a user may have deleted it.
     return store.read(best) if best is not None and best in store.steps() else newest
 
 
@@ -159,7 +159,7 @@ def _refuse_other_model(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     relevant = [f"model.{change}" for change in changes if change.path != "weights"]
     if relevant:
         raise RunError(
-            f"run {before['name']!r} has another model:\n    " + "\n    ".join(relevant),
+            f"run {before['name']!r} has a different model:\n    " + "\n    ".join(relevant),
             "A fork keeps the model: make the section equal, or leave out --fork.",
         )
 
@@ -176,7 +176,7 @@ def _fit_to_data(
         if there is None or there.shape != tensor.shape:
             shape = "is missing" if there is None else f"has shape {list(there.shape)}"
             raise RunError(
-                f"run {name!r} was trained on rows of another form: {key} {shape} there, "
+                f"run {name!r} was trained on rows of a different shape: {key} {shape} there, "
                 f"{list(tensor.shape)} here",
                 "Fork with data of the same columns, shape and classes.",
             )

@@ -84,9 +84,9 @@ class CheckpointInterval:
 
     Args:
         section: Section `checkpoint` of a resolved spec.
-        failures: Failures of the run so far.
+        failures: Failures of the run so far, from which `auto` estimates the time between two.
         step: Completed steps when the attempt starts.
-        now_s: Time of a clock that only goes forward; the same clock in all calls.
+        now_s: Monotonic time, of the same clock in all calls.
         min_interval_s: Shortest interval that `auto` chooses.
     """
 
@@ -127,8 +127,8 @@ class CheckpointInterval:
         """Notes that a checkpoint was copied.
 
         Args:
-            step: Completed steps.
-            now_s: Time after the copy.
+            step: Completed steps of the copied state.
+            now_s: Time after the copy, of the clock of `__init__`.
             cost_s: Seconds that the steps waited for it.
         """
         self._step, self._since_s = step, now_s

@@ -11,7 +11,7 @@ from raydc.checkpoint.interval import CheckpointInterval
 from raydc.checkpoint.timing import Timing
 
 _MAX_FAILURES = 3
-# Another event says what `auto` has chosen if the interval has changed by more than this.
+# A new event reports the interval of `auto` once it has changed by more than this factor.
 _NOTABLE_RATIO = 1.5
 
 
@@ -32,7 +32,7 @@ class StoragePolicy:
     """Decides when a checkpoint goes to storage.
 
     Args:
-        interval: Says when one is due.
+        interval: Decides when a checkpoint is due, in steps or in seconds.
 
     Attributes:
         num_failures: Checkpoints in a row that could not be written.
@@ -47,7 +47,7 @@ class StoragePolicy:
         """How urgent a checkpoint is after `step` steps."""
         if not self._interval.is_due(step, now_s):
             return Urgency.NOT_DUE
-        # Steps are a promise of how much is lost at most. Seconds are an aim, not worth a wait.
+        # An interval in steps limits the loss, so the step waits. One in seconds is only a target.
         return Urgency.NOW if self._interval.counts_steps else Urgency.IF_FREE
 
     @property
@@ -59,9 +59,9 @@ class StoragePolicy:
         """Notes that a checkpoint was copied.
 
         Args:
-            step: Completed steps.
-            now_s: Time after the copy.
-            cost_s: Seconds that the steps waited for it.
+            step: Completed steps of the copied state.
+            now_s: Monotonic time after the copy.
+            cost_s: Seconds that the steps waited for the copy.
         """
         self._interval.record_copy(step, now_s, cost_s)
 
@@ -98,7 +98,7 @@ class MemoryPolicy:
     the limit is reached, the step waits.
 
     Args:
-        max_recomputed_steps: Most steps that a failure may lose.
+        max_recomputed_steps: Maximum number of steps that a failure may lose.
         timing: Limits in seconds, which replace those in steps if steps are fast.
     """
 
@@ -118,7 +118,7 @@ class MemoryPolicy:
         """How urgent a state in memory is after `step` steps."""
         if step - self._step < self._every_steps or now_s < self._not_before_s:
             return Urgency.NOT_DUE
-        # Memory that has not come up yet keeps no step waiting.
+        # No step waits for memory that has not come up yet.
         return Urgency.NOW if self._is_promised else Urgency.IF_FREE
 
     def must_have_arrived(self, step: int, now_s: float) -> bool:

@@ -43,10 +43,10 @@ def find_newest(
     """Finds the newest state that verifies. Those that do not are reported and set aside.
 
     Args:
-        store: The checkpoints of the run.
-        peer_memory: Memory that outlives the workers; None if there is none.
-        journal: Takes an event for each checkpoint that is skipped.
-        retry_pauses_s: Pauses between attempts to read storage.
+        store: The checkpoints of the run, which are read if memory holds no newer state.
+        peer_memory: Memory that outlives the workers; None reads checkpoints only.
+        journal: Records an event for each checkpoint that is skipped.
+        retry_pauses_s: Seconds between attempts to read storage.
 
     Returns:
         The state and where it is; None for a run that starts at step 0.
@@ -84,11 +84,11 @@ def read_state(
     """Reads the state that rank 0 found.
 
     Args:
-        store: The checkpoints of the run.
+        store: The checkpoints of the run, for a state that rank 0 found in storage.
         peer_memory: Memory that outlives the workers; None if there is none.
-        step: Completed steps.
-        source: Where rank 0 found it.
-        retry_pauses_s: Pauses between attempts to read storage.
+        step: Completed steps of the state that rank 0 found.
+        source: Whether rank 0 found it in storage or in memory.
+        retry_pauses_s: Seconds between attempts to read storage.
 
     Raises:
         CheckpointError: It is gone or does not verify.
@@ -99,15 +99,15 @@ def read_state(
 
 
 def retry_reads(read: Callable[[], T], folder: Storage, pauses_s: Sequence[float]) -> T:
-    """Reads from storage that may be away for a while.
+    """Reads from storage that may be unavailable for a while.
 
     Args:
-        read: Reads. Raises OSError if storage does not answer.
-        folder: Named in the error.
-        pauses_s: Pauses between the attempts.
+        read: The call to repeat. Raises OSError if storage does not answer.
+        folder: Folder that the error names.
+        pauses_s: Seconds between the attempts; one attempt more than pauses.
 
     Raises:
-        CheckpointError: Storage was away for longer than all pauses.
+        CheckpointError: Storage was unavailable for longer than all pauses together.
     """
     for pause_s in pauses_s:
         try:
@@ -126,12 +126,12 @@ def require_run(folder: Storage, runs: Storage, name: str) -> None:
     """Refuses to continue a run that does not exist.
 
     Args:
-        folder: Folder of the run.
-        runs: Folder of all runs.
-        name: Name of the run.
+        folder: Folder in which the run is expected.
+        runs: Folder of all runs, from which the message takes similar names.
+        name: Name as the user typed it, for the message.
 
     Raises:
-        RunError: There is no such run; with similar names.
+        RunError: There is no such run; the message lists similar names.
     """
     if folder.exists("resolved.yaml"):
         return
@@ -150,9 +150,9 @@ def refuse_lost_checkpoints(
     """Refuses to start a run from step 0 if its checkpoints are gone.
 
     Args:
-        spec: The resolved spec.
-        store: Holds no checkpoint.
-        history: Lines of the run's events.
+        spec: The resolved spec, for the name of the run in the message.
+        store: Store that holds no checkpoint; the message names its folder.
+        history: Lines of the run's `events.jsonl`, which say what was written.
 
     Raises:
         CheckpointError: The run has written checkpoints.
@@ -170,12 +170,12 @@ def refuse_changes(spec: ResolvedSpec, data_hash: str, found: Found) -> None:
     """Refuses to continue from a state of another spec or data set.
 
     Args:
-        spec: The resolved spec.
-        data_hash: Hash of the data set.
-        found: The state.
+        spec: The resolved spec of this attempt, which is compared with that of the state.
+        data_hash: Hash of the data set of this attempt.
+        found: State to continue from, with the spec and the hash that it was written with.
 
     Raises:
-        RunError: Spec or data set differ; with both values.
+        RunError: Spec or data set differ; the message has both values.
     """
     refuse_other_data(spec, found.meta["data_hash"], data_hash)
     refuse_other_spec(spec, yaml.safe_load(found.files["spec.yaml"]))
@@ -185,7 +185,7 @@ def refuse_other_data(spec: ResolvedSpec, before: str, now: str) -> None:
     """Refuses to continue a run with another data set.
 
     Args:
-        spec: The resolved spec.
+        spec: The resolved spec, for the name of the run in the message.
         before: Hash of the data set that the run was started with.
         now: Hash of the prepared data set.
 
@@ -205,11 +205,11 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     """Refuses to continue a run with another spec.
 
     Args:
-        spec: The resolved spec of now.
+        spec: The resolved spec of this attempt.
         before: The resolved spec that the run was started with, as plain values.
 
     Raises:
-        RunError: A field that changes the model differs; with both values of each.
+        RunError: A field that changes the model differs; the message has both values of each.
     """
     changed = specs.differences(_with_defaults(before), specs.to_dict(spec))
     relevant = [change for change in changed if change.path.split(".")[0] not in _MAY_CHANGE]
@@ -219,10 +219,10 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
         "Undo the change to resume, type --new to start again with it, or give the run another "
         f"name and --fork {spec.name} to start from its weights."
     )
-    # Its default follows the number of workers, so it may change without a word in the spec.
+    # Its default follows the number of workers, so it may change although the spec does not.
     if all(change.path == "train.logical_shards" for change in relevant):
         hint = (
-            "A step keeps its pieces when the workers change: "
+            "To keep the number of logical shards of the run: "
             f"--set train.logical_shards={relevant[0].before}"
         )
     lines = "\n    ".join(map(str, relevant))
@@ -242,12 +242,12 @@ def _with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journal) -> None:
-    """Writes down what the bits depend on besides the spec, once; later only compares it.
+    """Records once what results depend on besides the spec; later attempts compare with it.
 
     Args:
-        run_folder: Takes the file `run.lock.yaml`.
+        run_folder: Folder of the run, in which `run.lock.yaml` is written or compared.
         now: Versions, device and number of threads of this attempt.
-        journal: Takes an event if something has changed since the run was started.
+        journal: Records an event if something has changed since the run was started.
     """
     if not run_folder.exists(_LOCK_FILE):
         run_folder.write_bytes(_LOCK_FILE, yaml.safe_dump(dict(now)).encode())

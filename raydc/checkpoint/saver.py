@@ -7,7 +7,7 @@ Each of them has one copy at a time. If a state is due while the previous copy i
 - by seconds or `auto`: it is taken once the previous copy has arrived;
 - by steps, at the end of an epoch, and for memory: the step waits, so that a failure loses no more
   than was promised;
-- while storage refuses: no step waits, and the newest copy replaces the one that is refused.
+- while storage refuses writes: no step waits, and the newest copy replaces the one that is refused.
 
 `raydc.checkpoint.policies` decides when a state is due.
 """
@@ -37,13 +37,13 @@ class Saver:
     """Keeps the state of a run safe. A context manager: leaving it waits for the last copy.
 
     Args:
-        store: Takes the checkpoints.
-        spec: The resolved spec, which says how often.
-        constants: What all checkpoints of this attempt have in common.
-        journal: Its lines must be safe before a state is.
-        device: Device of the network.
-        peer_memory: Memory that outlives the workers; None if there is none.
-        assert_still_owner: Raises RunError once another driver has taken the run.
+        store: Store that the checkpoints are written to.
+        spec: The resolved spec; its section `checkpoint` sets the interval and the limits.
+        constants: Files and values that all checkpoints of this attempt have in common.
+        journal: Lines of metrics, which must be durable before a state that counts them.
+        device: Device of the network; a GPU gets pinned host memory for its copies.
+        peer_memory: Memory that outlives the workers; None means storage only.
+        assert_still_owner: Raises RunError once another driver has taken over the run.
         timing: Pauses and timeouts.
 
     Attributes:
@@ -119,8 +119,8 @@ class Saver:
         """Copies the state and hands it to the threads for which it is due.
 
         Args:
-            parts: The live state. Its lines of metrics are flushed.
-            force: Whether it goes to storage even if it is not due.
+            parts: The live state, which the next step changes. Its lines of metrics are flushed.
+            force: Whether the state goes to storage even if none is due.
 
         Raises:
             CheckpointError: Storage has refused too many checkpoints in a row.
@@ -187,8 +187,8 @@ class Saver:
         """Returns when the state is in storage or in the memory of another process.
 
         Args:
-            parts: The live state. Its lines of metrics are flushed.
-            timeout_s: Longest time.
+            parts: The live state, which the next step changes. Its lines of metrics are flushed.
+            timeout_s: Maximum wait for either place, in total.
 
         Returns:
             Where the state is: storage or memory.

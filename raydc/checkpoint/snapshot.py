@@ -2,7 +2,7 @@
 
 The tensors of a file lie in one buffer, as safetensors lays them out, and are overwritten in
 place. A step waits for these copies and for nothing else: what remains for the thread that writes
-(hashing, writing, fsync) does not hold Python's global lock, so steps continue meanwhile. The state
+(hashing, writing, fsync) does not hold the GIL, so steps continue meanwhile. The state
 of the optimiser, two thirds of the bytes with Adam, changes only at the end of a step. On a CPU,
 therefore, the writing thread copies it too, while the next step computes its gradients. Weights are
 copied at once, because some networks change their own weights in a forward pass.
@@ -37,7 +37,7 @@ Layout = list[tuple[str, torch.Size, torch.dtype]]
 
 
 class TensorImage:
-    """The bytes of a safetensors file, in memory that is used again and again.
+    """The bytes of a safetensors file, in a buffer that is reused.
 
     Args:
         tensors: Tensors by name; only their shapes and types count.
@@ -79,22 +79,22 @@ class TensorImage:
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
-    """Names, shapes and types: an image can be used again if they are equal."""
+    """Names, shapes and types: an image can be reused if they are equal."""
     return [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()]
 
 
 class HostCopy:
     """The state of a run after `step` steps, in host memory.
 
-    Several threads use one copy. It starts with one user, and its memory is used again when the
+    Several threads use one copy. It starts with one user, and its memory is reused when the
     last one has called `release`.
 
     Args:
-        parts: The state that is copied.
-        meta: JSON values that describe it.
-        files: Content by name; incomplete until `copy_rest` has run.
-        slot: Holds the memory behind the files.
-        copy_rest: Copies what is not copied yet.
+        parts: The live state, which `copy_rest` reads until it is done.
+        meta: JSON values for the manifest of the checkpoint.
+        files: Content by file name; incomplete until `copy_rest` has run.
+        slot: Owner of the memory behind the files, which becomes free with the last user.
+        copy_rest: Copies the tensors that are not copied yet.
 
     Attributes:
         step: Completed steps.
@@ -195,7 +195,7 @@ class Snapshots:
     """Memory for copies of a run's state.
 
     Args:
-        device: Device of the network.
+        device: Device of the network; copies from a GPU use pinned memory.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -208,9 +208,9 @@ class Snapshots:
         """Copies a state to host memory.
 
         Args:
-            parts: The live state.
-            small_files: Other files of the checkpoint, by name.
-            meta: JSON values that describe the state.
+            parts: The live state, which the next step changes.
+            small_files: Files of the checkpoint that are copied as they are, by file name.
+            meta: JSON values for the manifest of the checkpoint.
 
         Returns:
             The copy, with one user. It must be complete before the optimiser takes its next step.

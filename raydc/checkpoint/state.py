@@ -1,4 +1,4 @@
-"""The position of a run, what it has seen, and how both lie in a checkpoint. Runs in each worker.
+"""The position of a run, what it has seen, and how a checkpoint stores both. Runs in each worker.
 
 model.safetensors      weights and buffers
 optimizer.safetensors  tensors of optimiser and schedule
@@ -92,8 +92,8 @@ def constants_of(spec: ResolvedSpec, data: Prepared, **meta: Any) -> Constants:
     """Returns what all checkpoints of an attempt have in common.
 
     Args:
-        spec: The resolved spec.
-        data: The data set.
+        spec: The resolved spec, which each checkpoint stores as `spec.yaml`.
+        data: The prepared data set, for its features and its hash.
         **meta: More JSON values for the manifest.
     """
     files = {

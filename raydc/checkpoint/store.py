@@ -1,7 +1,8 @@
 """The checkpoints of a run in storage. Rank 0 writes them; drivers, workers and commands read them.
 
-A checkpoint is an artefact (`raydc.artefact`): a folder without a manifest that verifies is none.
-The newest checkpoint that verifies wins, and one that is skipped is named with the reason.
+A checkpoint is an artefact (`raydc.artefact`): a folder whose manifest does not verify is not a
+checkpoint. The newest checkpoint that verifies wins, and one that is skipped is named with the
+reason.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class CheckpointStore:
     """The checkpoints of a run, one folder each. One process writes, any process reads.
 
     Args:
-        folder: `runs/<name>/checkpoints`.
+        folder: Folder of the checkpoints, `runs/<name>/checkpoints`.
         num_to_keep: Number of newest checkpoints that remain when another one is written.
     """
 
@@ -86,11 +87,11 @@ class CheckpointStore:
         """Writes a checkpoint and removes those that are neither among the newest nor the best.
 
         Args:
-            step: Completed steps. A checkpoint of the same step that verifies is left as it is.
-            files: Content by name.
-            meta: JSON values that describe it.
-            best_step: Step of the best checkpoint, which is never removed.
-            hashes: sha256 of each file, if they are known already.
+            step: Completed steps. An intact checkpoint of the same step is left as it is.
+            files: Content of each file of the checkpoint, by file name.
+            meta: JSON values for the manifest of the checkpoint.
+            best_step: Step of the best checkpoint, which is never removed; None if none is known.
+            hashes: sha256 of each file, in hexadecimal; None computes them.
 
         Returns:
             The name of the checkpoint.
@@ -118,7 +119,7 @@ class CheckpointStore:
         try:
             self.read(step)
         except FormatError:
-            raise  # Not damaged: an upgrade reads it.
+            raise  # Not damaged: a newer raydc can read it.
         except CheckpointError:
             self.set_aside(step)
             return False
@@ -189,7 +190,7 @@ class CheckpointStore:
         return Found(step, meta, files)
 
     def set_aside(self, step: int) -> None:
-        """Takes away a checkpoint that does not verify, so that it counts no more."""
+        """Renames a checkpoint that does not verify; on an object store, deletes it."""
         name = name_of(step)
         # An object store cannot rename; copying gigabytes that do not verify is not worth it.
         if self.folder.is_local:
@@ -211,10 +212,10 @@ class CheckpointStore:
         """Returns the newest checkpoint that verifies.
 
         Args:
-            hint: What the reader of the error can do.
+            hint: Advice to add to the error; None adds none.
 
         Raises:
-            CheckpointError: None verifies; with the reason of the newest one.
+            CheckpointError: None verifies; the message has the reason of the newest one.
         """
         found, skipped = self.newest()
         if found is None:

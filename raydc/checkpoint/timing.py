@@ -11,7 +11,7 @@ class Timing:
 
     Attributes:
         retry_pauses_s: Pauses between the attempts to read or write storage. Their sum is a minute,
-            so storage that is away for a minute costs neither a run nor a checkpoint.
+            so an outage of the storage of a minute costs neither a run nor a checkpoint.
         min_interval_s: Shortest interval between two checkpoints that `auto` chooses.
         arrival_timeout_s: Longest time that a step waits for the copy before to arrive.
         finish_timeout_s: Longest wait for the last checkpoint, at the end of the run.

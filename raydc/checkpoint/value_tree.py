@@ -16,8 +16,8 @@ def split_tensors(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any
 
     Args:
         value: Dicts, lists, tuples, tensors and plain values, nested.
-        tensors: Takes the tensors by name; they are not copied.
-        path: Name of `value` inside the whole.
+        tensors: Filled with the tensors by name; they are not copied.
+        path: Path of `value` in the outermost value.
     """
     if isinstance(value, Tensor):
         tensors[path] = value.detach()

@@ -1,4 +1,4 @@
 """From sources to shards with Ray Data, and the shards themselves.
 
-`prepared`, `shards` and `manifest` reach no Ray: workers read data sets through them.
+`prepared`, `shards` and `manifest` do not import Ray, because workers read data sets through them.
 """

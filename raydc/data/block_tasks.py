@@ -38,7 +38,7 @@ def measure(block: BlockRef, cleaner: Any) -> dict[str, Any]:
     """Measures the rows of a block; `RowStatistics.from_json` reads the result.
 
     Args:
-        block: Reference to the raw rows.
+        block: Reference to the raw rows of one block.
         cleaner: Reference to the `Cleaner`, whose list of duplicates may be long.
     """
     return measure_block(ray.get(block), ray.get(cleaner)).to_json()
@@ -48,9 +48,9 @@ def find_later_copies(blocks: Sequence[BlockRef], part: int, num_parts: int) -> 
     """Finds repeated rows among those of one part of all digests.
 
     Args:
-        blocks: All blocks.
+        blocks: References to all blocks, because equal rows may be in any two of them.
         part: Handles the digests that are `part` modulo `num_parts`.
-        num_parts: Number of parts, which bounds the digests that a task holds at once.
+        num_parts: Number of tasks, which bounds the digests that one holds at once.
 
     Returns:
         Row ids of later copies, sorted.
@@ -74,9 +74,9 @@ def write_shard(
     """Writes one shard straight into storage.
 
     Args:
-        shard: The planned shard.
-        blocks: References to the blocks of its pieces.
-        folder: Folder of the data set.
+        shard: Planned shard, with the pieces of blocks that it consists of.
+        blocks: References to the blocks of its pieces, in the same order.
+        folder: Folder of the new data set, which this task writes one file to.
         shared: Reference to the `Cleaner` and the `Features`, which all tasks share.
 
     Returns:
@@ -100,9 +100,9 @@ def take_golden_rows(
     """Golden rows from the start of a shard.
 
     Args:
-        shard: A shard of held-out rows.
-        blocks: References to the blocks of its pieces.
-        cleaner: Assigns rows to splits.
+        shard: Planned shard of held-out rows, from which the first ones are taken.
+        blocks: References to the blocks of its pieces, in the same order.
+        cleaner: Assigns rows to splits, as it did when the shard was planned.
     """
     rows = shard_writer.take_rows(shard, ray.get(list(blocks)), cleaner)
     return shard_writer.golden_rows(rows, cleaner)

@@ -27,8 +27,8 @@ def hash_split(
     """Assigns rows to splits by a hash of their ids, so that a row's split depends on no other row.
 
     Args:
-        row_ids: int64 [B].
-        seed: Seed of the spec.
+        row_ids: int64 [B], stable ids; the same row always lands in the same split.
+        seed: Seed of the spec; another seed splits the rows differently.
         validation_fraction: Expected fraction of validation rows.
         test_fraction: Expected fraction of test rows. They stay the same rows when only
             `validation_fraction` changes.
@@ -94,8 +94,8 @@ def find_later_copies(ids: Ids, digests: Sequence[bytes]) -> Ids:
     """Finds rows that repeat an earlier one.
 
     Args:
-        ids: int64 [B], row ids in any order.
-        digests: Digest of each row; equal rows have equal ones.
+        ids: int64 [B], row ids in any order; of equal rows the lowest one stays.
+        digests: Digest of each row, in the order of `ids`; equal rows have equal ones.
 
     Returns:
         int64, sorted: ids of all rows but the lowest of each digest.

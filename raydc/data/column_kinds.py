@@ -7,8 +7,8 @@ from raydc.data.layout import Layout
 from raydc.errors import DataError, Say, did_you_mean
 from raydc.spec.sections import Data
 
-# A column of text in which nine of ten values are numbers is rather one of numbers with a mark for
-# missing values, so a note tells the user.
+# A column of text in which nine of ten values are numbers is probably numeric, with a marker for
+# missing values; a note says so.
 _MOSTLY_NUMBERS_FRACTION = 0.9
 
 
@@ -16,10 +16,10 @@ class ColumnKinds:
     """Decides the kind of each column from a scan of all rows, or names what is wrong with it.
 
     Args:
-        data: Section `data` of the spec.
-        layout: Files of the source, for messages.
-        total: Scan of all rows.
-        report: Shows notes about doubtful columns.
+        data: Section `data` of the spec, with the declared kinds and the target.
+        layout: Files of the source, from which messages take the place of a row.
+        total: Merged scan of all blocks, held-out rows included.
+        report: Prints a note about each doubtful column.
     """
 
     def __init__(self, data: Data, layout: Layout, total: BlockScan, report: Say) -> None:
@@ -99,12 +99,12 @@ class ColumnKinds:
                 f"target {name!r}: {column.arrow_type or 'an image'} cannot be predicted"
             )
         is_regression = self._data.task == "regression"
-        # NaN is a fine label of a class, but no target of a regression.
+        # NaN is a valid class label, but not a valid regression target.
         missing = column.missing_numbers if is_regression else column.missing
         if missing.count == self._num_rows:
             raise DataError(
                 f"target {name!r}: no row has a value",
-                f"All {self._num_rows:,} rows were looked at.",
+                f"All {self._num_rows:,} rows were checked.",
             )
         if is_regression:
             self._refuse_wrong_numbers(name, column, "Is this task: classification?")
@@ -121,7 +121,7 @@ class ColumnKinds:
         exclude = f"Leave it out: data.features.exclude: [{name}]"
         if "other" in column.kinds:
             raise DataError(
-                f"column {name!r} holds {column.arrow_type}, which is no input", exclude
+                f"column {name!r} holds {column.arrow_type}, which cannot be an input", exclude
             )
         if column.missing.count == self._num_rows:
             raise DataError(

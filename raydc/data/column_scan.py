@@ -90,7 +90,7 @@ class BlockScan:
     columns: dict[str, ColumnScan] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, to leave a task with."""
+        """Converts it to plain JSON values, which a task returns."""
         return asdict(self)
 
     @classmethod

@@ -153,7 +153,7 @@ class RowStatistics:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, to leave a task with."""
+        """Converts it to plain JSON values, which a task returns."""
         return asdict(self)
 
     @classmethod
@@ -176,14 +176,11 @@ def _column_from_json(value: dict[str, Any]) -> ColumnStatistics:
     return PixelHistogram(**{**value, "counts": tuple(map(tuple, value["counts"]))})
 
 
-# Measuring a block ------------------------------------------------------------------------------
-
-
 def measure_block(table: pa.Table, cleaner: Cleaner) -> RowStatistics:
     """Measures the rows of one block.
 
     Args:
-        table: Raw rows.
+        table: Raw rows of the block, with their ids.
         cleaner: Assigns them to splits, and knows the kinds of the columns.
     """
     splits, ids = cleaner.assign_splits(table), values.row_ids(table)
@@ -250,9 +247,6 @@ _MEASURES: dict[str, Callable[[pa.Array], ColumnStatistics]] = {
     "categorical": _measure_categories,
     "image": _measure_images,
 }
-
-
-# Merging blocks ---------------------------------------------------------------------------------
 
 
 def merge_statistics(parts: Sequence[RowStatistics]) -> RowStatistics:

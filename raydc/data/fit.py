@@ -32,12 +32,12 @@ def fit_features(total: RowStatistics, cleaner: Cleaner, layout: Layout) -> Feat
     """Fits the features of a data set.
 
     Args:
-        total: Statistics of all rows.
-        cleaner: Knows the kinds of the columns and section `data`.
-        layout: Files of the source, for messages.
+        total: Merged statistics of all blocks.
+        cleaner: Holds the kind of each column and the section `data` of the spec.
+        layout: Files of the source, from which messages take the place of a row.
 
     Raises:
-        DataError: A column has no value in the training rows, or the labels make no classes.
+        DataError: A column has no value in the training rows, or the labels are not valid classes.
     """
     data = cleaner.data
     inputs = {name: _fit_column(name, total.inputs[name], cleaner) for name in cleaner.kinds}
@@ -55,7 +55,7 @@ def fit_features(total: RowStatistics, cleaner: Cleaner, layout: Layout) -> Feat
         target_mean,
         target_scale,
         tuple(data.features.exclude),
-        # Other formats have nulls of their own, and their texts mean what they say.
+        # Other formats have real nulls, so no text means "missing".
         tuple(data.clean.missing_values) if layout.format == "csv" else (),
     )
 
@@ -64,8 +64,8 @@ def find_identifiers(total: RowStatistics, cleaner: Cleaner) -> list[str]:
     """Notes for the user about columns that look like identifiers.
 
     Args:
-        total: Statistics of all rows.
-        cleaner: Knows the kinds of the columns and section `data`.
+        total: Merged statistics of all blocks.
+        cleaner: Holds the kind of each column and the section `data` of the spec.
 
     Returns:
         One line for each categorical column whose values rarely repeat in the training rows.
@@ -158,7 +158,7 @@ def _find_classes(
         only = ", ".join(repr(label) for label in training)
         raise DataError(
             f"target {data.target!r}: all training rows have the same label, {only}",
-            "A classification needs two classes at least.",
+            "A classification needs at least two classes.",
         )
     if data.classes is None and len(training) > max(_MIN_DOUBTFUL_CLASSES, num_rows // 2):
         message = (

@@ -50,10 +50,10 @@ class ImageDecoder:
 
         Args:
             name: Name of the column, for messages.
-            column: B cells; null cells stay null.
-            ids: int64 [B], row ids, for messages.
-            file: File that the cells come from.
-            format_: Its format.
+            column: Encoded images, one per row; null cells stay null.
+            ids: int64 [B], row ids, from which messages name the row.
+            file: File that the cells come from, for messages.
+            format_: Format of that file, which decides how messages name a row.
 
         Returns:
             A column of `values.IMAGE`.
@@ -87,9 +87,9 @@ def read_image_files(
     """Reads files of one image each.
 
     Args:
-        filesystem: Filesystem of the files.
-        numbered: Files with their indices in the layout.
-        decoder: Decodes each of them.
+        filesystem: Filesystem on which the files lie.
+        numbered: Files with their indices in the layout, which become part of the row ids.
+        decoder: Decodes each image and, if the spec says so, resizes it.
 
     Returns:
         A table of `image` and `label`, and the row ids, int64 [B].
@@ -117,8 +117,8 @@ def read_idx_pair(
     """Yields the images of an IDX file with their labels, in their order.
 
     Args:
-        filesystem: Filesystem of both files.
-        file: File of images, which names its file of labels.
+        filesystem: Filesystem on which both files lie.
+        file: File of images; its entry in the layout names the file of labels.
         decoder: Resizes the images, if the spec says so.
 
     Raises:
@@ -158,15 +158,15 @@ def read_idx(content: bytes, path: str, num_dimensions: int) -> npt.NDArray[np.u
     """Parses an IDX file (the format of MNIST): magic number, dimensions, values.
 
     Args:
-        content: The whole file.
-        path: Its path, for messages.
+        content: Bytes of the whole file, decompressed.
+        path: Path of the file, for messages.
         num_dimensions: 3 for images, 1 for labels.
 
     Returns:
         uint8 [B, H, W] or [B], over the bytes of `content`.
 
     Raises:
-        DataError: The magic number is another, or there are more or fewer values than the header
+        DataError: The magic number is wrong, or there are more or fewer values than the header
             says.
     """
     # Two zero bytes, the type (8: uint8) and the number of dimensions.
@@ -175,7 +175,7 @@ def read_idx(content: bytes, path: str, num_dimensions: int) -> npt.NDArray[np.u
         what = "uint8 images" if num_dimensions == 3 else "uint8 labels"
         raise DataError(
             f"{path}: magic number 0x{content[:4].hex()} is not that of IDX {what}, {expected}",
-            "Are images and labels exchanged?" if content[:3] == b"\0\0\x08" else None,
+            "Are images and labels swapped?" if content[:3] == b"\0\0\x08" else None,
         )
     start = 4 + 4 * num_dimensions
     if len(content) < start:

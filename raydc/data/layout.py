@@ -97,7 +97,7 @@ def name_errors(path: str) -> Iterator[None]:
     """Turns errors of libraries inside the block into a DataError that names a file.
 
     Args:
-        path: File that the block reads.
+        path: File that the block reads, for the message.
 
     Raises:
         DataError: The file is missing, cannot be read, or is not what its format says.
@@ -107,7 +107,7 @@ def name_errors(path: str) -> Iterator[None]:
     except FileNotFoundError as error:
         # The driver has listed the file, so another node does not see the same filesystem.
         hint = "Every node must reach the sources: put them on shared storage, or give a URI."
-        raise DataError(f"{path} is not there on this node", hint) from error
+        raise DataError(f"{path} does not exist on this node", hint) from error
     except (OSError, EOFError, pa.ArrowInvalid) as error:
         hint = "The file is damaged or was cut off; write or download it again."
         raise DataError(f"{path} cannot be read: {first_line(error)}", hint) from error

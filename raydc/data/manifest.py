@@ -1,6 +1,6 @@
 """The manifest of a prepared data set: written last, compared with the files before their use.
 
-Knows no Ray; used in the driver, in tasks of Ray Data and in workers.
+Does not import Ray; used in the driver, in tasks of Ray Data and in workers.
 
 MANIFEST.json      inputs of the set, rows of each split, bytes and sha256 of every file
 features.json      the fitted features
@@ -46,9 +46,9 @@ def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False)
     """Compares a folder with its manifest.
 
     Args:
-        folder: Folder of the data set.
-        manifest: Its manifest, as `read` returns it.
-        contents: Compare the sha256 of each file, and not only its name and size.
+        folder: Folder that must hold all files of the manifest.
+        manifest: Manifest of this folder, as `read` returns it.
+        contents: Whether to compare the sha256 of each file, and not only its name and size.
 
     Raises:
         DataError: The first file that differs, with what was expected and what was found.
@@ -69,9 +69,9 @@ def check_entry(
     Args:
         folder: Folder of the file, for messages.
         name: Name of the file, for messages.
-        num_bytes: Size of the file found.
-        digest: Its sha256, in hexadecimal.
-        entry: What the manifest says: `bytes` and `sha256`.
+        num_bytes: Size of the file found, in bytes.
+        digest: sha256 of the content found, in hexadecimal.
+        entry: `bytes` and `sha256` that the manifest states for the file.
 
     Raises:
         DataError: The file differs.
@@ -85,9 +85,9 @@ def write_file(folder: Storage, name: str, content: bytes) -> dict[str, Any]:
     """Writes a file of a data set.
 
     Args:
-        folder: Folder of the data set.
-        name: File name.
-        content: The whole file.
+        folder: Folder of the new data set.
+        name: Name of the file in this folder.
+        content: Bytes of the whole file.
 
     Returns:
         Its entry in the manifest: `bytes` and `sha256`.
@@ -106,9 +106,9 @@ def write(
     """Completes a data set whose shards are written: features, golden rows, then the manifest.
 
     Args:
-        folder: Folder of the shards.
-        features: The fitted features.
-        golden_rows: Rows as JSON values.
+        folder: Folder that holds the shards and gets the manifest.
+        features: Fitted features, which are written next to the shards.
+        golden_rows: Held-out rows as JSON values, with which a served model is checked.
         files: `{name: {"bytes", "sha256"}}` of the shards.
         facts: `rows`, `shards` (names by split), `rows_per_shard`, and what the set was made from.
             Without a `data_hash`, the hash of all files stands in for it.
@@ -132,6 +132,6 @@ def write(
 
 
 def _remedy(folder: Storage) -> str:
-    """What to type next: the sources make the same data set again."""
+    """Hint of an error: how to remove the data set and prepare it again."""
     name = folder.uri.partition("?")[0].rsplit("/", 1)[-1]
     return f"Remove it (raydc rm data {name} --yes), then prepare it again: raydc prepare SPEC"

@@ -44,8 +44,8 @@ def pool_options(spec: Spec, num_batches: int) -> dict[str, Any]:
     """Options of `Dataset.map_batches`: as many processes as are worth it, one per CPU or GPU.
 
     Args:
-        spec: Spec of the model.
-        num_batches: Batches of the data set, at least about.
+        spec: Spec of the model; `scaling.use_gpu` allows a GPU per process.
+        num_batches: Approximate number of batches of the data set.
     """
     import ray
 

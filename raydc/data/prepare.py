@@ -41,10 +41,10 @@ def run(
 
     Args:
         spec: A resolved spec. Every node must reach its storage and its sources.
-        report: Shows one line per stage.
+        report: Prints one line per stage.
         parallelism: Number of tasks that read the sources; None chooses by the CPUs of the
             cluster. The content of the data set does not depend on it.
-        report_every_s: Least seconds between two lines about the rows read so far.
+        report_every_s: Minimum seconds between two lines about the rows read so far.
 
     Returns:
         The data set; `reused` if the same one was there already.

@@ -36,7 +36,7 @@ from raydc.storage import Storage
 _READ_TASKS_PER_CPU = 4
 # A digest and a row id take about 150 bytes as Python objects: some 600 MB per task.
 _ROWS_PER_DUPLICATE_TASK = 4_000_000
-# Quarters of fewer shards would be reported within a second.
+# With fewer shards, all progress lines would appear within a second.
 _MIN_SHARDS_TO_REPORT = 8
 
 
@@ -44,12 +44,12 @@ class PrepareStages:
     """Takes one data set from its sources to its manifest.
 
     Args:
-        spec: A resolved spec.
-        layout: Files of its source.
-        folder: Folder of the new data set.
-        report: Shows one line per stage.
+        spec: The resolved spec; its section `data` and its seed decide the content.
+        layout: Files of the source, listed once so that all stages read the same ones.
+        folder: Folder of the new data set; it becomes valid with its manifest.
+        report: Prints one line per stage.
         parallelism: Number of tasks that read; None chooses by the CPUs of the cluster.
-        report_every_s: Least seconds between two lines about the rows read so far.
+        report_every_s: Minimum seconds between two lines about the rows read so far.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class PrepareStages:
         }
         golden = self._take_golden_rows(blocks, plan, cleaner)
         written = manifest.write(self._folder, features, golden, files, {**made_from, **facts})
-        # Nodes write shards on their own; a disk that is not shared shows here.
+        # Nodes write shards on their own; this detects a disk that is not shared.
         manifest.verify(self._folder, written)
 
     def _read(self) -> tuple[list[tasks.BlockRef], BlockScan]:
@@ -228,7 +228,7 @@ class PrepareStages:
     def _take_golden_rows(
         self, blocks: Sequence[tasks.BlockRef], plan: Sequence[PlannedShard], cleaner: Cleaner
     ) -> list[dict[str, Any]]:
-        # The first shard of the last split that has one: test, or validation without a test part.
+        # The first shard of the test split, or of the validation split if there are no test rows.
         held_out = max(plan, key=lambda shard: (shard.split, -shard.index))
         held_out_blocks = [blocks[piece[0]] for piece in held_out.pieces]
         call = partial(block_tasks.take_golden_rows, held_out, held_out_blocks, cleaner)

@@ -1,4 +1,4 @@
-"""A prepared data set as it is read. Knows no Ray; used in the driver and in workers."""
+"""A prepared data set as it is read. Does not import Ray; used in the driver and in workers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load(folder: Storage, contents: bool = False) -> Prepared:
 
     Args:
         folder: Folder of the data set, `data/<name>-<hash>` of a storage.
-        contents: Compare the sha256 of each file too, which reads all of them.
+        contents: Whether to compare the sha256 of each file too, which reads all of them.
 
     Raises:
         DataError: The folder is no prepared data set, or a file is missing or damaged.

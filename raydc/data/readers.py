@@ -54,8 +54,8 @@ class Reader:
         """Makes a reader; reads the header of the first file.
 
         Args:
-            layout: Files of the source.
-            data: Section `data` of the spec.
+            layout: Files of the source, with their format and filesystem.
+            data: Section `data` of the spec, for missing values and the size of images.
 
         Raises:
             DataError: The first file cannot be read.

@@ -12,8 +12,8 @@ def digest_rows(columns: dict[str, pa.ChunkedArray], num_rows: int) -> list[byte
     """Hashes each row over the names and contents of its columns.
 
     Args:
-        columns: Columns of `num_rows` cells each, by name.
-        num_rows: Number of rows.
+        columns: Columns by name, of `num_rows` cells each; the target is one of them.
+        num_rows: Number of cells of each column, and so of the digests.
 
     Returns:
         16 bytes per row, equal for equal rows, whatever the order of their columns.

@@ -71,8 +71,8 @@ def take_rows(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner)
     """Collects the raw rows of a shard.
 
     Args:
-        shard: The planned shard.
-        blocks: Blocks of its pieces, in their order.
+        shard: Planned shard, with the rows that each of its pieces takes.
+        blocks: Blocks of its pieces, in the order of the pieces.
         cleaner: Assigns rows to splits, as it did when the shard was planned.
     """
     parts = []
@@ -87,9 +87,9 @@ def raw_columns(rows: pa.Table, cleaner: Cleaner, num_rows: int | None = None) -
     """Input columns as `Features.apply` takes them.
 
     Args:
-        rows: Raw rows.
-        cleaner: Knows the kinds of the columns.
-        num_rows: Take the first rows only; None takes all.
+        rows: Raw rows, of any split.
+        cleaner: Holds the kind of each column, which decides the type of its values.
+        num_rows: Number of first rows to take; None takes all.
     """
     part = rows if num_rows is None else rows.slice(0, num_rows)
     return {
@@ -121,11 +121,11 @@ def write_shard(
     """Applies the features and writes one shard.
 
     Args:
-        rows: Raw rows of the shard.
-        name: File name.
-        folder: Folder of the data set.
-        features: Fitted features.
-        cleaner: Knows the kinds of the columns.
+        rows: Raw rows of the shard, in the order of their ids.
+        name: File name of the shard.
+        folder: Folder of the new data set.
+        features: Fitted features, which turn raw rows into the arrays of the shard.
+        cleaner: Holds the kind of each column, which decides the type of its values.
 
     Returns:
         The entry of the file in the manifest.

@@ -1,9 +1,9 @@
 """The rows of a prepared data set, in fixed-size Arrow shards: `train-00000.arrow` and so on.
 
-Written in tasks of Ray Data, read in workers; knows no Ray. A shard is an Arrow IPC file of one
-record batch with the columns `x` (a fixed number of bytes, or a fixed-size list of float32), `y`
-(int64 or float32) and `row_id` (int64), so that a memory map is an array. All shards of a split but
-the last hold `rows_per_shard` rows, in the order of the row ids.
+Written in tasks of Ray Data, read in workers; does not import Ray. A shard is an Arrow IPC file of
+one record batch with the columns `x` (a fixed number of bytes, or a fixed-size list of float32),
+`y` (int64 or float32) and `row_id` (int64), so that a memory map is an array. All shards of a split
+but the last hold `rows_per_shard` rows, in the order of the row ids.
 
 Shape suffixes: B rows.
 """
@@ -97,7 +97,7 @@ def _map_shard(path: Path) -> _Shard:
     metadata = {key.decode(): value.decode() for key, value in batch.schema.metadata.items()}
     shape, dtype = tuple(json.loads(metadata["shape"])), np.dtype(metadata["dtype"])
     column = batch.column("x")
-    # The last buffer holds the values; those in front of it say what is null, which nothing is.
+    # The last buffer holds the values; the ones before it mark nulls, of which there are none.
     values = column.buffers()[-1] if dtype == np.uint8 else column.flatten().buffers()[-1]
     width = math.prod(shape)
     return _Shard(
@@ -122,11 +122,11 @@ class Rows:
     Local shards are memory-mapped. Remote ones are copied to the node first.
 
     Args:
-        folder: Folder of the data set.
-        names: File names of the shards, in their order.
-        num_rows: Rows of the split.
-        per_shard: Rows of every shard but the last.
-        files: Entries of the manifest by file name.
+        folder: Folder of the prepared data set; local files are mapped, others are cached.
+        names: File names of the split's shards, in the order of the rows.
+        num_rows: Rows of the split, over all shards.
+        per_shard: Rows of every shard but the last, so that a position gives its shard.
+        files: `bytes` and `sha256` by file name, which a fetched shard is compared with.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ def open_rows(folder: Storage, split: str) -> Rows:
     """Opens a split of a prepared data set.
 
     Args:
-        folder: Folder of the data set.
+        folder: Folder of the prepared data set; its manifest is verified first.
         split: One of `SPLITS`.
 
     Raises:
@@ -258,10 +258,10 @@ def write_data_set(
     """Writes arrays as a prepared data set: for benchmarks and tests, which have no sources.
 
     Args:
-        folder: A new folder.
+        folder: Folder that gets the shards and the manifest.
         features: Features whose signature fits the arrays.
         splits: x [N, *shape] and y [N] by name of the split; splits left out are empty.
-        golden_rows: Rows as JSON values.
+        golden_rows: Rows as JSON values, with which a served model is checked.
         num_rows_per_shard: Rows of every shard but a split's last; None means the size that
             `prepare` chooses.
 

@@ -30,7 +30,7 @@ def locate(data: Data) -> Layout:
     """Finds the files of a spec's source.
 
     Args:
-        data: Section `data` of a spec.
+        data: Section `data` of a spec; its `source` is listed.
 
     Returns:
         The files in the order of their row ids.
@@ -72,9 +72,6 @@ def locate(data: Data) -> Layout:
 
 def _shown_source(source: str | IdxFiles) -> str:
     return source if isinstance(source, str) else source.images
-
-
-# Listing ----------------------------------------------------------------------------------------
 
 
 def _open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
@@ -126,15 +123,13 @@ def _list_files(source: str | IdxFiles) -> tuple[pafs.FileSystem, list[SourceFil
     return filesystem, sorted(files, key=lambda file: file.name)
 
 
-# Formats ----------------------------------------------------------------------------------------
-
-
 def _format_of_name(name: str) -> Format | None:
     return "idx" if _IDX_NAME.search(name) else _SUFFIXES.get(plain_suffix(name))
 
 
 def _keep_format(files: list[SourceFile], format_: Format) -> list[SourceFile]:
-    # Skips a README among the data. If data.format overrules all names, every file counts.
+    # Leaves out files such as a README. If no name matches (`data.format` overrides them), all
+    # files are kept.
     return [file for file in files if _format_of_name(file.name) == format_] or files
 
 
@@ -150,13 +145,10 @@ def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFil
     if formats:
         message = f"source {source} holds several formats: {', '.join(sorted(formats))}"
         raise DataError(message, "Give data.format, or a glob such as folder/*.csv.")
-    hint = f"raydc reads {_FORMATS}; give data.format where a file name does not say it."
+    hint = f"raydc reads {_FORMATS}; give data.format if the file names do not show it."
     if any(file.name.lower().endswith((".tar", ".zip", ".tgz", ".tar.gz")) for file in files):
         hint = "It is an archive: unpack it first."
-    raise DataError(f"source {source}: the format cannot be seen from {names}", hint)
-
-
-# Parts, labels and pairs ------------------------------------------------------------------------
+    raise DataError(f"source {source}: the format cannot be determined from {names}", hint)
 
 
 def _assign_parts(

@@ -21,10 +21,10 @@ from raydc.storage import Storage
 
 
 class TableWriter:
-    """A file that tables are appended to, used as a context; the first table sets the columns.
+    """A context manager that appends tables to a file; the first table sets the columns.
 
     Args:
-        path: Path or URI that ends in `.csv`, `.parquet` or `.jsonl`.
+        path: Local path or URI that ends in `.csv`, `.parquet` or `.jsonl`.
 
     Raises:
         UsageError: The name has no such suffix.
@@ -72,7 +72,7 @@ class TableWriter:
         if kind is not None:
             # A full disk fails again here, which must not hide the first error.
             with contextlib.suppress(OSError, pa.ArrowException):
-                # A writer that is left open complains when it is collected.
+                # A writer that stays open warns when it is garbage-collected.
                 if self._file is not None:
                     self._file.close()
                 self._stream.close()
@@ -85,7 +85,7 @@ class TableWriter:
 
 
 class _JsonLinesWriter:
-    """Has the methods of pyarrow's writers, which know no JSON Lines."""
+    """A JSON Lines writer with the methods of pyarrow's writers."""
 
     def __init__(self, stream: pa.NativeFile, _schema: pa.Schema) -> None:
         self._stream = stream

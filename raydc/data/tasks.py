@@ -70,7 +70,7 @@ def read_blocks(
 
     Args:
         calls: Each yields any number of tables.
-        name: Name of the operator in Ray Data.
+        name: Name of the operator in Ray Data, for its logs and its dashboard.
         num_blocks: Blocks to aim at: Ray Data splits the tables of a call to reach it. None means
             one per call.
         on_rows: Called with the number of rows read so far, whenever more have arrived.
@@ -102,7 +102,7 @@ def stream_tables(calls: Sequence[ReadCall], name: str) -> ray.data.Dataset:
 
     Args:
         calls: Each yields any number of tables.
-        name: Name of the operator in Ray Data.
+        name: Name of the operator in Ray Data, for its logs and its dashboard.
     """
     return ray.data.read_datasource(_CallDatasource(calls, name), override_num_blocks=len(calls))
 
@@ -113,15 +113,16 @@ def run_calls(
     """Runs calls that return one small JSON value each.
 
     Args:
-        calls: Calls without arguments.
-        name: Name of the operator in Ray Data.
+        calls: Calls without arguments, each in one task.
+        name: Name of the operator in Ray Data, for its logs and its dashboard.
         on_done: Called with the number of calls done so far, after each.
 
     Returns:
         Their values, in the order of the calls.
 
     Raises:
-        DataError: Of the first call, in that order, that raised one, whatever the parallelism.
+        DataError: The error of the first call, in that order, that failed; independent of the
+            parallelism.
     """
     if not calls:
         return []

@@ -63,13 +63,13 @@ def read_csv(
     """Yields the rows of a CSV file in their order, every cell as text.
 
     Args:
-        filesystem: Filesystem of the file.
+        filesystem: Filesystem on which the file lies.
         file: File to read; `.tsv` has tabs between its cells.
-        names: Columns of its header.
+        names: Columns of its header, in the order of the cells.
         missing_values: Cells that become null.
 
     Raises:
-        DataError: A row has another number of cells than the header.
+        DataError: A row has a different number of cells than the header.
         pa.ArrowInvalid: The file is broken in another way.
     """
     ragged: list[Any] = []
@@ -154,7 +154,7 @@ def json_row(path: str, number: int, line: bytes) -> dict[str, str | None]:
     Args:
         path: Path of the file, for messages.
         number: Number of the line, from 0.
-        line: The line's bytes.
+        line: The line as bytes; a line break at its end is ignored.
 
     Returns:
         Text by key. A number becomes the text that a CSV file would hold for it.

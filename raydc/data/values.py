@@ -26,7 +26,7 @@ IMAGE = pa.struct(
         ("channels", pa.int32()),
     ]
 )
-# Numbers as `float` reads them, but no `1_000`, which is rather a code than a number.
+# Numbers as `float` reads them, but not `1_000`, which is probably a code.
 _NUMBER = r"^\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*$"
 _NOT_FINITE = r"^\s*[+-]?(?i:inf|infinity|nan)\s*$"
 Floats = npt.NDArray[np.float64]

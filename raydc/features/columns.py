@@ -55,7 +55,7 @@ def numbers(
     """Reads raw values of a numeric column as numbers.
 
     Args:
-        values: B raw values.
+        values: Raw values of B rows.
         column: Name of the column, for messages.
         missing_values: Strings that mean "missing".
 
@@ -100,7 +100,7 @@ class Numeric:
     Attributes:
         mean: Mean of the training rows, which replaces a missing value.
         shift: Subtracted from each value.
-        scale: Divides it then; not 0.
+        scale: Divisor applied after the shift; not 0.
     """
 
     mean: float
@@ -119,7 +119,7 @@ class Numeric:
         """Turns raw values into inputs.
 
         Args:
-            values: B raw values.
+            values: Raw values of B rows.
             column: Name of the column, for messages.
             missing_values: Strings that mean "missing".
 
@@ -173,7 +173,7 @@ class Categorical:
         """Turns raw values into inputs.
 
         Args:
-            values: B raw values.
+            values: Raw values of B rows.
             column: Name of the column, for messages.
             missing_values: Strings that mean "missing".
 
@@ -188,7 +188,7 @@ class Categorical:
         other = num_known if self.has_other else -1
         missing = num_known + self.has_other if self.has_missing else -1
         position, slots = self._position, np.empty(len(values), dtype=np.int64)
-        # A value may be of any type, so that the loop cannot be vectorised without casting to text.
+        # A value may be of any type, so the loop cannot be vectorised without casting to text.
         for row, value in enumerate(values):
             if is_missing(value, missing_values):
                 slots[row] = missing
@@ -234,9 +234,9 @@ class Image:
             values: Arrays, files or texts (see `images.decode`); or one uint8 array [B, H, W] or
                 [B, H, W, C].
             column: Name of the column, for messages.
-            max_pixels: Most pixels that may be decoded for all values together; None means any
-                number. A file counts with the pixels that its header claims, before they are
-                decoded, and with those of the result at least.
+            max_pixels: Maximum number of pixels to decode for all values together; None means any
+                number. A file counts with at least the pixels that its header claims and those of
+                the result, before decoding.
 
         Returns:
             uint8 [B, C, H, W].

@@ -57,7 +57,8 @@ class Features:
 
         Args:
             columns: B values of every input column, by name; other columns are ignored.
-            max_pixels: Most pixels that may be decoded (see `Image.apply`); None means any number.
+            max_pixels: Maximum number of pixels to decode (see `Image.apply`); None means any
+                number.
 
         Returns:
             [B, *signature.shape] of signature.dtype.
@@ -115,7 +116,7 @@ class Features:
         """Turns raw targets into the targets of a loss.
 
         Args:
-            values: B raw targets.
+            values: Raw targets of B rows.
 
         Returns:
             int64 [B], positions in `signature.classes`; or float32 [B], standardised.
@@ -216,7 +217,7 @@ class Features:
             raise DataError(
                 f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs
             )
-        # The least name, so that the message does not depend on the order of a set.
+        # The first name in sorted order, so that the message does not depend on the order of a set.
         if unknown := row.keys() - self._known:
             name = min(unknown)
             raise DataError(
@@ -224,7 +225,7 @@ class Features:
                 did_you_mean(name, self.columns, starts_sentence=True) or needs,
             )
         if not row.keys() & self.columns.keys():
-            raise DataError(f"rows[{index}]: none of the model's columns is there", needs)
+            raise DataError(f"rows[{index}] has none of the model's columns", needs)
 
     @cached_property
     def _scaling(self) -> npt.NDArray[np.float64]:
@@ -264,7 +265,7 @@ class Features:
         """The inverse of `to_dict`.
 
         Args:
-            value: Plain JSON values.
+            value: Plain JSON values, as `to_dict` returns them.
 
         Raises:
             DataError: The value holds no features, or those of another version.

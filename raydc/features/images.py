@@ -48,7 +48,7 @@ def open_image(value: Any) -> Image.Image | Pixels:
     """Opens an image, so that its size is known, without decoding it.
 
     Args:
-        value: As for `decode`.
+        value: Image in any of the forms of `decode`.
 
     Returns:
         An image of PIL whose pixels are not read yet; or pixels, if they were given as numbers.

@@ -1,1 +1,1 @@
-"""What a worker does: rows, steps, reduction, validation, checkpoints. Knows no Ray."""
+"""What a worker does: rows, steps, reduction, validation, checkpoints. Does not import Ray."""

@@ -39,9 +39,9 @@ def assemble(spec: ResolvedSpec, data: Prepared, group: Group) -> Assembly:
     """Builds feed, network and step of a worker.
 
     Args:
-        spec: The resolved spec.
-        data: The data set.
-        group: The workers.
+        spec: The resolved spec; `model`, `train`, `data.augment` and `seed` are used.
+        data: Prepared data set with the training and validation rows.
+        group: The process group; its world says which shards this worker computes.
 
     Raises:
         SpecError: The rows cannot be augmented as the spec says.

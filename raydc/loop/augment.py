@@ -43,8 +43,8 @@ class Augmenter:
         """Returns changed copies of images.
 
         Args:
-            epoch: Epoch, from 0.
-            ids_B: int64 [B], row ids.
+            epoch: Epoch, from 0; each one changes the images differently.
+            ids_B: int64 [B], row ids, from which the changes are drawn.
             x_BCHW: uint8 [B, C, H, W], images as stored.
         """
         draws_B = order.draw(ids_B, self.seed ^ _STREAM, epoch)
@@ -82,9 +82,9 @@ def make_augmenter(section: Augment | None, signature: Signature, seed: int) -> 
     """Returns what `data.augment` describes; None if it describes no change.
 
     Args:
-        section: Section `data.augment` of a spec.
-        signature: Signature of the rows.
-        seed: Seed of the run.
+        section: Section `data.augment` of a spec; None if it has none.
+        signature: Signature of the rows, which must be images if there is a change.
+        seed: Seed of the run, from which each change is drawn.
 
     Raises:
         SpecError: The rows are no images, or the images are smaller than the padding.
@@ -102,8 +102,8 @@ def make_augmenter(section: Augment | None, signature: Signature, seed: int) -> 
     if section.crop_padding >= min(height, width):
         raise _spec_error(
             "data.augment.crop_padding",
-            f"{section.crop_padding} pixels push images of {height}x{width} out of sight; "
-            f"give at most {min(height, width) - 1}",
+            f"padding of {section.crop_padding} pixels is too large for images of "
+            f"{height}x{width}; give at most {min(height, width) - 1}",
         )
     return Augmenter(seed, section.crop_padding, section.horizontal_flip)
 

@@ -25,7 +25,7 @@ class Bucket:
     """Sums the gradients of some parameters, first over the shards of a worker, then over workers.
 
     Args:
-        parameters: Parameters of the bucket, all of one dtype.
+        parameters: Parameters whose gradients travel together, all of one dtype.
         num_shards: Logical shards of a step, over all workers.
 
     Attributes:
@@ -61,8 +61,8 @@ class Bucket:
         """Allocates the memory for what travels between workers.
 
         Args:
-            group: The workers.
-            nodes: Nodes of each rank, by rank.
+            group: The process group that the sums travel in.
+            nodes: For each rank, the nodes of the tree that it holds after its own shards.
             exact: Whether nodes are added along the tree, or in any order.
         """
         parts, rank, world_size = (
@@ -129,9 +129,9 @@ def cut_into_buckets(
     """Cuts parameters into buckets of one dtype each.
 
     Args:
-        parameters: Parameters in the order of the network.
-        extras_dtype: Type of the last bucket, which also carries the other tensors of a shard.
-        bucket_bytes: Most bytes of a bucket of several parameters.
+        parameters: Parameters in the order of the network, first layer first.
+        extras_dtype: Dtype of the last bucket, which also carries the other tensors of a shard.
+        bucket_bytes: Maximum bytes of a bucket of several parameters; a larger one travels alone.
 
     Returns:
         The buckets in the order in which a backward pass computes gradients: last layer first.

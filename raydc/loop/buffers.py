@@ -21,7 +21,7 @@ class ShardBuffers:
     Does nothing for a step of a single shard, whose forward pass may change the buffers in place.
 
     Args:
-        network: The network. Its input layer holds constants only.
+        network: Network whose buffers are tracked. Its input layer holds constants only.
         num_shards: Logical shards of a step.
 
     Attributes:

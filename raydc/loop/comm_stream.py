@@ -39,7 +39,10 @@ class CommStream:
         self._tasks.append(self._thread.submit(work))
 
     def wait(self) -> None:
-        """Makes what follows see the results. Raises what the work has raised."""
+        """Waits for the submitted work, or orders later GPU work after it.
+
+        Raises what the work raised.
+        """
         if self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
         tasks, self._tasks = self._tasks, []

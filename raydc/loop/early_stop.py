@@ -15,13 +15,13 @@ def judge_epoch(
     """Decides at the end of an epoch whether it is the best so far, and whether the run ends. Pure.
 
     Args:
-        state: State at the end of the epoch.
+        state: State at the end of the epoch, before this decision.
         record: Record of the epoch, with the metric by its name.
-        train: Section `train` of a resolved spec.
-        total_steps: Steps of the whole run.
+        train: Section `train` of a resolved spec, with the metric and `early_stop`.
+        total_steps: Steps of the whole run, after which it ends as `completed`.
 
     Returns:
-        The state at the start of the next epoch, or of the end of the run.
+        The state at the start of the next epoch, or at the end of the run.
     """
     metric = record.get(train.metric) if record["split"] == "validation" else None
     best, best_step, without = state.best_metric, state.best_step, state.epochs_without + 1
@@ -30,7 +30,7 @@ def judge_epoch(
         float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
     )
     if metric is not None and gain > 0:
-        # A small gain is the best so far all the same, but early stop counts on.
+        # A gain below min_delta makes this the best epoch too, but does not reset the patience.
         least = train.early_stop.min_delta if train.early_stop else 0.0
         without = 0 if gain > least else without
         best, best_step = metric, state.step

@@ -49,7 +49,7 @@ class Fault:
 
 
 def plan(run_folder: Storage, faults: Sequence[Fault]) -> None:
-    """Writes the faults that a run will meet."""
+    """Writes the planned faults into the run folder."""
     run_folder.write_json(FILE, [asdict(fault) for fault in faults])
 
 
@@ -68,9 +68,9 @@ class FaultInjector:
     """Fires the planned faults of one worker.
 
     Args:
-        run_folder: Folder of the run.
-        rank: Rank of this worker.
-        world_size: Number of workers.
+        run_folder: Folder of the run, which may hold `faults.json` and keeps the proofs.
+        rank: Rank of this worker, which selects its faults.
+        world_size: Number of workers, by which the rank of a fault is taken modulo.
         stop_request: Returns the reason of a requested stop; a fault that waits ends with it.
 
     Attributes:

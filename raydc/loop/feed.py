@@ -83,7 +83,7 @@ class Feed:
 
         Args:
             epoch: Epoch, from 0.
-            start: First step inside the epoch, from 0.
+            start: First step to yield, counted inside the epoch from 0.
             stop: End of the steps, exclusive.
         """
         batches = (self._load(epoch, ids_G) for ids_G in self._ids(epoch, start, stop))

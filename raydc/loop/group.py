@@ -63,7 +63,7 @@ class Group(Protocol):
         """Sends a part of a flat tensor to each rank and receives a part from each.
 
         Args:
-            received: Takes the parts of all ranks, in the order of the ranks.
+            received: Filled with the parts of all ranks, in the order of the ranks.
             sent: The parts for all ranks, in the order of the ranks.
             sizes_in: Number of elements received from each rank.
             sizes_out: Number of elements sent to each rank.
@@ -73,7 +73,7 @@ class Group(Protocol):
         """Collects the first row of every rank's `parts` in `whole`, in the order of the ranks.
 
         Args:
-            whole: Flat; takes one row of each rank.
+            whole: Flat; filled with one row of each rank.
             parts: [world_size, N]. Only the first row counts, the others are scratch space.
         """
 
@@ -88,7 +88,7 @@ class Alone:
     """A group of one worker, this process.
 
     Args:
-        device: Device on which it computes.
+        device: Device on which the only worker computes.
     """
 
     bucket_bytes = BUCKET_BYTES
@@ -105,10 +105,10 @@ class Alone:
         """Copies the only part.
 
         Args:
-            received: Takes the only part.
-            sent: The only part.
-            sizes_in: Its number of elements, in a list of one.
-            sizes_out: The same.
+            received: Filled with the only part.
+            sent: The only part, which this worker sends to itself.
+            sizes_in: Number of elements of the part, in a list of one.
+            sizes_out: Number of elements of the part, equal to `sizes_in`.
         """
         received[: sizes_in[0]].copy_(sent[: sizes_out[0]])
 
@@ -129,8 +129,8 @@ class Workers:
     """The default process group of torch.distributed, which must be initialised.
 
     Args:
-        device: Device on which this worker computes.
-        bucket_bytes: Most bytes of gradients that travel together.
+        device: Device on which this worker holds the tensors that are exchanged.
+        bucket_bytes: Maximum bytes of gradients that travel together.
     """
 
     def __init__(self, device: torch.device, bucket_bytes: int = BUCKET_BYTES) -> None:
@@ -149,7 +149,7 @@ class Workers:
         """Runs an all-to-all.
 
         Args:
-            received: Takes the parts of all ranks, in the order of the ranks.
+            received: Filled with the parts of all ranks, in the order of the ranks.
             sent: The parts for all ranks, in the order of the ranks.
             sizes_in: Number of elements received from each rank.
             sizes_out: Number of elements sent to each rank.

@@ -38,11 +38,11 @@ class Length:
         """The steps between a position and the end of its epoch.
 
         Args:
-            step: Completed steps.
+            step: Completed steps of the run, from 0.
 
         Returns:
-            The epoch from 0, the first step inside it, and the end of the range (exclusive). The
-            end is earlier than that of the epoch where the run ends inside it.
+            The epoch from 0, the first step inside it, and the end of the range (exclusive). If the
+            run ends inside the epoch, the range ends there.
         """
         epoch = self.epoch_of(step)
         first = epoch * self.steps_per_epoch

@@ -35,33 +35,33 @@ def make_scheduler(
     """Returns the learning rate schedule of a section `train`, which advances once a step.
 
     Args:
-        train: Section `train` of a resolved spec.
-        optimizer: A new optimiser, at its highest rate.
-        length: Length of the run.
+        train: Section `train` of a resolved spec; `lr_scheduler` and `learning_rate` are used.
+        optimizer: A new optimiser, whose learning rate is the highest of the schedule.
+        length: Total steps and steps per epoch, over which the schedule runs.
 
     Returns:
         The schedule; None if the rate is constant.
     """
     section = train.lr_scheduler
-    # At least one step is left for the course after the warm-up.
+    # At least one step is left for the schedule after the warm-up.
     warmup = min(section.warmup_steps, length.total_steps - 1)
     remaining = max(1, length.total_steps - warmup)
-    course: lr_scheduler.LRScheduler | None = None
+    after_warmup: lr_scheduler.LRScheduler | None = None
     if section.name == "cosine":
         lowest = train.learning_rate * section.final_fraction
-        course = lr_scheduler.CosineAnnealingLR(optimizer, remaining, lowest)
+        after_warmup = lr_scheduler.CosineAnnealingLR(optimizer, remaining, lowest)
     elif section.name == "linear":
-        course = lr_scheduler.LinearLR(optimizer, 1.0, section.final_fraction, remaining)
+        after_warmup = lr_scheduler.LinearLR(optimizer, 1.0, section.final_fraction, remaining)
     elif section.name == "step":
-        # Drops are at fixed epochs of the run; the course counts its steps from the warm-up on.
+        # Drops are at fixed epochs of the run; the schedule counts from the end of the warm-up.
         period = section.step_epochs * length.steps_per_epoch
         drops = [
             step - warmup for step in range(period, length.total_steps, period) if step > warmup
         ]
-        course = lr_scheduler.MultiStepLR(optimizer, drops, section.gamma)
+        after_warmup = lr_scheduler.MultiStepLR(optimizer, drops, section.gamma)
     if warmup < 1:
-        return course
+        return after_warmup
     # Step s of the warm-up runs at (s + 1) / (warmup + 1) of the highest rate.
     rise = lr_scheduler.LinearLR(optimizer, 1.0 / (warmup + 1), 1.0, warmup)
-    course = course or lr_scheduler.ConstantLR(optimizer, 1.0, 0)
-    return lr_scheduler.SequentialLR(optimizer, [rise, course], [warmup])
+    after_warmup = after_warmup or lr_scheduler.ConstantLR(optimizer, 1.0, 0)
+    return lr_scheduler.SequentialLR(optimizer, [rise, after_warmup], [warmup])

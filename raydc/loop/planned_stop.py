@@ -28,8 +28,8 @@ class PlannedStopError(Exception):
     """The workers stopped by agreement, and all that they did is in a checkpoint. Not a failure.
 
     Args:
-        reason: One of REASONS.
-        step: Completed steps.
+        reason: Why the run stops, one of REASONS.
+        step: Completed steps at the stop, from which the next attempt continues.
     """
 
     def __init__(self, reason: str, step: int) -> None:
@@ -59,7 +59,7 @@ class StopAgreement:
     says after how many steps the next one comes, so that all ranks take part in the same ones.
 
     Args:
-        group: The workers.
+        group: The process group, in which rank 0 broadcasts; every rank must take part.
         stop_request: Returns the reason of a requested stop. Only that of rank 0 counts.
     """
 

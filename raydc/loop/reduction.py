@@ -38,7 +38,7 @@ class Reduction:
         parameters: Parameters whose gradients are summed.
         extras: Examples of the other tensors of a shard, which give their shapes; float32.
         num_shards: Logical shards of a step, over all workers.
-        group: The workers.
+        group: The process group that the sums travel in.
         exact: Whether workers are added along the tree, or by an all-reduce in any order.
 
     Attributes:
@@ -121,7 +121,7 @@ class Reduction:
         return sums[len(bucket.parameters) :]
 
     def _hook(self, index: int) -> Callable[[Tensor], None]:
-        """Returns what runs when a parameter of a bucket has its gradient: full buckets leave."""
+        """Returns the hook that runs when a parameter gets its gradient; it sends full buckets."""
         buckets, bucket = self._buckets, self._buckets[index]
 
         def on_gradient(parameter: Tensor) -> None:

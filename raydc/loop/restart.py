@@ -24,10 +24,10 @@ def agree_on_state(
 
     Args:
         group: The workers; every rank must call this.
-        store: The checkpoints of the run.
-        peer_memory: Memory that outlives the workers; None if there is none.
-        journal: Takes an event for each checkpoint that is skipped.
-        retry_pauses_s: Pauses between attempts to read storage.
+        store: The checkpoints of the run, read where memory has no newer state.
+        peer_memory: Memory that outlives the workers; None reads checkpoints only.
+        journal: Records an event for each checkpoint that is skipped.
+        retry_pauses_s: Seconds between attempts to read storage.
 
     Returns:
         The state and where it is; None for a run that starts at step 0.

@@ -39,9 +39,9 @@ def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
     """Sets the random state for a logical shard, a function of three numbers.
 
     Args:
-        seed: Seed of the run.
-        step: Completed steps.
-        shard: Index of the logical shard.
+        seed: Seed of the run, any integer.
+        step: Completed steps, so that each step draws different numbers.
+        shard: Index of the logical shard, so that no two shards share random numbers.
         device: If it is a GPU, its random generator is set as well as that of the CPU.
     """
     digest = hashlib.blake2b(b"%d.%d.%d" % (seed, step, shard), digest_size=8).digest()
@@ -82,12 +82,12 @@ class Step:
     """Computes optimiser steps on a network.
 
     Args:
-        network: On its device, in training mode.
-        task: classification or regression.
-        train: Section `train` of a resolved spec.
-        seed: Seed of the run.
+        network: Network to train, on its device and in training mode.
+        task: `classification` or `regression`, which selects the loss.
+        train: Section `train` of a resolved spec, with the optimiser and its schedule.
+        seed: Seed of the run, from which the random state of each shard is set.
         length: Length of the run, for the learning rate schedule.
-        group: The workers.
+        group: The process group over which the gradients are summed.
 
     Attributes:
         before_update: Called when the gradients are known, before weights and optimiser change.
@@ -134,9 +134,9 @@ class Step:
 
         Args:
             step: Steps completed before this one; with the seed it fixes the random state.
-            num_rows: Rows of the step over all workers.
+            num_rows: Rows of the step over all workers, by which the loss is divided.
             x: [B, *shape], rows of this worker, on the device.
-            y_B: Targets of these rows.
+            y_B: [B], targets of these rows, on the device.
             shards: Index and slice of B of each logical shard of this worker that has rows.
 
         Returns:
@@ -171,11 +171,11 @@ class Step:
         """Computes the gradients of one logical shard, for the reduction to take.
 
         Args:
-            step: Steps completed before this one.
-            shard: Index of the logical shard.
-            num_rows: Rows of the step over all workers.
-            x: Rows of the shard.
-            y_B: Targets of these rows.
+            step: Steps completed before this one; with the seed it fixes the random state.
+            shard: Index of the logical shard, which is part of the random state.
+            num_rows: Rows of the step over all workers, by which the loss is divided.
+            x: Rows of this shard only, on the device.
+            y_B: Targets of the rows of this shard.
 
         Returns:
             The changes of the buffers, then the loss, summed over the rows.

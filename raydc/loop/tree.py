@@ -48,7 +48,7 @@ class Fold(Generic[T]):
     a time, like the carries of a binary counter.
 
     Args:
-        num_shards: Shards of the whole tree.
+        num_shards: Leaves of the tree, over all workers.
         add: Returns the sum of a left and a right half; it may reuse the memory of either.
 
     Attributes:

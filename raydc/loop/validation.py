@@ -25,8 +25,8 @@ def compute_scores(step: Step, rows: Rows, features: Features, group: Group) -> 
 
     Args:
         step: Holds the network, which is in training mode before and after.
-        rows: All validation rows.
-        features: Features of the data set.
+        rows: All validation rows; this worker computes its part of them.
+        features: Features of the data set, with the task and the units of the target.
         group: The workers; every rank must call this.
 
     Returns:

@@ -57,12 +57,12 @@ def fit(
     """Trains, or continues to train from what `run_folder` holds.
 
     Args:
-        spec: A resolved spec.
-        run_folder: Takes checkpoints, metrics and events.
-        data_folder: A prepared data set.
-        group: The workers. Default: this process alone, on the device that the spec chooses.
-        hooks: Connections with the process around the loop. Default: none.
-        timing: Pauses and timeouts around checkpoints. Default: those of `Timing`.
+        spec: The resolved spec of the run.
+        run_folder: Folder of the run, in which checkpoints, metrics and events are written.
+        data_folder: Folder of the prepared data set, which every worker must reach.
+        group: The process group; None means this process alone, on the device of the spec.
+        hooks: Connections with the process around the loop; None means none.
+        timing: Pauses and timeouts around checkpoints; None means those of `Timing`.
 
     Returns:
         How the run ended; the same on every rank.
@@ -161,7 +161,7 @@ class _Run:
             hashes = {name: self.constants.meta[name] for name in ("data_hash", "spec_hash")}
             environment = devices.environment(self.group.world.device, plan.num_threads(self.spec))
             resume.lock_environment(self.folder, {**environment, **hashes}, self.journal)
-        # A state in memory brings the lines that its attempt could not write any more.
+        # A state in memory brings the lines that its attempt could no longer write.
         lines = found.files.get("metrics.jsonl", b"") if found else b""
         self.journal.record_start(self.state.step, lines)
         self.journal.restart_rate()
@@ -207,7 +207,7 @@ class _Run:
     def do_step(self, batch: Batch) -> None:
         """Computes one step and records it."""
         self.faults.before_step(self.state.step + 1)
-        # Both are those of this step: the epoch before it is counted, the rate before it decays.
+        # Read before the step, which may begin the next epoch and changes the learning rate.
         epoch, rate = self.length.epoch_of(self.state.step) + 1, self.step.learning_rate
         num_rows = len(batch.ids_G)
         loss = self.step(self.state.step, num_rows, batch.x, batch.y_B, batch.shards)

@@ -43,8 +43,8 @@ def environment(device: torch.device, num_threads: int) -> dict[str, str | int]:
     """Everything on a machine that can change the last bits of a result.
 
     Args:
-        device: Device of the run.
-        num_threads: CPU threads of a worker; sums are cut by their number.
+        device: Device that the run computes on, whose name is recorded.
+        num_threads: CPU threads of a worker; sums are split among them.
     """
     libraries = {
         name: importlib.metadata.version(name) for name in ("raydc", "torch", "ray", "numpy")
@@ -62,8 +62,8 @@ def settings(num_threads: int, device: torch.device, exact: bool) -> Iterator[No
     """Fixes what a process can fix of `environment`, and puts it back when the block ends.
 
     Args:
-        num_threads: CPU threads.
-        device: Device of the run.
+        num_threads: CPU threads that torch may use inside the block.
+        device: Device that the run computes on; a GPU gets settings of its libraries too.
         exact: Whether an operation without a deterministic form is an error or only a warning.
 
     Raises:
@@ -74,7 +74,7 @@ def settings(num_threads: int, device: torch.device, exact: bool) -> Iterator[No
     fills_before = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
     with gpu_settings(device) if device.type == "cuda" else contextlib.nullcontext():
         torch.set_num_threads(num_threads)
-        # On a CPU as well: there the gradient of indexing depends on how its threads meet.
+        # On a CPU as well: there the gradient of indexing depends on the order of its threads.
         torch.use_deterministic_algorithms(True, warn_only=not exact)
         # Filling memory with NaN finds bugs, but takes time in every step.
         memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -101,7 +101,7 @@ def gpu_settings(device: torch.device) -> Iterator[None]:
     """Makes a GPU the current one and its libraries deterministic, inside the block.
 
     Args:
-        device: A device of the type `cuda`.
+        device: Device of the type `cuda`, which becomes the current one.
     """
     variable_before = os.environ.get(_CUBLAS_VARIABLE)
     # Before anything touches the GPU: cuBLAS reads it when its first handle is made.

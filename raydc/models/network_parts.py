@@ -18,7 +18,7 @@ class Input(nn.Module):
 
     Args:
         signature: Signature of the rows; images are normalised by its mean and scale per channel.
-        num_channels: Repeat a grey image this often; None keeps the stored channels.
+        num_channels: Repeat a grey image over this many channels; None keeps the stored channels.
         side: Enlarge images to this height and width; None keeps the stored size.
         channels_last: Memory format of the result, which convolutions on a CPU or a tensor core
             prefer.
@@ -80,8 +80,8 @@ class Network(nn.Module):
     """An input layer, followed by the layers of a model.
 
     Args:
-        first: The input layer.
-        body: Takes its output and returns [B, K].
+        first: Layer that turns stored rows into normalised float32.
+        body: Layers that take its output and return [B, K].
     """
 
     def __init__(self, first: Input, body: nn.Module) -> None:
@@ -100,8 +100,8 @@ def model_problem(path: str, message: str) -> SpecError:
     """Makes an error about section `model`; its file and line are no longer known here.
 
     Args:
-        path: Dotted path of the field.
-        message: What is wrong, with the value.
+        path: Dotted path of the field of the spec, such as `model.builder`.
+        message: What is wrong, with the offending value.
     """
     return SpecError([Problem("", path, message)])
 

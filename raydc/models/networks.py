@@ -20,9 +20,9 @@ def build(model: Model, signature: Signature, seed: int) -> Network:
     """Makes a network whose first weights are a function of the seed.
 
     Args:
-        model: Section `model` of a spec.
+        model: Section `model` of a spec, which names the network and its options.
         signature: Shapes of a row and of the outputs.
-        seed: Seed of the weights.
+        seed: Seed from which the first weights are drawn.
 
     Returns:
         A network on the CPU, in training mode.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
     """The loss that training minimises, summed over rows.
 
-    A sum and no mean: the caller divides once, by the rows of all workers.
+    A sum, not a mean: the caller divides once, by the rows of all workers.
 
     Args:
         task: `classification` for the cross entropy, `regression` for the squared error of the
@@ -47,7 +47,7 @@ class Scores:
     must call it.
 
     Args:
-        features: Features of the model, which know the task and the units of the target.
+        features: Features of the model, which hold the task and the units of the target.
     """
 
     def __init__(self, features: Features) -> None:
@@ -61,7 +61,7 @@ class Scores:
         self._rows: Metric = SumMetric().set_dtype(torch.float64)
 
     def update(self, outputs_BK: Tensor, targets_B: Tensor) -> None:
-        """Judges rows and adds them.
+        """Scores rows and adds them.
 
         Args:
             outputs_BK: Raw outputs of the network, float32, on any device.
@@ -96,7 +96,7 @@ class Scores:
 
         Args:
             predicted_B: Predicted class positions, or values in units of the target.
-            expected_B: Expected ones.
+            expected_B: Expected class positions or values, in the same form.
             loss: Sum of the losses of these rows.
         """
         self._loss.update(loss)

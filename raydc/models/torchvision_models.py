@@ -25,14 +25,14 @@ def build(model: Torchvision, signature: Signature) -> Network:
     """Makes a network of torchvision; draws its weights from the generator of the process.
 
     Args:
-        model: Section `model` of a spec.
+        model: Section `model` of a spec, with name, arguments and weights.
         signature: Signature of the rows, which must be images.
 
     Raises:
         SpecError: torchvision has no such model, its arguments or weights are wrong, or it takes
             no images of this size.
     """
-    # Imported late: torchvision takes a second, and most models need none of it.
+    # Imported late: torchvision takes a second, and most models do not need it.
     from torchvision import models as zoo
 
     known = zoo.list_models(module=zoo)
@@ -94,9 +94,9 @@ def replace_head(body: nn.Module, num_before: int, num_outputs: int) -> None:
     """Replaces the last layer of a pretrained network, in place.
 
     Args:
-        body: The network.
-        num_before: Classes that it was trained for.
-        num_outputs: Outputs of the new layer.
+        body: Pretrained network, which is changed.
+        num_before: Classes that it was trained for, by which its last layer is found.
+        num_outputs: Outputs of the layer that replaces it.
 
     Raises:
         ValueError: No layer has `num_before` outputs.

@@ -22,7 +22,7 @@ def build(model: Builder, signature: Signature) -> Network:
     """Calls the user's builder, and checks the network that it returns on two rows.
 
     Args:
-        model: Section `model` of a spec.
+        model: Section `model` of a spec, with the builder and its arguments.
         signature: Signature of the rows, which the builder gets too.
 
     Raises:

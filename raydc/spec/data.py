@@ -16,7 +16,7 @@ class IdxFiles(Section):
     labels: str = Field(description="IDX1 file of uint8 labels.")
 
 
-# With a tag, pydantic reports the errors of the meant form only, not of every form.
+# With a tag, pydantic reports only the errors of the intended form.
 def _part_kind(value: Any) -> str:
     return "files" if isinstance(value, dict | IdxFiles) else "path"
 

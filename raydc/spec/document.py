@@ -70,8 +70,8 @@ def parse(text: str, name: str) -> Document:
     """Parses one YAML document.
 
     Args:
-        text: The file's text.
-        name: How messages name the file.
+        text: Content of the file.
+        name: Name of the file in messages.
 
     Raises:
         SpecError: Broken syntax, more than one document, duplicate or non-string keys, an unknown
@@ -103,7 +103,7 @@ def parse_value(text: str, name: str) -> Any:
 
     Args:
         text: The text after the equals sign.
-        name: How messages name it, such as `--set train.epochs=x`.
+        name: Origin of the text in messages, such as `--set train.epochs=x`.
 
     Raises:
         SpecError: Broken YAML.
@@ -147,7 +147,7 @@ def _construct(
     if is_plain and not _has_explicit_tag(node):
         return scalar(node.value)
     if is_plain:
-        problems.append(Problem(document.where(path), "", f"tags are not used here: {node.tag}"))
+        problems.append(Problem(document.where(path), "", f"tags are not supported: {node.tag}"))
     return node.value
 
 
@@ -176,7 +176,7 @@ def _construct_mapping(
             continue
         key = key_node.value
         dotted = ".".join(str(part) for part in (*path, key))
-        # PyYAML would keep the last one in silence.
+        # PyYAML would silently keep the last one.
         if key in value:
             first = document.where((*path, key))
             problems.append(Problem(place, dotted, f"given twice; the first is at {first}"))

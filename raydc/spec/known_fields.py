@@ -1,4 +1,4 @@
-"""Names of the fields that may stand at a path of a spec. Pure."""
+"""Names of the fields that are allowed at a path of a spec. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raydc.spec.sections import Spec
 
 
 def known_keys(path: Path, value: Any = None) -> list[str]:
-    """Lists the fields that may stand at a path of a spec, sorted.
+    """Lists the fields that are allowed at a path of a spec, sorted.
 
     Args:
         path: Path of a section, as a tuple of keys.

@@ -27,7 +27,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Spec:
     """Reads a spec file.
 
     Args:
-        path: The YAML file.
+        path: Path of the YAML file.
         overrides: `path=value` each, as `--set` takes them; each value is YAML.
 
     Raises:
@@ -48,8 +48,8 @@ def loads(text: str, name: str = "spec.yaml", overrides: Sequence[str] = ()) -> 
     """Reads a spec from text.
 
     Args:
-        text: YAML.
-        name: How messages name the file.
+        text: The spec as YAML.
+        name: Name of the origin in messages, such as a file name.
         overrides: `path=value` each, as `--set` takes them.
 
     Raises:
@@ -65,8 +65,8 @@ def from_dict(value: dict[str, Any], name: str = "spec") -> Spec:
     """Makes a spec from plain values, such as a resolved spec that was stored.
 
     Args:
-        value: Sections as mappings.
-        name: How messages name the origin of the values.
+        value: Sections by name, as nested mappings.
+        name: Name of the origin of the values in messages.
 
     Raises:
         SpecError: Everything that is wrong with the values.
@@ -101,9 +101,9 @@ def validate(document: Document, override_places: dict[Path, str], kind: type[An
     """Checks a parsed document against the sections and their relations.
 
     Args:
-        document: The parsed file or values.
-        override_places: How messages name the paths that `--set` gave.
-        kind: `Spec` or `ResolvedSpec`.
+        document: The parsed file or values, with the place of each field.
+        override_places: Name of the origin in messages for each path that `--set` gave.
+        kind: Class to validate as: `Spec`, or `ResolvedSpec`, in which no default may be missing.
 
     Raises:
         SpecError: All problems, in the order of the file.
@@ -169,9 +169,6 @@ def _set(value: dict[str, Any], parts: list[str], new: Any) -> None:
     value[parts[-1]] = new
 
 
-# Problems of single fields ----------------------------------------------------------------------
-
-
 def _problem(item: Any, document: Document, where: Any) -> Problem:
     path = _document_path(item["loc"], document.value)
     if item["type"] == "missing":
@@ -206,9 +203,6 @@ def _document_path(location: tuple[Any, ...], value: Any) -> Path:
             value = value[part]
             path.append(part)
     return tuple(path)
-
-
-# Resolved specs ---------------------------------------------------------------------------------
 
 
 def resolve(spec: Spec) -> ResolvedSpec:

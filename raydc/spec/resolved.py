@@ -74,8 +74,8 @@ def fill_in(spec: Spec, value: dict[str, Any]) -> None:
     """Sets the defaults that depend on other fields of a spec.
 
     Args:
-        spec: The spec.
-        value: The same as plain values, changed in place. Fields that are set stay as they are.
+        spec: The valid spec, as the user gave it.
+        value: The spec as plain values, changed in place. Fields that are set stay as they are.
     """
     train = value["train"]
     if spec.train.epochs is None and spec.train.max_steps is None:

@@ -21,7 +21,8 @@ def path_problems(value: Any, where: Callable[[Path], str]) -> Iterator[Problem]
     """Yields the paths of a search space that do not exist or cannot be searched.
 
     Args:
-        value: The parsed file. It need not be a valid spec, so these problems show beside others.
+        value: The parsed file. It need not be a valid spec, so these problems are reported together
+            with others.
         where: Maps a path to its place in the file, for the message.
     """
     sweep = value.get("sweep", {}) if isinstance(value, dict) else {}

@@ -12,8 +12,8 @@ DEFAULT_EPOCHS = 10
 DEFAULT_EVERY_SECONDS = 60.0
 # One CPU also means one thread, so the bits of a run do not depend on the machine.
 DEFAULT_WORKER_RESOURCES = {"CPU": 1.0}
-# The one home of the names of validation metrics, by task and in the order in which they are shown.
-# Beside them every task has "loss". The first of a task is what `metric` defaults to.
+# The only definition of the names of validation metrics, by task and in the order in which they are
+# shown. Besides them, every task has "loss". The first of a task is what `metric` defaults to.
 SCORES = {"classification": ("accuracy", "f1"), "regression": ("rmse", "mae", "r2")}
 ALL_SCORES = tuple(name for names in SCORES.values() for name in names)
 HIGHER_IS_BETTER = frozenset({"accuracy", "f1", "r2"})

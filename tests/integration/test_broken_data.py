@@ -66,7 +66,9 @@ def a_folder_without_files(folder: Path) -> Case:
 
 
 def a_format_that_cannot_be_seen(folder: Path) -> Case:
-    return {"source": _text(folder, "x", "rows.xlsx")}, r"the format cannot be seen from rows\.xlsx"
+    return {
+        "source": _text(folder, "x", "rows.xlsx")
+    }, r"the format cannot be determined from rows\.xlsx"
 
 
 def an_archive(folder: Path) -> Case:
@@ -321,7 +323,7 @@ def idx_with_a_wrong_magic_number(folder: Path) -> Case:
 def idx_images_and_labels_exchanged(folder: Path) -> Case:
     return _idx_pair(
         folder, idx(LABELS), idx(IMAGES)
-    ), r"images-idx3-ubyte: .*\n  Are images and labels exchanged\?"
+    ), r"images-idx3-ubyte: .*\n  Are images and labels swapped\?"
 
 
 def idx_cut_off(folder: Path) -> Case:

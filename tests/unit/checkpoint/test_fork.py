@@ -73,7 +73,7 @@ def test_load_for_another_model_or_form_of_rows_is_refused(
     spec = training_spec("x", data={"task": "regression"})
     with pytest.raises(
         RunError,
-        match=r"rows of another form: body\.\S+ has shape \[16, 64\] there, \[16, 2\] here",
+        match=r"rows of a different shape: body\.\S+ has shape \[16, 64\] there, \[16, 2\] here",
     ):
         fork.load(spec, line, runs, "first")
 

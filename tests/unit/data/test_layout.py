@@ -44,7 +44,7 @@ def test_plain_suffix_ignores_case_and_compression(name: str, suffix: str) -> No
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (FileNotFoundError("no"), "/data/a is not there on this node"),
+        (FileNotFoundError("no"), "/data/a does not exist on this node"),
         (pa.ArrowInvalid("bad magic\nmore"), "/data/a cannot be read: bad magic"),
         (EOFError(), "/data/a cannot be read: "),
     ],

@@ -93,7 +93,7 @@ def test_from_json_rows_gives_columns() -> None:
             [{"age": 1}, {"agee": 1, "age": 1}],
             r"rows\[1\]\.agee: unknown column\n.*Did you mean age\?",
         ),
-        ([{}], r"rows\[0\]: none of the model's columns is there"),
+        ([{}], r"rows\[0\] has none of the model's columns"),
         ([[1, 2]], r"rows\[0\]: list is not an object"),
     ],
 )

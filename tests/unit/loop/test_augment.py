@@ -141,5 +141,5 @@ def test_make_augmenter_for_rows_that_do_not_fit_is_refused(tmp_path: Path) -> N
     signature = picture_features().signature
     assert augment.make_augmenter(section, signature, 0) == Augmenter(0, 2, False)
     assert augment.make_augmenter(None, signature, 0) is None
-    with pytest.raises(SpecError, match="8 pixels push images of 8x8 out of sight; give at most 7"):
+    with pytest.raises(SpecError, match="8 pixels is too large for images of 8x8; give at most 7"):
         augment.make_augmenter(Augment(crop_padding=8), signature, 0)
