@@ -269,6 +269,7 @@ def write_data_set(
         The manifest. Row ids count through all splits.
     """
     example, _ = splits["train"]
+    # All rows have one size, so the first one tells how many fit into a shard.
     per_shard = num_rows_per_shard or rows_per_shard(example[:1].nbytes)
     files: dict[str, Any] = {}
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -277,6 +278,7 @@ def write_data_set(
         for index, start in enumerate(range(0, len(x), per_shard)):
             stop = min(start + per_shard, len(x))
             name = shard_name(split, index)
+            # Ids continue over the splits, because they are unique in a data set.
             ids = np.arange(first_id + start, first_id + stop, dtype=np.int64)
             files[name] = manifest.write_file(
                 folder, name, shard_bytes(x[start:stop], y[start:stop], ids)

@@ -162,6 +162,7 @@ def json_row(path: str, number: int, line: bytes) -> dict[str, str | None]:
     Raises:
         DataError: It is no JSON object of plain values.
     """
+    # Editors count lines from 1.
     place = f"{path}: line {number + 1}"
     try:
         row = json.loads(line)

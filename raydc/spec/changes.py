@@ -37,6 +37,7 @@ def differences(before: Any, after: Any) -> list[Change]:
 
 def _differences(before: Any, after: Any, path: str) -> Iterator[Change]:
     if isinstance(before, dict) and isinstance(after, dict):
+        # A key that only one side has compares with None, the value of a field that is not given.
         for key in before.keys() | after.keys():
             yield from _differences(
                 before.get(key), after.get(key), f"{path}.{key}" if path else str(key)

@@ -82,8 +82,7 @@ class Clean(Section):
         "impute",
         description="For a missing feature: fill in the mean of the training rows (or a category "
         "for missing values), drop the row, or stop. A row without a target is dropped under "
-        "`drop` "
-        "and an error otherwise.",
+        "`drop` and an error otherwise.",
     )
     missing_values: list[str] = Field(
         default_factory=lambda: [""], description="Strings that mean 'missing' in CSV files."

@@ -43,6 +43,7 @@ class Document:
 
     def where(self, path: Path) -> str:
         """Returns `file:line:column` of a path, or of its nearest ancestor in the file."""
+        # A missing or an extra field has no place of its own in the file.
         while path and path not in self.places:
             path = path[:-1]
         line, column = self.places.get(path, (1, 1))
@@ -56,6 +57,7 @@ def scalar(text: str) -> Any:
     if text in _BOOL:
         return _BOOL[text]
     if _INT.match(text):
+        # Base 0 would refuse a decimal number with leading zeros, which YAML 1.2 allows.
         return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
     if _FLOAT.match(text):
         return float(text)
@@ -134,6 +136,7 @@ def _construct(
     if id(node) in open_nodes:
         problems.append(Problem(document.where(path), "", "an alias that contains itself"))
         return None
+    # A new set for each branch: two aliases of one anchor next to each other are fine.
     open_nodes |= {id(node)}
     if isinstance(node, yaml.SequenceNode):
         return [

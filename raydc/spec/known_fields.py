@@ -49,6 +49,7 @@ def _model_class(value: dict[str, Any]) -> type[BaseModel]:
 def _models_of(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
+    # The values of a dict are sections too, such as the domains of a search space.
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated, dict):
         for argument in typing.get_args(annotation):
             yield from _models_of(argument)

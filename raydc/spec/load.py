@@ -138,6 +138,7 @@ def _in_order(problems: list[Problem], document: Document) -> list[Problem]:
         numbers = problem.where.removeprefix(document.name).strip(":").split(":")
         return tuple(int(n) for n in numbers if n.isdigit())
 
+    # Without the names of union members, errors of two members may be the same problem.
     return sorted(dict.fromkeys(problems), key=key)
 
 
@@ -157,6 +158,7 @@ def _apply_overrides(document: Document, overrides: Sequence[str]) -> dict[Path,
 
 
 def _set(value: dict[str, Any], parts: list[str], new: Any) -> None:
+    # Missing sections are created, so that `--set` can add an optional one.
     for part in parts[:-1]:
         inner = value.get(part)
         # These sections have a short form that is only a name.
@@ -186,6 +188,7 @@ def _problem(item: Any, document: Document, where: Any) -> Problem:
 
 def _message(item: Any) -> str:
     text = str(item["msg"]).removeprefix("Value error, ")
+    # The message follows a path and a colon, so it starts with a small letter.
     text = text[:1].lower() + text[1:]
     given = item["input"]
     # A whole section would drown the message; validators of our own name their values.
@@ -198,6 +201,7 @@ def _document_path(location: tuple[Any, ...], value: Any) -> Path:
     """Returns the part of an error's location that is in the file, without union member names."""
     path: list[str | int] = []
     for part in location:
+        # The names of union members are no keys of the file, so they fall out here.
         in_mapping = isinstance(value, dict) and part in value
         if in_mapping or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             value = value[part]
@@ -211,6 +215,7 @@ def resolve(spec: Spec) -> ResolvedSpec:
     Raises:
         SpecError: A default does not fit what was given.
     """
+    # Other nodes and later commands start in other directories.
     value = to_dict(spec)
     value["storage"] = absolute(spec.storage)
     value["data"]["source"] = _absolute_source(spec.data.source)

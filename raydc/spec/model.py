@@ -84,6 +84,7 @@ class Cnn(ModelSection):
     def block_channels(self) -> list[int]:
         """Channels of each block."""
         first, depth = self.width or DEFAULT_CNN_WIDTH, self.depth or DEFAULT_DEPTH
+        # Each block halves height and width, so its work stays about the same.
         return self.channels or [first << block for block in range(depth)]
 
 

@@ -29,12 +29,14 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     if shards is not None and shards < workers:
         message = f"{shards} shards cannot keep {workers} workers busy; give at least {workers}"
         yield Problem(where(("train", "logical_shards")), "train.logical_shards", message)
+    # Not implied by the shards, whose number may not be given yet.
     if spec.train.global_batch_size < workers:
         message = (
             f"{spec.train.global_batch_size} rows cannot keep {workers} workers busy; "
             f"give at least {workers}"
         )
         yield Problem(where(("train", "global_batch_size")), "train.global_batch_size", message)
+    # If the source brings its test rows, only validation rows are taken from the rest.
     if isinstance(spec.data.source, Sources) and spec.data.split.test_fraction:
         message = "the source has a test part already; leave test_fraction out"
         yield Problem(

@@ -83,6 +83,7 @@ def fill_in(spec: Spec, value: dict[str, Any]) -> None:
     # Zero workers train in the calling process, which computes at least one shard.
     train.setdefault("logical_shards", max(1, spec.scaling.max_workers))
     train.setdefault("metric", SCORES[spec.data.task][0])
+    # `loss`, `rmse` and `mae` are better if they are lower.
     train.setdefault("mode", "max" if train["metric"] in HIGHER_IS_BETTER else "min")
     # A source with a test part of its own has nothing else held out.
     held_out = 0.0 if isinstance(spec.data.source, Sources) else DEFAULT_TEST_FRACTION

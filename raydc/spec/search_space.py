@@ -45,10 +45,12 @@ def domain_problems(
     for dotted, domain in spec.sweep.space.items() if spec.sweep else ():
         # A trial has no sweep of its own; with one, every trial would check the space again.
         alone = spec.model_copy(update={"sweep": None})
+        # Limits are intervals: if both ends of a range are allowed, all between them are.
         for example in domain.examples():
             try:
                 make_trial(alone, {dotted: example})
             except SpecError as error:
+                # The path of the trial is not in the user's file; only the reason helps.
                 reason = error.problems[0].message
                 message = f"{example!r} is not allowed there: {reason}"
                 yield Problem(where(("sweep", "space", dotted)), f"sweep.space.{dotted}", message)

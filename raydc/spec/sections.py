@@ -174,14 +174,13 @@ class Serve(Section):
     optimize: Literal["none", "auto"] = Field(
         "none",
         description="auto: compile the network, with bfloat16 on CPUs that support it, if the "
-        "golden "
-        "rows allow; scores may differ from training by up to 0.02. none: bit for bit as trained.",
+        "golden rows allow; scores may differ from training by up to 0.02. none: bit for bit as "
+        "trained.",
     )
     direct: Literal["auto", "off"] = Field(
         "auto",
-        description="auto: requests go from uvicorn straight to raydc, if a check at the start "
-        "of each "
-        "replica passes. off: public Ray Serve only, slower and with fewer limits "
+        description="auto: requests go from uvicorn straight to raydc, if a check at the start of "
+        "each replica passes. off: public Ray Serve only, slower and with fewer limits "
         "(docs/direct.md).",
     )
     tls: bool = Field(

@@ -45,6 +45,7 @@ class Domain(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Domain:
+        # The names of the fields are the kinds, so a new domain needs no change here.
         if sum(getattr(self, kind) is not None for kind in type(self).model_fields) != 1:
             raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}")
         return self

@@ -137,6 +137,7 @@ class WorkerRange(Section):
 
 # Pydantic would try all members of the union; with a tag the error is about the one that is meant.
 def _workers_kind(value: Any) -> str:
+    # Pydantic passes a section itself when it serialises the spec.
     return "range" if isinstance(value, dict | WorkerRange) else "number"
 
 
@@ -155,8 +156,7 @@ class Scaling(Section):
     resources_per_worker: dict[str, Positive] | None = Field(
         None,
         description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. The "
-        "number of "
-        "CPUs is also the number of its threads.",
+        "number of CPUs is also the number of its threads.",
     )
     start_timeout_s: Positive = Field(
         600.0,
@@ -196,14 +196,12 @@ class FaultTolerance(Section):
         10,
         ge=0,
         description="Most steps that a lost worker costs, or 0.3 s of steps if that is more: "
-        "recent "
-        "states are kept in the memory of another node. 0: off.",
+        "recent states are kept in the memory of another node. 0: off.",
     )
     spare_workers: bool = Field(
         True,
-        description="Keep a standby process, with everything imported, for each worker once a "
-        "run is "
-        "15 s old. Each takes 0.5 GB of memory.",
+        description="Keep a standby process, with everything imported, for each worker once a run "
+        "is 15 s old. Each takes 0.5 GB of memory.",
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
+from training import training_spec
 
 from raydc.checkpoint.state import State
 from raydc.loop.early_stop import judge_epoch
@@ -62,3 +66,27 @@ def test_judge_epoch_diverged_metric_is_no_improvement() -> None:
 def test_judge_epoch_last_step_completes_the_run() -> None:
     states = after(resolved_train(), *[0.5] * 10)
     assert [state.reason for state in states] == [None] * 9 + ["completed"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "metrics", "best_step", "stops_at"),
+    [
+        ("max", [0.5, 0.6, 0.6, 0.6], 20, 4),
+        ("max", [0.5, 0.505, 0.507, 0.9], 30, 3),
+        ("min", [0.5, 0.4, 0.3, 0.2], 40, None),
+        ("max", [None, None, 0.1, 0.2], None, 2),
+    ],
+)
+def test_judge_epoch_finds_best_and_stops_after_patience(
+    mode: str, metrics: list[float | None], best_step: int | None, stops_at: int | None
+) -> None:
+    early_stop = {"patience": 2, "min_delta": 0.01}
+    metric = "accuracy" if mode == "max" else "loss"
+    train = training_spec("x", train={"early_stop": early_stop, "metric": metric}).train
+    state = State()
+    for epoch, value in enumerate(metrics, start=1):
+        record = {"split": "validation", metric: value, "train_loss": 1.0}
+        state = judge_epoch(replace(state, step=10 * epoch), record, train, 1000)
+        if state.reason:
+            break
+    assert (state.best_step, epoch if state.reason else None) == (best_step, stops_at)
