@@ -4,7 +4,7 @@
                                                 it is revoked
 
 A token is `raydc_<id>_<secret>`; its file holds only the SHA-256. The secret has 256 random bits,
-which nobody guesses. A slow hash protects passwords that people think up, and would only make each
+which cannot be guessed. A slow hash protects passwords that people choose, and would only make each
 request slower here. With one file for each token the list of the folder is the state, so people who
 create and revoke at the same time do not undo each other's changes.
 
@@ -46,7 +46,7 @@ class Token:
             and shadows by their version number.
         created_s: Unix time of its creation.
         expires_s: Unix time at which it expires; None means that it holds until it is revoked.
-        who: Its creator.
+        who: Creator of the token, shown in the list of tokens; empty if unknown.
     """
 
     name: str
@@ -75,7 +75,7 @@ class TokenStore:
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model whose endpoints accept the tokens.
     """
 
     def __init__(self, storage: Storage, model: str) -> None:
@@ -93,12 +93,12 @@ class TokenStore:
 
         Args:
             name: Its name in logs and for `revoke`: a letter, then letters, digits, `_` and `-`.
-            rights: Some of `RIGHTS`.
+            rights: What the token permits, at least one of `RIGHTS`.
             lifetime_s: Seconds until it expires; None means that it holds until it is revoked.
-            who: Its creator, for the list of tokens.
+            who: Creator of the token, shown in the list of tokens; empty if unknown.
 
         Returns:
-            The token, which is stored nowhere: if it is lost, only a new one helps.
+            The token, which is not stored: if it is lost, create a new one.
 
         Raises:
             UsageError: The name is taken or malformed, or there is no right or no lifetime.
@@ -113,10 +113,11 @@ class TokenStore:
                 "Revoke it first, or choose another.",
             )
         unknown = sorted(set(rights) - set(RIGHTS))
-        if unknown or not rights:
-            raise UsageError(
-                f"rights {unknown or 'none'} of a token", f"There are: {', '.join(RIGHTS)}."
-            )
+        known = f"Known rights: {', '.join(RIGHTS)}."
+        if unknown:
+            raise UsageError(f"unknown rights: {', '.join(unknown)}", known)
+        if not rights:
+            raise UsageError("a token needs a right", known)
         if lifetime_s is not None and not lifetime_s > 0:
             raise UsageError(
                 f"a token for {lifetime_s:g} s would be of no use", "Give a time above 0."
@@ -146,7 +147,7 @@ class TokenStore:
         """Reads one token.
 
         Args:
-            file: A name of `list_files`.
+            file: File name as `list_files` returns it.
 
         Returns:
             The token; None if the file has been deleted or does not hold a token.
@@ -162,10 +163,10 @@ class TokenStore:
 
     @contextlib.contextmanager
     def temporary(self, who: str = "") -> Iterator[str]:
-        """Context with a token that has the right to read and is revoked at the end.
+        """Yields a token with the right to read, and revokes it at the end of the block.
 
         Args:
-            who: Its creator.
+            who: Creator of the token, shown in the list of tokens; empty if unknown.
         """
         name = _TEMPORARY_PREFIX + secrets.token_hex(4)
         # It expires by itself if this process dies before it can revoke it.
@@ -179,7 +180,7 @@ class TokenStore:
         """Deletes a token; replicas refuse it within seconds.
 
         Args:
-            name: Its name.
+            name: Name that the token was created with; every file with this name goes.
 
         Raises:
             RegistryError: There is no token of this name.

@@ -17,9 +17,9 @@ def render(
     """Renders the card as Markdown.
 
     Args:
-        spec: The resolved spec.
-        features: Fitted features.
-        model: The network.
+        spec: The spec of the run, for the names of the model, the network and the data.
+        features: Fitted features, for the lists of inputs and outputs.
+        model: The trained network, for its number of weights.
         facts: JSON values by name: run, step, metrics, ...
     """
     signature = features.signature

@@ -52,7 +52,7 @@ class Bundle:
 
     Attributes:
         model: The network, in evaluation mode.
-        features: Fitted features.
+        features: Features fitted on the training rows, which the model was trained with.
         spec: The resolved spec of the training.
         facts: Origin of the model, as JSON values.
         golden: Content of `golden.json`.
@@ -139,12 +139,12 @@ def write(
     golden_rows: list[dict[str, Any]],
     facts: dict[str, Any],
 ) -> None:
-    """Writes a bundle. A folder without a manifest, which is written last, is no bundle.
+    """Writes a bundle. A folder without a manifest, which is written last, is not a bundle.
 
     Args:
         folder: Destination; files in it are overwritten.
-        spec: The resolved spec.
-        features: Fitted features.
+        spec: The spec of the run; stored as `spec.yaml`, from which `load` builds the model.
+        features: Features fitted on the training rows, which the model was trained with.
         weights: The `state_dict()` of the model.
         golden_rows: Held-out JSON rows; their expected inputs and outputs are computed here.
         facts: JSON values: run, step, data_hash, metrics, ...
@@ -172,7 +172,7 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
     """Reads and verifies a bundle. A model with a `builder` imports the user's module.
 
     Args:
-        folder: Folder of the bundle.
+        folder: Folder that `write` has filled.
         device: `cpu` or `cuda`.
         num_threads: Threads of a forward pass. Outputs are bitwise equal for equal numbers only.
 
@@ -188,7 +188,7 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
         facts, golden_rows = json.loads(files["facts.json"]), json.loads(files["golden.json"])
         weights = safetensors.torch.load(files["model.safetensors"])
     except KeyError as error:
-        raise CheckpointError(f"{folder.uri} is no bundle: it has no file {error}") from error
+        raise CheckpointError(f"{folder.uri} is not a bundle: it has no file {error}") from error
     except (SpecError, DataError, SafetensorError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(
             f"{folder.uri} cannot be read by raydc {_version()}: {error}"
@@ -201,7 +201,8 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
 def _model(
     spec: ResolvedSpec, features: Features, weights: dict[str, torch.Tensor]
 ) -> torch.nn.Module:
-    section = spec.model.without_weights()  # A download would be overwritten two lines below.
+    # `load_state_dict` would overwrite downloaded weights.
+    section = spec.model.without_weights()
     model = models.build(section, features.signature, spec.seed)
     try:
         model.load_state_dict(weights)
@@ -215,7 +216,7 @@ def _model(
 
 @contextlib.contextmanager
 def _threads(num_threads: int) -> Iterator[None]:
-    """Sets the threads of torch for a while: the setting belongs to the process."""
+    """Sets torch's number of threads inside the block; the setting is global to the process."""
     before = torch.get_num_threads()
     if before == num_threads:
         yield

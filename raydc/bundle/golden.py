@@ -32,8 +32,8 @@ def compute(rows: list[dict[str, Any]], features: Features, forward: Forward) ->
 
     Args:
         rows: Held-out JSON rows; may be empty.
-        features: Fitted features.
-        forward: Maps inputs [B, *shape] to outputs [B, K].
+        features: Features of the bundle, which turn the rows into inputs.
+        forward: Maps inputs [B, *shape] to outputs [B, K] by the bundle's model.
 
     Raises:
         CheckpointError: An output is not finite.
@@ -55,9 +55,9 @@ def check(golden: dict[str, Any], features: Features, forward: Forward, device: 
     """Compares what this process computes with what `compute` stored.
 
     Args:
-        golden: Content of `golden.json`.
-        features: Fitted features.
-        forward: Maps inputs [B, *shape] to outputs [B, K].
+        golden: Content of `golden.json`, as `compute` returned it.
+        features: Features of the loaded bundle, whose inputs are compared.
+        forward: Forward pass of the loaded model, maps [B, *shape] to [B, K].
         device: `cpu` or `cuda`, which decides the tolerance.
 
     Raises:

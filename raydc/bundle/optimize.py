@@ -47,8 +47,8 @@ class OptimizedNetwork(nn.Module):
     """Runs a compiled network in the batch sizes that it was compiled for.
 
     Args:
-        run: The compiled network.
-        in_bf16: Whether it multiplies in bfloat16.
+        run: Compiled forward pass, for batches of exactly one of `SIZES`.
+        in_bf16: Whether it multiplies in bfloat16, under torch's autocast.
     """
 
     def __init__(self, run: Callable[[Tensor], Tensor], in_bf16: bool) -> None:
@@ -60,7 +60,7 @@ class OptimizedNetwork(nn.Module):
         """Runs inputs [B, *shape] in padded parts.
 
         Args:
-            x: The inputs.
+            x: Any number of rows; each part is padded to the next of `SIZES`.
 
         Returns:
             Outputs [B, K] as float32.
@@ -133,7 +133,7 @@ def compare_on_golden_rows(trained: Bundle, made: Bundle) -> str | None:
 
     Args:
         trained: The model as it was trained.
-        made: Another form of it.
+        made: The same model compiled or in bfloat16.
 
     Returns:
         What differs too much, or None.
@@ -149,8 +149,8 @@ def find_disagreement(expected_BK: Array, outputs_BK: Array, features: Features)
 
     Args:
         expected_BK: Outputs of the trained network.
-        outputs_BK: Outputs of the other one.
-        features: Features of both.
+        outputs_BK: Outputs of the optimized network for the same rows.
+        features: Features that both share; turn outputs into scores and labels.
 
     Returns:
         The difference in words, or None.
@@ -163,7 +163,7 @@ def find_disagreement(expected_BK: Array, outputs_BK: Array, features: Features)
     expected, scores = features.scores(expected_BK), features.scores(outputs_BK)
     other = np.flatnonzero(expected.argmax(axis=1) != scores.argmax(axis=1))
     if len(other):
-        return f"the label of golden rows[{other[0]}] is another"
+        return f"the label of golden rows[{other[0]}] differs"
     most = float(np.abs(expected - scores).max())
     return (
         f"a score differs by {most:.3g}, more than {TOLERANCE:g}" if not most <= TOLERANCE else None

@@ -74,7 +74,7 @@ class AsyncClient(EndpointClient[httpx.AsyncClient]):
 
     async def ready(self, timeout_s: float = 5.0) -> bool:
         try:
-            # One attempt: whoever polls wants the state now, not after retries.
+            # One attempt: a caller that polls wants the current state, not one after retries.
             await self.run(operations.ready(), timeout_s, max_retries=0)
         except RaydcError:
             return False

@@ -114,9 +114,9 @@ class EndpointClient(ABC, Generic[Http]):
 
         Args:
             inputs: An array for each raw column: [B], or for images uint8 [B, H, W] or
-                [B, H, W, C]. Anything that numpy makes such an array of.
+                [B, H, W, C]. Anything that numpy converts to such an array.
             outputs: Names of the outputs to return. Default: all.
-            version: Version that must answer; another one refuses. Default: any.
+            version: Version that must answer; the call fails if it is not served. Default: any.
             timeout_s: Time limit of this call, instead of the client's.
             request_id: Id of the request in the endpoint's access log. Default: a random one.
 

@@ -52,8 +52,8 @@ def metadata(
     """Describes a model by `GET /v2/models/{model}`.
 
     Args:
-        url: Address of the endpoint.
-        model: Name of the model.
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
+        model: Name of the model, for the path of the request.
         timeout_s: Time limit, with all attempts.
         token: Access token. Default: the environment variable RAYDC_TOKEN.
 
@@ -71,7 +71,7 @@ def health(url: str, timeout_s: float = 10.0) -> dict[str, Any]:
     """Checks an endpoint by `GET /healthz`, which needs no token.
 
     Args:
-        url: Address of the endpoint.
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
         timeout_s: Time limit, with all attempts.
 
     Returns:
@@ -90,7 +90,7 @@ def locate(url: str, model: str, timeout_s: float = 10.0, token: str | None = No
 
     Args:
         url: Address of Ray Serve, without a path.
-        model: Name of the model.
+        model: Name of the model, which is also the second address's path.
         timeout_s: Time limit for each of the two addresses.
         token: Access token. Default: the environment variable RAYDC_TOKEN.
 
@@ -115,7 +115,8 @@ def _send(
     max_retries: int,
     token: str | None,
 ) -> dict[str, Any]:
-    # Here, because httpx takes a quarter of a second to import, and `raydc --help` needs none.
+    # Imported late: httpx takes a quarter of a second to import, and `raydc --help` does not
+    # need it.
     from raydc.client.sync_client import Client
 
     with Client(url, token=token, timeout_s=timeout_s, max_retries=max_retries) as client:

@@ -79,7 +79,7 @@ def infer(
     """Builds `POST /v2/models/{model}/infer` with arrays in binary.
 
     Args:
-        model: Name of the model.
+        model: Name of the model, for the path of the request.
         version: Version that must answer; None accepts any.
         inputs: An array for each input, rows along the first axis.
         outputs: Names of the wanted outputs; None means all.
@@ -87,7 +87,7 @@ def infer(
     Raises:
         UsageError: An input is not an array of a type that the protocol has.
     """
-    # Here, because it imports numpy, which `predict` does not need.
+    # Imported late: it needs numpy, which `predict` does not.
     from raydc.client import tensors
 
     content, size = tensors.encode(inputs, outputs)
@@ -128,7 +128,7 @@ def _model_path(model: str, version: str | None) -> str:
 def _encode_rows(rows: Sequence[Row]) -> bytes:
     # A mapping is iterable too, and would be sent as a list of column names.
     if isinstance(rows, Mapping):
-        raise UsageError("rows is one row", "Give a list of rows: [{...}].")
+        raise UsageError("rows is a mapping, not a list of rows", "Give a list of rows: [{...}].")
     try:
         return json.dumps({"rows": list(rows)}, allow_nan=False, default=_to_plain).encode()
     except (ValueError, TypeError) as error:
@@ -138,7 +138,7 @@ def _encode_rows(rows: Sequence[Row]) -> bytes:
 
 
 def _to_plain(value: Any) -> Any:
-    """Turns a numpy scalar into a number of Python, for `json`."""
+    """Turns a numpy scalar into a Python number, for `json`."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"{value!r:.40} is of type {type(value).__name__}, for which JSON has no value")

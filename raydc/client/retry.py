@@ -21,8 +21,8 @@ from email.utils import parsedate_to_datetime
 from raydc.client.replies import Reply
 from raydc.errors import RefusedError, UnavailableError
 
-# So many that the default time limit of a call ends first: a proxy or a replica needs seconds to
-# come back, on a busy machine twenty.
+# Enough that the default time limit of a call is reached first: a proxy or a replica needs seconds
+# to restart, on a busy machine twenty.
 MAX_RETRIES = 60
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 2.0
@@ -37,7 +37,7 @@ _TEMPORARY = (429, 502, 503, 504)
 _TEMPORARY_FROM_PROXY = (404, 408, 500)
 _HINTS = {
     401: "Give a token (token=..., --token or RAYDC_TOKEN) that the endpoint knows.",
-    403: "This token may not do that; ask for one with the right.",
+    403: "This token lacks the right; use one that has it.",
     413: "Send fewer rows or a smaller image, or raise serve.max_request_bytes.",
 }
 
@@ -50,7 +50,7 @@ class Call:
     """The deadline and the attempts of one call. Its clock starts when it is made.
 
     Args:
-        target: Address of the request, for messages.
+        target: URL of the request, for error messages.
         request_id: Id of the request, the same for all attempts.
         timeout_s: Time limit for everything, delays included.
         max_retries: Attempts after the first.
@@ -108,7 +108,7 @@ class Call:
             Seconds until the next attempt.
 
         Raises:
-            UnavailableError: So many were closed that this is a failure, and none is left.
+            UnavailableError: More were closed than can have been idle, and no attempt is left.
         """
         if self._num_closed >= MAX_IDLE_CONNECTIONS:
             return self.delay_after_failure(reason)
@@ -138,7 +138,7 @@ class Call:
         """Handles a reply other than 200.
 
         Args:
-            reply: The reply.
+            reply: Reply whose status, `retry-after` and error text decide what follows.
 
         Returns:
             Seconds until the next attempt.
@@ -169,7 +169,7 @@ class Call:
             raise self._unavailable(reason, status, hint)
         if left_s <= 0 or wanted_s >= left_s:
             # Fails now: a wait that ends after the deadline would only delay the same error.
-            wait = f"; it asks for {wanted_s:g} s until the next request" if wanted_s > 0 else ""
+            wait = f"; the endpoint asks to wait {wanted_s:g} s" if wanted_s > 0 else ""
             raise self._unavailable(reason + wait, status, hint)
         # The exponent is limited, because 2.0 ** 1024 overflows.
         limit_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._num_attempts - 1, 16))
@@ -219,5 +219,6 @@ def _reason(reply: Reply) -> str:
 
 def _hint(reply: Reply) -> str | None:
     if 300 <= reply.status < 400:
-        return f"It is at {reply.headers.get('location', 'another address')}; give that one."
+        location = reply.headers.get("location", "another address")
+        return f"The endpoint is at {location}; use that address."
     return _HINTS.get(reply.status)

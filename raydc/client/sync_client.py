@@ -75,7 +75,7 @@ class Client(EndpointClient[httpx.Client]):
 
     def ready(self, timeout_s: float = 5.0) -> bool:
         try:
-            # One attempt: whoever polls wants the state now, not after retries.
+            # One attempt: a caller that polls wants the current state, not one after retries.
             self.run(operations.ready(), timeout_s, max_retries=0)
         except RaydcError:
             return False
@@ -110,7 +110,7 @@ class Client(EndpointClient[httpx.Client]):
         max_retries: int | None = None,
         request_id: str | None = None,
     ) -> T:
-        # Encoding was before this, so the time limit covers sending, waiting and delays only.
+        # The request is already encoded: the time limit covers only sending, waiting and delays.
         call = self._target.start_call(operation, timeout_s, max_retries, request_id)
         return operation.read(self._send(operation, call))
 

@@ -44,7 +44,7 @@ def encode(inputs: Mapping[str, Any], outputs: Sequence[str] | None) -> tuple[by
     """Encodes a v2 request.
 
     Args:
-        inputs: Arrays by name, or anything that numpy makes an array of.
+        inputs: Arrays by name, or anything that numpy converts to an array.
         outputs: Names of the wanted outputs; None means all.
 
     Returns:
@@ -105,7 +105,7 @@ def _encode(name: str, value: Any) -> tuple[str, list[int], bytes]:
             f"input {name!r} is a single value",
             "The first axis is the rows: give a list or an array.",
         )
-    # Objects, bytes and text: numpy makes any of them of a list of str.
+    # Kinds of object, bytes and text: numpy may convert a list of str to any of them.
     if array.dtype.kind in "OSU":
         return "BYTES", list(array.shape), _encode_texts(name, array)
     for datatype, dtype in DATATYPES.items():

@@ -1,4 +1,4 @@
-"""The use that both clients make of httpx: targets, requests, time limits, errors."""
+"""What both clients share on top of httpx: targets, requests, time limits, errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raydc.errors import UnavailableError, UsageError
 
 _EXAMPLE = "Example: http://127.0.0.1:8000"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# Errors of a request that never left or whose connection broke: no answer was lost.
+# Errors of a connection that broke before the whole answer arrived.
 _BROKEN = (httpx.ReadError, httpx.WriteError, httpx.CloseError, httpx.RemoteProtocolError)
 
 
@@ -65,7 +65,7 @@ class Target:
         """Starts the clock of a call.
 
         Args:
-            operation: The request.
+            operation: Request whose path completes the address of the target.
             timeout_s: Time limit; None means the target's.
             max_retries: Attempts after the first; None means the target's.
             request_id: Id of the request; None draws one.
@@ -89,7 +89,7 @@ class Target:
 
         Args:
             operation: The request without its address.
-            call: The call that it belongs to.
+            call: Call that the attempt belongs to; gives the request id.
             trace: Holds the time limits of the attempt.
             on_event: A method of `trace`, which httpx calls, or awaits, at each phase.
         """
@@ -128,11 +128,11 @@ def make_target(
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
-        raise UsageError(f"{url!r} is no address: {error}", _EXAMPLE) from error
+        raise UsageError(f"{url!r} is not an address: {error}", _EXAMPLE) from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{url!r} is no address of an endpoint", _EXAMPLE)
+        raise UsageError(f"{url!r} is not the address of an endpoint", _EXAMPLE)
     headers = {"accept": "application/json", "user-agent": "raydc"}
-    # An empty variable counts as none: shells export such ones.
+    # An empty variable counts as unset.
     token = token or os.environ.get("RAYDC_TOKEN") or None
     if token is not None:
         headers["authorization"] = f"Bearer {_require_printable(token, 'token')}"
@@ -168,8 +168,8 @@ class AttemptTrace:
         self.on_event(event, details)
 
     def _renew_timeouts(self) -> None:
-        # A fixed limit would hold for each phase anew, and connecting, sending and receiving could
-        # together take several times as long as the attempt may.
+        # A fixed limit would hold for each phase separately, and connecting, sending and receiving
+        # could together take several times as long as the attempt may.
         left_s = self._call.attempt_left_s()
         limits = httpx.Timeout(left_s, connect=min(left_s, CONNECT_TIMEOUT_S))
         self.timeouts.update(limits.as_dict())
@@ -179,9 +179,9 @@ def delay_after(call: Call, error: Exception, trace: AttemptTrace) -> float:
     """Decides what follows a failed attempt.
 
     Args:
-        call: The call that the attempt belongs to.
+        call: Call that the attempt belongs to; counts it, and knows the time left.
         error: An error of httpx, or the TimeoutError of an attempt.
-        trace: The trace of the attempt.
+        trace: Trace of the failed attempt; says whether it reused a connection.
 
     Returns:
         Seconds until the next attempt.
@@ -212,12 +212,12 @@ def delay_after(call: Call, error: Exception, trace: AttemptTrace) -> float:
 
 
 def make_reply(response: httpx.Response, body: bytes, call: Call) -> Reply:
-    """Makes a reply of a response of httpx.
+    """Converts an httpx response to a reply.
 
     Args:
-        response: The response.
-        body: Its body.
-        call: The call that it answers.
+        response: Response of httpx, for its status and headers; its own body is not touched.
+        body: Body of the response, read within the time limit of the attempt.
+        call: Call that it answers, for the request id if the endpoint sent none.
     """
     headers = {name.lower(): value for name, value in response.headers.items()}
     # The endpoint may have given the request another id, which is the one in its log.

@@ -26,8 +26,8 @@ _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
-    # `raydc.elastic.scaling_policy` looks for draining nodes itself; Ray's watcher would cost each
-    # start of a group a process of its own.
+    # `raydc.elastic.scaling_policy` looks for draining nodes itself; Ray's watcher would add a
+    # process to each start of a group.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "120",
 }
@@ -74,7 +74,7 @@ def connect(
         quiet: Keep Ray's own informational log lines off the terminal.
         dashboard: Start the dashboard of a local Ray, on loopback only.
         edits_haproxy: Whether raydc edits the configuration of HAProxy that a local Ray writes
-            (`serve.direct: auto`). On a cluster, whoever starts Ray decides.
+            (`serve.direct: auto`). On a cluster this is decided where Ray is started.
 
     Raises:
         ClusterError: There is no cluster at the address, it refuses, or this Ray is untested and
@@ -141,7 +141,9 @@ def connect(
 
 
 def attach(address: str | None = None) -> bool:
-    """Attaches to a running Ray: of `address`, of `RAY_ADDRESS`, or of this machine. Starts none.
+    """Attaches to a running Ray: of `address`, of `RAY_ADDRESS`, or of this machine.
+
+    Never starts a Ray.
 
     Returns:
         False if no address was given and no Ray runs here.
@@ -209,7 +211,7 @@ def _ingress_environment(edits_haproxy: bool) -> Iterator[None]:
         return
     _local_folders.append(serve_environment.make_folder())
     settings = serve_environment.local(Path(_local_folders[-1].name), edits_haproxy)
-    # What the user has set counts.
+    # Variables that the user has set take precedence.
     own = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(own)
     try:
@@ -231,8 +233,8 @@ def _describe(local: bool, dashboard_url: str | None = None) -> Engine:
 def choose_auth(local: bool) -> None:
     """Turns token authentication on, unless the environment says otherwise.
 
-    A local Ray always has it; for a cluster it is on if this user has a token. Ray would write a
-    missing token readable by everybody, so the file is made here.
+    A local Ray always has it; for a cluster it is on if this user has a token. Ray would
+    create a missing token file that everybody can read, so it is created here.
 
     Args:
         local: Whether a local Ray is about to start.

@@ -3,8 +3,8 @@
 `auto` reaches into private parts of Ray Serve and uvicorn: `raydc.serve.direct` in the replicas,
 `raydc.engine.haproxy` in front of them. This module has what both sides and the driver share: the
 versions with which those parts were tested, the limits that only they can give, and a look at the
-template of the installed Ray Serve. Runs in the driver and in replicas; imports neither Ray nor
-uvicorn before it is asked.
+template of the installed Ray Serve. Runs in the driver and in replicas; imports Ray and
+uvicorn only inside functions.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ TESTED_VERSIONS = {
 }
 
 MAX_HEAD_BYTES = 64 * 1024
-# The same time as in HAProxy, whose script can import nothing and is therefore the home of the
-# number.
+# The same limit as in HAProxy. It is defined there, because that script cannot import raydc.
 HEAD_TIMEOUT_S = float(haproxy.HEAD_TIMEOUT_S)
 UNREAD_ANSWER_TIMEOUT_S = 30.0
 
@@ -119,7 +118,7 @@ def render_template(folder: Path, **options: Any) -> Path:
         The file.
 
     Raises:
-        ClusterError: This Ray is not one that raydc knows.
+        ClusterError: The installed Ray differs from what raydc expects.
     """
     from ray.serve.config import HTTPOptions
 

@@ -3,10 +3,10 @@
 Serve writes that configuration from a template. `rewrite` changes what the template has no setting
 for: errors as JSON, loopback for the ports that only this machine needs, a time limit for the head
 of a request. Each change counts its matches. If one of them does not match as often as expected,
-Serve has another template than raydc knows, and the file stays as Serve wrote it; it also stays if
+Serve's template differs from the known one, and the file stays as Serve wrote it; it also stays if
 HAProxy refuses the result.
 
-Runs in a process of its own on every node that has a proxy. It is also run as a script (`python
+Runs in a separate process on every node that has a proxy. It is also run as a script (`python
 haproxy.py`), hence it imports the standard library only.
 """
 
@@ -31,11 +31,11 @@ _PR_SET_PDEATHSIG = 1
 
 # HAProxy's own answers: it could not read the request, or got none from a replica.
 _OWN_ERRORS = {
-    400: "the request is not HTTP that can be understood",
+    400: "the request is not valid HTTP",
     408: "the request did not arrive in time",
     413: "the request is too large",
     500: "the proxy failed",
-    502: "the replica broke off in the middle of its answer; try again",
+    502: "the replica stopped in the middle of its answer; try again",
     503: "no replica answers; try again",
     504: "the replica gave no answer in time; try again",
 }
@@ -106,7 +106,7 @@ class _Edit:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._surprises: list[str] = []
+        self._mismatches: list[str] = []
 
     def replace(
         self,
@@ -115,7 +115,7 @@ class _Edit:
         replacement: str | Callable[[re.Match[str]], str],
         count: int = 1,
     ) -> None:
-        """Replaces all matches, and notes a surprise if there are not `count` of them."""
+        """Replaces all matches, and records a mismatch if there are not `count` of them."""
         self._text, found = re.subn(pattern, replacement, self._text, flags=re.MULTILINE)
         self.expect(name, found, count)
 
@@ -127,15 +127,15 @@ class _Edit:
         )
 
     def expect(self, name: str, found: int, expected: int) -> None:
-        """Notes a surprise if the two numbers differ."""
+        """Records a mismatch if the two numbers differ."""
         if found != expected:
-            self._surprises.append(f"{name}: {found} instead of {expected}")
+            self._mismatches.append(f"{name}: {found} instead of {expected}")
 
     def finish(self) -> str:
-        """The text with all changes. Raises TemplateChangedError if anything was a surprise."""
-        if self._surprises:
+        """The text with all changes. Raises TemplateChangedError after a mismatch."""
+        if self._mismatches:
             raise TemplateChangedError(
-                f"Ray Serve's template has changed ({'; '.join(self._surprises)})"
+                f"Ray Serve's template has changed ({'; '.join(self._mismatches)})"
             )
         return self._text
 
@@ -154,7 +154,8 @@ def _defaults() -> list[str]:
 def _identify() -> list[str]:
     """Rules that give each request an id here, so that HAProxy's own errors have it too."""
     return [
-        # How `serve_client.is_haproxy_edited` sees from outside that these rules are in force.
+        # `serve_client.is_haproxy_edited` requests this path to find out whether these rules are in
+        # force.
         f"http-request return status 204 hdr {MARK} edited if {{ path /-/{MARK} }}",
         "http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }",
         # For the access log. A proxy in front of this one has set it already, and knows the client.
@@ -201,7 +202,7 @@ def main() -> None:
         try:
             _rewrite_file(binary, path)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            # Ray Serve keeps what its HAProxy prints in a file beside the socket.
+            # Ray Serve keeps what its HAProxy prints in a file next to the socket.
             message = f"raydc: {path} is left as Ray Serve wrote it: {error}"
             print(message, file=sys.stderr)  # noqa: T201
     with contextlib.suppress(OSError, AttributeError):

@@ -226,7 +226,7 @@ def ask_serve_controller(client: Any, method: str) -> Any:
 
     Args:
         client: What `serve_client` returned.
-        method: Its name, without arguments.
+        method: Name of a method of the controller, which is called without arguments.
 
     Returns:
         A reference to the result.

@@ -2,7 +2,7 @@
 
 `raydc.engine.internals` reads these tables: to import a name when it is needed, and to say what a
 Ray that raydc does not know has changed. Names that only `raydc.serve.direct` and
-`raydc.engine.haproxy` need stand in tables of their own: without them an endpoint falls back to
+`raydc.engine.haproxy` are in separate tables: without them an endpoint falls back to
 Ray Serve's own path, and everything else works.
 """
 

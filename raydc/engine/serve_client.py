@@ -85,8 +85,8 @@ def is_haproxy_edited(host: str, port: int) -> bool:
     """Whether the proxy at an address is HAProxy with the configuration that raydc has edited.
 
     Args:
-        host: Address of the endpoint.
-        port: Its port.
+        host: Host that the proxy listens on.
+        port: Port of the proxy, the one that clients use.
     """
     connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
     try:

@@ -86,9 +86,8 @@ def local(folder: Path, edits_haproxy: bool = True) -> dict[str, str]:
     """Settings for a local Ray, with paths and ports that no other Ray of this machine has.
 
     Args:
-        folder: A folder of `make_folder`.
-        edits_haproxy: Whether Serve starts `raydc.engine.haproxy` as its HAProxy (`serve.direct:
-        auto`).
+        folder: A folder that `make_folder` created; Ray's sockets and files go there.
+        edits_haproxy: Whether Serve starts `raydc.engine.haproxy` as its HAProxy.
     """
     first = _free_block()
     metrics, stats, fallback, fallback_grpc = range(first, first + _NUM_OTHERS)
@@ -133,7 +132,7 @@ def free_port(host: str) -> int:
     It is below the range of clients' ports, because it is bound only seconds later.
 
     Args:
-        host: The address to listen on.
+        host: Address that the port must be free on, because Serve will listen there.
     """
     choices = list(range(_BLOCKS.stop, _BLOCKS.stop + 7 * _BLOCKS.step))
     random.SystemRandom().shuffle(choices)

@@ -59,7 +59,7 @@ class Replica:
         self.gate = FrontHandler(
             self.routes.respond, self.service, self.access, self.monitor.record
         )
-        # `start_check` takes this place while it runs.
+        # `_decide` puts `PathSelection.answer_probe` here while it checks the direct path.
         self._respond: Callable[..., Awaitable[int]] = self.gate.respond
         self._decision: Decision | None = None
         # Ray Serve starts the replica's HTTP server as soon as this constructor returns.

@@ -77,11 +77,11 @@ class Settings(BaseModel):
     optimize: str = "none"
 
     def at(self, now_s: float) -> Traffic:
-        """The traffic that holds at a time (Unix, seconds)."""
+        """The traffic in force at a time (Unix, seconds)."""
         return self.traffic if self.before is None or now_s >= self.since_s else self.before
 
     def versions_at(self, now_s: float) -> tuple[int, ...]:
-        """All versions that a replica holds at a time, the most important one first."""
+        """All versions that a replica holds at a time, those that answer then first."""
         held = [*self.at(now_s).versions, *self.traffic.versions, *self.staged]
         return tuple(dict.fromkeys(held))
 

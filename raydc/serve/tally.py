@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Upper bounds of the histogram, a factor of sqrt(2) apart, so a percentile is right within a fifth.
+# Upper bounds of the histogram, a factor of sqrt(2) apart: a percentile, rounded up to a bound, is
+# at most 41% too high.
 BOUNDS_S = tuple(0.0005 * 2 ** (k / 2) for k in range(36))
 
 
@@ -45,8 +46,8 @@ class Tally:
         """Counts one request, unless it never reached the version.
 
         Args:
-            status: HTTP status of the answer.
-            seconds: Its duration.
+            status: HTTP status of the answer; some refusals count, others are ignored.
+            seconds: Time from the head of the request to the end of its answer.
         """
         if status >= 500 or status == 408:
             self.num_errors += 1

@@ -26,8 +26,8 @@ def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffi
     """Builds the settings of the replicas.
 
     Args:
-        model: Name of the model.
-        section: Section `serve` of the spec.
+        model: Name of the model in the registry.
+        section: Section `serve` of the spec, for its limits, device and threads.
         storage: Storage that holds the registry.
         traffic: Versions that answer.
     """
@@ -60,7 +60,7 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
     are plain text, are higher and take effect only if a replica is not quick enough.
 
     Args:
-        section: Section `serve` of the spec.
+        section: Section `serve` of the spec, for the number of replicas and resources.
         settings: Settings of the replicas.
         route_prefix: Path of the endpoint, such as `/`.
     """
@@ -145,7 +145,7 @@ def replace_settings(application: Application, settings: Settings) -> Applicatio
 
 
 def choose_route_prefix(applications: list[Application], name: str) -> str:
-    """Chooses the path of a new endpoint: `/` for the first model of a Serve, then `/<name>`."""
+    """Chooses the path of a new endpoint: `/` for the first model, then `/<name>`."""
     return f"/{name}" if any(one.get("route_prefix", "/") == "/" for one in applications) else "/"
 
 
@@ -173,7 +173,7 @@ def listen(section: Serve) -> tuple[str, int]:
     """Starts Serve, or checks that a running one listens where the spec says.
 
     Args:
-        section: Section `serve` of the spec.
+        section: Section `serve` of the spec, for the host and the port.
 
     Returns:
         Host and port.
@@ -205,11 +205,11 @@ def endpoint_url(host: str, port: int, route_prefix: str) -> str:
     """Builds the address that clients use.
 
     Args:
-        host: Host that Serve listens on.
-        port: Its port.
+        host: Host that Serve listens on; a wildcard address becomes that of the head.
+        port: Port that Serve listens on.
         route_prefix: Path of the endpoint, such as `/`.
     """
-    # Nobody can connect to "any address"; the head's is one that other hosts reach.
+    # Clients cannot connect to the wildcard address; other hosts reach the address of the head.
     shown = engine.head_address() if host in ("0.0.0.0", "::") else host
     # An IPv6 address needs brackets in a URL.
     netloc = f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"

@@ -1,4 +1,4 @@
-"""The verbs of an endpoint, in the driver's process: deploy, promote, roll back, show, shut down.
+"""Operations on an endpoint, in the driver's process: deploy, promote, roll back, show, shut down.
 
 Everything goes through Serve's declarative configuration. `serve.run` would restart the replicas,
 and a controller that recovers would silently restore what was declared before it.
@@ -104,9 +104,9 @@ def promote(
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: The alias to move.
-        version: Its new version.
+        version: Number of the version that the alias will point to.
         who: Author of the change, for the history.
         why: Reason of the change, for the history.
         live: Whether a Ray is connected. If not, only the alias moves.
@@ -138,11 +138,11 @@ def rollback(
     live: bool = True,
     ready_timeout_s: float = READY_TIMEOUT_S,
 ) -> int:
-    """Takes back the last move of an alias; an endpoint that serves the alias follows.
+    """Undoes the last move of an alias; an endpoint that serves the alias follows.
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: The alias to move back.
         who: Author of the change, for the history.
         why: Reason of the change, for the history.
@@ -246,8 +246,8 @@ def stop(running: Mapping[str, Any], timeout_s: float = STOP_TIMEOUT_S) -> None:
     """Takes one endpoint down, and returns when its replicas are gone.
 
     Args:
-        running: One entry of `status`.
-        timeout_s: How long its requests may take to end.
+        running: Description of the endpoint, one entry of what `status` returns.
+        timeout_s: How long Serve may take to remove it; requests in flight end first.
 
     Raises:
         ServeError: It is still there.

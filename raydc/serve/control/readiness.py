@@ -50,8 +50,8 @@ def wait_until_applied(
     """Waits until all replicas have these settings and hold all their versions.
 
     Args:
-        endpoint: The endpoint.
-        settings: The declared settings.
+        endpoint: Endpoint whose replicas are queried by the name of its application.
+        settings: Settings that were declared to Serve and that each replica must report.
         deadline: Value of `time.monotonic()` at which the wait ends.
         check: Called before each query of the replicas; its errors end the wait.
 
@@ -84,8 +84,8 @@ def wait_until_answering(endpoint: Endpoint, traffic: Traffic, deadline: float) 
     """Waits until the address answers with a version of this traffic.
 
     Args:
-        endpoint: The endpoint.
-        traffic: The traffic; a shadow does not count.
+        endpoint: Endpoint that receives a request at each check.
+        traffic: Its stable version or its canary must answer; a shadow does not count.
         deadline: Value of `time.monotonic()` at which the wait ends.
 
     Raises:
@@ -109,7 +109,7 @@ def predict_row(
 
     Args:
         url: Address of the endpoint.
-        row: Value by column.
+        row: Value by raw column of the data set.
         token: Access token, which may have been created just now; None for an open endpoint.
         timeout_s: Time limit of the request, once the token is known.
 
@@ -193,6 +193,6 @@ def _advice(app_name: str) -> str:
 
     state = serve.status().applications.get(app_name)
     if state is None or DEPLOYMENT not in state.deployments:
-        return "Ray Serve knows no such application; `serve status` says what runs."
+        return "Ray Serve has no such application; `serve status` shows what runs."
     deployment = state.deployments[DEPLOYMENT]
     return f"Ray Serve says {deployment.status.value}: {_reason(deployment.message)}"

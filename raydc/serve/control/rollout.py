@@ -40,7 +40,7 @@ def start(
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: An alias that an endpoint of the connected Ray serves.
         kind: `canary` or `shadow`.
         version: Version of the canary or shadow.
@@ -80,7 +80,7 @@ def end(
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: An alias that an endpoint of the connected Ray serves.
         kind: `canary` or `shadow`.
         who: Author of the change, for the history.
@@ -120,7 +120,7 @@ def _change(
     if before is None:
         raise ServeError(
             f"no endpoint serves {model} {alias!r} on this Ray",
-            "Start it first: raydc serve SPEC; or say --address.",
+            "Start it first: raydc serve SPEC; or give --address.",
         )
     record_changes(registry, model, alias, before, change(before), who, why)
     return before
@@ -132,11 +132,11 @@ def record_changes(
     """Writes into the history which canary and shadow started and ended.
 
     Args:
-        registry: The registry.
-        model: Name of the model.
-        alias: The alias.
+        registry: Registry that holds the history of the alias.
+        model: Name of the model in the registry.
+        alias: Alias whose history gets the entries.
         before: Traffic before the change.
-        after: Traffic after it.
+        after: Traffic after the change; entries are written only for what differs.
         who: Author of the change; empty means the user of this process.
         why: Reason of the change.
     """
@@ -153,15 +153,12 @@ def record_changes(
         )
 
 
-# Observation and decision -------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class CanaryReport:
     """Counts of all replicas since the traffic last changed.
 
     Attributes:
-        traffic: The traffic that holds.
+        traffic: The current traffic.
         tallies: Requests by version.
         shadow: Summed comparison with the shadow; None without one.
     """
@@ -176,7 +173,7 @@ def observe(storage: Storage, model: str, alias: str) -> CanaryReport:
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: An alias that an endpoint of the connected Ray serves.
 
     Raises:
@@ -219,15 +216,15 @@ class CanaryDecision:
 
 
 def decide(stable: Tally, canary: Tally, rule: CanaryRule) -> CanaryDecision:
-    """Decides about a canary by the counts of both versions. Pure.
+    """Decides about a canary from the counts of both versions. Pure.
 
     Too many errors drop it at once. Latencies and refusals are compared after `min_requests`
     requests. To be promoted it must also have answered that many.
 
     Args:
-        stable: Requests to the stable version.
-        canary: Requests to the canary.
-        rule: Limits of the spec.
+        stable: Counts of requests to the stable version since the traffic changed.
+        canary: Counts of requests to the canary.
+        rule: Limits from `serve.canary` of the spec.
     """
     # The errors that `min_requests` requests may have are allowed from the start: otherwise one
     # failure among the first ten requests would be a tenth of them.
@@ -273,7 +270,7 @@ def follow(
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: The alias whose canary it is.
         version: Version of the canary.
         rule: Limits of the spec, with a timeout after which the canary is dropped.
@@ -298,4 +295,4 @@ def follow(
             said = decision.reason
             report(said)
         time.sleep(_POLL_INTERVAL_S)
-    return CanaryDecision("drop", f"timeout_s = {rule.timeout_s:g} is over: {said}")
+    return CanaryDecision("drop", f"timeout_s = {rule.timeout_s:g} has passed: {said}")

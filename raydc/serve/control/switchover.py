@@ -38,8 +38,8 @@ def find_endpoint(
 
     Args:
         storage: Storage that holds the registry; one of another storage does not count.
-        model: Name of the model.
-        alias: The alias.
+        model: Name of the model in the registry.
+        alias: Alias that the endpoint must serve; another alias of the model does not count.
     """
     found = application_module.find_application(model)
     if found is None:
@@ -55,10 +55,10 @@ def change_traffic(
 
     Args:
         storage: Storage that holds the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: The alias that the endpoint serves.
-        change: Maps the present traffic to the wanted one.
-        ready_timeout_s: Time limit for all of it.
+        change: Maps the current traffic to the wanted one.
+        ready_timeout_s: Time limit for loading, switching and the first answer together.
 
     Returns:
         The traffic before; None if no such endpoint runs.
@@ -92,7 +92,7 @@ def apply_and_wait(
         endpoint: The endpoint as it should be.
         application: The application to declare.
         before: The application that runs; None for a new endpoint.
-        ready_timeout_s: Time limit for all of it.
+        ready_timeout_s: Time limit for loading, switching and the first answer together.
 
     Raises:
         ServeError: A version does not load or the time is over, and the versions before still
@@ -111,7 +111,7 @@ def apply_and_wait(
         else:
             declaration.switch_over(old.traffic, new)
         wait_until_answering(endpoint, new.traffic, deadline)
-    # Ctrl-C too: the endpoint must not change over if nobody is left to move the alias.
+    # After Ctrl-C, too: the endpoint must not switch if no process is left to move the alias.
     except BaseException:
         if declaration.is_current():
             if before is not None:
@@ -138,7 +138,7 @@ class _Declaration:
     Serve keeps whatever was declared last, by any process; this notices if another one did.
 
     Args:
-        endpoint: The endpoint.
+        endpoint: Endpoint whose application is declared and queried.
         application: Its application; the settings in it are replaced.
         deadline: Value of `time.monotonic()` at which all waiting ends.
     """
@@ -152,7 +152,7 @@ class _Declaration:
         self._settings: Settings | None = None
 
     def is_current(self) -> bool:
-        """Whether the declaration stands, and nobody else has made another one."""
+        """Whether the declaration is still in force and no other process has replaced it."""
         found = application_module.find_application(self._endpoint.model)
         return (
             self._settings is not None

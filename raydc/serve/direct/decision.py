@@ -1,4 +1,4 @@
-"""The path that requests take inside one replica, and why. Runs in the replica; imports no Ray."""
+"""The path that requests take inside one replica, and why. In the replica; does not import Ray."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Respond = Callable[[Request, Write], Awaitable[int]]
 
 
 class Accounting(Protocol):
-    """What Ray Serve keeps of the requests of a replica."""
+    """The counts that Ray Serve keeps of a replica's requests."""
 
     @property
     def route_prefix(self) -> str:
@@ -42,7 +42,7 @@ class Accounting(Protocol):
         """Stops counting a request as in work.
 
         Args:
-            method: HTTP method.
+            method: HTTP method, a tag of Serve's metrics.
             status: HTTP status; `CLIENT_CLOSED` if the client did not get the answer.
             seconds: Time from the head of the request to the end of its answer.
         """
@@ -53,7 +53,7 @@ class FastPath:
 
     Args:
         serve: Ray Serve's application, for paths that are not raydc's.
-        accounting: Ray Serve's counts of this replica.
+        accounting: Ray Serve's counts of this replica, which each request enters and leaves.
         respond: Answers a request and writes the answer; returns the status.
     """
 
@@ -64,7 +64,7 @@ class FastPath:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         prefix, path = self._accounting.route_prefix, scope["path"]
-        # A root path means that Serve cuts something off first, which only Serve knows.
+        # With a root path, Serve strips a prefix itself, so Serve has to handle the request.
         if path.startswith(_INTERNAL_PREFIX) or not path.startswith(prefix) or scope["root_path"]:
             await self._serve(scope, receive, send)
             return
@@ -86,7 +86,7 @@ async def _write(cycle: RequestResponseCycle, request: Request, response: Respon
 
     Args:
         cycle: uvicorn's object for the request and its answer.
-        request: The request.
+        request: Request that is answered; gives the id, and HEAD gets no body.
         response: The answer, whose body is complete.
 
     Returns:

@@ -17,7 +17,7 @@ def find_replica() -> Any:
     """Ray Serve's object of this process's replica.
 
     Raises:
-        ClusterError: This process is no replica, or Ray keeps its actors elsewhere.
+        ClusterError: This process is not a replica, or Ray keeps its actors elsewhere.
     """
     for actor in internals.global_worker.actors.values():
         replica = getattr(actor, "_replica_impl", None)

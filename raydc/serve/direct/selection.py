@@ -26,7 +26,7 @@ from raydc.serve.http.request import Request
 
 logger = logging.getLogger("ray.serve")
 
-# A busy machine must not turn a good path down; a replica that hangs is Ray Serve's to end.
+# Long, so that a busy machine does not fail the check; Ray Serve ends a replica that hangs.
 _CHECK_TIMEOUT_S = 30.0
 
 

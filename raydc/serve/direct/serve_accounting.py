@@ -1,4 +1,4 @@
-"""What Ray Serve keeps of the requests of a replica: how many are in work, and metrics of them.
+"""Ray Serve's bookkeeping of a replica's requests: how many are in work, and their metrics.
 
 Requests of the direct path bypass the code of Ray Serve that counts them, so it is done here: Serve
 scales by the number of requests in work, and waits for them before a replica ends. Runs in the
@@ -56,7 +56,7 @@ class ReplicaAccounting:
         """Stops counting a request as in work, and notes it for the metrics.
 
         Args:
-            method: HTTP method.
+            method: HTTP method, a tag of Serve's metrics.
             status: HTTP status; `CLIENT_CLOSED` if the client did not get the answer.
             seconds: Time from the head of the request to the end of its answer.
         """
@@ -92,7 +92,7 @@ class ReplicaAccounting:
                 )
             return
         for latency_ms in latencies_ms:
-            # Serve counts an exception of user code as an error here, and a refusal is none.
+            # Serve counts an exception of user code as an error here, and a refusal is not one.
             metrics.record_request_metrics(
                 route=route,
                 latency_ms=latency_ms,
@@ -116,7 +116,7 @@ def find_accounting(app: Any) -> ReplicaAccounting:
         app: The ASGI application that uvicorn calls.
 
     Raises:
-        UnsupportedReplicaError: Requests are traced, some middleware stands between, the replica's
+        UnsupportedReplicaError: Requests are traced, there is middleware, the replica's
             code has another event loop than its server, or Ray is not as expected.
     """
     if internals.is_tracing_enabled():
@@ -132,7 +132,7 @@ def find_accounting(app: Any) -> ReplicaAccounting:
     try:
         wrapper, metrics = replica._user_callable_wrapper, replica._metrics_manager
         if wrapper._run_user_code_in_separate_thread:
-            raise UnsupportedReplicaError("the replica's code runs in a thread of its own")
+            raise UnsupportedReplicaError("the replica's code runs in a separate thread")
         own_replica.route_prefix(replica)
         _ = replica._deployment_id
         for name in internals.attributes_of("ReplicaMetricsManager"):

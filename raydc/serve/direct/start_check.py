@@ -36,8 +36,8 @@ _MAX_BODY_BYTES = 1024 * 1024
 _ECHO_STATUS = 207
 # These differ from one request to the next, on one path as well.
 _VARYING_HEADERS = frozenset({"date"})
-# Larger than the buffers of uvicorn's flow control, so that the body arrives in several messages.
 _OTHER_PROTOCOL = "Ray Serve's HTTP server does not use raydc's protocol"
+# Larger than the buffers of uvicorn's flow control, so that the body arrives in several messages.
 _LARGE_BODY = b"raydc" * 40_000
 
 
@@ -126,7 +126,7 @@ async def check_answers(address: Address, probes: Probes) -> None:
 
     Args:
         address: Host and port of the replica's HTTP server.
-        probes: As of `check_head_limits`.
+        probes: As for `check_head_limits`.
 
     Raises:
         CheckFailedError: An answer differs, or a request stays in Ray Serve's count.

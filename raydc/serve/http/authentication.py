@@ -22,7 +22,7 @@ from raydc.tokens import RIGHTS, Token, TokenStore, hash_token, parse_token_id
 logger = logging.getLogger("ray.serve")
 
 REFRESH_INTERVAL_S = 2.0
-# How long a refresh waits. The read itself goes on, and the next refresh waits for the same one.
+# How long a refresh waits. The read itself continues, and the next refresh waits for it.
 READ_TIMEOUT_S = 10.0
 # Longest time that a revoked token works while the storage does not answer.
 MAX_STALE_S = 300.0
@@ -51,7 +51,7 @@ class Authenticator:
 
         Args:
             storage: URI of the storage that holds the registry.
-            model: Name of the model.
+            model: Name of the model, whose tokens are read.
             auth: `none` admits everybody; anything else means `token`.
         """
         if auth == "none":
@@ -83,7 +83,7 @@ class Authenticator:
         pending = self._pending
         if pending is None or pending.tokens is not self._tokens:
             result = asyncio.wrap_future(self._thread.submit(_read_all, self._tokens, self._read))
-            # The list is as old as the question: the storage may answer from before a revocation.
+            # The age of the list counts from the start of the read: a revocation may follow it.
             pending = self._pending = _PendingRead(self._tokens, time.monotonic(), result)
         done, _ = await asyncio.wait({pending.result}, timeout=READ_TIMEOUT_S)
         if not done:

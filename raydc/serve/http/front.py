@@ -1,8 +1,8 @@
-"""Outermost handler of a replica: checks access to every request, and records what came of it.
+"""Outermost handler of a replica: checks access to every request, and records the outcome.
 
-Health and the files of the page, which know nothing of the model, are open to everybody. All else
-needs the right to `read`. A version that is not the public one, named by its number in the path,
-needs the right to `promote`.
+Health and the files of the page reveal nothing about the model and are open to everybody.
+Everything else needs the right to `read`. A version that is not the public one, named by its number
+in the path, needs the right to `promote`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ OPEN_PATHS = page.NAMES | {"v2/health/live", "v2/health/ready", "healthz", "ping
 
 
 class FrontHandler:
-    """Stands before the routes.
+    """Checks access and records the outcome of each request; the routes answer it.
 
     Args:
         respond: Answers a request that has passed the check. Never raises for what a client or a
             model does.
-        service: Versions and their roles.
-        authenticator: Tokens of the endpoint.
-        record: Receives the record of each request.
+        service: Holds the versions and their roles, which decide the right that is needed.
+        authenticator: Finds the token of each request, or refuses the request.
+        record: Called after each request, once its outcome is known.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FrontHandler:
         """Answers any request.
 
         Args:
-            request: The request.
+            request: Request whose body has not been read yet.
             write: Sends the response; returns False if the client has closed its connection.
 
         Returns:
@@ -83,7 +83,7 @@ class FrontHandler:
         names_version = segments[:2] == ["v2", "models"] and segments[3:4] == ["versions"]
         if names_version and len(segments) > 4:
             loaded = self._service.find(segments[4])
-            # An unknown version passes: the routes say that it is not there.
+            # An unknown version passes: the routes answer 404.
             if loaded is not None and self._role_of(loaded.version) != "stable":
                 require_right(token, "promote")
 

@@ -1,7 +1,7 @@
 """Page at `/`: a model card and a place to try the model. Served by the replica.
 
-Its files are in `static/` and nothing comes from elsewhere. Everybody may read them: they know
-nothing of the model. The page requests what it shows like any client, with a token if needed.
+Its files are in `static/` and nothing comes from elsewhere. Everybody may read them: they contain
+nothing about the model. The page requests what it shows like any client, with a token if needed.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class EncodedResponse(Response):
     """A response whose headers are bytes already; Starlette's encodes and compares each.
 
     Args:
-        status: HTTP status.
+        status: HTTP status of the response.
         body: The whole body.
         media_type: Value of the header `content-type`.
         headers: Further headers, with names in lower case.
@@ -149,8 +149,8 @@ def json_response(
     """Builds a response of JSON values.
 
     Args:
-        body: The JSON object.
-        status: HTTP status.
+        body: JSON object of plain Python values; numpy's are not encoded.
+        status: HTTP status of the response; 200 unless the handler sets another one.
         headers: Further headers, with names in lower case; None for none.
     """
     raw = [(name.encode(), value.encode()) for name, value in headers.items()] if headers else ()

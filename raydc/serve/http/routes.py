@@ -53,7 +53,7 @@ class Routes:
 
     Args:
         service: Holds the versions that answer.
-        version: Version of raydc.
+        version: Version of raydc, which the metadata of the server show.
 
     Attributes:
         answered: Number of answers by status since the replica started.
@@ -105,7 +105,7 @@ class Routes:
             message = f"{error.message}. {error.hint}" if error.hint else error.message
             return error_response(request, RequestError(status, message))
         except ClientDisconnect:
-            # Nobody reads this answer; it is for the counts and the log.
+            # No client reads this answer; it is for the counts and the log.
             return error_response(request, RequestError(CLIENT_CLOSED, "the client went away"))
         except Exception as error:  # The last place where an error can become an answer.
             # A TimeoutError may also be the model's own, which is a failure.
@@ -188,7 +188,7 @@ class Routes:
 
 def _not_found(request: Request) -> RequestError:
     path = request.scope["path"][:200]
-    return RequestError(404, f"no path {path}; there are: {', '.join(PATHS)}")
+    return RequestError(404, f"no path {path}; known paths: {', '.join(PATHS)}")
 
 
 def _metadata(loaded: LoadedVersion, request_path: dict[str, Any]) -> dict[str, Any]:
@@ -235,5 +235,5 @@ def _timeout_s(request: Request, longest_s: float) -> float:
         wanted_s = float(given)
     except ValueError:
         return longest_s
-    # Zero, negative and NaN count as no wish; infinity is cut to the limit.
+    # Zero, negative values and NaN are ignored; infinity is cut to the limit.
     return min(longest_s, wanted_s * _TIMEOUT_FRACTION) if wanted_s > 0 else longest_s

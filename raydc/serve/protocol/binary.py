@@ -2,7 +2,8 @@
 
 A body is JSON, as long as the header `Inference-Header-Content-Length` says, followed by the data
 of each tensor that has the parameter `binary_data_size`, in the order of the JSON. Numbers are
-little-endian and row-major; a text is its length in 4 bytes and then its bytes. Answers look alike.
+little-endian and row-major; a text is its length in 4 bytes and then its bytes. Answers
+have the same form.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ HEADER = tensors.HEADER.title()
 
 # numpy has no BF16: it is read as FP32.
 DATATYPES: dict[str, np.dtype[Any]] = {**tensors.DATATYPES, "BF16": np.dtype("<f4")}
-# How a number is stored where that is not how it is computed with: BF16 is the upper half of FP32.
+# Storage types that differ from the type used in computation: BF16 is the upper half of FP32.
 _STORED = {"BF16": np.dtype("<u2")}
 
 
@@ -84,7 +85,7 @@ def decode_numbers(content: memoryview, datatype: str, shape: Sequence[int], pla
         content: The bytes. The array shares their memory and is read-only if they are.
         datatype: A key of `DATATYPES`.
         shape: Shape of the array.
-        place: Such as `inputs[0]`, for messages.
+        place: Position in the request such as `inputs[0]`, for messages.
 
     Raises:
         RequestError: 400 if the shape needs another number of bytes, or a BOOL is not 0 or 1.
@@ -122,7 +123,7 @@ def decode_texts(content: memoryview, count: int, place: str) -> list[bytes]:
     Args:
         content: The tensor's bytes: each text after its length.
         count: Number of texts that the shape asks for.
-        place: Such as `inputs[0]`, for messages.
+        place: Position in the request such as `inputs[0]`, for messages.
 
     Raises:
         RequestError: 400 if there are more or fewer texts, or a length exceeds the data.

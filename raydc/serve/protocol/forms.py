@@ -78,7 +78,7 @@ def parse_multipart(body: bytes, content_type: str, max_parts: int) -> list[Form
                 400, "the form does not begin with the boundary of its content-type"
             ) from error
         raise RequestError(400, f"the form cannot be parsed: {error}") from error
-    # A body that ends early is no error to the parser, which would wait for the rest of a stream.
+    # A body that ends early is not an error for the parser, which would wait for the rest.
     if not collector.is_complete:
         raise RequestError(400, "the form is cut off")
     return collector.parts

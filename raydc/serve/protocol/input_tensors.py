@@ -28,7 +28,7 @@ from raydc.serve.protocol.interface import Interface, RequestError, json_type_of
 
 Array = npt.NDArray[Any]
 
-# numpy raises for more than 32 or 64 dimensions, by its version.
+# numpy raises for more than 32 or 64 dimensions, depending on its version.
 _MAX_DIMENSIONS = 8
 
 
@@ -38,9 +38,9 @@ def parse_tensor(
     """Reads one input.
 
     Args:
-        tensor: The JSON value.
-        place: Such as `inputs[0]`, for messages.
-        interface: Inputs of the model.
+        tensor: One element of `inputs`, as parsed JSON; not checked yet.
+        place: Position in the request such as `inputs[0]`, for messages.
+        interface: Columns of the model, against which name and shape are checked.
         tail: Binary data of the request, of which this tensor takes its part; None if it has none.
 
     Returns:
@@ -60,7 +60,7 @@ def parse_tensor(
         raise RequestError(400, f"{place}.name is {shown(name)}; {interface.suggest(name)}")
     if not isinstance(datatype, str) or not (datatype in binary.DATATYPES or datatype == "BYTES"):
         known = ", ".join([*binary.DATATYPES, "BYTES"])
-        raise RequestError(400, f"{place}.datatype is {shown(datatype)}; known are {known}")
+        raise RequestError(400, f"{place}.datatype is {shown(datatype)}; known datatypes: {known}")
     shape = parse_shape(tensor["shape"], f"{place}.shape")
     num_bytes = _parse_binary_data_size(tensor, place)
     if num_bytes is None:
@@ -111,8 +111,8 @@ def fit_to_column(values: Array, name: str, place: str, interface: Interface) ->
     Args:
         values: Numbers or pixels as the client shaped them; the first axis is the rows.
         name: Column, or the name of the tensor of all columns.
-        place: Such as `inputs[0]`, for messages.
-        interface: Inputs of the model.
+        place: Position in the request such as `inputs[0]`, for messages.
+        interface: Columns of the model, against which name and shape are checked.
 
     Returns:
         [B] for a number or category, [B, F] for all columns, [B, H, W] or [B, H, W, C] for images.
@@ -150,7 +150,7 @@ def _parse_binary_data_size(tensor: dict[str, Any], place: str) -> int | None:
         )
     if "shared_memory_region" in parameters:
         raise RequestError(
-            400, f"{place}.parameters.shared_memory_region: this endpoint shares no memory"
+            400, f"{place}.parameters.shared_memory_region: shared memory is not supported"
         )
     num_bytes = parameters.get("binary_data_size")
     if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 0):
@@ -159,9 +159,6 @@ def _parse_binary_data_size(tensor: dict[str, Any], place: str) -> int | None:
             f"{place}.parameters.binary_data_size is {shown(num_bytes)}; give a number of bytes",
         )
     return num_bytes
-
-
-# Data in JSON ------------------------------------------------------------------------------------
 
 
 def _parse_json_numbers(data: Any, datatype: str, shape: list[int], place: str) -> Array:
@@ -249,9 +246,6 @@ def _convert_binary_texts(
         ) from error
 
 
-# Images ------------------------------------------------------------------------------------------
-
-
 def _to_images(values: Array, place: str, interface: Interface) -> npt.NDArray[np.uint8]:
     """Pixels as [B, H, W] (grey) or [B, H, W, C], from any usual layout."""
     channels, height, width = interface.features.signature.shape
@@ -269,7 +263,7 @@ def _to_images(values: Array, place: str, interface: Interface) -> npt.NDArray[n
 
 
 def _to_bytes(values: Array, place: str) -> npt.NDArray[np.uint8]:
-    # Both comparisons are false for NaN, so it is refused. Booleans are no pixels: true is not 255.
+    # Both comparisons are false for NaN, so it is refused. Booleans are not pixels: true is not 255.
     if (
         values.dtype == np.bool_
         or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all()

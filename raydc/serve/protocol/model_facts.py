@@ -30,7 +30,7 @@ def describe_model(bundle: Bundle, source: dict[str, Any]) -> dict[str, Any]:
     """Collects facts for `parameters` of a model's metadata.
 
     Args:
-        bundle: The model.
+        bundle: Loaded model, for its spec, its facts and the size of its network.
         source: Origin of the version, as `Registry.source` returns it.
 
     Returns:

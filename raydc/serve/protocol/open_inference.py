@@ -1,8 +1,8 @@
 """Open Inference Protocol v2: metadata, requests and answers, as pure functions in the replica.
 
 A v2 input is a raw column of the data set (see `input_tensors`), so a client needs to know nothing
-of the features. Outputs are `scores` FP32 [B, K] and `label` BYTES [B], or `value` FP64 [B] for a
-regression. Both come in JSON or in binary form.
+about the features. Outputs are `scores` FP32 [B, K] and `label` BYTES [B], or `value` FP64 [B] for
+a regression. Both come in JSON or in binary form.
 
 Shape suffixes: B rows, K outputs.
 """
@@ -45,7 +45,7 @@ class InferRequest:
         """Computes the network's inputs.
 
         Args:
-            interface: Inputs of the model.
+            interface: Columns and features of the model, which turn tensors into inputs.
             max_pixels: Largest number of pixels to decode, all images together; None: no limit.
 
         Returns:
@@ -59,18 +59,15 @@ class InferRequest:
         return interface.features.apply(self.columns, max_pixels)
 
 
-# Metadata ----------------------------------------------------------------------------------------
-
-
 def model_metadata(
     name: str, version: str, interface: Interface, parameters: dict[str, Any]
 ) -> dict[str, Any]:
     """Builds the answer to `GET /v2/models/{name}`.
 
     Args:
-        name: Name of the model.
+        name: Name of the model in the registry.
         version: Version that answers.
-        interface: Inputs and outputs of the model.
+        interface: Columns and outputs of the model, which become tensors of the protocol.
         parameters: Further facts, to which classes and the fast input are added.
     """
     return {
@@ -85,9 +82,6 @@ def model_metadata(
             "fast_input": interface.fast_input,
         },
     }
-
-
-# Requests ----------------------------------------------------------------------------------------
 
 
 def parse_json(body: bytes | memoryview) -> Any:
@@ -107,8 +101,8 @@ def parse_infer_request(
         body: JSON, or JSON and binary data.
         header_length: Header `Inference-Header-Content-Length`: the length of the JSON. "0": the
             body is only the data of the model's `fast_input`. None: the body is only JSON.
-        interface: Inputs and outputs of the model.
-        max_rows: Largest number of rows.
+        interface: Columns of the model, against which names and shapes are checked.
+        max_rows: Largest number of rows, the endpoint's `max_request_rows`.
 
     Raises:
         RequestError: 400 with the place, 413 if there are too many rows.
@@ -175,11 +169,11 @@ def parse_single_tensor(
     """Parses a body that is the data of one tensor, the model's `fast_input`.
 
     Args:
-        body: The tensor's bytes.
+        body: The tensor's bytes, without JSON.
         datatype: Its datatype; None: that of the `fast_input`.
         shape: Its shape; None: that of the `fast_input`, with as many rows as the body holds.
-        interface: Inputs of the model.
-        max_rows: Largest number of rows.
+        interface: Gives the `fast_input` of the model, whose shape the tensor must have.
+        max_rows: Largest number of rows, the endpoint's `max_request_rows`.
         place: What to call the body in messages.
 
     Returns:
@@ -192,7 +186,9 @@ def parse_single_tensor(
     fast = interface.fast_input
     if fast is None:
         raise RequestError(
-            415, f"the model takes {', '.join(interface.kinds)} and no single tensor; send JSON"
+            415,
+            f"the inputs of the model ({', '.join(interface.kinds)}) do not fit into one tensor; "
+            "send JSON",
         )
     datatype = datatype or fast["datatype"]
     if shape is None:
@@ -257,9 +253,6 @@ def _parse_flag(value: dict[str, Any], name: str, place: str, default: bool) -> 
     return flag
 
 
-# Answers -----------------------------------------------------------------------------------------
-
-
 def encode_infer_answer(
     request: InferRequest, values_BK: Array, interface: Interface, model: str, version: str
 ) -> tuple[bytes, int | None]:
@@ -268,9 +261,9 @@ def encode_infer_answer(
     Args:
         request: The request, which names the outputs.
         values_BK: Scores or values [B, K] as `Features.values` returns them.
-        interface: Outputs of the model.
-        model: Name of the model.
-        version: Version that answered.
+        interface: Says whether the outputs are scores and label, or a value.
+        model: Name of the model, which the answer repeats.
+        version: Version that answered, which the answer repeats.
 
     Returns:
         The body, and the length of its JSON part; None if the body is JSON only.

@@ -36,11 +36,11 @@ def build_document(
     """Builds the document.
 
     Args:
-        model: Name of the model.
+        model: Name of the model in the registry.
         version: Version that answers.
-        interface: Inputs and outputs of the model.
+        interface: Columns and outputs of the model, for schemas and examples.
         settings: Settings of the endpoint, for its limits and whether it needs tokens.
-        raydc: Version of raydc.
+        raydc: Version of raydc, for the document's description.
         prefix: Path below which the endpoint answers, such as `/small`; empty at the root.
     """
     paths = _build_paths(model, version, interface, settings)
@@ -145,9 +145,6 @@ def _error(status: int) -> Json:
     if status in _ERROR_HEADERS:
         error["headers"] = {_ERROR_HEADERS[status]: {"schema": {"type": "string"}}}
     return error
-
-
-# Bodies ------------------------------------------------------------------------------------------
 
 
 def _predict_content(interface: Interface, settings: Settings) -> Json:

@@ -1,7 +1,7 @@
 """JSON schemas of requests and answers for the OpenAPI document of an endpoint. In the replica.
 
-They are plain dictionaries, not pydantic models: fields are columns of a data set, and of their
-names pydantic drops some (`_id` becomes a private attribute) and refuses others (`model_config`).
+They are plain dictionaries, not pydantic models: fields are columns of a data set, and pydantic
+drops some of their names (`_id` becomes a private attribute) and refuses others (`model_config`).
 Bodies are checked by `predict_body` and `open_inference`, with a message for each place.
 """
 
@@ -29,7 +29,7 @@ def build_schemas(interface: Interface, settings: Settings) -> Json:
     """Builds all schemas of a document by name.
 
     Args:
-        interface: Inputs and outputs of the model.
+        interface: Columns and outputs of the model, which become fields.
         settings: Settings of the endpoint, for its limits.
     """
     text, flag = {"type": "string"}, {"type": "boolean"}
@@ -130,7 +130,7 @@ def _column(column: Numeric | Categorical | Image) -> Json:
         known = ", ".join(column.categories)
         return {
             "type": ["string", "number", "boolean", "null"],
-            "description": f"Known are {known}.",
+            "description": f"Known categories: {known}.",
             "examples": list(column.categories[:3]),
         }
     pixels = {"type": "array", "items": {"type": "array", "minItems": 1}, "minItems": 1}

@@ -58,8 +58,8 @@ class Body:
         """Computes the network's inputs.
 
         Args:
-            interface: Inputs of the model.
-            max_rows: Largest number of rows.
+            interface: Columns and features of the model, which turn rows into inputs.
+            max_rows: Largest number of rows, the endpoint's `max_request_rows`.
             max_pixels: Largest number of pixels to decode, all images together; None: no limit.
 
         Returns:
@@ -106,7 +106,7 @@ class Body:
             if datatype not in binary.DATATYPES:
                 raise RequestError(
                     400,
-                    f"dtype is {datatype[:80]!r}; known are {', '.join(_DATATYPES_BY_DTYPE)}",
+                    f"dtype is {datatype[:80]!r}; known dtypes: {', '.join(_DATATYPES_BY_DTYPE)}",
                 )
         shape = _parse_shape(query["shape"]) if "shape" in query else None
         name, values = parse_single_tensor(

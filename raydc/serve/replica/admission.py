@@ -77,7 +77,7 @@ class AdmissionQueue:
         """Raises RequestError 429 if a request would have to wait and the queue is full."""
         num_waiting = self._computing.num_waiting
         if 0 <= self._max_queued <= num_waiting and self._computing.is_full:
-            raise _refusal(f"{num_waiting} requests wait already")
+            raise _refusal(f"{num_waiting} requests are waiting already")
 
 
 class Slot:
@@ -108,7 +108,7 @@ class Slot:
         self._is_computing = True
 
     def release(self) -> None:
-        """Ends the request: the next one in line may go on."""
+        """Ends the request, so that the next one in the queue may start."""
         if self._is_computing:
             self._computing.release()
         self._bodies.release()
@@ -128,8 +128,8 @@ class _Level:
         return self._semaphore.locked()
 
     def resize(self, limit: int) -> None:
-        # A semaphore has a fixed size, so there is a new one. Whoever waits at the old one is woken
-        # and, in the same order, waits at the new one.
+        # A semaphore has a fixed size, so there is a new one. Requests that wait at the old one
+        # wake up and wait at the new one, in the same order.
         old, self._semaphore = self._semaphore, asyncio.Semaphore(max(0, limit - self.num_held))
         self._limit = limit
         for _ in range(self.num_waiting):
@@ -141,7 +141,7 @@ class _Level:
             while True:
                 semaphore = self._semaphore
                 await semaphore.acquire()
-                # A permit of a semaphore that `resize` has replaced meanwhile is worth nothing.
+                # A permit of a semaphore that `resize` has replaced meanwhile is void.
                 if semaphore is self._semaphore:
                     break
         finally:
@@ -150,7 +150,7 @@ class _Level:
 
     def release(self) -> None:
         self.num_held -= 1
-        # After a reduced limit there may still be too many: those leave without a successor.
+        # After the limit was reduced, too many may be inside; their places are not given away.
         if self.num_held < self._limit:
             self._semaphore.release()
 

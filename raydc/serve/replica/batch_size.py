@@ -43,12 +43,12 @@ class BatchPlan(NamedTuple):
 def measure(bundle: Bundle, max_batch_size: int) -> BatchPlan:
     """Measures one row and larger batches.
 
-    A slow model gets batches only as large as more rows a second justify. On a GPU this is
-    `max_batch_size` as a rule. On a CPU a convolutional network fills the caches with a few rows,
+    A slow model gets larger batches only if they compute more rows per second. On a GPU this is
+    usually `max_batch_size`. On a CPU a convolutional network fills the caches with a few rows,
     and a batch of 64 would make all its requests wait for seconds.
 
     Args:
-        bundle: A loaded model.
+        bundle: Loaded model whose forward pass is timed.
         max_batch_size: Most requests and rows of a forward pass.
     """
     signature = bundle.features.signature
@@ -88,7 +88,7 @@ def best_batch_size(
     Args:
         forward_s: Maps a number of rows to the seconds of a forward pass. An error for more than
             one row, such as too little memory, ends the search.
-        max_batch_size: Largest batch.
+        max_batch_size: Largest batch that is tried.
         budget_s: Time for the search: a batch that would take longer than the rest is not tried.
     """
     rates: dict[int, float] = {}

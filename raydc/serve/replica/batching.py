@@ -60,7 +60,7 @@ class Batcher:
         """Computes one request.
 
         Args:
-            x: Its inputs [B, *shape].
+            x: Inputs of one request, [B, *shape] with B rows.
 
         Returns:
             Its outputs [B, K].
@@ -118,7 +118,7 @@ class Batcher:
         num_rows = 0
         while self._waiting:
             x, outputs = self._waiting[0]
-            # `batch and`: a request that is larger than a batch goes alone, not never.
+            # `batch and`: a request that is larger than a batch is computed alone.
             if batch and num_rows + len(x) > self.max_batch_size:
                 break
             self._waiting.popleft()

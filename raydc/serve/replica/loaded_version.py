@@ -36,7 +36,7 @@ class LoadedVersion:
     Attributes:
         number: Its number in the registry.
         settings: Limits of its requests.
-        bundle: The model.
+        bundle: The model, as trained or compiled.
         source: Where the version comes from, as the registry notes it.
         interface: Its inputs and outputs in the terms of the protocols.
         batcher: Joins its requests into forward passes.
@@ -61,8 +61,8 @@ def load_version(
     """Loads, verifies and warms up a version; takes seconds, so it is called in a thread.
 
     Args:
-        settings: Settings of the replica.
-        version: Number of the version.
+        settings: Settings of the replica; name the model, the device and the batch limits.
+        version: Number of the version in the registry.
         known: The same version under earlier settings, which is reused if it can be; or None.
         executor: Runs forward passes that are too long for the event loop.
 
@@ -91,11 +91,11 @@ def load_version(
 
 
 def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
-    """Reads a version's bundle from the registry and proves it by its golden rows.
+    """Reads a version's bundle from the registry and checks it with its golden rows.
 
     Args:
         settings: Storage, model, device, threads and optimization.
-        version: Number of the version.
+        version: Number of the version in the registry.
 
     Returns:
         The bundle, and where the version comes from.
@@ -120,7 +120,7 @@ def compute_values(bundle: Bundle, x: Array) -> Array:
     """Runs a forward pass for all requests of a batch.
 
     Args:
-        bundle: The model.
+        bundle: The model, as trained or compiled.
         x: Inputs [B, *shape].
 
     Returns:

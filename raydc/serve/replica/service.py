@@ -49,8 +49,8 @@ class Service:
         unload_delay_s: How long an old version stays after another one has taken over.
 
     Attributes:
-        declared: The newest settings, whether they hold or were refused.
-        settings: The settings that hold; None before the first version is loaded.
+        declared: The newest settings, whether in force or refused.
+        settings: The settings in force; None before the first version is loaded.
         loaded: Loaded versions by number.
         refused: Versions of `declared` that did not load, with the reason.
         tallies: Requests by version since the traffic last changed.
@@ -77,8 +77,6 @@ class Service:
         self._forward_thread = ThreadPoolExecutor(1, "forward")
         self._feature_threads = ThreadPoolExecutor(2, "features")
 
-    # Versions -------------------------------------------------------------------------------------
-
     @property
     def current(self) -> LoadedVersion | None:
         """The stable version; None before one is loaded."""
@@ -87,7 +85,7 @@ class Service:
 
     @property
     def traffic(self) -> Traffic | None:
-        """The traffic that holds now; None before a version is loaded."""
+        """The traffic in force now; None before a version is loaded."""
         return None if self.settings is None else self.settings.at(self._now_s())
 
     def choose(self, key: str) -> LoadedVersion | None:
@@ -118,10 +116,10 @@ class Service:
         """Loads new versions while the old ones answer, then changes over in one assignment.
 
         A version that does not load is noted in `refused`. If it is the stable one, the settings
-        before still hold: Ray Serve would stop a replica whose `reconfigure` raises.
+        before stay in force: Ray Serve would stop a replica whose `reconfigure` raises.
 
         Args:
-            settings: The new settings.
+            settings: Settings to switch to; `since_s` says when their versions answer.
 
         Raises:
             RaydcError: The first stable version does not exist or does not verify.
@@ -182,13 +180,11 @@ class Service:
             "in_work": self.admission.num_in_work,
         }
 
-    # Requests -------------------------------------------------------------------------------------
-
     async def compute(self, loaded: LoadedVersion, x: Array) -> Array:
         """Computes one request.
 
         Args:
-            loaded: The version that answers it.
+            loaded: Version that `choose` or `find` returned; its network computes.
             x: Inputs of its rows, [B, *shape].
 
         Returns:
@@ -212,9 +208,9 @@ class Service:
             row = int(np.argwhere(~np.isfinite(values_BK))[0, 0])
             if np.abs(x[row]).max() > _LARGE_INPUT:
                 raise RequestError(
-                    422, f"rows[{row}]: a number is so large that the model gives no finite number"
+                    422, f"rows[{row}]: a number is so large that the model's output is not finite"
                 )
-            raise RequestError(500, f"rows[{row}]: the model gave a value that is no finite number")
+            raise RequestError(500, f"rows[{row}]: the model gave a value that is not finite")
         return values_BK
 
     def mirror(
@@ -224,13 +220,13 @@ class Service:
         make_inputs: Callable[[LoadedVersion], Array],
         values_BK: Array,
     ) -> None:
-        """Copies an answered request to the shadow, if there is one and its share has the request.
+        """Copies an answered request to the shadow, if the request falls into its share.
 
         Args:
-            answered: The version that answered.
+            answered: Version whose answer the client got.
             key: The caller, as in `choose`.
             make_inputs: Makes the inputs of a version's network from the request.
-            values_BK: The result of `compute`.
+            values_BK: What `compute` returned for the answered request, [B, K].
         """
         traffic = self.traffic
         share = traffic.shadow if traffic is not None else None

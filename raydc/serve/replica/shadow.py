@@ -26,7 +26,7 @@ class ShadowComparison:
     """Counts of the comparison with one shadow.
 
     Attributes:
-        version: The shadow.
+        version: Number of the shadow's version, to which the counts belong.
         num_copied: Requests that were copied to it.
         num_left_out: Requests that were not copied, because it was busy.
         num_failed: Copies that failed.
@@ -74,7 +74,7 @@ class ShadowRunner:
         """Submits a copy of an answered request; returns at once and never raises.
 
         Args:
-            version: The shadow.
+            version: Number of the shadow's version; another one starts new counts.
             predict_answered: Makes the predictions that the client got; called in a thread.
             predict_shadow: Makes those of the shadow from the request; called in a thread, and may
                 raise anything.

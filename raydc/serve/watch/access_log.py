@@ -25,7 +25,7 @@ class AccessLog:
 
     Args:
         path: The file; its folder is made.
-        max_bytes: Size at which a file is full.
+        max_bytes: Size at which the file is full and is rotated.
 
     Raises:
         OSError: The file cannot be opened.

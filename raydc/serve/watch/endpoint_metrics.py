@@ -58,7 +58,7 @@ class EndpointMetrics:
     """Counts requests in Ray's metrics of this process. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        # Ray registers metrics when they are made, so this waits for a replica.
+        # Imported late: Ray registers metrics on creation, which must happen in a replica only.
         from ray.util.metrics import Counter, Gauge, Histogram
 
         self._counters = {
@@ -99,7 +99,7 @@ class EndpointMetrics:
         """Counts forward passes.
 
         Args:
-            model: Name of the model.
+            model: Name of the model, a tag of the metric.
             version: Version that computed.
             sizes: Requests in each forward pass since the last call.
         """
@@ -114,8 +114,8 @@ class EndpointMetrics:
 
         Args:
             name: One of `GAUGES`.
-            value: The value now.
-            model: Name of the model.
+            value: Current value, which replaces the previous one.
+            model: Name of the model, a tag of the metric.
         """
         self._gauges[name].set(value, {"model": model})
 

@@ -31,8 +31,8 @@ class Monitor:
     """Counts the requests of a service, and logs them if its settings say so.
 
     Args:
-        service: The service that is observed.
-        metrics: Counts its requests.
+        service: Service whose versions and queue become metrics.
+        metrics: Ray metrics of this replica, which receive each request.
         log_path: Maps the name of a model to the file of its access log.
     """
 
@@ -48,7 +48,7 @@ class Monitor:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def configure(self, settings: Settings) -> None:
-        """Opens or closes the access log. The endpoint runs on if the log cannot be opened."""
+        """Opens or closes the access log; the endpoint keeps running if it cannot be opened."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._loop.call_later(_FLUSH_INTERVAL_S, self._flush_regularly)

@@ -37,7 +37,7 @@ def test_predict_names_a_value_that_json_cannot_hold(value: float) -> None:
         client.predict("http://a", rows=[{"age": 1.0}, {"age": value}])
     with pytest.raises(UsageError, match="is of type object"):
         client.predict("http://a", rows=[{"age": object()}])
-    with pytest.raises(UsageError, match="one row"):
+    with pytest.raises(UsageError, match="not a list of rows"):
         client.predict("http://a", rows={"age": 1})  # type: ignore[arg-type]
 
 

@@ -69,7 +69,7 @@ def test_refusal_is_final_and_keeps_the_endpoints_message(
 
 def test_redirect_names_the_other_address(endpoint: Scripted) -> None:
     endpoint.answers = [(308, {"location": "https://a/predict"}, b"")]
-    with pytest.raises(RefusedError, match="It is at https://a/predict"):
+    with pytest.raises(RefusedError, match="The endpoint is at https://a/predict"):
         ask_waiting(endpoint.url)
 
 
@@ -124,7 +124,7 @@ def test_retry_after_beyond_the_deadline_fails_at_once(
     endpoint: Scripted, ask: Asking, clock: Clock
 ) -> None:
     endpoint.answers = [error(429, "full", retry_after="3600")]
-    with pytest.raises(UnavailableError, match="full; it asks for 3600 s"):
+    with pytest.raises(UnavailableError, match="full; the endpoint asks to wait 3600 s"):
         ask(endpoint.url)
     assert len(endpoint.requests) == 1
     assert clock.slept == []

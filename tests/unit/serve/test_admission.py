@@ -53,7 +53,7 @@ def test_queue_is_first_come_first_served_and_limited() -> None:
         tasks = [asyncio.create_task(other.start_computing()) for other in others]
         await asyncio.sleep(0)
         assert (admission.num_waiting, admission.num_in_work) == (2, 1)
-        assert "2 requests wait already" in await refused(admission)
+        assert "2 requests are waiting already" in await refused(admission)
         first.release()
         await tasks[0]
         assert not tasks[1].done()
@@ -70,9 +70,9 @@ def test_queue_of_zero_refuses_what_would_wait() -> None:
         slots = [await admission.admit() for _ in range(1 + _SPARE_BODIES)]
         assert "being read" in await refused(admission)
         await slots[0].start_computing()
-        with pytest.raises(RequestError, match="0 requests wait already"):
+        with pytest.raises(RequestError, match="0 requests are waiting already"):
             await slots[1].start_computing()
-        assert "0 requests wait already" in await refused(admission)
+        assert "0 requests are waiting already" in await refused(admission)
         for slot in slots:
             slot.release()
 
@@ -107,7 +107,7 @@ def test_resize_applies_while_requests_are_inside() -> None:
         admission.resize(2, 1)
         await tasks[0]
         assert (admission.num_waiting, admission.num_in_work) == (1, 2)
-        assert "1 requests wait already" in await refused(admission)
+        assert "1 requests are waiting already" in await refused(admission)
         admission.resize(3, 0)
         await tasks[1]
         for slot in slots:

@@ -177,7 +177,7 @@ def test_binary_nan_is_a_missing_number() -> None:
         (
             [{**one("UINT8", [1, 8, 8])[0], "parameters": {"shared_memory_region": "r"}}],
             b"",
-            "shares no memory",
+            "shared memory is not supported",
         ),
     ],
 )

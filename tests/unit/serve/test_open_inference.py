@@ -77,7 +77,7 @@ def test_infer_request_holds_raw_columns() -> None:
         (changed(data=None), r"inputs\[0\] lacks 'data'"),
         (changed(name="agee"), r"inputs\[0\].name is 'agee'; did you mean age\?"),
         (changed(name="x"), "the model's inputs are 'age', 'job'"),
-        (changed(datatype="FP17"), r"inputs\[0\].datatype is 'FP17'; known are"),
+        (changed(datatype="FP17"), r"inputs\[0\].datatype is 'FP17'; known datatypes:"),
         (changed(shape=[3]), r"inputs\[0\].data has 2 values, shape \[3\] needs 3"),
         (changed(shape=[]), r"inputs\[0\].shape must be a list of integers"),
         (changed(shape=[True]), r"inputs\[0\].shape must be a list of integers"),

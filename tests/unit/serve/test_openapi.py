@@ -197,7 +197,7 @@ def test_document_has_columns_of_any_name() -> None:
 def test_document_has_every_path_of_the_endpoint(app: App) -> None:
     paths = set(body(app.ask(request("GET", "/openapi.json")))["paths"])
     listed = (
-        body(app.ask(request("GET", "/nowhere")))["error"].partition("there are: ")[2].split(", ")
+        body(app.ask(request("GET", "/nowhere")))["error"].partition("known paths: ")[2].split(", ")
     )
     for path in (one.partition(" ")[2] for one in listed):
         if path not in ("/", "/docs", "/openapi.json"):

@@ -269,7 +269,7 @@ def test_predict_model_fails_gives_500_without_details(tables: Store) -> None:
         fake_forward(service, lambda x: np.full((len(x), 3), np.nan, dtype=np.float32))
         response = await routes.respond(post("/predict", small_models.table_rows(1)))
         assert response.status_code == 500
-        assert "rows[0]: the model gave a value that is no finite number" in body(response)["error"]
+        assert "rows[0]: the model gave a value that is not finite" in body(response)["error"]
 
     run(tables.settings(), scenario)
 

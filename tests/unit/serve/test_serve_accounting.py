@@ -44,7 +44,7 @@ def test_replica_is_found_behind_serves_own_middleware() -> None:
     [
         (
             {"_user_callable_wrapper": SimpleNamespace(_run_user_code_in_separate_thread=True)},
-            "thread of its own",
+            "runs in a separate thread",
         ),
         ({"_deployment_id": "missing"}, "'_deployment_id'"),
         ({"_metrics_manager": SimpleNamespace()}, "'_cached_"),
