@@ -216,7 +216,7 @@ def close_names(name: object, known: Iterable[str], num: int = 1) -> list[str]:
     """Known names that resemble a wrong one.
 
     Args:
-        name: The wrong name; a value that is no string is compared by its text.
+        name: The wrong name; a value that is not a string is compared by its text.
         known: Valid names.
         num: Maximum number of names to return.
 
@@ -234,7 +234,7 @@ def did_you_mean(
     """A suggestion for a message or a hint.
 
     Args:
-        name: The wrong name; a value that is no string is compared by its text.
+        name: The wrong name; a value that is not a string is compared by its text.
         known: Valid names.
         num: Maximum number of names to suggest.
         starts_sentence: Whether it starts with a capital letter, as a hint does.

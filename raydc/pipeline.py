@@ -71,7 +71,7 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
     if exists and not resume and not new:
         raise RunError(
             f"run {name!r} exists already at {folder.uri}",
-            "Type --resume to continue it, --new to start again (the old one is renamed), "
+            "Pass --resume to continue it, --new to start again (the old one is renamed), "
             "or choose another name: --set name=...",
         )
     if not exists:

@@ -85,7 +85,7 @@ def run(
         raise RunError(
             f"run {spec.name!r} has been trained already: {len(store.steps())} checkpoints at "
             f"{run_folder.uri}",
-            "Type --resume to continue it, or --new to start again.",
+            "Pass --resume to continue it, or --new to start again.",
         )
     attempts_before = _num_attempts(run_folder)
     facts = {"spec_hash": spec_hash(spec), "data_hash": data.data_hash, "resume": resume}

@@ -363,7 +363,7 @@ def _binary() -> Iterator[Bad]:
     yield bad("a length that is cut off", sized(3, "BYTES", (1,)), b"\1\0\0")
     yield bad("a text too many", sized(10, "BYTES", (1,)), text(b"a") * 2)
     yield bad("a text too few", sized(5, "BYTES", (2,)), text(b"a"))
-    yield bad("a text that is no image", sized(9, "BYTES", (1,)), text(b"hello"), 422)
+    yield bad("a text that is not an image", sized(9, "BYTES", (1,)), text(b"hello"), 422)
     yield bad("an empty text", sized(4, "BYTES", (1,)), text(b""), 422)
     yield bad(
         "too many rows",
@@ -498,7 +498,7 @@ def _forms() -> Iterator[Bad]:
             400,
         ),
         (
-            "a file that is no image",
+            "a file that is not an image",
             part('Content-Disposition: form-data; name="f"; filename="a"', b"hello") + end,
             422,
         ),

@@ -66,7 +66,7 @@ def find_newest(
         raise CheckpointError(
             f"none of the {len(skipped)} checkpoints in {store.folder.uri} verifies; "
             f"{skipped[0].reason}",
-            "Put back an intact copy, or type --new to start again.",
+            "Put back an intact copy, or pass --new to start again.",
         )
     # Only now: if none verifies, all must stay where the reader of the error finds them.
     for skip in skipped:
@@ -118,7 +118,7 @@ def retry_reads(read: Callable[[], T], folder: Storage, pauses_s: Sequence[float
         return read()
     except OSError as error:
         raise CheckpointError(
-            f"{folder.uri} cannot be read: {error}", "Give access to it, then type --resume."
+            f"{folder.uri} cannot be read: {error}", "Give access to it, then pass --resume."
         ) from error
 
 
@@ -162,7 +162,7 @@ def refuse_lost_checkpoints(
         raise CheckpointError(
             f"run {spec.name!r} has written {len(steps)} checkpoints, the last after step "
             f"{steps[-1]}, but {store.folder.uri} holds none",
-            "Put one back to continue from it, or type --new to start again.",
+            "Put one back to continue from it, or pass --new to start again.",
         )
 
 
@@ -196,7 +196,7 @@ def refuse_other_data(spec: ResolvedSpec, before: str, now: str) -> None:
         raise RunError(
             f"run {spec.name!r} was trained on data set {before[:12]}, but the prepared data set "
             f"is {now[:12]}",
-            "Restore the sources, type --new to start again with the changed data, or give the run "
+            "Restore the sources, pass --new to start again with the changed data, or give the run "
             f"another name and --fork {spec.name} to start from its weights.",
         )
 
@@ -216,7 +216,7 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     if not relevant:
         return
     hint = (
-        "Undo the change to resume, type --new to start again with it, or give the run another "
+        "Undo the change to resume, pass --new to start again with it, or give the run another "
         f"name and --fork {spec.name} to start from its weights."
     )
     # Its default follows the number of workers, so it may change although the spec does not.

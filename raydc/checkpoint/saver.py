@@ -234,7 +234,7 @@ class Saver:
         newest = f"The newest one in storage is of step {kept[-1]}. " if kept else ""
         return CheckpointError(
             f"{what} could not be written to {self._store.folder.uri}{self._reason}",
-            f"{newest}Make room or give access there, then type --resume.",
+            f"{newest}Make room or give access there, then pass --resume.",
         )
 
     def __enter__(self) -> Saver:

@@ -81,7 +81,7 @@ class StoreListing:
         """A file by its path in the storage; None and a line in `damaged` if it cannot be read."""
         try:
             return self.storage.read_bytes(path)
-        except FileNotFoundError:  # Removed since the listing, which is no damage.
+        except FileNotFoundError:  # Removed since the listing, which is not damage.
             return None
         except OSError as error:
             self.damaged.append(f"{path}: {error.strerror or first_line(error)}")

@@ -47,7 +47,7 @@ class ColumnScan:
         kinds: Sorted kinds of its blocks (see `values.kind_of`); empty if no block has it.
         missing: Null cells, and NaN if the column holds numbers.
         missing_numbers: Cells without a number when read as numbers: null, NaN, or text of NaN.
-        wrong: Cells that are no number when read as numbers.
+        wrong: Cells that are not numbers when read as numbers.
         infinite: Cells that are infinite when read as numbers.
         arrow_type: Name of a type that cannot be an input; None for other types.
         shapes: First row id of each image shape, `HxWxC`.

@@ -59,7 +59,7 @@ class ImageDecoder:
             A column of `values.IMAGE`.
 
         Raises:
-            DataError: A cell is no readable image.
+            DataError: A cell is not a readable image.
         """
         pixels = []
         for cell, row_id in zip(column.to_pylist(), ids, strict=True):
@@ -95,7 +95,7 @@ def read_image_files(
         A table of `image` and `label`, and the row ids, int64 [B].
 
     Raises:
-        DataError: A file cannot be read, or is no image.
+        DataError: A file cannot be read, or is not an image.
     """
     pixels: list[images.Pixels | None] = []
     for _, file in numbered:

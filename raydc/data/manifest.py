@@ -31,7 +31,7 @@ def read(folder: Storage) -> dict[str, Any]:
         manifest = folder.read_json(MANIFEST)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder.uri} is no prepared data set: {MANIFEST}: {error}", _remedy(folder)
+            f"{folder.uri} is not a prepared data set: {MANIFEST}: {error}", _remedy(folder)
         ) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:

@@ -36,7 +36,7 @@ def load(folder: Storage, contents: bool = False) -> Prepared:
         contents: Whether to compare the sha256 of each file too, which reads all of them.
 
     Raises:
-        DataError: The folder is no prepared data set, or a file is missing or damaged.
+        DataError: The folder is not a prepared data set, or a file is missing or damaged.
     """
     facts = manifest.read(folder)
     manifest.verify(folder, facts, contents)

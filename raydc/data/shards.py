@@ -235,7 +235,7 @@ def open_rows(folder: Storage, split: str) -> Rows:
         split: One of `SPLITS`.
 
     Raises:
-        DataError: The folder is no prepared data set, or a shard is missing or of another size.
+        DataError: The folder is not a prepared data set, or a shard is missing or of another size.
     """
     facts = manifest.read(folder)
     manifest.verify(folder, facts)

@@ -187,5 +187,5 @@ def _json_text(place: str, name: str, value: Any) -> str | None:
         return json.dumps(value)  # `true`, not Python's `True`.
     kind = "an object" if isinstance(value, dict) else "a list"
     raise DataError(
-        f"{place}: {name}: {kind} is no number, text or image", "Give an image as base64 text."
+        f"{place}: {name}: {kind} is not a number, text or image", "Give an image as base64 text."
     )

@@ -90,7 +90,7 @@ class Parsed:
 
     Attributes:
         values: float64 [B], NaN where a value is missing or wrong.
-        wrong: bool [B], True if there is a value that is no number.
+        wrong: bool [B], True if there is a value that is not a number.
         missing: bool [B], True if there is no value (null or NaN).
     """
 

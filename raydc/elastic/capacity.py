@@ -88,7 +88,7 @@ class GroupSize:
 
         Args:
             fits: Workers that there is room for.
-            now_s: Time on a clock that never jumps.
+            now_s: Monotonic time.
 
         Returns:
             Number of workers, or None if there is room for too few.
@@ -100,7 +100,7 @@ class GroupSize:
 
         Args:
             num_workers: Size that failed; until `retry_after_s` has passed, only less is tried.
-            now_s: Time on a clock that never jumps.
+            now_s: Monotonic time.
         """
         self._too_many, self._avoided_until_s = num_workers, now_s + self.retry_after_s
 
@@ -110,7 +110,7 @@ class GroupSize:
         Args:
             num_workers: Size of the running group.
             fits: Workers that there is room for, the running ones included.
-            now_s: Time on a clock that never jumps.
+            now_s: Monotonic time.
 
         Returns:
             The larger size, or None to stay.

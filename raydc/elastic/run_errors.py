@@ -11,7 +11,7 @@ from raydc.errors import ClusterError, TrainError, first_line
 from raydc.loop.group import PeerLostError
 from raydc.spec import ResolvedSpec
 
-_RESUME = "Type --resume to continue from the last checkpoint once the cause is gone."
+_RESUME = "Pass --resume to continue from the last checkpoint once the cause is gone."
 
 
 def describe_lack(spec: ResolvedSpec, total: Mapping[str, float], free: Mapping[str, float]) -> str:

@@ -45,7 +45,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         standby: Standby processes of the run.
         autoscales: Whether the cluster may grow by what is requested.
         probe: Probes nodes, like `node_probe.probe_nodes`.
-        now_s: A clock that never jumps.
+        now_s: A monotonic clock.
         unix_s: The Unix time, to compare with deadlines of nodes.
     """
 

@@ -66,7 +66,7 @@ class StandbyProcesses:
         enabled: Whether there should be any.
         entry: module.function that Ray calls when a process for a worker starts.
         request: Starts processes on a node; raises grpc.RpcError.
-        now_s: A clock that never jumps.
+        now_s: A monotonic clock.
 
     Attributes:
         runtime_env: Runtime environment of the workers, which names the entry.

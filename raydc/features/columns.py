@@ -63,7 +63,7 @@ def numbers(
         float64 [B], NaN for a missing value.
 
     Raises:
-        DataError: A value is no finite number; the message names its row and column.
+        DataError: A value is not a finite number; the message names its row and column.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         result = values.astype(np.float64)
@@ -127,7 +127,7 @@ class Numeric:
             float32 [B, 1].
 
         Raises:
-            DataError: A value is no number, or float32 cannot hold its input.
+            DataError: A value is not a number, or float32 cannot hold its input.
         """
         numbers_B = numbers(values, column, missing_values)
         numbers_B[np.isnan(numbers_B)] = self.mean

@@ -122,7 +122,7 @@ class Features:
             int64 [B], positions in `signature.classes`; or float32 [B], standardised.
 
         Raises:
-            DataError: A label is none of the classes, or a target is no number; the message names
+            DataError: A label is not a class, or a target is not a number; the message names
                 its row.
         """
         if self.signature.task == "regression":
@@ -205,7 +205,7 @@ class Features:
             Values of every input column, by name.
 
         Raises:
-            DataError: A row is no object or has no input, or a column is unknown.
+            DataError: A row is not an object or has no input, or a column is unknown.
         """
         for index, row in enumerate(rows):
             self._check_row(index, row)

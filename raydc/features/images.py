@@ -39,7 +39,7 @@ def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None
         uint8 [H, W, C].
 
     Raises:
-        ValueError: The value is no image; the message says why.
+        ValueError: The value is not an image; the message says why.
     """
     return to_pixels(open_image(value), size, channels)
 
@@ -54,7 +54,7 @@ def open_image(value: Any) -> Image.Image | Pixels:
         An image of PIL whose pixels are not read yet; or pixels, if they were given as numbers.
 
     Raises:
-        ValueError: The value is no image; the message says why.
+        ValueError: The value is not an image; the message says why.
     """
     if not isinstance(value, bytes | bytearray | memoryview | str):
         return _from_array(value)

@@ -22,7 +22,7 @@ def to_array(value: Any) -> npt.NDArray[Any]:
         An array of the type that numpy chooses.
 
     Raises:
-        ValueError: A leaf is no number, or the lists of a level differ in length.
+        ValueError: A leaf is not a number, or the lists of a level differ in length.
     """
     # Leaves are checked first: numpy makes every leaf as wide as the longest text among them, at
     # 4 bytes a character, so that a request of a megabyte could exhaust the memory of a machine.

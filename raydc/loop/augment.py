@@ -87,7 +87,7 @@ def make_augmenter(section: Augment | None, signature: Signature, seed: int) -> 
         seed: Seed of the run, from which each change is drawn.
 
     Raises:
-        SpecError: The rows are no images, or the images are smaller than the padding.
+        SpecError: The rows are not images, or the images are smaller than the padding.
     """
     if section is None or not (section.crop_padding or section.horizontal_flip):
         return None

@@ -107,7 +107,7 @@ def model_problem(path: str, message: str) -> SpecError:
 
 
 def require_images(signature: Signature, name: str) -> None:
-    """Raises SpecError if the rows are no images, which the model `name` needs."""
+    """Raises SpecError if the rows are not images, which the model `name` needs."""
     if signature.kind != "image":
         raise model_problem(
             "model.name",

@@ -40,7 +40,7 @@ class PhaseTimer:
         run_folder: Holds `events.jsonl` and, on a local filesystem, the pulse file.
         writes: Whether this is rank 0, whose seconds are those of the run.
         record_event: Writes an event: `Journal.record_event`.
-        now_s: A clock that never jumps; its zero does not matter.
+        now_s: A monotonic clock; its zero does not matter.
         unix_s: The Unix time.
     """
 

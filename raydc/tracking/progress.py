@@ -39,7 +39,7 @@ class Progress:
         report: Shows a line that stays.
         batch_size: Rows of a step over all workers, to estimate the remaining time.
         also: Takes every record too, for metrics.
-        now_s: A clock that never jumps.
+        now_s: A monotonic clock.
     """
 
     def __init__(

@@ -163,7 +163,7 @@ def test_errors_of_haproxy_and_serve_are_json(
             {"error": "own", "request_id": "own"},
         )
     status, _, body = ask(port, "/small/text/200")
-    assert (status, body) == (200, b"plain"), "what is no error passes"
+    assert (status, body) == (200, b"plain"), "what is not an error passes"
     status, headers, body = ask(port, "/small/gone/200")
     assert (status, headers["retry-after"]) == (502, "1")
     assert len(body["request_id"]) == 36, "a request without an id gets one"

@@ -59,7 +59,7 @@ def wait_until_applied(
         The number of replicas.
 
     Raises:
-        ServeError: A replica refuses a version, the application failed, or the time is over.
+        ServeError: A replica refuses a version, the application failed, or the time is up.
     """
     wanted = settings.model_dump(mode="json")
     while time.monotonic() < deadline:
@@ -89,7 +89,7 @@ def wait_until_answering(endpoint: Endpoint, traffic: Traffic, deadline: float) 
         deadline: Value of `time.monotonic()` at which the wait ends.
 
     Raises:
-        ServeError: The time is over.
+        ServeError: The time limit has passed.
     """
     # A request may go to the stable version or to its canary.
     answering = {str(side.version) for side in (traffic, traffic.canary) if side is not None}

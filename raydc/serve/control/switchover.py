@@ -64,7 +64,7 @@ def change_traffic(
         The traffic before; None if no such endpoint runs.
 
     Raises:
-        ServeError: A version does not load or the time is over. The versions before still answer.
+        ServeError: A version does not load or the time is up. The versions before still answer.
     """
     before = find_endpoint(storage, model, alias)
     if before is None:
@@ -95,7 +95,7 @@ def apply_and_wait(
         ready_timeout_s: Time limit for loading, switching and the first answer together.
 
     Raises:
-        ServeError: A version does not load or the time is over, and the versions before still
+        ServeError: A version does not load or the time is up, and the versions before still
             answer. Or somebody else has changed the endpoint meanwhile, and their change stands.
     """
     deadline = time.monotonic() + ready_timeout_s

@@ -345,7 +345,7 @@ def test_disk_that_stays_full_ends_the_run_with_a_remedy(
             worker.fit(spec, run, data, timing=NO_PAUSES)
     assert caught.value.hint == (
         "The newest one in storage is of step 4. Make room or give access there, "
-        "then type --resume."
+        "then pass --resume."
     )
     assert worker.fit(spec, run, data).step == 21
     starts = [r["step"] for r in events.read(run, "metrics") if r["kind"] == "start"]

@@ -103,7 +103,7 @@ def test_write_data_set_counts_row_ids_through_all_splits(tmp_path: Path) -> Non
 
 
 def test_open_rows_refuses_a_folder_without_a_manifest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no prepared data set"):
+    with pytest.raises(DataError, match="is not a prepared data set"):
         shards.open_rows(Storage(str(tmp_path)), "train")
 
 
