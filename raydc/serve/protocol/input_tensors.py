@@ -263,7 +263,7 @@ def _to_images(values: Array, place: str, interface: Interface) -> npt.NDArray[n
 
 
 def _to_bytes(values: Array, place: str) -> npt.NDArray[np.uint8]:
-    # Both comparisons are false for NaN, so it is refused. Booleans are not pixels: true is not 255.
+    # Both comparisons are false for NaN, so it is refused. Booleans are refused: true is not 255.
     if (
         values.dtype == np.bool_
         or not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all()
