@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ from raydc.errors import UsageError
 
 if TYPE_CHECKING:
     from raydc.job import Job
+
+# Seconds that other drivers get to leave a local Ray before it ends.
+LEAVE_GRACE_S = 10.0
 
 
 @click.command()
@@ -151,7 +155,10 @@ def _endpoint_of(spec: str | None, overrides: tuple[str, ...], token: str | None
     loaded = load(spec, overrides)
     # Port 0 is a free port, known only to the process that chose it.
     if loaded.serve is None or loaded.serve.port == 0:
-        raise UsageError(f"{spec} does not say where the endpoint is", "Give --url.")
+        raise UsageError(
+            f"{spec} does not say where the endpoint is: it has no section `serve`, or port 0",
+            "Give --url with the address that `raydc serve` printed.",
+        )
     from raydc import client
 
     # An IPv6 address needs brackets in a URL.
@@ -243,6 +250,9 @@ def stay(job: Job, once: bool) -> None:
             # Other processes may serve further models on this Ray: it ends after the last of them.
             serve.wait()
             report("serve     the endpoint was stopped")
+            # `raydc stop` is attached to this Ray and would be aborted with it: it has to read
+            # that the endpoint is gone, print that and leave.
+            time.sleep(LEAVE_GRACE_S)
         except KeyboardInterrupt:
             report("serve     stopping")
     engine.disconnect()

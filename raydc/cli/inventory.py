@@ -44,7 +44,9 @@ def runs(name: str | None, storage: str, as_json: bool) -> None:
     if as_json:
         tables.print_json(listing, run=run, versions=versions, forks=forks, seconds=account.seconds)
     else:
-        tables.print_run(listing, run, versions, forks, time_account.format_lines(account))
+        # The account of a sweep is in its trials; zeros would claim that it took no time.
+        lines = time_account.format_lines(account) if account.wall_s else ["not recorded"]
+        tables.print_run(listing, run, versions, forks, lines)
     tables.warn_of_damage(listing)
 
 

@@ -72,6 +72,8 @@ def fit(
     plan.make(spec.model_copy(update={"serve": None}), total)
     if lack := run_errors.describe_lack(spec, total, ray.available_resources()):
         progress.say(f"train     waiting for other jobs to end: {lack}")
+    # Processes start and import torch, for up to minutes on a busy machine.
+    progress.say("train     starting the workers")
     handle = mailbox.create()
     trainer = _trainer(spec, data_folder, run_folder, handle)
     on_interrupt = signal.getsignal(signal.SIGINT)

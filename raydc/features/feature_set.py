@@ -70,7 +70,7 @@ class Features:
         for name in self.columns:
             if name not in columns:
                 raise DataError(
-                    f"column {name!r} is missing", f"The model needs {', '.join(self.columns)}."
+                    f"column {name!r} is missing", f"The model takes {', '.join(self.columns)}."
                 )
         parts: list[npt.NDArray[np.float32]] = []
         for name, column in self.columns.items():
@@ -212,7 +212,7 @@ class Features:
         return {name: [row.get(name) for row in rows] for name in self.columns}
 
     def _check_row(self, index: int, row: Mapping[str, Any]) -> None:
-        needs = f"The model needs {', '.join(self.columns)}."
+        needs = f"The model takes {', '.join(self.columns)}."
         if not isinstance(row, Mapping):
             raise DataError(
                 f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs

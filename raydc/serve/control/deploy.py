@@ -227,10 +227,19 @@ def wait(poll_interval_s: float = 2.0) -> None:
     Args:
         poll_interval_s: Seconds between two checks.
     """
-    while any(
-        application["import_path"] == application_module.IMPORT_PATH
-        for application in serve_client.applications()
-    ):
+    from ray import serve
+
+    seen: set[str] = set()
+    while True:
+        declared = {
+            application["name"]
+            for application in serve_client.applications()
+            if application["import_path"] == application_module.IMPORT_PATH
+        }
+        seen |= declared
+        # An application is undeclared before its replicas have answered their last requests.
+        if not declared and not seen & set(serve.status().applications):
+            return
         time.sleep(poll_interval_s)
 
 
