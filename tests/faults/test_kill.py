@@ -287,7 +287,7 @@ def test_killed_driver_resumes_and_skips_a_flipped_byte(tmp_path: Path, root: Pa
     starts = [record["step"] for record in events.read(run, "metrics") if record["kind"] == "start"]
     assert 0 < starts[1] < int(newest.removeprefix("step_"))
 
-    spec = specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml")))
+    spec = specs.resolve(specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml"))))
     data = prepared.load(Storage(str(next((tmp_path / "killed" / "runs" / "data").iterdir()))))
     check_ledger(run, spec, data.num_rows["train"])
     # The fault fires once, so the calling process trains undisturbed, and computes what a Ray
