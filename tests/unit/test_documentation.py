@@ -19,7 +19,7 @@ from raydc.cli import main
 from raydc.features.signature import Signature
 from raydc.spec.model import Builder
 
-WORDS_OF_ONE_MACHINE = ("/work/", "/root/", "/tmp/docs")
+WORDS_OF_ONE_MACHINE = ("/root/", "/tmp/docs")
 
 
 def test_code_blocks_are_all_of_checked_kinds() -> None:
