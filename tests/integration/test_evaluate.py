@@ -80,7 +80,7 @@ def test_evaluate_refuses_data_of_another_model(tmp_path: Path) -> None:
     place, _ = make(tmp_path, small_models.table_features())
     other = small_models.price_features()
     folder = data_set(tmp_path, other, np.zeros((20, 1), np.float32), np.zeros(20, np.float32))
-    with pytest.raises(DataError, match="was prepared with other features"):
+    with pytest.raises(DataError, match="was prepared with different features"):
         evaluate.run(place, folder)
 
 
