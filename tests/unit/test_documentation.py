@@ -153,3 +153,18 @@ def test_generated_reference_is_current(root: Path) -> None:
     check = [sys.executable, root / "docs" / "generate.py", "--check"]
     done = subprocess.run(check, check=False, timeout=120, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_promises_name_tests_that_exist(root: Path) -> None:
+    text = (root / "docs/explanation/promises.md").read_text()
+    named = re.findall(r"`(tests/[\w/.]+)(?:::(\w+))?`", text)
+    assert len(named) > 25
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (root / path).exists() or (name and f"def {name}(" not in (root / path).read_text())
+    ]
+    assert missing == []
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    without_test = [r for r in rows if "tests that try" not in r and "`tests/" not in r]
+    assert without_test == []
