@@ -181,7 +181,7 @@ def shown(value: object, max_chars: int = 80) -> str:
 
     Args:
         value: Any value, from a spec, a row or a request.
-        max_chars: Maximum length of the text, in characters.
+        max_chars: Length from which the end is cut off and replaced by `...`.
     """
     # A request may hold megabytes, or a number too long for `str` (Python limits the digits).
     if isinstance(value, str):

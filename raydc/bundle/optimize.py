@@ -92,7 +92,7 @@ def optimize(bundle: Bundle) -> Bundle:
     Takes seconds to minutes the first time on a machine. The log says in one line what was made.
 
     Args:
-        bundle: A loaded bundle.
+        bundle: The bundle as it was trained; it is not changed.
 
     Returns:
         A bundle whose `compute` names the form; `bundle` itself if no form is allowed or faster.

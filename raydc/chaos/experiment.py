@@ -62,7 +62,7 @@ def run(
     Args:
         spec: The user's resolved spec.
         data: The data set that was prepared from it.
-        storage: Storage of the spec.
+        storage: Gets the run folder; it is the one that the spec names.
         engine: The Ray that drivers attach to.
         report: Shows a line of progress or of the verdict.
         options: How much is broken.

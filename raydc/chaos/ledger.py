@@ -15,7 +15,7 @@ def violations(
 
     Args:
         history: Surviving records of the run, of `events.surviving`.
-        seed: Seed of the run.
+        seed: `seed` of the spec, from which the rows of each step follow.
         num_rows: Training rows of the data set.
         batch_size: Rows of a full step, over all workers.
     """

@@ -37,7 +37,7 @@ class Saver:
     """Keeps the state of a run safe. A context manager: leaving it waits for the last copy.
 
     Args:
-        store: Store that the checkpoints are written to.
+        store: The run's checkpoints in storage, which outlive the cluster.
         spec: The resolved spec; its section `checkpoint` sets the interval and the limits.
         constants: Files and values that all checkpoints of this attempt have in common.
         journal: Lines of metrics, which must be durable before a state that counts them.

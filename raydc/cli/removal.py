@@ -203,7 +203,7 @@ def refuse_served_alias(model: str, alias: str, uri: str, endpoints: Sequence[An
     """Refuses to end an alias that an endpoint serves.
 
     Args:
-        model: Name of the model.
+        model: Name of the model in the registry at `uri`.
         alias: Alias that the user wants to end.
         uri: Storage of the model; another one may have a model of this name.
         endpoints: Running endpoints, from `raydc.serve.status`.

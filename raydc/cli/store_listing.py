@@ -45,7 +45,7 @@ class StoreListing:
     """The files of a storage by kind (`runs`, `data`, `models`) and name.
 
     Args:
-        storage: The storage to list.
+        storage: The storage; each of its three folders is listed when it is first needed.
     """
 
     def __init__(self, storage: Storage) -> None:

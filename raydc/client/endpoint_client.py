@@ -148,7 +148,7 @@ class EndpointClient(ABC, Generic[Http]):
         """Tells whether the endpoint answers now; tries once and does not raise RaydcError.
 
         Args:
-            timeout_s: Time limit of this call.
+            timeout_s: Time after which the answer counts as no.
         """
 
     @abstractmethod

@@ -87,7 +87,7 @@ def read_image_files(
     """Reads files of one image each.
 
     Args:
-        filesystem: Filesystem on which the files lie.
+        filesystem: The disk or object store of the source, which knows the paths of the files.
         numbered: Files with their indices in the layout, which become part of the row ids.
         decoder: Decodes each image and, if the spec says so, resizes it.
 
@@ -117,7 +117,7 @@ def read_idx_pair(
     """Yields the images of an IDX file with their labels, in their order.
 
     Args:
-        filesystem: Filesystem on which both files lie.
+        filesystem: The disk or object store of the source, which knows the paths of both files.
         file: File of images; its entry in the layout names the file of labels.
         decoder: Resizes the images, if the spec says so.
 

@@ -63,7 +63,7 @@ def read_csv(
     """Yields the rows of a CSV file in their order, every cell as text.
 
     Args:
-        filesystem: Filesystem on which the file lies.
+        filesystem: The disk or object store of the source, which knows the path of the file.
         file: File to read; `.tsv` has tabs between its cells.
         names: Columns of its header, in the order of the cells.
         missing_values: Cells that become null.

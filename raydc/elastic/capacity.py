@@ -44,7 +44,7 @@ def room_by_node(
     successors; resources of other actors and tasks do not.
 
     Args:
-        nodes: Nodes of the cluster.
+        nodes: All nodes, usable or not, with what is free on each.
         needs: Resources of one worker.
         held: Workers of this run that still hold their resources, by node id.
 

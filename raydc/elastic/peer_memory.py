@@ -34,7 +34,7 @@ _SELECT_EVERY_S = 10.0
 # The state before the newest is the fallback if the newest does not verify.
 _NUM_KEPT = 2
 
-# Content of files by name.
+# Bytes of files by name. Ray moves arrays through shared memory, and would copy `bytes`.
 Files = dict[str, npt.NDArray[np.uint8]]
 
 
@@ -69,7 +69,7 @@ class MemoryHolder:
         Args:
             history: Attempt that the state belongs to.
             step: Steps done in the state.
-            meta: JSON values that describe the state.
+            meta: JSON values for the manifest of the checkpoint.
             hashes: sha256 by file name.
             files: Content by file name.
 

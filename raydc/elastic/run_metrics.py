@@ -19,7 +19,7 @@ class RunMetrics:
     """Counts what a run publishes. The driver holds the counters, so they survive its workers.
 
     Args:
-        run: Name of the run.
+        run: Name of the run, a tag of every metric.
     """
 
     def __init__(self, run: str) -> None:

@@ -42,7 +42,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         needs: Resources of one worker.
         start_timeout_s: How long workers may wait for free resources.
         mailbox: Handle of the run's mailbox, which takes events.
-        standby: Standby processes of the run.
+        standby: Keeps started processes on nodes with room, so that a restart is quick.
         autoscales: Whether the cluster may grow by what is requested.
         probe: Probes nodes, like `node_probe.probe_nodes`.
         now_s: A monotonic clock.

@@ -180,7 +180,7 @@ def sample(space: dict[str, Any], num_samples: int, seed: int) -> list[dict[str,
     Args:
         space: Domains of `ray.tune` by name.
         num_samples: Number of draws; a grid gives all its points in each.
-        seed: Seed of the random numbers.
+        seed: The same seed draws the same points.
     """
     import numpy as np
 

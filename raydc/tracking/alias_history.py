@@ -61,7 +61,7 @@ def make_move(kind: str, alias: str, stack: list[int], new: int | None, who: str
 
     Args:
         kind: `set`, `rollback` or `removed`.
-        alias: Alias that moves.
+        alias: Name of the alias, which need not exist yet.
         stack: The versions that it has stood for, the current one last.
         new: Version after; None if the alias ends.
         who: Name of the user who moves it.

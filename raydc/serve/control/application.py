@@ -61,7 +61,7 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
 
     Args:
         section: Section `serve` of the spec, for the number of replicas and resources.
-        settings: Settings of the replicas.
+        settings: What each replica gets as its `user_config`.
         route_prefix: Path of the endpoint, such as `/`.
     """
     limited = section.max_queued_requests >= 0

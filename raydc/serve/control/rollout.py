@@ -43,7 +43,7 @@ def start(
         model: Name of the model in the registry.
         alias: An alias that an endpoint of the connected Ray serves.
         kind: `canary` or `shadow`.
-        version: Version of the canary or shadow.
+        version: Registered version; it must not be the one that the alias has.
         fraction: Its share of the requests, above 0 and at most 1.
         who: Author of the change, for the history.
         why: Reason of the change, for the history.
@@ -135,10 +135,10 @@ def record_changes(
         registry: Registry that holds the history of the alias.
         model: Name of the model in the registry.
         alias: Alias whose history gets the entries.
-        before: Traffic before the change.
-        after: Traffic after the change; entries are written only for what differs.
+        before: Traffic that the endpoint had.
+        after: Traffic that it has now; entries are written only for what differs.
         who: Author of the change; empty means the user of this process.
-        why: Reason of the change.
+        why: Reason that the history shows; may be empty.
     """
     for kind in ("canary", "shadow"):
         old, new = getattr(before, kind), getattr(after, kind)
@@ -272,7 +272,7 @@ def follow(
         storage: Storage that holds the registry.
         model: Name of the model in the registry.
         alias: The alias whose canary it is.
-        version: Version of the canary.
+        version: The canary when the caller began; another one ends the observation.
         rule: Limits of the spec, with a timeout after which the canary is dropped.
         report: Called with each new reason to wait.
 

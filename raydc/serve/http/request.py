@@ -119,8 +119,8 @@ class EncodedResponse(Response):
     """A response whose headers are bytes already; Starlette's encodes and compares each.
 
     Args:
-        status: HTTP status of the response.
-        body: The whole body.
+        status: HTTP status.
+        body: Bytes that are sent as they are; their number becomes `content-length`.
         media_type: Value of the header `content-type`.
         headers: Further headers, with names in lower case.
     """

@@ -60,7 +60,7 @@ def split_body(body: bytes, header_length: str) -> tuple[memoryview, BinaryTail]
     """Splits a body into its JSON and its binary data, without a copy.
 
     Args:
-        body: The whole body.
+        body: JSON, followed directly by the data of the tensors.
         header_length: Header `Inference-Header-Content-Length`: bytes of the JSON part.
 
     Raises:
@@ -84,7 +84,7 @@ def decode_numbers(content: memoryview, datatype: str, shape: Sequence[int], pla
     Args:
         content: The bytes. The array shares their memory and is read-only if they are.
         datatype: A key of `DATATYPES`.
-        shape: Shape of the array.
+        shape: Shape that the request states; it is not trusted.
         place: Position in the request such as `inputs[0]`, for messages.
 
     Raises:

@@ -53,9 +53,9 @@ def parse_multipart(body: bytes, content_type: str, max_parts: int) -> list[Form
     """Splits a multipart/form-data body into its parts.
 
     Args:
-        body: The whole body of the request.
+        body: Body of the request, already limited by `max_request_bytes`.
         content_type: The request's header, which names the boundary.
-        max_parts: Largest number of parts.
+        max_parts: Fields and files that a form may have together.
 
     Raises:
         RequestError: 400 if the body is not a form, 413 if it has more than `max_parts` parts.

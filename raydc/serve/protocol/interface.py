@@ -139,7 +139,7 @@ def check_num_rows(num_rows: int, max_rows: int, place: str) -> None:
     """Refuses a request with too many rows.
 
     Args:
-        num_rows: Rows of the request.
+        num_rows: Rows that a pass through the model would get.
         max_rows: The endpoint's `max_request_rows`.
         place: What has the rows, for the message: `the form`, `inputs[0]`.
 

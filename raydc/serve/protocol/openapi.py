@@ -26,7 +26,7 @@ ERRORS = {
 # Health needs no token: a load balancer has none.
 _OPEN_PATHS = ("/healthz", "/ping", "/v2/health/live", "/v2/health/ready")
 _ERRORS_OF_GET = (401, 404, 405, 408, 503)
-# Headers that an error carries, by status.
+# RFC 9110 requires `Allow`; `Retry-After` tells clients how long to wait before they try again.
 _ERROR_HEADERS = {405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 
 

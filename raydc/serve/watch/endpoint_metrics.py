@@ -114,7 +114,7 @@ class EndpointMetrics:
 
         Args:
             name: One of `GAUGES`.
-            value: Current value, which replaces the previous one.
+            value: Replaces the previous value; it is not added to it.
             model: Name of the model, a tag of the metric.
         """
         self._gauges[name].set(value, {"model": model})
