@@ -1,21 +1,30 @@
 """Artefacts of several files that exist only if all of them verify.
 
-The manifest (name, bytes and sha256 of each file) is written last: a folder without a manifest that
-verifies is no artefact. Used for checkpoints and bundles in workers, the driver and replicas.
+The manifest (name, bytes and sha256 of each file, and its own sha256) is written last: a folder
+without a manifest that verifies is no artefact. Used for checkpoints and bundles in workers, the
+driver and replicas.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from raydc.errors import CheckpointError, FormatError
-from raydc.storage import Content, Storage, sha256
+from raydc.storage import Content, Storage, canonical_json, sha256
 
 MANIFEST = "MANIFEST.json"
 # Increased when a reader of the previous format would misread the files or the manifest. A manifest
 # without `format` has format 1.
 FORMAT_VERSION = 1
+
+# Where the JSON objects of a store keep the hash of all their other values.
+OWN_HASH = "sha256"
+
+# A file that stands where a folder belongs, or the reverse. Such a store answers, and no wait
+# helps; any other OSError may be temporary, so it makes nothing damaged.
+_DAMAGE_ERRNOS = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 # Called with each phase of a write as it is reached; tests and chaos runs break a write there.
 OnPhase = Callable[[str], None]
@@ -55,8 +64,30 @@ def write_artefact(
         }
         on_phase(f"wrote {name}")
     manifest = {"format": FORMAT_VERSION, "meta": dict(meta), "files": entries}
-    folder.write_json(MANIFEST, manifest)
+    folder.write_json(MANIFEST, seal(manifest))
     on_phase(f"wrote {MANIFEST}")
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the hash of a JSON object to it, by which a reader finds a changed character."""
+    return {**record, OWN_HASH: _own_hash(record)}
+
+
+def broken_seal(record: Mapping[str, Any]) -> str | None:
+    """Compares a JSON object with the hash that `seal` added.
+
+    Returns:
+        What was expected and what was found; None if they agree, or if it has no hash because an
+        older raydc wrote it.
+    """
+    expected = record.get(OWN_HASH)
+    if expected is None or expected == (found := _own_hash(record)):
+        return None
+    return f"expected sha256 {str(expected)[:16]}, found {found[:16]}"
+
+
+def _own_hash(record: Mapping[str, Any]) -> str:
+    return sha256(canonical_json({name: record[name] for name in record if name != OWN_HASH}))
 
 
 def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -73,6 +104,18 @@ def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
     return meta, {name: _read_file(folder, name, entry) for name, entry in entries.items()}
 
 
+def read_one(folder: Storage, name: str) -> tuple[dict[str, Any], bytes]:
+    """Reads and verifies one file of an artefact; like `read_artefact`, but not all of its bytes.
+
+    Returns:
+        The metadata, and the content of the file.
+    """
+    meta, entries = read_manifest(folder)
+    if name not in entries:
+        raise CheckpointError(f"{folder.uri}/{MANIFEST} names no file {name}")
+    return meta, _read_file(folder, name, entries[name])
+
+
 def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the manifest of an artefact, without its files.
 
@@ -85,7 +128,10 @@ def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     try:
         manifest = folder.read_json(MANIFEST)
-        # Before all else: a newer format may have neither `meta` nor `files`.
+        # First of all: a changed character may look like another format.
+        if (wrong := broken_seal(manifest)) is not None:
+            raise CheckpointError(f"{folder.uri}/{MANIFEST} is damaged: {wrong}")
+        # Before the rest: a newer format may have neither `meta` nor `files`.
         found = int(manifest.get("format", FORMAT_VERSION))
         if found > FORMAT_VERSION:
             raise FormatError(
@@ -102,7 +148,17 @@ def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
         raise CheckpointError(f"{folder.uri} has no {MANIFEST}: it was never completed") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder.uri}/{MANIFEST} cannot be read: {error}") from error
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise CheckpointError(f"{folder.uri} is no folder of files: {error}") from error
     return meta, entries
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether a store that answers holds something else than a file where a file belongs."""
+    # pyarrow gives no number for a folder that is read as a file.
+    return error.errno in _DAMAGE_ERRNOS or str(error).endswith("is a directory")
 
 
 def mismatch(num_bytes: int, digest: str, entry: Mapping[str, Any]) -> str | None:
@@ -128,8 +184,11 @@ def _read_file(folder: Storage, name: str, entry: Mapping[str, Any]) -> bytes:
     try:
         content = folder.read_bytes(name)
     except FileNotFoundError as error:
-        # Any other OSError may be temporary, so it does not make the artefact damaged.
         raise CheckpointError(f"{where} is missing: {error}") from error
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise CheckpointError(f"{where} is no file: {error}") from error
     # The size is compared first, because hashing a truncated file of gigabytes takes seconds and
     # adds nothing to the message.
     digest = sha256(content) if len(content) == entry["bytes"] else ""

@@ -103,10 +103,7 @@ class Storage:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_through(temporary, content)
             # After the fsync: a rename may reach the disk before the content does.
             os.replace(temporary, path)
         except BaseException:
@@ -120,7 +117,7 @@ class Storage:
         self.write_bytes(name, canonical_json(value, indent=2) + b"\n")
 
     def create_bytes(self, name: str, content: bytes) -> bool:
-        """Writes a file only if there is none of that name.
+        """Writes a file, atomically and durably, only if there is none of that name.
 
         On a local filesystem exactly one of several processes wins; on an object store, where
         pyarrow has no such operation, two that start together may both win.
@@ -141,13 +138,14 @@ class Storage:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
-            Path(temporary).write_bytes(content)
+            _write_through(temporary, content)
             # A link fails if the name exists, and it appears with all of its content.
             os.link(temporary, path)
         except FileExistsError:
             return False
         finally:
             Path(temporary).unlink(missing_ok=True)
+        _sync_folder(os.path.dirname(path))
         return True
 
     def delete(self, name: str = "") -> None:
@@ -164,6 +162,14 @@ class Storage:
         self.filesystem.move(self._path(old), self._path(new))
         if self.is_local:
             _sync_folder(os.path.dirname(self._path(new)))
+
+
+def _write_through(path: str, content: Content) -> None:
+    """Writes a file that is whole after a power loss."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(path: str) -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raydc.artefact import MANIFEST, mismatch
+from raydc.artefact import MANIFEST, broken_seal, mismatch, seal
 from raydc.errors import DataError
 from raydc.features import Features
 from raydc.storage import Storage, sha256
 
 FORMAT_VERSION = 1
+_REQUIRED = ("data_hash", "rows", "files")
 
 
 def read(folder: Storage) -> dict[str, Any]:
@@ -33,12 +34,17 @@ def read(folder: Storage) -> dict[str, Any]:
         raise DataError(
             f"{folder.uri} is not a prepared data set: {MANIFEST}: {error}", _remedy(folder)
         ) from error
+    if isinstance(manifest, dict) and (wrong := broken_seal(manifest)) is not None:
+        raise DataError(f"{folder.uri}/{MANIFEST} is damaged: {wrong}", _remedy(folder))
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
         raise DataError(
             f"{folder.uri}/{MANIFEST}: format {found!r}, but this raydc reads {FORMAT_VERSION}",
             _remedy(folder),
         )
+    lacking = [name for name in _REQUIRED if name not in manifest]
+    if lacking:
+        raise DataError(f"{folder.uri}/{MANIFEST} has no {', '.join(lacking)}", _remedy(folder))
     return dict(manifest)
 
 
@@ -126,7 +132,7 @@ def write(
     data_hash = sha256(
         "".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode()
     )
-    manifest = {"format": FORMAT_VERSION, "data_hash": data_hash, **facts, "files": files}
+    manifest = seal({"format": FORMAT_VERSION, "data_hash": data_hash, **facts, "files": files})
     folder.write_json(MANIFEST, manifest)
     return manifest
 

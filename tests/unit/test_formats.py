@@ -1,7 +1,7 @@
 """Storages of other versions of raydc: an older one is read, a newer one is refused by name.
 
 The older one is that of raydc 0.1 before formats had numbers: the same files, no `format` in the
-manifest of an artefact or in an entry of a history.
+manifest of an artefact or in an entry of a history, and no hash of their own in either.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from raydc.tracking import events, lease
 
 
 def rewrite(folder: Storage, name: str, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes a JSON file in place."""
+    """Changes a JSON file in place, as its writer would: with the hash of what it holds now."""
     value = folder.read_json(name)
+    sealed = value.pop(artefact.OWN_HASH, None)
     change(value)
-    folder.write_json(name, value)
+    folder.write_json(name, artefact.seal(value) if sealed else value)
 
 
 def all_of(storage: Storage, pattern: str) -> list[tuple[Storage, str]]:
@@ -45,8 +46,11 @@ def as_before_formats(storage: Storage) -> None:
     """Turns a storage into one of raydc before formats had numbers."""
     for pattern in ("**/MANIFEST.json", "models/*/history/*.json"):
         for folder, name in all_of(storage, pattern):
+            value = folder.read_json(name)
+            value.pop(artefact.OWN_HASH, None)
             if "data" not in folder.local_path.parts[-2:]:  # Data sets always had a format.
-                rewrite(folder, name, lambda value: value.pop("format"))
+                value.pop("format")
+            folder.write_json(name, value)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -51,6 +52,18 @@ def test_create_bytes_lets_only_the_first_write(store: Storage) -> None:
     assert not store.create_bytes("n", b"2")
     assert store.read_bytes("n") == b"1"
     assert store.names() == ["n"]
+
+
+def test_created_file_is_synced_before_it_has_its_name(
+    store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    link, fsync = os.link, os.fsync
+    monkeypatch.setattr("os.fsync", lambda number: (calls.append("sync"), fsync(number)))
+    monkeypatch.setattr("os.link", lambda *names: (calls.append("link"), link(*names)))
+    assert store.create_bytes("n", b"1")
+    # The content, its name, the folder of the name.
+    assert calls == ["sync", "link", "sync"]
 
 
 def test_storage_is_pickled_as_its_uri(store: Storage) -> None:

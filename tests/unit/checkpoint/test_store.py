@@ -36,6 +36,28 @@ def test_read_artefact_finds_any_flipped_bit(folder: Storage, position: int) -> 
         artefact.read_artefact(folder)
 
 
+@pytest.mark.parametrize(
+    "change", [("value", "velue"), ("meta", "mete"), ('"format": 1', '"format": 3')]
+)
+def test_read_artefact_finds_any_changed_character_of_the_manifest(
+    folder: Storage, change: tuple[str, str]
+) -> None:
+    artefact.write_artefact(folder, FILES, {"key": "value"})
+    text = folder.read_bytes(artefact.MANIFEST).decode()
+    assert change[0] in text
+    folder.write_bytes(artefact.MANIFEST, text.replace(*change).encode())
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json is damaged: expected sha256 \w{16}"):
+        artefact.read_artefact(folder)
+
+
+def test_manifest_without_its_own_hash_is_read(folder: Storage) -> None:
+    artefact.write_artefact(folder, FILES, {"kind": "test"})
+    manifest = folder.read_json(artefact.MANIFEST)
+    del manifest[artefact.OWN_HASH]
+    folder.write_json(artefact.MANIFEST, manifest)
+    assert artefact.read_artefact(folder) == ({"kind": "test"}, FILES)
+
+
 def test_read_artefact_refuses_incomplete_folders(folder: Storage) -> None:
     with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
         artefact.read_artefact(folder)
@@ -77,6 +99,26 @@ def test_newest_skips_and_names_checkpoints_that_do_not_verify(folder: Storage) 
     assert (found.step, found.files) == (5, FILES)
     assert [skip.name for skip in skipped] == ["step_00000015", "step_00000010"]
     assert "damaged" in skipped[0].reason
+
+
+def test_file_or_folder_in_a_wrong_place_does_not_block_the_checkpoints_before(
+    folder: Storage,
+) -> None:
+    store = CheckpointStore(folder, num_to_keep=5)
+    for step in (5, 10, 15):
+        store.write(step, FILES, {})
+    folder.write_bytes("step_00000999", b"no checkpoint")
+    (folder / "step_00000015").delete("a.bin")
+    (folder / "step_00000015/a.bin").write_bytes("x", b"")
+    (folder / "step_00000010").delete(artefact.MANIFEST)
+    (folder / "step_00000010" / artefact.MANIFEST).write_bytes("x", b"")
+    found, skipped = store.newest()
+    assert found is not None
+    assert found.step == 5
+    assert [skip.name for skip in skipped] == ["step_00000999", "step_00000015", "step_00000010"]
+    for skip in skipped:
+        store.set_aside(skip.step)
+    assert store.steps() == [5]
 
 
 def test_require_newest_returns_the_newest_that_verifies(folder: Storage) -> None:

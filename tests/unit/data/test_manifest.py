@@ -56,3 +56,21 @@ def test_data_hash_without_sources_is_the_hash_of_all_files(
     assert again["data_hash"] == written["data_hash"]
     changed = manifest.write(folder, FEATURES, [{"a": 2}], written["files"], {})
     assert changed["data_hash"] != written["data_hash"]
+
+
+def test_read_finds_any_changed_character(folder: Storage, written: dict[str, Any]) -> None:
+    text = folder.read_bytes(manifest.MANIFEST).decode()
+    for old, new in ((written["data_hash"], "0" * 64), ('"format": 1', '"format": 3')):
+        assert old in text
+        folder.write_bytes(manifest.MANIFEST, text.replace(old, new).encode())
+        with pytest.raises(
+            DataError, match=r"MANIFEST\.json is damaged: expected sha256"
+        ) as caught:
+            manifest.read(folder)
+        assert "raydc rm data" in str(caught.value)
+
+
+def test_read_names_what_a_manifest_lacks(folder: Storage) -> None:
+    folder.write_json(manifest.MANIFEST, {"format": 1, "data_hash": "", "filed": {}})
+    with pytest.raises(DataError, match=r"MANIFEST\.json has no rows, files"):
+        manifest.read(folder)
