@@ -29,7 +29,7 @@ class Target:
     Attributes:
         url: Its address, without a slash at the end.
         headers: Headers of every request.
-        timeout_s: Time limit of a call.
+        timeout_s: Time limit of a call, with all its attempts and the delays between them.
         max_retries: Attempts after the first.
         attempt_timeout_s: Time limit of an attempt; None means the rest of the call.
         tls: Trusted certificates; None means those of the machine.
@@ -117,7 +117,7 @@ def make_target(
         url: Address of the endpoint.
         token: Access token; None means that of RAYDC_TOKEN, if there is one.
         key: Requests with the same key stay with one version; None sends no key.
-        timeout_s: Time limit of a call.
+        timeout_s: Time limit of a call, with all its attempts and the delays between them.
         max_retries: Attempts after the first.
         attempt_timeout_s: Time limit of an attempt; None means the rest of the call.
         tls: Trusted certificates; None means those of the machine.

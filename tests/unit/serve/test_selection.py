@@ -24,6 +24,7 @@ from raydc.serve.direct.serve_accounting import UnsupportedReplicaError
 from raydc.serve.http.request import CLIENT_CLOSED, Request, json_response
 
 WAIT_S = 20.0
+REFUSE = LimitedProtocol._refuse
 
 
 class FakeReplica:
@@ -136,13 +137,34 @@ def test_selection_falls_back_if_the_server_has_another_protocol(
     assert auto.AutoHTTPProtocol is httptools_impl.HttpToolsProtocol, "nothing stays behind"
 
 
-def test_selection_falls_back_if_a_limit_is_not_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_and_answer(protocol: Any, status: int, message: str) -> None:
+    """Refuses a head, and answers the request as well."""
+    close, protocol.transport.close = protocol.transport.close, lambda: None
+    REFUSE(protocol, status, message)
+    protocol.transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    close()
+
+
+@pytest.mark.parametrize(
+    ("method", "changed", "reason"),
+    [
+        (
+            "data_received",
+            httptools_impl.HttpToolsProtocol.data_received,
+            "should be refused with 431, but it is not refused",
+        ),
+        ("_start_timer", lambda _: None, "should be refused with 408, but it is not refused"),
+        ("_refuse", refuse_and_answer, "should be refused with 431, but the answer is 431"),
+    ],
+)
+def test_selection_falls_back_if_a_limit_is_not_in_force(
+    monkeypatch: pytest.MonkeyPatch, method: str, changed: Any, reason: str
+) -> None:
     monkeypatch.setattr(start_check, "HEAD_TIMEOUT_S", 0.5)
-    plain = httptools_impl.HttpToolsProtocol.data_received
-    monkeypatch.setattr(LimitedProtocol, "data_received", plain)
+    monkeypatch.setattr(LimitedProtocol, method, changed)
     decision, took_serves_path = decide(monkeypatch, FakeReplica())
     assert (decision.is_direct, decision.has_head_limits, took_serves_path) == (False, False, True)
-    assert "should be refused with 431" in decision.reason
+    assert reason in decision.reason
 
 
 @pytest.mark.parametrize(
@@ -163,17 +185,64 @@ def test_selection_falls_back_if_the_direct_path_answers_differently(
     assert [text[:8] for text in decision.missing_limits] == ["a client"]
 
 
-def test_selection_falls_back_if_headers_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+def add_header(cycle: Any, response: Response) -> None:
+    response.raw_headers.append((b"x-new", b"1"))
+
+
+def reverse_body(cycle: Any, response: Response) -> None:
+    response.body = bytes(response.body)[::-1]
+
+
+def exceed_last_answer(cycle: Any, response: Response) -> None:
+    response.body = bytes(response.body) + (b"" if cycle.keep_alive else b"more")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (add_header, "headers [('x-new', '1')]"),
+        (reverse_body, "is answered differently: bodies b"),
+        (exceed_last_answer, "more follows the last answer on the direct path"),
+    ],
+)
+def test_selection_falls_back_if_the_direct_path_changes_an_answer(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Response], None], reason: str
+) -> None:
     write = fast_path._write
 
-    async def with_header(cycle: Any, request: Request, response: Response) -> bool:
-        response.raw_headers.append((b"x-new", b"1"))
+    async def changed(cycle: Any, request: Request, response: Response) -> bool:
+        change(cycle, response)
         return await write(cycle, request, response)
 
-    monkeypatch.setattr(fast_path, "_write", with_header)
-    decision, _ = decide(monkeypatch, FakeReplica())
-    assert not decision.is_direct
-    assert "headers [('x-new', '1')]" in decision.reason
+    monkeypatch.setattr(fast_path, "_write", changed)
+    decision, took_serves_path = decide(monkeypatch, FakeReplica())
+    assert (decision.is_direct, decision.has_head_limits, took_serves_path) == (False, True, True)
+    assert reason in decision.reason
+
+
+def test_selection_falls_back_if_both_paths_answer_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def not_found(request: Request, write: fast_path.Write) -> int:
+        await request.read(1024 * 1024)
+        return 404 if await write(json_response({}, 404)) else CLIENT_CLOSED
+
+    monkeypatch.setattr(start_check, "echo", not_found)
+    decision, took_serves_path = decide(monkeypatch, FakeReplica())
+    assert (decision.is_direct, decision.has_head_limits, took_serves_path) == (False, True, True)
+    assert decision.reason == "the echo is answered with 404"
+
+
+def test_selection_falls_back_if_the_check_fails_in_an_unknown_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise AttributeError("another Ray")
+
+    monkeypatch.setattr(start_check, "check_answers", fail)
+    decision, took_serves_path = decide(monkeypatch, FakeReplica())
+    assert (decision.is_direct, decision.has_head_limits, took_serves_path) == (False, True, True)
+    assert decision.reason == "the check at start failed: AttributeError('another Ray')"
 
 
 def test_selection_falls_back_if_requests_stay_in_the_count(
