@@ -129,8 +129,9 @@ class ColumnKinds:
             )
         if "image" in column.kinds or declared == "image":
             if column.kinds != ("image",) or declared not in (None, "image"):
+                fault = f"is declared {declared}, but" if declared else "cannot be one input:"
                 raise DataError(
-                    f"column {name!r} is declared {declared}, but holds {', '.join(column.kinds)}"
+                    f"column {name!r} {fault} holds {self._kinds_by_place(column)}", exclude
                 )
             return "image"
         if declared == "categorical":
@@ -152,6 +153,15 @@ class ColumnKinds:
                 f"{column.wrong.first_value} at {self._place(column.wrong)}. If it means "
                 "'missing', add it to data.clean.missing_values."
             )
+        elif len(column.kinds) > 1:
+            self._report(
+                f"note: column {name!r} is taken as categorical: it holds "
+                f"{self._kinds_by_place(column)}"
+            )
+
+    def _kinds_by_place(self, column: ColumnScan) -> str:
+        found = sorted(column.first_of_kind.items(), key=lambda item: item[1])
+        return ", and ".join(f"{kind} in {self._layout.file_of(row).path}" for kind, row in found)
 
     def _refuse_wrong_numbers(self, name: str, column: ColumnScan, hint: str) -> None:
         for fault, what, advice in (

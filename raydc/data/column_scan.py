@@ -40,38 +40,84 @@ class Occurrences:
 
 
 @dataclass(frozen=True)
+class Rising:
+    """Whether a column numbers its rows.
+
+    Attributes:
+        is_whole: Whether every row has a whole number.
+        rises: Whether each is greater than the one before.
+        low: Number of the first row; None if there are no rows.
+        high: Number of the last row.
+    """
+
+    is_whole: bool = True
+    rises: bool = True
+    low: float | None = None
+    high: float | None = None
+
+    def plus(self, later: Rising) -> Rising:
+        """Adds later rows."""
+        if self.low is None or later.low is None:
+            return later if self.low is None else self
+        if not (self.is_whole and later.is_whole):
+            return _NOT_RISING
+        return Rising(
+            True,
+            self.rises and later.rises and (self.high or 0.0) < later.low,
+            self.low,
+            later.high,
+        )
+
+
+# Of rows without a number; it stays so whatever is added.
+_NOT_RISING = Rising(is_whole=False, rises=False, low=0.0, high=0.0)
+
+
+@dataclass(frozen=True)
 class ColumnScan:
     """What a column holds in some rows.
 
     Attributes:
-        kinds: Sorted kinds of its blocks (see `values.kind_of`); empty if no block has it.
+        first_of_kind: First row id of each kind (see `values.kind_of`) of its blocks; empty if no
+            block has the column.
         missing: Null cells, and NaN if the column holds numbers.
         missing_numbers: Cells without a number when read as numbers: null, NaN, or text of NaN.
         wrong: Cells that are not numbers when read as numbers.
         infinite: Cells that are infinite when read as numbers.
         arrow_type: Name of a type that cannot be an input; None for other types.
         shapes: First row id of each image shape, `HxWxC`.
+        line_breaks: Cells of text with a line break.
+        rising: Whether its numbers rise from row to row.
     """
 
-    kinds: tuple[str, ...] = ()
+    first_of_kind: dict[str, int] = field(default_factory=dict)
     missing: Occurrences = Occurrences()
     missing_numbers: Occurrences = Occurrences()
     wrong: Occurrences = Occurrences()
     infinite: Occurrences = Occurrences()
     arrow_type: str | None = None
     shapes: dict[str, int] = field(default_factory=dict)
+    line_breaks: Occurrences = Occurrences()
+    rising: Rising = Rising()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Sorted kinds of its blocks."""
+        return tuple(sorted(self.first_of_kind))
 
     def plus(self, later: ColumnScan) -> ColumnScan:
         """Adds the scan of later rows of the same column."""
         return ColumnScan(
-            tuple(sorted({*self.kinds, *later.kinds})),
+            # The row of an earlier block wins.
+            {**later.first_of_kind, **self.first_of_kind},
             self.missing.plus(later.missing),
             self.missing_numbers.plus(later.missing_numbers),
             self.wrong.plus(later.wrong),
             self.infinite.plus(later.infinite),
             self.arrow_type or later.arrow_type,
-            # The row of an earlier block wins.
             {**later.shapes, **self.shapes},
+            self.line_breaks.plus(later.line_breaks),
+            self.rising.plus(later.rising),
         )
 
 
@@ -98,13 +144,15 @@ class BlockScan:
         """The inverse of `to_json`."""
         columns = {
             name: ColumnScan(
-                tuple(column["kinds"]),
+                column["first_of_kind"],
                 Occurrences(**column["missing"]),
                 Occurrences(**column["missing_numbers"]),
                 Occurrences(**column["wrong"]),
                 Occurrences(**column["infinite"]),
                 column["arrow_type"],
                 column["shapes"],
+                Occurrences(**column["line_breaks"]),
+                Rising(**column["rising"]),
             )
             for name, column in value["columns"].items()
         }
@@ -128,20 +176,32 @@ def _scan_column(column: pa.Array, ids: Ids) -> ColumnScan:
     kind = values.kind_of(column.type)
     is_missing_B = values.missing_mask(column)
     missing = _occurrences(is_missing_B, ids)
+    first_of_kind = {kind: int(ids[0])}
     if kind == "image":
-        return ColumnScan((kind,), missing, shapes=_first_of_each_shape(column, is_missing_B, ids))
+        shapes = _first_of_each_shape(column, is_missing_B, ids)
+        return ColumnScan(first_of_kind, missing, shapes=shapes, rising=_NOT_RISING)
     if kind == "other":
-        return ColumnScan((kind,), missing, arrow_type=str(column.type))
+        return ColumnScan(first_of_kind, missing, arrow_type=str(column.type), rising=_NOT_RISING)
     # Text is read as numbers too: whether a column is numeric depends on all of its values.
     parsed = values.parse_numbers(column)
     missing_numbers = _occurrences(parsed.missing, ids)
     return ColumnScan(
-        (kind,),
+        first_of_kind,
         missing if kind == "text" else missing_numbers,
         missing_numbers,
         _occurrences(parsed.wrong, ids, column),
         _occurrences(np.isinf(parsed.values), ids, column),
+        line_breaks=_occurrences(values.has_line_break(column), ids, column),
+        rising=_rising(parsed.values),
     )
+
+
+def _rising(numbers_B: values.Floats) -> Rising:
+    # NaN, of missing and of wrong cells, equals nothing.
+    if not (np.isfinite(numbers_B) & (numbers_B == np.floor(numbers_B))).all():
+        return _NOT_RISING
+    rises = bool((numbers_B[1:] > numbers_B[:-1]).all())
+    return Rising(True, rises, float(numbers_B[0]), float(numbers_B[-1]))
 
 
 def _first_of_each_shape(
@@ -186,4 +246,5 @@ def merge_scans(scans: Iterable[BlockScan]) -> BlockScan:
 
 def _all_missing(num_rows: int, first_row: int | None) -> ColumnScan:
     every_row = Occurrences(num_rows, first_row)
-    return ColumnScan(missing=every_row, missing_numbers=every_row)
+    rising = _NOT_RISING if num_rows else Rising()
+    return ColumnScan(missing=every_row, missing_numbers=every_row, rising=rising)

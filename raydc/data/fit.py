@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 
-from raydc.data.clean import TRAIN, Cleaner
+from raydc.data.clean import Cleaner
 from raydc.data.column_statistics import (
     CategoryCounts,
     ColumnStatistics,
@@ -22,6 +22,7 @@ from raydc.data.layout import Layout
 from raydc.data.moments import square_root
 from raydc.errors import DataError
 from raydc.features import Categorical, Column, Features, Image, Numeric, Signature
+from raydc.spec.label_text import text_of
 from raydc.spec.sections import Data
 
 # Up to this many classes need no confirmation, even if most of them have a single row.
@@ -58,30 +59,6 @@ def fit_features(total: RowStatistics, cleaner: Cleaner, layout: Layout) -> Feat
         # Other formats have real nulls, so no text means "missing".
         tuple(data.clean.missing_values) if layout.format == "csv" else (),
     )
-
-
-def find_identifiers(total: RowStatistics, cleaner: Cleaner) -> list[str]:
-    """Notes for the user about columns that look like identifiers.
-
-    Args:
-        total: Merged statistics of all blocks.
-        cleaner: Holds the kind of each column and the section `data` of the spec.
-
-    Returns:
-        One line for each categorical column whose values rarely repeat in the training rows.
-    """
-    num_rows = total.num_rows[TRAIN]
-    found = []
-    for name in cleaner.kinds:
-        column = total.inputs[name]
-        num_values = len(column.counts) if isinstance(column, CategoryCounts) else 0
-        if num_values > cleaner.data.features.max_categories and num_values > num_rows // 2:
-            found.append(
-                f"note: column {name!r} has {num_values:,} different values in {num_rows:,} "
-                "training rows; if it is an identifier, leave it out: "
-                f"data.features.exclude: [{name}]"
-            )
-    return found
 
 
 def _fit_column(name: str, statistics: ColumnStatistics, cleaner: Cleaner) -> Column:
@@ -166,8 +143,15 @@ def _find_classes(
         )
         raise DataError(message, "Is this task: regression? Otherwise list them: data.classes.")
     classes = tuple(data.classes or _sort_labels(training))
+    by_text = {text_of(name): name for name in reversed(classes)}
+    for name in classes:
+        if by_text[text_of(name)] != name:
+            raise DataError(
+                f"data.classes: {by_text[text_of(name)]!r} and {name!r} are the same label",
+                "A whole number counts as one label with and without its decimal point.",
+            )
     for split, found in labels.items():
-        unknown = [(seen.first_row, label) for label, seen in found.items() if label not in classes]
+        unknown = [(seen.first_row, label) for label, seen in found.items() if label not in by_text]
         if not unknown:
             continue
         row_id, label = min(unknown)

@@ -76,7 +76,11 @@ class Layout:
 
     def describe_row(self, row_id: int) -> str:
         """Names a row for messages: its file, and its number counted from 1."""
-        return self.files[row_id >> _ROW_BITS].describe_row(self.format, row_id)
+        return self.file_of(row_id).describe_row(self.format, row_id)
+
+    def file_of(self, row_id: int) -> SourceFile:
+        """The file that holds a row."""
+        return self.files[row_id >> _ROW_BITS]
 
 
 def first_row_id(file_index: int) -> int:

@@ -7,6 +7,7 @@ any, and makes the result appear whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,18 @@ from raydc.data.prepare_stages import PrepareStages
 from raydc.data.prepared import Prepared, load
 from raydc.errors import DataError, Say
 from raydc.spec import ResolvedSpec
+from raydc.spec.data import Data
 from raydc.storage import Storage, canonical_json, sha256
 
 # Enough small files to be worth a task.
 _FILES_PER_HASH_TASK = 256
 _HASH_BLOCK_BYTES = 1024 * 1024
 _REPORT_EVERY_S = 5.0
+# Number of the way in which sources are read. It goes up when the same files give other rows or
+# labels than before; `_hash_before_readings` finds what was prepared without a number.
+_READING = 2
+# Fields that came with the second way. Where one is not at its default there is no older data set.
+_NEW_FIELDS: tuple[tuple[str, ...], ...] = ()
 
 
 def run(
@@ -58,9 +65,19 @@ def run(
     data_hash = sha256(canonical_json(made_from))
     name = f"{spec.name}-{data_hash[:12]}"
     store = Storage(spec.storage) / "data"
-    if store.exists(f"{name}/{MANIFEST}"):
-        prepared = load(store / name)
-        report(f"data set {name} is prepared already: {_count_rows(prepared)}; nothing to do")
+    older_hash = _hash_before_readings(made_from)
+    for known, known_hash in ((name, data_hash), (f"{spec.name}-{older_hash[:12]}", older_hash)):
+        if not store.exists(f"{known}/{MANIFEST}"):
+            continue
+        prepared = load(store / known)
+        report(f"data set {known} is prepared already: {_count_rows(prepared)}; nothing to do")
+        if known_hash != data_hash:
+            report(
+                f"note: {known} was prepared by an older raydc, which read some sources "
+                "differently (turned photographs, labels such as 1.0, the index of pandas). Runs "
+                f"that were trained on it go on with it; raydc rm data {known} makes room for a "
+                "new one"
+            )
         return prepared
     if layout.first_test_id is not None and spec.data.split.test_fraction:
         report("the source has its own test part: no test rows are taken from the training rows")
@@ -96,6 +113,7 @@ def _hash_inputs(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
     data = spec.data.model_dump(mode="json", exclude={"source", "augment"})
     return {
         "format": manifest.FORMAT_VERSION,
+        "reading": _READING,
         "data": {**data, "format": layout.format},
         "seed": spec.seed,
         "sources": [
@@ -103,6 +121,18 @@ def _hash_inputs(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
             for file, digest in hashed
         ],
     }
+
+
+def _hash_before_readings(made_from: dict[str, Any]) -> str:
+    """The hash that a raydc before `_READING` gave to the same sources and spec."""
+    older = copy.deepcopy({key: value for key, value in made_from.items() if key != "reading"})
+    for path in _NEW_FIELDS:
+        section, default = older["data"], Data(source="").model_dump(mode="json")
+        for key in path[:-1]:
+            section, default = section[key], default[key]
+        if section[path[-1]] == default[path[-1]]:
+            del section[path[-1]]
+    return sha256(canonical_json(older))
 
 
 def _hash_files(filesystem: pafs.FileSystem, paths: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from raydc.data import block_tasks, fit, manifest, shard_writer, shards, tasks
+from raydc.data import block_tasks, column_notes, fit, manifest, shard_writer, shards, tasks
 from raydc.data.clean import Cleaner
 from raydc.data.column_kinds import ColumnKinds
 from raydc.data.column_scan import BlockScan, merge_scans
@@ -79,6 +79,8 @@ class PrepareStages:
         """
         blocks, total = self._read()
         kinds = ColumnKinds(self._spec.data, self._layout, total, self._report).decide()
+        for note in column_notes.of_scan(total, kinds, self._layout.format == "csv"):
+            self._report(note)
         cleaner = Cleaner(self._layout.first_test_id, self._spec.data, self._spec.seed, kinds)
         cleaner = replace(cleaner, duplicates=self._find_duplicates(blocks, total.num_rows))
         features, num_rows = self._fit(blocks, cleaner)
@@ -171,7 +173,7 @@ class PrepareStages:
         total = merge_statistics(parts)
         self._check_splits(total)
         features = fit.fit_features(total, cleaner, self._layout)
-        for note in fit.find_identifiers(total, cleaner):
+        for note in column_notes.of_statistics(total, cleaner):
             self._report(note)
         splits = ", ".join(
             f"{name} {count:,}" for name, count in zip(SPLITS, total.num_rows, strict=True)

@@ -78,9 +78,24 @@ def take_rows(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner)
     parts = []
     for table, (_, start, stop) in zip(blocks, shard.pieces, strict=True):
         where = np.flatnonzero(cleaner.assign_splits(table) == shard.split)[start:stop]
-        parts.append(table.take(pa.array(where)))
-    # Blocks of JSON Lines may lack columns that no line of them has.
-    return pa.concat_tables(parts, promote_options="permissive")
+        parts.append(_of_decided_kinds(table.take(pa.array(where)), cleaner))
+    return pa.concat_tables(parts)
+
+
+def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
+    """Brings rows to types that all blocks share, whatever types their files have."""
+    target_kind = "numeric" if cleaner.data.task == "regression" else "categorical"
+    columns: dict[str, Any] = {values.ROW_ID: rows.column(values.ROW_ID)}
+    for name, kind in {**cleaner.kinds, cleaner.data.target: target_kind}.items():
+        # A block of JSON Lines lacks a column that no line of it has, which is then all null.
+        column = values.column_of(rows, name)
+        if kind == "numeric":
+            parsed = values.parse_numbers(column)
+            column = pa.array(parsed.values, mask=parsed.missing)
+        elif kind == "categorical":
+            column = pa.array(values.to_texts(column), pa.string())
+        columns[name] = column
+    return pa.table(columns)
 
 
 def raw_columns(rows: pa.Table, cleaner: Cleaner, num_rows: int | None = None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pyarrow import fs as pafs
 from raydc.data import values
 from raydc.data.layout import SourceFile, plain_suffix
 from raydc.errors import DataError, shown
+from raydc.spec.label_text import text_of
 
 ROWS_PER_TABLE = 16_384
 # Arrow parses a block at a time, so that this bounds the memory of a reader.
@@ -180,11 +181,10 @@ def json_row(path: str, number: int, line: bytes) -> dict[str, str | None]:
 def _json_text(place: str, name: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, float):
-        # 2.0 and 2 are the same category, as they are in `raydc.features.columns.text_of`.
-        return None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, int):
-        return json.dumps(value)  # `true`, not Python's `True`.
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, int | float):
+        return text_of(value)
     kind = "an object" if isinstance(value, dict) else "a list"
     raise DataError(
         f"{place}: {name}: {kind} is not a number, text or image", "Give an image as base64 text."

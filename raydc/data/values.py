@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydc.features.columns import text_of
+from raydc.spec.label_text import WHOLE_AS_DECIMAL, text_of
 
 ROW_ID = "__row_id"
 DIGEST = "__digest"
@@ -126,10 +126,22 @@ def missing_mask(column: pa.Array) -> npt.NDArray[np.bool_]:
     return np.asarray(column.is_null(nan_is_null=nan_is_null))
 
 
+def has_line_break(column: pa.Array) -> npt.NDArray[np.bool_]:
+    """Marks the cells of text that have a line break, bool [B]."""
+    if not pa.types.is_string(column.type):
+        return np.zeros(len(column), dtype=bool)
+    return np.asarray(pc.fill_null(pc.match_substring(column, "\n"), False))
+
+
 def to_texts(column: pa.Array) -> list[str | None]:
     """Text of each label or category; None for a missing one."""
     if pa.types.is_string(column.type):
-        return list(column.to_pylist())
+        texts = list(column.to_pylist())
+        # Few columns have such cells, so that one vectorised search spares a call for each.
+        respelt = pc.fill_null(pc.match_substring_regex(column, WHOLE_AS_DECIMAL), False)
+        for row in np.flatnonzero(np.asarray(respelt)):
+            texts[row] = text_of(texts[row])
+        return texts
     absent = missing_mask(column)
     return [
         None if gone else text_of(value)

@@ -18,23 +18,9 @@ import numpy.typing as npt
 
 from raydc.errors import DataError, TooManyPixelsError, shown
 from raydc.features import images
+from raydc.spec.label_text import find_position, positions_of
 
 Values = Sequence[Any] | npt.NDArray[Any]
-
-
-def text_of(value: Any) -> str:
-    """Text of a label or category.
-
-    `3`, `3.0` and `"3"` are the same category, and so are `True` and `"true"`: JSON, Parquet and
-    CSV write one value in different types.
-    """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value.item() if isinstance(value, np.generic) else value)
 
 
 def is_missing(value: Any, missing_values: frozenset[str]) -> bool:
@@ -165,7 +151,7 @@ class Categorical:
 
     @cached_property
     def _position(self) -> dict[str, int]:
-        return {category: position for position, category in enumerate(self.categories)}
+        return positions_of(self.categories)
 
     def apply(
         self, values: Values, column: str, missing_values: frozenset[str]
@@ -193,7 +179,8 @@ class Categorical:
             if is_missing(value, missing_values):
                 slots[row] = missing
             elif isinstance(value, str | bool | int | float | np.generic):
-                slots[row] = position.get(text_of(value), other)
+                known = find_position(position, value)
+                slots[row] = other if known is None else known
             else:
                 raise DataError(
                     f"rows[{row}].{column}: {shown(value)} is not a category",

@@ -22,9 +22,9 @@ from raydc.features.columns import (
     column_from_dict,
     column_to_dict,
     numbers,
-    text_of,
 )
 from raydc.features.signature import Signature
+from raydc.spec.label_text import find_position, positions_of
 from raydc.storage import canonical_json, sha256
 
 
@@ -133,8 +133,8 @@ class Features:
             return ((numbers_B - self.target_mean) / self.target_scale).astype(np.float32)
         labels_B = np.empty(len(values), dtype=np.int64)
         for row, value in enumerate(values):
-            label = self._class_position.get(text_of(value), -1)
-            if label < 0:
+            label = find_position(self._class_position, value)
+            if label is None:
                 message = (
                     f"rows[{row}].{self.target}: {shown(value)} is not one of the model's classes"
                 )
@@ -242,7 +242,7 @@ class Features:
 
     @cached_property
     def _class_position(self) -> dict[str, int]:
-        return {name: position for position, name in enumerate(self.signature.classes)}
+        return positions_of(self.signature.classes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, which `from_dict` reads."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from raydc.spec.base import Count, Fraction, Section
+from raydc.spec.label_text import text_of
 
 
 class IdxFiles(Section):
@@ -126,6 +127,14 @@ class Augment(Section):
     horizontal_flip: bool = Field(False, description="Mirror half of the images, left to right.")
 
 
+def _class_name(value: Any) -> Any:
+    # YAML reads 10 and true as a number and a boolean, which files hold as text.
+    return text_of(value) if isinstance(value, bool | int | float) else value
+
+
+ClassName = Annotated[str, BeforeValidator(_class_name)]
+
+
 class Data(Section):
     """Sources of the rows, and how they are prepared."""
 
@@ -143,10 +152,11 @@ class Data(Section):
     target: str = Field(
         "label", description="Column to predict. In image folders and IDX files it is `label`."
     )
-    classes: list[str] | None = Field(
+    classes: list[ClassName] | None = Field(
         None,
         min_length=2,
-        description="All class names, in order. Default: the sorted labels of the training rows.",
+        description="All class names, in order; a number stands for its text. Default: the sorted "
+        "labels of the training rows.",
     )
     split: Split = Field(Split(), description="Fractions of the hash split.")
     clean: Clean = Field(Clean(), description="Missing values and duplicates.")

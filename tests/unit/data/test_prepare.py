@@ -3,56 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from prepared_here import prepare_here
 
+from raydc import artefact
 from raydc.data import prepare, shards
 from raydc.data.prepared import Prepared
-from raydc.spec import from_dict, resolve
 from raydc.storage import sha256
 
 
-@pytest.fixture(autouse=True)
-def tasks_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the calls of a preparation one after the other; values pass through JSON as with Ray."""
-
-    def run(
-        calls: Sequence[Callable[[], Any]],
-        name: str,
-        on_done: Callable[[int], None] = lambda num_done: None,
-    ) -> list[Any]:
-        values = []
-        for call in calls:
-            values.append(json.loads(json.dumps(call())))
-            on_done(len(values))
-        return values
-
-    def read(calls: Sequence[Callable[[], Any]], *_: Any) -> list[Any]:
-        tables = [table for call in calls for table in call()]
-        return tables[::-1]  # The order of the blocks must not matter.
-
-    monkeypatch.setattr("raydc.data.tasks.run_calls", run)
-    monkeypatch.setattr("raydc.data.tasks.read_blocks", read)
-    monkeypatch.setattr("ray.get", lambda reference: reference)
-    monkeypatch.setattr("ray.put", lambda value: value)
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2})
-
-
 def _prepare(folder: Path, data: dict[str, Any]) -> Prepared:
-    spec = from_dict(
-        {
-            "name": "pinned",
-            "seed": 3,
-            "storage": str(folder / "storage"),
-            "data": data,
-            "model": {"name": "linear"},
-        }
-    )
-    return prepare.run(resolve(spec), lambda _: None)
+    return prepare_here(folder, data)[0]
 
 
 def _table(folder: Path) -> dict[str, Any]:
@@ -103,25 +69,26 @@ def _row_hash(prepared: Prepared) -> str:
     return sha256(content)
 
 
-# A change of `data_hash` prepares every data set again, and runs refuse to resume on it. It may
-# follow from a new field in section `data`, never from a change of the code.
+# `older_hash` names a data set that a raydc before `prepare._READING` prepared, on which its runs
+# resume: it never changes. A change of `data_hash` prepares again, and runs refuse to resume on it;
+# it may follow from a new field in section `data`, or from reading the same files differently.
 PINNED: dict[str, dict[str, Any]] = {
     "_table": {
-        "data_hash": "0449e7576af72704cea8915886b3efd5db8d05e013f55aa01c53548ee0cd16a6",
+        "older_hash": "0449e7576af72704cea8915886b3efd5db8d05e013f55aa01c53548ee0cd16a6",
         "num_rows": {"test": 7, "train": 97, "validation": 16},
         "features": "87e51f3c146eb5d4ceeec02eec5b4293b51b04220de5b24c971866bc8d62398e",
         "golden_rows": "d6f1bfde63769377d4f4cbb5061a33a58ac42724baae31168b08dc925a34344f",
         "rows": "be9211f5797573e25707ce319df5431a5cf9bb110cfbd21db079557d7107c67c",
     },
     "_numbers": {
-        "data_hash": "3e11af4cbeebe8bc1f3f180dc2baf42f02d2d4a6facdf0967553b458de4a15fe",
+        "older_hash": "3e11af4cbeebe8bc1f3f180dc2baf42f02d2d4a6facdf0967553b458de4a15fe",
         "num_rows": {"test": 5, "train": 72, "validation": 13},
         "features": "2e156dbafbccc1ab7ec1a5e47903b89654dec3df71fedc27fbaab0bef12db5ff",
         "golden_rows": "c99adf25a8ade9a5fe3d902ee082a2de7b3fdeff860e087e3096f5cddcfec0d1",
         "rows": "a64a62db756089a4a8ec787da405277ec3affb23f54a7640bc4008af5f36ed26",
     },
     "_images": {
-        "data_hash": "af066ab280f20bd6c8428b346b643c56386ef4864813363eca09dcc860632445",
+        "older_hash": "af066ab280f20bd6c8428b346b643c56386ef4864813363eca09dcc860632445",
         "num_rows": {"test": 9, "train": 57, "validation": 3},
         "features": "c7874b6353ef5728c960227489c2f27e63f1e882c9802893aff00c0ae8e45a2b",
         "golden_rows": "93b9d22a3c64353bb61c44d4dd637963ce1e8c31230b44081d886794713f8eba",
@@ -138,10 +105,29 @@ def test_data_set_of_the_same_input_keeps_its_hashes(
     features = prepared.features
     golden = features.from_json_rows(prepared.folder.read_json("golden_rows.json"))
     found = {
-        "data_hash": prepared.data_hash,
         "num_rows": prepared.num_rows,
         "features": features.hash,
         "golden_rows": sha256(features.apply(golden).tobytes()),
         "rows": _row_hash(prepared),
     }
+    facts = prepared.folder.read_json("MANIFEST.json")
+    inputs = {key: facts[key] for key in ("format", "reading", "data", "seed", "sources")}
+    found["older_hash"] = prepare._hash_before_readings(inputs)
     assert found == PINNED[make.__name__]
+
+
+def test_data_set_of_an_older_raydc_is_found_with_a_note(tmp_path: Path) -> None:
+    data = _numbers(tmp_path)
+    made = _prepare(tmp_path, data)
+    older = made.folder.local_path.with_name(f"pinned-{PINNED['_numbers']['older_hash'][:12]}")
+    made.folder.local_path.rename(older)
+    facts = json.loads((older / "MANIFEST.json").read_text())
+    del facts[artefact.OWN_HASH]
+    facts["data_hash"] = PINNED["_numbers"]["older_hash"]
+    (older / "MANIFEST.json").write_text(json.dumps(artefact.seal(facts)))
+    found, lines = prepare_here(tmp_path, data)
+    assert found.reused
+    assert found.data_hash == PINNED["_numbers"]["older_hash"]
+    assert any("was prepared by an older raydc" in line for line in lines)
+    # With what an older one could not do there is nothing older to find.
+    assert not prepare_here(tmp_path, {**data, "features": {"scale": "none"}})[0].reused

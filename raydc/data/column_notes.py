@@ -1,0 +1,191 @@
+"""Notes for the user about columns that are probably not what they seem. Runs in the driver.
+
+Nothing is decided here: a note says what was seen, and which field of the spec changes it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from raydc.data.clean import TRAIN, Cleaner
+from raydc.data.column_scan import BlockScan
+from raydc.data.column_statistics import CategoryCounts, RowStatistics
+from raydc.errors import shown
+
+_MAX_NOTES_PER_COLUMN = 3
+# Enough to tell dates from names, and little work for a column of millions of texts.
+_MAX_SAMPLES = 1000
+_MOST_SAMPLES_FRACTION = 0.9
+_MIN_WORDS_OF_TEXT = 4
+_MAX_EXAMPLE_CHARS = 40
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DATE = re.compile(
+    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}"
+    rf"|\d{{1,2}}[ -]{_MONTH}[ -]\d{{2,4}}|{_MONTH} \d{{1,2}},? \d{{4}})(?:[T ,].*)?"
+    r"|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?",
+    re.IGNORECASE,
+)
+_CURRENCY = re.compile(r"[$€£¥%]|\b(?:USD|EUR|GBP|CHF|JPY)\b")
+_SEPARATED = re.compile(r"[+-]?\d{1,3}(?:[.,'\s]\d{3})*(?:[.,]\d+)?|[+-]?\d+(?:[.,]\d+)?")
+_ID_NAME = re.compile(r"(?:^|.*[\W_])(?:id|idx|index|uuid|guid)|.*[a-z](?:Id|ID)|Unnamed: \d+|")
+
+
+def of_statistics(total: RowStatistics, cleaner: Cleaner) -> Iterator[str]:
+    """Yields notes about labels and categorical columns.
+
+    Args:
+        total: Merged statistics of all blocks.
+        cleaner: Holds the kind of each column and the section `data` of the spec.
+    """
+    labels: Counter[str] = Counter()
+    for counts in total.labels.values():
+        labels.update({label: found.count for label, found in counts.items()})
+    yield from _spellings(f"target {cleaner.data.target!r}", "classes", labels)
+    for name in cleaner.kinds:
+        column = total.inputs[name]
+        if isinstance(column, CategoryCounts):
+            yield from _spellings(f"column {name!r}", "categories", column.counts)
+            note = _kind_of_texts(name, column.counts, total.num_rows[TRAIN], cleaner)
+            if note is not None:
+                yield note
+
+
+def of_scan(total: BlockScan, kinds: Mapping[str, str], is_csv: bool) -> Iterator[str]:
+    """Yields notes about columns that number the rows, and about cells with line breaks.
+
+    Args:
+        total: Merged scan of all blocks.
+        kinds: Kind of each input column.
+        is_csv: Whether the sources are CSV, where a lone quote joins lines to one cell.
+    """
+    for name, kind in kinds.items():
+        column = total.columns[name]
+        reason = None
+        if kind == "numeric" and column.rising.is_whole:
+            if column.rising.rises and total.num_rows > 1:
+                reason = "holds a whole number that is greater in each row than in the one before"
+            elif _ID_NAME.fullmatch(name):
+                reason = "holds whole numbers and is named like an identifier or an index"
+        if reason is not None:
+            yield (
+                f"note: column {name!r} {reason}; if it only tells rows apart, leave it out: "
+                f"data.features.exclude: [{name or repr(name)}]"
+            )
+    for name, column in total.columns.items() if is_csv else ():
+        if column.line_breaks.count:
+            yield (
+                f"note: column {name!r} has {column.line_breaks.count:,} cell(s) with line breaks, "
+                f"the first begins {column.line_breaks.first_value}; if quotes are plain "
+                "characters in this file, rows were joined: data.csv.quotes: none"
+            )
+
+
+def _spellings(what: str, plural: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """Yields notes about names that are different but look like one."""
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        groups.setdefault(_folded(name), []).append(name)
+    alike = sorted(sorted(names) for names in groups.values() if len(names) > 1)
+    for names in alike[:_MAX_NOTES_PER_COLUMN]:
+        listed = ", ".join(f"{shown(name)} ({counts[name]:,} rows)" for name in names[:4])
+        yield (
+            f"note: {what}: {listed} differ only in {_difference(names)}, and are "
+            f"{len(names)} {plural}; write them alike if they are one"
+        )
+    if len(alike) > _MAX_NOTES_PER_COLUMN:
+        more = len(alike) - _MAX_NOTES_PER_COLUMN
+        yield f"note: {what}: {more:,} more groups of {plural} differ only in their spelling"
+
+
+def _squeezed(name: str) -> str:
+    return " ".join(name.split())
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _number_of(name: str) -> str:
+    try:
+        # `float` also takes 1_000, which is rather a code.
+        return name if "_" in name else repr(float(name))
+    except ValueError:
+        return name
+
+
+# From the least to the greatest difference; each step includes those before it.
+_FOLDS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("blanks", _squeezed),
+    ("their Unicode form", _composed),
+    ("case", str.casefold),
+    ("the spelling of a number", _number_of),
+)
+
+
+def _folded(name: str, num_folds: int = len(_FOLDS)) -> str:
+    for _, fold in _FOLDS[:num_folds]:
+        name = fold(name)
+    return name
+
+
+def _difference(names: list[str]) -> str:
+    single = [what for what, fold in _FOLDS if len(set(map(fold, names))) == 1]
+    return single[0] if single else "blanks, case or other spelling"
+
+
+def _kind_of_texts(
+    name: str, counts: Mapping[str, int], num_rows: int, cleaner: Cleaner
+) -> str | None:
+    """A note about a categorical column that holds something else; None if it does not seem so."""
+    # Sorted, so that the note does not depend on which block came first.
+    samples = sorted(counts)[:_MAX_SAMPLES]
+    num_values, most = len(counts), cleaner.data.features.max_categories
+    seen = f"note: column {name!r} holds"
+    example = shown(samples[0], _MAX_EXAMPLE_CHARS) if samples else ""
+    exclude = f"leave it out: data.features.exclude: [{name}]"
+    if num_values > 2 and _most(samples, lambda text: bool(_DATE.fullmatch(text.strip()))):
+        return (
+            f"{seen} dates or times ({example}), taken as {num_values:,} different categories; "
+            f"write numbers that can be learnt from, such as days or months, or {exclude}"
+        )
+    if num_values > 2 and _most(samples, _is_number) and not _most(samples, _is_plain_number):
+        example = shown(
+            next(text for text in samples if not _is_plain_number(text)), _MAX_EXAMPLE_CHARS
+        )
+        return (
+            f"{seen} numbers with commas, separators or signs ({example}), taken as "
+            f"{num_values:,} different categories; write digits and a decimal point only, such as "
+            "1234.5"
+        )
+    if num_values <= most:
+        return None
+    if sum(len(text.split()) for text in samples) >= _MIN_WORDS_OF_TEXT * len(samples):
+        return (
+            f"{seen} texts ({example}), from which raydc cannot learn: {num_values:,} different "
+            f"values in {num_rows:,} training rows are taken as categories; {exclude}"
+        )
+    if num_values > num_rows // 2:
+        return (
+            f"note: column {name!r} has {num_values:,} different values in {num_rows:,} training "
+            f"rows; if it is an identifier, {exclude}"
+        )
+    return None
+
+
+def _most(samples: list[str], fits: Callable[[str], bool]) -> bool:
+    return sum(map(fits, samples)) >= _MOST_SAMPLES_FRACTION * len(samples)
+
+
+def _is_plain_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_number(text: str) -> bool:
+    return bool(_SEPARATED.fullmatch(_CURRENCY.sub("", text).strip())) or _is_plain_number(text)
