@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from raydc import bundle
-from raydc.data import model_pool, sources, tasks, values
+from raydc.data import model_pool, prepared, sources, tasks, values
 from raydc.data.layout import Layout
 from raydc.data.readers import Reader
 from raydc.data.shards import open_rows
@@ -62,7 +62,7 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
     """
     loaded = bundle.load(bundle_folder)
     rows = open_rows(data_folder, split)
-    if Features.from_dict(data_folder.read_json("features.json")) != loaded.features:
+    if prepared.load(data_folder).features != loaded.features:
         raise DataError(
             f"{data_folder.uri} was prepared with different features than {bundle_folder.uri}"
         )

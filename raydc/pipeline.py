@@ -292,7 +292,7 @@ def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:
     from raydc import serve
 
     # Golden rows are the first held-out rows, or the first validation rows if none are held out.
-    row = data.folder.read_json("golden_rows.json")[0]
+    row = prepared.read_golden_rows(data.folder)[0]
     split = "test" if data.num_rows.get("test") else "validation"
     _, y = shards.open_rows(data.folder, split).gather(np.zeros(1, dtype=np.int64))
     classes = data.features.signature.classes

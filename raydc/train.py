@@ -17,7 +17,7 @@ from raydc.checkpoint import resume as resuming
 from raydc.checkpoint.fork import Fork
 from raydc.checkpoint.state import spec_hash, unpack_state, unpack_weights
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
-from raydc.data.prepared import Prepared
+from raydc.data.prepared import Prepared, read_golden_rows
 from raydc.elastic.run_metrics import RunMetrics
 from raydc.errors import CheckpointError, FormatError, RunError, Say
 from raydc.loop import worker
@@ -194,7 +194,7 @@ def export(
     }
     if origin := forks.origin_of(run_folder):
         facts["forked_from"] = str(origin)
-    golden_rows = data.folder.read_json("golden_rows.json")
+    golden_rows = read_golden_rows(data.folder)
     bundle.write(bundle_folder, spec, data.features, unpack_weights(found), golden_rows, facts)
     return found
 

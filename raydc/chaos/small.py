@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc import spec as specs
-from raydc.data.prepared import Prepared, load
+from raydc.data.prepared import Prepared, load, read_golden_rows
 from raydc.data.shards import Rows, open_rows, write_data_set
 from raydc.errors import UsageError
 from raydc.spec import ResolvedSpec
@@ -55,7 +55,7 @@ def shrink_data(spec: ResolvedSpec, data: Prepared, num_steps: int, folder: Stor
         for split, count in num_rows.items()
         if count
     }
-    write_data_set(folder, data.features, splits, data.folder.read_json("golden_rows.json"))
+    write_data_set(folder, data.features, splits, read_golden_rows(data.folder))
     return load(folder)
 
 

@@ -10,15 +10,19 @@ golden_rows.json   a few held-out rows as JSON, by which a replica checks itself
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from raydc.artefact import MANIFEST, broken_seal, mismatch, seal
+from raydc.artefact import MANIFEST, broken_seal, is_damage, mismatch, seal
+from raydc.data import content_check
 from raydc.errors import DataError
 from raydc.features import Features
 from raydc.storage import Storage, sha256
 
 FORMAT_VERSION = 1
+SHARD_SUFFIX = ".arrow"
 _REQUIRED = ("data_hash", "rows", "files")
 
 
@@ -48,23 +52,74 @@ def read(folder: Storage) -> dict[str, Any]:
     return dict(manifest)
 
 
-def verify(folder: Storage, manifest: Mapping[str, Any], contents: bool = False) -> None:
-    """Compares a folder with its manifest.
+def verify(folder: Storage, manifest: Mapping[str, Any]) -> None:
+    """Compares a folder with its manifest: small files by content, shards by name and size.
+
+    Shards are compared by content when they are opened, see `raydc.data.shards`.
 
     Args:
         folder: Folder that must hold all files of the manifest.
         manifest: Manifest of this folder, as `read` returns it.
-        contents: Whether to compare the sha256 of each file, and not only its name and size.
 
     Raises:
         DataError: The first file that differs, with what was expected and what was found.
     """
     for name, entry in manifest["files"].items():
-        if not folder.exists(name):
-            raise DataError(f"{folder.uri}/{name} is missing", _remedy(folder))
-        # Without `contents` the digest is taken as right, so that only the size is compared.
-        digest = sha256(folder.read_bytes(name)) if contents else entry["sha256"]
-        check_entry(folder, name, folder.size(name), digest, entry)
+        if name.endswith(SHARD_SUFFIX):
+            if not folder.exists(name):
+                raise DataError(f"{folder.uri}/{name} is missing", _remedy(folder))
+            check_entry(folder, name, folder.size(name), entry["sha256"], entry)
+        else:
+            _read_verified(folder, name, entry)
+
+
+def read_json(folder: Storage, manifest: Mapping[str, Any], name: str) -> Any:
+    """Reads a JSON file of a data set, after its content was compared with the manifest.
+
+    Args:
+        folder: Folder of the data set.
+        manifest: Manifest of this folder, as `read` returns it.
+        name: `features.json` or `golden_rows.json`.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    if name not in manifest["files"]:
+        raise DataError(f"{folder.uri}/{MANIFEST} names no file {name}", _remedy(folder))
+    return json.loads(_read_verified(folder, name, manifest["files"][name]))
+
+
+def _read_verified(folder: Storage, name: str, entry: Mapping[str, Any]) -> bytes:
+    try:
+        content = folder.read_bytes(name)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder.uri}/{name} is missing", _remedy(folder)) from error
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise DataError(f"{folder.uri}/{name} is no file: {error}", _remedy(folder)) from error
+    check_entry(folder, name, len(content), sha256(content), entry)
+    return content
+
+
+def check_local(folder: Storage, name: str, path: Path, entry: Mapping[str, Any]) -> None:
+    """Compares the content of a file on this machine with its entry, see `content_check`.
+
+    Args:
+        folder: Folder of the data set, for messages.
+        name: Name of the file in this folder.
+        path: The file itself.
+        entry: `bytes` and `sha256` that the manifest states for the file.
+
+    Raises:
+        DataError: The file differs, or cannot be read.
+    """
+    try:
+        wrong = content_check.compare(path, entry)
+    except OSError as error:
+        raise DataError(f"{folder.uri}/{name} cannot be read: {error}", _remedy(folder)) from error
+    if wrong is not None:
+        raise DataError(f"{folder.uri}/{name} is damaged: {wrong}", _remedy(folder))
 
 
 def check_entry(
@@ -138,6 +193,8 @@ def write(
 
 
 def _remedy(folder: Storage) -> str:
-    """Hint of an error: how to remove the data set and prepare it again."""
-    name = folder.uri.partition("?")[0].rsplit("/", 1)[-1]
-    return f"Remove it (raydc rm data {name} --yes), then prepare it again: raydc prepare SPEC"
+    """Hint of an error: how to prepare the data set again, also for a run that goes on with it."""
+    return (
+        f"Delete the folder {folder.uri}, then prepare it again: raydc prepare SPEC. Equal sources "
+        "give equal rows."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from raydc.data import manifest
 from raydc.features import Features
@@ -28,17 +29,28 @@ class Prepared:
     reused: bool
 
 
-def load(folder: Storage, contents: bool = False) -> Prepared:
-    """Opens a prepared data set and compares it with its manifest.
+def load(folder: Storage) -> Prepared:
+    """Opens a prepared data set and compares it with its manifest, see `manifest.verify`.
 
     Args:
         folder: Folder of the data set, `data/<name>-<hash>` of a storage.
-        contents: Whether to compare the sha256 of each file too, which reads all of them.
 
     Raises:
         DataError: The folder is not a prepared data set, or a file is missing or damaged.
     """
     facts = manifest.read(folder)
-    manifest.verify(folder, facts, contents)
-    features = Features.from_dict(folder.read_json("features.json"))
+    manifest.verify(folder, facts)
+    features = Features.from_dict(manifest.read_json(folder, facts, "features.json"))
     return Prepared(folder, facts["data_hash"], features, facts["rows"], reused=True)
+
+
+def read_golden_rows(folder: Storage) -> list[dict[str, Any]]:
+    """The held-out rows as JSON values, with which a served model is checked.
+
+    Args:
+        folder: Folder of the data set.
+
+    Raises:
+        DataError: The folder is not a prepared data set, or the file is missing or damaged.
+    """
+    return list(manifest.read_json(folder, manifest.read(folder), "golden_rows.json"))

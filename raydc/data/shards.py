@@ -13,9 +13,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydc.data import manifest
+from raydc.data import content_check, manifest
 from raydc.errors import DataError
 from raydc.features import Features
 from raydc.order import Ids
@@ -34,6 +33,7 @@ from raydc.storage import Storage, sha256
 SPLITS = ("train", "validation", "test")
 # Large enough for few files and few requests to a store, small enough for many tasks to write.
 _SHARD_BYTES = 64 * 1024 * 1024
+_NUM_HASH_THREADS = 4
 _Array = npt.NDArray[Any]
 
 
@@ -44,7 +44,7 @@ def rows_per_shard(row_bytes: int) -> int:
 
 def shard_name(split: str, index: int) -> str:
     """File name of the shard of a split with an index, from 0."""
-    return f"{split}-{index:05d}.arrow"
+    return f"{split}-{index:05d}{manifest.SHARD_SUFFIX}"
 
 
 def shard_bytes(x: _Array, y: _Array, row_ids: Ids) -> pa.Buffer:
@@ -119,7 +119,8 @@ def _take(values: _Array, positions: Ids) -> _Array:
 class Rows:
     """The rows of one split, by position.
 
-    Local shards are memory-mapped. Remote ones are copied to the node first.
+    Local shards are memory-mapped. Remote ones are copied to the node first. A shard is compared
+    with its sha256 before its first row is used.
 
     Args:
         folder: Folder of the prepared data set; local files are mapped, others are cached.
@@ -177,6 +178,8 @@ class Rows:
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         bounds = np.arange(len(self._names) + 1) * self._per_shard
+        if len(self._open) < len(self._names):
+            self._open_all(np.unique(ordered // self._per_shard).tolist())
         # ordered[cuts[i]:cuts[i + 1]] are the positions in shard i.
         cuts = np.searchsorted(ordered, bounds).tolist()
         parts = [
@@ -198,28 +201,34 @@ class Rows:
         parts = [self._shard(index).row_ids for index in range(len(self._names))]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
+    def _open_all(self, indices: Sequence[int]) -> None:
+        """Opens several shards at once, because the hash of one keeps one CPU busy."""
+        missing = [index for index in indices if index not in self._open]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(_NUM_HASH_THREADS) as threads:
+                list(threads.map(self._shard, missing))
+
     def _shard(self, index: int) -> _Shard:
         if index not in self._open:
-            self._open[index] = _map_shard(self._path(self._names[index]))
+            self._open[index] = _map_shard(self._intact_path(self._names[index]))
         return self._open[index]
 
-    def _path(self, name: str) -> Path:
-        if self._folder.is_local:
-            return self._folder.local_path / name
-        return _fetch(self._folder, name, self._files[name])
+    def _intact_path(self, name: str) -> Path:
+        if not self._folder.is_local:
+            return _fetch(self._folder, name, self._files[name])
+        path = self._folder.local_path / name
+        manifest.check_local(self._folder, name, path, self._files[name])
+        return path
 
 
 def _fetch(folder: Storage, name: str, entry: Mapping[str, Any]) -> Path:
     """Copies a remote shard to this node once for all its processes; returns the copy's path."""
-    # By user, because the folder of temporary files is shared; by data set and content, so that a
-    # data set that was prepared again under the same name is not mixed up with the old one.
-    cache = (
-        Path(tempfile.gettempdir())
-        / f"raydc-shards-{os.getuid()}"
-        / sha256(folder.uri.encode())[:16]
-    )
+    # By data set and content, so that a data set that was prepared again under the same name is not
+    # mixed up with the old one.
+    cache = content_check.cache_folder() / sha256(folder.uri.encode())[:16]
     path = cache / f"{entry['sha256'][:16]}-{name}"
-    if path.exists() and path.stat().st_size == entry["bytes"]:
+    # A damaged copy is no reason to refuse: the remote shard replaces it.
+    if path.is_file() and content_check.compare(path, entry) is None:
         return path
     content = folder.read_bytes(name)
     manifest.check_entry(folder, name, len(content), sha256(content), entry)
@@ -235,7 +244,7 @@ def open_rows(folder: Storage, split: str) -> Rows:
         split: One of `SPLITS`.
 
     Raises:
-        DataError: The folder is not a prepared data set, or a shard is missing or of another size.
+        DataError: The folder is not a prepared data set, or a file is missing or damaged.
     """
     facts = manifest.read(folder)
     manifest.verify(folder, facts)

@@ -155,7 +155,7 @@ def test_changed_byte_makes_another_data_set(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("Rome", "Roma", 1))
     second, _ = preparing.run(tmp_path / "storage", data)
     assert second.data_hash != first.data_hash
-    assert prepared.load(first.folder, contents=True).num_rows == first.num_rows
+    assert prepared.load(first.folder).num_rows == first.num_rows
 
 
 def test_damaged_data_set_is_refused_by_name(tmp_path: Path) -> None:

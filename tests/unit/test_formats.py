@@ -143,7 +143,7 @@ def test_data_set_of_another_format_is_refused(tmp_path: Path, found: int | None
     folder = make_data_set(Storage(str(tmp_path)), "digits-0123456789ab", format=found)
     with pytest.raises(DataError, match=f"format {found}, but this raydc reads 1") as caught:
         manifest.read(folder)
-    assert "raydc rm data digits-0123456789ab --yes" in str(caught.value)
+    assert f"Delete the folder {folder.uri}, then prepare it again" in str(caught.value)
 
 
 def test_driver_of_a_newer_raydc_keeps_its_run(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydc.data import manifest, shards
+from raydc.data import manifest, prepared, shards
 from raydc.errors import DataError
 from raydc.features import Features, Numeric, Signature
 from raydc.storage import Storage
@@ -30,16 +30,18 @@ def written(folder: Storage) -> dict[str, Any]:
     return shards.write_data_set(folder, FEATURES, {"train": (x, x[:, 0])}, [{"a": 1}])
 
 
-def test_verify_finds_a_flipped_byte_only_by_contents(
-    folder: Storage, written: dict[str, Any]
+@pytest.mark.parametrize("name", ["features.json", "golden_rows.json"])
+def test_verify_finds_a_flipped_bit_in_a_small_file(
+    folder: Storage, written: dict[str, Any], name: str
 ) -> None:
-    path = folder.local_path / "train-00000.arrow"
-    content = bytearray(path.read_bytes())
+    content = bytearray(folder.read_bytes(name))
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    manifest.verify(folder, written)
-    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged: expected sha256"):
-        manifest.verify(folder, written, contents=True)
+    folder.write_bytes(name, bytes(content))
+    with pytest.raises(DataError, match=rf"{name} is damaged: expected sha256") as caught:
+        prepared.load(folder)
+    assert f"Delete the folder {folder.uri}, then prepare it again" in str(caught.value)
+    with pytest.raises(DataError, match=rf"{name} is damaged: expected sha256"):
+        manifest.read_json(folder, written, name)
 
 
 @pytest.mark.parametrize("name", ["train-00000.arrow", "features.json", "golden_rows.json"])
@@ -67,7 +69,7 @@ def test_read_finds_any_changed_character(folder: Storage, written: dict[str, An
             DataError, match=r"MANIFEST\.json is damaged: expected sha256"
         ) as caught:
             manifest.read(folder)
-        assert "raydc rm data" in str(caught.value)
+        assert "raydc prepare SPEC" in str(caught.value)
 
 
 def test_read_names_what_a_manifest_lacks(folder: Storage) -> None:

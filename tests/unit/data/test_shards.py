@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from raydc.artefact import MANIFEST
-from raydc.data import shards
+from raydc.data import content_check, shards
 from raydc.errors import DataError
 from raydc.features import Features, Image, Numeric, Signature
 from raydc.storage import Storage
@@ -125,6 +126,84 @@ def test_open_rows_names_a_shard_of_another_size(tmp_path: Path) -> None:
         shards.open_rows(folder, "train")
 
 
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 64
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_gather_refuses_a_shard_with_a_flipped_bit(tmp_path: Path, place: float) -> None:
+    x, y = _images(50)
+    folder = Storage(str(tmp_path))
+    shards.write_data_set(folder, IMAGES, {"train": (x, y)}, num_rows_per_shard=10)
+    path = tmp_path / "train-00003.arrow"
+    # Read once, so that a stamp says that it was intact.
+    shards.open_rows(folder, "train").gather(np.arange(50))
+    before = path.stat()
+    flip(path, int(place * before.st_size))
+    # As a copy that keeps times would: the time of change remains.
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    rows = shards.open_rows(folder, "train")
+    rows.gather(np.arange(30))
+    with pytest.raises(
+        DataError, match=r"train-00003\.arrow is damaged: expected sha256"
+    ) as caught:
+        rows.gather(np.arange(50))
+    assert "then prepare it again: raydc prepare SPEC" in str(caught.value)
+
+
+def test_shard_is_hashed_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
+    content_check._stamp_folder.cache_clear()
+    folder = Storage(str(tmp_path / "set"))
+    shards.write_data_set(folder, IMAGES, {"train": _images(5)})
+    hashed: list[str] = []
+    digest = content_check._digest
+    monkeypatch.setattr(
+        content_check, "_digest", lambda path: (hashed.append(path.name), digest(path))[1]
+    )
+
+    def read() -> int:
+        shards.open_rows(folder, "train").gather(np.arange(5))
+        return len(hashed)
+
+    assert [read(), read()] == [1, 1]
+    (stamp,) = (content_check.cache_folder() / "verified").iterdir()
+    os.utime(stamp, (0.0, 0.0))
+    assert [read(), read()] == [2, 2]
+    # Old stamps go when a process looks for the first time.
+    os.utime(stamp, (0.0, 0.0))
+    content_check._stamp_folder.cache_clear()
+    content_check._stamp_folder()
+    assert not stamp.exists()
+    # A folder of another user proves nothing.
+    monkeypatch.setattr("os.getuid", lambda: 4321)
+    monkeypatch.setattr(content_check, "cache_folder", lambda: tmp_path / "cache" / "theirs")
+    content_check._stamp_folder.cache_clear()
+    assert [read(), read()] == [3, 4]
+    content_check._stamp_folder.cache_clear()
+
+
+def test_damaged_copy_of_a_remote_shard_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "cache"))
+    x, y = _images(20)
+    shards.write_data_set(Storage(str(tmp_path / "set")), IMAGES, {"train": (x, y)})
+    remote = _Remote(str(tmp_path / "set"))
+    shards.open_rows(remote, "train").gather(np.arange(20))
+    (copy,) = (tmp_path / "cache").rglob("*.arrow")
+    flip(copy, 700)
+    found, _ = shards.open_rows(remote, "train").gather(np.arange(20))
+    np.testing.assert_array_equal(found, x)
+    # The remote shard itself is damaged as well: then there is nothing to go back to.
+    flip(copy, 700)
+    flip(tmp_path / "set" / "train-00000.arrow", 700)
+    with pytest.raises(DataError, match=r"set/train-00000\.arrow is damaged: expected sha256"):
+        shards.open_rows(remote, "train").gather(np.arange(20))
+
+
 class _Remote(Storage):
     """A local folder that claims to be remote and counts the shards read from it."""
 
@@ -145,6 +224,7 @@ def test_rows_fetch_a_remote_shard_once(tmp_path: Path, monkeypatch: pytest.Monk
     shards.write_data_set(
         Storage(str(tmp_path / "set")), IMAGES, {"train": (x, y)}, num_rows_per_shard=10
     )
+    monkeypatch.setattr(_Remote, "reads", 0)
     remote = _Remote(str(tmp_path / "set"))
     for _ in range(2):
         rows = shards.open_rows(remote, "train")
