@@ -116,18 +116,20 @@ def _set_aside(job: Job) -> str:
 
 
 def check_model(job: Job, data: prepared.Prepared) -> None:
-    """Builds the model once, before anything is written.
+    """Builds the model and tries a user's own on a few rows, before anything is written.
 
     Raises:
-        SpecError: There is no such model, or it or the augmentation does not fit the data.
+        SpecError: There is no such model, it or the augmentation does not fit the data, or its
+            state would not survive a checkpoint.
     """
     from raydc import models
-    from raydc.loop import augment
+    from raydc.loop import augment, state_proof
 
     augment.make_augmenter(job.spec.data.augment, data.features.signature, job.spec.seed)
 
     # Pretrained weights have the shapes of fresh ones; a check need not download them.
     models.build(job.spec.model.without_weights(), data.features.signature, job.spec.seed)
+    state_proof.prove_state(job.spec, data)
 
 
 def load_fork(job: Job, data: prepared.Prepared, given: str | None) -> Fork | None:

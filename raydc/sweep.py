@@ -21,6 +21,7 @@ from raydc.data.prepared import Prepared, load
 from raydc.errors import Say, TrainError
 from raydc.loop import worker
 from raydc.loop.hooks import Hooks
+from raydc.loop.state_proof import prove_state
 from raydc.spec import ResolvedSpec
 from raydc.spec.space import Domain
 from raydc.storage import Storage, canonical_json
@@ -217,5 +218,7 @@ def _run_trial(
     if folder.exists(trials.FINISHED_FILE):
         return
     data = load(Storage(data_uri))
+    # The values of a trial may give another network than the one that the driver tried.
+    prove_state(own, data)
     worker.fit(own, folder, data.folder, hooks=Hooks(on_epoch=report_epoch))
     folder.write_json(trials.FINISHED_FILE, {"values": values})

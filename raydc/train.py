@@ -18,7 +18,9 @@ from raydc.checkpoint.fork import Fork
 from raydc.checkpoint.state import spec_hash, unpack_state, unpack_weights
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
 from raydc.data.prepared import Prepared, read_golden_rows
+from raydc.elastic.run_errors import training_error
 from raydc.elastic.run_metrics import RunMetrics
+from raydc.elastic.worker_failure import WorkerFailure, guard
 from raydc.errors import CheckpointError, FormatError, RunError, Say
 from raydc.loop import worker
 from raydc.loop.hooks import Hooks
@@ -106,7 +108,7 @@ def run(
             report(f"train     starts with the weights of {fork.origin}{other}")
         with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).add) as progress:
             if spec.scaling.max_workers == 0:
-                worker.fit(spec, run_folder, data.folder, hooks=Hooks(publish=progress.show))
+                _fit_here(spec, run_folder, data, progress)
             else:
                 # Ray Train takes a second to import, which a run in this process does not need.
                 from raydc.elastic import trainer
@@ -126,6 +128,18 @@ def run(
     for line in time_account.format_lines(read_account(run_folder)):
         report(f"          {line}")
     return result
+
+
+def _fit_here(spec: ResolvedSpec, run_folder: Storage, data: Prepared, progress: Progress) -> None:
+    """Trains in this process, with the same page for an unexpected error as from a worker."""
+    hooks = Hooks(publish=progress.show)
+    try:
+        guard(0, lambda: worker.fit(spec, run_folder, data.folder, hooks=hooks))
+    except WorkerFailure as failure:
+        # A full disk is no fault of the network; the command line says what to do about it.
+        if isinstance(failure.__cause__, OSError):
+            raise failure.__cause__ from None
+        raise training_error(spec, {0: failure}) from failure
 
 
 def _refuse_early(

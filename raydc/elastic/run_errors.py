@@ -42,8 +42,9 @@ def training_error(spec: ResolvedSpec, failures: Mapping[int, BaseException]) ->
     causes = {rank: _cause_of(failure) for rank, failure in sorted(failures.items())}
     # The deaths of other ranks followed from the failure on the page, so they are left out.
     if pages := [cause.page for cause in causes.values() if isinstance(cause, WorkerFailure)]:
-        alone = "Train with --set scaling.num_workers=0 to see it in this process."
-        return TrainError("\n".join(pages), f"{alone} {_RESUME}")
+        alone = "Train with --set scaling.num_workers=0 to see it in this process. "
+        here = spec.scaling.max_workers == 0
+        return TrainError("\n".join(pages), _RESUME if here else alone + _RESUME)
     # A worker that lost a peer does not know why the peer died; if all did, there is nothing else.
     first_hand = {
         rank: cause for rank, cause in causes.items() if not isinstance(cause, PeerLostError)
@@ -61,6 +62,8 @@ def training_error(spec: ResolvedSpec, failures: Mapping[int, BaseException]) ->
 
 def _cause_of(error: BaseException) -> BaseException:
     """The error inside Ray's wrappers, each of which names it differently."""
+    if isinstance(error, WorkerFailure):
+        return error
     inner: Any = (
         getattr(error, "cause", None)
         or getattr(error, "health_check_failure", None)

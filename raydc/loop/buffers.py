@@ -31,29 +31,37 @@ class ShardBuffers:
     def __init__(self, network: Network, num_shards: int) -> None:
         # A flag has no mean, and the constants of the input layer never change.
         found = [
-            buffer
+            name
             for name, buffer in network.named_buffers()
             if not name.startswith("input.") and buffer.dtype != torch.bool
         ]
-        self._buffers = found if num_shards > 1 else []
-        self._start = [buffer.clone() for buffer in self._buffers]
-        self.changes = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._buffers]
+        # By owner and name: a forward pass may put a new tensor in the place of a buffer
+        # (`self.count = self.count + 1`), and then the tensor of the start is no part of the state.
+        self._places = [
+            (network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+            for name in (found if num_shards > 1 else [])
+        ]
+        self._start = [buffer.clone() for buffer in self._buffers()]
+        self.changes = [torch.zeros_like(buffer, dtype=torch.float32) for buffer in self._start]
+
+    def _buffers(self) -> list[Tensor]:
+        return [getattr(owner, name) for owner, name in self._places]
 
     def start_step(self) -> None:
         """Notes the values from which all shards of the step start."""
-        if self._buffers:
-            torch._foreach_copy_(self._start, self._buffers)
+        if self._places:
+            torch._foreach_copy_(self._start, self._buffers())
 
     def restore(self) -> None:
         """Sets the buffers back to the start of the step, before the next shard."""
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._start)
+        if self._places:
+            torch._foreach_copy_(self._buffers(), self._start)
 
     def collect(self) -> list[Tensor]:
         """Changes that the last shard made, float32."""
-        if not self._buffers:
+        if not self._places:
             return []
-        return [change.float() for change in torch._foreach_sub(self._buffers, self._start)]
+        return [change.float() for change in torch._foreach_sub(self._buffers(), self._start)]
 
     def finish_step(self, sums: Sequence[Tensor], num_shards: int) -> None:
         """Moves the buffers by the mean change of the step.
@@ -62,7 +70,7 @@ class ShardBuffers:
             sums: Changes as `collect` returns them, summed over all shards.
             num_shards: Number of shards that had rows.
         """
-        for buffer, start, total in zip(self._buffers, self._start, sums, strict=True):
+        for buffer, start, total in zip(self._buffers(), self._start, sums, strict=True):
             change = total / num_shards
             # A counter of batches is an integer: all shards add one, and so does the mean.
             buffer.copy_(start + (change if buffer.is_floating_point() else change.round()))

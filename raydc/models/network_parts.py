@@ -12,6 +12,10 @@ from torch.nn import functional
 from raydc.errors import Problem, SpecError
 from raydc.features import Signature
 
+# A network is tried on these numbers of rows: one row, the most frequent request, is where a
+# `squeeze` goes wrong, and what holds for two need not hold for three.
+SHAPE_ROWS = (1, 2, 3)
+
 
 class Input(nn.Module):
     """The first layer: stored rows to normalised float32.

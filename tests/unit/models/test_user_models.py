@@ -33,8 +33,8 @@ def no_module(signature):
         ("users_model:good", {}, "cannot import users_model"),
         ("users_models:good", {"widht": 3}, "widht"),
         ("users_models:no_module", {}, "returned a int, not a torch.nn.Module"),
-        ("users_models:wrong_shape", {}, r"gives \(2, 7\) for 2 rows, expected \(2, 2\)"),
-        ("users_models:wrong_input", {}, r"fails on float32 inputs of \(2, 5\)"),
+        ("users_models:wrong_shape", {}, r"gives \(1, 7\) for 1 row, expected \(1, 2\)"),
+        ("users_models:wrong_input", {}, r"fails on float32 inputs of \(1, 5\)"),
     ],
 )
 def test_builder_is_imported_called_and_checked(
