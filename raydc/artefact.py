@@ -116,6 +116,28 @@ def read_one(folder: Storage, name: str) -> tuple[dict[str, Any], bytes]:
     return meta, _read_file(folder, name, entries[name])
 
 
+def copy_artefact(source: Storage, target: Storage, manifest: Content) -> None:
+    """Copies an artefact and verifies the copy; a copy that fails is removed.
+
+    Args:
+        source: Folder to copy.
+        target: Folder that gets the files, the manifest last: without it the copy does not exist.
+        manifest: The manifest of the source, which may be replaced while it is copied.
+
+    Raises:
+        CheckpointError: The copy does not verify.
+    """
+    try:
+        for name in source.names():
+            if name != MANIFEST:
+                target.write_bytes(name, source.read_bytes(name))
+        target.write_bytes(MANIFEST, manifest)
+        read_artefact(target)
+    except (OSError, CheckpointError):
+        target.delete()
+        raise
+
+
 def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads the manifest of an artefact, without its files.
 

@@ -14,7 +14,8 @@
     │   ├── RefusedError      8   it refused a request and would refuse it again
     │   └── UnavailableError  8   it gave no answer in time
     ├── ClusterError          9   no cluster, or one that cannot hold the job
-    └── ChaosError           10   a chaos run that ended differently from an undisturbed one
+    ├── ChaosError           10   a chaos run that ended differently from an undisturbed one
+    └── OvertakenError       11   another command changed the model's aliases or endpoint first
 
 An error says what is wrong and, in `hint`, what to do next. All of them cross process boundaries:
 the default reduction of an exception (class, args, attributes) restores them as long as `__init__`
@@ -174,6 +175,12 @@ class ChaosError(RaydcError):
     """A chaos run that ended differently from an undisturbed one."""
 
     exit_code = 10
+
+
+class OvertakenError(RaydcError):
+    """Another command changed the aliases or the endpoint of a model first; its change stands."""
+
+    exit_code = 11
 
 
 def shown(value: object, max_chars: int = 80) -> str:

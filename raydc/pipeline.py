@@ -15,6 +15,7 @@ from raydc.data import prepare, prepared, shards
 from raydc.errors import RunError
 from raydc.job import Job
 from raydc.registry import Registry, user
+from raydc.spec.sections import Serve
 from raydc.storage import Storage
 from raydc.tokens import TokenStore
 from raydc.tracking import lease
@@ -233,6 +234,9 @@ def serve_model(job: Job, version: int, why: str) -> str:
     """
     from raydc import serve
 
+    section = job.spec.serve or Serve()
+    for note in serve.notes_before_serving(job.storage, job.spec.name, section.alias):
+        job.report(f"serve     note: {note}")
     endpoint = serve.deploy(job.spec, job.storage, version=version, why=why)
     job.report(f"serve     {endpoint.url} answers as {endpoint.model} version {endpoint.version}")
     for path_line in serve.describe_path(endpoint):

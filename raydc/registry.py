@@ -16,11 +16,11 @@ from __future__ import annotations
 import getpass
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from raydc import artefact
-from raydc.errors import CheckpointError, RegistryError, UsageError, did_you_mean
+from raydc.errors import RegistryError, UsageError, did_you_mean
 from raydc.storage import Storage, canonical_json, sha256
 from raydc.tracking.alias_history import AliasHistory, Move, Stacks, make_move, read_record
 
@@ -33,10 +33,17 @@ _MAX_KEPT_MOVES = 100
 
 
 class Registry:
-    """The models of one storage."""
+    """The models of one storage.
 
-    def __init__(self, storage: Storage) -> None:
+    Args:
+        storage: The storage.
+        after: A `history_number`. Changes of aliases must come right after it, otherwise they
+            raise OvertakenError; None takes any.
+    """
+
+    def __init__(self, storage: Storage, after: int | None = None) -> None:
         self.storage = storage
+        self._after = after
 
     def models(self) -> list[str]:
         """Names that have a version, sorted."""
@@ -95,7 +102,7 @@ class Registry:
                 return version
         record = {**source, "digest": digest, "time_s": round(time.time(), 3)}
         version = self._reserve(folder, record)
-        _copy(bundle_folder, folder / "versions" / str(version), manifest)
+        artefact.copy_artefact(bundle_folder, folder / "versions" / str(version), manifest)
         return version
 
     def _reserve(self, folder: Storage, record: dict[str, Any]) -> int:
@@ -115,6 +122,14 @@ class Registry:
     def aliases(self, name: str) -> dict[str, int]:
         """Alias to version; empty for an unknown name."""
         return {alias: stack[-1] for alias, stack in sorted(self._history(name).state()[1].items())}
+
+    def history_number(self, name: str) -> int:
+        """Number of the newest change of a model's aliases; 0 without one."""
+        return self._history(name).state()[0]
+
+    def require_unchanged(self, name: str) -> None:
+        """Raises OvertakenError if the history has gone on after the number of this registry."""
+        self._change(name, lambda _stacks: None)
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Moves, oldest first: kind, alias, from, to, who, why, time_s, and fraction if any."""
@@ -166,7 +181,7 @@ class Registry:
             stacks[alias] = [*stack, version][-_MAX_KEPT_MOVES:]
             return make_move("set", alias, stack, version, who or user(), why)
 
-        self._history(name).change(decide)
+        self._change(name, decide)
 
     def previous(self, name: str, alias: str) -> int:
         """The version that `rollback` would go back to. Raises RegistryError like `rollback`."""
@@ -207,7 +222,7 @@ class Registry:
             return make_move("rollback", alias, stack, target, who or user(), why)
 
         # The version is that of the entry that this call wrote, not of a later one.
-        return self._history(name).change(decide)[alias][-1]
+        return self._change(name, decide)[alias][-1]
 
     def remove_alias(self, name: str, alias: str, who: str = "", why: str = "") -> None:
         """Ends an alias. Its history stays; the versions stay.
@@ -227,11 +242,14 @@ class Registry:
             stack = stacks.pop(alias, [])
             return make_move("removed", alias, stack, None, who or user(), why) if stack else None
 
-        self._history(name).change(decide)
+        self._change(name, decide)
 
     def note(self, name: str, move: Move) -> None:
         """Records a canary or a shadow that starts or ends, which changes no alias."""
-        self._history(name).change(lambda _stacks: move)
+        self._change(name, lambda _stacks: move)
+
+    def _change(self, name: str, decide: Callable[[Stacks], Move | None]) -> Stacks:
+        return self._history(name).change(decide, self._after)
 
     def _require_alias(self, name: str, alias: str) -> None:
         if alias.isdigit():
@@ -282,19 +300,6 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # A container's user may have no name.
         return "unknown"
-
-
-def _copy(source: Storage, target: Storage, manifest: bytes) -> None:
-    """Copies a bundle, the manifest last: a version without one does not exist."""
-    try:
-        for name in source.names():
-            if name != artefact.MANIFEST:
-                target.write_bytes(name, source.read_bytes(name))
-        target.write_bytes(artefact.MANIFEST, manifest)
-        artefact.read_artefact(target)
-    except (OSError, CheckpointError):
-        target.delete()
-        raise
 
 
 def _listed(values: Iterable[object]) -> str:

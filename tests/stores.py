@@ -55,6 +55,15 @@ def make_data_set(storage: Storage, name: str = "digits-0123456789ab", **facts: 
     return folder
 
 
+def make_other_versions(storage: Storage, count: int) -> None:
+    """Registers further versions of `digits`, each with weights of its own."""
+    for number in range(count):
+        made = storage / f"made-{number}"
+        files = {"model.safetensors": b"weights %d" % number, "facts.json": b"{}"}
+        artefact.write_artefact(made, files, {"kind": "bundle"})
+        Registry(storage).register("digits", made, {"run": "digits"})
+
+
 def make_version(storage: Storage, run: str = "digits", model: str = "digits") -> int:
     """Registers the model of a run."""
     return Registry(storage).register(model, storage / "runs" / run / "model", {"run": run})

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from raydc.cli.app import ALIAS, RUNNING, SET, SPEC, WHY, load, report
-from raydc.cli.inventory import require_ray
 from raydc.errors import ServeError, UsageError
 
 if TYPE_CHECKING:
@@ -63,9 +62,9 @@ def canary(
     if drop:
         _end(storage, given.name, alias, "canary", address, why)
         return
-    require_ray(address)
+    after = _attach(storage, given.name, alias, address)
     if version is not None:
-        rollout.start(storage, given.name, alias, "canary", version, fraction, why=why)
+        rollout.start(storage, given.name, alias, "canary", version, fraction, why=why, after=after)
         report(
             f"{given.name}: version {version} answers {fraction:.3g} of the requests to {alias!r}"
         )
@@ -141,9 +140,9 @@ def shadow(
     if drop:
         _end(storage, given.name, alias, "shadow", address, why)
         return
-    require_ray(address)
+    after = _attach(storage, given.name, alias, address)
     if version is not None:
-        rollout.start(storage, given.name, alias, "shadow", version, fraction, why=why)
+        rollout.start(storage, given.name, alias, "shadow", version, fraction, why=why, after=after)
         report(
             f"{given.name}: version {version} gets copies of {fraction:.3g} "
             f"of the requests to {alias!r}"
@@ -166,22 +165,43 @@ def _open(path: str, overrides: tuple[str, ...], alias: str | None) -> tuple[Spe
     return given, Storage(given.storage), alias or alias_of(given)
 
 
+def _attach(storage: Storage, model: str, alias: str, address: str | None) -> int:
+    """Attaches to the Ray that serves an alias; returns the number of the model's history before.
+
+    Raises ServeError if there is no Ray: then there is no endpoint.
+    """
+    from raydc.cli.endpoint_search import attach_to_endpoint
+    from raydc.registry import Registry
+
+    after = Registry(storage).history_number(model)
+    found = attach_to_endpoint(storage, model, alias, address)
+    if not found.attached:
+        where = f"; it was at {found.gone.url}" if found.gone else ""
+        raise ServeError(
+            f"no endpoint serves {model} {alias!r}: no Ray that could serve it is running{where}",
+            "Start it: raydc serve SPEC; or give --address of the cluster that serves it.",
+        )
+    return after
+
+
 def _end(
     storage: Storage, model: str, alias: str, kind: Kind, address: str | None, why: str
 ) -> None:
     """Ends a canary or shadow; without an endpoint, the one in its history."""
-    from raydc import engine
+    from raydc.cli.endpoint_search import attach_to_endpoint
+    from raydc.registry import Registry, user
     from raydc.serve.control import rollout, switchover
 
+    after = Registry(storage).history_number(model)
+    attached = attach_to_endpoint(storage, model, alias, address).attached
     # An endpoint that died could not record the end, and `raydc rm` heeds the history.
-    if engine.attach(address) and switchover.find_endpoint(storage, model, alias) is not None:
-        version = rollout.end(storage, model, alias, kind, why=why).version
+    if attached and switchover.find_endpoint(storage, model, alias) is not None:
+        version = rollout.end(storage, model, alias, kind, why=why, after=after).version
         report(f"{model}: the {kind} of {alias!r}, version {version}, has ended")
         return
-    from raydc.registry import Registry, user
     from raydc.tracking.alias_history import Move, running_beside
 
-    registry = Registry(storage)
+    registry = Registry(storage, after)
     old = running_beside(registry.history(model)).get((alias, kind))
     if old is None:
         raise ServeError(

@@ -225,7 +225,10 @@ def stop(
 
     # The spec is read first: its problems should not wait for a connection.
     resolved = None if spec is None else specs.resolve(load(spec, overrides))
-    require_ray(address)
+    if resolved is None:
+        require_ray(address)
+    else:
+        endpoint_actions.find_endpoint_to_stop(resolved, address)
     for line in endpoint_actions.stop_endpoints(resolved):
         report(line)
 
@@ -233,11 +236,15 @@ def stop(
 def stay(job: Job, once: bool) -> None:
     """Keeps a local Ray up for its endpoints; returns at once on a cluster."""
     from raydc import engine, serve
+    from raydc.cli.endpoint_actions import alias_of
+    from raydc.tracking.endpoint_record import remove_record
 
+    served = (job.storage, job.spec.name, alias_of(job.spec), job.engine.address)
     # A cluster outlives this process, and so do its endpoints.
     if not job.engine.local:
         if once:
             serve.shutdown(job.spec.name)
+            remove_record(*served)
         else:
             report(
                 "          the endpoint stays up as long as that Ray does; "
@@ -255,4 +262,5 @@ def stay(job: Job, once: bool) -> None:
             time.sleep(LEAVE_GRACE_S)
         except KeyboardInterrupt:
             report("serve     stopping")
+    remove_record(*served)
     engine.disconnect()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from raydc import engine, spec
+from raydc import spec
+from raydc.cli.endpoint_search import attach_to_endpoint
 from raydc.errors import ServeError
 from raydc.job import Job
 from raydc.registry import Registry
 from raydc.spec import ResolvedSpec, Spec
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
+from raydc.tracking.endpoint_record import remove_record
 
 
 def alias_of(given: Spec) -> str:
@@ -59,33 +61,62 @@ def move_alias(
 
     Args:
         given: A spec, for its name, storage and section `serve`.
-        address: Ray cluster; None takes RAY_ADDRESS, else a Ray that runs on this machine, if any.
+        address: Ray cluster; None takes RAY_ADDRESS, else the Ray that serves the alias.
         alias: Alias to move; None takes `serve.alias`.
         version: The version; None undoes the last move.
         why: Reason, for the history.
 
     Returns:
         What happened, as one line.
+
+    Raises:
+        OvertakenError: Another command has changed the model meanwhile.
     """
     from raydc import serve
 
     resolved = spec.resolve(given)
     alias = alias or alias_of(resolved)
     storage = Storage(resolved.storage)
+    # Before the search, which takes seconds: what changes from now on was not known to the user.
+    after = Registry(storage).history_number(resolved.name)
+    found = attach_to_endpoint(storage, resolved.name, alias, address)
     # Without a Ray no endpoint can follow, and only the alias moves.
-    attached = engine.attach(address)
     if version is None:
-        moved = serve.rollback(storage, resolved.name, alias, why=why, live=attached)
+        moved = serve.rollback(
+            storage, resolved.name, alias, why=why, live=found.attached, after=after
+        )
     else:
-        moved = serve.promote(storage, resolved.name, alias, version, why=why, live=attached)
-    # The endpoint may serve another alias of the model, which does not move.
-    wanted = (storage.uri, resolved.name, alias, moved)
-    answers = attached and any(
-        (one["storage"], one["model"], one["alias"], one["version"]) == wanted
-        for one in serve.status()
-    )
-    follows = "and the endpoint answers with it" if answers else "(no running endpoint serves it)"
-    return f"{resolved.name}: alias {alias!r} is now version {moved} {follows}"
+        moved = serve.promote(
+            storage, resolved.name, alias, version, why=why, live=found.attached, after=after
+        )
+    # What the change itself saw: a look at the endpoint now could already see the next change.
+    follows = "and the endpoint answers with it" if moved.url else f"({found.reason})"
+    return f"{resolved.name}: alias {alias!r} is now version {moved.version} {follows}"
+
+
+def find_endpoint_to_stop(given: ResolvedSpec, address: str | None) -> None:
+    """Attaches to the Ray of a spec's endpoint.
+
+    Args:
+        given: A spec, for its name, storage and alias.
+        address: Ray cluster; None takes RAY_ADDRESS, else the Ray that serves the alias.
+
+    Raises:
+        ServeError: There is no endpoint. A record of one that is gone is removed.
+    """
+    storage, alias = Storage(given.storage), alias_of(given)
+    found = attach_to_endpoint(storage, given.name, alias, address)
+    if found.gone is not None:
+        remove_record(storage, given.name, alias, found.gone.ray_address)
+        raise ServeError(
+            f"no endpoint serves {given.name}: the one at {found.gone.url} is gone already",
+            "Its record in the store was removed; `raydc serve SPEC` starts an endpoint.",
+        )
+    if not found.attached:
+        raise ServeError(
+            "no Ray is running here, so there is no endpoint",
+            "Give --address of the cluster that serves it, or start it: raydc serve SPEC",
+        )
 
 
 def stop_endpoints(given: ResolvedSpec | None) -> Iterator[str]:

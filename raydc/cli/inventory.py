@@ -101,6 +101,8 @@ def models(name: str | None, storage: str, as_json: bool, address: str | None) -
             tables.print_json(listing, models=found)
         else:
             tables.print_models(listing, found)
+            for one in found:
+                tables.print_notes(one)
         tables.warn_of_damage(listing)
         return
     known_runs = run_inventory.read_runs(listing)
@@ -111,6 +113,7 @@ def models(name: str | None, storage: str, as_json: bool, address: str | None) -
         tables.print_json(listing, model=model, beside=open_)
     else:
         tables.print_model(listing, model, beside)
+        tables.print_notes(model)
     tables.warn_of_damage(listing)
 
 

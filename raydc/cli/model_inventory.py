@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raydc.artefact import MANIFEST
@@ -12,6 +12,7 @@ from raydc.cli.run_inventory import Run, data_set_name, scores
 from raydc.cli.store_listing import Extent, StoreListing
 from raydc.errors import RegistryError, did_you_mean
 from raydc.storage import sha256
+from raydc.tracking import endpoint_record
 
 # An entry of `raydc.serve.status`, as plain values: this module must not load Ray.
 Endpoint = Mapping[str, Any]
@@ -58,6 +59,7 @@ class Model:
         versions: Its versions, ascending.
         aliases: Alias to version.
         num_tokens: Access tokens of its endpoint.
+        notes: How endpoints may differ from their aliases, in sentences.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Model:
     versions: list[ModelVersion]
     aliases: dict[str, int]
     num_tokens: int
+    notes: list[str]
 
 
 def read_models(listing: StoreListing, endpoints: Sequence[Endpoint] = ()) -> list[Model]:
@@ -105,7 +108,7 @@ def read_model(
     versions = listing.map(
         lambda version: _with_origin(listing, name, version, digests), model.versions
     )
-    return Model(model.name, model.extent, versions, model.aliases, model.num_tokens)
+    return replace(model, versions=versions)
 
 
 def versions_of_run(listing: StoreListing, run: Run) -> list[ModelVersion]:
@@ -133,7 +136,34 @@ def _read(listing: StoreListing, name: str, endpoints: Sequence[Endpoint]) -> Mo
     ]
     # Their secrets are not stored, so the number is all there is to show.
     num_tokens = sum(path.startswith("tokens/") for path in files)
-    return Model(name, listing.extent("models", name), versions, aliases, num_tokens)
+    notes = _differences(listing, name, aliases, endpoints)
+    return Model(name, listing.extent("models", name), versions, aliases, num_tokens, notes)
+
+
+def _differences(
+    listing: StoreListing, name: str, aliases: Mapping[str, int], endpoints: Sequence[Endpoint]
+) -> list[str]:
+    """How endpoints differ from their aliases: those that a Ray lists, and those on record."""
+    notes = []
+    asked = set()
+    for one in endpoints:
+        if (one["storage"], one["model"]) != (listing.storage.uri, name):
+            continue
+        asked.add(one["alias"])
+        if one["version"] != aliases.get(one["alias"]):
+            notes.append(
+                f"alias {one['alias']!r} stands for version {aliases.get(one['alias'])}, but its "
+                f"endpoint {one['url']} answers with version {one['version']}: promote or roll "
+                "back again"
+            )
+    pattern = re.compile(rf"{endpoint_record.FOLDER}/[^/]+\.json")
+    for path in sorted(filter(pattern.fullmatch, listing.files("models", name))):
+        record = endpoint_record.parse_record(listing.read_json(f"models/{name}/{path}"))
+        if record is None or (record.alias in asked and record.change is None):
+            continue
+        if note := endpoint_record.describe_difference(record, aliases.get(record.alias)):
+            notes.append(note)
+    return notes
 
 
 def _aliases(listing: StoreListing, name: str) -> dict[str, int]:

@@ -79,13 +79,16 @@ def model(
     from raydc.cli import inventory, model_inventory, removal
     from raydc.cli.store_listing import open_listing
     from raydc.registry import Registry
+    from raydc.serve.control import recorded_endpoint
     from raydc.tracking.alias_history import running_beside
 
     listing = open_listing(storage)
     # An unknown name needs no Ray to be refused.
     model_inventory.read_model(listing, name, [])
     endpoints = inventory.query_endpoints(address)
-    found = model_inventory.read_model(listing, name, [], endpoints or [])
+    elsewhere = recorded_endpoint.endpoints_elsewhere(listing.storage, name, endpoints or [])
+    in_use = [*(endpoints or []), *elsewhere]
+    found = model_inventory.read_model(listing, name, [], in_use)
     previous: dict[str, int] = {}
     beside: dict[tuple[str, str], int] = {}
     # The remains of an interrupted removal are no longer a model, and were checked when it began.
@@ -94,7 +97,9 @@ def model(
         # An unreadable history raises here: it may say that an alias or a canary needs a version.
         previous = registry.previous_versions(name)
         # A running Ray is authoritative: the history may still list what a dead endpoint served.
-        beside = running_beside(registry.history(name)) if endpoints is None else {}
+        # So is nothing else about canaries of an endpoint on a Ray that was not asked.
+        is_unknown = endpoints is None or elsewhere
+        beside = running_beside(registry.history(name)) if is_unknown else {}
     # Without --version all of it goes: tokens and history too, which single versions leave.
     if versions:
         planned = removal.plan_versions(found, versions, beside, previous)
@@ -118,14 +123,17 @@ def alias(
     from raydc.cli import inventory, removal
     from raydc.cli.store_listing import open_listing
     from raydc.registry import Registry
+    from raydc.serve.control import recorded_endpoint
 
     listing = open_listing(storage)
     registry = Registry(listing.storage)
     # An unknown name is refused before a Ray is looked for, which takes seconds.
     version = registry.resolve_alias(model_name, alias)
     endpoints = inventory.query_endpoints(address)
+    known = endpoints or []
+    elsewhere = recorded_endpoint.endpoints_elsewhere(listing.storage, model_name, known)
     uri = listing.storage.uri
-    removal.refuse_served_alias(model_name, alias, uri, endpoints or [])
+    removal.refuse_served_alias(model_name, alias, uri, [*known, *elsewhere])
     _warn_without_ray(endpoints is not None)
     if yes:
         registry.remove_alias(model_name, alias, why=why)

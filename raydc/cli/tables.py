@@ -204,6 +204,12 @@ def print_model(listing: StoreListing, model: Model, beside: Mapping[tuple[str, 
     _print_table(titles, rows, {"size"})
 
 
+def print_notes(model: Model) -> None:
+    """Says how endpoints may differ from the aliases that they serve."""
+    for note in model.notes:
+        click.echo(f"note: {model.name}: {note}", err=True)
+
+
 def print_json(listing: StoreListing, **found: Any) -> None:
     """Prints one JSON object: what was found, the storage, and what could not be read."""
     value = {

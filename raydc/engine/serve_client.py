@@ -118,6 +118,13 @@ def address() -> tuple[str, int]:
     return client.http_config.host, client.http_config.port
 
 
+def ray_address() -> str:
+    """`host:port` of the head of the connected Ray, as `--address` takes it."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def applications() -> list[dict[str, Any]]:
     """Lists declared applications as `ServeApplicationSchema` dicts; empty without Serve."""
 

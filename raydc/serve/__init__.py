@@ -1,9 +1,8 @@
 """Endpoints on Ray Serve: deploy, change without a pause, take down. Called in the driver."""
 
+from raydc.serve.control.alias_move import Moved, promote, rollback
 from raydc.serve.control.deploy import (
     deploy,
-    promote,
-    rollback,
     shutdown,
     status,
     stop,
@@ -11,11 +10,14 @@ from raydc.serve.control.deploy import (
 )
 from raydc.serve.control.path_report import describe_path
 from raydc.serve.control.readiness import Endpoint, predict_row
+from raydc.serve.control.recorded_endpoint import notes_before_serving
 
 __all__ = [
     "Endpoint",
+    "Moved",
     "deploy",
     "describe_path",
+    "notes_before_serving",
     "predict_row",
     "promote",
     "rollback",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.errors import RegistryError
+from raydc.errors import OvertakenError, RegistryError
 from raydc.storage import Storage, canonical_json
 
 # Each attempt loses to one other writer, so the limit is how many writers can be ahead at once.
@@ -94,21 +94,26 @@ class AliasHistory:
         stacks: Stacks = read_record(self.folder, entries[-1])["aliases"]
         return int(entries[-1][:-5]), stacks
 
-    def change(self, decide: Callable[[Stacks], Move | None]) -> Stacks:
+    def change(self, decide: Callable[[Stacks], Move | None], after: int | None = None) -> Stacks:
         """Appends one move.
 
         Args:
             decide: Changes the aliases that it is given and returns the move, or None to leave
                 all as it is. It is called again on newer aliases if another writer was faster.
+            after: Number of the entry on which the caller has decided, 0 for none; the move must
+                be the next one. None takes any.
 
         Returns:
             The aliases after it.
 
         Raises:
+            OvertakenError: There is an entry after `after`. Nothing was written.
             RegistryError: Other writers were faster each time.
         """
         for _ in range(_MAX_ATTEMPTS):
             number, stacks = self.state()
+            if after is not None and number != after:
+                raise self._overtaken(number)
             move = decide(stacks)
             if move is None:
                 return stacks
@@ -119,6 +124,16 @@ class AliasHistory:
         raise RegistryError(
             f"history of {self.model}: other writers were faster {_MAX_ATTEMPTS} times",
             "Try again.",
+        )
+
+    def _overtaken(self, number: int) -> OvertakenError:
+        """The error that names the newest move, which came before that of the caller."""
+        move = read_record(self.folder, f"{number:08d}.json")["move"]
+        return OvertakenError(
+            f"{self.model} was changed meanwhile: {move['who']} recorded {move['kind']!r} of alias "
+            f"{move['alias']!r}, version {move['from']} to {move['to']}. That stands, and this "
+            "change was not made",
+            f"See `raydc models {self.model}`; then try again if it is still wanted.",
         )
 
     def _entries(self) -> list[str]:

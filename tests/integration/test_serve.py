@@ -23,7 +23,7 @@ from ray import serve as ray_serve
 
 from raydc import client, engine, serve
 from raydc.engine import serve_client
-from raydc.errors import CheckpointError, RegistryError, ServeError
+from raydc.errors import CheckpointError, OvertakenError, RegistryError, ServeError
 from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
 from raydc.serve.app import DEPLOYMENT
@@ -59,13 +59,13 @@ def test_requests_pass_haproxy(endpoint: serve.Endpoint) -> None:
 
 def test_promote_and_rollback_fail_no_request(first: serve.Endpoint, storage: Storage) -> None:
     with Load(first.url) as load:
-        assert serve.promote(storage, "small", "production", 2, why="better") == 2
+        assert serve.promote(storage, "small", "production", 2, why="better").version == 2
         num_before = len(load.versions)
         load.grow()
         # Those in flight when promote returned may carry the old version, at most one per client.
         assert set(load.versions[num_before + len(load.sequences) :]) == {"2"}
         assert client.metadata(first.url, "small")["versions"] == ["2"]
-        assert serve.rollback(storage, "small", "production", why="worse") == 1
+        assert serve.rollback(storage, "small", "production", why="worse").version == 1
         load.grow()
     assert load.failures == []
     assert set(load.versions) == {"1", "2"}
@@ -128,8 +128,8 @@ def test_canary_answers_its_fraction_and_clients_keep_their_version(
     history = Registry(storage).history("small")[-3:]
     assert [(one["kind"], one["from"], one["to"]) for one in history] == [
         ("canary", None, 2),
-        ("canary ended", 2, None),
         ("set", 1, 2),
+        ("canary ended", 2, None),
     ]
     assert (history[0]["who"], history[0]["why"], history[0]["fraction"]) == ("eve", "try it", 0.3)
 
@@ -161,7 +161,7 @@ def test_concurrent_declaration_of_another_driver_stands(
 
     monkeypatch.setattr(switchover, "put_application", overtaken)
     with pytest.raises(
-        ServeError, match="somebody else has changed the endpoint of small meanwhile"
+        OvertakenError, match="somebody else has changed the endpoint of small meanwhile"
     ):
         serve.promote(storage, "small", "production", 2)
     found = application_module.find_application("small")

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from raydc import artefact
-from raydc.errors import CheckpointError, RegistryError, UsageError
+from raydc.errors import CheckpointError, OvertakenError, RegistryError, UsageError
 from raydc.registry import Registry
 from raydc.storage import Storage
+from raydc.tracking.alias_history import Move
 
 
 @pytest.fixture
@@ -202,3 +203,49 @@ def test_concurrent_writers_lose_no_version_and_no_move(registry: Registry, tmp_
         "each move starts where the one before it ended"
     )
     assert aliases["production"] == chain[-1]
+
+
+def test_change_on_an_older_state_of_the_history_is_overtaken(
+    registry: Registry, tmp_path: Path
+) -> None:
+    with_versions(registry, tmp_path, 3)
+    registry.set_alias("digits", "production", 1)
+    number = registry.history_number("digits")
+    Registry(registry.storage, number).set_alias("digits", "production", 2, who="ada")
+    history = registry.history("digits")
+    late = Registry(registry.storage, number)
+    move = Move("canary", "production", None, 3, "bob", "", 1.0, 0.1)
+    for change in (
+        lambda: late.set_alias("digits", "production", 3),
+        # Even one that would do nothing: the user has decided on another state.
+        lambda: late.set_alias("digits", "production", 2),
+        lambda: late.rollback("digits", "production"),
+        lambda: late.remove_alias("digits", "production"),
+        lambda: late.note("digits", move),
+        lambda: late.require_unchanged("digits"),
+    ):
+        with pytest.raises(OvertakenError, match="ada recorded 'set' of alias 'production'") as hit:
+            change()
+        assert hit.value.exit_code == 11
+    assert registry.history("digits") == history
+
+
+def _promote(uri: str, number: int, version: int) -> str:
+    try:
+        Registry(Storage(uri), number).set_alias("digits", "production", version)
+    except OvertakenError:
+        return "overtaken"
+    return "moved"
+
+
+def test_of_two_changes_of_one_state_exactly_one_is_made(
+    registry: Registry, tmp_path: Path
+) -> None:
+    with_versions(registry, tmp_path, 3)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for _ in range(5):
+            number = registry.history_number("digits")
+            at = registry.aliases("digits").get("production", 1)
+            jobs = [(registry.storage.uri, number, version) for version in {1, 2, 3} - {at}]
+            assert sorted(pool.starmap(_promote, jobs)) == ["moved", "overtaken"]
+    assert len(registry.history("digits")) == 5

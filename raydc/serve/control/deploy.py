@@ -1,4 +1,4 @@
-"""Operations on an endpoint, in the driver's process: deploy, promote, roll back, show, shut down.
+"""Operations on an endpoint, in the driver's process: deploy, show, wait, shut down.
 
 Everything goes through Serve's declarative configuration. `serve.run` would restart the replicas,
 and a controller that recovers would silently restore what was declared before it.
@@ -16,12 +16,15 @@ from raydc.errors import ServeError
 from raydc.registry import Registry
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.control import application as application_module
-from raydc.serve.control import rollout, switchover
+from raydc.serve.control import switchover
+from raydc.serve.control.exclusive_change import hold_change
 from raydc.serve.control.readiness import Endpoint
+from raydc.serve.control.traffic_history import record_changes
 from raydc.serve.settings import Traffic
 from raydc.spec import ResolvedSpec
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
+from raydc.tracking.endpoint_record import remove_record
 
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 120.0
@@ -54,13 +57,29 @@ def deploy(
         CheckpointError: The version does not verify.
         ServeError: The port is taken, or the endpoint does not answer with the version. The alias
             has not moved, and an endpoint that was there answers as before.
+        OvertakenError: Another command has changed the model meanwhile, and that stands.
     """
     section = spec.serve or Serve()
     registry = Registry(storage)
+    number = registry.history_number(spec.name)
     if version is None:
         version = registry.resolve(spec.name, section.alias)
     # Verified here, so that a damaged version fails before any process starts.
     artefact.read_artefact(registry.folder(spec.name, version))
+    with hold_change(storage, spec.name, number) as held:
+        return _deploy(spec, section, held, version, who, why, ready_timeout_s)
+
+
+def _deploy(
+    spec: ResolvedSpec,
+    section: Serve,
+    registry: Registry,
+    version: int,
+    who: str,
+    why: str,
+    ready_timeout_s: float,
+) -> Endpoint:
+    storage = registry.storage
     host, port = application_module.listen(section)
     applications = serve_client.applications()
     before = application_module.find_in(applications, spec.name)
@@ -82,107 +101,12 @@ def deploy(
         application_module.build_application(section, settings, prefix),
         before,
         ready_timeout_s,
+        lambda: registry.set_alias(spec.name, section.alias, version, who, why),
     )
-    registry.set_alias(spec.name, section.alias, version, who, why)
     if running:
-        rollout.record_changes(registry, spec.name, section.alias, running, traffic, who, why)
+        open_registry = Registry(storage)
+        record_changes(open_registry, spec.name, section.alias, running, traffic, who, why)
     return endpoint
-
-
-def promote(
-    storage: Storage,
-    model: str,
-    alias: str,
-    version: int,
-    *,
-    who: str = "",
-    why: str = "",
-    live: bool = True,
-    ready_timeout_s: float = READY_TIMEOUT_S,
-) -> int:
-    """Points an alias at a version, once an endpoint that serves the alias answers with it.
-
-    Args:
-        storage: Storage that holds the registry.
-        model: Name of the model in the registry.
-        alias: The alias to move.
-        version: Number of the version that the alias will point to.
-        who: Author of the change, for the history.
-        why: Reason of the change, for the history.
-        live: Whether a Ray is connected. If not, only the alias moves.
-        ready_timeout_s: Time limit until the endpoint answers with the version.
-
-    Returns:
-        The version.
-
-    Raises:
-        RegistryError: There is no such model or version.
-        ServeError: The version did not load. The alias has not moved, and the old version answers.
-    """
-    registry = Registry(storage)
-    # Raises if there is no such version.
-    registry.folder(model, version)
-    if live:
-        _change_endpoint(registry, model, alias, version, ready_timeout_s, who, why)
-    registry.set_alias(model, alias, version, who, why)
-    return version
-
-
-def rollback(
-    storage: Storage,
-    model: str,
-    alias: str,
-    *,
-    who: str = "",
-    why: str = "",
-    live: bool = True,
-    ready_timeout_s: float = READY_TIMEOUT_S,
-) -> int:
-    """Undoes the last move of an alias; an endpoint that serves the alias follows.
-
-    Args:
-        storage: Storage that holds the registry.
-        model: Name of the model in the registry.
-        alias: The alias to move back.
-        who: Author of the change, for the history.
-        why: Reason of the change, for the history.
-        live: Whether a Ray is connected. If not, only the alias moves.
-        ready_timeout_s: Time limit until the endpoint answers with the version.
-
-    Returns:
-        The version of the alias from now on.
-
-    Raises:
-        RegistryError: There is nothing to go back to.
-        ServeError: The older version did not load; nothing has changed.
-    """
-    registry = Registry(storage)
-    if live:
-        _change_endpoint(
-            registry, model, alias, registry.previous(model, alias), ready_timeout_s, who, why
-        )
-    return registry.rollback(model, alias, who, why)
-
-
-def _change_endpoint(
-    registry: Registry,
-    model: str,
-    alias: str,
-    version: int,
-    ready_timeout_s: float,
-    who: str,
-    why: str,
-) -> None:
-    """Changes the endpoint that serves the alias, if there is one. Its canary ends."""
-
-    def change(now: Traffic) -> Traffic:
-        # A shadow stays, unless it is the version that now answers.
-        shadow = now.shadow if now.shadow and now.shadow.version != version else None
-        return Traffic(version=version, shadow=shadow)
-
-    before = switchover.change_traffic(registry.storage, model, alias, change, ready_timeout_s)
-    if before is not None:
-        rollout.record_changes(registry, model, alias, before, change(before), who, why)
 
 
 def status() -> list[dict[str, Any]]:
@@ -265,11 +189,13 @@ def stop(running: Mapping[str, Any], timeout_s: float = STOP_TIMEOUT_S) -> None:
 
     model = running["model"]
     shutdown(model)
+    storage, address = Storage(running["storage"]), serve_client.ray_address()
+    remove_record(storage, model, running["alias"], address)
     # A canary or shadow that ended with its endpoint must not look in use for ever.
     before = Traffic(version=running["version"], canary=running["canary"], shadow=running["shadow"])
     after = Traffic(version=running["version"])
-    registry = Registry(Storage(running["storage"]))
-    rollout.record_changes(registry, model, running["alias"], before, after, "", "endpoint stopped")
+    registry = Registry(storage)
+    record_changes(registry, model, running["alias"], before, after, "", "endpoint stopped")
     deadline = time.monotonic() + timeout_s
     while model in serve.status().applications:
         if time.monotonic() > deadline:

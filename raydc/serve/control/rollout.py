@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raydc.errors import Say, ServeError
-from raydc.registry import Registry, user
+from raydc.registry import Registry
 from raydc.serve.control import switchover
+from raydc.serve.control.exclusive_change import hold_change
 from raydc.serve.control.readiness import fetch_replica_states
+from raydc.serve.control.traffic_history import record_changes
 from raydc.serve.settings import Traffic, TrafficShare
 from raydc.serve.tally import Tally, sum_tallies
 from raydc.spec.sections import CanaryRule
 from raydc.storage import Storage
-from raydc.tracking.alias_history import Move
 
 Kind = Literal["canary", "shadow"]
 _POLL_INTERVAL_S = 1.0
@@ -34,6 +35,7 @@ def start(
     *,
     who: str = "",
     why: str = "",
+    after: int | None = None,
     ready_timeout_s: float = 180.0,
 ) -> None:
     """Starts a canary or a shadow of an alias, or changes its fraction.
@@ -47,23 +49,24 @@ def start(
         fraction: Its share of the requests, above 0 and at most 1.
         who: Author of the change, for the history.
         why: Reason of the change, for the history.
+        after: `Registry.history_number` on which the user has decided; None takes the one of now.
         ready_timeout_s: Time limit until all replicas have loaded it.
 
     Raises:
         RegistryError: There is no such version.
         ServeError: No endpoint serves the alias, the alias has that version itself, or the version
             does not load. Nothing has changed.
+        OvertakenError: Another command has changed the model meanwhile, and that stands.
     """
-    registry = Registry(storage)
     # Raises if there is no such version.
-    registry.folder(model, version)
+    Registry(storage).folder(model, version)
 
     def change(now: Traffic) -> Traffic:
         if now.version == version:
             raise ServeError(f"version {version} of {model} is the version of {alias!r} already")
         return now.model_copy(update={kind: TrafficShare(version=version, fraction=fraction)})
 
-    _change(registry, model, alias, change, ready_timeout_s, who, why)
+    _change(storage, model, alias, change, ready_timeout_s, who, why, after)
 
 
 def end(
@@ -74,6 +77,7 @@ def end(
     *,
     who: str = "",
     why: str = "",
+    after: int | None = None,
     ready_timeout_s: float = 180.0,
 ) -> TrafficShare:
     """Ends a canary or a shadow.
@@ -85,6 +89,7 @@ def end(
         kind: `canary` or `shadow`.
         who: Author of the change, for the history.
         why: Reason of the change, for the history.
+        after: `Registry.history_number` on which the user has decided; None takes the one of now.
         ready_timeout_s: Time limit until all replicas have changed.
 
     Returns:
@@ -92,6 +97,7 @@ def end(
 
     Raises:
         ServeError: No endpoint serves the alias, or it has none of that kind.
+        OvertakenError: Another command has changed the model meanwhile, and that stands.
     """
 
     def change(now: Traffic) -> Traffic:
@@ -102,55 +108,36 @@ def end(
             )
         return now.model_copy(update={kind: None})
 
-    before = _change(Registry(storage), model, alias, change, ready_timeout_s, who, why)
+    before = _change(storage, model, alias, change, ready_timeout_s, who, why, after)
     ended: TrafficShare = getattr(before, kind)
     return ended
 
 
 def _change(
-    registry: Registry,
+    storage: Storage,
     model: str,
     alias: str,
     change: switchover.Change,
     ready_timeout_s: float,
     who: str,
     why: str,
+    after: int | None,
 ) -> Traffic:
-    before = switchover.change_traffic(registry.storage, model, alias, change, ready_timeout_s)
-    if before is None:
+    number = Registry(storage).history_number(model) if after is None else after
+    with hold_change(storage, model, number) as registry:
+
+        def commit(before: Traffic, now: Traffic) -> None:
+            # For a change that has no entry, such as the same fraction again.
+            registry.require_unchanged(model)
+            record_changes(registry, model, alias, before, now, who, why)
+
+        found = switchover.change_traffic(storage, model, alias, change, ready_timeout_s, commit)
+    if found is None:
         raise ServeError(
             f"no endpoint serves {model} {alias!r} on this Ray",
             "Start it first: raydc serve SPEC; or give --address.",
         )
-    record_changes(registry, model, alias, before, change(before), who, why)
-    return before
-
-
-def record_changes(
-    registry: Registry, model: str, alias: str, before: Traffic, after: Traffic, who: str, why: str
-) -> None:
-    """Writes into the history which canary and shadow started and ended.
-
-    Args:
-        registry: Registry that holds the history of the alias.
-        model: Name of the model in the registry.
-        alias: Alias whose history gets the entries.
-        before: Traffic that the endpoint had.
-        after: Traffic that it has now; entries are written only for what differs.
-        who: Author of the change; empty means the user of this process.
-        why: Reason that the history shows; may be empty.
-    """
-    for kind in ("canary", "shadow"):
-        old, new = getattr(before, kind), getattr(after, kind)
-        if old == new:
-            continue
-        versions = (old.version if old else None, new.version if new else None)
-        entry = kind if new else f"{kind} ended"
-        fraction = new.fraction if new else None
-        registry.note(
-            model,
-            Move(entry, alias, *versions, who or user(), why, round(time.time(), 3), fraction),
-        )
+    return found[1]
 
 
 @dataclass(frozen=True)

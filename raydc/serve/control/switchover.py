@@ -9,15 +9,17 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
 from raydc.engine import serve_client
-from raydc.errors import ServeError
+from raydc.errors import OvertakenError
 from raydc.serve.control import application as application_module
 from raydc.serve.control.readiness import Endpoint, wait_until_answering, wait_until_applied
 from raydc.serve.settings import Settings, Traffic
 from raydc.storage import Storage
+from raydc.tracking import endpoint_record
 
 # Serve passes settings to a fifth of the replicas at a time, which takes each about 0.2 s.
 _LEAD_S = 2.0
@@ -29,6 +31,8 @@ _COMPILE_TIMEOUT_S = 600.0
 _AT_ONCE = {"staged": (), "before": None, "since_s": 0.0}
 
 Change = Callable[[Traffic], Traffic]
+# Records a change in the registry, given the traffic before and after it.
+Commit = Callable[[Traffic, Traffic], None]
 
 
 def find_endpoint(
@@ -49,8 +53,13 @@ def find_endpoint(
 
 
 def change_traffic(
-    storage: Storage, model: str, alias: str, change: Change, ready_timeout_s: float
-) -> Traffic | None:
+    storage: Storage,
+    model: str,
+    alias: str,
+    change: Change,
+    ready_timeout_s: float,
+    commit: Commit,
+) -> tuple[str, Traffic] | None:
     """Changes the traffic of the endpoint that serves an alias.
 
     Args:
@@ -59,12 +68,15 @@ def change_traffic(
         alias: The alias that the endpoint serves.
         change: Maps the current traffic to the wanted one.
         ready_timeout_s: Time limit for loading, switching and the first answer together.
+        commit: Records the change when the endpoint answers; an error takes the change back.
 
     Returns:
-        The traffic before; None if no such endpoint runs.
+        Address of the endpoint and the traffic before; None if no such endpoint runs, in which
+        case nothing was recorded.
 
     Raises:
         ServeError: A version does not load or the time is up. The versions before still answer.
+        OvertakenError: Another command has changed the endpoint or the registry meanwhile.
     """
     before = find_endpoint(storage, model, alias)
     if before is None:
@@ -74,10 +86,15 @@ def change_traffic(
     endpoint = Endpoint(
         application_module.application_url(before), model, wanted.traffic.version, alias
     )
+    application = application_module.replace_settings(before, wanted)
     apply_and_wait(
-        endpoint, application_module.replace_settings(before, wanted), before, ready_timeout_s
+        endpoint,
+        application,
+        before,
+        ready_timeout_s,
+        lambda: commit(settings.traffic, wanted.traffic),
     )
-    return settings.traffic
+    return endpoint.url, settings.traffic
 
 
 def apply_and_wait(
@@ -85,32 +102,43 @@ def apply_and_wait(
     application: application_module.Application,
     before: application_module.Application | None,
     ready_timeout_s: float,
+    commit: Callable[[], None],
 ) -> None:
-    """Declares an application and waits until it answers; a failure declares the old one again.
+    """Declares an application, waits until it answers, and records it.
+
+    A failure on the way declares the old application again.
 
     Args:
         endpoint: The endpoint as it should be.
         application: The application to declare.
         before: The application that runs; None for a new endpoint.
         ready_timeout_s: Time limit for loading, switching and the first answer together.
+        commit: Records the change in the registry; if it raises, nothing was recorded.
 
     Raises:
         ServeError: A version does not load or the time is up, and the versions before still
-            answer. Or somebody else has changed the endpoint meanwhile, and their change stands.
+            answer.
+        OvertakenError: Somebody else has changed the endpoint or the registry meanwhile, and their
+            change stands.
     """
     deadline = time.monotonic() + ready_timeout_s
     if application_module.read_settings(application).optimize != "none":
         deadline += _COMPILE_TIMEOUT_S
     declaration = _Declaration(endpoint, application, deadline)
+    old = application_module.read_settings(before) if before is not None else None
+    new = application_module.read_settings(application)
+    notes = _Notes(endpoint, Storage(new.storage))
+    # Before the first declaration: if this process is killed, the change that began is known.
+    notes.begin(old.traffic if old else None, new.traffic)
     try:
-        old = application_module.read_settings(before) if before is not None else None
-        new = application_module.read_settings(application)
         # A new endpoint, or one of another model, has no old version that could answer meanwhile.
         if old is None or not _is_same_model(old, new):
             declaration.apply(new.model_copy(update=_AT_ONCE))
         else:
             declaration.switch_over(old.traffic, new)
         wait_until_answering(endpoint, new.traffic, deadline)
+        declaration.require_current()
+        commit()
     # After Ctrl-C, too: the endpoint must not switch if no process is left to move the alias.
     except BaseException:
         if declaration.is_current():
@@ -118,7 +146,55 @@ def apply_and_wait(
                 put_application(before)
             else:
                 application_module.remove(endpoint.model)
+            notes.undo()
         raise
+    notes.end(new.traffic)
+
+
+class _Notes:
+    """The record of an endpoint in the store, kept true through a change.
+
+    Args:
+        endpoint: Endpoint that changes.
+        storage: Storage of its registry.
+    """
+
+    def __init__(self, endpoint: Endpoint, storage: Storage) -> None:
+        self._endpoint = endpoint
+        self._storage = storage
+        self._before = endpoint_record.read_record(storage, endpoint.model, endpoint.alias)
+
+    def begin(self, old: Traffic | None, new: Traffic) -> None:
+        """Notes that a change begins. Raises OSError, and then nothing has changed yet."""
+        shown = ", ".join(
+            f"{name} {side.version} ({side.fraction:g})"
+            for name, side in (("canary", new.canary), ("shadow", new.shadow))
+            if side is not None
+        )
+        self._write(
+            (old or new).version, f"to version {new.version}" + (f", {shown}" if shown else "")
+        )
+
+    def end(self, new: Traffic) -> None:
+        """Notes what the endpoint answers with from now on."""
+        # The change itself is recorded; a note that cannot be written must not undo it.
+        with contextlib.suppress(OSError):
+            self._write(new.version)
+
+    def undo(self) -> None:
+        """Restores the note from before the change."""
+        model, alias = self._endpoint.model, self._endpoint.alias
+        with contextlib.suppress(OSError):
+            if self._before is None:
+                endpoint_record.remove_record(self._storage, model, alias)
+            else:
+                endpoint_record.write_record(self._storage, model, self._before)
+
+    def _write(self, version: int, change: str | None = None) -> None:
+        record = endpoint_record.make_record(
+            self._endpoint.alias, self._endpoint.url, serve_client.ray_address(), version, change
+        )
+        endpoint_record.write_record(self._storage, self._endpoint.model, record)
 
 
 def put_application(application: application_module.Application) -> None:
@@ -160,18 +236,24 @@ class _Declaration:
             and application_module.read_settings(found) == self._settings
         )
 
+    def require_current(self) -> None:
+        """Raises OvertakenError if another process has replaced the declaration."""
+        if not self.is_current():
+            model = self._endpoint.model
+            raise OvertakenError(
+                f"somebody else has changed the endpoint of {model} meanwhile, and their change "
+                "stands",
+                "`raydc canary SPEC` shows the versions that answer; the history in the registry "
+                "says who it was. Then try again.",
+            )
+
     def apply(self, settings: Settings) -> int:
         """Declares settings and waits until all replicas hold them; returns their number."""
-        if self._settings is not None and not self.is_current():
-            raise _overtaken(self._endpoint)
+        if self._settings is not None:
+            self.require_current()
         self._settings = settings
         put_application(application_module.replace_settings(self._application, settings))
-
-        def check() -> None:
-            if not self.is_current():
-                raise _overtaken(self._endpoint)
-
-        return wait_until_applied(self._endpoint, settings, self._deadline, check)
+        return wait_until_applied(self._endpoint, settings, self._deadline, self.require_current)
 
     def switch_over(self, old: Traffic, new: Settings) -> None:
         """Loads the versions of `new` while `old` answers, then switches at one instant."""
@@ -185,12 +267,3 @@ class _Declaration:
         self.apply(new.model_copy(update={"staged": (), "before": old, "since_s": since_s}))
         # The caller moves the alias when this returns, so the switch must be over.
         time.sleep(max(0.0, since_s - time.time()))
-
-
-def _overtaken(endpoint: Endpoint) -> ServeError:
-    return ServeError(
-        f"somebody else has changed the endpoint of {endpoint.model} meanwhile, "
-        "and their change stands",
-        "`raydc canary SPEC` shows the versions that answer; the history in the registry says who "
-        "it was. Then try again.",
-    )

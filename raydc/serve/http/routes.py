@@ -20,6 +20,7 @@ from raydc.serve.http.prediction import PredictionHandler
 from raydc.serve.http.request import CLIENT_CLOSED, Request, error_response, json_response
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi
 from raydc.serve.protocol.interface import RequestError
+from raydc.serve.replica.alias_reader import AliasReader
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
 
@@ -66,6 +67,7 @@ class Routes:
         # Set by the replica: which path requests take, and why (`Decision.to_dict`).
         self.request_path: dict[str, Any] = {}
         self._predictions = PredictionHandler(service)
+        self._aliases = AliasReader()
 
     async def respond(self, request: Request) -> Response:
         """Answers any request; never raises for what a client or a model does."""
@@ -179,7 +181,8 @@ class Routes:
                 return await self._predictions.infer(request, loaded)
             case []:
                 request.require_method("GET")
-                return json_response(_metadata(loaded, self.request_path))
+                alias_version = await self._aliases.read_version(loaded.settings)
+                return json_response(_metadata(loaded, self.request_path, alias_version))
             case ["ready"]:
                 request.require_method("GET")
                 return json_response({"name": model, "ready": True})
@@ -191,10 +194,15 @@ def _not_found(request: Request) -> RequestError:
     return RequestError(404, f"no path {path}; known paths: {', '.join(PATHS)}")
 
 
-def _metadata(loaded: LoadedVersion, request_path: dict[str, Any]) -> dict[str, Any]:
+def _metadata(
+    loaded: LoadedVersion, request_path: dict[str, Any], alias_version: int | None
+) -> dict[str, Any]:
     """The model's metadata with all facts: of the model, of each input, and of this replica."""
     parameters = {
         "alias": loaded.settings.alias,
+        # It differs from the version that answers for canaries, and after a promote that was
+        # killed.
+        **({} if alias_version is None else {"alias_version": str(alias_version)}),
         "digest": f"sha256:{loaded.bundle.digest}",
         "task": loaded.bundle.features.signature.task,
         "compute": loaded.bundle.compute,

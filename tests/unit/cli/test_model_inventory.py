@@ -6,15 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from stores import make_data_set, make_run, make_storage, make_version
 from test_store_listing import remote
 
-from raydc.cli import data_inventory, inventory, model_inventory, run_inventory
+from raydc.cli import data_inventory, inventory, main, model_inventory, run_inventory
 from raydc.cli.store_listing import StoreListing
 from raydc.errors import DataError, RegistryError
 from raydc.registry import Registry
 from raydc.storage import Storage
 from raydc.tracking.alias_history import Move
+from raydc.tracking.endpoint_record import make_record, write_record
 
 
 def test_models_cost_one_listing_and_one_read_each(tmp_path: Path) -> None:
@@ -51,6 +53,7 @@ def test_version_that_an_endpoint_uses_says_how(tmp_path: Path) -> None:
     one = {
         "storage": storage.uri,
         "model": "digits",
+        "alias": "production",
         "url": "http://127.0.0.1:8000",
         "version": 1,
         "canary": None,
@@ -149,3 +152,32 @@ def test_large_manifest_is_read_for_details_only(
 def test_unknown_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data set 'x'"):
         data_set(make_storage(tmp_path), "x")
+
+
+def test_model_tells_how_alias_and_endpoint_differ(tmp_path: Path) -> None:
+    storage, url = make_storage(tmp_path), "http://127.0.0.1:8000"
+
+    def notes(*endpoints: dict[str, object]) -> list[str]:
+        return model_inventory.read_model(StoreListing(storage), "digits", [], endpoints).notes
+
+    write_record(storage, "digits", make_record("production", url, "127.0.0.1:6379", 1))
+    assert notes() == []
+    # As a promote leaves it that is killed between the switch and the move of the alias.
+    record = make_record("production", url, "127.0.0.1:6379", 1, "to version 2")
+    write_record(storage, "digits", record)
+    (note,) = notes()
+    assert "alias 'production' stands for version 1" in note
+    assert f"endpoint {url} (to version 2, begun at" in note
+    assert "promote or roll back again" in note
+    # As a promote leaves it that reached no Ray.
+    write_record(storage, "digits", make_record("production", url, "127.0.0.1:6379", 2))
+    (note,) = notes()
+    assert f"its endpoint {url} was last set to version 2" in note
+    # A Ray that was asked knows better than the record.
+    one = {"storage": storage.uri, "model": "digits", "alias": "production", "url": url}
+    asked = {**one, "version": 1, "canary": None, "shadow": None}
+    assert notes(asked) == []
+    (note,) = notes({**asked, "version": 3})
+    assert f"its endpoint {url} answers with version 3" in note
+    printed = CliRunner().invoke(main, ["models", "digits", "--storage", storage.uri])
+    assert "note: digits: alias 'production' stands for version 1" in printed.output

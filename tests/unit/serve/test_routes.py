@@ -17,6 +17,7 @@ from raydc.features import images
 from raydc.serve.http import routes as routes_module
 from raydc.serve.http.request import Request
 from raydc.serve.http.routes import Routes
+from raydc.serve.replica.alias_reader import AliasReader
 from raydc.serve.replica.service import Service
 
 
@@ -114,6 +115,25 @@ def test_get_health_and_metadata_name_the_version(tables: Store) -> None:
         assert metadata == await get("/v2/models/small")
         assert metadata["versions"] == ["2"]
         assert metadata["parameters"]["digest"] == f"sha256:{tables.bundle(2).digest}"
+
+    run(tables.settings(2), scenario)
+
+
+def test_metadata_show_the_version_of_the_alias_beside_the_one_that_answers(
+    tables: Store,
+) -> None:
+    async def scenario(_: Service, routes: Routes) -> None:
+        async def parameters() -> Any:
+            response = await routes.respond(request("GET", "/v2/models/small"))
+            assert body(response)["versions"] == ["2"]
+            return body(response)["parameters"]
+
+        assert "alias_version" not in await parameters(), "the alias has not been set yet"
+        tables.registry.set_alias("small", "production", 1)
+        # Forgets what was read just now.
+        routes._aliases = AliasReader()
+        given = await parameters()
+        assert (given["alias"], given["alias_version"]) == ("production", "1")
 
     run(tables.settings(2), scenario)
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raydc.engine import serve_client
-from raydc.errors import ServeError
+from raydc.errors import OvertakenError, ServeError
+from raydc.serve.control import application as application_module
 from raydc.serve.control import switchover
 from raydc.serve.control.application import IMPORT_PATH, read_settings, replace_settings
 from raydc.serve.control.readiness import Endpoint
 from raydc.serve.settings import Settings, Traffic
+from raydc.storage import Storage
+from raydc.tracking.endpoint_record import EndpointRecord, read_record
 
 NOW_S = 1000.0
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage of `make_settings` is relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def make_settings(version: int, **fields: Any) -> Settings:
     given = {
-        "storage": "/store",
+        "storage": "store",
         "model": "small",
         "alias": "production",
         "traffic": Traffic(version=version),
@@ -52,6 +62,7 @@ class FakeServe:
         self.while_waiting: Callable[[], None] = lambda: None
         monkeypatch.setattr(serve_client, "applications", lambda: self.running)
         monkeypatch.setattr(serve_client, "apply", self.apply)
+        monkeypatch.setattr(serve_client, "ray_address", lambda: "10.0.0.1:6379")
         monkeypatch.setattr(switchover, "wait_until_applied", self.wait_until_applied)
         monkeypatch.setattr(switchover, "wait_until_answering", lambda *_: None)
         clock = SimpleNamespace(
@@ -73,10 +84,16 @@ class FakeServe:
         return self.num_replicas
 
 
-def switch(before: dict[str, Any] | None, settings: Settings) -> None:
+def switch(
+    before: dict[str, Any] | None, settings: Settings, commit: Callable[[], None] = lambda: None
+) -> None:
     application = replace_settings(make_application("small", settings), settings)
     endpoint = Endpoint("http://127.0.0.1:8000", "small", settings.traffic.version, "production")
-    switchover.apply_and_wait(endpoint, application, before, 60.0)
+    switchover.apply_and_wait(endpoint, application, before, 60.0, commit)
+
+
+def record() -> EndpointRecord | None:
+    return read_record(Storage("store"), "small", "production")
 
 
 def test_switch_loads_first_and_then_names_an_instant_ahead(
@@ -125,7 +142,7 @@ def test_change_of_somebody_else_stands(monkeypatch: pytest.MonkeyPatch) -> None
         fake.running = [theirs]
 
     fake.while_waiting = overtake
-    with pytest.raises(ServeError, match="somebody else has changed the endpoint of small"):
+    with pytest.raises(OvertakenError, match="somebody else has changed the endpoint of small"):
         switch(before, make_settings(2))
     assert fake.running == [theirs]
 
@@ -136,3 +153,74 @@ def test_put_application_keeps_the_others(monkeypatch: pytest.MonkeyPatch) -> No
     new = make_application("small", make_settings(2))
     switchover.put_application(new)
     assert fake.running == [other, new]
+
+
+def test_change_that_cannot_be_recorded_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = make_application("small", make_settings(1))
+    fake = FakeServe(monkeypatch, before)
+
+    def overtaken() -> None:
+        raise OvertakenError("the history has gone on")
+
+    with pytest.raises(OvertakenError, match="the history has gone on"):
+        switch(before, make_settings(2), overtaken)
+    assert fake.running == [before]
+
+
+def test_declaration_that_was_replaced_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, theirs = (make_application("small", make_settings(number)) for number in (1, 3))
+    fake, recorded = FakeServe(monkeypatch, before), []
+
+    def replaced(*_: object) -> None:
+        fake.running = [theirs]
+
+    monkeypatch.setattr(switchover, "wait_until_answering", replaced)
+    with pytest.raises(OvertakenError):
+        switch(before, make_settings(2), lambda: recorded.append("moved"))
+    assert (fake.running, recorded) == ([theirs], [])
+
+
+def test_record_tells_of_a_change_from_its_beginning_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = FakeServe(monkeypatch)
+    switch(None, make_settings(1))
+    first = record()
+    assert first is not None
+    assert (first.version, first.change, first.ray_address) == (1, None, "10.0.0.1:6379")
+    seen = []
+    fake.while_waiting = lambda: seen.append(record())
+    before = fake.running[0]
+
+    class KilledError(BaseException):
+        """Stands for SIGKILL: nothing runs after it."""
+
+    def killed() -> None:
+        monkeypatch.setattr(switchover, "put_application", lambda _: None)
+        monkeypatch.setattr(switchover._Notes, "undo", lambda _: None)
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        switch(before, make_settings(2), killed)
+    assert {(one.version, one.change) for one in seen if one} == {(1, "to version 2")}
+    left = record()
+    assert left is not None
+    assert (left.version, left.change) == (1, "to version 2")
+
+
+def test_record_of_a_failed_change_is_that_from_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeServe(monkeypatch)
+
+    def refuse() -> None:
+        raise ServeError("version 2 is refused")
+
+    # Without any application left, it would shut Ray Serve down.
+    monkeypatch.setattr(application_module, "remove", lambda _: None)
+    with pytest.raises(ServeError):
+        switch(None, make_settings(1), refuse)
+    assert record() is None
+    switch(None, make_settings(1))
+    first, before = record(), fake.running[0]
+    with pytest.raises(ServeError):
+        switch(before, make_settings(2), refuse)
+    assert record() == first
