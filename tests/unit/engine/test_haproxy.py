@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,66 @@ def test_changed_template_stays_as_it_is_on_disk(template: str, tmp_path: Path) 
     assert "is left as Ray Serve wrote it: Ray Serve's template has changed" in ran.stderr
     assert "section `frontend http_frontend`: 0 instead of 1" in ran.stderr
     assert path.read_text() == changed
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, config: Path, script: str) -> None:
+    """Runs the program with a shell script as its HAProxy, up to where it becomes HAProxy."""
+    binary = config.parent.with_name("haproxy")
+    binary.write_text(f"#!/bin/sh\n{script}\n")
+    binary.chmod(0o755)
+    started: list[tuple[str, list[str]]] = []
+
+    def no_library(_: object) -> None:
+        raise OSError("this process must not die with its parent")
+
+    monkeypatch.setattr(haproxy, "_find_binary", lambda: str(binary))
+    monkeypatch.setattr(haproxy.ctypes, "CDLL", no_library)
+    monkeypatch.setattr(os, "execv", lambda path, arguments: started.append((path, arguments)))
+    monkeypatch.setattr(sys, "argv", ["haproxy", "-db", "-f", str(config)])
+    haproxy.main()
+    assert started == [(str(binary), [str(binary), "-db", "-f", str(config)])]
+    assert os.listdir(config.parent) == [config.name], "no candidate stays behind"
+
+
+@pytest.fixture
+def config(template: str, tmp_path: Path) -> Path:
+    """The template in a folder of its own."""
+    folder = tmp_path / "config"
+    folder.mkdir()
+    path = folder / "haproxy.cfg"
+    path.write_text(template)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("script", "timeout_s", "reason"),
+    [
+        ("echo unknown keyword >&2; exit 1", 60.0, "unknown keyword"),
+        ("exec sleep 60", 0.2, "timed out after 0.2 seconds"),
+    ],
+)
+def test_edit_that_haproxy_does_not_confirm_changes_nothing(
+    template: str,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    script: str,
+    timeout_s: float,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(haproxy, "_CHECK_TIMEOUT_S", timeout_s)
+    run_main(monkeypatch, config, script)
+    assert config.read_text() == template
+    said = capsys.readouterr().err
+    assert f"{config} is left as Ray Serve wrote it" in said
+    assert reason in said
+
+
+def test_edit_appears_at_once(template: str, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with config.open() as open_before:
+        run_main(monkeypatch, config, "exit 0")
+        assert open_before.read() == template, "who had it open reads all of the old one"
+    assert config.read_text() == haproxy.rewrite(template)
 
 
 def test_template_problem_is_told_for_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
