@@ -41,7 +41,7 @@ class RaydcError(Exception):
 
     Args:
         message: What is wrong, where, and the offending value, in one sentence.
-        hint: What the reader can do about it.
+        hint: What the reader can do about it; None if that is not known.
     """
 
     exit_code = 1
@@ -137,9 +137,9 @@ class ServeError(RaydcError):
 
     Args:
         message: What is wrong, where, and the offending value.
-        hint: What the reader can do about it.
+        hint: What the reader can do about it; None if that is not known.
         status: HTTP status of the answer; None if there was none.
-        request_id: Request id in the access log of the endpoint.
+        request_id: Request id in the access log of the endpoint; None if no request is meant.
     """
 
     exit_code = 8

@@ -44,7 +44,7 @@ class Saver:
         device: Device of the network; a GPU gets pinned host memory for its copies.
         peer_memory: Memory that outlives the workers; None means storage only.
         assert_still_owner: Raises RunError once another driver has taken over the run.
-        timing: Pauses and timeouts.
+        timing: Pauses and timeouts; None means those of production. Tests give shorter ones.
 
     Attributes:
         waited_s: Seconds that steps have waited for copies.

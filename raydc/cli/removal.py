@@ -141,7 +141,6 @@ def plan_versions(
     """
     known = {version.number: version for version in model.versions}
     removals = []
-    # The same number twice is removed once.
     for number in dict.fromkeys(numbers):
         if number not in known:
             raise RegistryError(

@@ -30,7 +30,7 @@ class EndpointClient(ABC, Generic[Http]):
             out by one request.
         token: Access token. Default: the environment variable RAYDC_TOKEN.
         key: Any text, such as the id of a user. While a canary runs, requests with the same key
-            are answered by the same version.
+            are answered by the same version. Default: no key, each request is drawn anew.
         timeout_s: Time limit of one call, with all its attempts and the delays between them.
         max_retries: Attempts after the first.
         attempt_timeout_s: Time limit of one attempt, so that a replica that hangs does not use up
@@ -83,7 +83,7 @@ class EndpointClient(ABC, Generic[Http]):
             rows: Rows as mappings from column to value, as in the data set; None or a missing
                 column is a missing value. Give either `rows` or `image`.
             image: Content or path of an image file, or pixels: uint8 [H, W] or [H, W, 3].
-            timeout_s: Time limit of this call, instead of the client's.
+            timeout_s: Time limit of this call. Default: the client's.
             request_id: Id of the request in the endpoint's access log. Default: a random one.
 
         Returns:
@@ -117,7 +117,7 @@ class EndpointClient(ABC, Generic[Http]):
                 [B, H, W, C]. Anything that numpy converts to such an array.
             outputs: Names of the outputs to return. Default: all.
             version: Version that must answer; the call fails if it is not served. Default: any.
-            timeout_s: Time limit of this call, instead of the client's.
+            timeout_s: Time limit of this call. Default: the client's.
             request_id: Id of the request in the endpoint's access log. Default: a random one.
 
         Returns:
@@ -135,7 +135,7 @@ class EndpointClient(ABC, Generic[Http]):
         """Describes the model: inputs, outputs, versions and what it was trained on.
 
         Args:
-            timeout_s: Time limit of this call, instead of the client's.
+            timeout_s: Time limit of this call. Default: the client's.
 
         Raises:
             RefusedError: The endpoint refuses the request; the message says why.
@@ -163,8 +163,8 @@ class EndpointClient(ABC, Generic[Http]):
 
         Args:
             operation: The request, and how its reply is read.
-            timeout_s: Time limit of this call, instead of the client's.
-            max_retries: Attempts after the first, instead of the client's.
+            timeout_s: Time limit of this call. Default: the client's.
+            max_retries: Attempts of this call after the first. Default: the client's.
             request_id: Id of the request in the endpoint's access log. Default: a random one.
 
         Raises:
