@@ -30,7 +30,7 @@ def judge_epoch(
         float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
     )
     if metric is not None and gain > 0:
-        # A gain below min_delta makes this the best epoch too, but does not reset the patience.
+        # A gain of min_delta or less makes this the best epoch, but does not reset the patience.
         least = train.early_stop.min_delta if train.early_stop else 0.0
         without = 0 if gain > least else without
         best, best_step = metric, state.step

@@ -60,7 +60,7 @@ class EarlyStop(Section):
 
     patience: Count = Field(description="Epochs without improvement before the run stops.")
     min_delta: NotNegative = Field(
-        0.0, description="Smallest change that counts as an improvement."
+        0.0, description="A change counts as an improvement if it is larger than this."
     )
 
 

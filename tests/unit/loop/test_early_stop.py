@@ -50,6 +50,18 @@ def test_judge_epoch_small_gain_is_best_but_no_improvement() -> None:
     assert (states[-1].best_metric, states[-1].best_step) == (0.58, 30)
 
 
+def test_judge_epoch_gain_of_exactly_min_delta_is_no_improvement() -> None:
+    states = after(resolved_train(patience=1, min_delta=0.25), 0.25, 0.75, 1.0)
+    assert [state.reason for state in states] == [None, None, "early_stop"]
+
+
+def test_judge_epoch_takes_no_training_loss_for_a_validation() -> None:
+    train = training_spec("x", train={"metric": "loss"}).train
+    state = judge_epoch(State(step=10), {"split": "train", "loss": 0.5}, train, TOTAL_STEPS)
+    assert (state.best_metric, state.best_step) == (None, None)
+    assert state.metrics == {"loss": 0.5}
+
+
 def test_judge_epoch_mode_min_prefers_less() -> None:
     assert [state.best_metric for state in after(resolved_train("min"), 0.5, 0.4, 0.6)] == [
         0.5,
