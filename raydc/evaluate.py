@@ -180,7 +180,10 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
             zero_copy_batch=True,
             **model_pool.pool_options(loaded.spec, len(calls)),
         )
-        return _write(writer, predicted.iter_batches(batch_size=None, batch_format="pyarrow"))
+        num_rows = _write(writer, predicted.iter_batches(batch_size=None, batch_format="pyarrow"))
+        if not num_rows:
+            raise DataError(f"{layout.files[0].path}: there are no rows in it")
+        return num_rows
 
 
 def _prediction_data(data: Data, source: str) -> Data:

@@ -56,6 +56,7 @@ class Cleaner:
         seed: Seed of the spec.
         kinds: Kind of each input column.
         duplicates: int64, sorted: ids of rows that repeat an earlier one.
+        first_validation_id: Lowest row id of the official validation part, if there is one.
     """
 
     first_test_id: int | None
@@ -63,30 +64,37 @@ class Cleaner:
     seed: int
     kinds: dict[str, str]
     duplicates: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    first_validation_id: int | None = None
 
     def assign_splits(self, table: pa.Table) -> SplitCodes:
         """Assigns the rows of a block: int8 [B] of TRAIN, VALIDATION, TEST or DROPPED."""
         ids = values.row_ids(table)
         split = self.data.split
         test_fraction = split.test_fraction if self.first_test_id is None else 0.0
-        result = hash_split(ids, self.seed, split.validation_fraction, test_fraction)
+        has_validation = self.first_validation_id is not None
+        validation_fraction = 0.0 if has_validation else split.validation_fraction
+        result = hash_split(ids, self.seed, validation_fraction, test_fraction)
+        # Row ids of the parts follow those of the training part: see `raydc.data.layout`.
+        if self.first_validation_id is not None:
+            result[ids >= self.first_validation_id] = VALIDATION
         if self.first_test_id is not None:
-            # Row ids of the test part are the highest ones: see `raydc.data.layout`.
             result[ids >= self.first_test_id] = TEST
         result[self._is_dropped(table, ids)] = DROPPED
         return result
 
     def _is_dropped(self, table: pa.Table, ids: Ids) -> npt.NDArray[np.bool_]:
         dropped = np.isin(ids, self.duplicates)
-        if self.data.clean.missing == "drop":
+        may_be_missing = dict(self.kinds) if self.data.clean.missing == "drop" else {}
+        if self.data.clean.drops_missing_target:
             target_kind = "numeric" if self.data.task == "regression" else "categorical"
-            for name, kind in {**self.kinds, self.data.target: target_kind}.items():
-                column = values.column_of(table, name)
-                dropped |= (
-                    values.parse_numbers(column).missing
-                    if kind == "numeric"
-                    else values.missing_mask(column)
-                )
+            may_be_missing[self.data.target] = target_kind
+        for name, kind in may_be_missing.items():
+            column = values.column_of(table, name)
+            dropped |= (
+                values.parse_numbers(column).missing
+                if kind == "numeric"
+                else values.missing_mask(column)
+            )
         return dropped
 
 

@@ -84,11 +84,7 @@ class ColumnKinds:
             )
 
     def _columns_hint(self, name: str) -> str:
-        # A single column whose name holds semicolons is a header that was not split.
         there = f"There are {', '.join(self._columns)}."
-        only = next(iter(self._columns))
-        if len(self._columns) == 1 and ";" in only:
-            return f"Its only column is {only!r}: write the file with commas instead of semicolons."
         return f"{did_you_mean(name, self._columns, starts_sentence=True)} {there}".lstrip()
 
     def _check_target(self) -> None:
@@ -108,13 +104,13 @@ class ColumnKinds:
             )
         if is_regression:
             self._refuse_wrong_numbers(name, column, "Is this task: classification?")
-        if missing.first_row is not None and self._data.clean.missing != "drop":
+        if missing.first_row is not None and not self._data.clean.drops_missing_target:
             place = self._layout.describe_row(missing.first_row)
             message = (
                 f"{place}: {name}: the target is missing, here and in {missing.count - 1:,} "
                 "other rows"
             )
-            raise DataError(message, "data.clean.missing: drop leaves such rows out.")
+            raise DataError(message, "data.clean.missing_target: drop leaves such rows out.")
 
     def _decide_kind(self, name: str, column: ColumnScan) -> str:
         declared = self._data.features.columns.get(name)

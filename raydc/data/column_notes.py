@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from raydc.data.clean import TRAIN, Cleaner
 from raydc.data.column_scan import BlockScan
@@ -31,6 +31,21 @@ _DATE = re.compile(
 _CURRENCY = re.compile(r"[$€£¥%]|\b(?:USD|EUR|GBP|CHF|JPY)\b")
 _SEPARATED = re.compile(r"[+-]?\d{1,3}(?:[.,'\s]\d{3})*(?:[.,]\d+)?|[+-]?\d+(?:[.,]\d+)?")
 _ID_NAME = re.compile(r"(?:^|.*[\W_])(?:id|idx|index|uuid|guid)|.*[a-z](?:Id|ID)|Unnamed: \d+|")
+
+
+def of_header(names: Sequence[str], path: str) -> Iterator[str]:
+    """Yields a note if the header of a CSV file is probably its first row.
+
+    Args:
+        names: Cells of the header.
+        path: Path of the file, for the note.
+    """
+    numbers = [name for name in names if _is_plain_number(name)]
+    if numbers:
+        yield (
+            f"note: the header of {path} looks like a row of values: it has the number "
+            f"{numbers[0]!r}. If the file has no header, set data.csv.header: false"
+        )
 
 
 def of_statistics(total: RowStatistics, cleaner: Cleaner) -> Iterator[str]:

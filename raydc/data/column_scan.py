@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raydc.data import values
+from raydc.data.layout import file_indices
 from raydc.errors import shown
 from raydc.order import Ids
 
@@ -129,11 +130,13 @@ class BlockScan:
         num_rows: Number of rows.
         first_row: Id of the first row; None if there are no rows.
         columns: Scans by name, in the order of the sources.
+        files: Sorted indices of the files that hold these rows.
     """
 
     num_rows: int = 0
     first_row: int | None = None
     columns: dict[str, ColumnScan] = field(default_factory=dict)
+    files: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Converts it to plain JSON values, which a task returns."""
@@ -156,7 +159,7 @@ class BlockScan:
             )
             for name, column in value["columns"].items()
         }
-        return cls(value["num_rows"], value["first_row"], columns)
+        return cls(value["num_rows"], value["first_row"], columns, tuple(value["files"]))
 
 
 def scan_block(table: pa.Table) -> BlockScan:
@@ -169,7 +172,7 @@ def scan_block(table: pa.Table) -> BlockScan:
         for name in table.column_names
         if not values.is_internal(name)
     }
-    return BlockScan(len(ids), int(ids[0]), columns)
+    return BlockScan(len(ids), int(ids[0]), columns, file_indices(ids))
 
 
 def _scan_column(column: pa.Array, ids: Ids) -> ColumnScan:
@@ -231,6 +234,7 @@ def merge_scans(scans: Iterable[BlockScan]) -> BlockScan:
     A column that a block lacks is missing in all rows of it.
     """
     num_rows, first_row = 0, None
+    files: set[int] = set()
     columns: dict[str, ColumnScan] = {}
     for scan in scans:
         for name in scan.columns:
@@ -240,8 +244,9 @@ def merge_scans(scans: Iterable[BlockScan]) -> BlockScan:
             later = scan.columns.get(name) or _all_missing(scan.num_rows, scan.first_row)
             columns[name] = column.plus(later)
         num_rows += scan.num_rows
+        files.update(scan.files)
         first_row = scan.first_row if first_row is None else first_row
-    return BlockScan(num_rows, first_row, columns)
+    return BlockScan(num_rows, first_row, columns, tuple(sorted(files)))
 
 
 def _all_missing(num_rows: int, first_row: int | None) -> ColumnScan:

@@ -1,8 +1,8 @@
 """Files of a data set in their stable order, and the ids of their rows. Pure; used everywhere.
 
 A row's id is `file index << 40 | row in the file`. Files are in the order of their names, those of
-the test part after those of the training part. An id is a place in the sources and never depends
-on the order in which rows arrive.
+a validation part after those of the training part, those of a test part last. An id is a place in
+the sources and never depends on the order in which rows arrive.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raydc.errors import DataError, first_line
+from raydc.order import Ids
 
 Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx"]
-Part = Literal["train", "test"]
+Part = Literal["train", "validation", "test"]
 
 # 2**40 rows per file leave 23 bits, 8 million files, below the sign bit of an int64.
 _ROW_BITS = 40
@@ -60,18 +62,28 @@ class Layout:
     Attributes:
         format: Format of every file.
         filesystem: Filesystem of every path.
-        files: Training files, then test files, each sorted by name.
+        files: Training files, then validation files, then test files, each sorted by name.
+        notes: What the user should know about the names of the files.
     """
 
     format: Format
     filesystem: pafs.FileSystem
     files: tuple[SourceFile, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first_validation_id(self) -> int | None:
+        """Lowest row id of the official validation part; None if the sources have no such part."""
+        return self._first_id("validation")
 
     @property
     def first_test_id(self) -> int | None:
         """Lowest row id of the official test part; None if the sources have no such part."""
+        return self._first_id("test")
+
+    def _first_id(self, part: Part) -> int | None:
         return next(
-            (first_row_id(i) for i, file in enumerate(self.files) if file.part == "test"), None
+            (first_row_id(i) for i, file in enumerate(self.files) if file.part == part), None
         )
 
     def describe_row(self, row_id: int) -> str:
@@ -86,6 +98,11 @@ class Layout:
 def first_row_id(file_index: int) -> int:
     """Id of the first row of a file, whose index counts through all files of the layout."""
     return file_index << _ROW_BITS
+
+
+def file_indices(row_ids: Ids) -> tuple[int, ...]:
+    """Sorted indices of the files that hold some rows."""
+    return tuple(np.unique(row_ids >> _ROW_BITS).tolist())
 
 
 def plain_suffix(name: str) -> str:

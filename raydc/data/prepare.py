@@ -35,7 +35,7 @@ _REPORT_EVERY_S = 5.0
 # labels than before; `_hash_before_readings` finds what was prepared without a number.
 _READING = 2
 # Fields that came with the second way. Where one is not at its default there is no older data set.
-_NEW_FIELDS: tuple[tuple[str, ...], ...] = ()
+_NEW_FIELDS = (("csv",), ("partitioning",), ("clean", "missing_target"))
 
 
 def run(
@@ -79,8 +79,16 @@ def run(
                 "new one"
             )
         return prepared
-    if layout.first_test_id is not None and spec.data.split.test_fraction:
-        report("the source has its own test part: no test rows are taken from the training rows")
+    split = spec.data.split
+    for part, first_id, fraction in (
+        ("validation", layout.first_validation_id, split.validation_fraction),
+        ("test", layout.first_test_id, split.test_fraction),
+    ):
+        if first_id is not None and fraction:
+            report(
+                f"the source has its own {part} part: no {part} rows are taken from the training "
+                "rows"
+            )
     with _new_folder(store, name) as folder:
         facts = {**made_from, "name": name, "data_hash": data_hash}
         PrepareStages(spec, layout, folder, report, parallelism, report_every_s).run(facts)

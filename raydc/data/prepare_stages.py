@@ -82,7 +82,11 @@ class PrepareStages:
         for note in column_notes.of_scan(total, kinds, self._layout.format == "csv"):
             self._report(note)
         cleaner = Cleaner(self._layout.first_test_id, self._spec.data, self._spec.seed, kinds)
-        cleaner = replace(cleaner, duplicates=self._find_duplicates(blocks, total.num_rows))
+        cleaner = replace(
+            cleaner,
+            duplicates=self._find_duplicates(blocks, total.num_rows),
+            first_validation_id=self._layout.first_validation_id,
+        )
         features, num_rows = self._fit(blocks, cleaner)
         signature = features.signature
         # x alone counts: y and the row id add at most 16 bytes.
@@ -110,7 +114,13 @@ class PrepareStages:
             f"reading {layout.format}: {_count(len(layout.files), 'file')}, "
             f"{num_bytes / 1e6:,.1f} MB"
         )
-        pieces = Reader.for_layout(layout, self._spec.data).pieces(layout.files)
+        for note in layout.notes:
+            self._report(note)
+        reader = Reader.for_layout(layout, self._spec.data)
+        if reader.header is not None and layout.format == "csv" and self._spec.data.csv.header:
+            for note in column_notes.of_header(reader.header, layout.files[0].path):
+                self._report(note)
+        pieces = reader.pieces(layout.files)
         num_tasks = self._parallelism or _READ_TASKS_PER_CPU * int(
             ray.cluster_resources().get("CPU", 1)
         )
@@ -133,7 +143,11 @@ class PrepareStages:
         found.sort(key=lambda item: item[0].first_row or 0)
         total = merge_scans(scan for scan, _ in found)
         if not total.num_rows:
-            raise DataError(f"{layout.files[0].path}: there are no rows in the sources")
+            hint = "Leave the file out, or write it again." if len(layout.files) == 1 else None
+            raise DataError(f"{layout.files[0].path}: there are no rows in it", hint)
+        without = [file.path for i, file in enumerate(layout.files) if i not in set(total.files)]
+        if without:
+            self._report(f"note: {len(without):,} file(s) hold no rows, such as {without[0]}")
         columns = _count(len(total.columns), "column")
         self._report(f"read {_count(total.num_rows, 'row')} of {columns}")
         return [block for _, block in found], total
@@ -188,7 +202,8 @@ class PrepareStages:
         num_rows = dict(zip(SPLITS, total.num_rows, strict=True))
         is_wanted = {
             "train": True,
-            "validation": split.validation_fraction > 0,
+            "validation": self._layout.first_validation_id is not None
+            or split.validation_fraction > 0,
             "test": self._layout.first_test_id is not None or bool(split.test_fraction),
         }
         for name in SPLITS:

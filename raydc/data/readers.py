@@ -7,7 +7,7 @@ names the file and the row in it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from raydc.data import image_formats, text_formats, values
+from raydc.data import image_formats, partitions, text_formats, values
+from raydc.data.csv_format import CsvReader
 from raydc.data.image_formats import ImageDecoder
 from raydc.data.layout import Format, Layout, SourceFile, first_row_id, name_errors
 from raydc.data.row_digest import digest_rows
@@ -64,12 +65,17 @@ class Reader:
         reader = cls(layout.format, layout.filesystem, data, file.path)
         if layout.format == "csv":
             with name_errors(file.path):
-                names = text_formats.read_csv_header(layout.filesystem, file)
+                names = reader._csv.column_names(file)
             return replace(reader, header=tuple(names))
         if layout.format == "parquet":
             with reader._open_parquet(file) as parquet:
                 return replace(reader, header=tuple(parquet.schema_arrow.names))
         return reader
+
+    @property
+    def _csv(self) -> CsvReader:
+        missing_values = tuple(self.data.clean.missing_values)
+        return CsvReader(self.filesystem, self.data.csv, missing_values)
 
     def pieces(self, files: Sequence[SourceFile]) -> list[Callable[[], Tables]]:
         """Splits files into the smallest pieces that can be read on their own.
@@ -103,6 +109,7 @@ class Reader:
         return ImageDecoder((size[0], size[1]) if size else None, self.data.features.image_channels)
 
     def _check_header(self, file: SourceFile, names: Sequence[str]) -> None:
+        values.refuse_internal(file.path, names)
         for name in self.header or ():
             if name not in names:
                 raise DataError(
@@ -130,16 +137,13 @@ class Reader:
                     ids = values.row_ids(table) + first_id
                 num_rows += table.num_rows
                 yield self._finish_table(table, ids, file)
-        if not num_rows:
-            raise DataError(
-                f"{file.path}: there are no rows in it", "Leave the file out, or write it again."
-            )
 
     def _finish_table(self, table: pa.Table, ids: Ids, file: SourceFile) -> pa.Table:
         """Brings a table into the form that all formats share: ids, few types, decoded images."""
         columns = {
             name: table.column(name) for name in table.column_names if not values.is_internal(name)
         }
+        columns |= self._folder_columns(file, columns, len(ids))
         for name in columns:
             columns[name] = self._decode_images(name, values.simplify(columns[name]), ids, file)
         # Excluded columns count here: rows that differ in an identifier only are no duplicates.
@@ -151,6 +155,23 @@ class Reader:
                 # Only the name is needed from here on, to check `data.features.exclude`.
                 columns[name] = pa.nulls(len(ids))
         return pa.table({values.ROW_ID: ids, **columns})
+
+    def _folder_columns(
+        self, file: SourceFile, columns: Mapping[str, pa.ChunkedArray], num_rows: int
+    ) -> dict[str, pa.ChunkedArray]:
+        if self.format in ("image_folder", "idx") or self.data.partitioning == "ignore":
+            return {}
+        found = partitions.columns_of(file)
+        values.refuse_internal(file.path, found)
+        if both := found.keys() & columns.keys():
+            raise DataError(
+                f"{file.path}: the column {min(both)!r} is in the file and in the names of folders",
+                "data.partitioning: ignore reads that of the file.",
+            )
+        return {
+            name: pa.chunked_array([pa.repeat(pa.scalar(value, pa.string()), num_rows)])
+            for name, value in found.items()
+        }
 
     def _decode_images(
         self, name: str, column: pa.ChunkedArray, ids: Ids, file: SourceFile
@@ -167,10 +188,9 @@ class Reader:
         return self._decoder.decode_cells(name, column, ids, file, self.format)
 
     def _read_csv(self, file: SourceFile) -> Tables:
-        names = text_formats.read_csv_header(self.filesystem, file)
+        names = self._csv.column_names(file)
         self._check_header(file, names)
-        missing_values = self.data.clean.missing_values
-        yield from text_formats.read_csv(self.filesystem, file, names, missing_values)
+        yield from self._csv.tables(file, names)
 
     def _read_json_lines(self, file: SourceFile) -> Tables:
         return text_formats.read_json_lines(self.filesystem, file)

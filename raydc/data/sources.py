@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from pyarrow import fs as pafs
-
-from raydc.data.layout import Format, Layout, Part, SourceFile, plain_suffix
+from raydc.data import partitions
+from raydc.data.layout import Format, Layout, Part, SourceFile
+from raydc.data.source_listing import IDX_NAME, format_of_name, list_files, notes_on_names
 from raydc.errors import DataError
 from raydc.spec.sections import Data, IdxFiles, Sources
 
-_SUFFIXES: dict[str, Format] = {
-    **dict.fromkeys((".csv", ".tsv"), "csv"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
-    **dict.fromkeys(
-        (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-        "image_folder",
-    ),
+_PART_OF_FOLDER: dict[str, Part] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
-# File names of MNIST and its relatives; `t10k` is their name of the test part.
-_IDX_NAME = re.compile(r"(?P<part>train|t10k)?-?(?P<what>images|labels)[-.]idx[13]-ubyte(\.gz)?$")
+_PART_ORDER: tuple[Part, ...] = ("train", "validation", "test")
+_PART_NAME = re.compile(rf"({'|'.join(_PART_OF_FOLDER)})(?![a-z])")
+_TABLES = ("csv", "parquet", "jsonl")
 _FORMATS = "CSV, Parquet, JSON Lines, folders of images by class, and IDX"
 
 
@@ -44,93 +40,69 @@ def locate(data: Data) -> Layout:
     )
     if isinstance(data.source, Sources):
         parts = [("train", data.source.train), ("test", data.source.test)]
-    found = [(part, source, *_list_files(source)) for part, source in parts]
-    formats = {_detect_format(data, source, files) for _, source, _, files in found}
+    found = [(part, source, list_files(source)) for part, source in parts]
+    formats = {_detect_format(data, source, listing.files) for _, source, listing in found}
     if len(formats) > 1:
         raise DataError(
             f"data.source: train and test have different formats: {', '.join(sorted(formats))}"
         )
     format_ = formats.pop()
-    # Only a single source may hold the official test part in itself.
-    is_only_source = len(parts) == 1
-    files = [
-        file
-        for part, source, _, listed in found
-        for file in _assign_parts(
-            format_,
-            part,
-            source,
-            listed if isinstance(source, IdxFiles) else _keep_format(listed, format_),
-            is_only_source,
-        )
-    ]
-    files.sort(key=lambda file: (file.part == "test", file.name))
+    files: list[SourceFile] = []
+    notes: list[str] = []
+    for part, source, listing in found:
+        kept, unread = _keep_format(source, listing.files, format_)
+        # Only a single source may hold the official test part in itself.
+        files += _assign_parts(format_, part, source, kept, is_only_source=len(parts) == 1)
+        notes += notes_on_names(format_, unread, listing.unfinished)
+    files.sort(key=lambda file: (_PART_ORDER.index(file.part), file.name))
     if not files:
         raise DataError(f"{_shown_source(parts[0][1])}: no {format_} files there")
-    return Layout(format_, found[0][2], tuple(files))
+    if format_ in _TABLES:
+        files = _without_empty(files, format_, notes)
+        notes += _notes_on_tables(files, data, is_only_source=len(parts) == 1)
+    return Layout(format_, found[0][2].filesystem, tuple(files), tuple(notes))
+
+
+def _without_empty(files: list[SourceFile], format_: Format, notes: list[str]) -> list[SourceFile]:
+    # A Parquet file is never empty, so that one without bytes is damaged.
+    empty = [file for file in files if not file.num_bytes and format_ != "parquet"]
+    if not empty or len(empty) == len(files):
+        return files
+    notes.append(f"note: {len(empty):,} file(s) are empty, such as {empty[0].path}")
+    return [file for file in files if file.num_bytes]
+
+
+def _notes_on_tables(
+    files: Sequence[SourceFile], data: Data, is_only_source: bool
+) -> Iterator[str]:
+    """Yields notes about what the names of files and folders say."""
+    if data.partitioning == "hive" and (names := partitions.check(files)):
+        yield (
+            f"note: the names of folders give the columns {', '.join(names)}; "
+            "data.partitioning: ignore leaves them out"
+        )
+    matches = [_PART_NAME.match(file.name.lower()) for file in files]
+    names = sorted({match[1] for match in matches if match})
+    if is_only_source and len({_PART_OF_FOLDER[name] for name in names}) > 1:
+        yield (
+            f"note: files that are named {' and '.join(names)} are read as one set of rows; for a "
+            "test part of its own give data.source: {train: ..., test: ...}"
+        )
 
 
 def _shown_source(source: str | IdxFiles) -> str:
     return source if isinstance(source, str) else source.images
 
 
-def _open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    if "://" not in path:
-        return pafs.LocalFileSystem(), path.rstrip("/") or "/"
-    try:
-        filesystem, root = pafs.FileSystem.from_uri(path.rstrip("/"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"source {path!r} cannot be opened: {error}") from error
-    return filesystem, root
-
-
-def _list_files(source: str | IdxFiles) -> tuple[pafs.FileSystem, list[SourceFile]]:
-    if isinstance(source, IdxFiles):
-        filesystem, images = _list_files(source.images)
-        return filesystem, [*images, *_list_files(source.labels)[1]]
-    filesystem, path = _open_filesystem(source)
-    # pyarrow has no globs: the folder in front of the first wildcard is listed and filtered.
-    wildcard = re.search(r"[*?\[]", path)
-    base = path[: wildcard.start()].rpartition("/")[0] or "/" if wildcard else path
-    try:
-        info = filesystem.get_file_info(base)
-        if info.type == pafs.FileType.File:
-            infos, base = [info], base.rpartition("/")[0]
-        else:
-            infos = filesystem.get_file_info(pafs.FileSelector(base, recursive=True))
-    except FileNotFoundError as error:
-        raise DataError(
-            f"source {source} does not exist", "A relative path starts at the current directory."
-        ) from error
-    except OSError as error:
-        raise DataError(f"source {source} cannot be read: {error}") from error
-    files = [
-        SourceFile(info.path[len(base) :].lstrip("/"), info.path, info.size or 0, "train")
-        for info in infos
-        if info.type == pafs.FileType.File
-        and (not wildcard or fnmatch.fnmatchcase(info.path, path))
-    ]
-    # Names of markers and of unfinished files, such as _SUCCESS and .part-0.crc.
-    files = [
-        file
-        for file in files
-        if not any(part.startswith((".", "_")) for part in file.name.split("/"))
-    ]
-    if not files:
-        raise DataError(
-            f"source {source}: " + ("no file matches" if wildcard else "the folder holds no files")
-        )
-    return filesystem, sorted(files, key=lambda file: file.name)
-
-
-def _format_of_name(name: str) -> Format | None:
-    return "idx" if _IDX_NAME.search(name) else _SUFFIXES.get(plain_suffix(name))
-
-
-def _keep_format(files: list[SourceFile], format_: Format) -> list[SourceFile]:
-    # Leaves out files such as a README. If no name matches (`data.format` overrides them), all
-    # files are kept.
-    return [file for file in files if _format_of_name(file.name) == format_] or files
+def _keep_format(
+    source: str | IdxFiles, files: Sequence[SourceFile], format_: Format
+) -> tuple[list[SourceFile], list[SourceFile]]:
+    """Splits the files of a source into those of a format and others, such as a README."""
+    kept = [file for file in files if format_of_name(file.name) == format_]
+    # If no name shows the format, `data.format` overrides all of them.
+    if isinstance(source, IdxFiles) or not kept:
+        return list(files), []
+    return kept, [file for file in files if format_of_name(file.name) != format_]
 
 
 def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFile]) -> Format:
@@ -138,7 +110,7 @@ def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFil
         return "idx"
     if data.format != "auto":
         return data.format
-    formats = {format_ for file in files if (format_ := _format_of_name(file.name)) is not None}
+    formats = {format_ for file in files if (format_ := format_of_name(file.name)) is not None}
     if len(formats) == 1:
         return formats.pop()
     names = ", ".join(file.name for file in files[:3])
@@ -171,22 +143,31 @@ def _label_images(
 ) -> list[SourceFile]:
     # Number of folders in front of the file: 1 is <class>/<image>, 2 is <part>/<class>/<image>.
     depths = {file.name.count("/") for file in files}
+    roots = sorted({file.name.split("/")[0] for file in files})
+    strange = [root for root in roots if root.lower() not in _PART_OF_FOLDER]
+    layouts = "It must be folder/<class>/<image>, or folder/{train,val,test}/<class>/<image>."
     if depths == {1}:
+        if not strange:
+            raise DataError(f"{source}: {files[0].name} is in no folder of a class", layouts)
         return [
             SourceFile(f.name, f.path, f.num_bytes, part, label=f.name.split("/")[0]) for f in files
         ]
-    roots = {file.name.split("/")[0] for file in files}
-    if depths == {2} and is_only_source and "train" in roots and roots <= {"train", "test"}:
-        return [
-            SourceFile(
-                f.name, f.path, f.num_bytes, "test" if root == "test" else "train", label=label
-            )
+    if depths == {2} and is_only_source and not strange:
+        labelled = [
+            SourceFile(f.name, f.path, f.num_bytes, _PART_OF_FOLDER[root.lower()], label=label)
             for f in files
             for root, label, _ in [f.name.split("/")]
         ]
+        if not any(file.part == "train" for file in labelled):
+            raise DataError(f"{source}: of {', '.join(roots)} none is a training part", layouts)
+        return labelled
+    if depths == {2} and is_only_source and len(strange) < len(roots):
+        raise DataError(
+            f"{source}: the folder {strange[0]} is neither a training, validation nor test part",
+            f"{layouts} Leave it out, or give data.source: {{train: ..., test: ...}}.",
+        )
     odd = next((f for f in files if f.name.count("/") != 1), files[0])
-    hint = "It must be folder/<class>/<image>, or folder/{train,test}/<class>/<image>."
-    raise DataError(f"{source}: {odd.name} does not fit an image folder", hint)
+    raise DataError(f"{source}: {odd.name} does not fit an image folder", layouts)
 
 
 def _pair_idx_files(
@@ -197,7 +178,7 @@ def _pair_idx_files(
     # Reverse order: of a file and its gzipped copy the plain one comes last and stays.
     by_role: dict[tuple[str, str], SourceFile] = {}
     for file in sorted(files, key=lambda f: f.name, reverse=True):
-        if match := _IDX_NAME.search(file.name):
+        if match := IDX_NAME.search(file.name):
             by_role[match["part"] or "", match["what"]] = file
     pairs: dict[str, SourceFile] = {}
     for prefix in sorted({prefix for prefix, _ in by_role}):

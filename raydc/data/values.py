@@ -6,6 +6,7 @@ of a column is a statement about all of its values and does not depend on where 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raydc.errors import DataError
 from raydc.spec.label_text import WHOLE_AS_DECIMAL, text_of
 
 ROW_ID = "__row_id"
@@ -35,6 +37,17 @@ Floats = npt.NDArray[np.float64]
 def is_internal(name: str) -> bool:
     """Whether raydc added a column of this name itself."""
     return name in (ROW_ID, DIGEST)
+
+
+def refuse_internal(path: str, names: Iterable[str]) -> None:
+    """Refuses a file whose own columns have names that raydc gives.
+
+    Raises:
+        DataError: There is such a name.
+    """
+    for name in names:
+        if is_internal(name):
+            raise DataError(f"{path}: the column {name!r} has a name of raydc's own", "Rename it.")
 
 
 def kind_of(column_type: pa.DataType) -> str:

@@ -82,14 +82,44 @@ class Clean(Section):
     missing: Literal["impute", "drop", "error"] = Field(
         "impute",
         description="For a missing feature: fill in the mean of the training rows (or a category "
-        "for missing values), drop the row, or stop. A row without a target is dropped under "
-        "`drop` and an error otherwise.",
+        "for missing values), drop the row, or stop.",
+    )
+    missing_target: Literal["drop", "error"] | None = Field(
+        None,
+        description="For a row without a target: drop it, or stop. Default: `drop` if `missing` "
+        "is `drop`, else `error`.",
     )
     missing_values: list[str] = Field(
         default_factory=lambda: [""], description="Strings that mean 'missing' in CSV files."
     )
     duplicates: Literal["keep", "drop"] = Field(
         "keep", description="Keep or drop later copies of an equal row."
+    )
+
+    @property
+    def drops_missing_target(self) -> bool:
+        """Whether a row without a target is dropped."""
+        return (self.missing_target or self.missing) == "drop"
+
+
+class Csv(Section):
+    """Form of CSV files."""
+
+    header: bool = Field(
+        True,
+        description="Whether the first line names the columns. Without, they are `column_1`, "
+        "`column_2` and so on.",
+    )
+    delimiter: str | None = Field(
+        None,
+        pattern=r'^[^"\r\n]$',
+        description="Character between two cells. Default: a tab in files named `.tsv`, else a "
+        "comma.",
+    )
+    quotes: Literal["double", "none"] = Field(
+        "double",
+        description='Whether `"` encloses cells that hold delimiters and line breaks, or is a '
+        "character like others.",
     )
 
 
@@ -145,6 +175,12 @@ class Data(Section):
     )
     format: Literal["auto", "csv", "parquet", "jsonl", "image_folder", "idx"] = Field(
         "auto", description="File format. auto: by the file names."
+    )
+    csv: Csv = Field(Csv(), description="Form of CSV files: header, delimiter and quotes.")
+    partitioning: Literal["hive", "ignore"] = Field(
+        "hive",
+        description="Whether folders named `column=value` are columns of the CSV, Parquet and JSON "
+        "Lines files in them.",
     )
     task: Literal["classification", "regression"] = Field(
         "classification", description="Kind of prediction: a class or a number."

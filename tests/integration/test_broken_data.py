@@ -134,7 +134,7 @@ def semicolons_instead_of_commas(folder: Path) -> Case:
     return {
         "source": _text(folder, _table().replace(",", ";")),
         **TARGET,
-    }, r"no column 'y' .*\n.*instead of semicolons"
+    }, r"its only column is 'a;b;y'.*\n.*data\.csv\.delimiter: ';'"
 
 
 def an_unknown_column_to_exclude(folder: Path) -> Case:

@@ -1,11 +1,16 @@
-"""Splits by a hash, and repeated rows."""
+"""Splits by a hash, repeated rows, and rows without a value."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from prepared_here import prepare_here
 
 from raydc.data import clean
+from raydc.errors import DataError
 
 
 def test_hash_split_keeps_its_fractions() -> None:
@@ -27,3 +32,40 @@ def test_hash_split_of_a_row_does_not_depend_on_other_rows() -> None:
 def test_find_later_copies_keeps_the_lowest_of_equal_rows() -> None:
     copies = clean.find_later_copies(np.array([9, 2, 5, 7]), [b"a", b"b", b"a", b"b"])
     assert copies.tolist() == [7, 9]
+
+
+def test_missing_target_and_missing_features_have_a_policy_each(tmp_path: Path) -> None:
+    lines = [
+        f"{'' if row % 3 == 0 else row},{'' if row < 3 else ('no', 'yes')[row % 2]}\n"
+        for row in range(120)
+    ]
+    (tmp_path / "rows.csv").write_text("a,y\n" + "".join(lines))
+    num_rows: dict[tuple[str, str | None], Any] = {}
+    for missing in ("impute", "drop", "error"):
+        for missing_target in (None, "drop", "error"):
+            policy = {"missing": missing, "missing_target": missing_target}
+            data = {"source": f"{tmp_path}/rows.csv", "target": "y", "clean": policy}
+            try:
+                prepared, _ = prepare_here(tmp_path, data)
+                num_rows[missing, missing_target] = sum(prepared.num_rows.values())
+            except DataError as error:
+                num_rows[missing, missing_target] = f"{error.message} {error.hint}"
+    target = (
+        f"{tmp_path}/rows.csv: row 1: y: the target is missing, here and in 2 other rows "
+        "data.clean.missing_target: drop leaves such rows out."
+    )
+    feature = (
+        f"{tmp_path}/rows.csv: row 1: a: the value is missing "
+        "data.clean.missing: impute fills it in, drop leaves the row out."
+    )
+    assert num_rows == {
+        ("impute", None): target,
+        ("impute", "drop"): 117,
+        ("impute", "error"): target,
+        ("drop", None): 78,
+        ("drop", "drop"): 78,
+        ("drop", "error"): target,
+        ("error", None): target,
+        ("error", "drop"): feature,
+        ("error", "error"): target,
+    }

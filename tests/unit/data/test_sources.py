@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from raydc.data import sources
+from raydc.data import sources, values
+from raydc.data.clean import TEST, TRAIN, VALIDATION, Cleaner
 from raydc.data.layout import Layout
 from raydc.errors import DataError
-from raydc.spec import loads
+from raydc.spec import from_dict, loads, resolve
+from raydc.spec.sections import Spec
+
+
+def _spec(source: str, more: str = "") -> Spec:
+    return loads(f"name: x\ndata:\n  source: {source}\n{more}\nmodel: {{name: linear}}\n")
 
 
 def _locate(source: str, more: str = "") -> Layout:
-    spec = loads(f"name: x\ndata:\n  source: {source}\n{more}\nmodel: {{name: linear}}\n")
-    return sources.locate(spec.data)
+    return sources.locate(_spec(source, more).data)
 
 
 def _touch(folder: Path, *names: str) -> Path:
@@ -89,3 +95,103 @@ def test_locate_refuses_idx_files_of_an_unclear_part(tmp_path: Path) -> None:
         _touch(tmp_path, f"{prefix}images-idx3-ubyte", f"{prefix}labels-idx1-ubyte")
     with pytest.raises(DataError, match="not clear which IDX files are the test part"):
         _locate(f"{{train: {tmp_path}, test: {tmp_path}}}")
+
+
+def test_locate_takes_a_path_that_exists_as_it_is_written(tmp_path: Path) -> None:
+    for character in map(chr, range(32, 127)):
+        if character == "/":
+            continue
+        folder = tmp_path / f"a{character}b"
+        _touch(folder, f"part{character}.csv", f"more{character}/part.csv")
+        for source, names in (
+            (folder, [f"more{character}/part.csv", f"part{character}.csv"]),
+            (folder / f"part{character}.csv", [f"part{character}.csv"]),
+        ):
+            data = {"source": str(source), "partitioning": "ignore"}
+            spec = from_dict({"name": "x", "data": data, "model": {"name": "linear"}})
+            layout = sources.locate(resolve(spec).data)
+            assert [file.name for file in layout.files] == sorted(names), source
+
+
+def test_locate_reads_a_pattern_only_if_no_path_is_named_so(tmp_path: Path) -> None:
+    _touch(tmp_path, "a[1].csv", "a1.csv", "ax.csv")
+    names = {
+        pattern: [file.name for file in _locate(f"'{tmp_path}/{pattern}'").files]
+        for pattern in ("a[1].csv", "a[x].csv", "a[[]1].csv", "a?.csv")
+    }
+    assert names == {
+        "a[1].csv": ["a[1].csv"],
+        "a[x].csv": ["ax.csv"],
+        "a[[]1].csv": ["a[1].csv"],
+        "a?.csv": ["a1.csv", "ax.csv"],
+    }
+    with pytest.raises(DataError, match=r"no file matches\n.*wildcards; write \[\*\]"):
+        _locate(f"{tmp_path}/b?.csv")
+
+
+def test_locate_reads_photographs_whose_name_begins_with_an_underscore(tmp_path: Path) -> None:
+    _touch(tmp_path, "a/_DSC1.jpg", "a/2.jpg", "_b/_MG_3.jpg", "_b/.4.jpg", ".c/5.jpg")
+    layout = _locate(str(tmp_path))
+    assert [file.name for file in layout.files] == ["_b/_MG_3.jpg", "a/2.jpg", "a/_DSC1.jpg"]
+    assert layout.notes == ()
+
+
+def test_locate_names_the_files_that_it_leaves_out(tmp_path: Path) -> None:
+    _touch(tmp_path, "a/1.jpg", "a/2.heic", "b/3.HEIC", "b/4.jpg", "README", "b/.DS_Store")
+    (note,) = _locate(str(tmp_path)).notes
+    assert ".heic (2), no ending (1)" in note
+    assert f"such as {tmp_path}/" in note
+    tables = _touch(tmp_path / "t", "a.csv", "_tmp/b.csv", "_c.csv", "_SUCCESS", "_log/0.crc")
+    layout = _locate(str(tables))
+    assert [file.name for file in layout.files] == ["a.csv"]
+    (note,) = layout.notes
+    assert note.startswith("note: 2 file(s) are left out as unfinished")
+    # What is asked for by its name is read.
+    assert [file.name for file in _locate(f"{tables}/_c.csv").files] == ["_c.csv"]
+    assert [file.name for file in _locate(f"{tables}/_c*").files] == ["_c.csv"]
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
+def test_locate_reads_a_folder_of_validation_images(tmp_path: Path, name: str) -> None:
+    _touch(tmp_path, "train/cat/1.jpg", f"{name}/cat/2.jpg", "test/cat/3.jpg", "train/dog/0.jpg")
+    layout = _locate(str(tmp_path))
+    assert [file.part for file in layout.files] == ["train", "train", "validation", "test"]
+    assert (layout.first_validation_id, layout.first_test_id) == (2 << 40, 3 << 40)
+    cleaner = Cleaner(
+        layout.first_test_id, resolve(_spec(str(tmp_path))).data, 0, {}, first_validation_id=2 << 40
+    )
+    rows = pa.table({values.ROW_ID: [row << 40 for row in range(4)]})
+    assert cleaner.assign_splits(rows).tolist() == [TRAIN, TRAIN, VALIDATION, TEST]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/a/0.jpg", "extra/a/1.jpg"], "the folder extra is neither a training, validation"),
+        (["train/0.jpg", "test/1.jpg"], "test/1.jpg is in no folder of a class"),
+        (["val/a/0.jpg", "test/a/1.jpg"], "of test, val none is a training part"),
+        (["a/b/0.jpg", "c/d/1.jpg"], "a/b/0.jpg does not fit an image folder"),
+    ],
+)
+def test_locate_names_the_folder_that_does_not_fit(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
+    _touch(tmp_path, *names)
+    with pytest.raises(DataError, match=message):
+        _locate(str(tmp_path))
+
+
+def test_locate_notes_parts_that_are_read_as_one(tmp_path: Path) -> None:
+    _touch(tmp_path, "train.csv", "test.csv", "validation-0.csv")
+    (note,) = _locate(str(tmp_path)).notes
+    assert "named test and train and validation are read as one set" in note
+    assert _locate(f"{{train: {tmp_path}/train.csv, test: {tmp_path}/test.csv}}").notes == ()
+    _touch(tmp_path / "other", "trains.csv", "testimony.csv")
+    assert _locate(str(tmp_path / "other")).notes == ()
+
+
+def test_locate_refuses_folders_that_name_different_columns(tmp_path: Path) -> None:
+    _touch(tmp_path, "region=north/0.csv", "area=south/1.csv")
+    with pytest.raises(DataError, match=r"columns area, but those of .* region\n.*ignore"):
+        _locate(str(tmp_path))
+    assert _locate(str(tmp_path), "  partitioning: ignore").notes == ()
