@@ -34,7 +34,7 @@ def compare(path: Path, entry: Mapping[str, Any]) -> str | None:
     """Compares a file with its entry in a manifest, by a stamp or by its whole content.
 
     Args:
-        path: The file.
+        path: File on a disk of this machine, whose status tells if it has changed.
         entry: `bytes` and `sha256` that the manifest states for it.
 
     Returns:

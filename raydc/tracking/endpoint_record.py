@@ -122,7 +122,7 @@ def describe_difference(record: EndpointRecord, version: int | None) -> str | No
     """Says how an endpoint may differ from its alias, or None if they agree. Pure.
 
     Args:
-        record: The record of the endpoint.
+        record: What the last command that changed the endpoint has written.
         version: Version that the alias stands for; None if there is no such alias.
     """
     if record.change is not None:

@@ -25,7 +25,7 @@ def hold_change(storage: Storage, model: str, after: int) -> Iterator[Registry]:
 
     Args:
         storage: Storage of the registry.
-        model: Name of the model.
+        model: Name in the registry; the claim lies in the folder of that model.
         after: `Registry.history_number` on which the command has decided what to do.
 
     Returns:

@@ -86,6 +86,20 @@ def test_rm_run_is_refused_while_a_driver_holds_it(storage: Storage) -> None:
     assert storage.exists("runs/digits/resolved.yaml")
 
 
+def test_rm_run_holds_the_run_while_it_deletes(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move, drivers = Storage.move, []
+
+    def observe(self: Storage, name: str, new_name: str) -> None:
+        drivers.append(lease.read_driver(storage / "runs" / "digits"))
+        move(self, name, new_name)
+
+    monkeypatch.setattr(Storage, "move", observe)
+    assert rm(storage, "run", "digits", "--yes").exit_code == 0
+    assert [driver is not None and driver.pid for driver in drivers] == [os.getpid()]
+
+
 def test_rm_data_is_refused_while_an_unfinished_run_needs_it(storage: Storage) -> None:
     make_run(storage, "digits", finished=False)
     (storage / "runs/digits").delete("events.jsonl")
