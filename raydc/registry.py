@@ -36,7 +36,7 @@ class Registry:
     """The models of one storage.
 
     Args:
-        storage: The storage.
+        storage: Its folder `models` holds all of the registry; no process keeps any of it.
         after: A `history_number`. Changes of aliases must come right after it, otherwise they
             raise OvertakenError; None takes any.
     """

@@ -44,7 +44,7 @@ def attach_to_endpoint(storage: Storage, model: str, alias: str, address: str | 
 
     Args:
         storage: Storage of the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: Alias that the endpoint serves.
         address: Ray cluster; None takes RAY_ADDRESS, else the Ray of the record in the store, else
             a Ray that runs on this machine, if any.

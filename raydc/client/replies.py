@@ -56,7 +56,7 @@ class Answer:
 
     Attributes:
         predictions: One for each row, in the order of the rows.
-        model: Name of the model.
+        model: Name of the model in the registry.
         version: Version that predicted.
         request_id: Id of the request in the endpoint's access log.
     """
@@ -73,7 +73,7 @@ class Tensors:
 
     Attributes:
         outputs: Arrays by name, [B, ...] with B rows.
-        model: Name of the model.
+        model: Name of the model in the registry.
         version: Version that predicted.
         request_id: Id of the request in the endpoint's access log.
     """

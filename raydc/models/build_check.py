@@ -32,7 +32,7 @@ def check_outputs(
         network: A new network; it is not changed.
         make_again: Makes the network again, for one that cannot be copied.
         name: Name of the builder, for the message.
-        signature: Signature of the rows.
+        signature: Shape and type of a row, and the number of outputs that is expected.
 
     Raises:
         SpecError: A weight has no shape yet, or the network fails or gives another shape.
@@ -57,7 +57,7 @@ def refuse_shape(found: tuple[int, ...], expected: tuple[int, int], name: str) -
     """Refuses outputs of a wrong shape.
 
     Args:
-        found: Shape of the outputs.
+        found: Shape that the network gave for these rows.
         expected: Rows that went in, and outputs of the signature.
         name: Name of the builder, for the message.
 

@@ -65,7 +65,7 @@ def write_record(storage: Storage, model: str, record: EndpointRecord) -> None:
 
     Args:
         storage: Storage of the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         record: Replaces the record of its alias.
     """
     folder = storage / "models" / model / FOLDER
@@ -77,7 +77,7 @@ def read_record(storage: Storage, model: str, alias: str) -> EndpointRecord | No
 
     Args:
         storage: Storage of the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: Alias that the endpoint serves.
     """
     try:
@@ -108,7 +108,7 @@ def remove_record(storage: Storage, model: str, alias: str, ray_address: str | N
 
     Args:
         storage: Storage of the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: Alias that the endpoint served.
         ray_address: Its Ray. A record of an endpoint on another Ray stays; None removes any.
     """

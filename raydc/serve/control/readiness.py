@@ -28,7 +28,7 @@ class Endpoint:
 
     Attributes:
         url: Address for clients.
-        model: Name of the model.
+        model: Name of the model in the registry.
         version: Version that answers.
         alias: Alias that the endpoint serves.
     """

@@ -20,7 +20,7 @@ def answering_version(record: EndpointRecord, model: str) -> int | None:
     """Version that the address of a record answers with; None if it is not there any more.
 
     Args:
-        record: The record of an endpoint.
+        record: Names the address, which another endpoint may have taken meanwhile.
         model: Model that must answer there.
     """
     try:
@@ -35,7 +35,7 @@ def notes_before_serving(storage: Storage, model: str, alias: str) -> list[str]:
 
     Args:
         storage: Storage of the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         alias: Alias that is about to be served.
     """
     record = endpoint_record.read_record(storage, model, alias)
@@ -60,7 +60,7 @@ def endpoints_elsewhere(storage: Storage, model: str, known: Sequence[Any]) -> l
 
     Args:
         storage: Storage of the registry.
-        model: Name of the model.
+        model: Name of the model in the registry.
         known: Endpoints that a Ray has listed; they are left out.
     """
     found = []
