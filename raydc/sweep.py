@@ -77,6 +77,7 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         data,
         folder / "trials" / winner.key,
         bundle_folder,
+        report,
     )
     events.EventLog(run_folder, "events").write(
         kind="sweep_finished", trials=len(ended), winner=winner.key

@@ -12,6 +12,7 @@ from typing import Any
 
 from raydc import bundle
 from raydc.artefact import read_manifest
+from raydc.checkpoint import best
 from raydc.checkpoint import fork as forks
 from raydc.checkpoint import resume as resuming
 from raydc.checkpoint.fork import Fork
@@ -115,7 +116,7 @@ def run(
 
                 trainer.fit(spec, data.folder, run_folder, progress, log)
         with timed_record(log, CHECKPOINT):
-            found = export(spec, data, run_folder, run_folder / "model")
+            found = export(spec, data, run_folder, run_folder / "model", report)
     # The model is the best checkpoint; the last checkpoint says how the run ended.
     last, chosen = unpack_state(store.require_newest(_NO_CHECKPOINT_HINT)), unpack_state(found)
     # An attempt that never started its workers has no event, so there may be none at all.
@@ -151,6 +152,9 @@ def _refuse_early(
         resuming.refuse_lost_checkpoints(spec, store, events.read(run_folder, "events"))
         report("train     no checkpoint was written before; starting at step 0")
         return
+    resuming.retry_reads(
+        lambda: resuming.check_best(store, steps[-1], report), store.folder, pauses_s=()
+    )
     # Only the newest is checked; if it does not verify, the workers search for one that does.
     try:
         meta, _ = read_manifest(store.folder / name_of(steps[-1]))
@@ -176,28 +180,30 @@ def _driver_log(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
 
 
 def export(
-    spec: ResolvedSpec, data: Prepared, run_folder: Storage, bundle_folder: Storage
+    spec: ResolvedSpec, data: Prepared, run_folder: Storage, bundle_folder: Storage, report: Say
 ) -> Found:
     """Writes the best checkpoint of a run as a bundle; without validation, the last one.
+
+    If the best one does not verify, the best of those that do takes its place.
 
     Args:
         spec: The resolved spec of the run.
         data: Data set that it was trained on, for its features and golden rows.
         run_folder: Has the checkpoints to choose from; it is only read.
         bundle_folder: Takes the bundle; an existing one is replaced.
+        report: Shows a line if the best checkpoint is lost.
 
     Returns:
         The checkpoint that was written.
 
     Raises:
-        CheckpointError: No checkpoint verifies, or the best one does not.
+        CheckpointError: No checkpoint verifies.
     """
     store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
     newest = store.require_newest(_NO_CHECKPOINT_HINT)
-    best_step = unpack_state(newest).best_step
-    found = newest if best_step in (None, newest.step) else store.read(best_step or 0)
+    found, lost = best.choose(store, newest, spec.train)
     state = unpack_state(found)
-    facts = {
+    facts: dict[str, Any] = {
         "run": spec.name,
         "step": found.step,
         "metrics": {
@@ -206,6 +212,11 @@ def export(
         "data_hash": data.data_hash,
         "spec_hash": found.meta["spec_hash"],
     }
+    if lost is not None:
+        report(f"train     the best checkpoint, {lost.name}, cannot be the model: {lost.reason}")
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in facts["metrics"].items())
+        report(f"          the model is {name_of(found.step)}, the best that verifies: {scores}")
+        facts["in_place_of_step"] = lost.step
     if origin := forks.origin_of(run_folder):
         facts["forked_from"] = str(origin)
     golden_rows = read_golden_rows(data.folder)

@@ -1,4 +1,8 @@
-"""A thread that brings copies of a run's state to a safe place, one at a time. Runs in rank 0."""
+"""A thread that brings copies of a run's state to a safe place, one at a time. Runs in rank 0.
+
+While the place refuses, a newer copy replaces an older one. Where the best state so far must
+arrive, it is never replaced before that: no later copy could stand in for it.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ class DeliveryThread:
         on_failure: Called in the thread with the copy, the error and whether it was the last
             attempt; after the first attempt and after the last one.
         pauses_s: Seconds between the attempts; empty means a single attempt.
+        keeps_best: Whether the best state so far waits until it has arrived.
     """
 
     def __init__(
@@ -29,13 +34,17 @@ class DeliveryThread:
         deliver: Deliver,
         on_failure: OnFailure,
         pauses_s: Sequence[float] = (),
+        keeps_best: bool = False,
     ) -> None:
         self._name, self._deliver, self._on_failure = name, deliver, on_failure
-        self._pauses_s = pauses_s
+        self._pauses_s, self._keeps_best = pauses_s, keeps_best
         # Guards all that follows, which both threads read and write.
         self._changed = threading.Condition()
         self._current: HostCopy | None = None
-        self._next: HostCopy | None = None
+        # At most two: the best state so far, and the newest.
+        self._waiting: list[HostCopy] = []
+        # The best state, after all attempts have failed; it is tried again with the next copy.
+        self._kept: HostCopy | None = None
         self._is_refused = False
         self._crash: Exception | None = None
         self._thread: threading.Thread | None = None
@@ -57,7 +66,10 @@ class DeliveryThread:
         return self._wait_for(lambda: self._current is None or self._is_refused, timeout_s)
 
     def wait_until_idle(self, timeout_s: float) -> bool:
-        """Waits until no copy is on its way; otherwise like `wait_until_accepting`."""
+        """Waits until no copy is on its way; otherwise like `wait_until_accepting`.
+
+        A copy that was refused by all attempts is on its way no longer.
+        """
         return self._wait_for(lambda: self._current is None, timeout_s)
 
     def _wait_for(self, is_ready: Callable[[], bool], timeout_s: float) -> bool:
@@ -67,6 +79,12 @@ class DeliveryThread:
                 raise self._crash
             return ready
 
+    @property
+    def holds_refused(self) -> bool:
+        """Whether all attempts to deliver the best state have failed so far."""
+        with self._changed:
+            return self._kept is not None
+
     def submit(self, copy: HostCopy) -> None:
         """Holds a copy and starts to deliver it; it replaces a copy that was refused.
 
@@ -74,12 +92,14 @@ class DeliveryThread:
         """
         copy.hold()
         with self._changed:
+            older = [*([] if self._kept is None else [self._kept]), *self._waiting]
+            for one in older:
+                if not self._is_best(one, copy):
+                    one.release()
+            self._kept = None
+            self._waiting = [*(one for one in older if self._is_best(one, copy)), copy]
             if self._current is None:
-                self._current = copy
-            else:
-                if self._next is not None:
-                    self._next.release()
-                self._next = copy
+                self._current = self._waiting.pop(0)
             self._changed.notify_all()
         if self._thread is None:
             # A daemon thread: a write that hangs must not keep the process from ending.
@@ -91,22 +111,21 @@ class DeliveryThread:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._current is not None)
-                self._deliver_current()
-                self._advance(done=True)
+                self._finish_current(has_arrived=self._deliver_current())
         except Exception as error:  # noqa: BLE001 - raised again by a `wait`, in the thread that trains
             with self._changed:
                 self._crash = error
                 self._changed.notify_all()
 
-    def _deliver_current(self) -> None:
+    def _deliver_current(self) -> bool:
         """Tries until the current copy has arrived, or all attempts are used up."""
         for number, pause_s in enumerate((*self._pauses_s, None)):
             copy = self._current
             if copy is None:
-                return
+                return True
             try:
                 self._deliver(copy)
-                return
+                return True
             except OSError as error:
                 # Attempts in between say nothing new; a log full of them would hide the rest.
                 if number == 0 or pause_s is None:
@@ -117,14 +136,40 @@ class DeliveryThread:
                     self._changed.notify_all()
                 # Nothing cuts the pause short: a newer copy would be refused as well.
                 time.sleep(pause_s)
-                self._advance(done=False)
+                self._turn_to_newer()
+        return False
 
-    def _advance(self, done: bool) -> None:
-        """Turns to the newer copy, if there is one; `done` says that the current one is over."""
+    def _turn_to_newer(self) -> None:
+        """Between two attempts: turns to the newer copy, unless the current one is the best."""
         with self._changed:
-            if self._current is not None and (done or self._next is not None):
+            if self._current is not None and self._waiting:
+                if self._is_best(self._current, self._waiting[-1]):
+                    return
                 self._current.release()
-                self._current, self._next = self._next, None
-            # Between two attempts the place still counts as one that refuses.
-            self._is_refused = self._is_refused and not done
+                self._current = self._waiting.pop(0)
             self._changed.notify_all()
+
+    def _finish_current(self, has_arrived: bool) -> None:
+        """Turns to the next copy, if there is one."""
+        with self._changed:
+            copy, self._current = self._current, None
+            if (
+                copy is not None
+                and not has_arrived
+                and self._is_best(copy, [copy, *self._waiting][-1])
+            ):
+                self._kept = copy
+            elif copy is not None:
+                copy.release()
+            # The place accepts again, so the best state has the next turn.
+            if has_arrived and self._kept is not None:
+                self._waiting.insert(0, self._kept)
+                self._kept = None
+            if self._waiting:
+                self._current = self._waiting.pop(0)
+            self._is_refused = False
+            self._changed.notify_all()
+
+    def _is_best(self, copy: HostCopy, newer: HostCopy) -> bool:
+        """Whether a copy is the best state so far, as of a newer one, and waits for its turn."""
+        return self._keeps_best and copy.step == newer.best_step

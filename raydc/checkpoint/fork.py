@@ -27,7 +27,7 @@ from raydc.checkpoint.state import (
 )
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
 from raydc.data.prepared import Prepared
-from raydc.errors import CheckpointError, RunError, UsageError
+from raydc.errors import CheckpointError, FormatError, RunError, UsageError
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
@@ -150,7 +150,15 @@ def _find_checkpoint(store: CheckpointStore, step: int | None) -> Found:
     newest = store.require_newest("Fork another run.")
     best = unpack_state(newest).best_step
     # Pruning never removes the best checkpoint, but a user may have deleted it.
-    return store.read(best) if best is not None and best in store.steps() else newest
+    if best is None or best not in store.steps():
+        return newest
+    try:
+        return store.read(best)
+    except FormatError:
+        raise
+    except CheckpointError as error:
+        hint = f"Name another checkpoint of it, such as --fork RUN:{newest.step}."
+        raise CheckpointError(error.message, hint) from error
 
 
 def _refuse_other_model(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:

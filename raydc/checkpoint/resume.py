@@ -5,6 +5,7 @@ Runs in the workers; what can be refused before they start is refused in the dri
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -13,9 +14,18 @@ from typing import Any, TypeVar
 import yaml
 
 from raydc import spec as specs
+from raydc.artefact import read_one
+from raydc.checkpoint import best
 from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
-from raydc.checkpoint.store import CheckpointStore, Found
-from raydc.errors import CheckpointError, RunError, SpecError, close_names
+from raydc.checkpoint.store import CheckpointStore, Found, name_of
+from raydc.errors import (
+    CheckpointError,
+    FormatError,
+    RunError,
+    Say,
+    SpecError,
+    close_names,
+)
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
@@ -41,6 +51,9 @@ def find_newest(
     retry_pauses_s: Sequence[float],
 ) -> tuple[Found | None, Source]:
     """Finds the newest state that verifies. Those that do not are reported and set aside.
+
+    If the best checkpoint that it names is lost, an older state is found from which the best is
+    computed again, as long as there is one.
 
     Args:
         store: The checkpoints of the run, which are read if memory holds no newer state.
@@ -68,6 +81,16 @@ def find_newest(
             f"{skipped[0].reason}",
             "Put back an intact copy, or pass --new to start again.",
         )
+    if found is not None and (lost := best.find_lost(store, found)) is not None:
+        earlier = best.newest_before(store, lost.step)
+        if earlier is not None:
+            found, source = earlier, Source.STORAGE
+        then = (
+            "it is no model any more, unless it is put back"
+            if earlier is None
+            else f"the run goes back to step {found.step:,}, to compute it again"
+        )
+        journal.record_event("best_lost", checkpoint=lost.name, reason=lost.reason, then=then)
     # Only now: if none verifies, all must stay where the reader of the error finds them.
     for skip in skipped:
         store.set_aside(skip.step)
@@ -120,6 +143,36 @@ def retry_reads(read: Callable[[], T], folder: Storage, pauses_s: Sequence[float
         raise CheckpointError(
             f"{folder.uri} cannot be read: {error}", "Give access to it, then pass --resume."
         ) from error
+
+
+def check_best(store: CheckpointStore, newest: int, report: Say) -> None:
+    """Compares the best checkpoint with its hashes before a run is continued.
+
+    One that does not verify is reported and set aside, so that the workers miss it.
+
+    Args:
+        store: The checkpoints of the run.
+        newest: Step of the newest checkpoint.
+        report: Shows a line.
+    """
+    try:
+        _, content = read_one(store.folder / name_of(newest), "state.json")
+    except FormatError:
+        raise  # It verifies for a newer raydc, so an older one must not win over it.
+    except CheckpointError:
+        return  # The workers search for one that verifies.
+    best_step = json.loads(content).get("best_step")
+    if best_step in (None, newest) or best_step not in store.steps():
+        return
+    try:
+        store.read(best_step)
+    except FormatError:
+        raise
+    except CheckpointError as error:
+        report(
+            f"train     the best checkpoint, {name_of(best_step)}, is set aside: {error.message}"
+        )
+        store.set_aside(best_step)
 
 
 def require_run(folder: Storage, runs: Storage, name: str) -> None:

@@ -7,7 +7,8 @@ Each of them has one copy at a time. If a state is due while the previous copy i
 - by seconds or `auto`: it is taken once the previous copy has arrived;
 - by steps, at the end of an epoch, and for memory: the step waits, so that a failure loses no more
   than was promised;
-- while storage refuses writes: no step waits, and the newest copy replaces the one that is refused.
+- while storage refuses writes: no step waits, and the newest copy replaces the one that is refused,
+  unless that is the best state so far.
 
 `raydc.checkpoint.policies` decides when a state is due.
 """
@@ -69,7 +70,11 @@ class Saver:
         self._timing = timing or Timing()
         self._snapshots = Snapshots(device)
         self._to_storage = DeliveryThread(
-            "raydc-checkpoint", self._write, self._on_write_failed, self._timing.retry_pauses_s
+            "raydc-checkpoint",
+            self._write,
+            self._on_write_failed,
+            self._timing.retry_pauses_s,
+            keeps_best=True,
         )
         self._to_memory = DeliveryThread("raydc-recent", self._put, self._on_put_failed)
         self._copy: HostCopy | None = None
@@ -223,7 +228,8 @@ class Saver:
         # Storage may have come back since it refused the last state, so that one is sent again.
         for is_last in (False, True):
             arrived = self._to_storage.wait_until_idle(self._timing.finish_timeout_s)
-            if arrived and self._step_in_storage == parts.state.step:
+            has_all = self._step_in_storage == parts.state.step
+            if arrived and has_all and not self._to_storage.holds_refused:
                 return
             if arrived and not is_last:
                 self.save(parts, force=True)
@@ -257,7 +263,8 @@ class Saver:
         self._journal.sync()
         name = self._store.write(copy.step, copy.files, copy.meta, copy.best_step, copy.hashes())
         copy.mark_safe("storage")
-        self._step_in_storage = copy.step
+        # The best state may come after newer ones.
+        self._step_in_storage = max(self._step_in_storage, copy.step)
         write_s = time.monotonic() - started_s
         self._storage_policy.record_write(write_s)
         self._journal.record_event(

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 # Length of the header of a safetensors file, in front of the header.
 _LENGTH_BYTES = 8
-# One copy is made while another is written. A third one is needed, and allocated, only while
-# storage refuses one.
-_NUM_SLOTS = 3
+# One copy is made while another is written. More are needed, and allocated, only while storage
+# refuses: it then holds the refused one, the best and the newest, and peer memory a fourth.
+_NUM_SLOTS = 5
 
 Layout = list[tuple[str, torch.Size, torch.dtype]]
 

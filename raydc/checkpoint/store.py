@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.artefact import MANIFEST, OnPhase, ignore_phase, read_artefact, write_artefact
+from raydc.artefact import (
+    MANIFEST,
+    OnPhase,
+    ignore_phase,
+    read_artefact,
+    read_manifest,
+    write_artefact,
+)
 from raydc.errors import CheckpointError, FormatError
 from raydc.storage import Content, Storage
 
@@ -188,6 +195,20 @@ class CheckpointStore:
                 f"{self.folder.uri}/{name_of(step)} is of step {meta.get('step')}"
             )
         return Found(step, meta, files)
+
+    def why_incomplete(self, step: int) -> str | None:
+        """Why a checkpoint is not whole, by the sizes of its files; None if it seems whole."""
+        folder = self.folder / name_of(step)
+        try:
+            _, entries = read_manifest(folder)
+        except FormatError:
+            return None  # Not damaged: a newer raydc can read it.
+        except CheckpointError as error:
+            return error.message
+        for name, entry in entries.items():
+            if (size := folder.size(name)) != entry["bytes"]:
+                return f"{folder.uri}/{name} has {size} bytes instead of {entry['bytes']}"
+        return None
 
     def set_aside(self, step: int) -> None:
         """Renames a checkpoint that does not verify; on an object store, deletes it."""

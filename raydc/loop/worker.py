@@ -15,6 +15,7 @@ from typing import Any
 from raydc import plan
 from raydc.checkpoint import resume
 from raydc.checkpoint.interval import read_failures
+from raydc.checkpoint.resume import Source
 from raydc.checkpoint.saver import Saver
 from raydc.checkpoint.state import (
     Parts,
@@ -164,6 +165,9 @@ class _Run:
         # A state in memory brings the lines that its attempt could no longer write.
         lines = found.files.get("metrics.jsonl", b"") if found else b""
         self.journal.record_start(self.state.step, lines)
+        # Memory forgets it once newer states come, and no later checkpoint stands in for the best.
+        if self.saver and source is Source.MEMORY and self.state.best_step == self.state.step:
+            self.saver.save(self._parts(), force=True)
         self.journal.restart_rate()
 
     def _restore(self, found: Found) -> None:

@@ -16,8 +16,8 @@ LONG_S = 30.0
 class CountedCopy(SimpleNamespace):
     """Counts its users."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(step=step, users=0)
+    def __init__(self, step: int, best_step: int | None = None) -> None:
+        super().__init__(step=step, best_step=best_step, users=0)
 
     def hold(self) -> None:
         self.users += 1
@@ -56,8 +56,8 @@ class GatedPlace:
             self.permits.release()
 
 
-def make(place: GatedPlace, *pauses_s: float) -> Any:
-    return DeliveryThread("test", place.deliver, place.on_failure, pauses_s)
+def make(place: GatedPlace, *pauses_s: float, keeps_best: bool = True) -> Any:
+    return DeliveryThread("test", place.deliver, place.on_failure, pauses_s, keeps_best)
 
 
 def test_submit_delivers_one_copy_at_a_time() -> None:
@@ -104,6 +104,68 @@ def test_copy_refused_by_all_attempts_is_dropped_for_the_next_one() -> None:
     place.permit()
     assert thread.wait_until_idle(LONG_S)
     assert place.taken == [2]
+
+
+@pytest.mark.parametrize("keeps_best", [True, False])
+def test_best_state_is_not_replaced_by_newer_ones(keeps_best: bool) -> None:
+    place = GatedPlace(num_refusals=1)
+    copies = [CountedCopy(1, 1), CountedCopy(2, 1), CountedCopy(3, 1)]
+    thread = make(place, 0.2, keeps_best=keeps_best)
+    thread.submit(copies[0])
+    place.permit()
+    assert thread.wait_until_accepting(LONG_S)
+    thread.submit(copies[1])
+    thread.submit(copies[2])
+    # Between the two only the newest counts.
+    assert [copy.users for copy in copies] == [1, 0, 1]
+    place.permit(2)
+    assert thread.wait_until_idle(LONG_S)
+    assert place.taken == ([1, 3] if keeps_best else [3])
+    assert [copy.users for copy in copies] == [0, 0, 0]
+
+
+def test_best_state_waits_behind_a_refused_one_until_a_better_one_comes() -> None:
+    place = GatedPlace(num_refusals=1)
+    copies = [CountedCopy(1), CountedCopy(2, 2), CountedCopy(3, 2), CountedCopy(4, 4)]
+    thread = make(place, 0.2)
+    thread.submit(copies[0])
+    place.permit()
+    assert thread.wait_until_accepting(LONG_S)
+    thread.submit(copies[1])
+    thread.submit(copies[2])
+    assert [copy.users for copy in copies] == [1, 1, 1, 0]
+    thread.submit(copies[3])
+    assert [copy.users for copy in copies] == [1, 0, 0, 1]
+    place.permit()
+    assert thread.wait_until_idle(LONG_S)
+    assert place.taken == [4]
+
+
+def test_best_state_refused_by_all_attempts_goes_with_the_next_one() -> None:
+    place, best, next_, last = GatedPlace(num_refusals=3), *map(CountedCopy, (1, 2, 3), (1, 1, 3))
+    thread = make(place, 0.0, 0.0)
+    thread.submit(best)
+    place.permit(3)
+    assert thread.wait_until_idle(LONG_S)
+    assert (place.failures, best.users) == ([(1, False), (1, True)], 1)
+    assert thread.holds_refused
+    place.num_refusals = 3
+    thread.submit(next_)
+    # The best is refused once more, then the next one arrives, and then the best.
+    place.permit(5)
+    assert thread.wait_until_idle(LONG_S)
+    assert (place.taken, best.users, next_.users) == ([2, 1], 0, 0)
+    assert not thread.holds_refused
+    # A kept one that is the best no longer is dropped.
+    place.num_refusals = 3
+    thread.submit(best)
+    place.permit(3)
+    assert thread.wait_until_idle(LONG_S)
+    thread.submit(last)
+    assert best.users == 0
+    place.permit()
+    assert thread.wait_until_idle(LONG_S)
+    assert place.taken == [2, 1, 3]
 
 
 def test_unexpected_error_is_raised_in_the_waiting_thread() -> None:
