@@ -40,6 +40,8 @@ class State:
         loss_rows: Rows of the current epoch so far.
         best_metric: Best validation metric so far.
         best_step: Completed steps when it was measured.
+        best_loss: Validation loss at that step, which decides between equal metrics; None in states
+            of older versions, and without a loss.
         epochs_without: Epochs since the last improvement that counts for early stop.
         metrics: Metrics of the last complete epoch.
         reason: Why the run has ended: completed, early_stop or stopped; None before.
@@ -53,6 +55,7 @@ class State:
     epochs_without: int = 0
     metrics: dict[str, float | None] | None = None
     reason: str | None = None
+    best_loss: float | None = None
 
     @property
     def mean_loss(self) -> float:

@@ -29,11 +29,14 @@ def judge_epoch(
     gain = (
         float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
     )
-    if metric is not None and gain > 0:
+    loss, best_loss = record.get("loss"), state.best_loss
+    # Of a few validation rows many epochs score the same; the loss says which of them is better.
+    has_less_loss = loss is not None and best_loss is not None and loss < best_loss
+    if metric is not None and (gain > 0 or (gain == 0 and has_less_loss)):
         # A gain of min_delta or less makes this the best epoch, but does not reset the patience.
         least = train.early_stop.min_delta if train.early_stop else 0.0
         without = 0 if gain > least else without
-        best, best_step = metric, state.step
+        best, best_step, best_loss = metric, state.step, loss
     reason = None
     if state.step >= total_steps:
         reason = "completed"
@@ -45,6 +48,7 @@ def judge_epoch(
         step=state.step,
         best_metric=best,
         best_step=best_step,
+        best_loss=best_loss,
         epochs_without=without,
         metrics={name: record[name] for name in names if name in record},
         reason=reason,

@@ -81,6 +81,35 @@ def test_judge_epoch_last_step_completes_the_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("epochs", "best_step"),
+    [
+        ([(0.7, 0.566), (0.7, 0.549)], 20),
+        ([(0.7, 0.5), (0.7, 0.5), (0.7, 0.6)], 10),
+        ([(0.7, 0.5), (0.6, 0.1)], 10),
+        ([(0.7, 0.5), (0.7, None)], 10),
+        ([(0.5, 0.1), (0.7, 0.5), (0.7, 0.3)], 30),
+    ],
+)
+def test_judge_epoch_takes_the_lower_loss_of_equal_metrics(
+    epochs: list[tuple[float, float | None]], best_step: int
+) -> None:
+    train, state = resolved_train(patience=3, min_delta=0.0), State()
+    for number, (accuracy, loss) in enumerate(epochs, start=1):
+        record = {"split": "validation", "accuracy": accuracy, "loss": loss}
+        state = judge_epoch(replace(state, step=10 * number), record, train, TOTAL_STEPS)
+    assert state.best_step == best_step
+    # A tie is no improvement that early stop would wait for.
+    accuracies = [accuracy for accuracy, _ in epochs]
+    assert state.epochs_without == len(epochs) - 1 - accuracies.index(max(accuracies))
+
+
+def test_judge_epoch_after_a_state_of_an_older_version_keeps_its_best() -> None:
+    state = State(step=20, best_metric=0.7, best_step=10)
+    record = {"split": "validation", "accuracy": 0.7, "loss": 0.1}
+    assert judge_epoch(state, record, resolved_train(), TOTAL_STEPS).best_step == 10
+
+
+@pytest.mark.parametrize(
     ("mode", "metrics", "best_step", "stops_at"),
     [
         ("max", [0.5, 0.6, 0.6, 0.6], 20, 4),

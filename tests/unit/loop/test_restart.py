@@ -11,6 +11,7 @@ import torch
 from training import event_kinds
 
 from raydc.checkpoint.resume import Source
+from raydc.checkpoint.state import State, pack_state
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import CheckpointError
 from raydc.loop.group import Alone, World
@@ -18,7 +19,7 @@ from raydc.loop.restart import agree_on_state
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
 
-FILES = {"a.bin": b"\x00\x01\x02"}
+FILES = {"a.bin": b"\x00\x01\x02", "state.json": pack_state(State())}
 
 
 class SecondRank:
