@@ -82,11 +82,20 @@ class Bundle:
 
         Returns:
             Raw outputs, float32 [B, K].
+
+        Raises:
+            CheckpointError: The network gives outputs of another shape.
         """
         with _threads(self.num_threads), torch.inference_mode():
             # torch warns of memory that it must not write, such as that of a request.
             inputs = torch.from_numpy(x if x.flags.writeable else x.copy()).to(self.device)
             outputs_BK: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
+        expected = (len(x), self.features.signature.num_outputs)
+        if outputs_BK.shape != expected:
+            raise CheckpointError(
+                f"the network gives {outputs_BK.shape} for {len(x)} rows, expected {expected}",
+                "Its outputs must keep the axis of the rows: `squeeze()` drops it for one row.",
+            )
         return outputs_BK
 
     def predict_columns(self, columns: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,21 +1,19 @@
 """Batching in a replica: joins requests into forward passes without holding any of them back.
 
 A forward pass takes the requests that arrived while the one before it ran; an idle model starts at
-once. Only a `wait_timeout_s` above 0 makes a batch wait until it fills.
+once. Only a `wait_timeout_s` above 0 makes a batch wait until it fills. A batch that fails is
+computed again in parts, see `splitting`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from raydc.serve.replica.splitting import Array, Outcome, compute_each
 
-Array = npt.NDArray[Any]
 Batch = list[tuple[Array, asyncio.Future[Array]]]
 
 
@@ -32,6 +30,7 @@ class Batcher:
 
     Attributes:
         batch_sizes: Requests in each of the last forward passes.
+        num_splits: Batches that failed and were halved.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class Batcher:
         self.wait_timeout_s = wait_timeout_s
         self.executor = executor
         self.batch_sizes: deque[int] = deque(maxlen=1024)
+        self.num_splits = 0
         self._waiting: deque[tuple[Array, asyncio.Future[Array]]] = deque()
         self._num_rows = 0
         self._is_full = asyncio.Event()
@@ -66,7 +66,7 @@ class Batcher:
             Its outputs [B, K].
 
         Raises:
-            Exception: Whatever `forward` raised for the batch.
+            Exception: Whatever `forward` raised for this request alone.
         """
         loop = asyncio.get_running_loop()
         outputs: asyncio.Future[Array] = loop.create_future()
@@ -133,39 +133,33 @@ class Batcher:
         if self.executor is None:
             self._compute_inline(batch)
             return
+        self.batch_sizes.append(len(batch))
+        inputs = [x for x, _ in batch]
+        loop = asyncio.get_running_loop()
         try:
-            y = await asyncio.get_running_loop().run_in_executor(
-                self.executor, self.forward, self._join(batch)
-            )
-        # A model may raise anything, and each request of the batch gets it.
+            outcomes = await loop.run_in_executor(self.executor, self._compute, inputs)
+        # The executor refuses work when the replica ends.
         except Exception as error:  # noqa: BLE001
-            _fail(batch, error)
-        else:
-            _deliver(batch, y)
+            outcomes = [error] * len(batch)
+        _deliver(batch, outcomes)
 
     def _compute_inline(self, batch: Batch) -> None:
-        try:
-            y = self.forward(self._join(batch))
-        except Exception as error:  # noqa: BLE001
-            _fail(batch, error)
-        else:
-            _deliver(batch, y)
-
-    def _join(self, batch: Batch) -> Array:
         self.batch_sizes.append(len(batch))
-        # A single request is not copied.
-        return batch[0][0] if len(batch) == 1 else np.concatenate([x for x, _ in batch])
+        _deliver(batch, self._compute([x for x, _ in batch]))
+
+    def _compute(self, inputs: list[Array]) -> list[Outcome]:
+        return compute_each(self.forward, inputs, self.count_split)
+
+    def count_split(self) -> None:
+        """Counts a batch that was halved."""
+        self.num_splits += 1
 
 
-def _fail(batch: Batch, error: Exception) -> None:
-    for _, outputs in batch:
-        if not outputs.done():
-            outputs.set_exception(error)
-
-
-def _deliver(batch: Batch, y: Array) -> None:
-    start = 0
-    for x, outputs in batch:
-        if not outputs.done():
-            outputs.set_result(y[start : start + len(x)])
-        start += len(x)
+def _deliver(batch: Batch, outcomes: Sequence[Outcome]) -> None:
+    for (_, outputs), outcome in zip(batch, outcomes, strict=True):
+        if outputs.done():
+            continue
+        if isinstance(outcome, Exception):
+            outputs.set_exception(outcome)
+        else:
+            outputs.set_result(outcome)

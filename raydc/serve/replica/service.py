@@ -27,6 +27,7 @@ from raydc.serve.replica.loaded_version import (
     load_version,
 )
 from raydc.serve.replica.shadow import Predictions, ShadowRunner
+from raydc.serve.replica.splitting import compute_alone
 from raydc.serve.settings import Settings, Traffic
 from raydc.serve.tally import Tally
 
@@ -241,7 +242,11 @@ class Service:
             x = make_inputs(shadow)
             # Not through the batcher: copies run in a thread of their own, behind all answers.
             parts = [
-                compute_values(shadow.bundle, x[start : start + most])
+                compute_alone(
+                    lambda part: compute_values(shadow.bundle, part),
+                    x[start : start + most],
+                    shadow.batcher.count_split,
+                )
                 for start in range(0, len(x), most)
             ]
             values_BK = np.concatenate(parts)

@@ -5,6 +5,8 @@ ray_raydc_request_seconds{model, version, role, code}   histogram: from request 
 ray_raydc_predicted_rows_total{model, version, role}    rows of answered requests
 ray_raydc_batch_requests{model, version}                histogram: requests in a forward pass
 ray_raydc_batched_requests_total{model, version}        requests in all forward passes
+ray_raydc_batch_splits_total{model, version}            batches that failed and were computed again
+                                                        in halves
 ray_raydc_requests_waiting{model}                       requests that wait to be computed
 ray_raydc_requests_in_work{model}                       requests that are being computed
 ray_raydc_shadow_rows_total{model, version, outcome}    rows of a shadow: `same`, `different`;
@@ -35,6 +37,10 @@ COUNTERS = {
     "raydc_predicted_rows_total": ("Rows of answered requests.", _VERSION_TAGS),
     "raydc_batched_requests_total": (
         "Requests that went through a forward pass.",
+        ("model", "version"),
+    ),
+    "raydc_batch_splits_total": (
+        "Batches that failed and were computed again in halves.",
         ("model", "version"),
     ),
     "raydc_shadow_rows_total": (

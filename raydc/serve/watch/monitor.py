@@ -103,6 +103,8 @@ class Monitor:
             # Removed one by one: the batcher appends meanwhile, and no size may be lost.
             counted = [sizes.popleft() for _ in range(len(sizes))]
             metrics.observe_batches(model, loaded.version, counted)
+            tags = {"model": model, "version": loaded.version}
+            metrics.count_up_to("raydc_batch_splits_total", loaded.batcher.num_splits, tags)
         for version in list(self._service.refused):
             tags = {"model": model, "version": str(version)}
             metrics.count_up_to("raydc_refused_versions_total", 1, tags)

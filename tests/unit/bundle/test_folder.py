@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,24 @@ def test_card_describes_the_model(folder: Storage) -> None:
     assert card.startswith("# small\n\nA classification of `answer`")
     assert "`age` (numeric), `hours` (numeric), `job` (categorical)" in card
     assert "- Metrics: accuracy 0.5" in card
+
+
+class _Squeezed(torch.nn.Module):
+    """Loses the axis of the rows when there is one row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x).squeeze()
+
+
+def test_forward_refuses_outputs_without_the_axis_of_the_rows(tmp_path: Path) -> None:
+    features = small_models.table_features()
+    folder = Storage(str(tmp_path / "bundle"))
+    small_models.write_bundle(folder, features)
+    loaded = replace(bundle.load(folder), model=_Squeezed().eval())
+    assert loaded.forward(np.zeros((2, 5), np.float32)).shape == (2, 3)
+    with pytest.raises(CheckpointError, match=r"gives \(3,\) for 1 rows, expected \(1, 3\)"):
+        loaded.forward(np.zeros((1, 5), np.float32))

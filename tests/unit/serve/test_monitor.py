@@ -25,9 +25,8 @@ class Busy:
     def __init__(self) -> None:
         self.batch_sizes = deque([2, 1])
         self.admission = SimpleNamespace(num_waiting=2, num_in_work=1)
-        self.loaded = {
-            1: SimpleNamespace(version="1", batcher=SimpleNamespace(batch_sizes=self.batch_sizes))
-        }
+        batcher = SimpleNamespace(batch_sizes=self.batch_sizes, num_splits=5)
+        self.loaded = {1: SimpleNamespace(version="1", batcher=batcher)}
         self.shadow_runner = SimpleNamespace(
             counts=lambda: {"version": 2, "num_rows": 10, "num_different": 3, "num_failed": 1}
         )
@@ -70,6 +69,7 @@ def test_monitor_counts_and_logs_until_the_log_is_switched_off(
         ("raydc_requests_waiting", "small"): 2,
         ("raydc_requests_in_work", "small"): 1,
         ("raydc_batched_requests_total", "small", "1"): 3,
+        ("raydc_batch_splits_total", "small", "1"): 5,
         ("raydc_shadow_rows_total", "small", "2", "same"): 7,
         ("raydc_shadow_rows_total", "small", "2", "different"): 3,
         ("raydc_shadow_rows_total", "small", "2", "failed"): 1,
