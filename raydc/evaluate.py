@@ -169,7 +169,8 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
     writer = TableWriter(output)
     data = _prediction_data(loaded.spec.data, source)
     layout = sources.locate(data)
-    calls = Reader.for_layout(layout, data).pieces(layout.files)
+    reader = Reader.for_layout(layout, data, as_shown=loaded.features.shows_images)
+    calls = reader.pieces(layout.files)
     batch_rows = _batch_rows(loaded.features)
     with writer, model_pool.preserve_order():
         predicted = tasks.stream_tables(calls, "Read").map_batches(

@@ -63,7 +63,7 @@ def fit_features(total: RowStatistics, cleaner: Cleaner, layout: Layout) -> Feat
 
 def _fit_column(name: str, statistics: ColumnStatistics, cleaner: Cleaner) -> Column:
     if isinstance(statistics, PixelHistogram):
-        return Image(statistics.height, statistics.width, statistics.channels)
+        return Image(statistics.height, statistics.width, statistics.channels, as_shown=True)
     num_values = (
         len(statistics.counts) if isinstance(statistics, CategoryCounts) else statistics.num_values
     )

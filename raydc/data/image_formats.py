@@ -34,14 +34,16 @@ class ImageDecoder:
     Attributes:
         size: (height, width) to resize to; None keeps the size of each image.
         channels: 1 for grey, 3 for RGB; None keeps the channels of each image.
+        as_shown: Whether a file becomes what a viewer shows (see `images.to_pixels`).
     """
 
     size: tuple[int, int] | None
     channels: int | None
+    as_shown: bool = True
 
     def decode(self, value: Any) -> images.Pixels:
         """Decodes one image, as `images.decode` takes it. Raises ValueError."""
-        return images.decode(value, self.size, self.channels)
+        return images.decode(value, self.size, self.channels, self.as_shown)
 
     def decode_cells(
         self, name: str, column: pa.ChunkedArray, ids: Ids, file: SourceFile, format_: Format

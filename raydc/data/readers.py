@@ -42,6 +42,7 @@ class Reader:
         first_path: Path of the first file, for messages.
         header: Columns of the first file, which all files must have; None for formats without
             a header.
+        as_shown: Whether images become what a viewer shows (see `images.to_pixels`).
     """
 
     format: Format
@@ -49,20 +50,23 @@ class Reader:
     data: Data
     first_path: str
     header: tuple[str, ...] | None = None
+    as_shown: bool = True
 
     @classmethod
-    def for_layout(cls, layout: Layout, data: Data) -> Reader:
+    def for_layout(cls, layout: Layout, data: Data, as_shown: bool = True) -> Reader:
         """Makes a reader; reads the header of the first file.
 
         Args:
             layout: Files of the source, with their format and filesystem.
             data: Section `data` of the spec, for missing values and the size of images.
+            as_shown: Whether images become what a viewer shows. A model of an older raydc was
+                trained on images that did not.
 
         Raises:
             DataError: The first file cannot be read.
         """
         file = layout.files[0]
-        reader = cls(layout.format, layout.filesystem, data, file.path)
+        reader = cls(layout.format, layout.filesystem, data, file.path, as_shown=as_shown)
         if layout.format == "csv":
             with name_errors(file.path):
                 names = reader._csv.column_names(file)
@@ -106,7 +110,11 @@ class Reader:
     @property
     def _decoder(self) -> ImageDecoder:
         size = self.data.features.image_size
-        return ImageDecoder((size[0], size[1]) if size else None, self.data.features.image_channels)
+        return ImageDecoder(
+            (size[0], size[1]) if size else None,
+            self.data.features.image_channels,
+            self.as_shown,
+        )
 
     def _check_header(self, file: SourceFile, names: Sequence[str]) -> None:
         values.refuse_internal(file.path, names)

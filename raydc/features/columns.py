@@ -200,11 +200,14 @@ class Image:
         height: Height in pixels.
         width: Width in pixels.
         channels: 1 for grey, 3 for RGB.
+        as_shown: Whether files become what a viewer shows (see `images.to_pixels`). Features of an
+            older raydc lack it: their data was prepared without.
     """
 
     height: int
     width: int
     channels: int
+    as_shown: bool = False
     kind: ClassVar[str] = "image"
 
     @property
@@ -251,7 +254,9 @@ class Image:
                         f"rows[{row}].{column}: with this image there are {num_pixels} pixels to "
                         f"decode, at most {max_pixels} are allowed"
                     )
-                pixels_HWC = images.to_pixels(image, (self.height, self.width), self.channels)
+                pixels_HWC = images.to_pixels(
+                    image, (self.height, self.width), self.channels, self.as_shown
+                )
             except ValueError as error:
                 raise DataError(f"rows[{row}].{column}: not a readable image: {error}") from error
             decoded.append(pixels_HWC.transpose(2, 0, 1))
@@ -279,6 +284,9 @@ _KINDS: dict[str, Callable[..., Column]] = {
 def column_to_dict(column: Column) -> dict[str, Any]:
     """Plain JSON values, which `column_from_dict` reads."""
     fields = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(column).items()}
+    # Left out where it is false, so that features of an older raydc keep their hash.
+    if not fields.get("as_shown"):
+        fields.pop("as_shown", None)
     return {"kind": column.kind, **fields}
 
 

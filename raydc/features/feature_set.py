@@ -112,6 +112,13 @@ class Features:
         """Whether all columns are numeric."""
         return all(isinstance(column, Numeric) for column in self.columns.values())
 
+    @property
+    def shows_images(self) -> bool:
+        """Whether image files become what a viewer shows; see `images.to_pixels`."""
+        return any(
+            isinstance(column, Image) and column.as_shown for column in self.columns.values()
+        )
+
     def apply_target(self, values: Values) -> npt.NDArray[Any]:
         """Turns raw targets into the targets of a loss.
 

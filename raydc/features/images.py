@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import io
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,26 @@ _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "F")
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
-def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None = None) -> Pixels:
+_ORIENTATION_TAG = 0x0112
+# What brings pixels [H, W, C] upright, by the orientation that a camera has noted.
+_UPRIGHT: dict[Any, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90,
+}
+_ALPHA_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def decode(
+    value: Any,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    as_shown: bool = True,
+) -> Pixels:
     """Decodes an image to pixels.
 
     Args:
@@ -34,6 +55,7 @@ def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None
             counts as its first picture.
         size: (height, width) to resize to, bilinear and antialiased; None keeps the image's size.
         channels: 1 for grey, 3 for RGB; None keeps the image's channels.
+        as_shown: As of `to_pixels`.
 
     Returns:
         uint8 [H, W, C].
@@ -41,7 +63,7 @@ def decode(value: Any, size: tuple[int, int] | None = None, channels: int | None
     Raises:
         ValueError: The value is not an image; the message says why.
     """
-    return to_pixels(open_image(value), size, channels)
+    return to_pixels(open_image(value), size, channels, as_shown)
 
 
 def open_image(value: Any) -> Image.Image | Pixels:
@@ -79,7 +101,10 @@ def count_pixels(image: Image.Image | Pixels) -> int:
 
 
 def to_pixels(
-    image: Image.Image | Pixels, size: tuple[int, int] | None, channels: int | None
+    image: Image.Image | Pixels,
+    size: tuple[int, int] | None,
+    channels: int | None,
+    as_shown: bool = True,
 ) -> Pixels:
     """Decodes an opened image, and brings it to a size and channels.
 
@@ -87,6 +112,8 @@ def to_pixels(
         image: As `open_image` returns it.
         size: (height, width) to resize to; None keeps the image's size.
         channels: 1 for grey, 3 for RGB; None keeps the image's channels.
+        as_shown: Whether a file becomes what a viewer shows: turned upright, and white where it is
+            transparent. Otherwise both are ignored, as raydc did at first.
 
     Returns:
         uint8 [H, W, C].
@@ -94,7 +121,7 @@ def to_pixels(
     Raises:
         ValueError: The file is damaged, or its pixels have more than 16 bits.
     """
-    pixels = image if isinstance(image, np.ndarray) else _load(image)
+    pixels = image if isinstance(image, np.ndarray) else _load(image, as_shown)
     # Grey before the resize, which then has a third of the work; RGB after it, for the same reason.
     if channels == 1 and pixels.shape[2] == 3:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
@@ -118,15 +145,37 @@ def encode_png(pixels: Pixels) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _load(image: Image.Image) -> Pixels:
+def _load(image: Image.Image, as_shown: bool) -> Pixels:
     grey = image.mode in _GREY_MODES
+    is_deep = grey and image.mode not in ("1", "L", "LA", "La")
     try:
-        if grey and image.mode not in ("1", "L", "LA", "La"):
-            return _from_deep_grey(np.asarray(image))
-        converted = np.asarray(image.convert("L" if grey else "RGB"))
+        image.load()
+        # A TIFF file is upright already when it is loaded, and its orientation is gone.
+        turn = _UPRIGHT.get(_orientation(image)) if as_shown else None
+        if as_shown and _is_transparent(image):
+            image = _on_white(image)
+        values = np.asarray(image if is_deep else image.convert("L" if grey else "RGB"))
     except Exception as error:  # As in `open_image`; many files show their faults only here.
         raise ValueError(str(error) or type(error).__name__) from error
-    return converted[:, :, None] if grey else converted
+    pixels = _from_deep_grey(values) if is_deep else values[:, :, None] if grey else values
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+
+
+def _orientation(image: Image.Image) -> Any:
+    # Viewers show an image whose EXIF data is damaged, and so do we.
+    with contextlib.suppress(Exception):
+        return image.getexif().get(_ORIENTATION_TAG)
+    return None
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    has_mask = image.mode in ("P", "L", "1", "RGB") and "transparency" in image.info
+    return has_mask or image.mode in _ALPHA_MODES
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA"))
 
 
 def _from_deep_grey(values: npt.NDArray[Any]) -> Pixels:

@@ -90,7 +90,7 @@ PINNED: dict[str, dict[str, Any]] = {
     "_images": {
         "older_hash": "af066ab280f20bd6c8428b346b643c56386ef4864813363eca09dcc860632445",
         "num_rows": {"test": 9, "train": 57, "validation": 3},
-        "features": "c7874b6353ef5728c960227489c2f27e63f1e882c9802893aff00c0ae8e45a2b",
+        "features": "038f626be66abda7f70b34c79d83046fa37b674ad8376543c90f0da22139ee24",
         "golden_rows": "93b9d22a3c64353bb61c44d4dd637963ce1e8c31230b44081d886794713f8eba",
         "rows": "67947b0642845dde07f148293a7188911959fcb546c0792786ca582b0f5e6771",
     },
