@@ -26,7 +26,7 @@ from raydc.data.layout import Layout
 from raydc.data.readers import Reader
 from raydc.data.shards import open_rows
 from raydc.data.table_file import TableWriter
-from raydc.errors import DataError
+from raydc.errors import DataError, Say
 from raydc.features import Features
 from raydc.models.scores import Scores
 from raydc.spec.sections import Data
@@ -42,13 +42,16 @@ _PREDICTION, _SCORE = "prediction", "score"
 _ERROR, _HINT = "__error", "__hint"
 
 
-def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> dict[str, Any]:
+def run(
+    bundle_folder: Storage, data_folder: Storage, split: str = "test", say: Say = print
+) -> dict[str, Any]:
     """Scores a bundle on a split of a prepared data set; needs a connected Ray.
 
     Args:
         bundle_folder: Bundle to score; its hashes are verified first.
         data_folder: Prepared data set with the bundle's features.
         split: train, validation or test.
+        say: Shows a line, such as one about waiting for a CPU.
 
     Returns:
         `num_rows` and the metrics of `raydc.models.scores.Scores`; for a classification also
@@ -59,6 +62,7 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
         CheckpointError: The bundle does not verify.
         DataError: The data set does not verify, was prepared with other features, or has no rows
             in this split.
+        ClusterError: No CPU became free.
     """
     loaded = bundle.load(bundle_folder)
     rows = open_rows(data_folder, split)
@@ -73,22 +77,17 @@ def run(bundle_folder: Storage, data_folder: Storage, split: str = "test") -> di
     scores = Scores(loaded.features)
     confusion = _confusion_matrix(loaded.features)
     batch_rows = _batch_rows(loaded.features)
+    num_batches = math.ceil(len(rows) / batch_rows)
+    pool = model_pool.wait_for_pool(loaded.spec, num_batches, "evaluate", say)
     with model_pool.preserve_order():
         import ray
 
         # Ray Data passes positions only; each process reads its rows from the shards.
-        judged = ray.data.range(
-            len(rows), override_num_blocks=math.ceil(len(rows) / batch_rows)
-        ).map_batches(
+        judged = ray.data.range(len(rows), override_num_blocks=num_batches).map_batches(
             _Evaluator,
-            fn_constructor_args=(
-                bundle_folder,
-                data_folder,
-                split,
-                model_pool.choose_device(loaded.spec),
-            ),
+            fn_constructor_args=(bundle_folder, data_folder, split, pool.device),
             batch_size=batch_rows,
-            **model_pool.pool_options(loaded.spec, math.ceil(len(rows) / batch_rows)),
+            **pool.options(),
         )
         for batch in judged.iter_batches(batch_size=_ROWS_PER_UPDATE, batch_format="numpy"):
             predicted, expected = torch.tensor(batch["predicted"]), torch.tensor(batch["expected"])
@@ -144,7 +143,7 @@ def _batch_rows(features: Features) -> int:
     return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
 
 
-def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
+def predict_file(bundle_folder: Storage, source: str, output: str, say: Say = print) -> int:
     """Predicts every row of a source; needs a connected Ray.
 
     The output has the rows of the source in their order, with its columns (images are left out),
@@ -156,6 +155,7 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
         source: Path, folder, glob or URI of raw rows, in any format that training reads.
         output: File to write: `.csv`, `.parquet` or `.jsonl`, as a local path or a URI. It appears
             whole or not at all.
+        say: Shows a line, such as one about waiting for a CPU.
 
     Returns:
         Number of rows.
@@ -164,6 +164,7 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
         UsageError: The name of the output has no known format.
         CheckpointError: The bundle does not verify.
         DataError: A source or a row cannot be used; the message names its place.
+        ClusterError: No CPU became free.
     """
     loaded = bundle.load(bundle_folder)
     writer = TableWriter(output)
@@ -172,14 +173,15 @@ def predict_file(bundle_folder: Storage, source: str, output: str) -> int:
     reader = Reader.for_layout(layout, data, as_shown=loaded.features.shows_images)
     calls = reader.pieces(layout.files)
     batch_rows = _batch_rows(loaded.features)
+    pool = model_pool.wait_for_pool(loaded.spec, len(calls), "predict", say)
     with writer, model_pool.preserve_order():
         predicted = tasks.stream_tables(calls, "Read").map_batches(
             _Predictor,
-            fn_constructor_args=(bundle_folder, layout, model_pool.choose_device(loaded.spec)),
+            fn_constructor_args=(bundle_folder, layout, pool.device),
             batch_size=batch_rows,
             batch_format="pyarrow",
             zero_copy_batch=True,
-            **model_pool.pool_options(loaded.spec, len(calls)),
+            **pool.options(),
         )
         num_rows = _write(writer, predicted.iter_batches(batch_size=None, batch_format="pyarrow"))
         if not num_rows:

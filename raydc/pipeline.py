@@ -195,7 +195,7 @@ def evaluate_model(job: Job, bundle_folder: Storage, data: prepared.Prepared) ->
     from raydc import evaluate
 
     split = "test" if data.num_rows.get("test") else "validation"
-    metrics = evaluate.run(bundle_folder, data.folder, split)
+    metrics = evaluate.run(bundle_folder, data.folder, split, job.report)
     shown = "  ".join(
         f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)
     )

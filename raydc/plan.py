@@ -10,6 +10,8 @@ from raydc.errors import ClusterError
 from raydc.spec import ResolvedSpec
 from raydc.spec.sections import Sources, WorkerRange
 
+# One for the process of the model, one for the task that reads; they can share a single one.
+_EVALUATE_CPUS = 2
 STAGES = ("prepare", "sweep", "train", "evaluate", "register", "serve")
 
 
@@ -109,6 +111,8 @@ def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | Non
     # Zero workers train in this process, which is there in any case.
     if spec.scaling.max_workers > 0 and fits < max(1, spec.scaling.min_workers):
         raise _too_small("train", f"{spec.scaling.min_workers} worker(s)", worker, resources)
+    if resources.get("CPU", 0.0) < 1:
+        raise _too_small("evaluate", "1 process", {"CPU": 1.0}, resources)
     replica = replica_resources(spec)
     if spec.serve is not None and how_many(replica, resources) < max(
         1, spec.serve.autoscaling_config.min_replicas
@@ -126,7 +130,11 @@ def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | Non
         num_concurrent_trials=concurrent,
         lines=(),
     )
-    return replace(plan, lines=tuple(_lines(spec, plan, num_rows)))
+    lines = _lines(spec, plan, num_rows)
+    if resources.get("CPU", 0.0) < _EVALUATE_CPUS:
+        row = next(number for number, line in enumerate(lines) if line.startswith("evaluate"))
+        lines[row] += "; reading and the model share the only CPU"
+    return replace(plan, lines=tuple(lines))
 
 
 def _too_small(

@@ -50,7 +50,8 @@ def predict_file(job: Job, source: str, output: str) -> None:
 
     registry = Registry(job.storage)
     version = version_to_serve(registry, job.spec)
-    num_rows = evaluate.predict_file(registry.folder(job.spec.name, version), source, output)
+    folder = registry.folder(job.spec.name, version)
+    num_rows = evaluate.predict_file(folder, source, output, job.report)
     job.report(f"predict   {num_rows:,} rows with {job.spec.name} version {version} -> {output}")
 
 

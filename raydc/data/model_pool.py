@@ -6,15 +6,21 @@ Used by the driver of an evaluation or a batch prediction.
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from raydc.data import tasks
+from raydc.errors import ClusterError, Say
 from raydc.spec.sections import Spec
 
 # A process takes seconds to start and to load the model; that is worth it for this many batches.
 _BATCHES_PER_PROCESS = 8
+# Other jobs may end within minutes; an endpoint or a long training does not.
+ROOM_TIMEOUT_S = 600.0
+_POLL_S = 0.5
 
 
 @contextlib.contextmanager
@@ -26,35 +32,100 @@ def preserve_order() -> Iterator[None]:
     before, options.preserve_order = options.preserve_order, True
     try:
         with tasks.quiet_ray_data(), warnings.catch_warnings():
-            # `max_restarts` in `pool_options` can only be given as a deprecated argument.
+            # `max_restarts` in `Pool.options` can only be given as a deprecated argument.
             warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
             yield
     finally:
         options.preserve_order = before
 
 
-def choose_device(spec: Spec) -> str:
-    """The device of a process: "cuda" if the spec and the cluster allow it, else "cpu"."""
-    import ray
+@dataclass(frozen=True)
+class Pool:
+    """The processes of a pool.
 
-    return "cuda" if spec.scaling.use_gpu and ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+    Attributes:
+        device: Device of each process, `cuda` or `cpu`.
+        num_cpus: CPUs that each holds besides the one of the task that reads.
+        max_size: Processes at most.
+    """
+
+    device: str
+    num_cpus: int
+    max_size: int
+
+    def options(self) -> dict[str, Any]:
+        """Options of `Dataset.map_batches`."""
+        import ray
+
+        amounts = {"num_gpus": 1} if self.device == "cuda" else {}
+        options: dict[str, Any] = {"num_cpus": self.num_cpus, **amounts}
+        if len(ray.nodes()) == 1:
+            # On one node nothing but the process itself can be lost, and Ray warns of every actor
+            # that may restart.
+            options["max_restarts"] = 0
+        strategy = ray.data.ActorPoolStrategy(min_size=1, max_size=self.max_size)
+        return {"compute": strategy, **options}
 
 
-def pool_options(spec: Spec, num_batches: int) -> dict[str, Any]:
-    """Options of `Dataset.map_batches`: as many processes as are worth it, one per CPU or GPU.
+def choose_pool(
+    use_gpu: bool, num_batches: int, total: Mapping[str, float], free: Mapping[str, float]
+) -> Pool | None:
+    """Chooses as many processes as are worth it and as there is room for. Pure.
+
+    The pool holds what it gets until the end, so one CPU always stays for the tasks that read:
+    without it both would wait for each other. Where only one CPU is free, they share it.
+
+    Args:
+        use_gpu: Whether the processes may compute on GPUs.
+        num_batches: Approximate number of batches of the data set.
+        total: Resources of the cluster, by Ray's names.
+        free: Resources that nothing holds, by Ray's names.
+
+    Returns:
+        The pool; None while there is no room for one.
+    """
+    device = "cuda" if use_gpu and total.get("GPU", 0.0) >= 1 else "cpu"
+    free_cpus, free_gpus = int(free.get("CPU", 0.0)), int(free.get("GPU", 0.0))
+    worth = max(1, num_batches // _BATCHES_PER_PROCESS)
+    if free_cpus < 1 or (device == "cuda" and free_gpus < 1):
+        return None
+    if device == "cuda":
+        return Pool(device, 0, min(free_gpus, worth))
+    if free_cpus == 1:
+        return Pool(device, 0, 1)
+    return Pool(device, 1, min(free_cpus - 1, worth))
+
+
+def wait_for_pool(spec: Spec, num_batches: int, what: str, say: Say) -> Pool:
+    """Waits until there is room for a pool.
 
     Args:
         spec: Spec of the model; `scaling.use_gpu` allows a GPU per process.
         num_batches: Approximate number of batches of the data set.
+        what: What waits, for the line that says so: `evaluate` or `predict`.
+        say: Shows that line, once.
+
+    Raises:
+        ClusterError: There was no room for `ROOM_TIMEOUT_S`.
     """
     import ray
 
-    unit = "GPU" if choose_device(spec) == "cuda" else "CPU"
-    most = int(ray.cluster_resources().get(unit, 1))
-    size = max(1, min(most, num_batches // _BATCHES_PER_PROCESS))
-    options: dict[str, Any] = {"num_gpus": 1} if unit == "GPU" else {"num_cpus": 1}
-    if len(ray.nodes()) == 1:
-        # On one node nothing but the process itself can be lost, and Ray warns of every actor that
-        # may restart.
-        options["max_restarts"] = 0
-    return {"compute": ray.data.ActorPoolStrategy(min_size=1, max_size=size), **options}
+    deadline, is_said = time.monotonic() + ROOM_TIMEOUT_S, False
+    while True:
+        total, free = ray.cluster_resources(), ray.available_resources()
+        pool = choose_pool(bool(spec.scaling.use_gpu), num_batches, total, free)
+        if pool is not None:
+            return pool
+        names = [name for name in ("CPU", "GPU") if total.get(name)]
+        amounts = ", ".join(f"{free.get(name, 0.0):g} of {total[name]:g} {name}" for name in names)
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"{what}: free are {amounts or 'no CPU'}, and that did not change in "
+                f"{ROOM_TIMEOUT_S:.0f} s",
+                "It needs a CPU, and a GPU where scaling.use_gpu is set. End other jobs or "
+                "endpoints (raydc stop), or give --address of a larger cluster.",
+            )
+        if not is_said:
+            say(f"{what:<10}waits: free are {amounts or 'no CPU'}")
+            is_said = True
+        time.sleep(_POLL_S)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import re
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import small_models
 import torch
 from sklearn import metrics
@@ -37,6 +42,58 @@ def data_set(folder: Path, features: Any, x: Any, y: Any) -> Storage:
     place = Storage(str(folder / "data"))
     shards.write_data_set(place, features, {"train": (x[:10], y[:10]), "test": (x, y)})
     return place
+
+
+@contextlib.contextmanager
+def one_cpu_left(num_free: int) -> Iterator[Callable[[], None]]:
+    """Holds all CPUs of the shared Ray but `num_free`; yields a function that lets them go."""
+
+    class Holder:
+        def is_there(self) -> bool:
+            return True
+
+    free = int(ray.available_resources().get("CPU", 0.0))
+    holder = ray.remote(num_cpus=free - num_free)(Holder).remote()
+    ray.get(holder.is_there.remote())
+    deadline = time.monotonic() + 60
+    # Ray counts what is free with a delay.
+    while int(ray.available_resources().get("CPU", 0.0)) != num_free:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    try:
+        yield lambda: ray.kill(holder)
+    finally:
+        ray.kill(holder)
+
+
+# Room ---------------------------------------------------------------------------------------------
+
+
+def test_one_free_cpu_is_enough(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.table_features())
+    rows = small_models.table_rows(300)
+    x = loaded.features.apply(loaded.features.from_json_rows(rows))
+    folder = data_set(tmp_path, loaded.features, x, np.zeros(300, dtype=np.int64))
+    source = write_csv(tmp_path / "rows.csv", rows)
+    with one_cpu_left(1):
+        assert evaluate.run(place, folder)["num_rows"] == 300
+        assert evaluate.predict_file(place, source, str(tmp_path / "out.jsonl")) == 300
+
+
+def test_no_free_cpu_is_said_and_waited_for(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.table_features())
+    x = loaded.features.apply(loaded.features.from_json_rows(small_models.table_rows(20)))
+    folder = data_set(tmp_path, loaded.features, x, np.zeros(20, dtype=np.int64))
+    lines: list[str] = []
+    with one_cpu_left(0) as let_go:
+
+        def say(line: str) -> None:
+            lines.append(line)
+            let_go()
+
+        assert evaluate.run(place, folder, say=say)["num_rows"] == 20
+    assert len(lines) == 1
+    assert re.fullmatch(r"evaluate  waits: free are 0(\.\d+)? of 4 CPU", lines[0])
 
 
 # Scores -------------------------------------------------------------------------------------------

@@ -63,6 +63,16 @@ def test_plan_has_the_stages_of_the_spec() -> None:
     assert swept.num_concurrent_trials == 4
 
 
+def test_plan_says_that_evaluation_shares_the_only_cpu() -> None:
+    assert not any("share the only CPU" in line for line in made({"CPU": 2}).lines)
+    lines = made({"CPU": 1}, "scaling.num_workers=1").lines
+    assert any(
+        line.startswith("evaluate") and line.endswith("share the only CPU") for line in lines
+    )
+    with pytest.raises(ClusterError, match=r"evaluate: 1 process of 1 CPU each do not fit into 0"):
+        made({"CPU": 0}, "scaling.num_workers=0", "serve=null")
+
+
 def test_num_threads_is_the_cpus_of_a_worker() -> None:
     assert plan.num_threads(spec.loads(BASE)) == 1
     assert (

@@ -1,0 +1,55 @@
+"""How many processes work with a model, and what is said while there is room for none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from training import training_spec
+
+from raydc.data import model_pool
+from raydc.data.model_pool import Pool, choose_pool
+from raydc.errors import ClusterError
+
+MANY = 10_000
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "num_batches", "total", "free", "expected"),
+    [
+        # One CPU always stays for the task that reads.
+        (False, MANY, {"CPU": 8}, {"CPU": 8.0}, Pool("cpu", 1, 7)),
+        (False, MANY, {"CPU": 8}, {"CPU": 2.5}, Pool("cpu", 1, 1)),
+        (False, 3, {"CPU": 8}, {"CPU": 8.0}, Pool("cpu", 1, 1)),
+        (False, 17, {"CPU": 8}, {"CPU": 8.0}, Pool("cpu", 1, 2)),
+        # The only one is shared.
+        (False, MANY, {"CPU": 1}, {"CPU": 1.0}, Pool("cpu", 0, 1)),
+        (False, MANY, {"CPU": 2}, {"CPU": 1.0}, Pool("cpu", 0, 1)),
+        (False, MANY, {"CPU": 2}, {"CPU": 0.5}, None),
+        (False, MANY, {"CPU": 2}, {}, None),
+        (True, MANY, {"CPU": 2}, {"CPU": 2.0}, Pool("cpu", 1, 1)),
+        (True, MANY, {"CPU": 4, "GPU": 2}, {"CPU": 1.0, "GPU": 2.0}, Pool("cuda", 0, 2)),
+        (True, MANY, {"CPU": 4, "GPU": 2}, {"CPU": 4.0}, None),
+        (True, MANY, {"CPU": 4, "GPU": 2}, {"GPU": 2.0}, None),
+    ],
+)
+def test_choose_pool_never_takes_the_last_cpu_of_the_reader(
+    use_gpu: bool,
+    num_batches: int,
+    total: dict[str, float],
+    free: dict[str, float],
+    expected: Pool | None,
+) -> None:
+    assert choose_pool(use_gpu, num_batches, total, free) == expected
+
+
+def test_wait_for_a_pool_is_said_once_and_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, MANY, 100))
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.5})
+    fake = SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None)
+    monkeypatch.setattr(model_pool, "time", fake)
+    lines: list[str] = []
+    with pytest.raises(ClusterError, match=r"predict: free are 0\.5 of 2 CPU, and that did not"):
+        model_pool.wait_for_pool(training_spec("x"), 1, "predict", lines.append)
+    assert lines == ["predict   waits: free are 0.5 of 2 CPU"]
