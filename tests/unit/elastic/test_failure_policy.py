@@ -9,7 +9,11 @@ from ray.exceptions import RayTaskError
 from ray.train import FailureConfig
 from worker_failures import make_failure
 
-from raydc.elastic.failure_policy import ElasticFailurePolicy, NodeLostError
+from raydc.elastic.failure_policy import (
+    _MAX_ERROR_CHARS,
+    ElasticFailurePolicy,
+    NodeLostError,
+)
 from raydc.engine import internals
 from raydc.errors import DataError
 from raydc.loop.group import PeerLostError
@@ -58,6 +62,21 @@ def test_same_error_at_the_same_step_raises_the_third_time() -> None:
     same = [make_failure(rank=rank) for rank in (0, 1, 0)]
     decisions = [policy.make_decision(group_error(error, PeerLostError("lost"))) for error in same]
     assert decisions == [RETRY, RETRY, RAISE]
+
+
+def test_ranks_that_fail_alike_are_one_failure() -> None:
+    policy, _ = make_policy(max_failures=-1)
+    error = group_error(*(make_failure(rank=rank) for rank in range(4)))
+    assert [policy.make_decision(error) for _ in range(3)] == [RETRY, RETRY, RAISE]
+
+
+def test_event_holds_the_start_of_a_long_error() -> None:
+    policy, mailbox = make_policy(max_failures=1)
+    traceback = "Traceback of a worker\n" * 1000
+    policy.make_decision(internals.WorkerGroupError(traceback, {0: RuntimeError("died")}))
+    (event,) = mailbox.events
+    assert len(event["error"]) == _MAX_ERROR_CHARS
+    assert "Traceback of a worker" in event["error"]
 
 
 def test_death_of_a_worker_counts_against_max_failures() -> None:
