@@ -88,6 +88,26 @@ def test_no_other_module_imports_private_names(root: Path) -> None:
     assert _IMPORT.search("ray._private.state.state")
 
 
+def taken_names(tree: ast.Module) -> Iterator[str]:
+    """Names that a module takes from `internals`, and those that `internals` takes itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "internals":
+            yield node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "__getattr__":
+            yield ast.literal_eval(node.args[0])
+
+
+def test_all_names_that_are_taken_are_in_the_tables(root: Path) -> None:
+    taken = {
+        name: path.name
+        for path in sorted((root / "raydc").rglob("*.py"))
+        for name in taken_names(ast.parse(path.read_text()))
+    }
+    assert {"TrainController", "_set_global_client"} <= taken.keys(), "the scan sees something"
+    known = {*internals._HOME, *vars(internals)}
+    assert {name: place for name, place in taken.items() if name not in known} == {}
+
+
 def known_names() -> set[str]:
     """Last parts of all names in the tables."""
     tables = (private_names.NAMES, private_names.DIRECT_NAMES)
