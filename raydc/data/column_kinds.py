@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
+from raydc.data.column_notes import to_exclude
 from raydc.data.column_scan import BlockScan, ColumnScan, Occurrences
 from raydc.data.layout import Layout
 from raydc.errors import DataError, Say, did_you_mean
@@ -10,6 +14,8 @@ from raydc.spec.sections import Data
 # A column of text in which nine of ten values are numbers is probably numeric, with a marker for
 # missing values; a note says so.
 _MOSTLY_NUMBERS_FRACTION = 0.9
+# What pandas calls an index without a name when it writes Parquet.
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 class ColumnKinds:
@@ -28,6 +34,15 @@ class ColumnKinds:
         self._columns = total.columns
         self._num_rows = total.num_rows
         self._report = report
+        named = (data.target, *data.features.columns, *data.features.exclude)
+        self._index = [
+            name for name in total.columns if _PANDAS_INDEX.fullmatch(name) and name not in named
+        ]
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Columns that are no inputs: excluded ones, and the index of pandas."""
+        return tuple(dict.fromkeys((*self._data.features.exclude, *self._index)))
 
     def decide(self) -> dict[str, str]:
         """Decides all columns.
@@ -41,7 +56,13 @@ class ColumnKinds:
         """
         self._check_names()
         self._check_target()
-        not_inputs = {self._data.target, *self._data.features.exclude}
+        if self._index:
+            self._report(
+                f"note: {', '.join(self._index)} is left out, the index of a pandas table; to "
+                "learn from it, name its kind in data.features.columns"
+            )
+        not_inputs = {self._data.target, *self.ignored}
+        self._check_inputs([name for name in self._columns if name not in not_inputs])
         kinds = {
             name: self._decide_kind(name, column)
             for name, column in self._columns.items()
@@ -53,11 +74,12 @@ class ColumnKinds:
             )
         images = [name for name, kind in kinds.items() if kind == "image"]
         if images and len(kinds) > 1:
-            others = ", ".join(name for name in kinds if name != images[0])
+            others = [name for name in kinds if name != images[0]]
             message = (
-                f"the image column {images[0]!r} cannot be combined with other columns: {others}"
+                f"the image column {images[0]!r} cannot be combined with other columns: "
+                f"{', '.join(others)}"
             )
-            raise DataError(message, f"Add to the spec: data.features.exclude: [{others}]")
+            raise DataError(message, f"Add to the spec: {to_exclude(others, self._data)}")
         if images:
             self._check_sizes(images[0])
         # An image cannot be filled in, so `impute` means `error` for it.
@@ -112,17 +134,22 @@ class ColumnKinds:
             )
             raise DataError(message, "data.clean.missing_target: drop leaves such rows out.")
 
+    def _check_inputs(self, names: Sequence[str]) -> None:
+        faults = {}
+        for name in names:
+            column = self._columns[name]
+            if "other" in column.kinds:
+                faults[name] = f"holds {column.arrow_type}, which cannot be an input"
+            elif column.missing.count == self._num_rows:
+                faults[name] = f"has no value in any of {self._num_rows:,} rows"
+        if faults:
+            what = "; ".join(f"column {name!r} {fault}" for name, fault in faults.items())
+            them = "it" if len(faults) == 1 else "them"
+            raise DataError(what, f"Leave {them} out: {to_exclude(faults, self._data)}")
+
     def _decide_kind(self, name: str, column: ColumnScan) -> str:
         declared = self._data.features.columns.get(name)
-        exclude = f"Leave it out: data.features.exclude: [{name}]"
-        if "other" in column.kinds:
-            raise DataError(
-                f"column {name!r} holds {column.arrow_type}, which cannot be an input", exclude
-            )
-        if column.missing.count == self._num_rows:
-            raise DataError(
-                f"column {name!r} has no value in any of {self._num_rows:,} rows", exclude
-            )
+        exclude = f"Leave it out: {to_exclude([name], self._data)}"
         if "image" in column.kinds or declared == "image":
             if column.kinds != ("image",) or declared not in (None, "image"):
                 fault = f"is declared {declared}, but" if declared else "cannot be one input:"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from raydc.data.clean import TRAIN, Cleaner
 from raydc.data.column_scan import BlockScan
 from raydc.data.column_statistics import CategoryCounts, RowStatistics
 from raydc.errors import shown
+from raydc.spec.sections import Data
 
 _MAX_NOTES_PER_COLUMN = 3
 # Enough to tell dates from names, and little work for a column of millions of texts.
@@ -30,7 +31,26 @@ _DATE = re.compile(
 )
 _CURRENCY = re.compile(r"[$€£¥%]|\b(?:USD|EUR|GBP|CHF|JPY)\b")
 _SEPARATED = re.compile(r"[+-]?\d{1,3}(?:[.,'\s]\d{3})*(?:[.,]\d+)?|[+-]?\d+(?:[.,]\d+)?")
-_ID_NAME = re.compile(r"(?:^|.*[\W_])(?:id|idx|index|uuid|guid)|.*[a-z](?:Id|ID)|Unnamed: \d+|")
+# `Unnamed: 0` and a column without a name are what pandas makes of its index in CSV files.
+_ID_NAME = re.compile(r"(?:.*[\W_])?(?i:id|idx|index|uuid|guid)|.*[a-z](?:Id|ID)|Unnamed: \d+|")
+_YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
+_PLAIN_YAML = re.compile(r"[A-Za-z_][\w-]*")
+
+
+def to_exclude(names: Iterable[str], data: Data) -> str:
+    """The field of the spec that leaves columns out, with those that it leaves out already.
+
+    Args:
+        names: Columns to leave out.
+        data: Section `data` of the spec.
+    """
+    every = dict.fromkeys((*data.features.exclude, *names))
+    # YAML would read `Unnamed: 0` as a mapping and `no` as a boolean.
+    quoted = [
+        name if _PLAIN_YAML.fullmatch(name) and name.lower() not in _YAML_WORDS else repr(name)
+        for name in every
+    ]
+    return f"data.features.exclude: [{', '.join(quoted)}]"
 
 
 def of_header(names: Sequence[str], path: str) -> Iterator[str]:
@@ -68,12 +88,13 @@ def of_statistics(total: RowStatistics, cleaner: Cleaner) -> Iterator[str]:
                 yield note
 
 
-def of_scan(total: BlockScan, kinds: Mapping[str, str], is_csv: bool) -> Iterator[str]:
+def of_scan(total: BlockScan, kinds: Mapping[str, str], data: Data, is_csv: bool) -> Iterator[str]:
     """Yields notes about columns that number the rows, and about cells with line breaks.
 
     Args:
         total: Merged scan of all blocks.
         kinds: Kind of each input column.
+        data: Section `data` of the spec.
         is_csv: Whether the sources are CSV, where a lone quote joins lines to one cell.
     """
     for name, kind in kinds.items():
@@ -87,7 +108,7 @@ def of_scan(total: BlockScan, kinds: Mapping[str, str], is_csv: bool) -> Iterato
         if reason is not None:
             yield (
                 f"note: column {name!r} {reason}; if it only tells rows apart, leave it out: "
-                f"data.features.exclude: [{name or repr(name)}]"
+                f"{to_exclude([name], data)}"
             )
     for name, column in total.columns.items() if is_csv else ():
         if column.line_breaks.count:
@@ -160,7 +181,7 @@ def _kind_of_texts(
     num_values, most = len(counts), cleaner.data.features.max_categories
     seen = f"note: column {name!r} holds"
     example = shown(samples[0], _MAX_EXAMPLE_CHARS) if samples else ""
-    exclude = f"leave it out: data.features.exclude: [{name}]"
+    exclude = f"leave it out: {to_exclude([name], cleaner.data)}"
     if num_values > 2 and _most(samples, lambda text: bool(_DATE.fullmatch(text.strip()))):
         return (
             f"{seen} dates or times ({example}), taken as {num_values:,} different categories; "

@@ -6,10 +6,11 @@ how the rows were cut into blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from raydc.data.clean import Cleaner
+from raydc.data.column_notes import to_exclude
 from raydc.data.column_statistics import (
     CategoryCounts,
     ColumnStatistics,
@@ -29,13 +30,16 @@ from raydc.spec.sections import Data
 _MIN_DOUBTFUL_CLASSES = 100
 
 
-def fit_features(total: RowStatistics, cleaner: Cleaner, layout: Layout) -> Features:
+def fit_features(
+    total: RowStatistics, cleaner: Cleaner, layout: Layout, ignored: Sequence[str]
+) -> Features:
     """Fits the features of a data set.
 
     Args:
         total: Merged statistics of all blocks.
         cleaner: Holds the kind of each column and the section `data` of the spec.
         layout: Files of the source, from which messages take the place of a row.
+        ignored: Columns that a raw row may have and that are no inputs.
 
     Raises:
         DataError: A column has no value in the training rows, or the labels are not valid classes.
@@ -55,7 +59,7 @@ def fit_features(total: RowStatistics, cleaner: Cleaner, layout: Layout) -> Feat
         inputs,
         target_mean,
         target_scale,
-        tuple(data.features.exclude),
+        tuple(ignored),
         # Other formats have real nulls, so no text means "missing".
         tuple(data.clean.missing_values) if layout.format == "csv" else (),
     )
@@ -69,7 +73,7 @@ def _fit_column(name: str, statistics: ColumnStatistics, cleaner: Cleaner) -> Co
     )
     if not num_values:
         message = f"column {name!r} has no value in any training row"
-        raise DataError(message, f"Leave it out: data.features.exclude: [{name}]")
+        raise DataError(message, f"Leave it out: {to_exclude([name], cleaner.data)}")
     if isinstance(statistics, CategoryCounts):
         return _fit_categories(statistics, cleaner.data.features.max_categories)
     mean, deviation = statistics.mean_and_deviation()

@@ -78,8 +78,10 @@ class PrepareStages:
             DataError: A row or a column that cannot be used, with its place.
         """
         blocks, total = self._read()
-        kinds = ColumnKinds(self._spec.data, self._layout, total, self._report).decide()
-        for note in column_notes.of_scan(total, kinds, self._layout.format == "csv"):
+        columns = ColumnKinds(self._spec.data, self._layout, total, self._report)
+        kinds = columns.decide()
+        is_csv = self._layout.format == "csv"
+        for note in column_notes.of_scan(total, kinds, self._spec.data, is_csv):
             self._report(note)
         cleaner = Cleaner(self._layout.first_test_id, self._spec.data, self._spec.seed, kinds)
         cleaner = replace(
@@ -87,7 +89,7 @@ class PrepareStages:
             duplicates=self._find_duplicates(blocks, total.num_rows),
             first_validation_id=self._layout.first_validation_id,
         )
-        features, num_rows = self._fit(blocks, cleaner)
+        features, num_rows = self._fit(blocks, cleaner, columns.ignored)
         signature = features.signature
         # x alone counts: y and the row id add at most 16 bytes.
         row_bytes = math.prod(signature.shape) * np.dtype(signature.dtype).itemsize
@@ -177,7 +179,7 @@ class PrepareStages:
         return np.array(copies, dtype=np.int64)
 
     def _fit(
-        self, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner
+        self, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner, ignored: Sequence[str]
     ) -> tuple[Features, list[tuple[int, ...]]]:
         """Fits the features; also returns the rows of each split in each block."""
         # Put once: as an argument of each call, the duplicates would be copied to every task.
@@ -186,7 +188,7 @@ class PrepareStages:
         parts = [RowStatistics.from_json(part) for part in tasks.run_calls(calls, "FitFeatures")]
         total = merge_statistics(parts)
         self._check_splits(total)
-        features = fit.fit_features(total, cleaner, self._layout)
+        features = fit.fit_features(total, cleaner, self._layout, ignored)
         for note in column_notes.of_statistics(total, cleaner):
             self._report(note)
         splits = ", ".join(

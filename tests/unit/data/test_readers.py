@@ -46,7 +46,7 @@ def _kinds(path: Path, **data: Any) -> dict[str, str]:
 def _fitted(path: Path, **data: Any) -> tuple[Features, pa.Table, Cleaner]:
     tables, _, cleaner, layout = _read(path, **data)
     total = merge_statistics([measure_block(table, cleaner) for table in tables])
-    features = fit.fit_features(total, cleaner, layout)
+    features = fit.fit_features(total, cleaner, layout, cleaner.data.features.exclude)
     return features, pa.concat_tables(tables), cleaner
 
 
