@@ -262,7 +262,8 @@ def with_notes(notes: Callable[[], list[str]]) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    # User code may call `sys.exit`, which is as unexpected here as any other error.
+    except (Exception, SystemExit) as error:
         for note in notes():
             error.add_note(note)
         raise

@@ -12,6 +12,7 @@ import yaml
 from raydc import spec
 from raydc.checkpoint import resume as resuming
 from raydc.data import prepare, prepared, shards
+from raydc.engine import interruption
 from raydc.errors import RunError
 from raydc.job import Job
 from raydc.registry import Registry, user
@@ -276,12 +277,13 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
     bundle_folder = (
         search(job, data) if job.spec.sweep else train_model(job, data, resumed, weights)
     )
-    metrics = evaluate_model(job, bundle_folder, data)
-    version = register_model(job, bundle_folder, metrics)
-    if job.spec.serve is None:
-        return Served(version, metrics)
-    url = serve_model(job, version, f"raydc run {job.spec.name}")
-    return ask_held_out(job, data, Served(version, metrics, url))
+    with interruption.resumable():
+        metrics = evaluate_model(job, bundle_folder, data)
+        version = register_model(job, bundle_folder, metrics)
+        if job.spec.serve is None:
+            return Served(version, metrics)
+        url = serve_model(job, version, f"raydc run {job.spec.name}")
+        return ask_held_out(job, data, Served(version, metrics, url))
 
 
 def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:

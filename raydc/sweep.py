@@ -18,6 +18,8 @@ from typing import Any
 from raydc import engine, plan, train
 from raydc import spec as specs
 from raydc.data.prepared import Prepared, load
+from raydc.elastic import worker_failure
+from raydc.engine import interruption
 from raydc.errors import Say, TrainError
 from raydc.loop import worker
 from raydc.loop.hooks import Hooks
@@ -61,7 +63,7 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         RunError: Another process drives this run.
     """
     folder = run_folder / "sweep"
-    with lease.hold(run_folder):
+    with interruption.resumable(), lease.hold(run_folder):
         results = _fit(spec, data, folder, report)
     ended = tuple(
         trials.read_trial(spec, folder, result.config["values"], bool(result.error))
@@ -91,6 +93,8 @@ def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> An
     # Read by Tune when it is imported. Its new console output prints tables whatever `verbose`
     # says.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune's handler would end the sweep as if it were complete, with the trials that there are.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     from ray import tune
 
     sweep = spec.sweep
@@ -221,5 +225,6 @@ def _run_trial(
     data = load(Storage(data_uri))
     # The values of a trial may give another network than the one that the driver tried.
     prove_state(own, data)
-    worker.fit(own, folder, data.folder, hooks=Hooks(on_epoch=report_epoch))
+    hooks = Hooks(on_epoch=report_epoch)
+    worker_failure.guard(0, lambda: worker.fit(own, folder, data.folder, hooks=hooks))
     folder.write_json(trials.FINISHED_FILE, {"values": values})

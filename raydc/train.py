@@ -22,8 +22,9 @@ from raydc.data.prepared import Prepared, read_golden_rows
 from raydc.elastic.run_errors import training_error
 from raydc.elastic.run_metrics import RunMetrics
 from raydc.elastic.worker_failure import WorkerFailure, guard
+from raydc.engine import interruption
 from raydc.errors import CheckpointError, FormatError, RunError, Say
-from raydc.loop import worker
+from raydc.loop import planned_stop, worker
 from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -92,7 +93,11 @@ def run(
         )
     attempts_before = _num_attempts(run_folder)
     facts = {"spec_hash": spec_hash(spec), "data_hash": data.data_hash, "resume": resume}
-    with lease.hold(run_folder), _driver_log(run_folder, **facts) as log:
+    with (
+        interruption.resumable(),
+        lease.hold(run_folder),
+        _driver_log(run_folder, **facts) as log,
+    ):
         if resume:
             _refuse_early(spec, data, store, run_folder, report)
         elif fork is not None:
@@ -132,15 +137,29 @@ def run(
 
 
 def _fit_here(spec: ResolvedSpec, run_folder: Storage, data: Prepared, progress: Progress) -> None:
-    """Trains in this process, with the same page for an unexpected error as from a worker."""
-    hooks = Hooks(publish=progress.show)
+    """Trains in this process, with the same page for an unexpected error as from a worker.
+
+    A signal ends it between two steps, with a checkpoint.
+    """
+
+    def stop_request() -> str | None:
+        return None if interruption.received() is None else planned_stop.INTERRUPT
+
+    hooks = Hooks(publish=progress.show, stop_request=stop_request)
     try:
-        guard(0, lambda: worker.fit(spec, run_folder, data.folder, hooks=hooks))
+        with interruption.deferred(), contextlib.suppress(planned_stop.PlannedStopError):
+            guard(0, lambda: worker.fit(spec, run_folder, data.folder, hooks=hooks))
     except WorkerFailure as failure:
+        cause = failure.__cause__
         # A full disk is no fault of the network; the command line says what to do about it.
-        if isinstance(failure.__cause__, OSError):
-            raise failure.__cause__ from None
+        if isinstance(cause, OSError):
+            raise cause from None
+        # Without handlers, as in a notebook, it is the user's own.
+        if isinstance(cause, KeyboardInterrupt) and not interruption.is_catching():
+            raise cause from None
         raise training_error(spec, {0: failure}) from failure
+    # It may also have come while the last checkpoint was written.
+    interruption.raise_received()
 
 
 def _refuse_early(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from raydc.errors import RaydcError, RunError, SpecError
+from raydc.cli import failures, process
+from raydc.engine import interruption
+from raydc.errors import RaydcError, SpecError
 
 if TYPE_CHECKING:
     from raydc.job import Job
@@ -79,6 +82,13 @@ class Commands(click.Group):
         for command in commands:
             self.add_command(command)
 
+    def main(self, args: Any = None, *arguments: Any, **options: Any) -> Any:
+        # A test or a program that passes arguments keeps its own streams, signals and process.
+        if args is not None:
+            return super().main(args, *arguments, **options)
+        command = super().main
+        return process.run(lambda: command(None, *arguments, **options))
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -86,17 +96,16 @@ class Commands(click.Group):
             _fail(error)
         # A full disk or a missing permission is for the user to fix, so there is no traceback.
         except OSError as error:
-            place = error.filename or "storage"
-            _fail(
-                RunError(
-                    f"{place}: {error.strerror or error}",
-                    "Is there space, and may this user read and write there?",
-                )
-            )
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            # 128 + SIGINT, as shells report it.
-            ctx.exit(130)
+            _fail(failures.os_error(error, f"raydc {ctx.invoked_subcommand}"))
+        except SystemExit as error:
+            # No command calls it: it comes from the code of a model, or of a library below it.
+            _fail(failures.foreign_exit(error))
+        except KeyboardInterrupt as error:
+            number = interruption.received()
+            if number is None and interruption.is_catching():
+                _fail(failures.foreign_exit(error))
+            click.echo("; ".join(["interrupted", *getattr(error, "__notes__", ())]), err=True)
+            ctx.exit(interruption.exit_code(number or signal.SIGINT))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         # Click sorts by name; these are in the order of their use.

@@ -251,7 +251,9 @@ def stay(job: Job, once: bool) -> None:
                 "`raydc stop SPEC` takes it down"
             )
         return
-    if not once:
+    if once:
+        remove_record(*served)
+    else:
         report("          the endpoint stays up until Ctrl-C or `raydc stop SPEC`")
         try:
             # Other processes may serve further models on this Ray: it ends after the last of them.
@@ -262,5 +264,9 @@ def stay(job: Job, once: bool) -> None:
             time.sleep(LEAVE_GRACE_S)
         except KeyboardInterrupt:
             report("serve     stopping")
-    remove_record(*served)
+            # Requests in work are answered first, as far as the limit of an interruption allows.
+            serve.shutdown()
+            raise
+        finally:
+            remove_record(*served)
     engine.disconnect()

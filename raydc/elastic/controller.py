@@ -43,6 +43,10 @@ class ElasticController(internals.TrainController):  # type: ignore[misc]
     worker_group_cls = ElasticWorkerGroup
     _previous_state: Any = None
 
+    async def request_stop(self, reason: str) -> bool:
+        """Requests a planned stop of the workers; returns False if none of them trains."""
+        return bool(self._scaling_policy.request_stop(reason))
+
     async def _step(self) -> Any:
         state = self.get_state()
         waiting = (

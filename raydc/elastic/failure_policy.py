@@ -54,6 +54,9 @@ class ElasticFailurePolicy(internals.DefaultFailurePolicy):  # type: ignore[misc
                 # Counts against max_preemption_failures, not against max_failures.
                 info = internals.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={})
                 return super().make_decision(internals.PreemptionError(info))
+            # The driver ends; another one will continue.
+            if stop.reason == planned_stop.INTERRUPT:
+                return internals.FailureDecision.RAISE
             # Growing counts against no limit.
             return internals.FailureDecision.RETRY
         # A deliberate refusal would be the same again.

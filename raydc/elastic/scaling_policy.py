@@ -273,6 +273,13 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         self._announce(planned_stop.GROW, "resize_planned", world_size=num_workers, to=target)
         return planned_stop.GROW
 
+    def request_stop(self, reason: str) -> bool:
+        """Asks the workers to stop between two steps; returns False if there are none."""
+        if not self._group:
+            return False
+        self._group[0].execute_async(planned_stop.request_stop, reason)
+        return True
+
     def _announce(self, reason: str, kind: str, **fields: Any) -> None:
         if self._announced != reason:
             self._announced = reason

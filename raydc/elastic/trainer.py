@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -28,7 +27,7 @@ from raydc.elastic import mailbox, peer_memory, run_errors, scaling_policy, work
 from raydc.elastic.controller import ElasticController
 from raydc.elastic.failure_policy import ElasticFailurePolicy
 from raydc.elastic.standby_processes import StandbyProcesses
-from raydc.engine import internals
+from raydc.engine import internals, interruption
 from raydc.loop import planned_stop, worker
 from raydc.loop.group import Alone, Workers
 from raydc.loop.hooks import Hooks
@@ -76,7 +75,6 @@ def fit(
     progress.say("train     starting the workers")
     handle = mailbox.create()
     trainer = _trainer(spec, data_folder, run_folder, handle)
-    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         with _watch(handle, progress, log):
             trainer.fit()
@@ -90,9 +88,6 @@ def fit(
             spec, ray.cluster_resources(), ray.available_resources(), cause
         ) from error
     finally:
-        if threading.current_thread() is threading.main_thread():
-            # Ray Train leaves a handler behind that calls its controller, which has ended.
-            signal.signal(signal.SIGINT, on_interrupt)
         ray.kill(handle)
         with contextlib.suppress(OSError):
             (run_folder / "ray").delete()
@@ -141,13 +136,25 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
                 if not _is_cleaner(callback)
             ],
         )
-        if threading.current_thread() is threading.main_thread():
-            self._register_sigint_handler(controller)
-        ray.get(controller.run.remote())
+        running = controller.run.remote()
+        try:
+            ray.get(running)
+        except KeyboardInterrupt:
+            _keep_state(controller, running)
+            raise
         result = ray.get(controller.get_result.remote())
         if result.error:
             raise result.error
         return result
+
+
+def _keep_state(controller: Any, running: Any) -> None:
+    """Lets the workers of a driver that ends stop between two steps, with a checkpoint."""
+    # Whatever fails now, the run continues from an older checkpoint.
+    with contextlib.suppress(RayError):
+        asked = controller.request_stop.remote(planned_stop.INTERRUPT)
+        if ray.get(asked, timeout=interruption.KEEP_TIMEOUT_S):
+            ray.get(running, timeout=interruption.KEEP_TIMEOUT_S)
 
 
 def _is_cleaner(callback: Any) -> bool:

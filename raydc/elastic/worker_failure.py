@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from raydc.engine.interruption import Interruption
 from raydc.errors import RaydcError
 from raydc.loop.group import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
@@ -44,17 +45,19 @@ def guard(rank: int, work: Callable[[], Any]) -> None:
         RaydcError: A deliberate refusal; a retry would be refused too.
         PlannedStopError: The workers have agreed to end.
         PeerLostError: A peer died; its own failure says why.
+        Interruption: A signal asked this process to end.
         WorkerFailure: Any other error.
     """
     try:
         work()
-    except (RaydcError, PlannedStopError, PeerLostError):
+    except (RaydcError, PlannedStopError, PeerLostError, Interruption):
         raise
-    except Exception as error:
+    # SystemExit and KeyboardInterrupt too: Ray would take an exit of user code for a success.
+    except BaseException as error:
         raise describe(error, rank) from error
 
 
-def describe(error: Exception, rank: int) -> WorkerFailure:
+def describe(error: BaseException, rank: int) -> WorkerFailure:
     """Wraps an error with its rank, host, step, rows and place in the code.
 
     Step and rows are the notes that the loop adds to an error (`errors.with_notes`).

@@ -3,7 +3,6 @@
 from raydc.engine.connection import (
     Engine,
     attach,
-    choose_auth,
     connect,
     disconnect,
     head_address,
@@ -12,6 +11,7 @@ from raydc.engine.connection import (
     sample,
 )
 from raydc.engine.error_cause import find_cause
+from raydc.engine.ray_token import choose_auth
 
 __all__ = [
     "Engine",

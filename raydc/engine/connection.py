@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydc.engine import internals, serve_environment
-from raydc.errors import ClusterError, first_line
+from raydc.engine import internals, ray_start, serve_environment, usable_cpus
+from raydc.engine.ray_token import choose_auth
+from raydc.errors import ClusterError
 
 # Ray Train reads these in the driver and hands them to its controller and workers. Chosen by
 # measurement: a dead worker is noticed within a fifth of a second, and a group that cannot be
@@ -70,7 +70,7 @@ def connect(
 
     Args:
         address: `host:port`, `ray://...` or `auto`. Default: `RAY_ADDRESS`, else a local Ray.
-        num_cpus: CPUs of a local Ray. Default: those of this machine.
+        num_cpus: CPUs of a local Ray. Default: those that this process may use.
         quiet: Keep Ray's own informational log lines off the terminal.
         dashboard: Start the dashboard of a local Ray, on loopback only.
         edits_haproxy: Whether raydc edits the configuration of HAProxy that a local Ray writes
@@ -105,32 +105,26 @@ def connect(
         "runtime_env": {"env_vars": _WORKER_ENVIRONMENT},
     }
     shown = None
-    try:
-        if address:
-            # Serve's controller inherits them and passes them on, unless it runs already.
-            options["runtime_env"]["env_vars"] = {
-                **_WORKER_ENVIRONMENT,
-                **serve_environment.SETTINGS,
-            }
+    if address:
+        if address == "auto":
+            # Looked up here: the record of a Ray that was killed stays behind.
+            address = ray_start.require_running()
+        ray_start.require_port(address)
+        # Serve's controller inherits them and passes them on, unless it runs already.
+        options["runtime_env"]["env_vars"] = {**_WORKER_ENVIRONMENT, **serve_environment.SETTINGS}
+        with ray_start.limited(address):
             ray.init(address=address, **options)
-        else:
-            # Without an address Ray would join a cluster that happens to run on this machine.
-            with _ingress_environment(edits_haproxy):
-                context = ray.init(
-                    address="local",
-                    num_cpus=num_cpus,
-                    include_dashboard=dashboard,
-                    dashboard_host="127.0.0.1",
-                    **options,
-                )
-                shown = context.dashboard_url if dashboard else None
-    except Exception as error:  # Ray raises plain Exception where a node is too slow to start.
-        where = f"at {address}" if address else "in this process"
-        raise ClusterError(
-            f"no Ray {where}: {first_line(error)}",
-            "Check --address / RAY_ADDRESS, and RAY_AUTH_MODE and the token; leave both out for a "
-            "local Ray.",
-        ) from error
+    else:
+        # Without an address Ray would join a cluster that happens to run on this machine.
+        with _ingress_environment(edits_haproxy), ray_start.limited(None):
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus or usable_cpus.count(),
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                **options,
+            )
+            shown = context.dashboard_url if dashboard else None
     if quiet:
         for name in _QUIET:
             logging.getLogger(name).setLevel(level)
@@ -158,20 +152,18 @@ def attach(address: str | None = None) -> bool:
     if address or os.environ.get("RAY_ADDRESS"):
         connect(address)
         return True
-    try:
-        connect("auto")
-    except ClusterError as error:
-        if "Could not find any running Ray instance" not in error.message:
-            raise
+    running = ray_start.running_address()
+    if running is None:
         return False
+    connect(running)
     return True
 
 
 def machine() -> dict[str, float]:
-    """Counts the CPUs and GPUs that a local Ray would find, within the limits of a container."""
+    """Counts the CPUs and GPUs that a local Ray would get."""
     import torch
 
-    return {"CPU": float(internals.get_num_cpus()), "GPU": float(torch.cuda.device_count())}
+    return {"CPU": float(usable_cpus.count()), "GPU": float(torch.cuda.device_count())}
 
 
 def sample(space: dict[str, Any], num_samples: int, seed: int) -> list[dict[str, Any]]:
@@ -228,37 +220,6 @@ def _describe(local: bool, dashboard_url: str | None = None) -> Engine:
     resources = {name: float(amount) for name, amount in ray.cluster_resources().items()}
     gcs_address = ray.get_runtime_context().gcs_address
     return Engine(local, gcs_address, len(nodes), resources, dashboard_url)
-
-
-def choose_auth(local: bool) -> None:
-    """Turns token authentication on, unless the environment says otherwise.
-
-    A local Ray always has it; for a cluster it is on if this user has a token. Ray would
-    create a missing token file that everybody can read, so it is created here.
-
-    Args:
-        local: Whether a local Ray is about to start.
-    """
-    loader = internals.AuthenticationTokenLoader.instance()
-    if "RAY_AUTH_MODE" not in os.environ:
-        if not local and not loader.has_token(ignore_auth_mode=True):
-            return
-        os.environ["RAY_AUTH_MODE"] = "token"
-    # Ray has read the variable already, when it was imported.
-    internals.Config.initialize("")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not loader.has_token(ignore_auth_mode=True):
-        _create_token()
-        loader.reset_cache()
-
-
-def _create_token() -> None:
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process of this user may have made it meanwhile.
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
 
 
 def runtime_environment() -> dict[str, Any]:

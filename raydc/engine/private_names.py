@@ -20,6 +20,9 @@ NAMES: Names = {
     "ray._private.auto_init_hook": {"enable_auto_connect": None},
     "ray._private.node": {"Node.is_head": ("self",)},
     "ray._private.worker": {"_global_node": None},
+    "ray._private.services": {
+        "canonicalize_bootstrap_address_or_die": ("addr", "temp_dir"),
+    },
     "ray._private.utils": {"get_num_cpus": ()},
     "ray._private.state": {
         "available_resources_per_node": (),
@@ -61,7 +64,6 @@ NAMES: Names = {
         "DataParallelTrainer._create_default_callbacks": ("self",),
         "DataParallelTrainer._get_train_func": ("self",),
         "DataParallelTrainer._initialize_and_run_controller": ("self",),
-        "DataParallelTrainer._register_sigint_handler": ("self", "controller"),
     },
     f"{_TRAIN}.callbacks.placement_group_callback": {"PlacementGroupCleanerCallback": None},
     f"{_TRAIN}.constants": {"get_env_vars_to_propagate": ()},

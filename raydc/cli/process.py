@@ -1,0 +1,108 @@
+"""The process of a command: its streams, its signals, and its end. Runs in the driver.
+
+Output that fails is no reason to stop: the reader of a pipe has seen enough, the disk of a log is
+full, or the terminal is gone, while the run matters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn, TextIO
+
+from raydc.engine import interruption
+
+# How long threads of user code may keep a finished process alive.
+_THREADS_TIMEOUT_S = 5.0
+
+
+class _LossyStream(io.TextIOWrapper):
+    """A stream that drops what cannot be written; each later line is tried again."""
+
+    # Not in the file below: a signal between its call and its return would write a line twice.
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def run(command: Callable[[], None]) -> NoReturn:
+    """Runs a command as the whole of this process, and ends it with the command's exit code.
+
+    Args:
+        command: Runs the command and raises SystemExit, as click does.
+    """
+    protect_streams()
+    code: object = 0
+    with interruption.catch_signals():
+        try:
+            command()
+        except SystemExit as end:
+            code = end.code
+        except KeyboardInterrupt:
+            code = interruption.exit_code(interruption.received() or interruption.SIGNALS[0])
+        _leave_ray()
+    _limit_end(code if isinstance(code, int) else 1)
+    sys.exit(code if isinstance(code, int) else 1)
+
+
+def protect_streams() -> None:
+    """Makes failing writes to stdout and stderr harmless, and opens descriptors that are closed."""
+    # Otherwise the next file that is opened would get the number of stdout, and its output.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = _lossy(1, sys.stdout)
+    sys.stderr = _lossy(2, sys.stderr)
+
+
+def _lossy(number: int, stream: TextIO | None) -> TextIO:
+    buffer = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+    if stream is None:
+        return _LossyStream(buffer, encoding="utf-8", line_buffering=True)
+    return _LossyStream(
+        buffer,
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=bool(getattr(stream, "line_buffering", True)),
+    )
+
+
+def _leave_ray() -> None:
+    """Ends a local Ray while signals and their limit still count, not when Python ends."""
+    # A command that loaded no Ray must not load it here.
+    ray = sys.modules.get("ray")
+    if ray is None or not getattr(ray, "is_initialized", bool)():
+        return
+    from raydc import engine
+
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.disconnect()
+
+
+def _limit_end(code: int) -> None:
+    """Ends the process if threads that user code has left behind keep it alive."""
+
+    def end() -> None:
+        left = [
+            thread.name
+            for thread in threading.enumerate()
+            if not thread.daemon and thread is not threading.main_thread()
+        ]
+        print(f"note: ended while threads still ran: {', '.join(left)}", file=sys.stderr)  # noqa: T201
+        sys.stderr.flush()
+        os._exit(code)
+
+    timer = threading.Timer(_THREADS_TIMEOUT_S, end)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,207 @@
+"""One way to end, for every command and signal. Runs in the driver.
+
+Ctrl-C, SIGTERM and SIGHUP raise an `Interruption` in the main thread, so every command cleans up
+as it does after an error. Work that can keep its state defers it and ends by itself. The main
+thread may hang in native code, where no Python handler runs: a thread that the signal wakes
+ends the process after `END_TIMEOUT_S` whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# From the first signal to the end of the process. Kubernetes kills after 30 s, SLURM after 30 s.
+END_TIMEOUT_S = 10.0
+# How much of it deferred work gets, before its main thread is interrupted after all.
+KEEP_TIMEOUT_S = 7.0
+# How much of it there is while nothing is at stake, such as the start of Ray.
+_IDLE_TIMEOUT_S = 1.0
+# `timeout` and some terminals signal a process twice, once by itself and once in its group.
+_REPEAT_S = 0.5
+
+
+class Interruption(KeyboardInterrupt):
+    """A signal asked this process to end.
+
+    Args:
+        number: Number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class _Catcher:
+    """Handlers of the signals, and the thread that ends a process that does not end."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._since_s = 0.0
+        self._num_deferred = 0
+        self._is_idle = False
+        self._previous: dict[int, Any] = {}
+        # Python writes the number of each signal to it at once, even from native code.
+        self._woken, self._wakes = socket.socketpair()
+        self._wakes.setblocking(False)
+        self._is_over = threading.Event()
+
+    def start(self) -> None:
+        # A signal that is ignored from outside (`nohup`, a job in the background) stays ignored.
+        self._previous = {
+            number: signal.getsignal(number)
+            for number in SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        self._previous_wakeup = signal.set_wakeup_fd(
+            self._wakes.fileno(), warn_on_full_buffer=False
+        )
+        self.install()
+        threading.Thread(target=self._watch, name="raydc-signals", daemon=True).start()
+
+    def install(self) -> None:
+        for number in self._previous:
+            signal.signal(number, self._on_signal)
+
+    def stop(self) -> None:
+        self._is_over.set()
+        signal.set_wakeup_fd(self._previous_wakeup)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._wakes.close()
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        is_first, self.number = self.number is None, self.number or number
+        now_s = time.monotonic()
+        if is_first:
+            self._since_s = now_s
+        # Deferred work ends by itself; a second signal does not wait for it.
+        if is_first and self._num_deferred:
+            return
+        if not is_first and now_s - self._since_s < _REPEAT_S:
+            return
+        raise Interruption(self.number)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        self._num_deferred += 1
+        try:
+            yield
+        finally:
+            self._num_deferred -= 1
+
+    @contextlib.contextmanager
+    def idle(self) -> Iterator[None]:
+        self._is_idle = True
+        try:
+            yield
+        finally:
+            self._is_idle = False
+
+    def _watch(self) -> None:
+        number = self._first_signal()
+        if number is None:
+            return
+        if self._is_idle and self._is_over.wait(_IDLE_TIMEOUT_S):
+            return
+        if self._is_idle:
+            _end_now(number)
+        if self._is_over.wait(KEEP_TIMEOUT_S):
+            return
+        if self._num_deferred:
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        if not self._is_over.wait(END_TIMEOUT_S - KEEP_TIMEOUT_S):
+            _end_now(number)
+
+    def _first_signal(self) -> int | None:
+        """Waits for a signal that ends the process; None if the block is over before."""
+        while True:
+            numbers = self._woken.recv(64)
+            if not numbers:
+                self._woken.close()
+                return None
+            # Python writes every signal that has a handler, such as SIGCHLD.
+            for number in numbers:
+                if number in self._previous:
+                    return number
+
+
+_catcher: _Catcher | None = None
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[None]:
+    """Turns the signals into an `Interruption` inside the block. Call it in the main thread."""
+    global _catcher
+    _catcher = _Catcher()
+    _catcher.start()
+    try:
+        yield
+    finally:
+        _catcher.stop()
+        _catcher = None
+
+
+def reinstall() -> None:
+    """Takes the signals back: Ray's start installs handlers of its own."""
+    if _catcher is not None and threading.current_thread() is threading.main_thread():
+        _catcher.install()
+
+
+def received() -> int | None:
+    """Number of the signal that asked this process to end, or None."""
+    return None if _catcher is None else _catcher.number
+
+
+def raise_received() -> None:
+    """Raises an Interruption if a signal asked this process to end."""
+    if (number := received()) is not None:
+        raise Interruption(number)
+
+
+def is_catching() -> bool:
+    """Whether the signals are caught, so that any other KeyboardInterrupt is not a signal's."""
+    return _catcher is not None
+
+
+def deferred() -> contextlib.AbstractContextManager[None]:
+    """Lets the block end by itself at the first signal; it has to look at `received` often.
+
+    A second signal, and the end of `KEEP_TIMEOUT_S`, raise an Interruption.
+    """
+    return contextlib.nullcontext() if _catcher is None else _catcher.deferred()
+
+
+def idle() -> contextlib.AbstractContextManager[None]:
+    """Marks a block in which nothing is at stake: a signal ends the process almost at once."""
+    return contextlib.nullcontext() if _catcher is None else _catcher.idle()
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Notes on an interruption inside the block how the run continues."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note("--resume goes on")
+        raise
+
+
+def exit_code(number: int) -> int:
+    """Exit code of a process that a signal has ended, as shells report it."""
+    return 128 + number
+
+
+def _end_now(number: int) -> None:
+    # Python's own streams may be locked by the thread that hangs.
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted; ended without waiting any longer\n")
+    os._exit(exit_code(number))
