@@ -63,7 +63,7 @@ def test_signal_ends_every_phase_with_its_code_and_one_line(name: str, phase: st
     """
     process = start(body)
     code, out, err = interrupt(process, getattr(signal, name))
-    hint = "; --resume goes on" if "resume" in phase else ""
+    hint = "; --resume goes on" if "resumable" in phase else ""
     assert (code, out, err) == (_SIGNALS[name], "cleaned up\n", f"interrupted{hint}\n")
 
 
