@@ -147,7 +147,7 @@ def notes_on_names(
     """Yields notes for the user about files that are not read.
 
     Args:
-        format_: Format of the files that are read.
+        format_: The one format that is read; the notes name it.
         unread: Files whose names do not show that format.
         unfinished: Files that are taken for unfinished.
     """

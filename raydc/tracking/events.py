@@ -111,7 +111,7 @@ def read(folder: Storage, stem: str) -> Iterator[dict[str, Any]]:
     """Yields the records of a log in the order of writing.
 
     Args:
-        folder: Folder of the log.
+        folder: Folder that the log was written in, usually of a run; it may hold none.
         stem: File name of the log without its suffix.
 
     Yields:

@@ -139,6 +139,14 @@ def foreign_attributes(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Private attributes of objects that are not the module's own: line and name."""
     own = own_names(tree)
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "getattr",
+            "hasattr",
+            "setattr",
+        ):
+            name = node.args[1].value if isinstance(node.args[1], ast.Constant) else ""
+            if is_private(name) and name not in own:
+                yield node.lineno, name
         if not isinstance(node, ast.Attribute) or not is_private(node.attr):
             continue
         base: ast.AST = node.value
@@ -193,10 +201,14 @@ class Own(internals.WorkerGroup):
     def _start(self):
         return super()._start() + self._mine + self._theirs
 def use(client):
-    return client._controller
+    return client._controller, getattr(client, "_hidden", None)
 """
     tree = ast.parse(code)
-    assert sorted(name for _, name in foreign_attributes(tree)) == ["_controller", "_start"]
+    assert sorted(name for _, name in foreign_attributes(tree)) == [
+        "_controller",
+        "_hidden",
+        "_start",
+    ]
     assert [name for _, name in inherited_attributes(tree)] == ["_theirs"]
 
 
