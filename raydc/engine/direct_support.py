@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raydc.engine import haproxy
+from raydc.engine import haproxy, haproxy_rules
 
 # Package -> its minor versions that passed the whole test suite. pyproject.toml has the same range.
 TESTED_VERSIONS = {
@@ -26,7 +26,7 @@ TESTED_VERSIONS = {
 
 MAX_HEAD_BYTES = 64 * 1024
 # The same limit as in HAProxy. It is defined there, because that script cannot import raydc.
-HEAD_TIMEOUT_S = float(haproxy.HEAD_TIMEOUT_S)
+HEAD_TIMEOUT_S = float(haproxy_rules.HEAD_TIMEOUT_S)
 UNREAD_ANSWER_TIMEOUT_S = 30.0
 
 Part = Literal["head limits", "direct path", "HAProxy"]
@@ -70,6 +70,17 @@ LIMITS = (
     ),
     DirectLimit(
         "HAProxy", "HAProxy adds a request id and x-forwarded-for to requests that have none"
+    ),
+    DirectLimit(
+        "HAProxy",
+        "at HAProxy a request to a replica that does not answer any more ends with 504 after "
+        "serve.request_timeout_s and two seconds; one to a host that has fallen silent goes to "
+        "another replica after ten",
+    ),
+    DirectLimit(
+        "HAProxy",
+        f"HAProxy takes up to {haproxy_rules.MAX_CONNECTIONS:,} connections, as far as it may open "
+        "files; near that number answers close theirs, at it clients are refused at once (503)",
     ),
     DirectLimit(
         "HAProxy",

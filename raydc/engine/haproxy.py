@@ -1,10 +1,10 @@
 """A program that Ray Serve starts as its HAProxy: it edits the configuration, then becomes HAProxy.
 
 Serve writes that configuration from a template. `rewrite` changes what the template has no setting
-for: errors as JSON, loopback for the ports that only this machine needs, a time limit for the head
-of a request. Each change counts its matches. If one of them does not match as often as expected,
-Serve's template differs from the known one, and the file stays as Serve wrote it; it also stays if
-HAProxy refuses the result.
+for: errors as JSON, loopback for the ports that only this machine needs, time limits for the head
+of a request and for its answer, limits of connections. Each change counts its matches. If one of
+them does not match as often as expected, Serve's template differs from the known one, and the file
+stays as Serve wrote it; it also stays if HAProxy refuses the result.
 
 Runs in a separate process on every node that has a proxy. It is also run as a script (`python
 haproxy.py`), hence it imports the standard library only.
@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -23,46 +24,30 @@ import sys
 import tempfile
 from collections.abc import Callable
 
+if __name__ == "__main__":
+    # As a script it has no package. `-I` keeps its folder off the path.
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import haproxy_rules as rules  # type: ignore[import-not-found]
+else:
+    from raydc.engine import haproxy_rules as rules
+
 _CHECK_TIMEOUT_S = 10.0
-HEAD_TIMEOUT_S = 10
-_RETRY_AFTER_S = 1
 # From <sys/prctl.h>: the signal that a process gets when its parent dies.
 _PR_SET_PDEATHSIG = 1
-
-# HAProxy's own answers: it could not read the request, or got none from a replica.
-_OWN_ERRORS = {
-    400: "the request is not valid HTTP",
-    408: "the request did not arrive in time",
-    413: "the request is too large",
-    500: "the proxy failed",
-    502: "the replica stopped in the middle of its answer; try again",
-    503: "no replica answers; try again",
-    504: "the replica gave no answer in time; try again",
-}
-# Ray Serve's own answers, which are plain text: its status -> the status and sentence that the
-# client gets. raydc's answers are JSON and are left alone. 404 and 500 become 503, because here
-# they mean that a replica starts or has died.
-_SERVE_ERRORS = {
-    404: (503, "the model is not there yet; try again"),
-    408: (408, "no answer in time"),
-    429: (429, "too many requests; try again"),
-    500: (503, "the replica failed on this request; try again"),
-    503: (503, "no replica takes the request; try again"),
-}
-_CAN_BE_RETRIED = {429, 502, 503, 504}
-MARK = "raydc-haproxy"
-_REQUEST_ID = "%[var(txn.raydc_request_id)]"
+# HAProxy's own bound where the system has none.
+_UNLIMITED_FILES = 1 << 20
 
 
 class TemplateChangedError(ValueError):
     """Some pattern of `rewrite` matches more or less often than expected."""
 
 
-def rewrite(config: str) -> str:
+def rewrite(config: str, max_files: int = _UNLIMITED_FILES) -> str:
     """Edits HAProxy's configuration; a second call changes nothing.
 
     Args:
         config: The text that Ray Serve wrote.
+        max_files: Most files that HAProxy may open.
 
     Returns:
         The text that HAProxy should read.
@@ -83,16 +68,23 @@ def rewrite(config: str) -> str:
         edit.replace("log target", r"^ *log 127\.0\.0\.1:514 local0 info\n", "")
     # An `errorfile` would win over the `http-error` rules that follow below.
     edit.replace("error files", r"^ *errorfile 50[234] .*\n", "", count=3)
-    edit.insert_below("defaults", _defaults())
-    edit.insert_below("frontend http_frontend", _identify())
+    edit.insert_below("defaults", rules.for_all_sections())
+    given = re.search(r"^ *maxconn (\d+)$", config, flags=re.MULTILINE)
+    max_connections = rules.choose_max_connections(int(given[1]) if given else 0, max_files)
+    edit.replace(
+        "number of connections",
+        r"^( *maxconn) \d+$",
+        lambda match: f"{match[1]} {max_connections}",
+    )
+    edit.insert_below("frontend http_frontend", rules.for_frontend(max_connections))
     # Each application has one access list by path, one rule that selects its backend, and that
     # backend.
     backends = re.findall(r"^ *acl is_(\S+) path_beg ", config, flags=re.MULTILINE)
-    rules = re.findall(r"^ *use_backend (\S+) if is_\1$", config, flags=re.MULTILINE)
-    edit.expect("rules that select a backend", len(rules), len(backends))
-    for name in backends:
-        edit.insert_below(f"backend {name}", _translate())
-    not_found = _no_application(has_routes=bool(backends))
+    selected = re.findall(r"^ *use_backend (\S+) if is_\1$", config, flags=re.MULTILINE)
+    edit.expect("rules that select a backend", len(selected), len(backends))
+    for index, name in enumerate(backends):
+        edit.insert_below(f"backend {name}", rules.for_backend(index))
+    not_found = rules.for_no_application(has_routes=bool(backends))
     edit.replace(
         "answer without an application",
         r"^(backend default_backend\n) +http-request return status 404 .*$",
@@ -140,59 +132,6 @@ class _Edit:
         return self._text
 
 
-def _defaults() -> list[str]:
-    """Time limit and errors of all frontends."""
-    return [
-        f"timeout http-request {HEAD_TIMEOUT_S}s",
-        *(
-            f"http-error status {status} {_body(status, sentence)}"
-            for status, sentence in _OWN_ERRORS.items()
-        ),
-    ]
-
-
-def _identify() -> list[str]:
-    """Rules that give each request an id here, so that HAProxy's own errors have it too."""
-    return [
-        # `serve_client.is_haproxy_edited` requests this path to find out whether these rules are in
-        # force.
-        f"http-request return status 204 hdr {MARK} edited if {{ path /-/{MARK} }}",
-        "http-request set-header x-request-id %[uuid] if !{ req.hdr(x-request-id) -m found }",
-        # For the access log. A proxy in front of this one has set it already, and knows the client.
-        "http-request set-header x-forwarded-for %[src] if !{ req.hdr(x-forwarded-for) -m found }",
-        "http-request set-var(txn.raydc_request_id) req.hdr(x-request-id),json(utf8s)",
-    ]
-
-
-def _translate() -> list[str]:
-    """Rules that turn Ray Serve's plain-text errors into raydc's."""
-    is_text = "{ res.hdr(content-type) -m beg text/plain }"
-    return [
-        f"http-response return status {shown} {_body(shown, sentence)} "
-        f"hdr x-request-id {_REQUEST_ID}"
-        f" if {{ status {status} }} {is_text}"
-        for status, (shown, sentence) in _SERVE_ERRORS.items()
-    ]
-
-
-def _no_application(has_routes: bool) -> str:
-    """The rule for a path that belongs to no application."""
-    status, sentence = (
-        (404, "no model answers at this path") if has_routes else (503, "no model is ready yet")
-    )
-    body = _body(status, sentence)
-    # The header gets the id as it came; the variable has it escaped for JSON.
-    header = "hdr x-request-id %[req.hdr(x-request-id)]"
-    return f"    http-request return status {status} {body} {header}"
-
-
-def _body(status: int, sentence: str) -> str:
-    """The part of a rule that makes a JSON error, in HAProxy's own quoting."""
-    text = f'{{"error":"{sentence}","request_id":"{_REQUEST_ID}"}}'
-    retry = f" hdr retry-after {_RETRY_AFTER_S}" if status in _CAN_BE_RETRIED else ""
-    return f"content-type application/json lf-string '{text}'{retry}"
-
-
 def main() -> None:
     """Edits the file behind `-f`, then becomes HAProxy with the same arguments."""
     binary = _find_binary()
@@ -215,7 +154,7 @@ def main() -> None:
 def _rewrite_file(binary: str, path: str) -> None:
     with open(path) as file:
         given = file.read()
-    wanted = rewrite(given)
+    wanted = rewrite(given, _max_files())
     if wanted == given:
         return
     # In the same folder, because only there `os.replace` is atomic.
@@ -236,6 +175,12 @@ def _rewrite_file(binary: str, path: str) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(candidate)
+
+
+def _max_files() -> int:
+    """Files that HAProxy may open; it raises its own limit as far as the system allows."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _UNLIMITED_FILES if most == resource.RLIM_INFINITY else most
 
 
 def _find_binary() -> str:

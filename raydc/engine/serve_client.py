@@ -12,7 +12,7 @@ import logging
 import socket
 from typing import Any
 
-from raydc.engine import haproxy, internals
+from raydc.engine import haproxy_rules, internals
 from raydc.errors import ServeError, last_line
 
 _ALIVE_TIMEOUT_S = 30.0
@@ -90,8 +90,8 @@ def is_haproxy_edited(host: str, port: int) -> bool:
     """
     connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
     try:
-        connection.request("GET", f"/-/{haproxy.MARK}")
-        return connection.getresponse().getheader(haproxy.MARK) is not None
+        connection.request("GET", f"/-/{haproxy_rules.MARK}")
+        return connection.getresponse().getheader(haproxy_rules.MARK) is not None
     except (OSError, http.client.HTTPException):
         return False
     finally:

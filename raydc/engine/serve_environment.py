@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from raydc.engine import haproxy
+from raydc.engine import haproxy, haproxy_rules
 
 SETTINGS = {
     # HAProxy on each node sends each request to the replica with the fewest connections, at the
@@ -39,7 +39,8 @@ SETTINGS = {
     # HAProxy can retry what fits into its buffer, as most images do. Only open connections have
     # buffers.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",
-    "RAY_SERVE_HAPROXY_MAXCONN": "2048",
+    # A safe number, which `raydc.engine.haproxy` raises.
+    "RAY_SERVE_HAPROXY_MAXCONN": str(haproxy_rules.START_CONNECTIONS),
     # Two threads forward more than the replicas of a node can answer.
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
     # A dead replica gets no more requests after a second or two instead of ten.

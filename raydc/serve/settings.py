@@ -86,6 +86,11 @@ class Settings(BaseModel):
         return tuple(dict.fromkeys(held))
 
     @property
+    def request_timeout_ms(self) -> int:
+        """`request_timeout_s` as HAProxy takes it: at most a day."""
+        return int(1000 * min(self.request_timeout_s, 86400.0))
+
+    @property
     def identity(self) -> tuple[object, ...]:
         """Settings on which a loaded model depends, besides its version."""
         return self.storage, self.model, self.device, self.num_threads, self.optimize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -20,9 +21,11 @@ from typing import Any
 import pytest
 import required
 
-from raydc.engine import direct_support, haproxy, serve_client, serve_environment
+from raydc.engine import direct_support, haproxy, haproxy_rules, serve_client, serve_environment
 
 WAIT_S = 20.0
+# Starts HAProxy in front of a replica, or of none; optionally with a number of connections.
+Start = Callable[..., int]
 PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
 
 
@@ -33,9 +36,14 @@ def _installed() -> None:
 
 
 class Replica(BaseHTTPRequestHandler):
-    """Answers with the status in the path, as text (`/text/...`) or as JSON (`/json/...`)."""
+    """Answers with the status in the path, as text (`/text/...`) or as JSON (`/json/...`).
+
+    `/never/200` gets no answer, and `/gone/200` a closed connection.
+    """
 
     protocol_version = "HTTP/1.1"
+    timeout_ms = b"30000"
+    is_over = threading.Event()
 
     def do_GET(self) -> None:
         form, status = ("json", "200") if self.path == "/-/healthz" else self.path.split("/")[2:]
@@ -43,11 +51,15 @@ class Replica(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
+        if form == "never":
+            self.is_over.wait(WAIT_S)
+            return
         body = b"plain" if form == "text" else b'{"error":"own","request_id":"own"}'
         self.send_response(int(status))
         self.send_header("content-type", "text/plain" if form == "text" else "application/json")
         self.send_header("content-length", str(len(body)))
         self.send_header("x-request-id", self.headers["x-request-id"] or "none")
+        self.send_header(haproxy_rules.TIMEOUT_HEADER, self.timeout_ms.decode())
         self.end_headers()
         self.wfile.write(body)
 
@@ -58,8 +70,11 @@ class Replica(BaseHTTPRequestHandler):
 @pytest.fixture
 def replica() -> Iterator[int]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Replica)
+    server.daemon_threads = True
+    Replica.is_over.clear()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_address[1]
+    Replica.is_over.set()
     server.shutdown()
     server.server_close()
 
@@ -72,7 +87,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def write_config(folder: Path, port: int, replica_port: int | None) -> Path:
+def write_config(
+    folder: Path, port: int, replica_port: int | None, maxconn: int | None = None
+) -> Path:
     """The configuration that Ray Serve writes for one application, or for none."""
     metrics, stats = free_ports(2)
     settings = serve_environment.SETTINGS
@@ -83,21 +100,21 @@ def write_config(folder: Path, port: int, replica_port: int | None) -> Path:
         metrics_port=metrics,
         stats_port=stats,
         # HAProxy refuses to start with more connections than the system allows it files.
-        maxconn=int(settings["RAY_SERVE_HAPROXY_MAXCONN"]),
+        maxconn=maxconn or int(settings["RAY_SERVE_HAPROXY_MAXCONN"]),
         retry_on=settings["RAY_SERVE_HAPROXY_RETRY_ON"],
         retries=int(settings["RAY_SERVE_HAPROXY_RETRIES"]),
     )
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[int | None], int]]:
+def start() -> Iterator[Start]:
     """Starts HAProxy like Ray Serve does; returns its port."""
     processes: list[subprocess.Popen[bytes]] = []
     folder = serve_environment.make_folder()
 
-    def run(replica_port: int | None) -> int:
+    def run(replica_port: int | None, maxconn: int | None = None) -> int:
         (port,) = free_ports(1)
-        path = write_config(Path(folder.name), port, replica_port)
+        path = write_config(Path(folder.name), port, replica_port, maxconn)
         program = serve_environment.local(Path(folder.name))[PROGRAM]
         command = [program, "-db", "-f", str(path), "-dR"]
         environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": program}
@@ -141,15 +158,13 @@ def ask(port: int, path: str, **headers: str) -> tuple[int, dict[str, str], Any]
         connection.close()
 
 
-def test_haproxy_without_a_route_asks_to_retry(start: Callable[[int | None], int]) -> None:
+def test_haproxy_without_a_route_asks_to_retry(start: Start) -> None:
     status, headers, body = ask(start(None), "/predict", x_request_id='a"b')
     assert (status, headers["retry-after"]) == (503, "1")
     assert body == {"error": "no model is ready yet", "request_id": 'a"b'}
 
 
-def test_errors_of_haproxy_and_serve_are_json(
-    start: Callable[[int | None], int], replica: int
-) -> None:
+def test_errors_of_haproxy_and_serve_are_json(start: Start, replica: int) -> None:
     port = start(replica)
     wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
     status, _, body = ask(port, "/other")
@@ -170,7 +185,7 @@ def test_errors_of_haproxy_and_serve_are_json(
 
 
 def test_edited_configuration_is_recognised_from_outside(
-    start: Callable[[int | None], int], monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert serve_client.is_haproxy_edited("127.0.0.1", start(None))
     # HAProxy itself reads the file as Ray Serve wrote it.
@@ -181,11 +196,82 @@ def test_edited_configuration_is_recognised_from_outside(
     assert not serve_client.is_haproxy_edited("127.0.0.1", free_ports(1)[0])
 
 
-def test_dead_replica_is_answered_with_503(start: Callable[[int | None], int]) -> None:
+def test_dead_replica_is_answered_with_503(start: Start) -> None:
     (closed,) = free_ports(1)
     status, headers, body = ask(start(closed), "/small/json/200", x_request_id="mine")
     assert (status, headers["retry-after"]) == (503, "1")
     assert body == {"error": "no replica answers; try again", "request_id": "mine"}
+
+
+def test_replica_that_never_answers_ends_with_504_by_its_own_limit(
+    start: Start, replica: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = start(replica)
+    monkeypatch.setattr(Replica, "timeout_ms", b"1500")
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    status, headers, body = ask(port, "/small/never/200", x_request_id="mine")
+    assert (status, headers["retry-after"], body["request_id"]) == (504, "1", "mine")
+    assert body["error"] == "the replica gave no answer in time; try again"
+    # The header is between replica and HAProxy.
+    assert haproxy_rules.TIMEOUT_HEADER not in ask(port, "/small/json/200")[1]
+
+
+def open_connections(port: int, count: int, request: bytes) -> list[socket.socket]:
+    """Opens connections, on each of which a request is sent and answered, if any is given."""
+    opened = [socket.create_connection(("127.0.0.1", port), WAIT_S) for _ in range(count)]
+    for connection in opened if request else ():
+        connection.sendall(request)
+    for connection in opened if request else ():
+        assert connection.recv(4096).startswith(b"HTTP/1.1 ")
+    return opened
+
+
+def test_idle_connections_leave_room_for_a_client_that_asks(start: Start, replica: int) -> None:
+    port = start(replica)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    # More than HAProxy took before; the replica is not asked, so that only HAProxy works.
+    head = f"GET /-/{haproxy_rules.MARK} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    idle = open_connections(port, 2500, head)
+    assert ask(port, "/small/json/200")[0] == 200
+    for connection in idle:
+        connection.close()
+
+
+def test_near_the_limit_answers_close_and_at_it_clients_are_refused(
+    start: Start, replica: int
+) -> None:
+    port = start(replica, maxconn=200)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    assert "connection" not in ask(port, "/small/json/200")[1]
+    silent = open_connections(port, 155, b"")
+    status, headers, _ = ask(port, "/small/json/200")
+    assert (status, headers.get("connection")) == (200, "close"), "from 150 of 200 on"
+    silent += open_connections(port, 40, b"")
+    status, headers, body = ask(port, "/small/json/200", x_request_id="mine")
+    assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+    assert body == {"error": "too many connections; try again", "request_id": "mine"}
+    # The last of these are closed as soon as they are open, or before.
+    for _ in range(5):
+        with contextlib.suppress(ConnectionError):
+            silent += open_connections(port, 1, b"")
+    with pytest.raises(ConnectionError):
+        ask(port, "/small/json/200")
+    for connection in silent:
+        connection.close()
+    wait_for(lambda: answers(port))
+    assert ask(port, "/small/json/200")[0] == 200
+
+
+def test_client_that_ends_its_side_early_gets_json(start: Start, replica: int) -> None:
+    port = start(replica)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    with socket.create_connection(("127.0.0.1", port), WAIT_S) as connection:
+        connection.sendall(b"GET /small/never/200 HTTP/1.1\r\nhost: x\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert "or the client ended it before the answer" in json.loads(body)["error"]
 
 
 def test_configuration_that_haproxy_refuses_is_kept(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raydc.engine import direct_support, haproxy
+from raydc.engine import direct_support, haproxy_rules
 
 
 def test_installed_versions_are_among_those_tested() -> None:
@@ -31,7 +31,7 @@ def test_limits_without_a_part_are_named() -> None:
 
 
 def test_time_for_a_head_is_the_same_at_haproxy_and_at_a_replica() -> None:
-    assert direct_support.HEAD_TIMEOUT_S == haproxy.HEAD_TIMEOUT_S
+    assert direct_support.HEAD_TIMEOUT_S == haproxy_rules.HEAD_TIMEOUT_S
 
 
 def test_documentation_lists_every_limit(root: Path) -> None:

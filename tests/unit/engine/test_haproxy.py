@@ -43,6 +43,7 @@ def test_rewrite_edits_the_installed_template(template: str) -> None:
         (r"^backend http-small$", "backend small", "section `backend http-small`: 0 instead of 1"),
         (r"return status 404", "deny status 404", "answer without an application: 0 instead of 1"),
         (r"127\.0\.0\.1:514 local0 info", "stdout local0", "log target: 0 instead of 1"),
+        (r"^ *maxconn \d+$", "", "number of connections: 0 instead of 1"),
     ],
 )
 def test_rewrite_refuses_a_changed_template(
@@ -52,6 +53,27 @@ def test_rewrite_refuses_a_changed_template(
     assert count >= 1, "the change has taken place"
     with pytest.raises(haproxy.TemplateChangedError, match=re.escape(surprise)):
         haproxy.rewrite(other)
+
+
+@pytest.mark.parametrize(
+    ("given", "max_files", "chosen"),
+    [
+        (2048, 1 << 20, 20_000),
+        (2048, 20_000, 7_897),
+        (2048, 4096, 1_536),
+        # What the user has set counts, as far as there are files.
+        (500, 1 << 20, 500),
+        (50_000, 1 << 20, 50_000),
+        (50_000, 1024, 307),
+        (2048, 100, 1),
+    ],
+)
+def test_connections_fit_the_files(given: int, max_files: int, chosen: int, tmp_path: Path) -> None:
+    written = direct_support.render_template(tmp_path, replica_port=2, maxconn=given).read_text()
+    edited = haproxy.rewrite(written, max_files)
+    assert re.findall(r"^ *maxconn (\d+)$", edited, flags=re.MULTILINE) == [str(chosen)]
+    limits = [int(number) for number in re.findall(r"fe_conn gt (\d+)", edited)]
+    assert limits == [int(chosen * f) for f in (0.99, 0.95, 0.75)], "reject, refuse, close"
 
 
 def test_changed_template_stays_as_it_is_on_disk(template: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import small_models
 from in_process import Store, body, fake_forward, post, request, run, tensors
 
+from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.features import images
 from raydc.serve.http import routes as routes_module
 from raydc.serve.http.request import Request
@@ -136,6 +137,15 @@ def test_metadata_show_the_version_of_the_alias_beside_the_one_that_answers(
         assert (given["alias"], given["alias_version"]) == ("production", "1")
 
     run(tables.settings(2), scenario)
+
+
+@pytest.mark.parametrize(("limit_s", "shown"), [(1.5, "1500"), (1e9, "86400000")])
+def test_answer_tells_haproxy_the_time_limit(tables: Store, limit_s: float, shown: str) -> None:
+    async def scenario(_: Service, routes: Routes) -> None:
+        response = await routes.respond(request("GET", "/healthz"))
+        assert response.headers[TIMEOUT_HEADER] == shown
+
+    run(tables.settings(request_timeout_s=limit_s), scenario)
 
 
 def test_head_is_allowed_where_get_is(tables: Store) -> None:
