@@ -215,7 +215,14 @@ def register_model(job: Job, bundle_folder: Storage, metrics: dict[str, Any]) ->
 
     Returns:
         The version. A model that is registered already keeps its version.
+
+    Raises:
+        CheckpointError: The bundle does not verify, or does not compute its golden rows.
     """
+    from raydc import bundle
+
+    # What no replica would load must not become a version.
+    bundle.load(bundle_folder).check_golden()
     source = {"run": job.spec.name, "by": user(), "metrics": metrics}
     version = Registry(job.storage).register(job.spec.name, bundle_folder, source)
     job.report(f"register  {job.spec.name} version {version}")

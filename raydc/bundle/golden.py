@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from raydc.errors import CheckpointError, DataError
 from raydc.features import Features, Image
+from raydc.models.network_parts import SHAPE_ROWS
 
 Array = npt.NDArray[Any]
 Forward = Callable[[Array], Array]
@@ -36,12 +37,14 @@ def compute(rows: list[dict[str, Any]], features: Features, forward: Forward) ->
         forward: Maps inputs [B, *shape] to outputs [B, K] by the bundle's model.
 
     Raises:
-        CheckpointError: An output is not finite.
+        CheckpointError: An output is not finite, or the model does not take one, two or three
+            rows.
     """
     if not rows:
         return {"rows": [], "inputs": None, "outputs": []}
     x = features.apply(features.from_json_rows(rows))
     outputs_BK = forward(x)
+    _try_sizes(x, forward)
     wrong = np.argwhere(~np.isfinite(outputs_BK))
     if len(wrong):
         raise CheckpointError(
@@ -61,7 +64,8 @@ def check(golden: dict[str, Any], features: Features, forward: Forward, device: 
         device: `cpu` or `cuda`, which decides the tolerance.
 
     Raises:
-        CheckpointError: An input or output differs; the message names the first one.
+        CheckpointError: An input or output differs, and the message names the first one; or the
+            model does not take one, two or three rows.
     """
     rows = golden["rows"]
     if not rows:
@@ -72,6 +76,14 @@ def check(golden: dict[str, Any], features: Features, forward: Forward, device: 
         raise CheckpointError(f"golden rows: {error.message}", error.hint) from error
     _check_inputs(x, _array_from_json(golden["inputs"]), features)
     _check_outputs(forward(x), np.array(golden["outputs"]), features, _OUTPUT_TOLERANCE[device])
+    _try_sizes(x, forward)
+
+
+def _try_sizes(x: Array, forward: Forward) -> None:
+    """Runs the smallest batches, which most requests are; `forward` refuses another shape."""
+    for num_rows in SHAPE_ROWS:
+        # As many rows as there are, again and again.
+        forward(np.resize(x, (num_rows, *x.shape[1:])))
 
 
 def read_inputs(golden: dict[str, Any]) -> Array | None:

@@ -34,6 +34,8 @@ from raydc.spec.model import Builder
 # needs two rows in each.
 _MAX_SHARDS = 2
 _ROWS_PER_SHARD = 2
+# Fraction of the largest output.
+_INFLUENCE = 1e-3
 _BUFFERS_HINT = "what a forward pass changes must be in a buffer (register_buffer)"
 _TORCH_ONLY = "and random numbers must come from torch"
 
@@ -87,6 +89,7 @@ class _Proof:
             self._state_of(self.trained), loaded, "is not what was saved once it is loaded"
         )
         self._compare_outputs()
+        self._refuse_influence()
 
     def _problem(self, message: str) -> Exception:
         return model_problem("model.builder", f"{self.name}: {message}")
@@ -213,6 +216,20 @@ class _Proof:
                     f"a new one, in {'training' if mode else 'evaluation'} mode: "
                     f"{_BUFFERS_HINT}, {_TORCH_ONLY}"
                 )
+
+    def _refuse_influence(self) -> None:
+        """Refuses a network whose answer to a row depends on the other rows of its batch."""
+        together = self._outputs(self.trained, mode=False)
+        with user_code(self.name, "its network fails on 1 row"), torch.no_grad():
+            alone = torch.cat([self.trained(row[None]) for row in self.x])
+        # The last bits differ between batch sizes, so only a gross difference counts.
+        most = float((alone - together).abs().max())
+        # NaN is left to training, which says after which step it came up.
+        if most > _INFLUENCE * max(1.0, float(together.abs().max())):
+            raise self._problem(
+                f"the outputs of a row differ by {most:.3g} between a batch of one and of "
+                f"{len(self.x)} rows: in evaluation mode a row must not depend on the others"
+            )
 
     def _outputs(self, network: Network, mode: bool) -> Tensor:
         what = f"its network fails on {len(self.x)} row(s)"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from raydc import order
+from raydc.errors import TrainError
 from raydc.loop.buffers import ShardBuffers
 from raydc.loop.group import Group
 from raydc.loop.length import Length
@@ -190,13 +191,24 @@ class Step:
         return [*self._buffers.collect(), loss.detach()]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw outputs, float32 [B, K], computed in the precision of the spec."""
+        """Raw outputs, float32 [B, K], computed in the precision of the spec.
+
+        Raises:
+            TrainError: The network gives another number of rows than it was given.
+        """
         x = _aligned(x)
-        if not self._mixed:
-            outputs_BK: Tensor = self.network(x)
-            return outputs_BK
-        with torch.autocast(self._device.type, torch.bfloat16):
-            return self.network(x)  # type: ignore[no-any-return]
+        if self._mixed:
+            with torch.autocast(self._device.type, torch.bfloat16):
+                outputs_BK: Tensor = self.network(x)
+        else:
+            outputs_BK = self.network(x)
+        # A loss would compare each target with another row, or with all of them.
+        if outputs_BK.ndim != 2 or len(outputs_BK) != len(x):
+            raise TrainError(
+                f"the network gives {tuple(outputs_BK.shape)} for {len(x)} row(s)",
+                "Its outputs must have one row for each row of its inputs, whatever their number.",
+            )
+        return outputs_BK
 
     def state(self) -> dict[str, Any]:
         """State of optimiser and schedule, for `load_state`. Its tensors are the live ones."""

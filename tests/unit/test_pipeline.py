@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import small_models
 from training import training_spec
 
-from raydc import pipeline
+from raydc import artefact, pipeline
 from raydc.engine import Engine
-from raydc.errors import RunError, UsageError
+from raydc.errors import CheckpointError, RunError, UsageError
 from raydc.job import Job, open_job
+from raydc.registry import Registry
 from raydc.tracking import lease
 
 
@@ -83,3 +86,23 @@ def test_dashboard_of_a_cluster_is_refused_before_it_is_reached(
     monkeypatch.setenv("RAY_ADDRESS", "localhost:1")
     with pytest.raises(UsageError, match="--dashboard is for a local Ray"):
         open_job(spec, None, lines.append, dashboard=True)
+
+
+def test_bundle_that_does_not_compute_its_golden_rows_is_not_registered(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    job = make_job(tmp_path, lines)
+    folder = job.run_folder / "model"
+    small_models.write_bundle(folder, small_models.table_features(), name="digits")
+    meta, files = artefact.read_artefact(folder)
+    golden = json.loads(files["golden.json"])
+    golden["outputs"][0][0] += 1.0
+    folder.delete()
+    changed = {**files, "golden.json": json.dumps(golden).encode()}
+    artefact.write_artefact(folder, changed, meta)
+    with pytest.raises(CheckpointError, match=r"golden rows\[0\]: output 'no' is"):
+        pipeline.register_model(job, folder, {})
+    assert not Registry(job.storage).versions("digits")
+    folder.delete()
+    artefact.write_artefact(folder, files, meta)
+    assert pipeline.register_model(job, folder, {}) == 1

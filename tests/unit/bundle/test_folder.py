@@ -215,3 +215,20 @@ def test_forward_refuses_outputs_without_the_axis_of_the_rows(tmp_path: Path) ->
     assert loaded.forward(np.zeros((2, 5), np.float32)).shape == (2, 3)
     with pytest.raises(CheckpointError, match=r"gives \(3,\) for 1 rows, expected \(1, 3\)"):
         loaded.forward(np.zeros((1, 5), np.float32))
+
+
+@pytest.mark.parametrize("num_golden", [1, 4])
+def test_golden_rows_are_tried_one_two_and_three_at_a_time(
+    folder: Storage, num_golden: int
+) -> None:
+    small_models.write_bundle(folder, small_models.table_features(), num_golden=num_golden)
+    loaded = bundle.load(folder)
+    sizes: list[int] = []
+    loaded.model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    loaded.check_golden()
+    assert sizes == [num_golden, 1, 2, 3]
+    drops_last = loaded.model.register_forward_hook(lambda _, __, y: y if len(y) < 3 else y[:2])
+    if num_golden < 3:
+        with pytest.raises(CheckpointError, match=r"gives \(2, 3\) for 3 rows, expected \(3, 3\)"):
+            loaded.check_golden()
+    drops_last.remove()

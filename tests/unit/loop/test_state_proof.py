@@ -138,6 +138,13 @@ class FailsBackward(Base):
         return y
 
 
+class Centred(Base):
+    """Subtracts the mean of the batch, in evaluation mode as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x - x.mean(0))
+
+
 class Tied(Base):
     """Shares a weight between two layers, and a buffer between two names."""
 
@@ -192,6 +199,7 @@ REFUSED: list[tuple[Callable[[Signature], nn.Module], str]] = [
     (Detached, "the outputs of the network do not depend on its parameters"),
     (TooWideInTraining, r"its network gives \(2, 2\) for 2 rows, expected \(2, 1\)"),
     (FailsBackward, r"a training step on 4 row\(s\) fails: RuntimeError"),
+    (Centred, "the outputs of a row differ by .* between a batch of one and of 4 rows"),
     (Frequent, r"body\.p\d differs when the builder is called again"),
 ]
 

@@ -20,7 +20,7 @@ from raydc.loop import step as steps
 from raydc.loop.group import Alone
 from raydc.loop.length import Length
 from raydc.loop.step import Step
-from raydc.spec.model import Cnn, Mlp
+from raydc.spec.model import Cnn, Linear, Mlp
 from raydc.spec.resolved import ResolvedTrain
 
 SIGNATURE = Signature(
@@ -347,6 +347,18 @@ def test_seed_shard_gives_each_seed_step_and_shard_its_own_state() -> None:
     values = [draw(*key) for key in keys]
     assert len(set(values)) == len(keys)
     assert [draw(*key) for key in keys] == values
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_step_refuses_outputs_for_another_number_of_rows(precision: str) -> None:
+    """A single row of outputs would otherwise be compared with the target of every row."""
+    step = make(Linear(name="linear"), {"precision": precision})
+    step.network.register_forward_hook(lambda _, __, y: y[:1])
+    x, y_B = batch()
+    with pytest.raises(TrainError, match=r"the network gives \(1, 3\) for 24 row\(s\)"):
+        step(0, 24, x, y_B, all_shards(24, 1))
+    with pytest.raises(TrainError, match="gives"):
+        step.forward(x)
 
 
 def test_step_counts_an_unused_parameter_as_zero_gradient() -> None:
