@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 from raydc import spec
 from raydc.checkpoint import resume as resuming
-from raydc.data import prepare, prepared, shards
+from raydc.data import prepare, prepared
 from raydc.engine import interruption
 from raydc.errors import RunError
 from raydc.job import Job
@@ -289,36 +287,8 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
         version = register_model(job, bundle_folder, metrics)
         if job.spec.serve is None:
             return Served(version, metrics)
+        from raydc import serve
+
         url = serve_model(job, version, f"raydc run {job.spec.name}")
-        return ask_held_out(job, data, Served(version, metrics, url))
-
-
-def ask_held_out(job: Job, data: prepared.Prepared, served: Served) -> Served:
-    """Sends one held-out row to the endpoint, as a client would.
-
-    Args:
-        job: Its section `serve` says whether the request needs a token.
-        data: Data set whose first held-out row is sent.
-        served: Result of the stages before, with a URL.
-
-    Returns:
-        That result with the answer, and the label or value that the data set has for the row.
-    """
-    from raydc import serve
-
-    # Golden rows are the first held-out rows, or the first validation rows if none are held out.
-    row = prepared.read_golden_rows(data.folder)[0]
-    split = "test" if data.num_rows.get("test") else "validation"
-    _, y = shards.open_rows(data.folder, split).gather(np.zeros(1, dtype=np.int64))
-    classes = data.features.signature.classes
-    expected = classes[int(y[0])] if classes else float(data.features.unscale(y[:, None])[0])
-    # A token of its own, which is revoked after the request.
-    is_open = job.spec.serve is None or job.spec.serve.auth == "none"
-    own = (
-        contextlib.nullcontext()
-        if is_open
-        else TokenStore(job.storage, job.spec.name).temporary(user())
-    )
-    with own as token:
-        answer = serve.predict_row(served.url or "", row, token)
-    return Served(served.version, served.metrics, served.url, answer, expected)
+        answer, expected = serve.ask_held_out(job.spec, job.storage, data, url)
+        return Served(version, metrics, url, answer, expected)

@@ -8,6 +8,7 @@ from raydc.serve.control.deploy import (
     stop,
     wait,
 )
+from raydc.serve.control.held_out_request import ask_held_out
 from raydc.serve.control.path_report import describe_path
 from raydc.serve.control.readiness import Endpoint, predict_row
 from raydc.serve.control.recorded_endpoint import notes_before_serving
@@ -15,6 +16,7 @@ from raydc.serve.control.recorded_endpoint import notes_before_serving
 __all__ = [
     "Endpoint",
     "Moved",
+    "ask_held_out",
     "deploy",
     "describe_path",
     "notes_before_serving",
