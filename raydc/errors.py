@@ -26,11 +26,16 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 # Shows one line to the user: `print`, or a method with the same effect.
 Say = Callable[[str], None]
+
+# Hint of an error that nobody foresaw.
+REPORT_IT = "This is probably a fault of raydc: please report it, with this message and the spec."
 
 # difflib is quadratic in the length of a name, and names may come from a request.
 _MAX_COMPARED_CHARS = 100
@@ -207,6 +212,17 @@ def first_line(error: BaseException) -> str:
         error: Any exception. `TimeoutError()` has no text and gives an empty string.
     """
     return next((line for line in str(error).splitlines() if line.strip()), "")
+
+
+def unexpected(error: BaseException) -> str:
+    """Describes an error that nobody foresaw: its type, its message, and where it was raised.
+
+    Args:
+        error: Any exception.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {first_line(error)}{place}"
 
 
 def last_line(error: BaseException) -> str:

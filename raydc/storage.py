@@ -51,9 +51,8 @@ class Storage:
         return f"Storage({self.uri!r})"
 
     def __truediv__(self, name: str) -> Storage:
-        # A query (`s3://bucket/p?endpoint_override=...`) must stay at the end of the URI.
-        base, mark, query = self.uri.partition("?")
-        return Storage(f"{base}/{name}{mark}{query}")
+        base, query = split_query(self.uri)
+        return Storage(f"{base}/{name}{query}")
 
     @property
     def is_local(self) -> bool:
@@ -170,6 +169,19 @@ def _write_through(path: str, content: Content) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def split_query(uri: str) -> tuple[str, str]:
+    """Splits the query off a URI, which must stay at its end (`s3://bucket/p?region=...`).
+
+    Args:
+        uri: A URI, or a local path, in which a question mark is a character like others.
+
+    Returns:
+        What names the place, and the query with its question mark or "".
+    """
+    base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return base, mark + query
 
 
 def _sync_folder(path: str) -> None:

@@ -12,6 +12,7 @@ import yaml
 from raydc.cli.store_listing import Extent, StoreListing
 from raydc.errors import RunError, did_you_mean, first_line
 from raydc.spec.train import ALL_SCORES
+from raydc.storage import split_query
 from raydc.tracking import events, lease
 
 # Enough for the last thousand steps. A longer epoch costs a read of the whole file.
@@ -89,7 +90,7 @@ def forks_of(listing: StoreListing, name: str) -> list[str]:
         if "fork.json" in listing.files("runs", other):
             origin = listing.read_json(f"runs/{other}/fork.json")
             # The folder of the origin, because a run that was set aside keeps its name.
-            if str(origin.get("uri", "")).partition("?")[0].endswith(f"/runs/{name}"):
+            if split_query(str(origin.get("uri", "")))[0].endswith(f"/runs/{name}"):
                 found.append(other)
     return found
 

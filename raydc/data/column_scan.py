@@ -164,9 +164,10 @@ class BlockScan:
 
 def scan_block(table: pa.Table) -> BlockScan:
     """Scans the columns of one block of raw rows."""
-    ids = values.row_ids(table)
-    if not len(ids):
+    # Of a file without rows Ray Data makes a block without columns.
+    if not table.num_rows:
         return BlockScan()
+    ids = values.row_ids(table)
     columns = {
         name: _scan_column(values.column_of(table, name), ids)
         for name in table.column_names

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from raydc.errors import DataError, first_line
+from raydc.errors import REPORT_IT, DataError, RaydcError, first_line, unexpected
 from raydc.order import Ids
 
 Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx"]
@@ -125,6 +125,8 @@ def name_errors(path: str) -> Iterator[None]:
     """
     try:
         yield
+    except RaydcError:
+        raise
     except FileNotFoundError as error:
         # The driver has listed the file, so another node does not see the same filesystem.
         hint = "Every node must reach the sources: put them on shared storage, or give a URI."
@@ -132,3 +134,6 @@ def name_errors(path: str) -> Iterator[None]:
     except (OSError, EOFError, pa.ArrowInvalid) as error:
         hint = "The file is damaged or was cut off; write or download it again."
         raise DataError(f"{path} cannot be read: {first_line(error)}", hint) from error
+    # What a library raises on a strange file can be of any type.
+    except Exception as error:
+        raise DataError(f"{path} cannot be read: {unexpected(error)}", REPORT_IT) from error

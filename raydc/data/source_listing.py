@@ -129,7 +129,12 @@ def _mark(name: str, own_parts: Sequence[str]) -> str:
     """
     parts = name.split("/")
     own = own_parts if len(own_parts) == len(parts) else [""] * len(parts)
-    marks = {part[:1] for part, meant in zip(parts, own, strict=True) if part[:1] != meant[:1]}
+    # A folder such as _day=3 is a column and not unfinished; Spark reads it so, too.
+    marks = {
+        part[:1]
+        for part, meant in zip(parts, own, strict=True)
+        if part[:1] != meant[:1] and not ("=" in part and part != parts[-1])
+    }
     if "." in marks:
         return "."
     # Cameras name photographs _DSC0123.jpg; nothing that writes images in parts does.

@@ -17,7 +17,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from raydc.errors import DataError, UsageError
-from raydc.storage import Storage
+from raydc.storage import Storage, split_query
 
 
 class TableWriter:
@@ -31,10 +31,11 @@ class TableWriter:
     """
 
     def __init__(self, path: str) -> None:
-        folder, _, name = path.rpartition("/")
+        base, query = split_query(path)
+        folder, _, name = base.rpartition("/")
         self.path = path
-        self._open_file = _find_format(path)
-        self._folder = Storage(folder or ("/" if path.startswith("/") else "."))
+        self._open_file = _find_format(base)
+        self._folder = Storage((folder or ("/" if path.startswith("/") else ".")) + query)
         self._name = name
         self._temporary = f".{name}.{uuid.uuid4().hex[:8]}.tmp"
         self._stream: Any = None

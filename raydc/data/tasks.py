@@ -23,11 +23,13 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from raydc import engine
-from raydc.errors import DataError
+from raydc.errors import REPORT_IT, DataError, last_line, unexpected
 
 ReadCall = Callable[[], Iterable[pa.Table]]
 BlockRef = Any  # A ray.ObjectRef of a pa.Table.
 
+# Errors that code inside a task raised; others of Ray are about nodes and memory.
+_FAULTS = (ray.exceptions.RayTaskError, ray.exceptions.UserCodeException)
 _RESULT_SCHEMA = pa.schema(
     [("index", pa.int64()), ("value", pa.string()), ("error", pa.string()), ("hint", pa.string())]
 )
@@ -130,7 +132,7 @@ def run_calls(
     errors: dict[int, tuple[str, str | None]] = {}
     with quiet_ray_data():
         source = _CallDatasource(
-            [_as_read_call(index, call) for index, call in enumerate(calls)], name
+            [_as_read_call(index, call, name) for index, call in enumerate(calls)], name
         )
         data = ray.data.read_datasource(source, override_num_blocks=len(calls))
         # Rows arrive in any order, which is why each holds the index of its call.
@@ -147,7 +149,7 @@ def run_calls(
     return values
 
 
-def _as_read_call(index: int, call: Callable[[], Any]) -> ReadCall:
+def _as_read_call(index: int, call: Callable[[], Any], name: str) -> ReadCall:
     def read() -> Iterator[pa.Table]:
         value, error, hint = "null", None, None
         try:
@@ -156,6 +158,11 @@ def _as_read_call(index: int, call: Callable[[], Any]) -> ReadCall:
             # An exception would end the whole run at the first task that raises. As a value it
             # waits for the others, so that the first in the order of the rows can be reported.
             error, hint = data_error.message, data_error.hint
+        except ray.exceptions.RayError:
+            # A lost block or node, and nothing that the rows caused.
+            raise
+        except Exception as fault:  # noqa: BLE001 (reported as a value, like the one above)
+            error, hint = f"{name} failed: {unexpected(fault)}", REPORT_IT
         row = {"index": index, "value": value, "error": error, "hint": hint}
         yield pa.Table.from_pylist([row], schema=_RESULT_SCHEMA)
 
@@ -168,6 +175,7 @@ def quiet_ray_data() -> Iterator[None]:
 
     Raises:
         RaydcError: A task raised it; Ray's own exception around it is dropped.
+        DataError: A task raised another error.
     """
     context, logger = DataContext.get_current(), logging.getLogger("ray.data")
     level = logger.level
@@ -179,6 +187,8 @@ def quiet_ray_data() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         cause = engine.find_cause(error)
+        if cause is None and isinstance(error, _FAULTS):
+            raise DataError(f"a task of Ray Data failed: {last_line(error)}", REPORT_IT) from error
         if cause is None:
             raise
         raise type(cause)(cause.message, cause.hint) from None

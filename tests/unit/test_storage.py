@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydc.errors import UsageError
-from raydc.storage import Storage, canonical_json
+from raydc.storage import Storage, canonical_json, split_query
 
 
 @pytest.fixture(params=["path", "uri"])
@@ -89,3 +89,24 @@ def test_canonical_json_sorts_keys_and_refuses_nan() -> None:
     assert canonical_json({"b": 1, "a": "é"}) == '{"a":"é","b":1}'.encode()
     with pytest.raises(ValueError, match="Out of range"):
         canonical_json(float("nan"))
+
+
+PRINTABLE = [chr(code) for code in range(32, 127) if chr(code) != "/"]
+
+
+def test_local_folder_may_have_any_printable_character(tmp_path: Path) -> None:
+    for character in [*PRINTABLE, "\u00e9", "".join(PRINTABLE)]:
+        store = Storage(f"{tmp_path}/a{character}b")
+        inner = store / f"x{character}y" / "z"
+        inner.write_bytes(f"{character}.bin", b"1")
+        assert inner.local_path == tmp_path / f"a{character}b" / f"x{character}y" / "z"
+        assert (inner.local_path / f"{character}.bin").read_bytes() == b"1"
+        restored = pickle.loads(pickle.dumps(inner))  # noqa: S301
+        assert restored.uri == inner.uri
+        assert store.names() == [f"x{character}y"]
+        assert restored.names() == [f"{character}.bin"]
+
+
+def test_query_of_a_uri_stays_at_its_end() -> None:
+    assert split_query("s3://bucket/a?region=b&c=?") == ("s3://bucket/a", "?region=b&c=?")
+    assert split_query("/a?b/c") == ("/a?b/c", "")

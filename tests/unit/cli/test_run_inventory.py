@@ -61,8 +61,10 @@ def test_sweep_takes_its_data_set_from_a_trial(tmp_path: Path) -> None:
     assert (run.state, run.num_trials, run.data_set) == ("finished", 2, "digits-0123456789ab")
 
 
-def test_fork_names_its_origin_and_the_origin_its_forks(tmp_path: Path) -> None:
-    storage = make_storage(tmp_path)
+@pytest.mark.parametrize("place", ["store", "why? [1]"])
+def test_fork_names_its_origin_and_the_origin_its_forks(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir()
+    storage = make_storage(tmp_path / place)
     origin = storage / "runs" / "digits"
     fork = {"run": "digits", "step": 3, "uri": origin.uri, "data_hash": DATA_HASH}
     make_run(storage, "other").write_json("fork.json", fork)

@@ -67,3 +67,7 @@ def test_scan_survives_json() -> None:
     scan = scan_block(table)
     assert scan.columns["date"].arrow_type == "date32[day]"
     assert BlockScan.from_json(json.loads(json.dumps(scan.to_json()))) == scan
+
+
+def test_scan_of_a_block_without_rows_has_nothing() -> None:
+    assert scan_block(pa.table({})) == scan_block(pa.table({values.ROW_ID: [1]}).slice(1))
