@@ -5,6 +5,7 @@ It runs on the driver's node and reserves no CPU.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -21,6 +22,7 @@ class Mailbox:
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []
         self._holders: dict[str, Any] = {}
+        self._attempt = 0
 
     def publish(self, record: dict[str, Any]) -> None:
         """Takes a record of rank 0; of consecutive progress records only the newest is kept."""
@@ -36,6 +38,12 @@ class Mailbox:
     def post_event(self, record: dict[str, Any]) -> None:
         """Takes an event of the controller, which writes no files; the driver will write it."""
         self._records.append({**record, "unwritten": True})
+
+    def next_attempt(self) -> int:
+        """A number for an attempt that starts, larger than those of all attempts before it."""
+        # The clock of the driver's node, so that it grows even if this actor is made again.
+        self._attempt = max(self._attempt + 1, time.time_ns())
+        return self._attempt
 
     def collect(self) -> list[dict[str, Any]]:
         """Returns the records since the last call."""
@@ -60,8 +68,11 @@ class Mailbox:
 
 def create() -> Any:
     """Starts a mailbox on the node of the calling driver and returns its handle."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    # Hard: on a worker's node it would die with that node, and the run would be silent.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Made again if it dies; what was not collected yet is lost, the handles stay valid.
+    options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return ray.remote(Mailbox).options(**options).remote()
 
 
 def get_reply(reference: Any) -> Any:

@@ -225,6 +225,7 @@ def _work(config: dict[str, Any]) -> None:
             group=Workers(device) if context.get_world_size() > 1 else Alone(device),
             hooks=Hooks(
                 publish=handle.publish.remote,
+                next_attempt=lambda: int(mailbox.get_reply(handle.next_attempt.remote())),
                 peer_memory=peer_memory.PeerMemory(handle)
                 if spec.fault_tolerance.max_recomputed_steps
                 else None,

@@ -41,7 +41,8 @@ from raydc.loop.validation import compute_scores
 from raydc.models import device as devices
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
-from raydc.tracking import events, lease
+from raydc.tracking import events
+from raydc.tracking.attempt_fence import AttemptFence
 from raydc.tracking.journal import Journal
 from raydc.tracking.phase_timer import PhaseTimer
 from raydc.tracking.time_account import CHECKPOINT, VALIDATION
@@ -119,8 +120,9 @@ class _Run:
             run_folder, rank, world_size, hooks.stop_request
         )
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
-        self.store.reached = self.faults.reached
-        self.journal = Journal(run_folder, rank == 0, hooks.publish)
+        self.store.reached = self._reached
+        self.fence = AttemptFence(run_folder)
+        self.journal = Journal(run_folder, rank == 0, hooks.publish, self.fence.check)
         self.clock = PhaseTimer(run_folder, rank == 0, self.journal.record_event)
         self.constants = constants_of(spec, self.data, world_size=world_size)
         # All ranks hold the same state, so one of them saves it.
@@ -133,13 +135,19 @@ class _Run:
                 self.journal,
                 group.world.device,
                 peer_memory=hooks.peer_memory,
-                assert_still_owner=lease.owner_check(run_folder),
+                assert_still_owner=self.fence.check,
                 timing=timing,
             )
             self.step.before_update = self._finish_copy
 
     def start(self) -> None:
         """Restores the newest state that verifies, and records how this attempt starts."""
+        # Before it reads: an attempt that is replaced must not write beside this one.
+        if self.saver:
+            number = self.hooks.next_attempt and self.hooks.next_attempt()
+            resume.retry_reads(
+                lambda: self.fence.claim(number), self.folder, self.timing.retry_pauses_s
+            )
         found, source = agree_on_state(
             self.group, self.store, self.hooks.peer_memory, self.journal, self.timing.retry_pauses_s
         )
@@ -244,6 +252,12 @@ class _Run:
             self._flush()
             with self.clock.phase(CHECKPOINT):
                 self.saver.save(self._parts())
+
+    def _reached(self, phase: str) -> None:
+        self.faults.reached(phase)
+        # Files may take seconds to write; the last look is between the manifest and the commit.
+        if phase.startswith("wrote"):
+            self.fence.check()
 
     def _finish_copy(self) -> None:
         if self.saver:

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from raydc.storage import Storage, canonical_json
@@ -29,12 +29,21 @@ class EventLog:
         stem: File name without its suffix.
         patient: Whether lines that the disk refuses wait for the next write or for `flush`; without
             it such a write raises OSError.
+        assert_still_owner: Called before each write; raises an error if this log is no longer the
+            process's to write. None lets every process write.
     """
 
-    def __init__(self, folder: Storage, stem: str, patient: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Storage,
+        stem: str,
+        patient: bool = False,
+        assert_still_owner: Callable[[], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.stem = stem
         self.patient = patient
+        self._assert_still_owner = assert_still_owner or (lambda: None)
         # On a local filesystem: lines that are not written yet. On an object store: all lines of
         # this writer, because the object is rewritten as a whole.
         self._lines: list[bytes] = []
@@ -68,6 +77,7 @@ class EventLog:
             if self.folder.is_local:
                 self._append()
             elif self._num_visible < len(self._lines):
+                self._assert_still_owner()
                 self.folder.write_bytes(self._segment, b"".join(self._lines))
                 self._num_visible = len(self._lines)
 
@@ -85,6 +95,7 @@ class EventLog:
         """Writes the waiting lines; those that fit only in part, or not at all, keep waiting."""
         if not self._lines:
             return
+        self._assert_still_owner()
         path = self.folder.local_path / f"{self.stem}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)

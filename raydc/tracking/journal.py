@@ -33,14 +33,23 @@ class Journal:
         run_folder: Takes `events.jsonl`, `metrics.jsonl` and `tensorboard/`.
         writes: Whether this worker writes; true for rank 0 only.
         publish: Takes events and progress; None publishes nothing.
+        assert_still_owner: Called before each write; raises RunError once another attempt writes.
     """
 
-    def __init__(self, run_folder: Storage, writes: bool, publish: Publish | None) -> None:
+    def __init__(
+        self,
+        run_folder: Storage,
+        writes: bool,
+        publish: Publish | None,
+        assert_still_owner: Callable[[], None] | None = None,
+    ) -> None:
         self.writes = writes
         # A full disk does not end a run: lines wait, and checkpoints wait for the lines (see
         # `sync`).
-        self._events = events.EventLog(run_folder, "events", patient=True)
-        self._metrics = events.EventLog(run_folder, "metrics", patient=True)
+        self._events, self._metrics = (
+            events.EventLog(run_folder, stem, True, assert_still_owner)
+            for stem in ("events", "metrics")
+        )
         self._publish = publish if writes else None
         # One record and one loss for each step since the last flush.
         self._pending: list[dict[str, Any]] = []

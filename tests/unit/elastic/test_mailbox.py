@@ -20,3 +20,9 @@ def test_event_of_the_controller_is_marked_as_unwritten() -> None:
     mailbox = Mailbox()
     mailbox.post_event({"kind": "node_lost"})
     assert mailbox.collect() == [{"kind": "node_lost", "unwritten": True}]
+
+
+def test_numbers_of_attempts_grow_even_if_the_mailbox_is_made_again() -> None:
+    mailbox = Mailbox()
+    numbers = [mailbox.next_attempt(), mailbox.next_attempt(), Mailbox().next_attempt()]
+    assert numbers == sorted(set(numbers))

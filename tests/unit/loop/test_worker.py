@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from training import (
     write_pictures,
 )
 
+from raydc.checkpoint.store import CheckpointStore
 from raydc.errors import CheckpointError, RunError, TrainError
 from raydc.loop import worker
 from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
+from raydc.tracking.attempt_fence import AttemptFence
 
 STEPS_PER_EPOCH = 7
 
@@ -217,3 +220,59 @@ def test_fit_records_start_checkpoints_and_end(tmp_path: Path, data: Storage) ->
     assert (
         json.loads(folder(tmp_path).read_bytes("checkpoints/step_00000007/state.json"))["step"] == 7
     )
+
+
+class CutOff(StopsAfter):
+    """Lets the driver start the next attempt while this one is at work, as it does for a host
+    that is cut from the network but still reaches storage."""
+
+    def __init__(self, next_attempt: Callable[[], None], step: int | None, place: str = "") -> None:
+        super().__init__(None)
+        self._next_attempt, self._step, self._place = next_attempt, step, place
+
+    def before_step(self, step: int) -> None:
+        if step - 1 == self._step:
+            self._next_attempt()
+
+    def reached(self, place: str) -> None:
+        if place == self._place:
+            self._next_attempt()
+
+
+def test_attempt_that_was_replaced_writes_nothing_more(tmp_path: Path, data: Storage) -> None:
+    spec = training_spec(str(tmp_path))
+    undisturbed, run = folder(tmp_path, "undisturbed"), folder(tmp_path)
+    state = worker.fit(spec, undisturbed, data)
+    files: list[dict[str, bytes]] = []
+
+    def contents() -> dict[str, bytes]:
+        paths = (path for path in run.local_path.rglob("*") if path.is_file())
+        # Charts and the pulse are a convenience, of which each attempt has its own.
+        kept = (p for p in paths if not {"tensorboard", "pulse"} & {*p.parts, p.stem})
+        return {str(path): path.read_bytes() for path in kept}
+
+    def next_attempt() -> None:
+        assert worker.fit(spec, run, data) == state
+        files.append(contents())
+
+    with pytest.raises(RunError, match="newer attempt"):
+        worker.fit(spec, run, data, hooks=Hooks(faults=CutOff(next_attempt, 6)))
+    assert contents() == files[0]
+    check_ledger(run, spec)
+    assert weights_hash(run, state.step) == weights_hash(undisturbed, state.step)
+
+
+def test_checkpoint_on_its_way_is_not_committed_by_a_replaced_attempt(
+    tmp_path: Path, data: Storage
+) -> None:
+    run = folder(tmp_path)
+    hooks = Hooks(faults=CutOff(lambda: AttemptFence(run).claim(), None, "wrote MANIFEST.json"))
+    with pytest.raises(RunError, match="newer attempt"):
+        worker.fit(training_spec(str(tmp_path)), run, data, hooks=hooks)
+    assert CheckpointStore(run / "checkpoints", 1).steps() == []
+
+
+def test_attempt_number_of_the_driver_is_claimed(tmp_path: Path, data: Storage) -> None:
+    run = folder(tmp_path)
+    worker.fit(training_spec(str(tmp_path)), run, data, hooks=Hooks(next_attempt=lambda: 12))
+    assert run.read_json("attempt.json")["number"] == 12

@@ -1,0 +1,89 @@
+"""The fence of an attempt: only the newest attempt of a run writes to it. Runs in rank 0.
+
+A worker whose host is cut from the network may still reach storage, and goes on while the driver
+starts the next attempt elsewhere. Each attempt therefore claims the run with a number, in
+`attempt.json`, and every commit of a checkpoint, of metrics and of events is preceded by a look
+whether a newer attempt has claimed it since.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict, dataclass
+
+from raydc.errors import RunError
+from raydc.storage import Storage
+from raydc.tracking import lease
+
+FILE = "attempt.json"
+_HINT = "This process writes nothing more. The run goes on there."
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The claim of an attempt.
+
+    Attributes:
+        number: Larger than those of the attempts before it.
+        token: Random name; two attempts that claim at once may have the same number.
+        driver: Token of its driver; None without one.
+    """
+
+    number: int
+    token: str
+    driver: str | None
+
+
+class AttemptFence:
+    """The claim of one attempt.
+
+    Args:
+        folder: Folder of the run.
+    """
+
+    def __init__(self, folder: Storage) -> None:
+        self._folder = folder
+        self._driver = lease.owner_token(folder)
+        self._assert_same_driver = lease.owner_check(folder)
+        self._mine: Attempt | None = None
+
+    def claim(self, number: int | None = None) -> None:
+        """Claims the run for this attempt; from now on the attempts before it write nothing.
+
+        Args:
+            number: Grows with each attempt of this driver, and comes from a place that a worker
+                which is cut off cannot ask; None counts in the file.
+
+        Raises:
+            RunError: A newer attempt of this driver has claimed the run already.
+        """
+        newest = self._read()
+        if number is None:
+            number = newest.number + 1 if newest else 1
+        # A worker that was suspended at its start must not end the attempt that replaced it.
+        elif newest and newest.driver == self._driver and newest.number > number:
+            raise self._replaced()
+        mine = Attempt(number, uuid.uuid4().hex, self._driver)
+        self._folder.write_json(FILE, asdict(mine))
+        self._mine = mine
+
+    def check(self) -> None:
+        """Raises RunError once a newer attempt, or another driver, has taken over the run."""
+        self._assert_same_driver()
+        # A file that is gone or damaged is nobody's claim.
+        if self._mine is not None and self._read() not in (self._mine, None):
+            raise self._replaced()
+
+    def _replaced(self) -> RunError:
+        return RunError(
+            f"a newer attempt of the run at {self._folder.uri} has started while this worker did "
+            "not respond",
+            _HINT,
+        )
+
+    def _read(self) -> Attempt | None:
+        try:
+            claim = self._folder.read_json(FILE)
+            return Attempt(int(claim["number"]), str(claim["token"]), claim["driver"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
