@@ -18,7 +18,10 @@ _TRAIN = "ray.train.v2._internal"
 
 NAMES: Names = {
     "ray._private.auto_init_hook": {"enable_auto_connect": None},
-    "ray._private.node": {"Node.is_head": ("self",)},
+    "ray._private.node": {
+        "Node.is_head": ("self",),
+        "Node.kill_all_processes": ("self", "check_alive", "allow_graceful", "wait"),
+    },
     "ray._private.worker": {"_global_node": None},
     "ray._private.services": {
         "canonicalize_bootstrap_address_or_die": ("addr", "temp_dir"),

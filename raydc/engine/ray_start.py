@@ -102,7 +102,8 @@ def limited(address: str | None) -> Iterator[None]:
     watch = threading.Thread(target=_watch, args=(where, address, is_over), daemon=True)
     watch.start()
     try:
-        with interruption.idle(), _signals_stay_here():
+        here = contextlib.nullcontext() if address else _signals_stay_here()
+        with interruption.idle(), here:
             yield
     except (ClusterError, KeyboardInterrupt):
         raise
@@ -115,14 +116,19 @@ def limited(address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_stay_here() -> Iterator[None]:
-    """Keeps signals to the whole group from the processes that Ray starts in the block.
+    """Keeps signals of a whole group from the processes that Ray starts in the block.
 
     `timeout`, SLURM and terminals signal the group, and a Ray that ends at once takes the workers
     with it before they could keep their state. Ray itself blocks Ctrl-C alone.
     """
+    if not interruption.is_catching():
+        yield
+        return
+    # A process inherits the mask. The thread of `interruption` takes the signals meanwhile.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interruption.SIGNALS)
     try:
         yield
+        internals.end_own_ray_at_once()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
