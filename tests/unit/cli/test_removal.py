@@ -188,7 +188,7 @@ def test_rm_alias_then_model_removes_all_of_it(
     endpoints.append(served(storage))
     refused = rm(storage, "alias", "digits", "production", "--yes")
     assert (refused.exit_code, "raydc stop SPEC" in refused.output) == (7, True)
-    endpoints.clear()
+    endpoints[0]["storage"] = "/another"  # It has a model of the same name.
     assert rm(storage, "alias", "digits", "production", "--yes").exit_code == 0
     assert Registry(storage).aliases("digits") == {}
     assert Registry(storage).history("digits")[-1]["kind"] == "removed"
