@@ -310,6 +310,10 @@ def test_resolve_fills_defaults_that_depend_on_other_fields(
     assert (uri.storage, uri.train.metric, uri.train.mode) == ("s3://bucket/runs", "rmse", "min")
     official = spec.resolve(spec.loads(GOOD, overrides=["data.source={train: a.csv, test: b.csv}"]))
     assert official.data.split.test_fraction == 0.0
+    alone = spec.resolve(spec.loads(GOOD, overrides=["scaling.num_workers=0"]))
+    assert alone.train.logical_shards == 1
+    by_steps = spec.resolve(spec.loads(GOOD, overrides=["checkpoint={every_steps: 4}"]))
+    assert (by_steps.checkpoint.every_steps, by_steps.checkpoint.every_seconds) == (4, None)
 
 
 def test_with_values_sets_paths_and_validates() -> None:
