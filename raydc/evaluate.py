@@ -51,7 +51,7 @@ def run(
         bundle_folder: Bundle to score; its hashes are verified first.
         data_folder: Prepared data set with the bundle's features.
         split: train, validation or test.
-        say: Shows a line, such as one about waiting for a CPU.
+        say: Shows a line, such as one about waiting for a CPU or about files that are left out.
 
     Returns:
         `num_rows` and the metrics of `raydc.models.scores.Scores`; for a classification also
@@ -155,7 +155,7 @@ def predict_file(bundle_folder: Storage, source: str, output: str, say: Say = pr
         source: Path, folder, glob or URI of raw rows, in any format that training reads.
         output: File to write: `.csv`, `.parquet` or `.jsonl`, as a local path or a URI. It appears
             whole or not at all.
-        say: Shows a line, such as one about waiting for a CPU.
+        say: Shows a line, such as one about waiting for a CPU or about files that are left out.
 
     Returns:
         Number of rows.
@@ -170,6 +170,8 @@ def predict_file(bundle_folder: Storage, source: str, output: str, say: Say = pr
     writer = TableWriter(output)
     data = _prediction_data(loaded.spec.data, source)
     layout = sources.locate(data)
+    for note in layout.notes:
+        say(note)
     reader = Reader.for_layout(layout, data, as_shown=loaded.features.shows_images)
     calls = reader.pieces(layout.files)
     batch_rows = _batch_rows(loaded.features)

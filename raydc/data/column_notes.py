@@ -33,6 +33,7 @@ _CURRENCY = re.compile(r"[$€£¥%]|\b(?:USD|EUR|GBP|CHF|JPY)\b")
 _SEPARATED = re.compile(r"[+-]?\d{1,3}(?:[.,'\s]\d{3})*(?:[.,]\d+)?|[+-]?\d+(?:[.,]\d+)?")
 # `Unnamed: 0` and a column without a name are what pandas makes of its index in CSV files.
 _ID_NAME = re.compile(r"(?:.*[\W_])?(?i:id|idx|index|uuid|guid)|.*[a-z](?:Id|ID)|Unnamed: \d+|")
+_MISSING_WORDS = ("?", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 _PLAIN_YAML = re.compile(r"[A-Za-z_][\w-]*")
 
@@ -83,6 +84,7 @@ def of_statistics(total: RowStatistics, cleaner: Cleaner) -> Iterator[str]:
         column = total.inputs[name]
         if isinstance(column, CategoryCounts):
             yield from _spellings(f"column {name!r}", "categories", column.counts)
+            yield from _words_for_missing(name, column.counts, cleaner.data)
             note = _kind_of_texts(name, column.counts, total.num_rows[TRAIN], cleaner)
             if note is not None:
                 yield note
@@ -113,8 +115,8 @@ def of_scan(total: BlockScan, kinds: Mapping[str, str], data: Data, is_csv: bool
     for name, column in total.columns.items() if is_csv else ():
         if column.line_breaks.count:
             yield (
-                f"note: column {name!r} has {column.line_breaks.count:,} cell(s) with line breaks, "
-                f"the first begins {column.line_breaks.first_value}; if quotes are plain "
+                f"note: column {name!r} has cells with line breaks, {column.line_breaks.count:,} "
+                f"in all, the first being {column.line_breaks.first_value}; if quotes are plain "
                 "characters in this file, rows were joined: data.csv.quotes: none"
             )
 
@@ -134,6 +136,17 @@ def _spellings(what: str, plural: str, counts: Mapping[str, int]) -> Iterator[st
     if len(alike) > _MAX_NOTES_PER_COLUMN:
         more = len(alike) - _MAX_NOTES_PER_COLUMN
         yield f"note: {what}: {more:,} more groups of {plural} differ only in their spelling"
+
+
+def _words_for_missing(name: str, counts: Mapping[str, int], data: Data) -> Iterator[str]:
+    found = [word for word in _MISSING_WORDS if word in counts]
+    if found:
+        listed = ", ".join(f"{word!r} ({counts[word]:,} rows)" for word in found)
+        words = ", ".join(map(repr, (*data.clean.missing_values, *found)))
+        yield (
+            f"note: column {name!r}: {listed} counts as a category; if it means that there is no "
+            f"value: data.clean.missing_values: [{words}]"
+        )
 
 
 def _squeezed(name: str) -> str:

@@ -149,7 +149,7 @@ class PrepareStages:
             raise DataError(f"{layout.files[0].path}: there are no rows in it", hint)
         without = [file.path for i, file in enumerate(layout.files) if i not in set(total.files)]
         if without:
-            self._report(f"note: {len(without):,} file(s) hold no rows, such as {without[0]}")
+            self._report(f"note: files without rows: {len(without):,}, such as {without[0]}")
         columns = _count(len(total.columns), "column")
         self._report(f"read {_count(total.num_rows, 'row')} of {columns}")
         return [block for _, block in found], total

@@ -128,6 +128,9 @@ def _mark(name: str, own_parts: Sequence[str]) -> str:
         own_parts: Parts of the pattern, whose own marks are meant.
     """
     parts = name.split("/")
+    # Where macOS packs a folder, it adds one of hidden files.
+    if "__MACOSX" in parts:
+        return "."
     own = own_parts if len(own_parts) == len(parts) else [""] * len(parts)
     # A folder such as _day=3 is a column and not unfinished; Spark reads it so, too.
     marks = {
@@ -165,6 +168,6 @@ def notes_on_names(
         )
     if unfinished:
         yield (
-            f"note: {len(unfinished):,} file(s) are left out as unfinished, because their name or "
-            f"folder begins with _, such as {unfinished[0].path}"
+            f"note: unfinished files are left out, whose name or folder begins with _: "
+            f"{len(unfinished):,}, such as {unfinished[0].path}"
         )

@@ -68,7 +68,7 @@ def _without_empty(files: list[SourceFile], format_: Format, notes: list[str]) -
     empty = [file for file in files if not file.num_bytes and format_ != "parquet"]
     if not empty or len(empty) == len(files):
         return files
-    notes.append(f"note: {len(empty):,} file(s) are empty, such as {empty[0].path}")
+    notes.append(f"note: empty files are left out: {len(empty):,}, such as {empty[0].path}")
     return [file for file in files if file.num_bytes]
 
 

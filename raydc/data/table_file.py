@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from raydc.errors import DataError, UsageError
+from raydc.errors import DataError, UsageError, first_line
 from raydc.storage import Storage, split_query
 
 
@@ -122,9 +122,20 @@ def _find_format(path: str) -> Callable[[pa.NativeFile, pa.Schema], Any]:
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Casts a table to the columns of the first one; a column that it lacks becomes null."""
     columns = [
-        table.column(field.name).cast(field.type)
+        _cast(table.column(field.name), field)
         if field.name in table.column_names
         else pa.nulls(table.num_rows, field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"column {field.name!r} holds {field.type} in the first rows, and {column.type} that "
+            f"cannot be written as such later: {first_line(error)}",
+            "Give the column one type in all files.",
+        ) from error

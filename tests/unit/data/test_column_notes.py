@@ -75,6 +75,21 @@ def test_categories_get_no_note(tmp_path: Path, cells: list[str]) -> None:
     assert _notes(tmp_path, a=range(NUM_ROWS, 0, -1), c=cells)[1] == ""
 
 
+def test_words_for_a_missing_value_get_a_note_and_become_missing(tmp_path: Path) -> None:
+    lines = [f"{row % 5}.5,{('NA', 'x', 'y', '?')[row % 4]},{LABELS[row]}" for row in range(100)]
+    (tmp_path / "rows.csv").write_text("\n".join(["a,c,y", *lines, ""]))
+    data = {"source": str(tmp_path / "rows.csv"), "target": "y"}
+    _, lines = prepare_here(tmp_path, data)
+    (note,) = [line for line in lines if line.startswith("note")]
+    assert note.startswith("note: column 'c': '?' (")
+    assert note.endswith("data.clean.missing_values: ['', '?', 'NA']")
+    clean = {"missing_values": ["", "?", "NA"]}
+    prepared, lines = prepare_here(tmp_path, {**data, "clean": clean})
+    assert not [line for line in lines if line.startswith("note")]
+    column: Any = prepared.features.columns["c"]
+    assert (set(column.categories), column.has_missing) == ({"x", "y"}, True)
+
+
 @pytest.mark.parametrize(
     ("name", "numbers", "note"),
     [

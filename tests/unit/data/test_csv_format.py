@@ -80,7 +80,7 @@ def test_lone_quotes_join_rows_with_a_note_or_are_plain(tmp_path: Path) -> None:
     prepared, notes = prepare_here(tmp_path, data)
     assert sum(prepared.num_rows.values()) == 116
     (note,) = [note for note in notes if "line breaks" in note]
-    assert note.startswith("note: column 'c' has 1 cell(s) with line breaks, the first begins 'quo")
+    assert note.startswith("note: column 'c' has cells with line breaks, 1 in all, the first being")
     assert note.endswith("rows were joined: data.csv.quotes: none")
     prepared, notes = prepare_here(tmp_path, {**data, "csv": {"quotes": "none"}})
     assert sum(prepared.num_rows.values()) == 120
@@ -118,8 +118,8 @@ def test_part_without_rows_is_skipped_with_a_note(tmp_path: Path) -> None:
         _file(tmp_path, content, f"{name}.csv")
     prepared, notes = prepare_here(tmp_path, {"source": f"{tmp_path}/*.csv", "target": "y"})
     assert sum(prepared.num_rows.values()) == 120
-    assert f"note: 1 file(s) are empty, such as {tmp_path}/0.csv" in notes
-    assert f"note: 2 file(s) hold no rows, such as {tmp_path}/1.csv" in notes
+    assert f"note: empty files are left out: 1, such as {tmp_path}/0.csv" in notes
+    assert f"note: files without rows: 2, such as {tmp_path}/1.csv" in notes
     with pytest.raises(DataError, match=r"1\.csv: there are no rows in it"):
         prepare_here(tmp_path, {"source": f"{tmp_path}/1.csv", "target": "y"})
 

@@ -74,6 +74,7 @@ def _row_hash(prepared: Prepared) -> str:
 # it may follow from a new field in section `data`, or from reading the same files differently.
 PINNED: dict[str, dict[str, Any]] = {
     "_table": {
+        "data_hash": "03759975100948a672406774f1f6499dcfc69d4aeea21624766802260a33bcf3",
         "older_hash": "0449e7576af72704cea8915886b3efd5db8d05e013f55aa01c53548ee0cd16a6",
         "num_rows": {"test": 7, "train": 97, "validation": 16},
         "features": "87e51f3c146eb5d4ceeec02eec5b4293b51b04220de5b24c971866bc8d62398e",
@@ -81,6 +82,7 @@ PINNED: dict[str, dict[str, Any]] = {
         "rows": "be9211f5797573e25707ce319df5431a5cf9bb110cfbd21db079557d7107c67c",
     },
     "_numbers": {
+        "data_hash": "138137684b011fcc5271b26d9f6ed512d266868dacaf26a34667476469d3aa8c",
         "older_hash": "3e11af4cbeebe8bc1f3f180dc2baf42f02d2d4a6facdf0967553b458de4a15fe",
         "num_rows": {"test": 5, "train": 72, "validation": 13},
         "features": "2e156dbafbccc1ab7ec1a5e47903b89654dec3df71fedc27fbaab0bef12db5ff",
@@ -88,6 +90,7 @@ PINNED: dict[str, dict[str, Any]] = {
         "rows": "a64a62db756089a4a8ec787da405277ec3affb23f54a7640bc4008af5f36ed26",
     },
     "_images": {
+        "data_hash": "c03b4e8ac6c2532920b2a7bab25fcce4e7920ac04a15e51d78897c23f2af693a",
         "older_hash": "af066ab280f20bd6c8428b346b643c56386ef4864813363eca09dcc860632445",
         "num_rows": {"test": 9, "train": 57, "validation": 3},
         "features": "038f626be66abda7f70b34c79d83046fa37b674ad8376543c90f0da22139ee24",
@@ -105,6 +108,7 @@ def test_data_set_of_the_same_input_keeps_its_hashes(
     features = prepared.features
     golden = features.from_json_rows(prepared.folder.read_json("golden_rows.json"))
     found = {
+        "data_hash": prepared.data_hash,
         "num_rows": prepared.num_rows,
         "features": features.hash,
         "golden_rows": sha256(features.apply(golden).tobytes()),

@@ -130,7 +130,8 @@ def test_locate_reads_a_pattern_only_if_no_path_is_named_so(tmp_path: Path) -> N
 
 
 def test_locate_reads_photographs_whose_name_begins_with_an_underscore(tmp_path: Path) -> None:
-    _touch(tmp_path, "a/_DSC1.jpg", "a/2.jpg", "_b/_MG_3.jpg", "_b/.4.jpg", ".c/5.jpg")
+    names = ["a/_DSC1.jpg", "a/2.jpg", "_b/_MG_3.jpg", "_b/.4.jpg", ".c/5.jpg", "__MACOSX/6.jpg"]
+    _touch(tmp_path, *names)
     layout = _locate(str(tmp_path))
     assert [file.name for file in layout.files] == ["_b/_MG_3.jpg", "a/2.jpg", "a/_DSC1.jpg"]
     assert layout.notes == ()
@@ -145,7 +146,7 @@ def test_locate_names_the_files_that_it_leaves_out(tmp_path: Path) -> None:
     layout = _locate(str(tables))
     assert [file.name for file in layout.files] == ["a.csv"]
     (note,) = layout.notes
-    assert note.startswith("note: 2 file(s) are left out as unfinished")
+    assert "unfinished files are left out, whose name or folder begins with _: 2, such as" in note
     # What is asked for by its name is read.
     assert [file.name for file in _locate(f"{tables}/_c.csv").files] == ["_c.csv"]
     assert [file.name for file in _locate(f"{tables}/_c*").files] == ["_c.csv"]

@@ -57,3 +57,16 @@ def test_table_writer_refuses_a_column_that_the_first_table_lacks(tmp_path: Path
 def test_table_writer_refuses_an_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.csv, \.parquet, \.jsonl"):
         TableWriter(str(tmp_path / "rows.xlsx"))
+
+
+def test_table_writer_names_a_column_that_changes_its_type(tmp_path: Path) -> None:
+    message = "column 'a' holds int64 in the first rows, and string that cannot be written as such"
+
+    def write_both() -> None:
+        with TableWriter(str(tmp_path / "x.csv")) as writer:
+            writer.write(pa.table({"a": [1]}))
+            writer.write(pa.table({"a": ["unknown"]}))
+
+    with pytest.raises(DataError, match=message):
+        write_both()
+    assert list(tmp_path.iterdir()) == []
