@@ -12,15 +12,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raydc.errors import CheckpointError, FormatError
-from raydc.storage import Content, Storage, canonical_json, sha256
+from raydc.storage import Content, Storage, broken_seal, seal, sha256
 
 MANIFEST = "MANIFEST.json"
 # Increased when a reader of the previous format would misread the files or the manifest. A manifest
 # without `format` has format 1.
 FORMAT_VERSION = 1
-
-# Where the JSON objects of a store keep the hash of all their other values.
-OWN_HASH = "sha256"
 
 # A file that stands where a folder belongs, or the reverse. Such a store answers, and no wait
 # helps; any other OSError may be temporary, so it makes nothing damaged.
@@ -66,28 +63,6 @@ def write_artefact(
     manifest = {"format": FORMAT_VERSION, "meta": dict(meta), "files": entries}
     folder.write_json(MANIFEST, seal(manifest))
     on_phase(f"wrote {MANIFEST}")
-
-
-def seal(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the hash of a JSON object to it, by which a reader finds a changed character."""
-    return {**record, OWN_HASH: _own_hash(record)}
-
-
-def broken_seal(record: Mapping[str, Any]) -> str | None:
-    """Compares a JSON object with the hash that `seal` added.
-
-    Returns:
-        What was expected and what was found; None if they agree, or if it has no hash because an
-        older raydc wrote it.
-    """
-    expected = record.get(OWN_HASH)
-    if expected is None or expected == (found := _own_hash(record)):
-        return None
-    return f"expected sha256 {str(expected)[:16]}, found {found[:16]}"
-
-
-def _own_hash(record: Mapping[str, Any]) -> str:
-    return sha256(canonical_json({name: record[name] for name in record if name != OWN_HASH}))
 
 
 def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -136,6 +111,26 @@ def copy_artefact(source: Storage, target: Storage, manifest: Content) -> None:
     except (OSError, CheckpointError):
         target.delete()
         raise
+
+
+def complete_copy(source: Storage, target: Storage, manifest: Content) -> None:
+    """Makes a folder a copy of an artefact; one that verifies is left as it is.
+
+    Args:
+        source: Folder to copy.
+        target: Folder that may be empty, half a copy, or a damaged one.
+        manifest: The manifest of the source.
+
+    Raises:
+        CheckpointError: The copy does not verify.
+    """
+    try:
+        if target.read_bytes(MANIFEST) == manifest:
+            read_artefact(target)
+            return
+    except (FileNotFoundError, CheckpointError):
+        pass
+    copy_artefact(source, target, manifest)
 
 
 def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:

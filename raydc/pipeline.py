@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raydc import spec
-from raydc.checkpoint import resume as resuming
+from raydc.checkpoint import run_files
 from raydc.data import prepare, prepared
 from raydc.engine import interruption
 from raydc.errors import RunError
@@ -67,7 +67,7 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
     folder, name = job.run_folder, job.spec.name
     exists = folder.exists("resolved.yaml")
     if resume:
-        resuming.require_run(folder, job.storage / "runs", name)
+        run_files.require_run(folder, job.storage / "runs", name)
     if exists and not resume and not new:
         raise RunError(
             f"run {name!r} exists already at {folder.uri}",
@@ -80,7 +80,7 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
         job.report(f"run       the previous run is now {_set_aside(job)}")
     with lease.hold(folder):
         if exists and resume:
-            resuming.refuse_other_spec(job.spec, yaml.safe_load(folder.read_bytes("resolved.yaml")))
+            run_files.compare_resolved(job.spec, folder, job.report)
             return True
         resolved = yaml.safe_dump(spec.to_dict(job.spec), sort_keys=False)
         folder.write_bytes(

@@ -15,19 +15,17 @@ from __future__ import annotations
 
 import getpass
 import re
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from raydc import artefact
 from raydc.errors import RegistryError, UsageError, did_you_mean
-from raydc.storage import Storage, canonical_json, sha256
+from raydc.storage import Storage, sha256
+from raydc.tracking import version_records
 from raydc.tracking.alias_history import AliasHistory, Move, Stacks, make_move, read_record
 
 _MODEL_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*$")
 _ALIAS_NAME = re.compile(r"^[A-Za-z][\w.-]*$")
-# Each attempt loses to one other writer, so the limit is how many writers can be ahead at once.
-_MAX_ATTEMPTS = 100
 # Depth of `rollback`. Each entry holds all of it, so an unlimited one would grow with every move.
 _MAX_KEPT_MOVES = 100
 
@@ -65,6 +63,13 @@ class Registry:
             RegistryError: There is no such model or version.
         """
         known = self._known_versions(name)
+        if version not in known and self._model(name).exists(f"versions/{version}"):
+            raise RegistryError(
+                f"version {version} of {name} is not complete: {self._model(name).uri}/versions/"
+                f"{version}/{artefact.MANIFEST} is missing",
+                "Put it back, or register the same model again, which completes it: raydc run SPEC "
+                f"--resume. Or use another version; there are: {_listed(known)}.",
+            )
         if version not in known:
             raise RegistryError(
                 f"model {name} has no version {version}", f"There are: {_listed(known)}."
@@ -74,12 +79,14 @@ class Registry:
     def source(self, name: str, version: int) -> dict[str, Any]:
         """The origin of a version as it was registered, with `digest` and `time_s`."""
         self.folder(name, version)
-        return read_record(self._model(name), f"versions/{version}.json")
+        record = f"versions/{version}.json"
+        return read_record(self._model(name), record, "Restore it from a backup.")
 
     def register(self, name: str, bundle_folder: Storage, source: dict[str, Any]) -> int:
         """Copies a bundle into the registry and verifies the copy.
 
-        A bundle that is registered under this name already keeps its version.
+        A bundle that is registered under this name already keeps its version, whose copy is
+        repaired if it is damaged or not complete.
 
         Args:
             name: Model that gets the version; made if it is new.
@@ -97,27 +104,19 @@ class Registry:
         manifest = bundle_folder.read_bytes(artefact.MANIFEST)
         # The manifest holds the hash of every file, so its own hash identifies the bundle.
         digest = sha256(manifest)
+        version = version_records.find_number(folder, digest) or self._by_manifest(name, digest)
+        if version is None:
+            version = version_records.reserve(folder, digest, source)
+        artefact.complete_copy(bundle_folder, folder / "versions" / str(version), manifest)
+        return version
+
+    def _by_manifest(self, name: str, digest: str) -> int | None:
+        """The version with a manifest of this sha256: its record may be damaged or lost."""
+        folder = self._model(name)
         for version in self.versions(name):
             if sha256(folder.read_bytes(f"versions/{version}/{artefact.MANIFEST}")) == digest:
                 return version
-        record = {**source, "digest": digest, "time_s": round(time.time(), 3)}
-        version = self._reserve(folder, record)
-        artefact.copy_artefact(bundle_folder, folder / "versions" / str(version), manifest)
-        return version
-
-    def _reserve(self, folder: Storage, record: dict[str, Any]) -> int:
-        content = canonical_json(record, indent=2) + b"\n"
-        entries = folder.names("versions")
-        # Numbers of removed versions and of failed copies count too: none is given twice.
-        taken = [int(entry[:-5]) for entry in entries if re.fullmatch(r"\d+\.json", entry)]
-        first = max(taken, default=0) + 1
-        for version in range(first, first + _MAX_ATTEMPTS):
-            if folder.create_bytes(f"versions/{version}.json", content):
-                return version
-        raise RegistryError(
-            f"{folder.uri}: other writers took the next {_MAX_ATTEMPTS} version numbers",
-            "Try again.",
-        )
+        return None
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias to version; empty for an unknown name."""

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from pyarrow import fs as pafs
 from raydc.errors import UsageError
 
 Content = bytes | memoryview
+# Where the JSON objects of a store keep the hash of all their other values.
+OWN_HASH = "sha256"
 
 
 class Storage:
@@ -216,3 +219,25 @@ def canonical_json(value: Any, indent: int | None = None) -> bytes:
 def sha256(content: Content) -> str:
     """sha256 of some bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the hash of a JSON object to it, by which a reader finds a changed character."""
+    return {**record, OWN_HASH: _own_hash(record)}
+
+
+def broken_seal(record: Mapping[str, Any]) -> str | None:
+    """Compares a JSON object with the hash that `seal` added.
+
+    Returns:
+        What was expected and what was found; None if they agree, or if it has no hash because an
+        older raydc wrote it.
+    """
+    expected = record.get(OWN_HASH)
+    if expected is None or expected == (found := _own_hash(record)):
+        return None
+    return f"expected sha256 {str(expected)[:16]}, found {found[:16]}"
+
+
+def _own_hash(record: Mapping[str, Any]) -> str:
+    return sha256(canonical_json({name: record[name] for name in record if name != OWN_HASH}))

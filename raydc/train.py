@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from raydc import bundle
 from raydc.artefact import read_manifest
-from raydc.checkpoint import best
+from raydc.checkpoint import best, run_files
 from raydc.checkpoint import fork as forks
 from raydc.checkpoint import resume as resuming
 from raydc.checkpoint.fork import Fork
@@ -168,20 +169,23 @@ def _refuse_early(
     """Refuses a resume before any worker starts, for the reasons that workers would give."""
     steps = store.steps()
     if not steps:
-        resuming.refuse_lost_checkpoints(spec, store, events.read(run_folder, "events"))
+        run_files.refuse_lost_checkpoints(spec, store, events.read(run_folder, "events"))
         report("train     no checkpoint was written before; starting at step 0")
         return
-    resuming.retry_reads(
-        lambda: resuming.check_best(store, steps[-1], report), store.folder, pauses_s=()
-    )
-    # Only the newest is checked; if it does not verify, the workers search for one that does.
-    try:
-        meta, _ = read_manifest(store.folder / name_of(steps[-1]))
-    except FormatError:
-        raise  # It verifies for a newer raydc, so an older one must not win over it.
-    except CheckpointError:
+    # The newest with a manifest; if its files do not verify, the workers search for one that does.
+    for step in reversed(steps):
+        try:
+            meta, _ = read_manifest(store.folder / name_of(step))
+        except FormatError:
+            raise  # It verifies for a newer raydc, so an older one must not win over it.
+        except CheckpointError:
+            continue
+        resuming.refuse_other_data(spec, meta["data_hash"], data.data_hash)
+        run_files.report_damage(run_folder, step, report)
+        resuming.retry_reads(
+            partial(resuming.check_best, store, step, report), store.folder, pauses_s=()
+        )
         return
-    resuming.refuse_other_data(spec, meta["data_hash"], data.data_hash)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from safetensors import SafetensorError
 from raydc import artefact, models
 from raydc import spec as specs
 from raydc.bundle import card, golden
-from raydc.errors import CheckpointError, DataError, SpecError, last_line
+from raydc.errors import CheckpointError, DataError, FormatError, SpecError, last_line
 from raydc.features import Features
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, canonical_json, sha256
@@ -44,6 +44,10 @@ from raydc.storage import Storage, canonical_json, sha256
 Array = npt.NDArray[Any]
 
 NUM_THREADS = 1
+_REMEDY = (
+    "Put back an intact copy of the file. If its run is still there, `raydc run SPEC --resume` "
+    "writes the model again and repairs the copy in the registry."
+)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,12 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
     Raises:
         CheckpointError: The bundle is missing, does not verify or does not fit its own spec.
     """
-    _, files = artefact.read_artefact(folder)
+    try:
+        _, files = artefact.read_artefact(folder)
+    except FormatError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(error.message, _REMEDY) from error
     try:
         spec = specs.resolve(
             specs.from_dict(yaml.safe_load(files["spec.yaml"]), f"{folder.uri}/spec.yaml")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raydc import models
 from raydc import spec as specs
-from raydc.checkpoint import resume
+from raydc.checkpoint import run_files
 from raydc.checkpoint.state import (
     State,
     constants_of,
@@ -115,12 +115,15 @@ def write_first_checkpoint(
 
 
 def origin_of(run_folder: Storage) -> Origin | None:
-    """Origin of a forked run; None for any other run."""
+    """Origin of a forked run; None for any other run, or if the file of it is damaged."""
     if not run_folder.exists(FILE):
         return None
-    value = run_folder.read_json(FILE)
-    # By name, because a newer raydc may write more.
-    return Origin(value["run"], value["step"], value["uri"], value["data_hash"])
+    try:
+        value = run_folder.read_json(FILE)
+        # By name, because a newer raydc may write more.
+        return Origin(str(value["run"]), int(value["step"]), value["uri"], value["data_hash"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _find_run(runs: Storage, given: str) -> tuple[Storage, int | None]:
@@ -134,7 +137,7 @@ def _find_run(runs: Storage, given: str) -> tuple[Storage, int | None]:
         )
     # A name of a run has no slash; a path or URI has one.
     folder = Storage(name) if "/" in name else runs / name
-    resume.require_run(folder, runs, name)
+    run_files.require_run(folder, runs, name)
     return folder, int(step) if step else None
 
 

@@ -71,7 +71,7 @@ def read_failures(events: Iterable[Mapping[str, Any]]) -> FailureHistory:
             started_s, on_purpose = event["time_s"], False
         # The next attempt may have written the last time record of a killed one.
         if event["kind"] != "time":
-            last_s = event["time_s"]
+            last_s = event.get("time_s", last_s)
         on_purpose = on_purpose or event["kind"] in ("run_finished", "handed_over")
     if started_s is not None:
         observed_s += max(0.0, last_s - started_s)

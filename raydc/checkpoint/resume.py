@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, TypeVar
 
@@ -24,7 +24,6 @@ from raydc.errors import (
     RunError,
     Say,
     SpecError,
-    close_names,
 )
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -33,8 +32,6 @@ from raydc.tracking.journal import Journal
 T = TypeVar("T")
 # Sections that may differ between a run and its continuation, because they do not change the model.
 _MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "serve"}
-_LOCK_FILE = "run.lock.yaml"
-_NUM_NAMES = 5
 
 
 class Source(IntEnum):
@@ -175,50 +172,6 @@ def check_best(store: CheckpointStore, newest: int, report: Say) -> None:
         store.set_aside(best_step)
 
 
-def require_run(folder: Storage, runs: Storage, name: str) -> None:
-    """Refuses to continue a run that does not exist.
-
-    Args:
-        folder: Folder in which the run is expected.
-        runs: Folder of all runs, from which the message takes similar names.
-        name: Name as the user typed it, for the message.
-
-    Raises:
-        RunError: There is no such run; the message lists similar names.
-    """
-    if folder.exists("resolved.yaml"):
-        return
-    known = [known for known in runs.names() if (runs / known).exists("resolved.yaml")]
-    close = close_names(name, known, num=3) or known[:_NUM_NAMES]
-    there = f"there are: {', '.join(close)}" if close else "there is none"
-    raise RunError(
-        f"there is no run {name!r} at {folder.uri}; {there}",
-        "Check name and storage; `raydc runs` lists what there is.",
-    )
-
-
-def refuse_lost_checkpoints(
-    spec: ResolvedSpec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]
-) -> None:
-    """Refuses to start a run from step 0 if its checkpoints are gone.
-
-    Args:
-        spec: The resolved spec, for the name of the run in the message.
-        store: Store that holds no checkpoint; the message names its folder.
-        history: Lines of the run's `events.jsonl`, which say what was written.
-
-    Raises:
-        CheckpointError: The run has written checkpoints.
-    """
-    steps = [event["step"] for event in history if event["kind"] == "checkpoint"]
-    if steps:
-        raise CheckpointError(
-            f"run {spec.name!r} has written {len(steps)} checkpoints, the last after step "
-            f"{steps[-1]}, but {store.folder.uri} holds none",
-            "Put one back to continue from it, or pass --new to start again.",
-        )
-
-
 def refuse_changes(spec: ResolvedSpec, data_hash: str, found: Found) -> None:
     """Refuses to continue from a state of another spec or data set.
 
@@ -292,22 +245,3 @@ def _with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
         return specs.to_dict(specs.resolve(specs.from_dict(dict(before))))
     except SpecError:
         return dict(before)
-
-
-def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journal) -> None:
-    """Records once what results depend on besides the spec; later attempts compare with it.
-
-    Args:
-        run_folder: Folder of the run, in which `run.lock.yaml` is written or compared.
-        now: Versions, device and number of threads of this attempt.
-        journal: Records an event if something has changed since the run was started.
-    """
-    if not run_folder.exists(_LOCK_FILE):
-        run_folder.write_bytes(_LOCK_FILE, yaml.safe_dump(dict(now)).encode())
-        return
-    before = yaml.safe_load(run_folder.read_bytes(_LOCK_FILE))
-    changes = {
-        name: [before.get(name), value] for name, value in now.items() if before.get(name) != value
-    }
-    if changes:
-        journal.record_event("environment_changed", changes=changes)

@@ -16,6 +16,7 @@ from pyarrow import fs as pafs
 
 from raydc.errors import UsageError, first_line
 from raydc.storage import Storage
+from raydc.tracking import events
 
 Kind = Literal["runs", "data", "models"]
 T = TypeVar("T")
@@ -116,11 +117,7 @@ class StoreListing:
         content = self.read_bytes(path) if max_bytes is None else self._read_end(path, max_bytes)
         records = []
         for line in (content or b"").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and "kind" in record:
+            if (record := events.parse_line(line)) is not None:
                 records.append(record)
         if content and not records:
             self.damaged.append(f"{path}: holds no JSON line")

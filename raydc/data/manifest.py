@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydc.artefact import MANIFEST, broken_seal, is_damage, mismatch, seal
+from raydc.artefact import MANIFEST, is_damage, mismatch
 from raydc.data import content_check
 from raydc.errors import DataError
 from raydc.features import Features
-from raydc.storage import Storage, sha256
+from raydc.storage import Storage, broken_seal, seal, sha256
 
 FORMAT_VERSION = 1
 SHARD_SUFFIX = ".arrow"

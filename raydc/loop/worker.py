@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from raydc import plan
-from raydc.checkpoint import resume
+from raydc.checkpoint import resume, run_files
 from raydc.checkpoint.interval import read_failures
 from raydc.checkpoint.resume import Source
 from raydc.checkpoint.saver import Saver
@@ -169,7 +169,7 @@ class _Run:
         if self.saver:
             hashes = {name: self.constants.meta[name] for name in ("data_hash", "spec_hash")}
             environment = devices.environment(self.group.world.device, plan.num_threads(self.spec))
-            resume.lock_environment(self.folder, {**environment, **hashes}, self.journal)
+            run_files.lock_environment(self.folder, {**environment, **hashes}, self.journal)
         # A state in memory brings the lines that its attempt could no longer write.
         lines = found.files.get("metrics.jsonl", b"") if found else b""
         self.journal.record_start(self.state.step, lines)

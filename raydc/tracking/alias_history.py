@@ -6,6 +6,7 @@ exclusively is the whole transaction, so no change is lost and no lock is needed
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -13,12 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc.errors import OvertakenError, RegistryError
-from raydc.storage import Storage, canonical_json
+from raydc.storage import OWN_HASH, Storage, broken_seal, canonical_json, seal
 
 # Each attempt loses to one other writer, so the limit is how many writers can be ahead at once.
 _MAX_ATTEMPTS = 100
 # Entries without `format` have format 1.
 _FORMAT = 1
+_REMEDY = (
+    "Restore it from a backup. Or, if it is the newest, delete it: then the aliases are those of "
+    "the entry before it."
+)
+
+logger = logging.getLogger("raydc")
 
 # The versions that each alias has stood for, the current one last.
 Stacks = dict[str, list[int]]
@@ -84,15 +91,37 @@ class AliasHistory:
 
     def moves(self) -> list[dict[str, Any]]:
         """Every move, oldest first. Raises RegistryError for an entry that cannot be read."""
-        return [read_record(self.folder, entry)["move"] for entry in self._entries()]
+        return [
+            read_record(self.folder, entry, _REMEDY)["move"]
+            for entry in self._entries()
+            if not self._is_empty(entry)
+        ]
 
     def state(self) -> tuple[int, Stacks]:
         """Number of the newest entry, 0 without one, and the aliases after it."""
         entries = self._entries()
         if not entries:
             return 0, {}
-        stacks: Stacks = read_record(self.folder, entries[-1])["aliases"]
-        return int(entries[-1][:-5]), stacks
+        number = int(entries[-1][:-5])
+        empty = []
+        while entries and self._is_empty(entries[-1]):
+            empty.append(entries.pop())
+        if empty:
+            # A power loss leaves such a file of a raydc that did not sync it; the move that it
+            # should have held was not reported as done.
+            logger.warning(
+                "%s/%s is empty and left out: the aliases are those of %s",
+                self.folder.uri,
+                ", ".join(empty),
+                entries[-1] if entries else "no entry",
+            )
+        stacks: Stacks = (
+            read_record(self.folder, entries[-1], _REMEDY)["aliases"] if entries else {}
+        )
+        return number, stacks
+
+    def _is_empty(self, entry: str) -> bool:
+        return not self.folder.read_bytes(entry).strip(b"\0\n ")
 
     def change(self, decide: Callable[[Stacks], Move | None], after: int | None = None) -> Stacks:
         """Appends one move.
@@ -118,7 +147,7 @@ class AliasHistory:
             if move is None:
                 return stacks
             record = {"format": _FORMAT, "move": move.to_dict(), "aliases": stacks}
-            content = canonical_json(record, indent=2) + b"\n"
+            content = canonical_json(seal(record), indent=2) + b"\n"
             if self.folder.create_bytes(f"{number + 1:08d}.json", content):
                 return stacks
         raise RegistryError(
@@ -128,7 +157,7 @@ class AliasHistory:
 
     def _overtaken(self, number: int) -> OvertakenError:
         """The error that names the newest move, which came before that of the caller."""
-        move = read_record(self.folder, f"{number:08d}.json")["move"]
+        move = read_record(self.folder, f"{number:08d}.json", _REMEDY)["move"]
         return OvertakenError(
             f"{self.model} was changed meanwhile: {move['who']} recorded {move['kind']!r} of alias "
             f"{move['alias']!r}, version {move['from']} to {move['to']}. That stands, and this "
@@ -158,8 +187,13 @@ def running_beside(moves: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
     return open_
 
 
-def read_record(folder: Storage, name: str) -> dict[str, Any]:
+def read_record(folder: Storage, name: str, remedy: str) -> dict[str, Any]:
     """A JSON object of the registry.
+
+    Args:
+        folder: Folder of the file.
+        name: Name of the file in it.
+        remedy: What to do if the file is damaged, for the message.
 
     Raises:
         RegistryError: It is missing, damaged, or of a format that this raydc does not read.
@@ -167,13 +201,14 @@ def read_record(folder: Storage, name: str) -> dict[str, Any]:
     try:
         record = folder.read_json(name)
     except (FileNotFoundError, ValueError) as error:
-        raise RegistryError(
-            f"{folder.uri}/{name} cannot be read: {error}", "Restore it from a backup."
-        ) from error
+        raise RegistryError(f"{folder.uri}/{name} cannot be read: {error}", remedy) from error
+    if isinstance(record, dict) and (wrong := broken_seal(record)) is not None:
+        raise RegistryError(f"{folder.uri}/{name} is damaged: {wrong}", remedy)
     found = record.get("format", _FORMAT) if isinstance(record, dict) else None
     if not isinstance(record, dict) or found != _FORMAT:
         raise RegistryError(
             f"{folder.uri}/{name} has format {found!r}, but this raydc reads {_FORMAT}",
             "A newer raydc wrote it: upgrade this one (`pip install --upgrade raydc`).",
         )
+    record.pop(OWN_HASH, None)
     return record

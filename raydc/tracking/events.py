@@ -20,6 +20,19 @@ from typing import Any
 
 from raydc.storage import Storage, canonical_json
 
+# What readers of a kind rely on.
+_NEEDED = {
+    "time": ("since_s", "until_s", "seconds"),
+    "run_started": ("time_s",),
+    "driver_ended": ("time_s",),
+    "waits_for_resources": ("time_s",),
+    "attempt_started": ("time_s",),
+    "checkpoint": ("step",),
+    "start": ("step",),
+    "step": ("step",),
+    "epoch": ("step",),
+}
+
 
 class EventLog:
     """An append-only JSON Lines log, `stem`.jsonl in a folder. Threads may share it.
@@ -126,15 +139,58 @@ def read(folder: Storage, stem: str) -> Iterator[dict[str, Any]]:
         stem: File name of the log without its suffix.
 
     Yields:
-        Records; a torn line, left by a killed writer, is skipped.
+        Records. A line that is none is left out: a torn one, of a killed writer, or a damaged one
+        (see `find_damage`).
     """
+    for _, _, line in _lines(folder, stem):
+        if (record := parse_line(line)) is not None:
+            yield record
+
+
+def find_damage(folder: Storage, stem: str) -> list[str]:
+    """File and number of each line of a log that `read` leaves out."""
+    return [
+        f"{folder.uri}/{name}: line {number}"
+        for name, number, line in _lines(folder, stem)
+        if parse_line(line) is None
+    ]
+
+
+def _lines(folder: Storage, stem: str) -> Iterator[tuple[str, int, bytes]]:
+    """Name of the file, number from 1, and content of each line of a log."""
     names = [n for n in folder.names() if n.startswith(f"{stem}.") and n.endswith(".jsonl")]
     for name in sorted(names):
-        for line in folder.read_bytes(name).splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        # Only the writer's line break: a damaged line may hold any other.
+        for number, line in enumerate(folder.read_bytes(name).split(b"\n"), start=1):
+            if line:
+                yield name, number, line
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The record in a line of a log; None if the line is torn or damaged.
+
+    A record has a kind, and its moments and its step are numbers; readers rely on nothing else.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return None
+    needed = _NEEDED.get(record["kind"], ())
+    if any(name not in record for name in needed):
+        return None
+    moments = [record[name] for name in ("time_s", "since_s", "until_s") if name in record]
+    if not all(_is_number(moment) for moment in moments):
+        return None
+    is_step = isinstance(record.get("step", 0), int)
+    seconds = record.get("seconds", {})
+    are_seconds = isinstance(seconds, dict) and all(map(_is_number, seconds.values()))
+    return record if is_step and (record["kind"] != "time" or are_seconds) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def surviving(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:

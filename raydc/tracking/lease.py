@@ -127,7 +127,11 @@ def read_driver(folder: Storage) -> Driver | None:
     try:
         claim = folder.read_json(FILE)
         # A newer raydc may write more fields; its driver is as alive as one of this version.
-        return Driver(**{field.name: claim[field.name] for field in fields(Driver)})
+        driver = Driver(**{field.name: claim[field.name] for field in fields(Driver)})
+        # Also raises for a damaged number, with which no age could be computed.
+        return replace(
+            driver, pid=int(driver.pid), since_s=float(driver.since_s), beat_s=float(driver.beat_s)
+        )
     # A file that was cut off in the middle belongs to a dead driver, so it counts as none.
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None

@@ -23,6 +23,7 @@ _MESSAGES = {
     "checkpoint_failed": "the checkpoint of step {step} was not written, older ones stay: {reason}",
     "checkpoint_skipped": "{checkpoint} does not verify and is skipped: {reason}",
     "best_lost": "{checkpoint}, the best so far, is lost ({reason}): {then}",
+    "file_damaged": "{file} cannot be read and is written again: {reason}",
     "recent_state_failed": "peer memory holds no copy of step {step}: {reason}",
     "waits_for_resources": "waiting: room for {fits} of at least {least} worker(s) of {needs}",
     "node_lost": "lost a node: {nodes}",

@@ -95,7 +95,9 @@ class Account:
         for name, seconds in record["seconds"].items():
             if name == VALIDATION:
                 self.validation_s += seconds
-            self.seconds[self._phase_of(name)] += seconds
+            phase = self._phase_of(name)
+            # A name that no raydc knows is that of a damaged line.
+            self.seconds[phase if phase in self.seconds else IDLE] += seconds
         self._until_s = record["until_s"]
         self.useful_steps += record.get("useful_steps", 0)
         self.recomputed_steps += record.get("recomputed_steps", 0)
@@ -125,7 +127,7 @@ def add_up(records: Iterable[dict[str, Any]]) -> Account:
 
     # A time record is written at its end but belongs at its start.
     def start_s(record: dict[str, Any]) -> float:
-        return float(record["since_s"] if record["kind"] == "time" else record["time_s"])
+        return float(record["since_s"] if record["kind"] == "time" else record.get("time_s", 0.0))
 
     account = Account()
     for record in sorted(records, key=start_s):

@@ -87,7 +87,7 @@ def read_epochs(folder: Storage) -> list[dict[str, Any]]:
 
 def tune_metric(spec: ResolvedSpec, record: dict[str, Any]) -> float:
     """The metric of an epoch as Tune compares it: a trial that has diverged is the worst of all."""
-    metric = record[spec.train.metric]
+    metric = record.get(spec.train.metric)
     # JSON has no NaN and no infinity; such metrics are recorded as None.
     if metric is None:
         return -math.inf if spec.train.mode == "max" else math.inf

@@ -23,16 +23,16 @@ from raydc.checkpoint.store import CheckpointStore
 from raydc.data import manifest, prepared
 from raydc.errors import DataError, FormatError, RegistryError, RunError
 from raydc.registry import Registry
-from raydc.storage import Storage
+from raydc.storage import OWN_HASH, Storage, seal
 from raydc.tracking import events, lease
 
 
 def rewrite(folder: Storage, name: str, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes a JSON file in place, as its writer would: with the hash of what it holds now."""
     value = folder.read_json(name)
-    sealed = value.pop(artefact.OWN_HASH, None)
+    sealed = value.pop(OWN_HASH, None)
     change(value)
-    folder.write_json(name, artefact.seal(value) if sealed else value)
+    folder.write_json(name, seal(value) if sealed else value)
 
 
 def all_of(storage: Storage, pattern: str) -> list[tuple[Storage, str]]:
@@ -47,7 +47,7 @@ def as_before_formats(storage: Storage) -> None:
     for pattern in ("**/MANIFEST.json", "models/*/history/*.json"):
         for folder, name in all_of(storage, pattern):
             value = folder.read_json(name)
-            value.pop(artefact.OWN_HASH, None)
+            value.pop(OWN_HASH, None)
             if "data" not in folder.local_path.parts[-2:]:  # Data sets always had a format.
                 value.pop("format")
             folder.write_json(name, value)

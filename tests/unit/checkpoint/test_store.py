@@ -9,7 +9,7 @@ import pytest
 from raydc import artefact
 from raydc.checkpoint.store import CheckpointStore
 from raydc.errors import CheckpointError
-from raydc.storage import Storage
+from raydc.storage import OWN_HASH, Storage
 
 FILES = {"a.bin": b"\x00\x01\x02", "b.json": b"{}"}
 
@@ -53,7 +53,7 @@ def test_read_artefact_finds_any_changed_character_of_the_manifest(
 def test_manifest_without_its_own_hash_is_read(folder: Storage) -> None:
     artefact.write_artefact(folder, FILES, {"kind": "test"})
     manifest = folder.read_json(artefact.MANIFEST)
-    del manifest[artefact.OWN_HASH]
+    del manifest[OWN_HASH]
     folder.write_json(artefact.MANIFEST, manifest)
     assert artefact.read_artefact(folder) == ({"kind": "test"}, FILES)
 

@@ -27,11 +27,11 @@ def test_writers_on_an_object_store_own_separate_segments(
     monkeypatch.setattr(Storage, "is_local", property(lambda self: False))
     folder = Storage(str(tmp_path))
     first, second = events.EventLog(folder, "metrics"), events.EventLog(folder, "metrics")
-    first.write(n=1)
+    first.write(kind="note", n=1)
     first.flush()
-    second.write(n=2)
+    second.write(kind="note", n=2)
     second.flush()
-    first.write(n=3)
+    first.write(kind="note", n=3)
     first.flush()
     assert sorted(record["n"] for record in events.read(folder, "metrics")) == [1, 2, 3]
 

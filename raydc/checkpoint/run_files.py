@@ -1,0 +1,199 @@
+"""The small files of a run: what is lost with each, and what stands in for it. Runs in the driver.
+
+Only `resolved.yaml` is needed to continue a run, and checkpoints hold a copy of it. Whatever else
+is damaged or gone is left out, and named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from raydc.artefact import is_damage, read_one
+from raydc.checkpoint import resume
+from raydc.checkpoint.store import CheckpointStore, name_of
+from raydc.errors import CheckpointError, RunError, Say, close_names, first_line
+from raydc.spec import ResolvedSpec
+from raydc.storage import Storage
+from raydc.tracking import events
+from raydc.tracking.journal import Journal
+
+RESOLVED = "resolved.yaml"
+LOCK_FILE = "run.lock.yaml"
+# Facts about a run that nothing but its tables and its model card need.
+_FACTS = ("fork.json", "evaluation.json")
+_NUM_NAMES = 5
+
+
+def require_run(folder: Storage, runs: Storage, name: str) -> None:
+    """Refuses to continue a run that does not exist.
+
+    Args:
+        folder: Folder in which the run is expected.
+        runs: Folder of all runs, from which the message takes similar names.
+        name: Name as the user typed it, for the message.
+
+    Raises:
+        RunError: There is no such run; the message lists similar names.
+    """
+    if folder.exists(RESOLVED):
+        return
+    if folder.exists("checkpoints"):
+        raise RunError(
+            f"{folder.uri}/{RESOLVED} is missing: it was lost, or a removal of the run was "
+            "interrupted",
+            "To continue the run, put it back: checkpoints/step_*/spec.yaml there is a copy. To "
+            f"remove the rest: raydc rm run {name} --yes",
+        )
+    known = [known for known in runs.names() if (runs / known).exists(RESOLVED)]
+    close = close_names(name, known, num=3) or known[:_NUM_NAMES]
+    there = f"there are: {', '.join(close)}" if close else "there is none"
+    raise RunError(
+        f"there is no run {name!r} at {folder.uri}; {there}",
+        "Check name and storage; `raydc runs` lists what there is.",
+    )
+
+
+def compare_resolved(spec: ResolvedSpec, folder: Storage, report: Say) -> None:
+    """Refuses to continue a run with another spec than its `resolved.yaml`.
+
+    The newest checkpoint that verifies decides if that file is damaged, and the file is written
+    again.
+
+    Args:
+        spec: The resolved spec of this attempt.
+        folder: Folder of the run.
+        report: Shows a line if the file was damaged.
+
+    Raises:
+        RunError: A field that changes the model differs, or the file cannot be read and there is no
+            checkpoint that could stand in for it.
+    """
+    before, reason = _read_yaml(folder, RESOLVED)
+    refusal: RunError | None = None
+    if before is not None:
+        try:
+            resume.refuse_other_spec(spec, before)
+            return
+        except RunError as error:
+            refusal = error
+    kept = _spec_of_newest(folder)
+    if kept is None:
+        raise refusal or RunError(
+            f"{folder.uri}/{RESOLVED} cannot be read ({reason}), and no checkpoint verifies that "
+            "holds a copy of it",
+            "Put the file back to continue the run, or pass --new to start again.",
+        )
+    resume.refuse_other_spec(spec, yaml.safe_load(kept))
+    report(
+        f"run       {folder.uri}/{RESOLVED} is damaged ({reason or 'it differs'}): written again "
+        "from a checkpoint"
+    )
+    folder.write_bytes(RESOLVED, kept)
+
+
+def _spec_of_newest(folder: Storage) -> bytes | None:
+    """The `spec.yaml` of the newest checkpoint in which it verifies."""
+    store = CheckpointStore(folder / "checkpoints", 1)
+    for step in reversed(store.steps()):
+        try:
+            return read_one(store.folder / name_of(step), "spec.yaml")[1]
+        except CheckpointError:
+            continue
+    return None
+
+
+def refuse_lost_checkpoints(
+    spec: ResolvedSpec, store: CheckpointStore, history: Iterable[Mapping[str, Any]]
+) -> None:
+    """Refuses to start a run from step 0 if its checkpoints are gone.
+
+    Args:
+        spec: The resolved spec, for the name of the run in the message.
+        store: Store that holds no checkpoint; the message names its folder.
+        history: Lines of the run's `events.jsonl`, which say what was written.
+
+    Raises:
+        CheckpointError: The run has written checkpoints.
+    """
+    steps = [event["step"] for event in history if event["kind"] == "checkpoint"]
+    if steps:
+        raise CheckpointError(
+            f"run {spec.name!r} has written {len(steps)} checkpoints, the last after step "
+            f"{steps[-1]}, but {store.folder.uri} holds none",
+            "Put one back to continue from it, or pass --new to start again.",
+        )
+
+
+def report_damage(run_folder: Storage, newest_step: int, report: Say) -> None:
+    """Names the records of a run that are damaged or gone; the run continues without them.
+
+    Args:
+        run_folder: Folder of the run.
+        newest_step: Step of its newest checkpoint, up to which there must be records.
+        report: Shows a line.
+    """
+    for stem in ("events", "metrics"):
+        for place in events.find_damage(run_folder, stem):
+            report(f"train     {place} cannot be read and is left out")
+    for name in _FACTS:
+        try:
+            if run_folder.exists(name) and not isinstance(run_folder.read_json(name), dict):
+                report(f"train     {run_folder.uri}/{name} holds no object and is left out")
+        except (OSError, ValueError) as error:
+            report(f"train     {run_folder.uri}/{name} is left out: {first_line(error)}")
+    history = events.surviving(events.read(run_folder, "metrics"))
+    known = {line["step"] for line in history if line["kind"] == "step"}
+    num_known = sum(step <= newest_step for step in known)
+    if num_known < newest_step:
+        report(
+            f"train     {run_folder.uri}/metrics.jsonl has lines of {num_known:,} of the "
+            f"{newest_step:,} steps so far; the others are lost, which changes no weights"
+        )
+    kinds = {event["kind"] for event in events.read(run_folder, "events")}
+    if newest_step and not kinds & {"checkpoint", "forked"}:
+        report(
+            f"train     {run_folder.uri}/events.jsonl has no event of the checkpoints so far; they "
+            "are lost, which changes no weights"
+        )
+
+
+def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journal) -> None:
+    """Records once what results depend on besides the spec; later attempts compare with it.
+
+    Args:
+        run_folder: Folder of the run, in which `run.lock.yaml` is written or compared.
+        now: Versions, device and number of threads of this attempt.
+        journal: Records an event if something has changed since the run was started.
+    """
+    before, reason = _read_yaml(run_folder, LOCK_FILE)
+    if before is None:
+        if reason is not None:
+            journal.record_event("file_damaged", file=LOCK_FILE, reason=reason)
+        run_folder.write_bytes(LOCK_FILE, yaml.safe_dump(dict(now)).encode())
+        return
+    # The checkpoints hold spec and data, and are compared with them.
+    changes = {
+        name: [before.get(name), value]
+        for name, value in now.items()
+        if before.get(name) != value and name not in ("spec_hash", "data_hash")
+    }
+    if changes:
+        journal.record_event("environment_changed", changes=changes)
+
+
+def _read_yaml(folder: Storage, name: str) -> tuple[dict[str, Any] | None, str | None]:
+    """A file with a mapping; or None, with the reason unless there is no such file."""
+    try:
+        value = yaml.safe_load(folder.read_bytes(name))
+    except FileNotFoundError:
+        return None, None
+    except (yaml.YAMLError, ValueError) as error:
+        return None, first_line(error)
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return None, first_line(error)
+    return (value, None) if isinstance(value, dict) else (None, "it holds no fields")
