@@ -25,8 +25,8 @@ from raydc.registry import Registry
 from raydc.storage import Storage, sha256
 
 NAME = "short"
-# Two steps an epoch; the run is killed before its last epoch.
-KILLED_AFTER, LAST = 4, 6
+# Two steps an epoch; the run is killed in its second epoch.
+KILLED_AFTER, LAST = 3, 4
 
 
 def open_job(store: Path, lines: list[str]) -> Job:
@@ -34,7 +34,7 @@ def open_job(store: Path, lines: list[str]) -> Job:
         str(store),
         name=NAME,
         model={"name": "mlp", "hidden": [4]},
-        train={"epochs": 3, "global_batch_size": 16, "log_every_steps": 1},
+        train={"epochs": 2, "global_batch_size": 16, "log_every_steps": 1},
         checkpoint={"every_steps": 1, "num_to_keep": 9},
     )
     return Job(spec, None, lines.append)  # type: ignore[arg-type]  # No Ray here.
@@ -88,8 +88,8 @@ def make_store(store: Path) -> None:
     train.export(job.spec, data, job.run_folder, first, lambda _line: None)
     registry = Registry(job.storage)
     registry.register(NAME, first, {"run": "first"})
-    registry.set_alias(NAME, "staging", 1)
     registry.set_alias(NAME, "production", 1)
+    registry.set_alias(NAME, "staging", 1)
     first.delete()
 
 
@@ -134,32 +134,18 @@ def files_of(store: Path) -> list[str]:
     return sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file())
 
 
-def judge(
-    store: Path,
-    name: str,
-    is_deleted: bool,
-    expected: dict[str, str],
-    log: pytest.LogCaptureFixture,
-) -> str | None:
+def judge(store: Path, name: str, expected: dict[str, str]) -> str | None:
     """What is wrong with what came of a damaged file; None if nothing is."""
-    said: list[str] = []
     try:
-        said += continue_run(store)
+        continue_run(store)
         found = ending(store)
     except RaydcError as error:
-        # That there was a newer entry, nothing shows any more.
-        if is_deleted and "/history/" in name:
-            return None
         if name.rpartition("/")[2] not in error.message:
             return f"the refusal does not name the file: {error}"
         return None if error.hint else f"the refusal does not say what to do: {error}"
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         return f"a traceback: {type(error).__name__}: {error}"
     if found == expected:
-        return None
-    said += [record.getMessage() for record in log.records]
-    # An alias may fall back where a power loss has left an empty entry, if that is said.
-    if {**found, "alias": ""} == {**expected, "alias": ""} and any(name in line for line in said):
         return None
     return f"other weights: {found} instead of {expected}"
 
@@ -168,42 +154,40 @@ def all_wrong(
     template: Path,
     tmp_path: Path,
     damages: dict[str, Callable[[Path], None]],
-    log: pytest.LogCaptureFixture,
 ) -> Iterator[str]:
     undamaged = tmp_path / "undamaged"
     shutil.copytree(template, undamaged)
     continue_run(undamaged)
     expected = ending(undamaged)
     names = files_of(template)
-    assert len(names) > 50
+    assert len(names) > 45
     for name in names:
         for damage, change in damages.items():
             store = tmp_path / "store"
             shutil.copytree(template, store)
             change(store / name)
-            log.clear()
-            wrong = judge(store, name, damage == "deleted", expected, log)
+            wrong = judge(store, name, expected)
             if wrong is not None:
                 yield f"{name} {damage}: {wrong}"
             shutil.rmtree(store)
 
 
 def test_half_finished_run_with_any_damaged_file_ends_alike_or_is_refused_by_name(
-    half_finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    half_finished: Path, tmp_path: Path
 ) -> None:
-    wrong = list(all_wrong(half_finished, tmp_path, DAMAGES, caplog))
+    wrong = list(all_wrong(half_finished, tmp_path, DAMAGES))
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_run_with_a_bit_flipped_anywhere_ends_alike_or_is_refused_by_name(
-    half_finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_finished: bool
+    half_finished: Path, tmp_path: Path, is_finished: bool
 ) -> None:
     template = tmp_path / "template"
     shutil.copytree(half_finished, template)
     if is_finished:
         continue_run(template)
     damages = {**DAMAGES, **MORE_DAMAGES}
-    wrong = list(all_wrong(template, tmp_path, damages, caplog))
+    wrong = list(all_wrong(template, tmp_path, damages))
     assert not wrong, "\n".join(wrong)

@@ -249,3 +249,118 @@ def test_of_two_changes_of_one_state_exactly_one_is_made(
             jobs = [(registry.storage.uri, number, version) for version in {1, 2, 3} - {at}]
             assert sorted(pool.starmap(_promote, jobs)) == ["moved", "overtaken"]
     assert len(registry.history("digits")) == 5
+
+
+def flip(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
+def test_empty_newest_entry_of_a_history_is_left_out_and_named(
+    registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_versions(registry, tmp_path, 3)
+    for version in (1, 2, 3):
+        registry.set_alias("digits", "production", version)
+    history = tmp_path / "store/models/digits/history"
+    (history / "00000003.json").write_bytes(b"")
+    assert registry.aliases("digits") == {"production": 2}
+    assert (
+        "00000003.json is empty and left out: the aliases are those of 00000002.json" in caplog.text
+    )
+    # The history goes on after it, and can be read as a whole.
+    registry.set_alias("digits", "production", 1)
+    assert registry.aliases("digits") == {"production": 1}
+    assert [move["to"] for move in registry.history("digits")] == [1, 2, 1]
+    assert (history / "00000004.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"      2\n", b"      1\n"), (b'"aliases"', b'"aliasez"'), (b"{", b"[")]
+)
+def test_damaged_newest_entry_is_refused_by_name_with_a_way_out(
+    registry: Registry, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    with_versions(registry, tmp_path, 2)
+    for version in (1, 2):
+        registry.set_alias("digits", "production", version)
+    newest = tmp_path / "store/models/digits/history/00000002.json"
+    flip(newest, old, new)
+    for ask in (
+        lambda: registry.aliases("digits"),
+        lambda: registry.resolve("digits", "production"),
+        lambda: registry.rollback("digits", "production"),
+        lambda: registry.set_alias("digits", "production", 1),
+        lambda: registry.history("digits"),
+    ):
+        with pytest.raises(RegistryError, match=r"00000002\.json (is damaged|cannot be)") as caught:
+            ask()
+        assert "delete it: then the aliases are those of the entry before it" in str(caught.value)
+    newest.unlink()
+    assert registry.resolve("digits", "production") == 1
+
+
+def test_damaged_record_of_a_version_is_named(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 1)
+    flip(tmp_path / "store/models/digits/versions/1.json", b"run-0", b"run-9")
+    with pytest.raises(RegistryError, match=r"versions/1\.json is damaged: expected sha256"):
+        registry.source("digits", 1)
+
+
+def test_version_whose_record_is_lost_is_never_replaced(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 2)
+    (tmp_path / "store/models/digits/versions/2.json").unlink()
+    assert registry.register("digits", bundle(tmp_path, "v7"), {}) == 3
+    assert registry.folder("digits", 2).read_bytes("weights") == b"v1"
+    # Its manifest still says what it is.
+    assert registry.register("digits", bundle(tmp_path, "v1"), {}) == 2
+
+
+@pytest.mark.parametrize("name", ["weights", artefact.MANIFEST])
+@pytest.mark.parametrize("content", [b"torn", None])
+def test_register_of_the_same_bundle_repairs_its_damaged_copy(
+    registry: Registry, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    with_versions(registry, tmp_path, 2)
+    path = tmp_path / "store/models/digits/versions/1" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    if name == artefact.MANIFEST and content is None:
+        with pytest.raises(RegistryError, match=r"versions/1/MANIFEST\.json is missing") as caught:
+            registry.folder("digits", 1)
+        assert "raydc run SPEC --resume" in str(caught.value)
+    assert registry.register("digits", bundle(tmp_path, "v0"), {}) == 1
+    artefact.read_artefact(registry.folder("digits", 1))
+
+
+def test_same_bundle_registered_twice_at_once_has_one_version(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, create, begun = bundle(tmp_path, "v0"), Storage.create_bytes, []
+
+    def beside(store: Storage, name: str, content: bytes) -> bool:
+        # Another process has looked for the bundle too, and takes its number just before.
+        if not begun:
+            begun.append(name)
+            assert create(store, name, content)
+        return create(store, name, content)
+
+    monkeypatch.setattr(Storage, "create_bytes", beside)
+    assert registry.register("digits", one, {}) == 1
+    assert begun == ["versions/1.json"]
+    # A third one comes before the copy of the first has begun.
+    registry.folder("digits", 1).delete()
+    assert registry.register("digits", one, {}) == 1
+    assert registry.versions("digits") == [1]
+    assert (tmp_path / "store/models/digits/versions").joinpath("2.json").exists() is False
+
+
+def test_removed_version_is_not_given_back(registry: Registry, tmp_path: Path) -> None:
+    with_versions(registry, tmp_path, 1)
+    registry.folder("digits", 1).delete()
+    # The record of a copy that another process may still begin is only seconds old.
+    record = Storage(str(tmp_path / "store/models/digits/versions")).read_json("1.json")
+    Storage(str(tmp_path / "store/models/digits/versions")).write_json(
+        "1.json", {**record, "time_s": record["time_s"] - 3600.0}
+    )
+    assert registry.register("digits", bundle(tmp_path, "v0"), {}) == 2
