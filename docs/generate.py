@@ -63,7 +63,9 @@ OWN = {
 EXIT_CODES = {
     0: ("", "Done."),
     1: ("", "Any other failure, such as a bug in raydc: a traceback is printed."),
-    130: ("", "Interrupted by Ctrl-C."),
+    129: ("", "Interrupted by SIGHUP: the terminal is gone."),
+    130: ("", "Interrupted by Ctrl-C (SIGINT)."),
+    143: ("", "Interrupted by SIGTERM."),
 }
 
 
@@ -356,6 +358,12 @@ def exit_codes_page() -> str:
         "Every deliberate error is a class of `raydc.errors` and ends a command with the code of",
         "its class. The message says what is wrong, where, and what to do next. `ray submit` and",
         "`ray job submit` turn every code but 0 into 1; the last line of their output has raydc's.",
+        "",
+        "A signal ends every command within ten seconds. A training first writes a checkpoint of",
+        "the step that it is at, as far as there is time for one, and `--resume` goes on; a sweep",
+        "continues each trial after its last checkpoint. A second signal does not wait.",
+        "Output that cannot be written, because its reader is gone or its disk is full, ends",
+        "nothing.",
         "",
         *table(("code", "error", "meaning"), rows),
     ]

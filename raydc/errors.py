@@ -225,6 +225,11 @@ def unexpected(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}{place}"
 
 
+def describe(error: BaseException) -> str:
+    """Returns the class of an error and the first line of its message, for a warning."""
+    return f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
+
+
 def last_line(error: BaseException) -> str:
     """Returns the last line of an error's message that has text, or the name of its class.
 

@@ -191,7 +191,8 @@ def _refuse_early(
 @contextlib.contextmanager
 def _driver_log(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
     """Records the life of a driver in the events of the run: `run_started` and `driver_ended`."""
-    log = events.EventLog(run_folder, "events")
+    # A disk that is full for a moment must not end the run for the sake of an event.
+    log = events.EventLog(run_folder, "events", patient=True)
     log.write(kind="run_started", **facts)
     # So that readers on an object store see it before the run ends.
     log.flush()
@@ -199,7 +200,9 @@ def _driver_log(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
         yield log
     finally:
         log.write(kind="driver_ended")
-        log.flush()
+        # Without this line the run counts as idle from its last event on.
+        with contextlib.suppress(OSError):
+            log.flush()
 
 
 def export(

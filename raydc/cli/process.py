@@ -73,7 +73,8 @@ def _lossy(number: int, stream: TextIO | None) -> TextIO:
     return _LossyStream(
         buffer,
         encoding=stream.encoding,
-        errors=stream.errors,
+        # A name that the terminal cannot show must not end a run.
+        errors="backslashreplace",
         line_buffering=bool(getattr(stream, "line_buffering", True)),
     )
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from raydc import plan
 from raydc.elastic.worker_failure import WorkerFailure
-from raydc.errors import ClusterError, TrainError, first_line
+from raydc.errors import ClusterError, TrainError, describe, first_line
 from raydc.loop.group import PeerLostError
 from raydc.spec import ResolvedSpec
 
 _RESUME = "Pass --resume to continue from the last checkpoint once the cause is gone."
+_DEATH_HINT = (
+    "Was memory used up (`dmesg`)? Its last output is in worker-*.err of "
+    "/tmp/ray/session_latest/logs on its host."
+)
 
 
 def describe_lack(spec: ResolvedSpec, total: Mapping[str, float], free: Mapping[str, float]) -> str:
@@ -32,12 +37,15 @@ def describe_lack(spec: ResolvedSpec, total: Mapping[str, float], free: Mapping[
     return f"{spec.scaling.min_workers} worker(s) of {needs} each, but only {amounts} free"
 
 
-def training_error(spec: ResolvedSpec, failures: Mapping[int, BaseException]) -> TrainError:
+def training_error(
+    spec: ResolvedSpec, failures: Mapping[int, BaseException], last_step: int | None = None
+) -> TrainError:
     """The error of a run whose workers have failed more often than the spec allows.
 
     Args:
         spec: Resolved spec, for its limit of failures.
         failures: The failures of the last attempt, by rank.
+        last_step: Completed steps that the driver knows of; None if it knows of none.
     """
     causes = {rank: _cause_of(failure) for rank, failure in sorted(failures.items())}
     # The deaths of other ranks followed from the failure on the page, so they are left out.
@@ -50,14 +58,35 @@ def training_error(spec: ResolvedSpec, failures: Mapping[int, BaseException]) ->
         rank: cause for rank, cause in causes.items() if not isinstance(cause, PeerLostError)
     } or causes
     lines = [
-        f"rank {rank}: {type(cause).__name__}: {first_line(cause)}"
+        f"rank {rank}: {_describe_death(cause) or describe(cause)}"
         for rank, cause in first_hand.items()
     ]
     limit = spec.fault_tolerance.max_failures
+    place = "" if last_step is None else f" after step {last_step}"
+    dead = any(_describe_death(cause) for cause in first_hand.values())
     return TrainError(
-        f"training failed; fault_tolerance.max_failures is {limit}\n    " + "\n    ".join(lines),
-        _RESUME,
+        f"training failed{place}; fault_tolerance.max_failures is {limit}\n    "
+        + "\n    ".join(lines),
+        f"{_DEATH_HINT} {_RESUME}" if dead else _RESUME,
     )
+
+
+def _describe_death(cause: BaseException) -> str:
+    """What is known about a process that ended without an error of Python; else empty.
+
+    Only its parent, a process of Ray, sees its exit code, and tells it in words.
+    """
+    text = str(cause)
+    if "OutOfMemory" in type(cause).__name__ or "OOM" in text.split("potential root causes")[0]:
+        return "killed by Ray, because its node ran out of memory"
+    kind = re.search(r"[Ww]orker exit type: (\w+)", text)
+    detail = re.search(r"[Ww]orker exit detail: (.+)", text)
+    if not detail:
+        return ""
+    words = detail[1].partition("There are some potential root causes")[0].strip()
+    if "connection error code 2" in words:
+        words = "its process is gone without a word: killed, crashed, or ended by os._exit"
+    return f"{words} ({kind[1]})" if kind else words
 
 
 def _cause_of(error: BaseException) -> BaseException:

@@ -25,7 +25,8 @@ class RunMetrics:
     def __init__(self, run: str) -> None:
         from ray.util.metrics import Counter
 
-        self._run = run
+        # Tags of Ray are ASCII; runs of older versions may have other letters in their names.
+        self._run = run.encode("ascii", "backslashreplace").decode()
         self._account = Account()
         # The driver's own event is not published, and the account starts with it.
         self._account.add({"kind": "run_started", "time_s": time.time()})

@@ -80,7 +80,7 @@ def fit(
             trainer.fit()
     except internals.WorkerGroupError as error:
         raise engine.find_cause(error) or run_errors.training_error(
-            spec, error.worker_failures
+            spec, error.worker_failures, progress.last_step
         ) from error
     except internals.ControllerError as error:
         cause = error.controller_failure

@@ -133,7 +133,10 @@ class Serve(Section):
     """The endpoint. Most names are Ray Serve's."""
 
     alias: str = Field(
-        "production", pattern=r"^[A-Za-z][\w.-]*$", description="Alias whose version is served."
+        "production",
+        pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$",
+        max_length=100,
+        description="Alias whose version is served.",
     )
     # Only this machine by default: an endpoint is opened to a network on purpose.
     host: str = Field("127.0.0.1", description="Address to listen on.")
@@ -237,7 +240,10 @@ class Spec(Section):
     """One YAML file: from a data set to an answering endpoint."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][\w.-]*$", description="Name of the run and of the model."
+        # ASCII: it is a tag of metrics and a part of URLs. Files get names that are longer.
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=100,
+        description="Name of the run and of the model.",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of everything that is random.")
     storage: str = Field(

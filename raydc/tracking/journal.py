@@ -11,13 +11,14 @@ import math
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raydc import order
-from raydc.errors import TrainError
+from raydc.errors import TrainError, describe
 from raydc.storage import Storage
 from raydc.tracking import events
 
@@ -54,7 +55,12 @@ class Journal:
         # One record and one loss for each step since the last flush.
         self._pending: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
-        self._tensorboard = _open_tensorboard(run_folder) if writes else None
+        # TensorBoard appends to its files, which an object store cannot do.
+        self._tensorboard = (
+            _TensorBoard(run_folder.local_path / "tensorboard")
+            if writes and run_folder.is_local
+            else None
+        )
         self.restart_rate()
 
     def record_event(self, kind: str, **fields: Any) -> None:
@@ -63,8 +69,17 @@ class Journal:
             return
         record = {"kind": kind, "time_s": round(time.time(), 3), **fields}
         self._events.write(**record)
-        if self._publish is not None:
+        self._send(record)
+
+    def _send(self, record: dict[str, Any]) -> None:
+        """Publishes a record; an observer that raises is not asked again."""
+        if self._publish is None:
+            return
+        try:
             self._publish(record)
+        except Exception as error:  # noqa: BLE001 - nobody has to watch a run.
+            self._publish = None
+            self.record_event("publishing_stopped", reason=describe(error))
 
     def unwritten_lines(self) -> bytes:
         """Lines of metrics that would be lost with this process; a state in memory carries them."""
@@ -148,7 +163,7 @@ class Journal:
         elapsed_s = time.monotonic() - self._since
         if self._publish is None or elapsed_s < _PUBLISH_EVERY_S:
             return
-        self._publish(
+        self._send(
             {"kind": "progress", "loss": loss, "rows_per_s": self._rows_since / elapsed_s, **fields}
         )
         self.restart_rate()
@@ -186,14 +201,14 @@ class Journal:
         self._use_tensorboard(lambda tensorboard: tensorboard.write(numbers, record["step"]))
 
     def _use_tensorboard(self, action: Callable[[_TensorBoard], None]) -> None:
-        """Charts are a convenience: a disk that refuses them ends the charts, not the run."""
+        """Charts are a convenience: what refuses them ends the charts, not the run."""
         if self._tensorboard is None:
             return
         try:
             action(self._tensorboard)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a library of charts may raise anything.
             self._tensorboard = None
-            self.record_event("tensorboard_stopped", reason=str(error))
+            self.record_event("tensorboard_stopped", reason=describe(error))
 
 
 class _TensorBoard:
@@ -202,25 +217,24 @@ class _TensorBoard:
     tensorboardX's own SummaryWriter writes from a thread, which a full disk would end unnoticed.
     """
 
-    def __init__(self, folder: str) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-
-        os.makedirs(folder, exist_ok=True)
-        self._writer = EventsWriter(f"{folder}/events")
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: Any = None
 
     def write(self, numbers: dict[str, float], step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
+        # Made with the first number, where a failure is a warning.
+        if self._writer is None:
+            os.makedirs(self._folder, exist_ok=True)
+            self._writer = EventsWriter(f"{self._folder}/events")
         for name, number in numbers.items():
             self._writer.write_event(
                 Event(wall_time=time.time(), step=step, summary=scalar(name, number))
             )
 
     def flush(self) -> None:
-        self._writer.flush()
-
-
-def _open_tensorboard(run_folder: Storage) -> _TensorBoard | None:
-    # TensorBoard appends to its files, which an object store cannot do.
-    return _TensorBoard(str(run_folder.local_path / "tensorboard")) if run_folder.is_local else None
+        if self._writer is not None:
+            self._writer.flush()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from raydc.errors import Say
+from raydc.errors import Say, describe
 from raydc.spec.train import ALL_SCORES
 
 _LINE_EVERY_S = 5.0
@@ -40,18 +40,23 @@ class Progress:
     Args:
         report: Shows a line that stays.
         batch_size: Rows of a step over all workers, to estimate the remaining time.
-        also: Takes every record too, for metrics.
+        also: Takes every record too, for metrics. Its first failure is a warning, and its last
+            record.
         now_s: A monotonic clock.
+
+    Attributes:
+        last_step: Completed steps by the newest record; None before the first.
     """
 
     def __init__(
         self,
         report: Say,
         batch_size: int,
-        also: Callable[[dict[str, Any]], None] = lambda _record: None,
+        also: Callable[[dict[str, Any]], None] | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._report = report
+        self.last_step: int | None = None
         self._also = also
         self._batch_size = batch_size
         self._now_s = now_s
@@ -76,7 +81,8 @@ class Progress:
 
     def show(self, record: dict[str, Any]) -> None:
         """Shows one published record, if it is of interest to a person."""
-        self._also(record)
+        self.last_step = record.get("step", self.last_step)
+        self._pass_on(record)
         kind = record["kind"]
         if kind == "progress":
             self._show_position(format_line(record, self._batch_size))
@@ -86,6 +92,15 @@ class Progress:
             self._show_start(record)
         elif kind in _MESSAGES:
             self.say(f"train     {_MESSAGES[kind].format(**record)}")
+
+    def _pass_on(self, record: dict[str, Any]) -> None:
+        if self._also is None:
+            return
+        try:
+            self._also(record)
+        except Exception as error:  # noqa: BLE001 - whatever metrics raise, the run matters more.
+            self._also = None
+            self.say(f"train     warning: this run exports no more metrics: {describe(error)}")
 
     def _show_start(self, record: dict[str, Any]) -> None:
         self._num_attempts += 1

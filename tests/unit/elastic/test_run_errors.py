@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from training import training_spec
 from worker_failures import make_failure
 
@@ -47,3 +48,29 @@ def test_start_error_names_needs_free_amounts_and_ray() -> None:
     assert (
         "at least 2 of {'CPU': 1.0} each; free now: {'CPU': 0.0}; Ray says: slow" in error.message
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "The actor died unexpectedly before finishing this task.\n\tpid: 7\nThe actor is dead "
+            "because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit "
+            "detail: Worker unexpectedly exits with a connection error code 2. End of file. There "
+            "are some potential root causes. (1) The process is killed by SIGKILL by OOM killer",
+            "rank 1: its process is gone without a word: killed, crashed, or ended by os._exit "
+            "(SYSTEM_ERROR)",
+        ),
+        (
+            "The actor died.\nWorker exit type: INTENDED_SYSTEM_EXIT Worker exit detail: Worker "
+            "exits by a signal.",
+            "rank 1: Worker exits by a signal. (INTENDED_SYSTEM_EXIT)",
+        ),
+        ("Task was killed due to OOM\nmore", "killed by Ray, because its node ran out of memory"),
+    ],
+)
+def test_training_error_says_what_a_dead_process_ended_with(text: str, shown: str) -> None:
+    error = run_errors.training_error(SPEC, {0: PeerLostError("x"), 1: RuntimeError(text)}, 41)
+    assert "training failed after step 41" in error.message
+    assert shown in error.message
+    assert "session_latest/logs" in (error.hint or "")

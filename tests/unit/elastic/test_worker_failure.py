@@ -9,7 +9,8 @@ from worker_failures import make_failure
 
 from raydc.elastic import worker_failure
 from raydc.elastic.worker_failure import WorkerFailure
-from raydc.errors import DataError
+from raydc.engine.interruption import Interruption
+from raydc.errors import DataError, with_notes
 from raydc.loop.group import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
 
@@ -42,3 +43,24 @@ def test_guard_passes_deliberate_errors_on(error: Exception) -> None:
 def test_guard_wraps_other_errors() -> None:
     with pytest.raises(WorkerFailure, match=r"rank 1 on .* failed\n  ZeroDivisionError"):
         worker_failure.guard(1, lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt()])
+def test_exit_of_user_code_is_a_failure_with_its_step(error: BaseException) -> None:
+    def work() -> None:
+        with with_notes(lambda: ["after step 3"]):
+            raise error
+
+    with pytest.raises(WorkerFailure) as caught:
+        worker_failure.guard(0, work)
+    assert type(error).__name__ in caught.value.page
+    # A KeyboardInterrupt may be a signal's, which needs no notes.
+    assert ("after step 3" in caught.value.page) == isinstance(error, SystemExit)
+
+
+def test_signal_of_the_own_process_passes() -> None:
+    def work() -> None:
+        raise Interruption(15)
+
+    with pytest.raises(Interruption):
+        worker_failure.guard(0, work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from training import (
     write_pictures,
 )
 
+from raydc import train
 from raydc.checkpoint.store import CheckpointStore
+from raydc.data.prepared import load
+from raydc.engine import interruption
 from raydc.errors import CheckpointError, RunError, TrainError
-from raydc.loop import worker
+from raydc.loop import planned_stop, worker
+from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -276,3 +281,31 @@ def test_attempt_number_of_the_driver_is_claimed(tmp_path: Path, data: Storage) 
     run = folder(tmp_path)
     worker.fit(training_spec(str(tmp_path)), run, data, hooks=Hooks(next_attempt=lambda: 12))
     assert run.read_json("attempt.json")["number"] == 12
+
+
+def test_signal_keeps_the_step_that_the_run_is_at(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, undisturbed, run = training_spec(str(tmp_path)), folder(tmp_path, "a"), folder(tmp_path)
+    whole, prepared_data = train.run(spec, load(data), undisturbed, print), load(data)
+    before_step = FaultInjector.before_step
+
+    def interrupt(faults: FaultInjector, step: int) -> None:
+        before_step(faults, step)
+        if step == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FaultInjector, "before_step", interrupt)
+        # Every step looks, however fast the machine is.
+        patch.setattr(planned_stop, "_CHECK_EVERY_S", 0.0)
+        with interruption.catch_signals(), pytest.raises(KeyboardInterrupt) as caught:
+            train.run(spec, prepared_data, run, print)
+    assert "--resume goes on" in caught.value.__notes__
+    # Step 10 was done, and nothing after it; every_steps would have kept step 8.
+    assert CheckpointStore(run / "checkpoints", 1).steps()[-1] == 10
+    assert event_kinds(run)[-1] == "driver_ended"
+    assert "resize" in event_kinds(run)
+    assert train.run(spec, prepared_data, run, print, resume=True) == whole
+    assert weights_hash(run, whole.steps) == weights_hash(undisturbed, whole.steps)
+    check_ledger(run, spec)

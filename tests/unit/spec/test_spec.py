@@ -37,6 +37,8 @@ WRONG = [
         "spec.yaml:10:3: train.globl_batch_size: unknown field; did you mean global_batch_size?",
     ),
     ("name: trial", "name: ''", "spec.yaml:1:1: name:"),
+    ("name: trial", "name: größe", "spec.yaml:1:1: name:"),
+    ("name: trial", f"name: {'a' * 101}", "spec.yaml:1:1: name:"),
     ("name: trial", "", "spec.yaml:2:1: name: required"),
     (
         "  epochs: 3",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from raydc.tracking.progress import Progress, format_line
 
 RECORD = {
@@ -55,3 +57,24 @@ def test_progress_shows_events_and_only_the_last_of_many_epochs() -> None:
         "train     restart 1: continues after step 7, 1 worker",
         "train     epoch 2  step 7  validation loss 0.5000  accuracy 0.7500",
     ]
+
+
+def test_metrics_that_raise_are_one_warning_and_the_progress_goes_on() -> None:
+    lines: list[str] = []
+    calls: list[int] = []
+
+    def also(record: dict[str, Any]) -> None:
+        calls.append(record["step"])
+        raise UnicodeEncodeError("ascii", "größe", 2, 4, "ordinal not in range(128)")
+
+    with Progress(lines.append, 256, also, now_s=lambda: 0.0) as progress:
+        for step in (7, 8):
+            progress.show({"kind": "attempt_started", "step": step, "world_size": 1})
+    assert calls == [7]
+    assert progress.last_step == 8
+    warning, first, second = lines
+    assert warning.startswith(
+        "train     warning: this run exports no more metrics: UnicodeEncodeError: 'ascii' codec"
+    )
+    assert "after step 7" in first
+    assert "restart 1" in second
