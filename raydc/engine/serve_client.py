@@ -6,6 +6,7 @@ that is reached through the client of its controller, which is private.
 
 from __future__ import annotations
 
+import errno
 import functools
 import http.client
 import logging
@@ -18,6 +19,8 @@ from raydc.errors import ServeError, last_line
 _ALIVE_TIMEOUT_S = 30.0
 _PROBE_TIMEOUT_S = 5.0
 
+# Another process listens there, or this user may not.
+_TAKEN = (errno.EADDRINUSE, errno.EACCES)
 _PORT_HINT = "Another process may listen there: choose another serve.port, or 0 for a free one."
 
 logger = logging.getLogger("raydc")
@@ -39,7 +42,7 @@ def start(host: str, port: int) -> tuple[str, int]:
         # On loopback only the head's proxy can be reached, and several nodes of one machine would
         # share a port.
         _require_free(host, port)
-        location = "HeadOnly" if host in ("127.0.0.1", "localhost", "::1") else "EveryNode"
+        location = "HeadOnly" if host in ("127.0.0.1", "localhost") else "EveryNode"
         try:
             serve.start(proxy_location=location, http_options={"host": host, "port": port})
         except (ray.exceptions.RayError, TimeoutError) as error:
@@ -68,8 +71,9 @@ def _require_free(host: str, port: int) -> None:
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         ).close()
     except OSError as error:
+        hint = _PORT_HINT if error.errno in _TAKEN else "Choose another serve.host."
         raise ServeError(
-            f"no endpoint at {host}:{port}: {error.strerror or error}", _PORT_HINT
+            f"no endpoint at {host}:{port}: {error.strerror or error}", hint
         ) from error
 
 

@@ -55,6 +55,9 @@ __all__ = [
 ]
 
 
+_HOSTS = ("127.0.0.1", "localhost", "0.0.0.0", "::")
+
+
 class SweepScheduler(Section):
     """Early stopping of trials."""
 
@@ -139,7 +142,11 @@ class Serve(Section):
         description="Alias whose version is served.",
     )
     # Only this machine by default: an endpoint is opened to a network on purpose.
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on: 127.0.0.1 or localhost for this machine, 0.0.0.0 or :: "
+        "for all of its addresses.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     autoscaling_config: AutoscalingConfig = AutoscalingConfig()
     max_ongoing_requests: Count = Field(
@@ -198,7 +205,20 @@ class Serve(Section):
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the endpoint."""
-        return self.host in ("127.0.0.1", "localhost", "::1")
+        return self.host in ("127.0.0.1", "localhost")
+
+    @field_validator("host")
+    @classmethod
+    def _reaches_replicas(cls, host: str) -> str:
+        # Ray Serve binds its replicas to this address too, and HAProxy reaches those of its own
+        # host at 127.0.0.1 only: with another address the endpoint would never be ready.
+        if host not in _HOSTS:
+            raise ValueError(
+                f"{host!r} cannot be served: Ray Serve reaches its replicas at 127.0.0.1 only. "
+                "127.0.0.1 is for clients on this machine; 0.0.0.0 (or ::) is for those on "
+                "others, and a firewall or nginx (cluster/nginx.conf) says for which"
+            )
+        return host
 
     @field_validator("tls", mode="before")
     @classmethod

@@ -185,15 +185,14 @@ def test_every_listening_socket_is_documented(guarded: serve.Endpoint, root: Pat
         (kind if kind in named else "other workers", words.get(host, host))
         for kind, host, _ in listeners()
     }
-    # serve.host is 127.0.0.1 here.
-    here = {(name, "loopback" if place == "host" else place) for name, place in known}
+    # serve.host is 127.0.0.1 here, and a machine without a network has no other address either.
+    same = {"host"} | ({"node"} if words[ray.util.get_node_ip_address()] == "loopback" else set())
+    here = {(name, "loopback" if place in same else place) for name, place in known}
     assert found - here == set()
     # These come and go: other workers, and the agent's port that a second Ray of a machine does
     # without.
-    assert here - found <= {
-        ("other workers", "all"),
-        ("DashboardAgent", "node"),
-        ("DashboardAgent", "loopback"),
+    assert {pair for pair in here - found if pair[0] != "DashboardAgent"} <= {
+        ("other workers", "all")
     }
 
 

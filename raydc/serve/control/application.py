@@ -12,7 +12,7 @@ from raydc.serve.settings import Settings, Traffic
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
 
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_LOOPBACK = {"127.0.0.1", "localhost"}
 IMPORT_PATH = "raydc.serve.app:build"
 # Serve counts its health checks as ongoing requests, and requests on their way to a replica as
 # queued; these allowances keep both from using up the limits of clients.
@@ -187,11 +187,19 @@ def listen(section: Serve) -> tuple[str, int]:
     # All names of the loopback mean the same place.
     same_host = section.host == host or {section.host, host} <= _LOOPBACK
     if section.port not in (0, port) or not same_host:
+        names = [one["name"] for one in serve_client.applications()]
+        # Serve itself ends with its last application.
+        end = (
+            f"take down what it serves ({', '.join(names)}) with `raydc stop SPEC` or "
+            "`raydc stop --all`"
+            if names
+            else "end that Serve with `serve shutdown`"
+        )
         raise ServeError(
             f"Ray Serve listens on {host}:{port} already, and it cannot change; the spec says "
             f"{section.host}:{section.port}",
-            f"Set serve.host to {host} and serve.port to {port} or 0, or end that Serve first "
-            "(`serve shutdown`).",
+            f"Set serve.host to {host} and serve.port to {port} or 0, and both models share that "
+            f"address; or {end}.",
         )
     return host, port
 

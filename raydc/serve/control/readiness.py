@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +14,12 @@ from raydc.errors import RaydcError, RefusedError, ServeError
 from raydc.serve.app import DEPLOYMENT
 from raydc.serve.settings import Settings, Traffic
 
+logger = logging.getLogger("raydc")
+
 _POLL_INTERVAL_S = 0.1
+# A start takes seconds. From then on whoever waits wants to know for what.
+_SILENT_S = 15.0
+_TELL_INTERVAL_S = 30.0
 # Replicas answer in milliseconds; one that takes longer is starting or stuck.
 _STATE_TIMEOUT_S = 10.0
 # Replicas read the list of tokens every few seconds, and a busy storage may delay that.
@@ -62,6 +68,7 @@ def wait_until_applied(
         ServeError: A replica refuses a version, the application failed, or the time is up.
     """
     wanted = settings.model_dump(mode="json")
+    patience = _Patience(endpoint, deadline)
     while time.monotonic() < deadline:
         check()
         states = fetch_replica_states(endpoint.app_name)
@@ -76,6 +83,8 @@ def wait_until_applied(
         if not states:
             # An endpoint that was scaled to zero starts a replica for this request.
             _answering_version(endpoint)
+        ready = sum(state["settings"] == wanted for state in states)
+        patience.tell(f"{ready} of {len(states)} replicas that run have loaded it")
         time.sleep(_POLL_INTERVAL_S)
     raise _too_late(endpoint, "not every replica has loaded it")
 
@@ -94,12 +103,46 @@ def wait_until_answering(endpoint: Endpoint, traffic: Traffic, deadline: float) 
     # A request may go to the stable version or to its canary.
     answering = {str(side.version) for side in (traffic, traffic.canary) if side is not None}
     seen = "nothing answers yet"
+    patience = _Patience(endpoint, deadline)
     while time.monotonic() < deadline:
         seen = _answering_version(endpoint)
         if seen in answering:
             return
+        patience.tell(f"last seen at its address: {seen.splitlines()[0] if seen else 'nothing'}")
         time.sleep(_POLL_INTERVAL_S)
     raise _too_late(endpoint, seen)
+
+
+class _Patience:
+    """Says now and then what a wait for an endpoint waits for.
+
+    Args:
+        endpoint: Endpoint that should become ready.
+        deadline: Value of `time.monotonic()` at which the wait ends.
+    """
+
+    def __init__(self, endpoint: Endpoint, deadline: float) -> None:
+        self._endpoint = endpoint
+        self._deadline = deadline
+        self._started = time.monotonic()
+        self._next = self._started + _SILENT_S
+
+    def tell(self, seen: str) -> None:
+        """Logs what was seen, if it is time to."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _TELL_INTERVAL_S
+        logger.warning(
+            "serve     waits %.0f s for %s version %s at %s: %s. %s It gives up in %.0f s.",
+            now - self._started,
+            self._endpoint.model,
+            self._endpoint.version,
+            self._endpoint.url,
+            seen,
+            _advice(self._endpoint.app_name),
+            max(0.0, self._deadline - now),
+        )
 
 
 def predict_row(
@@ -195,4 +238,4 @@ def _advice(app_name: str) -> str:
     if state is None or DEPLOYMENT not in state.deployments:
         return "Ray Serve has no such application; `serve status` shows what runs."
     deployment = state.deployments[DEPLOYMENT]
-    return f"Ray Serve says {deployment.status.value}: {_reason(deployment.message)}"
+    return f"Ray Serve says {deployment.status.value}: {_reason(deployment.message)}."

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from raydc.engine import serve_client
 from raydc.errors import ServeError
 from raydc.serve.control import application
+from raydc.spec.sections import Serve
 
 OURS: dict[str, Any] = {"name": "small", "import_path": application.IMPORT_PATH}
 
@@ -48,3 +50,19 @@ def test_only_the_first_model_gets_the_root(
 )
 def test_endpoint_url_is_what_clients_use(host: str, prefix: str, expected: str) -> None:
     assert application.endpoint_url(host, 8000, prefix) == expected
+
+
+def test_second_model_on_another_port_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serve_client, "start", lambda host, port: ("127.0.0.1", 8000))
+    monkeypatch.setattr(serve_client, "applications", lambda: [OURS])
+    assert application.listen(Serve(host="localhost", port=8000)) == ("127.0.0.1", 8000)
+    for section in (Serve(port=8001), Serve(host="0.0.0.0", port=8000)):
+        with pytest.raises(ServeError, match=r"listens on 127\.0\.0\.1:8000 already") as refused:
+            application.listen(section)
+        assert "`raydc stop SPEC`" in str(refused.value)
+        assert "(small)" in str(refused.value)
+    monkeypatch.setattr(serve_client, "applications", list)
+    with pytest.raises(ServeError, match="`serve shutdown`"):
+        application.listen(Serve(port=8001))

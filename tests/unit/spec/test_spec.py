@@ -393,3 +393,18 @@ def test_total_steps_counts_steps_or_epochs() -> None:
     by_epoch = spec.resolve(spec.loads(GOOD, overrides=["train.epochs=3"])).train
     by_step = spec.resolve(spec.loads(GOOD, overrides=["train.epochs=null", "train.max_steps=9"]))
     assert (by_epoch.total_steps(4), by_step.train.total_steps(4)) == (12, 9)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::"])
+def test_host_that_replicas_can_be_reached_at_is_taken(host: str) -> None:
+    loaded = spec.loads(GOOD, overrides=[f'serve.host="{host}"'])
+    assert loaded.serve is not None
+    assert loaded.serve.host == host
+
+
+@pytest.mark.parametrize("host", ["::1", "127.0.0.2", "10.0.0.5", "fe80::1", "myhost", "*", ""])
+def test_host_with_which_an_endpoint_is_never_ready_is_refused(host: str) -> None:
+    with pytest.raises(
+        SpecError, match=r"serve\.host: .*127\.0\.0\.1 is for clients"
+    ):
+        spec.loads(GOOD, overrides=[f'serve.host="{host}"'])
