@@ -404,7 +404,5 @@ def test_host_that_replicas_can_be_reached_at_is_taken(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["::1", "127.0.0.2", "10.0.0.5", "fe80::1", "myhost", "*", ""])
 def test_host_with_which_an_endpoint_is_never_ready_is_refused(host: str) -> None:
-    with pytest.raises(
-        SpecError, match=r"serve\.host: .*127\.0\.0\.1 is for clients"
-    ):
+    with pytest.raises(SpecError, match=r"serve\.host: .*127\.0\.0\.1 is for clients"):
         spec.loads(GOOD, overrides=[f'serve.host="{host}"'])
