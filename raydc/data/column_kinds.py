@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from raydc.data.column_notes import to_exclude
+from raydc.data.column_notes import is_number_with_signs, to_exclude
 from raydc.data.column_scan import BlockScan, ColumnScan, Occurrences
 from raydc.data.layout import Layout
 from raydc.errors import DataError, Say, did_you_mean
@@ -192,6 +192,8 @@ class ColumnKinds:
             (column.infinite, "is not a finite number", "Correct or remove the row."),
         ):
             if fault.count:
+                if is_number_with_signs((fault.first_value or "").strip("'")):
+                    advice = "Write numbers with digits and a decimal point only, such as 1234.5."
                 raise DataError(f"{self._place(fault)}: {name}: {fault.first_value} {what}", advice)
 
     def _place(self, found: Occurrences) -> str:

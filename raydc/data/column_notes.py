@@ -180,6 +180,17 @@ def _folded(name: str, num_folds: int = len(_FOLDS)) -> str:
     return name
 
 
+def spelt_like(name: str, names: Iterable[str]) -> str | None:
+    """A hint that names a label that looks like another one; None if there is none.
+
+    Args:
+        name: A label that is unknown.
+        names: Known labels.
+    """
+    alike = next((known for known in names if _folded(known) == _folded(name)), None)
+    return None if alike is None else f"It differs from {alike!r} in {_difference([alike, name])}."
+
+
 def _difference(names: list[str]) -> str:
     single = [what for what, fold in _FOLDS if len(set(map(fold, names))) == 1]
     return single[0] if single else "blanks, case or other spelling"
@@ -234,6 +245,11 @@ def _is_plain_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_number_with_signs(text: str) -> bool:
+    """Whether text is a number with a decimal comma, separators, a currency or a percent sign."""
+    return _is_number(text) and not _is_plain_number(text)
 
 
 def _is_number(text: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 from raydc.data.clean import Cleaner
-from raydc.data.column_notes import to_exclude
+from raydc.data.column_notes import spelt_like, to_exclude
 from raydc.data.column_statistics import (
     CategoryCounts,
     ColumnStatistics,
@@ -160,11 +160,13 @@ def _find_classes(
             continue
         row_id, label = min(unknown)
         place = f"{layout.describe_row(row_id)}: {data.target}: label {label!r}"
+        alike = spelt_like(label, classes)
         if data.classes is not None:
-            raise DataError(
-                f"{place} is not one of data.classes", f"They are {', '.join(classes)}."
-            )
-        hint = f"The training rows have {', '.join(classes)}. List all classes in data.classes."
+            hint = alike or f"They are {', '.join(classes)}."
+            raise DataError(f"{place} is not one of data.classes", hint)
+        hint = alike or (
+            f"The training rows have {', '.join(classes)}. List all classes in data.classes."
+        )
         raise DataError(f"{place} of a {split} row was never seen in training", hint)
     return classes
 

@@ -107,10 +107,15 @@ def file_indices(row_ids: Ids) -> tuple[int, ...]:
 
 def plain_suffix(name: str) -> str:
     """Suffix of a file name in lower case, ignoring the suffix of a compression."""
-    name = name.lower()
+    name = without_compression(name.lower())
+    return name[name.rfind(".") :] if "." in name else ""
+
+
+def without_compression(name: str) -> str:
+    """File name without the suffix of a compression."""
     for suffix in _COMPRESSION:
         name = name.removesuffix(suffix)
-    return name[name.rfind(".") :] if "." in name else ""
+    return name
 
 
 @contextmanager

@@ -118,6 +118,9 @@ class Reader:
 
     def _check_header(self, file: SourceFile, names: Sequence[str]) -> None:
         values.refuse_internal(file.path, names)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{file.path}: there are two columns {twice!r}", "Rename one of them.")
         for name in self.header or ():
             if name not in names:
                 raise DataError(

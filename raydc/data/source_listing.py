@@ -6,6 +6,7 @@ Files that a rule leaves out by their name are kept too, so that a note can name
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -77,17 +78,16 @@ def list_files(source: str | IdxFiles) -> Listing:
         ) from error
     except OSError as error:
         raise DataError(f"source {source} cannot be read: {error}") from error
-    files = [
-        _source_file(info, base)
-        for info in infos
-        if info.type == pafs.FileType.File and (not pattern or fnmatch.fnmatchcase(info.path, path))
-    ]
+    matching = [info for info in infos if not pattern or fnmatch.fnmatchcase(info.path, path)]
+    files = [_source_file(info, base) for info in matching if info.type == pafs.FileType.File]
     if not files and pattern:
         raise DataError(
             f"source {source}: no file matches",
             "There is no file of that very name, so * ? [ ] in it are wildcards; write [*], [?] or "
             "[[] for the character itself.",
         )
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        _refuse_lost_links(base, pattern)
     own_parts = path[len(base) :].strip("/").split("/") if pattern else []
     marks = {file: _mark(file.name, own_parts) for file in files}
     kept = sorted((file for file in files if not marks[file]), key=lambda file: file.name)
@@ -98,6 +98,20 @@ def list_files(source: str | IdxFiles) -> Listing:
             + (f" but {unfinished[0].name}, which is taken for unfinished" if unfinished else "")
         )
     return Listing(filesystem, tuple(kept), tuple(unfinished))
+
+
+def _refuse_lost_links(base: str, pattern: str | None) -> None:
+    """Refuses links to files that are not there, which pyarrow leaves out of its lists."""
+    for folder, _, names in os.walk(base):
+        for name in names:
+            path = os.path.join(folder, name)
+            is_meant = not pattern or fnmatch.fnmatchcase(path, pattern)
+            is_data = format_of_name(name) is not None and not name.startswith(".")
+            if is_meant and is_data and not os.path.exists(path):
+                raise DataError(
+                    f"{path} is a link to a file that is not there",
+                    "Fetch the file, or remove the link.",
+                )
 
 
 def _open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from raydc.data import partitions
-from raydc.data.layout import Format, Layout, Part, SourceFile
+from raydc.data.layout import Format, Layout, Part, SourceFile, without_compression
 from raydc.data.source_listing import IDX_NAME, format_of_name, list_files, notes_on_names
 from raydc.errors import DataError
 from raydc.spec.sections import Data, IdxFiles, Sources
@@ -76,18 +77,22 @@ def _notes_on_tables(
     files: Sequence[SourceFile], data: Data, is_only_source: bool
 ) -> Iterator[str]:
     """Yields notes about what the names of files and folders say."""
-    if data.partitioning == "hive" and (names := partitions.check(files)):
+    if data.partitioning == "hive" and (columns := partitions.check(files)):
         yield (
-            f"note: the names of folders give the columns {', '.join(names)}; "
+            f"note: the names of folders give the columns {', '.join(columns)}; "
             "data.partitioning: ignore leaves them out"
         )
-    matches = [_PART_NAME.match(file.name.lower()) for file in files]
-    names = sorted({match[1] for match in matches if match})
-    if is_only_source and len({_PART_OF_FOLDER[name] for name in names}) > 1:
+    # Whole names of folders and files, and what follows `split=` in them.
+    names = {part.rpartition("=")[2] for file in files for part in file.name.lower().split("/")}
+    found = sorted({match[1] for name in names if (match := _PART_NAME.match(name))})
+    if is_only_source and len({_PART_OF_FOLDER[name] for name in found}) > 1:
         yield (
-            f"note: files that are named {' and '.join(names)} are read as one set of rows; for a "
+            f"note: files that are named {' and '.join(found)} are read as one set of rows; for a "
             "test part of its own give data.source: {train: ..., test: ...}"
         )
+    plain = Counter(without_compression(file.name) for file in files)
+    if twice := [name for name, count in plain.items() if count > 1]:
+        yield f"note: {twice[0]} is there compressed and not, and the rows of both are read"
 
 
 def _shown_source(source: str | IdxFiles) -> str:
@@ -138,13 +143,18 @@ def _assign_parts(
     return [SourceFile(file.name, file.path, file.num_bytes, part) for file in files]
 
 
+def _part_of_folder(name: str) -> Part | None:
+    # `split=train` is how partitioned data sets name it.
+    return _PART_OF_FOLDER.get(name.lower().rpartition("=")[2])
+
+
 def _label_images(
     part: Part, source: str, files: list[SourceFile], is_only_source: bool
 ) -> list[SourceFile]:
     # Number of folders in front of the file: 1 is <class>/<image>, 2 is <part>/<class>/<image>.
     depths = {file.name.count("/") for file in files}
     roots = sorted({file.name.split("/")[0] for file in files})
-    strange = [root for root in roots if root.lower() not in _PART_OF_FOLDER]
+    strange = [root for root in roots if _part_of_folder(root) is None]
     layouts = "It must be folder/<class>/<image>, or folder/{train,val,test}/<class>/<image>."
     if depths == {1}:
         if not strange:
@@ -154,7 +164,7 @@ def _label_images(
         ]
     if depths == {2} and is_only_source and not strange:
         labelled = [
-            SourceFile(f.name, f.path, f.num_bytes, _PART_OF_FOLDER[root.lower()], label=label)
+            SourceFile(f.name, f.path, f.num_bytes, _part_of_folder(root) or part, label=label)
             for f in files
             for root, label, _ in [f.name.split("/")]
         ]

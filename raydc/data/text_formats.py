@@ -21,6 +21,7 @@ from raydc.errors import DataError, shown
 from raydc.spec.label_text import text_of
 
 ROWS_PER_TABLE = 16_384
+_ONE_OBJECT = "Each line must be one JSON object."
 
 
 def read_json_lines(filesystem: pafs.FileSystem, file: SourceFile) -> Iterator[pa.Table]:
@@ -68,16 +69,28 @@ def json_row(path: str, number: int, line: bytes) -> dict[str, str | None]:
     # Editors count lines from 1.
     place = f"{path}: line {number + 1}"
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_as_pairs)
     except ValueError as error:
-        raise DataError(
-            f"{place}: not JSON: {error}", "Each line must be one JSON object."
-        ) from error
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{place}: {shown(row)} is not an object", "Each line must be one JSON object."
-        )
-    return {name: _json_text(place, name, value) for name, value in row.items()}
+        is_array = number == 0 and line.lstrip().startswith(b"[")
+        hint = "The file is one JSON array; write one object a line." if is_array else _ONE_OBJECT
+        raise DataError(f"{place}: not JSON: {error}", hint) from error
+    if not isinstance(row, _Pairs):
+        raise DataError(f"{place}: {shown(row)} is not an object", _ONE_OBJECT)
+    cells = {name: _json_text(place, name, value) for name, value in row}
+    # Python's own reader keeps the last of two values and says nothing.
+    if len(cells) < len(row):
+        names = [name for name, _ in row]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{place}: there are two values of {twice!r}", "Remove one of them.")
+    return cells
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """Keys and values of a JSON object, in their order."""
+
+
+def _as_pairs(pairs: list[tuple[str, Any]]) -> _Pairs:
+    return _Pairs(pairs)
 
 
 def _json_text(place: str, name: str, value: Any) -> str | None:
@@ -87,7 +100,7 @@ def _json_text(place: str, name: str, value: Any) -> str | None:
         return None
     if isinstance(value, int | float):
         return text_of(value)
-    kind = "an object" if isinstance(value, dict) else "a list"
+    kind = "an object" if isinstance(value, _Pairs) else "a list"
     raise DataError(
         f"{place}: {name}: {kind} is not a number, text or image", "Give an image as base64 text."
     )

@@ -138,3 +138,13 @@ def test_files_that_differ_in_type_are_taken_as_decided(tmp_path: Path) -> None:
     # The 7 of one file and of the other are one category.
     golden = prepared.folder.read_json("golden_rows.json")
     assert {type(row["c"]) for row in golden} == {str}
+
+
+def test_unknown_label_that_is_spelt_like_another_is_named(tmp_path: Path) -> None:
+    for name, cafe in (("train", "caf\u00e9"), ("test", "cafe\u0301")):
+        _csv(tmp_path, f"{name}.csv", a=list(range(60)), y=[cafe, "bar"] * 30)
+    parts = {name: f"{tmp_path}/{name}.csv" for name in ("train", "test")}
+    with pytest.raises(
+        DataError, match=r"never seen in training\n  It differs from 'caf\u00e9' in"
+    ):
+        prepare_here(tmp_path, {"source": parts, "target": "y"})

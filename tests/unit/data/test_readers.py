@@ -172,3 +172,17 @@ def test_digests_are_equal_for_equal_rows_only(tmp_path: Path) -> None:
     digests = pa.concat_tables(tables).column(values.DIGEST).to_pylist()
     assert digests[0] == digests[2]
     assert len(set(digests)) == 5
+
+
+def test_parquet_with_a_name_twice_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array([1]), pa.array([2]), pa.array(["no"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["a", "a", "y"]), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet: there are two columns 'a'"):
+        _read(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("cell", ["1,5", "$7", "1.234,5", "5 %"])
+def test_number_with_signs_is_named_where_a_number_is_needed(tmp_path: Path, cell: str) -> None:
+    path = _file(tmp_path, f'a,y\n1,"{cell}"\n'.encode() * 1)
+    with pytest.raises(DataError, match=r"row 1: y: .* is not a number\n.*such as 1234\.5"):
+        _read(path, task="regression")

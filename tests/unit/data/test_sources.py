@@ -196,3 +196,28 @@ def test_locate_refuses_folders_that_name_different_columns(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"columns area, but those of .* region\n.*ignore"):
         _locate(str(tmp_path))
     assert _locate(str(tmp_path), "  partitioning: ignore").notes == ()
+
+
+def test_locate_refuses_a_link_to_nothing(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.csv")
+    (tmp_path / "README").symlink_to("nowhere")
+    (tmp_path / "b.csv").symlink_to("a.csv")
+    assert [file.name for file in _locate(str(tmp_path)).files] == ["a.csv", "b.csv"]
+    (tmp_path / "c.csv").symlink_to("nowhere.csv")
+    for source in (tmp_path, f"{tmp_path}/*.csv"):
+        with pytest.raises(DataError, match=rf"^{tmp_path}/c\.csv is a link to a file that is not"):
+            _locate(str(source))
+    assert len(_locate(f"{tmp_path}/[ab].csv").files) == 2
+
+
+def test_locate_notes_rows_that_are_there_twice(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.csv", "a.csv.gz", "b.csv")
+    (note,) = _locate(str(tmp_path)).notes
+    assert note == "note: a.csv is there compressed and not, and the rows of both are read"
+
+
+def test_locate_knows_parts_in_the_names_of_folders(tmp_path: Path) -> None:
+    tables = _touch(tmp_path / "t", "split=train/0.csv", "split=test/0.csv")
+    assert any("named test and train" in note for note in _locate(str(tables)).notes)
+    images = _touch(tmp_path / "i", "split=train/a/0.png", "split=test/a/0.png")
+    assert [file.part for file in _locate(str(images)).files] == ["train", "test"]

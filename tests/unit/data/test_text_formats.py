@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from raydc.data import text_formats
+from raydc.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -21,3 +22,18 @@ from raydc.data import text_formats
 )
 def test_json_row_gives_cells_of_text(line: bytes, cells: list[Any]) -> None:
     assert list(text_formats.json_row("file", 0, line).values()) == cells
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"a": 1, "b": 2, "a": 3}', "file: line 1: there are two values of 'a'"),
+        (b"[", r"file: line 1: not JSON: .*\n.*one JSON array; write one object a line"),
+        (b'{"a": {"b": 1}}', "file: line 1: a: an object is not a number"),
+        (b'{"a": [1]}', "file: line 1: a: a list is not a number"),
+        (b"[1]", r"file: line 1: \[1\] is not an object"),
+    ],
+)
+def test_json_row_refuses_what_it_would_change(line: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        text_formats.json_row("file", 0, line)
