@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raydc import spec
-from raydc.checkpoint import run_files
+from raydc.checkpoint import run_files, run_name
 from raydc.data import prepare, prepared
 from raydc.engine import interruption
-from raydc.errors import RunError
+from raydc.errors import ServeError
 from raydc.job import Job
 from raydc.registry import Registry, user
 from raydc.spec.sections import Serve
@@ -64,18 +64,9 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
         RunError: A run of this name exists and neither flag was given; there is nothing to resume;
             the spec has changed since; or another process drives it.
     """
-    folder, name = job.run_folder, job.spec.name
+    folder = job.run_folder
+    run_name.refuse_taken_name(job.storage / "runs", job.spec.name, resume, new)
     exists = folder.exists("resolved.yaml")
-    if resume:
-        run_files.require_run(folder, job.storage / "runs", name)
-    if exists and not resume and not new:
-        raise RunError(
-            f"run {name!r} exists already at {folder.uri}",
-            "Pass --resume to continue it, --new to start again (the old one is renamed), "
-            "or choose another name: --set name=...",
-        )
-    if not exists:
-        _refuse_leftovers(folder, name)
     if exists and new:
         job.report(f"run       the previous run is now {_set_aside(job)}")
     with lease.hold(folder):
@@ -89,18 +80,6 @@ def begin_run(job: Job, given_text: str | None, resume: bool, new: bool) -> bool
         # Last, because this file makes the folder a run.
         folder.write_bytes("resolved.yaml", resolved.encode())
         return False
-
-
-def _refuse_leftovers(folder: Storage, name: str) -> None:
-    """Refuses a folder without a run in it: records of an old run would become part of the new."""
-    # A driver that died while it made the folder leaves these, which do not make the folder a run.
-    harmless = {"spec.yaml", lease.FILE, lease.LOCK_FILE}
-    if set(folder.names()) - harmless:
-        raise RunError(
-            f"{folder.uri} holds parts of a run without its resolved.yaml, as an interrupted "
-            "removal leaves them",
-            f"Remove the rest: raydc rm run {name} --yes",
-        )
 
 
 def _set_aside(job: Job) -> str:
@@ -265,6 +244,16 @@ def _access_note(job: Job) -> str | None:
     return "requests need a token, and there is none: raydc token create SPEC --name NAME"
 
 
+def serve_registered(job: Job, version: int) -> str:
+    """Stage serve of a run; if it fails, the error says how to go on with the version."""
+    try:
+        return serve_model(job, version, f"raydc run {job.spec.name}")
+    except ServeError as error:
+        done = f"{job.spec.name} version {version} is registered: `raydc serve SPEC` goes on."
+        error.hint = f"{error.hint} {done}" if error.hint else done
+        raise
+
+
 def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = None) -> Served:
     """Does all stages that the spec names.
 
@@ -289,6 +278,6 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
             return Served(version, metrics)
         from raydc import serve
 
-        url = serve_model(job, version, f"raydc run {job.spec.name}")
+        url = serve_registered(job, version)
         answer, expected = serve.ask_held_out(job.spec, job.storage, data, url)
         return Served(version, metrics, url, answer, expected)

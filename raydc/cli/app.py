@@ -14,6 +14,7 @@ from raydc.errors import RaydcError, SpecError
 
 if TYPE_CHECKING:
     from raydc.job import Job
+    from raydc.spec import ResolvedSpec
     from raydc.spec.sections import Spec
 
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
@@ -151,6 +152,13 @@ def load(path: str, overrides: tuple[str, ...]) -> Spec:
     from raydc import spec
 
     return spec.load(path, overrides)
+
+
+def resolve(path: str, overrides: tuple[str, ...]) -> ResolvedSpec:
+    """Reads a spec with its overrides and fills in its defaults. Raises SpecError."""
+    from raydc import spec
+
+    return spec.resolve(load(path, overrides))
 
 
 def open_job(

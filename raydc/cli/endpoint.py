@@ -20,6 +20,7 @@ from raydc.cli.app import (
     load,
     open_job,
     report,
+    resolve,
 )
 from raydc.errors import UsageError
 
@@ -57,17 +58,19 @@ def serve(
     """
     from raydc import pipeline
     from raydc.cli import endpoint_actions
+    from raydc.cli.early_checks import check_port, require_serve
     from raydc.registry import Registry
+    from raydc.storage import Storage
 
-    job = open_job(spec, overrides, address, dashboard)
-    # A spec without the section may be for training only, so the defaults are not assumed.
-    if job.spec.serve is None:
-        raise UsageError(f"{spec} has no section `serve`", "Add `serve: {}` for the defaults.")
+    resolved = resolve(spec, overrides)
+    require_serve(resolved, spec)
+    check_port(resolved, address)
+    registry = Registry(Storage(resolved.storage))
+    # All of this before Ray starts, which takes twenty seconds.
     chosen = (
-        version
-        if version is not None
-        else endpoint_actions.version_to_serve(Registry(job.storage), job.spec)
+        version if version is not None else endpoint_actions.version_to_serve(registry, resolved)
     )
+    job = open_job(spec, overrides, address, dashboard)
     pipeline.serve_model(job, chosen, "raydc serve")
     stay(job, once)
 

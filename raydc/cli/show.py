@@ -7,16 +7,21 @@ import os
 
 import click
 
-from raydc.cli.app import SET, SPEC, load, report
+from raydc.cli.app import SET, SPEC, report, resolve
 
 
 @click.command()
 @SPEC
 @SET
 def validate(spec: str, overrides: tuple[str, ...]) -> None:
-    """Check a spec; each problem is shown with its line and column."""
-    loaded = load(spec, overrides)
-    report(f"{spec}: valid ({loaded.name})")
+    """Check a spec, and whether its network and source are there.
+
+    Each problem of the file is shown with its line and column."""
+    from raydc.cli.early_checks import check_early
+
+    resolved = resolve(spec, overrides)
+    check_early(resolved)
+    report(f"{spec}: valid ({resolved.name})")
 
 
 @click.command()
@@ -27,9 +32,10 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     """Show what a run would do, and whether it fits; start nothing."""
     from raydc import engine
     from raydc import plan as planning
-    from raydc import spec as specs
+    from raydc.cli.early_checks import check_early
 
-    resolved = specs.resolve(load(spec, overrides))
+    resolved = resolve(spec, overrides)
+    check_early(resolved)
     # Unlike other commands, a plan starts no Ray: without a cluster it counts this machine's CPUs.
     address = address or os.environ.get("RAY_ADDRESS")
     if address:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raydc.cli.app import ADDRESS, DASHBOARD, FORK, NEW, RESUME, SET, SPEC, open_job, report
+from raydc.cli.app import (
+    ADDRESS,
+    DASHBOARD,
+    FORK,
+    NEW,
+    RESUME,
+    SET,
+    SPEC,
+    open_job,
+    report,
+    resolve,
+)
 from raydc.cli.endpoint import stay
 from raydc.errors import UsageError
 
@@ -44,14 +55,18 @@ def run(
     """Run all stages of a spec, from data to endpoint."""
     _one_of(resume, new, fork)
     from raydc import pipeline
+    from raydc.cli.early_checks import check_port, check_run
 
-    job = open_job(spec, overrides, address, dashboard)
+    resolved = resolve(spec, overrides)
     # Each trial would need the weights of another model: the search varies what a fork must keep.
-    if fork and job.spec.sweep:
+    if fork and resolved.sweep:
         raise UsageError(
             f"{spec} has a sweep, and --fork cannot be combined with a sweep",
             "Use raydc train, which ignores the sweep.",
         )
+    check_run(resolved, resume, new)
+    check_port(resolved, address)
+    job = open_job(spec, overrides, address, dashboard)
     # The text as the user wrote it goes into the run folder, with comments.
     served = pipeline.run(job, Path(spec).read_text(), resume, new, fork)
     _summary(job, served)
@@ -100,7 +115,9 @@ def _say_how_to_look(job: Job) -> None:
 def prepare(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     """Prepare the data set: clean, split, fit features, write."""
     from raydc import pipeline
+    from raydc.data.source_check import check_source
 
+    check_source(resolve(spec, overrides).data)
     pipeline.prepare_data(open_job(spec, overrides, address))
 
 
@@ -124,7 +141,9 @@ def train(
     """Train the model of a spec; a sweep in it is ignored."""
     _one_of(resume, new, fork)
     from raydc import pipeline
+    from raydc.cli.early_checks import check_run
 
+    check_run(resolve(spec, overrides), resume, new)
     job = open_job(spec, overrides, address, dashboard)
     data = _prepare_checked(job)
     weights = pipeline.load_fork(job, data, fork)
@@ -151,13 +170,16 @@ def sweep(
     """Search the space of the spec, and keep the best model."""
     _one_of(resume, new)
     from raydc import pipeline
+    from raydc.cli.early_checks import check_run
 
-    job = open_job(spec, overrides, address, dashboard)
+    resolved = resolve(spec, overrides)
     # Training the base spec instead would be a surprise that costs hours.
-    if job.spec.sweep is None:
+    if resolved.sweep is None:
         raise UsageError(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
         )
+    check_run(resolved, resume, new)
+    job = open_job(spec, overrides, address, dashboard)
     data = _prepare_checked(job)
     pipeline.begin_run(job, Path(spec).read_text(), resume, new)
     report(f"done      the model is in {pipeline.search(job, data).uri}")

@@ -61,11 +61,15 @@ def _require_free(host: str, port: int) -> None:
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    if not any(
+    if any(
         one["NodeID"] == node and "node:__internal_head__" in one["Resources"]
         for one in ray.nodes()
     ):
-        return
+        require_free_port(host, port)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """Raises ServeError if another process of this machine listens on a port."""
     try:
         socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET

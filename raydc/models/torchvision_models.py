@@ -32,14 +32,7 @@ def build(model: Torchvision, signature: Signature) -> Network:
         SpecError: torchvision has no such model, its arguments or weights are wrong, or it takes
             no images of this size.
     """
-    # Imported late: torchvision takes a second, and most models do not need it.
-    from torchvision import models as zoo
-
-    known = zoo.list_models(module=zoo)
-    if model.name not in known:
-        there = f"known: {', '.join(_OWN_MODELS)} and torchvision's"
-        advice = did_you_mean(model.name, [*_OWN_MODELS, *known], num=3) or there
-        raise model_problem("model.name", f"no model {model.name!r}; {advice}")
+    require_names(model)
     require_images(signature, model.name)
     try:
         body = _make_body(model, signature.num_outputs)
@@ -62,6 +55,30 @@ def build(model: Torchvision, signature: Signature) -> Network:
         "model.name",
         f"{model.name} takes neither {height}x{width} images nor enlarged ones; set image_size",
     )
+
+
+def require_names(model: Torchvision) -> None:
+    """Refuses a model or weights that torchvision does not have; downloads nothing.
+
+    Raises:
+        SpecError: The message lists similar names, or all weights of the model.
+    """
+    # Imported late: torchvision takes a second, and most models do not need it.
+    from torchvision import models as zoo
+
+    known = zoo.list_models(module=zoo)
+    if model.name not in known:
+        there = f"known: {', '.join(_OWN_MODELS)} and torchvision's"
+        advice = did_you_mean(model.name, [*_OWN_MODELS, *known], num=3) or there
+        raise model_problem("model.name", f"no model {model.name!r}; {advice}")
+    # An enumeration lists a second name of the same weights, DEFAULT, only here.
+    names = list(zoo.get_model_weights(model.name).__members__)
+    if model.weights is not None and model.weights not in names:
+        raise model_problem(
+            "model.weights",
+            f"{model.name} has no weights {model.weights!r}; there are {', '.join(names)}. A file "
+            "is not taken: start from a run of raydc with --fork, or load it in a model.builder",
+        )
 
 
 def _make_body(model: Torchvision, num_outputs: int) -> nn.Module:

@@ -30,8 +30,7 @@ def build(model: Builder, signature: Signature) -> Network:
         SpecError: The builder cannot be imported, refuses its arguments, fails, or returns
             something that does not map any number of rows to outputs.
     """
-    function = import_builder(model.builder)
-    _refuse_arguments(function, model, signature)
+    function = require_builder(model)
 
     def make() -> Network:
         with build_check.user_code(model.builder, "raises"):
@@ -49,17 +48,24 @@ def build(model: Builder, signature: Signature) -> Network:
     return network
 
 
-def _refuse_arguments(function: Callable[..., Any], model: Builder, signature: Signature) -> None:
-    """Refuses arguments that the builder does not have, before it is called."""
+def require_builder(model: Builder) -> Callable[..., Any]:
+    """Imports the builder of a section, which must take its arguments; does not call it.
+
+    Raises:
+        SpecError: It cannot be imported, or does not take the arguments.
+    """
+    function = import_builder(model.builder)
     try:
-        inspect.signature(function).bind(signature, **model.arguments)
+        # What stands for the signature of the data does not matter here.
+        inspect.signature(function).bind(None, **model.arguments)
     except TypeError as error:
         raise model_problem(
             "model.arguments", f"{model.builder} does not take them: {error}"
         ) from error
     # Some callables written in C have no signature to look at.
     except ValueError:
-        return
+        pass
+    return function
 
 
 def import_builder(path: str) -> Callable[..., Any]:

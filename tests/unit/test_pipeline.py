@@ -11,7 +11,7 @@ from training import training_spec
 
 from raydc import artefact, pipeline
 from raydc.engine import Engine
-from raydc.errors import CheckpointError, RunError, UsageError
+from raydc.errors import CheckpointError, RunError, ServeError, UsageError
 from raydc.job import Job, open_job
 from raydc.registry import Registry
 from raydc.tracking import lease
@@ -106,3 +106,17 @@ def test_bundle_that_does_not_compute_its_golden_rows_is_not_registered(
     folder.delete()
     artefact.write_artefact(folder, files, meta)
     assert pipeline.register_model(job, folder, {}) == 1
+
+
+@pytest.mark.parametrize("hint", [None, "Choose another port."])
+def test_failed_endpoint_of_a_run_says_how_to_go_on(
+    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, hint: str | None
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ServeError("no endpoint", hint)
+
+    monkeypatch.setattr("raydc.serve.deploy", fail)
+    with pytest.raises(ServeError) as caught:
+        pipeline.serve_registered(make_job(tmp_path, lines, serve={"port": 0}), 3)
+    assert str(caught.value).endswith("digits version 3 is registered: `raydc serve SPEC` goes on.")
+    assert (hint or "") in str(caught.value)

@@ -70,7 +70,9 @@ COMMANDS = {
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     path = tmp_path / "good.yaml"
-    path.write_text("name: good\ndata: {source: a.csv}\nmodel: {name: mlp}\n")
+    source = tmp_path / "a.csv"
+    source.write_text("x,label\n1,a\n2,b\n")
+    path.write_text(f"name: good\ndata: {{source: {source}}}\nmodel: {{name: mlp}}\n")
     return path
 
 

@@ -1,0 +1,47 @@
+"""Whether a run of a name exists. Runs in the driver, before anything is written."""
+
+from __future__ import annotations
+
+from raydc.checkpoint.run_files import require_run
+from raydc.errors import RunError
+from raydc.storage import Storage
+from raydc.tracking import lease
+
+
+def refuse_taken_name(runs: Storage, name: str, resume: bool, new: bool) -> None:
+    """Refuses a name that is taken or, for a resume, free.
+
+    Args:
+        runs: Folder of all runs.
+        name: Name of the run.
+        resume: Whether an existing run is continued.
+        new: Whether an existing run is renamed.
+
+    Raises:
+        RunError: A run of this name exists and neither flag was given; there is nothing to resume;
+            or the folder holds parts of a run.
+    """
+    folder = runs / name
+    if resume:
+        require_run(folder, runs, name)
+    exists = folder.exists("resolved.yaml")
+    if exists and not resume and not new:
+        raise RunError(
+            f"run {name!r} exists already at {folder.uri}",
+            "Pass --resume to continue it, --new to start again (the old one is renamed), "
+            "or choose another name: --set name=...",
+        )
+    if not exists:
+        _refuse_leftovers(folder, name)
+
+
+def _refuse_leftovers(folder: Storage, name: str) -> None:
+    """Refuses a folder without a run in it: records of an old run would become part of the new."""
+    # A driver that died while it made the folder leaves these, which do not make the folder a run.
+    harmless = {"spec.yaml", lease.FILE, lease.LOCK_FILE}
+    if set(folder.names()) - harmless:
+        raise RunError(
+            f"{folder.uri} holds parts of a run without its resolved.yaml, as an interrupted "
+            "removal leaves them",
+            f"Remove the rest: raydc rm run {name} --yes",
+        )

@@ -1,0 +1,72 @@
+"""Checks of a spec that need no data and no Ray: they come before both. Runs in the driver."""
+
+from __future__ import annotations
+
+import os
+
+from raydc.errors import UsageError
+from raydc.spec import ResolvedSpec
+
+
+def check_early(spec: ResolvedSpec) -> None:
+    """Refuses what no run of this spec can get past.
+
+    A run would come to it only after Ray has started and the data is prepared.
+
+    Args:
+        spec: The resolved spec.
+
+    Raises:
+        SpecError: The network, its weights or its builder do not exist.
+        DataError: The source is not there, or lacks a column of the spec.
+    """
+    # Imported late: `raydc --help` loads neither torch nor pyarrow.
+    from raydc.data.source_check import check_source
+    from raydc.models.section_check import check_section
+
+    check_section(spec.model)
+    check_source(spec.data)
+
+
+def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:
+    """Refuses what `check_early` finds, and a name of a run that is taken or, to resume, free.
+
+    Args:
+        spec: The resolved spec.
+        resume: Whether an existing run is continued.
+        new: Whether an existing run is renamed.
+
+    Raises:
+        RunError: A run of this name exists, or there is none to resume.
+    """
+    from raydc.checkpoint import run_name
+    from raydc.storage import Storage
+
+    check_early(spec)
+    run_name.refuse_taken_name(Storage(spec.storage) / "runs", spec.name, resume, new)
+
+
+def check_port(spec: ResolvedSpec, address: str | None) -> None:
+    """Refuses an endpoint whose port another process has.
+
+    On a Ray that runs already, it may be an endpoint of the same Serve.
+
+    Args:
+        spec: The resolved spec; its section `serve` names the port.
+        address: Ray cluster; None takes RAY_ADDRESS, else a local Ray is going to start.
+
+    Raises:
+        ServeError: Something listens there.
+    """
+    from raydc.engine import serve_client
+
+    is_own_ray = not (address or os.environ.get("RAY_ADDRESS"))
+    if spec.serve is not None and spec.serve.port and is_own_ray:
+        serve_client.require_free_port(spec.serve.host, spec.serve.port)
+
+
+def require_serve(spec: ResolvedSpec, path: str) -> None:
+    """Raises UsageError for a spec file, at `path`, that has no section `serve`."""
+    # A spec without the section may be for training only, so the defaults are not assumed.
+    if spec.serve is None:
+        raise UsageError(f"{path} has no section `serve`", "Add `serve: {}` for the defaults.")

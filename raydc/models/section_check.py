@@ -1,0 +1,28 @@
+"""What can be refused about section `model` without data. Runs in the driver, before Ray starts."""
+
+from __future__ import annotations
+
+from raydc.spec.model import Builder, Model, Torchvision
+
+
+def check_section(model: Model) -> None:
+    """Refuses a network, weights or a builder that do not exist.
+
+    Nothing is built and nothing is downloaded.
+
+    Args:
+        model: Section `model` of a spec.
+
+    Raises:
+        SpecError: torchvision has no such model or weights, the builder cannot be imported, or it
+            does not take its arguments.
+    """
+    # Imported only where they are needed: torch and torchvision take seconds.
+    if isinstance(model, Torchvision):
+        from raydc.models import torchvision_models
+
+        torchvision_models.require_names(model)
+    elif isinstance(model, Builder):
+        from raydc.models import user_models
+
+        user_models.require_builder(model)
