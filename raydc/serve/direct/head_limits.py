@@ -51,6 +51,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._prepare(self)
         self._start_timer()
 
+    def _should_upgrade(self) -> bool:
+        """Leaves WebSocket alone, which no path speaks: the answer is that of a plain request."""
+        return False
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Writes nothing: uvicorn would advise to install a library for each such request."""
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._is_in_head = True

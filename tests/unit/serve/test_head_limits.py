@@ -193,3 +193,21 @@ def test_bytes_before_a_head_do_not_count(monkeypatch: pytest.MonkeyPatch) -> No
             assert await answer(reader) == (200, b"ok")
 
     run(monkeypatch, scenario)
+
+
+def test_upgrade_to_websocket_is_answered_like_a_plain_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    upgrade = (
+        b"GET /a HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+
+    async def scenario(connect: Connect) -> None:
+        reader, writer = await connect()
+        writer.write(upgrade)
+        assert await answer(reader) == (200, b"ok")
+        writer.close()
+
+    run(monkeypatch, scenario)
+    assert caplog.records == []
