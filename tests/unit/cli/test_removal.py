@@ -16,9 +16,11 @@ from raydc.cli import inventory, main, removal, run_inventory
 from raydc.cli.store_listing import StoreListing
 from raydc.errors import RegistryError, RunError
 from raydc.registry import Registry
+from raydc.serve.control import recorded_endpoint
 from raydc.storage import Storage
 from raydc.tracking import lease
 from raydc.tracking.alias_history import Move
+from raydc.tracking.endpoint_record import make_record, write_record
 
 
 @pytest.fixture
@@ -293,3 +295,27 @@ def test_rm_follows_no_links(storage: Storage) -> None:
     assert (refused.exit_code, "is a symbolic link" in refused.output) == (2, True)
     assert rm(storage, "run", "digits", "--yes").exit_code == 0
     assert (outside / "runs/x/resolved.yaml").exists()
+
+
+def test_rm_is_refused_while_an_endpoint_on_another_ray_answers(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(storage, "digits", weights=b"second")
+    make_version(storage)
+    url = "http://127.0.0.1:8001"
+    write_record(storage, "digits", make_record("old", url, "127.0.0.1:6380", 2))
+    Registry(storage).set_alias("digits", "old", 1)
+    removals = [
+        ("model", "digits", "--version", "2"),
+        ("model", "digits"),
+        ("alias", "digits", "old"),
+    ]
+    monkeypatch.setattr(recorded_endpoint, "answering_version", lambda *_: 2)
+    for arguments in removals:
+        refused = rm(storage, *arguments, "--yes")
+        assert refused.exit_code == 7, refused.output
+    assert f"{url} answers with it" in refused.output
+    # It has ended without a word.
+    monkeypatch.setattr(recorded_endpoint, "answering_version", lambda *_: None)
+    assert rm(storage, *removals[0], "--yes").exit_code == 0
+    assert rm(storage, *removals[2], "--yes").exit_code == 0
