@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -36,6 +37,26 @@ Say = Callable[[str], None]
 
 # Hint of an error that nobody foresaw.
 REPORT_IT = "This is probably a fault of raydc: please report it, with this message and the spec."
+
+# What helps depends on the error, not on the place.
+_HINTS = {
+    errno.ENOSPC: "Make space there.",
+    errno.EDQUOT: "The quota of this user is used up: make space there.",
+    errno.EACCES: "May this user read and write there?",
+    errno.EPERM: "May this user read and write there?",
+    errno.EROFS: "The filesystem is read-only: choose another place.",
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "A part of this path is a file, not a folder.",
+    errno.EISDIR: "This is a folder, not a file.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.EMFILE: "Too many files are open: raise the limit (`ulimit -n`).",
+    errno.ENFILE: "Too many files are open on this machine.",
+    errno.ENOMEM: "Memory is used up: stop other processes, or use less.",
+    errno.EIO: "The disk or the network storage reports a fault.",
+    errno.ETIMEDOUT: "Is the other side up? Then try again.",
+    errno.ECONNREFUSED: "Does anything listen there? Check the address.",
+    errno.ECONNRESET: "The other side closed the connection: try again.",
+}
 
 # difflib is quadratic in the length of a name, and names may come from a request.
 _MAX_COMPARED_CHARS = 100
@@ -203,6 +224,11 @@ def shown(value: object, max_chars: int = 80) -> str:
     except (ValueError, RecursionError):
         return f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= max_chars else f"{text[: max_chars - 3]}..."
+
+
+def os_error_hint(error: OSError) -> str | None:
+    """What helps against an error of the operating system; None if its number does not tell."""
+    return _HINTS.get(error.errno or 0)
 
 
 def first_line(error: BaseException) -> str:

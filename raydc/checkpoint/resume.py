@@ -24,6 +24,7 @@ from raydc.errors import (
     RunError,
     Say,
     SpecError,
+    os_error_hint,
 )
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -138,7 +139,8 @@ def retry_reads(read: Callable[[], T], folder: Storage, pauses_s: Sequence[float
         return read()
     except OSError as error:
         raise CheckpointError(
-            f"{folder.uri} cannot be read: {error}", "Give access to it, then pass --resume."
+            f"{folder.uri} cannot be read: {error}",
+            f"{os_error_hint(error) or 'Does this storage answer?'} Then pass --resume.",
         ) from error
 
 

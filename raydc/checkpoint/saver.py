@@ -29,7 +29,7 @@ from raydc.checkpoint.snapshot import HostCopy, Snapshots
 from raydc.checkpoint.state import Constants, Parts, pack_state
 from raydc.checkpoint.store import CheckpointStore
 from raydc.checkpoint.timing import Timing
-from raydc.errors import CheckpointError
+from raydc.errors import CheckpointError, os_error_hint
 from raydc.spec import ResolvedSpec
 from raydc.tracking.journal import Journal
 
@@ -81,7 +81,7 @@ class Saver:
         self._is_for_storage = False
         # No state of this attempt is in storage yet.
         self._step_in_storage = -1
-        self._reason = ""
+        self._refused: OSError | None = None
         self._storage_policy = self._new_policy(0, FailureHistory())
         self._memory_policy = MemoryPolicy(spec.fault_tolerance.max_recomputed_steps, self._timing)
 
@@ -213,7 +213,7 @@ class Saver:
         if place is None:
             raise CheckpointError(
                 f"the state after step {copy.step} was not safe within {timeout_s:.0f} s"
-                f"{self._reason}",
+                f"{self._reason()}",
                 "The run continues from the previous checkpoint.",
             )
         self._journal.record_event("handed_over", step=copy.step, to=place)
@@ -238,10 +238,14 @@ class Saver:
     def _refusal(self, what: str) -> CheckpointError:
         kept = self._store.steps()
         newest = f"The newest one in storage is of step {kept[-1]}. " if kept else ""
+        hint = self._refused and os_error_hint(self._refused)
         return CheckpointError(
-            f"{what} could not be written to {self._store.folder.uri}{self._reason}",
-            f"{newest}Make room or give access there, then pass --resume.",
+            f"{what} could not be written to {self._store.folder.uri}{self._reason()}",
+            f"{newest}{hint or 'Does this storage answer?'} Then pass --resume.",
         )
+
+    def _reason(self) -> str:
+        return f": {self._refused}" if self._refused else ""
 
     def __enter__(self) -> Saver:
         return self
@@ -272,8 +276,8 @@ class Saver:
         )
 
     def _on_write_failed(self, copy: HostCopy, error: OSError, is_last_attempt: bool) -> None:
-        # Ends the message of an error that comes later.
-        self._reason = f": {error}"
+        # For the message of an error that comes later.
+        self._refused = error
         if is_last_attempt:
             self._storage_policy.record_failure()
         kind = "checkpoint_failed" if is_last_attempt else "checkpoint_delayed"

@@ -2,30 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 
-from raydc.errors import RaydcError, RunError, TrainError
-
-# What helps depends on the error, not on the place.
-_HINTS = {
-    errno.ENOSPC: "Make space there.",
-    errno.EDQUOT: "The quota of this user is used up: make space there.",
-    errno.EACCES: "May this user read and write there?",
-    errno.EPERM: "May this user read and write there?",
-    errno.EROFS: "The filesystem is read-only: choose another place.",
-    errno.ENOENT: "Check the path.",
-    errno.ENOTDIR: "A part of this path is a file, not a folder.",
-    errno.EISDIR: "This is a folder, not a file.",
-    errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.EMFILE: "Too many files are open: raise the limit (`ulimit -n`).",
-    errno.ENFILE: "Too many files are open on this machine.",
-    errno.ENOMEM: "Memory is used up: stop other processes, or use less.",
-    errno.EIO: "The disk or the network storage reports a fault.",
-    errno.ETIMEDOUT: "Is the other side up? Then try again.",
-    errno.ECONNREFUSED: "Does anything listen there? Check the address.",
-    errno.ECONNRESET: "The other side closed the connection: try again.",
-}
+from raydc.errors import RaydcError, RunError, TrainError, os_error_hint
 
 
 def os_error(error: OSError, command: str) -> RaydcError:
@@ -37,9 +16,9 @@ def os_error(error: OSError, command: str) -> RaydcError:
     """
     text = error.strerror or str(error) or type(error).__name__
     if error.filename is not None:
-        return RunError(f"{error.filename}: {text}", _HINTS.get(error.errno or 0))
+        return RunError(f"{error.filename}: {text}", os_error_hint(error))
     place = _place(error)
-    return RunError(f"{command} failed{place}: {text}", _HINTS.get(error.errno or 0))
+    return RunError(f"{command} failed{place}: {text}", os_error_hint(error))
 
 
 def foreign_exit(error: BaseException) -> RaydcError:

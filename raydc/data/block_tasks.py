@@ -19,7 +19,7 @@ from raydc.data.column_scan import scan_block
 from raydc.data.column_statistics import measure_block
 from raydc.data.shard_writer import PlannedShard
 from raydc.data.tasks import BlockRef
-from raydc.errors import DataError
+from raydc.errors import DataError, os_error_hint
 from raydc.storage import Storage
 
 
@@ -90,7 +90,7 @@ def write_shard(
     try:
         return shard_writer.write_shard(rows, shard.name, folder, features, cleaner)
     except OSError as error:
-        hint = "Is there space, may this user write there, and does every node reach it?"
+        hint = os_error_hint(error) or "Does every node reach it?"
         raise DataError(f"storage {folder.uri} cannot be written: {error}", hint) from error
 
 

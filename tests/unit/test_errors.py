@@ -51,6 +51,15 @@ def test_last_line_of_an_empty_message_is_the_class(error: Exception, line: str)
     assert errors.last_line(error) == line
 
 
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [(28, "space"), (13, "May this user"), (36, "shorter name"), (20, "is a file"), (5, "fault")],
+)
+def test_hint_of_an_os_error_is_derived_from_its_number(number: int, hint: str) -> None:
+    assert hint in (errors.os_error_hint(OSError(number, "x")) or "")
+    assert errors.os_error_hint(OSError("of an object store")) is None
+
+
 def test_did_you_mean_names_only_what_is_similar() -> None:
     assert errors.did_you_mean("epoch", ["epochs", "seed"]) == "did you mean epochs?"
     assert errors.did_you_mean("epoch", ["seed"]) == ""

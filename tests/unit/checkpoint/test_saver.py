@@ -344,8 +344,7 @@ def test_disk_that_stays_full_ends_the_run_with_a_remedy(
         ) as caught:
             worker.fit(spec, run, data, timing=NO_PAUSES)
     assert caught.value.hint == (
-        "The newest one in storage is of step 4. Make room or give access there, "
-        "then pass --resume."
+        "The newest one in storage is of step 4. Make space there. Then pass --resume."
     )
     assert worker.fit(spec, run, data).step == 21
     starts = [r["step"] for r in events.read(run, "metrics") if r["kind"] == "start"]
@@ -371,8 +370,11 @@ def test_storage_that_is_away_at_the_start_is_read_again(
     num_away = 2
     assert worker.fit(spec, run, data, timing=timing) == state
     num_away, calls = 99, []
-    with pytest.raises(CheckpointError, match=r"cannot be read: .*Input/output error"):
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*Input/output error") as caught:
         worker.fit(spec, run, data, timing=timing)
+    assert caught.value.hint == (
+        "The disk or the network storage reports a fault. Then pass --resume."
+    )
 
 
 # Restarts
