@@ -18,11 +18,12 @@ from typing import Any
 from raydc import engine, plan, train
 from raydc import spec as specs
 from raydc.data.prepared import Prepared, load
-from raydc.elastic import worker_failure
+from raydc.elastic import mailbox, worker_failure
 from raydc.engine import interruption
 from raydc.errors import Say, TrainError
-from raydc.loop import worker
+from raydc.loop import planned_stop, worker
 from raydc.loop.hooks import Hooks
+from raydc.loop.planned_stop import PlannedStopError
 from raydc.loop.state_proof import prove_state
 from raydc.spec import ResolvedSpec
 from raydc.spec.space import Domain
@@ -110,8 +111,13 @@ def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> An
     needs = plan.worker_resources(spec, ray.cluster_resources())
     # Tune's own state is never resumed: it gets a new folder for each driver, removed at the end.
     name = f"tune-{time.time_ns()}"
+    handle = mailbox.create()
     trainable = tune.with_parameters(
-        _run_trial, spec=specs.to_dict(spec), data_uri=data.folder.uri, folder_uri=folder.uri
+        _run_trial,
+        spec=specs.to_dict(spec),
+        data_uri=data.folder.uri,
+        folder_uri=folder.uri,
+        handle=handle,
     )
     tuner = tune.Tuner(
         tune.with_resources(trainable, needs),
@@ -135,10 +141,26 @@ def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> An
         ),
     )
     try:
-        return tuner.fit()
+        results = tuner.fit()
+        interruption.raise_received()
+        return results
+    except KeyboardInterrupt:
+        _keep_states(handle)
+        raise
     finally:
+        ray.kill(handle)
         with contextlib.suppress(OSError):
             (folder / name).delete()
+
+
+def _keep_states(handle: Any) -> None:
+    """Lets the trials of a driver that ends stop between two steps, with a checkpoint."""
+    deadline_s = time.monotonic() + interruption.KEEP_TIMEOUT_S
+    # Whatever fails now, a trial continues from an older checkpoint.
+    with contextlib.suppress(Exception):
+        mailbox.get_reply(handle.request_stop.remote(planned_stop.INTERRUPT))
+        while time.monotonic() < deadline_s and mailbox.get_reply(handle.num_training.remote()):
+            time.sleep(0.1)
 
 
 def _tune_domain(domain: Domain) -> Any:
@@ -204,9 +226,17 @@ def _progress(spec: ResolvedSpec, folder: Storage, num_trials: int, report: Say)
 
 
 def _run_trial(
-    config: dict[str, Any], spec: dict[str, Any], data_uri: str, folder_uri: str
+    config: dict[str, Any], spec: dict[str, Any], data_uri: str, folder_uri: str, handle: Any
 ) -> None:
-    """Trains one trial in a Tune actor, from where an earlier sweep left it."""
+    """Trains one trial in a Tune actor, from where an earlier sweep left it.
+
+    Args:
+        config: The drawn values, as Tune passes them.
+        spec: The resolved spec of the sweep.
+        data_uri: Folder of the prepared data set.
+        folder_uri: Folder of the sweep.
+        handle: Mailbox, which says when to stop.
+    """
     from ray import tune
 
     values = config["values"]
@@ -225,6 +255,16 @@ def _run_trial(
     data = load(Storage(data_uri))
     # The values of a trial may give another network than the one that the driver tried.
     prove_state(own, data)
-    hooks = Hooks(on_epoch=report_epoch)
-    worker_failure.guard(0, lambda: worker.fit(own, folder, data.folder, hooks=hooks))
+    key = trials.trial_key(own)
+    mailbox.get_reply(handle.enter.remote(key))
+    hooks = Hooks(
+        on_epoch=report_epoch,
+        stop_request=lambda: mailbox.get_reply(handle.stop_reason.remote()),
+    )
+    try:
+        worker_failure.guard(0, lambda: worker.fit(own, folder, data.folder, hooks=hooks))
+    except PlannedStopError:
+        return  # The driver ends; the next one continues from the checkpoint.
+    finally:
+        handle.leave.remote(key)
     folder.write_json(trials.FINISHED_FILE, {"values": values})

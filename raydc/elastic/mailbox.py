@@ -23,6 +23,8 @@ class Mailbox:
         self._records: list[dict[str, Any]] = []
         self._holders: dict[str, Any] = {}
         self._attempt = 0
+        self._stop_reason: str | None = None
+        self._training: set[str] = set()
 
     def publish(self, record: dict[str, Any]) -> None:
         """Takes a record of rank 0; of consecutive progress records only the newest is kept."""
@@ -44,6 +46,26 @@ class Mailbox:
         # The clock of the driver's node, so that it grows even if this actor is made again.
         self._attempt = max(self._attempt + 1, time.time_ns())
         return self._attempt
+
+    def request_stop(self, reason: str) -> None:
+        """Asks all trials of a sweep to stop; see `planned_stop`."""
+        self._stop_reason = reason
+
+    def stop_reason(self) -> str | None:
+        """Why the trials should stop, or None."""
+        return self._stop_reason
+
+    def enter(self, trial: str) -> None:
+        """Notes that a trial trains, and has a state to keep."""
+        self._training.add(trial)
+
+    def leave(self, trial: str) -> None:
+        """Notes that a trial has ended, or has kept its state."""
+        self._training.discard(trial)
+
+    def num_training(self) -> int:
+        """How many trials have a state that is not kept yet."""
+        return len(self._training)
 
     def collect(self) -> list[dict[str, Any]]:
         """Returns the records since the last call."""

@@ -32,6 +32,7 @@ from raydc.loop import planned_stop, worker
 from raydc.loop.group import Alone, Workers
 from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
+from raydc.spec.model import Builder
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -73,6 +74,11 @@ def fit(
         progress.say(f"train     waiting for other jobs to end: {lack}")
     # Processes start and import torch, for up to minutes on a busy machine.
     progress.say("train     starting the workers")
+    if isinstance(spec.model, Builder):
+        progress.say(
+            "          what its code prints goes to worker-*.out in /tmp/ray/session_latest/logs "
+            "of each host"
+        )
     handle = mailbox.create()
     trainer = _trainer(spec, data_folder, run_folder, handle)
     try:

@@ -125,6 +125,7 @@ def connect(
                 **options,
             )
             shown = context.dashboard_url if dashboard else None
+        ray_start.watch_own()
     if quiet:
         for name in _QUIET:
             logging.getLogger(name).setLevel(level)
@@ -189,6 +190,7 @@ def disconnect() -> None:
     """Ends a local Ray, or leaves the cluster."""
     import ray
 
+    ray_start.leave_own()
     internals.end_serve_thread(_SERVE_THREAD_TIMEOUT_S)
     ray.shutdown()
     while _local_folders:

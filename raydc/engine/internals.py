@@ -206,6 +206,18 @@ def is_own_ray() -> bool:
     return node is not None and bool(node.is_head())
 
 
+def dead_processes() -> list[str]:
+    """Processes without which the Ray of this process is lost, and which have ended."""
+    node = __getattr__("_global_node")
+    if node is None:
+        return []
+    return [
+        f"{kind} (exit code {process.returncode})"
+        for kind, process in node.dead_processes()
+        if kind in ("raylet", "gcs_server")
+    ]
+
+
 def end_own_ray_at_once() -> None:
     """Lets the Ray of this process end without a wait of a second for each of its processes.
 

@@ -135,6 +135,9 @@ class _Catcher:
 
 
 _catcher: _Catcher | None = None
+# Depth of `resumable` blocks.
+_num_resumable = 0
+_RESUME_HINT = "--resume goes on"
 
 
 @contextlib.contextmanager
@@ -188,11 +191,20 @@ def idle() -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def resumable() -> Iterator[None]:
     """Notes on an interruption inside the block how the run continues."""
+    global _num_resumable
+    _num_resumable += 1
     try:
         yield
     except KeyboardInterrupt as error:
-        error.add_note("--resume goes on")
+        error.add_note(_RESUME_HINT)
         raise
+    finally:
+        _num_resumable -= 1
+
+
+def hint() -> str | None:
+    """How the work of this process continues if it ends now; None if it would begin again."""
+    return _RESUME_HINT if _num_resumable else None
 
 
 def exit_code(number: int) -> int:

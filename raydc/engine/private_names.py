@@ -19,6 +19,7 @@ _TRAIN = "ray.train.v2._internal"
 NAMES: Names = {
     "ray._private.auto_init_hook": {"enable_auto_connect": None},
     "ray._private.node": {
+        "Node.dead_processes": ("self",),
         "Node.is_head": ("self",),
         "Node.kill_all_processes": ("self", "check_alive", "allow_graceful", "wait"),
     },

@@ -26,6 +26,8 @@ LOCAL_TIMEOUT_S, CLUSTER_TIMEOUT_S = 180.0, 60.0
 _SAY_AFTER_S = 5.0
 # Ray's sockets are in a folder of about 60 characters, below TMPDIR; a path of one may have 107.
 _MAX_TMPDIR_CHARS = 45
+_WATCH_EVERY_S = 0.5
+_is_left = threading.Event()
 _NO_RAY_HINT = (
     "Check --address / RAY_ADDRESS, and RAY_AUTH_MODE and the token; leave both out for a local "
     "Ray."
@@ -131,6 +133,32 @@ def _signals_stay_here() -> Iterator[None]:
         internals.end_own_ray_at_once()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def watch_own() -> None:
+    """Ends this process with one line if the Ray that it started dies.
+
+    Ray itself would show a traceback, or abort a minute later.
+    """
+    _is_left.clear()
+    if interruption.is_catching():
+        threading.Thread(target=_watch_own, name="raydc-ray", daemon=True).start()
+
+
+def leave_own() -> None:
+    """Ends the watch, before the Ray of this process is ended on purpose."""
+    _is_left.set()
+
+
+def _watch_own() -> None:
+    while not _is_left.wait(_WATCH_EVERY_S):
+        dead = internals.dead_processes()
+        if dead and not _is_left.is_set():
+            _write(f"error: the local Ray has died: {', '.join(dead)}")
+            if hint := interruption.hint():
+                _write(f"  {hint}")
+            # The main thread may wait for Ray for ever, and Ray's own end prints pages.
+            os._exit(ClusterError.exit_code)
 
 
 def _watch(where: str, address: str | None, is_over: threading.Event) -> None:

@@ -26,3 +26,16 @@ def test_numbers_of_attempts_grow_even_if_the_mailbox_is_made_again() -> None:
     mailbox = Mailbox()
     numbers = [mailbox.next_attempt(), mailbox.next_attempt(), Mailbox().next_attempt()]
     assert numbers == sorted(set(numbers))
+
+
+def test_trials_are_asked_to_stop_and_counted_until_they_have_kept_their_state() -> None:
+    mailbox = Mailbox()
+    assert mailbox.stop_reason() is None
+    mailbox.enter("a")
+    mailbox.enter("b")
+    mailbox.request_stop("interrupt")
+    assert (mailbox.stop_reason(), mailbox.num_training()) == ("interrupt", 2)
+    mailbox.leave("a")
+    mailbox.leave("a")
+    mailbox.leave("b")
+    assert mailbox.num_training() == 0

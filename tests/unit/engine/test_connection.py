@@ -142,3 +142,41 @@ def test_cpus_are_those_that_the_process_may_use(
     (tmp_path / "cpu" / "x" / "cpu.cfs_quota_us").write_text("200000\n")
     (tmp_path / "cpu" / "x" / "cpu.cfs_period_us").write_text("100000\n")
     assert usable_cpus.count(tmp_path, own) == 2
+
+
+@pytest.mark.parametrize(
+    ("block", "hint"), [("interruption.resumable()", True), ("contextlib.nullcontext()", False)]
+)
+def test_death_of_the_own_ray_ends_the_process_with_one_line(block: str, hint: bool) -> None:
+    code = f"""
+import contextlib, threading
+from raydc.engine import internals, interruption, ray_start
+ray_start._WATCH_EVERY_S = 0.01
+internals.dead_processes = lambda: ["raylet (exit code -9)"]
+with interruption.catch_signals(), {block}:
+    ray_start.watch_own()
+    threading.Event().wait(60)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == ClusterError.exit_code
+    lines = ["error: the local Ray has died: raylet (exit code -9)"]
+    assert ended.stderr.splitlines() == lines + ["  --resume goes on"] * hint
+
+
+def test_ray_that_is_left_on_purpose_has_not_died() -> None:
+    code = """
+from raydc.engine import internals, interruption, ray_start
+ray_start._WATCH_EVERY_S = 0.01
+found = []
+internals.dead_processes = lambda: found
+with interruption.catch_signals():
+    ray_start.watch_own()
+    ray_start.leave_own()
+    found.append("raylet")
+    import threading
+    for thread in threading.enumerate():
+        if thread.name == "raydc-ray":
+            thread.join(30)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
