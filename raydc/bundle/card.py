@@ -36,11 +36,20 @@ def render(
     ]
     if signature.classes:
         lines.append(f"- Classes: {', '.join(signature.classes)}")
-    lines += [f"- {_title(key)}: {text}" for key, value in facts.items() if (text := _text(value))]
+    lines += [
+        f"- {_title(key, value)}: {text}" for key, value in facts.items() if (text := _text(value))
+    ]
+    lines.append(
+        "- Held-out metrics: in the record of a registered version, and on the page of its endpoint"
+    )
     return "\n".join([*lines, ""])
 
 
-def _title(key: str) -> str:
+def _title(key: str, value: Any) -> str:
+    if key == "metrics":
+        # Scores exist on validation rows only; a run without any has the losses alone.
+        is_validated = not value.keys() <= {"loss", "train_loss"}
+        return "Validation metrics" if is_validated else "Training metrics (no validation rows)"
     return key.replace("_", " ").capitalize()
 
 

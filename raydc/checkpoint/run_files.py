@@ -174,11 +174,12 @@ def lock_environment(run_folder: Storage, now: Mapping[str, Any], journal: Journ
             journal.record_event("file_damaged", file=LOCK_FILE, reason=reason)
         run_folder.write_bytes(LOCK_FILE, yaml.safe_dump(dict(now)).encode())
         return
-    # The checkpoints hold spec and data, and are compared with them.
+    # The checkpoints hold spec and data, and are compared with them. What an older raydc did not
+    # record is not known to have changed.
     changes = {
-        name: [before.get(name), value]
+        name: [before[name], value]
         for name, value in now.items()
-        if before.get(name) != value and name not in ("spec_hash", "data_hash")
+        if name in before and before[name] != value and name not in ("spec_hash", "data_hash")
     }
     if changes:
         journal.record_event("environment_changed", changes=changes)

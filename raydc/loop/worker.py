@@ -39,6 +39,7 @@ from raydc.loop.planned_stop import PlannedStopError, StopAgreement
 from raydc.loop.restart import agree_on_state
 from raydc.loop.validation import compute_scores
 from raydc.models import device as devices
+from raydc.models import user_models
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -169,7 +170,8 @@ class _Run:
         if self.saver:
             hashes = {name: self.constants.meta[name] for name in ("data_hash", "spec_hash")}
             environment = devices.environment(self.group.world.device, plan.num_threads(self.spec))
-            run_files.lock_environment(self.folder, {**environment, **hashes}, self.journal)
+            now = {**environment, **hashes, **user_models.hash_builder(self.spec.model)}
+            run_files.lock_environment(self.folder, now, self.journal)
         # A state in memory brings the lines that its attempt could no longer write.
         lines = found.files.get("metrics.jsonl", b"") if found else b""
         self.journal.record_start(self.state.step, lines)

@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,8 @@ from raydc.errors import did_you_mean
 from raydc.features import Signature
 from raydc.models import build_check
 from raydc.models.network_parts import Input, Network, model_problem
-from raydc.spec.model import Builder
+from raydc.spec.model import Builder, Model
+from raydc.storage import sha256
 
 
 def build(model: Builder, signature: Signature) -> Network:
@@ -66,6 +68,21 @@ def require_builder(model: Builder) -> Callable[..., Any]:
     except ValueError:
         pass
     return function
+
+
+def hash_builder(model: Model) -> dict[str, str]:
+    """sha256 of the file of the user's builder, as `builder_sha256`; empty for other networks.
+
+    What that module imports is not part of it.
+    """
+    if not isinstance(model, Builder):
+        return {}
+    module = inspect.getmodule(import_builder(model.builder))
+    path = getattr(module, "__file__", None)
+    # A module in an archive has no file of its own.
+    if path is None or not os.path.isfile(path):
+        return {}
+    return {"builder_sha256": sha256(Path(path).read_bytes())}
 
 
 def import_builder(path: str) -> Callable[..., Any]:

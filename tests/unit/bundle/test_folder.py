@@ -193,7 +193,17 @@ def test_card_describes_the_model(folder: Storage) -> None:
     card = folder.read_bytes("card.md").decode()
     assert card.startswith("# small\n\nA classification of `answer`")
     assert "`age` (numeric), `hours` (numeric), `job` (categorical)" in card
-    assert "- Metrics: accuracy 0.5" in card
+    assert "- Validation metrics: accuracy 0.5" in card
+    assert "- Held-out metrics: in the record of a registered version" in card
+
+
+def test_card_says_that_losses_alone_are_of_the_training(folder: Storage) -> None:
+    spec = small_models.write_bundle(folder, small_models.table_features())
+    weights = bundle.load(folder).model.state_dict()
+    facts = {"metrics": {"loss": 0.25, "train_loss": 0.25}}
+    bundle.write(folder, spec, small_models.table_features(), dict(weights), [], facts)
+    card = folder.read_bytes("card.md").decode()
+    assert "- Training metrics (no validation rows): loss 0.25, train_loss 0.25" in card
 
 
 class _Squeezed(torch.nn.Module):

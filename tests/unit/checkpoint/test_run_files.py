@@ -13,7 +13,7 @@ from raydc.checkpoint import run_files
 from raydc.data import prepared
 from raydc.errors import RunError
 from raydc.spec import ResolvedSpec
-from raydc.storage import Storage
+from raydc.storage import Storage, sha256
 from raydc.tracking import events
 
 
@@ -88,6 +88,30 @@ def test_moved_store_is_no_change_of_the_environment(
     lock = yaml.safe_load((runs / "moved").read_bytes("run.lock.yaml"))
     (runs / "moved").write_bytes("run.lock.yaml", yaml.safe_dump({**lock, "torch": "1.0"}).encode())
     assert "bits may differ: {'torch': ['1.0'" in "\n".join(resume_run(moved, data, runs / "moved"))
+
+
+def test_changed_builder_is_a_change_of_the_environment(
+    runs: Storage, data: prepared.Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from torch import nn\n"
+        "def make(signature):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, signature.num_outputs))\n"
+    )
+    module = tmp_path / "locked_networks.py"
+    module.write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    model = {"builder": "locked_networks:make"}
+    spec, folder = train_one_epoch(runs, data, "own", model=model)
+    lock = yaml.safe_load(folder.read_bytes("run.lock.yaml"))
+    assert lock["builder_sha256"] == sha256(code.encode())
+    assert "bits may differ" not in "\n".join(resume_run(spec, data, folder))
+    module.write_text(code + "# changed\n")
+    assert "bits may differ: {'builder_sha256'" in "\n".join(resume_run(spec, data, folder))
+    # A lock of a raydc that did not record it says nothing about the builder.
+    del lock["builder_sha256"]
+    folder.write_bytes("run.lock.yaml", yaml.safe_dump(lock).encode())
+    assert "bits may differ" not in "\n".join(resume_run(spec, data, folder))
 
 
 def test_damaged_origin_of_a_fork_is_left_out_and_named(
