@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from raydc.data.column_notes import is_number_with_signs, to_exclude
 from raydc.data.column_scan import BlockScan, ColumnScan, Occurrences
 from raydc.data.layout import Layout
-from raydc.errors import DataError, Say, did_you_mean
+from raydc.errors import DataError, Say, did_you_mean, shown
 from raydc.spec.sections import Data
 
 # A column of text in which nine of ten values are numbers is probably numeric, with a marker for
@@ -106,6 +106,9 @@ class ColumnKinds:
             )
 
     def _columns_hint(self, name: str) -> str:
+        only = next(iter(self._columns))
+        if len(self._columns) == 1 and any(sign in only for sign in ",;\t|"):
+            return f"Its only column is {shown(only)}. Is data.csv.delimiter right?"
         there = f"There are {', '.join(self._columns)}."
         return f"{did_you_mean(name, self._columns, starts_sentence=True)} {there}".lstrip()
 

@@ -22,6 +22,8 @@ _MAX_SAMPLES = 1000
 _MOST_SAMPLES_FRACTION = 0.9
 _MIN_WORDS_OF_TEXT = 4
 _MAX_EXAMPLE_CHARS = 40
+# A longer name in a header is rather a text of the first row.
+_MAX_NAME_CHARS = 80
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
     r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}"
@@ -38,6 +40,10 @@ _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 _PLAIN_YAML = re.compile(r"[A-Za-z_][\w-]*")
 
 
+def _column(name: str) -> str:
+    return f"column {shown(name, _MAX_NAME_CHARS)}"
+
+
 def to_exclude(names: Iterable[str], data: Data) -> str:
     """The field of the spec that leaves columns out, with those that it leaves out already.
 
@@ -45,13 +51,14 @@ def to_exclude(names: Iterable[str], data: Data) -> str:
         names: Columns to leave out.
         data: Section `data` of the spec.
     """
-    every = dict.fromkeys((*data.features.exclude, *names))
+    every = map(_yaml_name, dict.fromkeys((*data.features.exclude, *names)))
+    return f"data.features.exclude: [{', '.join(every)}]"
+
+
+def _yaml_name(name: str) -> str:
     # YAML would read `Unnamed: 0` as a mapping and `no` as a boolean.
-    quoted = [
-        name if _PLAIN_YAML.fullmatch(name) and name.lower() not in _YAML_WORDS else repr(name)
-        for name in every
-    ]
-    return f"data.features.exclude: [{', '.join(quoted)}]"
+    is_plain = _PLAIN_YAML.fullmatch(name) and name.lower() not in _YAML_WORDS
+    return name if is_plain else repr(name)
 
 
 def of_header(names: Sequence[str], path: str) -> Iterator[str]:
@@ -61,11 +68,12 @@ def of_header(names: Sequence[str], path: str) -> Iterator[str]:
         names: Cells of the header.
         path: Path of the file, for the note.
     """
-    numbers = [name for name in names if _is_plain_number(name)]
-    if numbers:
+    odd = [name for name in names if _is_plain_number(name) or len(name) > _MAX_NAME_CHARS]
+    if odd:
         yield (
-            f"note: the header of {path} looks like a row of values: it has the number "
-            f"{numbers[0]!r}. If the file has no header, set data.csv.header: false"
+            f"note: the header of {path} looks like a row of values: it has "
+            f"{shown(odd[0], _MAX_NAME_CHARS)}. If the file has no header, set "
+            "data.csv.header: false"
         )
 
 
@@ -83,11 +91,13 @@ def of_statistics(total: RowStatistics, cleaner: Cleaner) -> Iterator[str]:
     for name in cleaner.kinds:
         column = total.inputs[name]
         if isinstance(column, CategoryCounts):
-            yield from _spellings(f"column {name!r}", "categories", column.counts)
             yield from _words_for_missing(name, column.counts, cleaner.data)
             note = _kind_of_texts(name, column.counts, total.num_rows[TRAIN], cleaner)
             if note is not None:
                 yield note
+            else:
+                # Of texts and identifiers any two may look alike.
+                yield from _spellings(_column(name), "categories", column.counts)
 
 
 def of_scan(total: BlockScan, kinds: Mapping[str, str], data: Data, is_csv: bool) -> Iterator[str]:
@@ -101,21 +111,25 @@ def of_scan(total: BlockScan, kinds: Mapping[str, str], data: Data, is_csv: bool
     """
     for name, kind in kinds.items():
         column = total.columns[name]
-        reason = None
-        if kind == "numeric" and column.rising.is_whole:
-            if column.rising.rises and total.num_rows > 1:
-                reason = "holds a whole number that is greater in each row than in the one before"
-            elif _ID_NAME.fullmatch(name):
-                reason = "holds whole numbers and is named like an identifier or an index"
-        if reason is not None:
+        if kind != "numeric" or not column.rising.is_whole:
+            continue
+        if column.rising.rises and total.num_rows > 1:
             yield (
-                f"note: column {name!r} {reason}; if it only tells rows apart, leave it out: "
+                f"note: {_column(name)} holds a whole number that is greater in each row than in "
+                f"the one before; if it only tells rows apart, leave it out: "
                 f"{to_exclude([name], data)}"
+            )
+        elif _ID_NAME.fullmatch(name):
+            yield (
+                f"note: {_column(name)} is named like an identifier or an index, but its numbers "
+                "are taken as quantities; leave it out, or make them categories: "
+                f"{to_exclude([name], data)}, or data.features.columns: "
+                f"{{{_yaml_name(name)}: categorical}}"
             )
     for name, column in total.columns.items() if is_csv else ():
         if column.line_breaks.count:
             yield (
-                f"note: column {name!r} has cells with line breaks, {column.line_breaks.count:,} "
+                f"note: {_column(name)} has cells with line breaks, {column.line_breaks.count:,} "
                 f"in all, the first being {column.line_breaks.first_value}; if quotes are plain "
                 "characters in this file, rows were joined: data.csv.quotes: none"
             )
@@ -144,7 +158,7 @@ def _words_for_missing(name: str, counts: Mapping[str, int], data: Data) -> Iter
         listed = ", ".join(f"{word!r} ({counts[word]:,} rows)" for word in found)
         words = ", ".join(map(repr, (*data.clean.missing_values, *found)))
         yield (
-            f"note: column {name!r}: {listed} counts as a category; if it means that there is no "
+            f"note: {_column(name)}: {listed} counts as a category; if it means that there is no "
             f"value: data.clean.missing_values: [{words}]"
         )
 
@@ -203,7 +217,7 @@ def _kind_of_texts(
     # Sorted, so that the note does not depend on which block came first.
     samples = sorted(counts)[:_MAX_SAMPLES]
     num_values, most = len(counts), cleaner.data.features.max_categories
-    seen = f"note: column {name!r} holds"
+    seen = f"note: {_column(name)} holds"
     example = shown(samples[0], _MAX_EXAMPLE_CHARS) if samples else ""
     exclude = f"leave it out: {to_exclude([name], cleaner.data)}"
     if num_values > 2 and _most(samples, lambda text: bool(_DATE.fullmatch(text.strip()))):
@@ -229,7 +243,7 @@ def _kind_of_texts(
         )
     if num_values > num_rows // 2:
         return (
-            f"note: column {name!r} has {num_values:,} different values in {num_rows:,} training "
+            f"note: {_column(name)} has {num_values:,} different values in {num_rows:,} training "
             f"rows; if it is an identifier, {exclude}"
         )
     return None

@@ -36,14 +36,28 @@ def test_header_that_is_a_row_gets_a_note(tmp_path: Path) -> None:
     prepared, notes = prepare_here(tmp_path, data)
     assert sum(prepared.num_rows.values()) == 119
     assert [note for note in notes if "looks like a row" in note] == [
-        f"note: the header of {tmp_path}/rows.csv looks like a row of values: it has the number "
-        "'-3.000'. If the file has no header, set data.csv.header: false"
+        f"note: the header of {tmp_path}/rows.csv looks like a row of values: it has '-3.000'. "
+        "If the file has no header, set data.csv.header: false"
     ]
     data = {"source": _file(tmp_path, NUMBERS, "b.csv"), "target": "column_3"}
     prepared, notes = prepare_here(tmp_path, {**data, "csv": {"header": False}})
     assert sum(prepared.num_rows.values()) == 120
     assert list(prepared.features.columns) == ["column_1", "column_2"]
     assert not any("looks like a row" in note for note in notes)
+
+
+def test_header_with_a_text_gets_a_note(tmp_path: Path) -> None:
+    text = "a text that is much too long to be the name of a column as mails and messages may be"
+    data = {"source": _file(tmp_path, f"ham,{text}\n" + "ham,x\nspam,y\n" * 60), "target": "ham"}
+    _, notes = prepare_here(tmp_path, data)
+    assert any("rows.csv looks like a row of values: it has 'a text" in note for note in notes)
+
+
+def test_delimiter_that_is_not_there_is_named_with_the_missing_column(tmp_path: Path) -> None:
+    data = {"source": _file(tmp_path, "a,y\n1,2\n"), "target": "y", "csv": {"delimiter": ";"}}
+    message = r"no column 'y' in .*\n  Its only column is 'a,y'\. Is data\.csv\.delimiter right"
+    with pytest.raises(DataError, match=message):
+        prepare_here(tmp_path, data)
 
 
 def test_row_is_counted_from_the_first_line_without_a_header(tmp_path: Path) -> None:
