@@ -9,8 +9,8 @@
     card.md             a summary for people
     MANIFEST.json       name, bytes and sha256 of each file, written last
 
-Evaluation, batch prediction and the endpoint all call `Bundle.forward`, and so does `write` for the
-golden rows, so the code that is checked is the code that runs. Runs in the driver, in tasks of an
+Evaluation, batch prediction and the endpoint call `Bundle.forward`, which calls `Bundle.run`, as
+the check of the golden rows does: what is checked is what runs. Runs in the driver, in tasks of an
 evaluation and in replicas.
 
 Shape suffixes: B rows, K outputs.
@@ -18,12 +18,12 @@ Shape suffixes: B rows, K outputs.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,13 @@ from safetensors import SafetensorError
 
 from raydc import artefact, models
 from raydc import spec as specs
-from raydc.bundle import card, golden
+from raydc.bundle import card, golden, padding
+from raydc.bundle.padding import Padding
 from raydc.errors import CheckpointError, DataError, FormatError, SpecError, last_line
 from raydc.features import Features
+from raydc.models.device import fixed_threads
 from raydc.spec import ResolvedSpec
+from raydc.spec.sections import Serve
 from raydc.storage import Storage, canonical_json, sha256
 
 Array = npt.NDArray[Any]
@@ -64,6 +67,7 @@ class Bundle:
         device: `cpu` or `cuda`.
         num_threads: Threads of a forward pass.
         compute: Form of the network that runs, see `raydc.bundle.optimize`.
+        max_rows: Most rows of a forward pass.
     """
 
     model: torch.nn.Module
@@ -75,11 +79,15 @@ class Bundle:
     device: str = "cpu"
     num_threads: int = NUM_THREADS
     compute: str = "as trained"
+    max_rows: int = 1
+
+    @cached_property
+    def padding(self) -> Padding:
+        """Sizes of forward passes at which no row depends on others; found at the first use."""
+        return padding.measure(self)
 
     def forward(self, x: Array) -> npt.NDArray[np.float32]:
-        """Runs the network.
-
-        The number of threads is fixed: the way a sum is split among threads changes its last bits.
+        """Runs the network in the sizes of `padding`.
 
         Args:
             x: Inputs [B, *signature.shape] of signature.dtype.
@@ -90,7 +98,19 @@ class Bundle:
         Raises:
             CheckpointError: The network gives outputs of another shape.
         """
-        with _threads(self.num_threads), torch.inference_mode():
+        num_rows, sizes = len(x), self.padding
+        most = sizes.max_rows
+        if num_rows <= most:
+            return self.run(sizes.pad(x))[:num_rows] if num_rows else self.run(x)
+        parts = [self.forward(x[start : start + most]) for start in range(0, num_rows, most)]
+        return np.concatenate(parts)
+
+    def run(self, x: Array) -> npt.NDArray[np.float32]:
+        """Does what `forward` does, in one pass of exactly these rows.
+
+        The number of threads is fixed: the way a sum is split among threads changes its last bits.
+        """
+        with fixed_threads(self.num_threads), torch.inference_mode():
             # torch warns of memory that it must not write, such as that of a request.
             inputs = torch.from_numpy(x if x.flags.writeable else x.copy()).to(self.device)
             outputs_BK: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
@@ -141,7 +161,7 @@ class Bundle:
         Raises:
             CheckpointError: An input or output differs; the message names the first one.
         """
-        golden.check(self.golden, self.features, self.forward, self.device)
+        golden.check(self.golden, self.features, self.run, self.device)
 
 
 def write(
@@ -168,15 +188,20 @@ def write(
     # safetensors stores contiguous tensors only.
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     facts = {**facts, "libraries": _libraries()}
-    bundle = Bundle(_model(spec, features, weights), features, spec, facts, {}, "")
+    model = _model(spec, features, weights)
+    bundle = Bundle(model, features, spec, facts, {}, "", max_rows=_max_rows(spec))
+    expected = golden.compute(golden_rows, features, bundle.run)
+    bundle = replace(bundle, golden=expected)
     files = {
         "model.safetensors": safetensors.torch.save(weights),
         "features.json": _json(features.to_dict()),
         "signature.json": _json(features.signature.to_dict()),
         "spec.yaml": yaml.safe_dump(specs.to_dict(spec), sort_keys=False).encode(),
         "facts.json": _json(facts),
-        "golden.json": _json(golden.compute(golden_rows, features, bundle.forward)),
-        "card.md": card.render(spec, features, bundle.model, facts).encode(),
+        "golden.json": _json(expected),
+        "card.md": card.render(
+            spec, features, bundle.model, {**facts, "answer": str(bundle.padding)}
+        ).encode(),
     }
     artefact.write_artefact(folder, files, {"kind": "bundle", "name": spec.name})
 
@@ -213,7 +238,22 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
         ) from error
     model = _model(spec, features, weights).to(device)
     digest = sha256(folder.read_bytes(artefact.MANIFEST))
-    return Bundle(model, features, spec, facts, golden_rows, digest, device, num_threads)
+    return Bundle(
+        model,
+        features,
+        spec,
+        facts,
+        golden_rows,
+        digest,
+        device,
+        num_threads,
+        max_rows=_max_rows(spec),
+    )
+
+
+def _max_rows(spec: ResolvedSpec) -> int:
+    serve = spec.serve or Serve()
+    return serve.max_batch_size
 
 
 def _model(
@@ -229,21 +269,8 @@ def _model(
             f"the weights do not fit the model of the spec: {last_line(error)}",
             "A model's builder must not change once it is trained.",
         ) from error
+    padding.store_by_input(model)
     return model.eval()
-
-
-@contextlib.contextmanager
-def _threads(num_threads: int) -> Iterator[None]:
-    """Sets torch's number of threads inside the block; the setting is global to the process."""
-    before = torch.get_num_threads()
-    if before == num_threads:
-        yield
-        return
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _libraries() -> dict[str, str]:

@@ -202,7 +202,7 @@ def _compiled(bundle: Bundle, in_bf16: bool) -> Bundle:
     signature = bundle.features.signature
     # The first run of each size compiles it.
     for size in SIZES:
-        made.forward(np.zeros((size, *signature.shape), dtype=signature.dtype))
+        made.run(np.zeros((size, *signature.shape), dtype=signature.dtype))
     return made
 
 

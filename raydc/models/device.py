@@ -122,3 +122,17 @@ def gpu_settings(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device_before)
         if variable_before is None:
             os.environ.pop(_CUBLAS_VARIABLE, None)
+
+
+@contextlib.contextmanager
+def fixed_threads(num_threads: int) -> Iterator[None]:
+    """Sets torch's number of threads inside the block; the setting is global to the process."""
+    before = torch.get_num_threads()
+    if before == num_threads:
+        yield
+        return
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -212,6 +212,7 @@ def _metadata(
         "digest": f"sha256:{loaded.bundle.digest}",
         "task": loaded.bundle.features.signature.task,
         "compute": loaded.bundle.compute,
+        "answer": str(loaded.bundle.padding),
         **({"request_path": request_path} if request_path else {}),
         **model_facts.describe_model(loaded.bundle, loaded.source),
     }

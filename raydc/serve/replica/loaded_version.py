@@ -73,13 +73,15 @@ def load_version(
         if known.settings.batching == settings.batching:
             return replace(known, settings=settings)
         bundle, source = known.bundle, known.source
+        if bundle.max_rows != settings.max_batch_size:
+            bundle = replace(bundle, max_rows=settings.max_batch_size)
     else:
         bundle, source = _raise_raydc_errors_only(
             settings, version, lambda: load_bundle(settings, version)
         )
     # Also warms up the model: the first forward pass allocates buffers.
     plan = _raise_raydc_errors_only(
-        settings, version, lambda: batch_size.measure(bundle, settings.max_batch_size)
+        settings, version, lambda: batch_size.measure(bundle, bundle.padding.max_rows)
     )
     batcher = Batcher(
         partial(compute_values, bundle),
@@ -105,9 +107,10 @@ def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any
             filesystem or a compiler may raise anything else.
     """
     registry = Registry(Storage(settings.storage))
-    bundle = bundles.load(
+    loaded = bundles.load(
         registry.folder(settings.model, version), settings.device, settings.num_threads
     )
+    bundle = replace(loaded, max_rows=settings.max_batch_size)
     # Before it is compiled: the golden rows prove the network as it was trained, and `optimize`
     # compares the compiled one with that.
     bundle.check_golden()
