@@ -135,16 +135,17 @@ def report_damage(run_folder: Storage, newest_step: int, report: Say) -> None:
         newest_step: Step of its newest checkpoint, up to which there must be records.
         report: Shows a line.
     """
-    for stem in ("events", "metrics"):
-        for place in events.find_damage(run_folder, stem):
-            report(f"train     {place} cannot be read and is left out")
+    metrics, damaged = events.read_with_damage(run_folder, "metrics")
+    happened, damaged_events = events.read_with_damage(run_folder, "events")
+    for place in (*damaged_events, *damaged):
+        report(f"train     {place} cannot be read and is left out")
     for name in _FACTS:
         try:
             if run_folder.exists(name) and not isinstance(run_folder.read_json(name), dict):
                 report(f"train     {run_folder.uri}/{name} holds no object and is left out")
         except (OSError, ValueError) as error:
             report(f"train     {run_folder.uri}/{name} is left out: {first_line(error)}")
-    history = events.surviving(events.read(run_folder, "metrics"))
+    history = events.surviving(iter(metrics))
     known = {line["step"] for line in history if line["kind"] == "step"}
     num_known = sum(step <= newest_step for step in known)
     if num_known < newest_step:
@@ -152,7 +153,7 @@ def report_damage(run_folder: Storage, newest_step: int, report: Say) -> None:
             f"train     {run_folder.uri}/metrics.jsonl has lines of {num_known:,} of the "
             f"{newest_step:,} steps so far; the others are lost, which changes no weights"
         )
-    kinds = {event["kind"] for event in events.read(run_folder, "events")}
+    kinds = {event["kind"] for event in happened}
     if newest_step and not kinds & {"checkpoint", "forked"}:
         report(
             f"train     {run_folder.uri}/events.jsonl has no event of the checkpoints so far; they "

@@ -140,20 +140,22 @@ def read(folder: Storage, stem: str) -> Iterator[dict[str, Any]]:
 
     Yields:
         Records. A line that is none is left out: a torn one, of a killed writer, or a damaged one
-        (see `find_damage`).
+        (see `read_with_damage`).
     """
     for _, _, line in _lines(folder, stem):
         if (record := parse_line(line)) is not None:
             yield record
 
 
-def find_damage(folder: Storage, stem: str) -> list[str]:
-    """File and number of each line of a log that `read` leaves out."""
-    return [
-        f"{folder.uri}/{name}: line {number}"
-        for name, number, line in _lines(folder, stem)
-        if parse_line(line) is None
-    ]
+def read_with_damage(folder: Storage, stem: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records of a log, and file and number of each line that `read` leaves out."""
+    records, damaged = [], []
+    for name, number, line in _lines(folder, stem):
+        if (record := parse_line(line)) is not None:
+            records.append(record)
+        else:
+            damaged.append(f"{folder.uri}/{name}: line {number}")
+    return records, damaged
 
 
 def _lines(folder: Storage, stem: str) -> Iterator[tuple[str, int, bytes]]:
