@@ -88,12 +88,18 @@ def read_record(storage: Storage, model: str, alias: str) -> EndpointRecord | No
 
 
 def parse_record(value: Any) -> EndpointRecord | None:
-    """A record from its JSON; None if that is of another format."""
+    """A record from its JSON; None if that is damaged or of another format."""
     try:
         # A newer raydc may write more fields.
-        return EndpointRecord(**{field.name: value[field.name] for field in fields(EndpointRecord)})
-    except (KeyError, TypeError):
+        record = EndpointRecord(
+            **{field.name: value[field.name] for field in fields(EndpointRecord)}
+        )
+        time.gmtime(record.time_s)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return None
+    texts = (record.alias, record.url, record.ray_address, record.by, record.change or "")
+    is_whole = isinstance(record.version, int) and all(isinstance(text, str) for text in texts)
+    return record if is_whole else None
 
 
 def read_records(storage: Storage, model: str) -> list[EndpointRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,15 @@ from raydc.storage import Storage
 from raydc.tracking.endpoint_record import make_record, read_record, remove_record, write_record
 
 URL = "http://127.0.0.1:8000"
+BAD_FIELDS = [
+    ("version", "1"),
+    ("version", None),
+    ("url", 1),
+    ("ray_address", None),
+    ("change", ["x"]),
+    ("time_s", "x"),
+    ("time_s", 1e300),
+]
 
 
 class Rays:
@@ -142,10 +152,15 @@ def test_record_of_another_ray_stays(storage: Storage) -> None:
 
 
 def test_damaged_record_is_none(rays: Rays, storage: Storage) -> None:
-    for content in (b"", b"[]", b"{}", b'{"alias": "production"}', b"\xff"):
-        storage.write_bytes("models/digits/endpoints/production.json", content)
-        assert search(storage).attached
-    assert rays.asked == [None] * 5
+    path = "models/digits/endpoints/production.json"
+    note(storage, "127.0.0.1:1")
+    whole = storage.read_json(path)
+    wrong = [{**whole, name: value} for name, value in BAD_FIELDS]
+    contents = [b"", b"[]", b"{}", b"\xff", *(json.dumps(value).encode() for value in wrong)]
+    for content in contents:
+        storage.write_bytes(path, content)
+        assert search(storage).attached, content
+    assert rays.asked == [None] * len(contents)
 
 
 def test_endpoint_on_another_ray_counts_as_in_use(rays: Rays, storage: Storage) -> None:
