@@ -1,0 +1,71 @@
+"""A trial of a sweep in this process: it stops when the driver asks it to, with its state kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import tune
+from training import event_kinds, training_spec, write_pictures
+
+from raydc import spec as specs
+from raydc import sweep
+from raydc.checkpoint.store import CheckpointStore
+from raydc.elastic import mailbox
+from raydc.elastic.mailbox import Mailbox
+from raydc.loop import planned_stop
+from raydc.storage import Storage
+from raydc.tracking import trials
+
+
+def handle_of(actor: Mailbox) -> Any:
+    """A handle whose calls are made at once, in this process."""
+
+    def remote(name: str) -> Any:
+        return SimpleNamespace(remote=getattr(actor, name))
+
+    names = ("enter", "leave", "stop_reason", "request_stop", "num_training")
+    return SimpleNamespace(**{name: remote(name) for name in names})
+
+
+def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_pictures(Storage(str(tmp_path / "data")))
+    spec = training_spec(str(tmp_path))
+    values = {"train.learning_rate": 0.02}
+    folder = Storage(str(tmp_path / "sweep"))
+    own = folder / "trials" / trials.trial_key(trials.trial_spec(spec, values))
+    monkeypatch.setattr(mailbox, "get_reply", lambda reply: reply)
+    # Every step looks, however fast the machine is.
+    monkeypatch.setattr(planned_stop, "_CHECK_EVERY_S", 0.0)
+    actor = Mailbox()
+    handle = handle_of(actor)
+    epochs: list[int] = []
+
+    def report(record: dict[str, Any]) -> None:
+        epochs.append(record["epoch"])
+        # The driver is interrupted while the second epoch begins.
+        if len(epochs) == 1:
+            assert actor.num_training() == 1
+            sweep._keep_states(
+                SimpleNamespace(
+                    request_stop=handle.request_stop,
+                    num_training=SimpleNamespace(remote=lambda: 0),
+                )
+            )
+
+    monkeypatch.setattr(tune, "report", report)
+
+    def run_trial(handle: Any) -> None:
+        sweep._run_trial({"values": values}, specs.to_dict(spec), data.uri, folder.uri, handle)
+
+    run_trial(handle)
+    assert actor.num_training() == 0
+    assert not own.exists(trials.FINISHED_FILE)
+    assert CheckpointStore(own / "checkpoints", 1).steps()
+    assert "resize" in event_kinds(own)
+    run_trial(handle_of(Mailbox()))
+    assert own.exists(trials.FINISHED_FILE)
