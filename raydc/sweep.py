@@ -267,4 +267,4 @@ def _run_trial(
         return  # The driver ends; the next one continues from the checkpoint.
     finally:
         handle.leave.remote(key)
-    folder.write_json(trials.FINISHED_FILE, {"values": values})
+    trials.mark_finished(folder, own, values)

@@ -12,7 +12,7 @@ from typing import Any
 from raydc import spec as specs
 from raydc.errors import TrainError
 from raydc.spec import ResolvedSpec
-from raydc.storage import Storage, canonical_json, sha256
+from raydc.storage import OWN_HASH, Storage, broken_seal, canonical_json, seal, sha256
 from raydc.tracking import events
 
 # Its presence says that a trial has trained to its end; a trial without it is continued.
@@ -73,10 +73,44 @@ def read_trial(
     key = trial_key(own)
     place = folder / "trials" / key
     records = read_epochs(place)
-    metrics = [tune_metric(own, record) for record in records]
-    best = (max if spec.train.mode == "max" else min)(metrics, default=math.inf)
+    best = _finished_metric(place)
+    if best is None:
+        best = _best_metric(own, records)
     state = "finished" if place.exists(FINISHED_FILE) else "failed" if has_failed else "pruned"
     return Trial(key, values, len(records), best if math.isfinite(best) else None, state)
+
+
+def mark_finished(folder: Storage, own: ResolvedSpec, values: dict[str, Any]) -> None:
+    """Records that a trial has trained to its end, with its best metric.
+
+    Args:
+        folder: Folder of the trial.
+        own: The resolved spec of the trial.
+        values: Searched values by spec path.
+    """
+    best = _best_metric(own, read_epochs(folder))
+    metric = best if math.isfinite(best) else None
+    folder.write_json(FINISHED_FILE, seal({"values": values, "metric": metric}))
+
+
+def _best_metric(own: ResolvedSpec, records: list[dict[str, Any]]) -> float:
+    """The best metric of some epochs; infinite without any."""
+    metrics = [tune_metric(own, record) for record in records]
+    return (max if own.train.mode == "max" else min)(metrics, default=math.inf)
+
+
+def _finished_metric(folder: Storage) -> float | None:
+    """The metric of a finished trial, if its record verifies; it decides the winner.
+
+    Lines of metrics have no hash: a changed digit there must not choose another model.
+    """
+    try:
+        record = folder.read_json(FINISHED_FILE)
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(record, dict) or OWN_HASH not in record or broken_seal(record) is not None:
+        return None  # Damaged, or of an older raydc.
+    return math.inf if record["metric"] is None else float(record["metric"])
 
 
 def read_epochs(folder: Storage) -> list[dict[str, Any]]:

@@ -80,6 +80,25 @@ def test_read_trial_gives_best_metric_and_state(tmp_path: Path) -> None:
     assert trials.read_trial(given, sweep_folder, values, has_failed=True).state == "finished"
 
 
+@pytest.mark.parametrize("damage", [None, "metrics", "record"])
+def test_metric_of_a_finished_trial_survives_a_changed_digit(
+    tmp_path: Path, damage: str | None
+) -> None:
+    given = training_spec("x", sweep={"space": {"train.learning_rate": {"choice": [0.1, 0.2]}}})
+    values = {"train.learning_rate": 0.1}
+    own = trials.trial_spec(given, values)
+    place = Storage(str(tmp_path)) / "trials" / trials.trial_key(own)
+    write_epochs(place, [0.5, 0.75])
+    trials.mark_finished(place, own, values)
+    # Either of the two files still tells the metric.
+    name = {"metrics": "metrics.jsonl", "record": trials.FINISHED_FILE, None: None}[damage]
+    if name is not None:
+        content = place.read_bytes(name)
+        assert b"0.75" in content
+        place.write_bytes(name, content.replace(b"0.75", b"0.95"))
+    assert trials.read_trial(given, Storage(str(tmp_path)), values, False).metric == 0.75
+
+
 def test_tune_metric_of_a_diverged_trial_is_the_worst() -> None:
     given = training_spec("/a", model={"name": "mlp"})
     assert trials.tune_metric(given, {"accuracy": None}) == -math.inf
