@@ -110,16 +110,27 @@ class Bundle:
 
         The number of threads is fixed: the way a sum is split among threads changes its last bits.
         """
-        with fixed_threads(self.num_threads), torch.inference_mode():
-            # torch warns of memory that it must not write, such as that of a request.
-            inputs = torch.from_numpy(x if x.flags.writeable else x.copy()).to(self.device)
-            outputs_BK: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
+        # torch warns of memory that it must not write, such as that of a request.
+        inputs = torch.from_numpy(x if x.flags.writeable else x.copy())
+        # A context manager costs as much as a small layer, and the number is right as a rule.
+        if torch.get_num_threads() == self.num_threads:
+            outputs_BK = self._run_tensor(inputs)
+        else:
+            with fixed_threads(self.num_threads):
+                outputs_BK = self._run_tensor(inputs)
         expected = (len(x), self.features.signature.num_outputs)
         if outputs_BK.shape != expected:
             raise CheckpointError(
                 f"the network gives {outputs_BK.shape} for {len(x)} rows, expected {expected}",
                 "Its outputs must keep the axis of the rows: `squeeze()` drops it for one row.",
             )
+        return outputs_BK
+
+    def _run_tensor(self, inputs: torch.Tensor) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            if self.device != "cpu":
+                inputs = inputs.to(self.device)
+            outputs_BK: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
         return outputs_BK
 
     def predict_columns(self, columns: dict[str, Any]) -> list[dict[str, Any]]:

@@ -225,8 +225,8 @@ class Image:
                 [B, H, W, C].
             column: Name of the column, for messages.
             max_pixels: Maximum number of pixels to decode for all values together; None means any
-                number. A file counts with at least the pixels that its header claims and those of
-                the result, before decoding.
+                number. A file counts, before it is decoded, with the pixels of the result or
+                those of `image_work.count_decoded_pixels`.
 
         Returns:
             uint8 [B, C, H, W].

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from raydc.features import nested
+from raydc.features.image_work import count_decoded_pixels
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, C], C is 1 (grey) or 3 (RGB)
 
@@ -94,10 +95,10 @@ def open_image(value: Any) -> Image.Image | Pixels:
 
 
 def count_pixels(image: Image.Image | Pixels) -> int:
-    """Height times width of an image that `open_image` returned."""
+    """Pixels that an image of `open_image` costs to decode, at least its height times width."""
     if isinstance(image, np.ndarray):
         return int(image.shape[0] * image.shape[1])
-    return int(image.width * image.height)
+    return count_decoded_pixels(image)
 
 
 def to_pixels(

@@ -24,6 +24,9 @@ from raydc.serve.replica.service import Service
 _SMALL_BODY_BYTES = 16 * 1024
 _FEW_PIXELS = 64 * 64
 _FEW_SCORES = 2048
+# Larger pictures, or those with as much work, wait for each other and for no one else: photographs
+# of telephones are below it.
+_ORDINARY_PIXELS = 16 * 1024 * 1024
 # Binary tensors are copied, not parsed: this many bytes take as long as one byte of JSON.
 _BINARY_BYTES_PER_JSON_BYTE = 64
 
@@ -125,6 +128,10 @@ class PredictionHandler:
                 # A small file may hold a large image: it stops here and is decoded in a thread.
                 with contextlib.suppress(TooManyPixelsError):
                     return inputs(min(_FEW_PIXELS, max_pixels))
+            if max_pixels > _ORDINARY_PIXELS:
+                with contextlib.suppress(TooManyPixelsError):
+                    return await self._service.run_in_thread(lambda: inputs(_ORDINARY_PIXELS))
+                return await self._service.run_in_long_thread(lambda: inputs(max_pixels))
             return await self._service.run_in_thread(lambda: inputs(max_pixels))
         except RecursionError as error:
             raise RequestError(400, "the body has lists or objects nested too deep") from error

@@ -77,6 +77,7 @@ class Service:
         # One thread: forward passes of several would share the same cores.
         self._forward_thread = ThreadPoolExecutor(1, "forward")
         self._feature_threads = ThreadPoolExecutor(2, "features")
+        self._long_thread = ThreadPoolExecutor(1, "large-images")
 
     @property
     def current(self) -> LoadedVersion | None:
@@ -261,3 +262,10 @@ class Service:
     async def run_in_thread(self, function: Callable[[], Result]) -> Result:
         """Runs a function that takes too long for the event loop, such as decoding images."""
         return await asyncio.get_running_loop().run_in_executor(self._feature_threads, function)
+
+    async def run_in_long_thread(self, function: Callable[[], Result]) -> Result:
+        """Runs a function that may take seconds, behind others like it and before nothing else.
+
+        One that waits is dropped at the deadline of its request.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._long_thread, function)
