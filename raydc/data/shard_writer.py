@@ -94,6 +94,8 @@ def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
             column = pa.array(parsed.values, mask=parsed.missing)
         elif kind == "categorical":
             column = pa.array(values.to_texts(column), pa.string())
+        elif column.type != values.IMAGE:
+            column = pa.nulls(rows.num_rows, values.IMAGE)
         columns[name] = column
     return pa.table(columns)
 

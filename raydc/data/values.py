@@ -187,6 +187,9 @@ def to_images(column: pa.Array) -> list[npt.NDArray[np.uint8]]:
 
     They are views of the column's memory.
     """
+    # A block of JSON Lines whose rows all lack the image has a column of text for it.
+    if not len(column):
+        return []
     pixels, *sizes = (column.field(index) for index in range(4))
     shapes = zip(*(size.to_numpy() for size in sizes), strict=True)
     return [

@@ -142,7 +142,9 @@ class FeatureOptions(Section):
         None, min_length=2, max_length=2, description="[height, width] to which images are resized."
     )
     image_channels: Literal[1, 3] | None = Field(
-        None, description="Convert images to grey (1) or RGB (3)."
+        None,
+        description="Convert images to grey (1) or RGB (3). Files become what a viewer shows, here "
+        "and at the endpoint: turned by their EXIF orientation, and white where transparent.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from prepared_here import prepare_here
 
 from raydc.data import image_formats, shards
 from raydc.errors import DataError
+from raydc.features import images
 
 
 def test_read_idx_checks_the_header_against_the_content() -> None:
@@ -43,3 +45,15 @@ def test_photograph_is_upright_in_the_data_set_and_at_the_endpoint(tmp_path: Pat
     asked = prepared.features.apply({"image": [files[row] for row in rows.ids >> 40]})
     np.testing.assert_array_equal(rows.gather(np.arange(len(rows)))[0], asked)
     assert (asked[:, 0, 0, 3] == 255).all()
+
+
+def test_files_of_json_lines_may_lack_the_image_in_all_their_rows(tmp_path: Path) -> None:
+    picture = images.encode_png(np.arange(24, dtype=np.uint8).reshape(4, 6, 1))
+    for name, row in (("0", {"label": "a"}), ("1", {"label": "a", "image": picture})):
+        rows = [row if number % 2 else {**row, "label": "b"} for number in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    features = {"columns": {"image": "image"}}
+    data = {"source": f"{tmp_path}/*.jsonl", "features": features, "clean": {"missing": "drop"}}
+    prepared, lines = prepare_here(tmp_path, data)
+    assert sum(prepared.num_rows.values()) == 60
+    assert any("; 60 dropped" in line for line in lines)

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from prepared_here import prepare_here
 
-from raydc import artefact
 from raydc.data import prepare, shards
 from raydc.data.prepared import Prepared
-from raydc.storage import sha256
+from raydc.storage import OWN_HASH, seal, sha256
 
 
 def _prepare(folder: Path, data: dict[str, Any]) -> Prepared:
@@ -126,9 +125,9 @@ def test_data_set_of_an_older_raydc_is_found_with_a_note(tmp_path: Path) -> None
     older = made.folder.local_path.with_name(f"pinned-{PINNED['_numbers']['older_hash'][:12]}")
     made.folder.local_path.rename(older)
     facts = json.loads((older / "MANIFEST.json").read_text())
-    del facts[artefact.OWN_HASH]
+    del facts[OWN_HASH]
     facts["data_hash"] = PINNED["_numbers"]["older_hash"]
-    (older / "MANIFEST.json").write_text(json.dumps(artefact.seal(facts)))
+    (older / "MANIFEST.json").write_text(json.dumps(seal(facts)))
     found, lines = prepare_here(tmp_path, data)
     assert found.reused
     assert found.data_hash == PINNED["_numbers"]["older_hash"]
