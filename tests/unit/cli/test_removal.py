@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from stores import make_data_set, make_run, make_storage, make_version
 
-from raydc import artefact, pipeline
+from raydc import artefact
+from raydc.checkpoint import run_name
 from raydc.cli import inventory, main, removal, run_inventory
 from raydc.cli.store_listing import StoreListing
 from raydc.errors import RegistryError, RunError
@@ -268,7 +269,7 @@ def test_new_run_does_not_start_in_the_rest_of_a_removed_one(storage: Storage) -
     folder = storage / "runs" / "digits"
     folder.delete("resolved.yaml")
     with pytest.raises(RunError, match="parts of a run") as caught:
-        pipeline._refuse_leftovers(folder, "digits")
+        run_name._refuse_leftovers(folder, "digits")
     assert "raydc rm run digits --yes" in str(caught.value)
     assert run_inventory.read_run(StoreListing(storage), "digits").state == "incomplete"
 
