@@ -226,3 +226,23 @@ def test_error_of_the_system_has_its_place_and_a_hint_of_its_own(error: str, mes
     assert message in err
     assert "Traceback" not in err
     assert "torage" not in err
+
+
+def test_slow_end_without_such_threads_is_left_alone() -> None:
+    body = """
+        import atexit
+        from raydc.cli import process
+        process._THREADS_TIMEOUT_S = 0.0
+        # Ends once the timer has fired.
+        atexit.register(
+            lambda: [
+                thread.join(30)
+                for thread in threading.enumerate()
+                if isinstance(thread, threading.Timer)
+            ]
+        )
+        atexit.register(print, "ended by itself")
+    """
+    process = start(body)
+    out, err = process.communicate(timeout=LONG_S)
+    assert (process.returncode, out, err) == (0, "ended by itself\n", "")
