@@ -151,7 +151,7 @@ class Routes:
                 return json_response({"ready": True})
             case ["openapi.json"]:
                 request.require_method("GET")
-                return json_response(self._document(request, _require(loaded)))
+                return json_response(self._document(_require(loaded)))
             case ["docs"]:
                 request.require_method("GET")
                 # Web frameworks describe their interface here, so people try this path.
@@ -160,11 +160,10 @@ class Routes:
             return file
         raise _not_found(request)
 
-    def _document(self, request: Request, loaded: LoadedVersion) -> dict[str, Any]:
+    def _document(self, loaded: LoadedVersion) -> dict[str, Any]:
         settings = loaded.settings
-        prefix = request.scope.get("root_path", "")
         return openapi.build_document(
-            settings.model, loaded.version, loaded.interface, settings, self.version, prefix
+            settings.model, loaded.version, loaded.interface, settings, self.version
         )
 
     async def _answer_model(

@@ -31,7 +31,7 @@ _ERROR_HEADERS = {405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 
 
 def build_document(
-    model: str, version: str, interface: Interface, settings: Settings, raydc: str, prefix: str
+    model: str, version: str, interface: Interface, settings: Settings, raydc: str
 ) -> Json:
     """Builds the document.
 
@@ -41,7 +41,6 @@ def build_document(
         interface: Columns and outputs of the model, for schemas and examples.
         settings: Settings of the endpoint, for its limits and whether it needs tokens.
         raydc: Version of raydc, for the document's description.
-        prefix: Path below which the endpoint answers, such as `/small`; empty at the root.
     """
     paths = _build_paths(model, version, interface, settings)
     task, target = interface.features.signature.task, interface.features.target
@@ -57,8 +56,9 @@ def build_document(
                 "it in `x-raydc-model-version`."
             ),
         },
-        # Tools put it before each path, so it matters behind a prefix.
-        "servers": [{"url": prefix or "/"}],
+        # Relative to where the client found this document: only it knows which prefixes proxies
+        # have taken away.
+        "servers": [{"url": "."}],
         "paths": paths,
         "components": {
             "schemas": build_schemas(interface, settings),
