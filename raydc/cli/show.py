@@ -51,6 +51,20 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
             "direct    serve.direct is "
             f"{resolved.serve.direct}{_direct_support(resolved.serve.direct)}"
         )
+        # HAProxy belongs to the Ray that runs there.
+        if address and resolved.serve.direct == "auto":
+            _report_missing_limits()
+
+
+def _report_missing_limits() -> None:
+    """Names each limit that HAProxy will not have on the connected cluster, and the way out."""
+    from raydc.engine import direct_support
+
+    missing = direct_support.missing_haproxy_limits()
+    for text in missing:
+        report(f"          not in force: {text}")
+    if missing:
+        report(f"          {direct_support.WAY_OUT}")
 
 
 def _direct_support(direct: str) -> str:

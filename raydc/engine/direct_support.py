@@ -29,6 +29,13 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = float(haproxy_rules.HEAD_TIMEOUT_S)
 UNREAD_ANSWER_TIMEOUT_S = 30.0
 
+# How HAProxy gets its limits on a Ray that raydc did not start.
+WAY_OUT = (
+    "HAProxy there has Ray Serve's own configuration: install raydc at the same path on every "
+    "node, or start Ray with RAY_SERVE_HAPROXY_BINARY_PATH=$(command -v raydc-haproxy); a Serve "
+    "that runs already ends with `raydc stop --all`"
+)
+
 Part = Literal["head limits", "direct path", "HAProxy"]
 
 
@@ -93,6 +100,20 @@ LIMITS = (
 def missing_limits(parts_in_force: Collection[Part]) -> list[str]:
     """Texts of the limits whose part is not in force."""
     return [limit.text for limit in LIMITS if limit.part not in parts_in_force]
+
+
+def missing_haproxy_limits() -> list[str]:
+    """Texts of the limits that HAProxy will not have on the connected Ray."""
+    from raydc.engine import serve_client, serve_start
+
+    # What runs counts, however it was started.
+    is_edited = (
+        serve_client.is_haproxy_edited(*serve_client.address())
+        if serve_client.applications()
+        else serve_start.will_edit_haproxy()
+    )
+    others: set[Part] = {"head limits", "direct path"}
+    return [] if is_edited else missing_limits(others)
 
 
 def installed_versions() -> dict[str, str]:

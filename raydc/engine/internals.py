@@ -232,6 +232,11 @@ def end_own_ray_at_once() -> None:
     node.kill_all_processes = kill_all_processes
 
 
+def session_folder() -> str:
+    """Folder of this Ray's session on this node. Only the user of that Ray writes there."""
+    return str(__getattr__("_global_node").get_session_dir_path())
+
+
 def class_name(actor: Any) -> str:
     """Name of an actor's class, from its handle."""
     return str(actor._ray_actor_creation_function_descriptor.class_name)

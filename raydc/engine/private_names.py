@@ -20,6 +20,7 @@ NAMES: Names = {
     "ray._private.auto_init_hook": {"enable_auto_connect": None},
     "ray._private.node": {
         "Node.dead_processes": ("self",),
+        "Node.get_session_dir_path": ("self",),
         "Node.is_head": ("self",),
         "Node.kill_all_processes": ("self", "check_alive", "allow_graceful", "wait"),
     },

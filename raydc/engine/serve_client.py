@@ -13,7 +13,7 @@ import logging
 import socket
 from typing import Any
 
-from raydc.engine import haproxy_rules, internals
+from raydc.engine import haproxy_rules, internals, serve_start
 from raydc.errors import ServeError, last_line
 
 _ALIVE_TIMEOUT_S = 30.0
@@ -26,8 +26,13 @@ _PORT_HINT = "Another process may listen there: choose another serve.port, or 0 
 logger = logging.getLogger("raydc")
 
 
-def start(host: str, port: int) -> tuple[str, int]:
+def start(host: str, port: int, edits_haproxy: bool) -> tuple[str, int]:
     """Starts Serve's proxies, or finds those that run.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on.
+        edits_haproxy: Whether HAProxy gets raydc's rules where that is possible.
 
     Returns:
         The host and port that they listen on, which Serve cannot change once it runs.
@@ -44,7 +49,7 @@ def start(host: str, port: int) -> tuple[str, int]:
         _require_free(host, port)
         location = "HeadOnly" if host in ("127.0.0.1", "localhost") else "EveryNode"
         try:
-            serve.start(proxy_location=location, http_options={"host": host, "port": port})
+            serve_start.start_serve(location, host, port, edits_haproxy)
         except (ray.exceptions.RayError, TimeoutError) as error:
             serve.shutdown()
             lines = [line.strip() for line in str(error).splitlines()]

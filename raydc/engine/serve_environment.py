@@ -105,7 +105,7 @@ def local(folder: Path, edits_haproxy: bool = True) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first + _NUM_OTHERS),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _BLOCKS.step - 1),
     }
-    program = _write_program(folder) if edits_haproxy else None
+    program = write_program(folder) if edits_haproxy else None
     # A file system that is mounted `noexec` runs no programs; then HAProxy runs as Serve
     # configures it.
     if program is not None and os.access(program, os.X_OK):
@@ -113,12 +113,12 @@ def local(folder: Path, edits_haproxy: bool = True) -> dict[str, str]:
     return {**SETTINGS, **own}
 
 
-def _write_program(folder: Path) -> Path:
+def write_program(folder: Path) -> Path:
     """Writes a program that runs `raydc.engine.haproxy`.
 
     The console script of raydc may not be on the PATH of Ray's processes.
     """
-    program = folder / "haproxy"
+    program = folder / "raydc-haproxy"
     # `-I`: the environment and the working folder of Ray's processes must not change what is
     # imported.
     python, script = shlex.quote(sys.executable), shlex.quote(haproxy.__file__)

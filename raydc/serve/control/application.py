@@ -182,7 +182,9 @@ def listen(section: Serve) -> tuple[str, int]:
         ServeError: The port is taken, or Serve listens elsewhere already.
     """
     host, port = serve_client.start(
-        section.host, section.port or serve_environment.free_port(section.host)
+        section.host,
+        section.port or serve_environment.free_port(section.host),
+        edits_haproxy=section.direct == "auto",
     )
     # All names of the loopback mean the same place.
     same_host = section.host == host or {section.host, host} <= _LOOPBACK

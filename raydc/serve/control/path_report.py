@@ -23,10 +23,13 @@ def describe_path(endpoint: Endpoint) -> list[str]:
     names = {"direct": "the direct", "serve": "Ray Serve's"}
     lines = [f"requests take {names[path]} path: {reason}" for path, reason in known]
     missing = [text for one in known.values() for text in one["limits_not_in_force"]]
+    way_out = []
     if known and not _has_edited_haproxy(endpoint.url):
         parts: set[Part] = {"head limits", "direct path"}
         missing += direct_support.missing_limits(parts)
-    return [*lines, *(f"not in force: {text}" for text in dict.fromkeys(missing))]
+        # `serve.direct: off` asks for it.
+        way_out = [direct_support.WAY_OUT] if any(path == "direct" for path, _ in known) else []
+    return [*lines, *(f"not in force: {text}" for text in dict.fromkeys(missing)), *way_out]
 
 
 def _has_edited_haproxy(url: str) -> bool:

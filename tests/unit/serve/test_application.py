@@ -55,7 +55,7 @@ def test_endpoint_url_is_what_clients_use(host: str, prefix: str, expected: str)
 def test_second_model_on_another_port_is_refused_with_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serve_client, "start", lambda host, port: ("127.0.0.1", 8000))
+    monkeypatch.setattr(serve_client, "start", lambda *_, **__: ("127.0.0.1", 8000))
     monkeypatch.setattr(serve_client, "applications", lambda: [OURS])
     assert application.listen(Serve(host="localhost", port=8000)) == ("127.0.0.1", 8000)
     for section in (Serve(port=8001), Serve(host="0.0.0.0", port=8000)):
