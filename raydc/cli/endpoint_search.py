@@ -36,7 +36,11 @@ class Search:
         """Why no endpoint follows a change, for a message."""
         if self.gone is None:
             return "no running endpoint serves it"
-        return f"no endpoint follows it: the one at {self.gone.url} is gone"
+        # A loopback address in a shared store may be that of another machine.
+        return (
+            f"no endpoint follows it: the one at {self.gone.url}, set by {self.gone.by}, is gone "
+            "or cannot be reached from here"
+        )
 
 
 def attach_to_endpoint(storage: Storage, model: str, alias: str, address: str | None) -> Search:
