@@ -94,6 +94,19 @@ def _set_aside(job: Job) -> str:
     return f"{name}.{number}"
 
 
+def require_builder(job: Job) -> None:
+    """Imports a user's builder on the nodes of a cluster, before data is prepared for it.
+
+    Raises:
+        SpecError: A node cannot import it.
+    """
+    # A local Ray has the folders and the environment of this process.
+    if not job.engine.local:
+        from raydc.elastic import builder_import
+
+        builder_import.require_on_nodes(job.spec.model)
+
+
 def check_model(job: Job, data: prepared.Prepared) -> None:
     """Builds the model and tries a user's own on a few rows, before anything is written.
 
@@ -264,6 +277,7 @@ def run(job: Job, given_text: str, resume: bool, new: bool, fork: str | None = N
         new: Rename an existing run and start a new one.
         fork: RUN or RUN:STEP whose weights a new run starts with; None for random weights.
     """
+    require_builder(job)
     data = prepare_data(job)
     check_model(job, data)
     weights = load_fork(job, data, fork)

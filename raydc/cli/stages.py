@@ -203,6 +203,7 @@ def evaluate(spec: str, overrides: tuple[str, ...], address: str | None) -> None
 def _prepare_checked(job: Job) -> Prepared:
     from raydc import pipeline
 
+    pipeline.require_builder(job)
     data = pipeline.prepare_data(job)
     # A model that does not fit should fail before workers start and a run folder exists.
     pipeline.check_model(job, data)

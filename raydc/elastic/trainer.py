@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raydc import engine, plan
 from raydc import spec as specs
 from raydc.elastic import mailbox, peer_memory, run_errors, scaling_policy, worker_failure
+from raydc.elastic.builder_import import add_import_folder
 from raydc.elastic.controller import ElasticController
 from raydc.elastic.failure_policy import ElasticFailurePolicy
 from raydc.elastic.standby_processes import StandbyProcesses
@@ -218,8 +218,7 @@ def _work(config: dict[str, Any]) -> None:
     """Trains in a Ray Train worker; Ray calls it in each of them."""
     from ray.train.torch import get_device
 
-    if config["import_from"] not in sys.path and os.path.isdir(config["import_from"]):
-        sys.path.insert(0, config["import_from"])
+    add_import_folder(config["import_from"])
     context, handle, device = ray.train.get_context(), config["mailbox"], get_device()
 
     def train() -> None:
