@@ -26,7 +26,10 @@ def imported_packages(folder: Path) -> dict[str, str]:
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             for name in names:
-                found.setdefault(name.partition(".")[0], f"{path.name}:{node.lineno}")
+                package = name.partition(".")[0]
+                # A program of its own, such as raydc-haproxy, imports the file beside it.
+                if not path.with_name(f"{package}.py").exists():
+                    found.setdefault(package, f"{path.name}:{node.lineno}")
     return found
 
 
