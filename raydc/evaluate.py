@@ -268,7 +268,7 @@ def _raw(column: pa.Array) -> Any:
 
 def _with_place(error: DataError, layout: Layout, row_ids: npt.NDArray[np.int64]) -> DataError:
     """Replaces the position of a row in the batch by its place in the sources."""
-    match = re.match(r"rows\[(\d+)\]\.", error.message)
+    match = re.match(r"rows\[(\d+)\](?:\.| has )", error.message)
     if match is None:
         return DataError(error.message, error.hint)
     place = layout.describe_row(int(row_ids[int(match[1])]))

@@ -31,7 +31,8 @@ class Served:
         version: The registered version.
         metrics: Scores on the held-out rows.
         url: Address of its endpoint; None without a section `serve`.
-        prediction: Answer of the endpoint to one held-out row; None without an endpoint.
+        prediction: Answer of the endpoint to one held-out row; None without an endpoint, or
+            without a row that it takes.
         expected: The label or value of that row.
     """
 

@@ -145,7 +145,7 @@ class Bundle:
         Raises:
             DataError: The features cannot take a value, named by row and column.
         """
-        return self.features.decode(self.forward(self.features.apply(columns)))
+        return self.features.decode(self.forward(self.features.apply_given(columns)))
 
     def predict_rows(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Predicts JSON rows.

@@ -93,6 +93,8 @@ def _summary(job: Job, served: Served) -> None:
         score = f" (score {answer['score']:.3f})" if "score" in answer else ""
         truth = "" if served.expected is None else f"; the held-out row says {served.expected}"
         report(f"predict   {served.url}/predict answered {said}{score}{truth}")
+    elif served.url is not None:
+        report("predict   no held-out row was sent: each lacks a value that the endpoint needs")
     name = job.spec.train.metric
     report(
         f"done      {job.spec.name} version {served.version}, "

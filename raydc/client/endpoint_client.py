@@ -81,7 +81,8 @@ class EndpointClient(ABC, Generic[Http]):
 
         Args:
             rows: Rows as mappings from column to value, as in the data set; None or a missing
-                column is a missing value. Give either `rows` or `image`.
+                column is a missing value, which the endpoint refuses for a column that no
+                training row lacked. Give either `rows` or `image`.
             image: Content or path of an image file, or pixels: uint8 [H, W] or [H, W, 3].
             timeout_s: Time limit of this call. Default: the client's.
             request_id: Id of the request in the endpoint's access log. Default: a random one.

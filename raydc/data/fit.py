@@ -21,6 +21,7 @@ from raydc.data.column_statistics import (
 )
 from raydc.data.layout import Layout
 from raydc.data.moments import square_root
+from raydc.data.shards import SPLITS
 from raydc.errors import DataError
 from raydc.features import Categorical, Column, Features, Image, Numeric, Signature
 from raydc.spec.label_text import text_of
@@ -49,6 +50,7 @@ def fit_features(
     classes: tuple[str, ...] = ()
     target_mean, target_scale = 0.0, 1.0
     target = total.inputs.get(data.target)
+    num_training_rows = total.num_rows[SPLITS.index("train")]
     if isinstance(target, NumberSums):
         target_mean, target_scale = target.mean_and_deviation()
     else:
@@ -62,7 +64,15 @@ def fit_features(
         tuple(ignored),
         # Other formats have real nulls, so no text means "missing".
         tuple(data.clean.missing_values) if layout.format == "csv" else (),
+        tuple(name for name in inputs if _is_always_given(total.inputs[name], num_training_rows)),
     )
+
+
+def _is_always_given(statistics: ColumnStatistics, num_training_rows: int) -> bool:
+    if isinstance(statistics, CategoryCounts):
+        return statistics.num_missing == 0
+    # An image cannot be filled in, so a row without one is refused anyway.
+    return isinstance(statistics, NumberSums) and statistics.num_values == num_training_rows
 
 
 def _fit_column(name: str, statistics: ColumnStatistics, cleaner: Cleaner) -> Column:

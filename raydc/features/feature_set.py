@@ -6,14 +6,15 @@ Shape suffixes: B rows, K outputs of the network.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raydc.errors import DataError, did_you_mean, shown
+from raydc.errors import DataError, shown
+from raydc.features import given_values
 from raydc.features.columns import (
     Column,
     Image,
@@ -40,6 +41,8 @@ class Features:
         target_scale: Its standard deviation; 1 for a classification.
         ignored: Columns that a raw row may have and that are not used: excluded ones.
         missing_values: Strings that mean "missing".
+        always_given: Columns of numbers and categories of which no training row lacked a value, so
+            that a client must give one. Features of an older raydc name none.
     """
 
     signature: Signature
@@ -49,6 +52,9 @@ class Features:
     target_scale: float = 1.0
     ignored: tuple[str, ...] = ()
     missing_values: tuple[str, ...] = ()
+    # Not compared: inputs do not depend on it, and a model that an older raydc trained is evaluated
+    # on the same data set, prepared again.
+    always_given: tuple[str, ...] = field(default=(), compare=False)
 
     def apply(
         self, columns: Mapping[str, Values], max_pixels: int | None = None
@@ -80,8 +86,28 @@ class Features:
             parts.append(column.apply(columns[name], name, self._missing))
         return np.concatenate(parts, axis=1)
 
+    def apply_given(
+        self, columns: Mapping[str, Values], max_pixels: int | None = None
+    ) -> npt.NDArray[Any]:
+        """Does the same as `apply` for rows of a client, which must have all of `always_given`.
+
+        Args:
+            columns: B values of every input column, by name; other columns are ignored.
+            max_pixels: Maximum number of pixels to decode (see `Image.apply`); None means any
+                number.
+
+        Returns:
+            [B, *signature.shape] of signature.dtype.
+
+        Raises:
+            DataError: As for `apply`; or a row lacks a value, and the message names all columns
+                that the first such row lacks.
+        """
+        given = given_values.read_given(self.always_given, self.columns, columns, self._missing)
+        return self.apply({**columns, **given}, max_pixels)
+
     def apply_numbers(self, values_BF: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Does the same as `apply`, bit for bit, for numeric columns that come as one array.
+        """Does the same as `apply_given`, bit for bit, for numeric columns that come as one array.
 
         Args:
             values_BF: Numbers [B, F] in the order of the columns; NaN for a missing one.
@@ -90,12 +116,17 @@ class Features:
             float32 [B, F].
 
         Raises:
-            DataError: A number is infinite or too large; the message names its row and column.
+            DataError: A number is infinite or too large, and the message names its row and column;
+                or a row lacks a value, as for `apply_given`.
         """
         mean_F, shift_F, scale_F = self._scaling
         # A copy, because the array may be a view of the body of a request.
         numbers_BF = np.array(values_BF, dtype=np.float64)
-        np.copyto(numbers_BF, mean_F, where=np.isnan(numbers_BF))
+        missing_BF = np.isnan(numbers_BF)
+        if self.always_given and missing_BF.any():
+            missing = dict(zip(self.columns, missing_BF.T, strict=True))
+            given_values.refuse_missing({name: missing[name] for name in self.always_given})
+        np.copyto(numbers_BF, mean_F, where=missing_BF)
         with np.errstate(over="ignore"):
             scaled_BF: npt.NDArray[np.float32] = ((numbers_BF - shift_F) / scale_F).astype(
                 np.float32
@@ -204,7 +235,7 @@ class Features:
         """Turns rows of JSON values into columns for `apply`.
 
         Args:
-            rows: Objects of column: value. A column that a row leaves out is missing in it. An
+            rows: Objects of column: value. A column that a row leaves out is null in it. An
                 image is base64 text of a file, or nested lists of numbers from 0 to 255. The
                 target and excluded columns are allowed and ignored.
 
@@ -215,24 +246,8 @@ class Features:
             DataError: A row is not an object or has no input, or a column is unknown.
         """
         for index, row in enumerate(rows):
-            self._check_row(index, row)
+            given_values.check_row(index, row, self.columns, self._known)
         return {name: [row.get(name) for row in rows] for name in self.columns}
-
-    def _check_row(self, index: int, row: Mapping[str, Any]) -> None:
-        needs = f"The model takes {', '.join(self.columns)}."
-        if not isinstance(row, Mapping):
-            raise DataError(
-                f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs
-            )
-        # The first name in sorted order, so that the message does not depend on the order of a set.
-        if unknown := row.keys() - self._known:
-            name = min(unknown)
-            raise DataError(
-                f"rows[{index}].{name[:100]}: unknown column",
-                did_you_mean(name, self.columns, starts_sentence=True) or needs,
-            )
-        if not row.keys() & self.columns.keys():
-            raise DataError(f"rows[{index}] has none of the model's columns", needs)
 
     @cached_property
     def _scaling(self) -> npt.NDArray[np.float64]:
@@ -253,7 +268,7 @@ class Features:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, which `from_dict` reads."""
-        return {
+        value = {
             "signature": self.signature.to_dict(),
             "target": self.target,
             # A list, because the order of the columns is the order of the inputs, and JSON is
@@ -266,6 +281,9 @@ class Features:
             "ignored": list(self.ignored),
             "missing_values": list(self.missing_values),
         }
+        # Left out where it is empty, so that features of an older raydc keep their hash. Beside the
+        # columns and not in them, so that an older raydc reads the features as well.
+        return {**value, "always_given": list(self.always_given)} if self.always_given else value
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Features:
@@ -290,6 +308,7 @@ class Features:
                 value["target_scale"],
                 tuple(value["ignored"]),
                 tuple(value["missing_values"]),
+                tuple(value.get("always_given", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the features of a data set: {error!r}") from error

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from raydc.data import shards
 from raydc.data.prepared import Prepared, read_golden_rows
+from raydc.errors import DataError
+from raydc.features import Features
 from raydc.registry import user
 from raydc.serve.control.readiness import predict_row
 from raydc.spec import ResolvedSpec
@@ -18,26 +21,44 @@ from raydc.tokens import TokenStore
 
 def ask_held_out(
     spec: ResolvedSpec, storage: Storage, data: Prepared, url: str
-) -> tuple[dict[str, Any], Any]:
-    """Sends the first held-out row to an endpoint.
+) -> tuple[dict[str, Any] | None, Any]:
+    """Sends the first held-out row that an endpoint takes.
 
     Args:
         spec: Its section `serve` says whether the request needs a token.
         storage: Holds the tokens of the model.
-        data: Data set whose first held-out row is sent.
+        data: Data set whose held-out row is sent.
         url: Address of the endpoint.
 
     Returns:
-        The answer, and the label or value that the data set has for the row.
+        The answer, and the label or value that the data set has for the row. None for both if each
+        of the rows lacks a value that the endpoint needs.
     """
     # Golden rows are the first held-out rows, or the first validation rows if none are held out.
-    row = read_golden_rows(data.folder)[0]
+    rows = read_golden_rows(data.folder)
+    index = find_taken(rows, data.features)
+    if index is None:
+        return None, None
     split = "test" if data.num_rows.get("test") else "validation"
-    _, y = shards.open_rows(data.folder, split).gather(np.zeros(1, dtype=np.int64))
+    _, y = shards.open_rows(data.folder, split).gather(np.array([index]))
     classes = data.features.signature.classes
     expected = classes[int(y[0])] if classes else float(data.features.unscale(y[:, None])[0])
     # A token of its own, which is revoked after the request.
     is_open = spec.serve is None or spec.serve.auth == "none"
     own = contextlib.nullcontext() if is_open else TokenStore(storage, spec.name).temporary(user())
     with own as token:
-        return predict_row(url, row, token), expected
+        return predict_row(url, rows[index], token), expected
+
+
+def find_taken(rows: Sequence[Mapping[str, Any]], features: Features) -> int | None:
+    """Finds the first row with all values that an endpoint needs; None if there is none.
+
+    A held-out row may lack a value that all training rows have.
+    """
+    for index, row in enumerate(rows):
+        try:
+            features.apply_given(features.from_json_rows([row]))
+        except DataError:
+            continue
+        return index
+    return None

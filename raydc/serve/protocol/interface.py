@@ -72,7 +72,11 @@ class Interface:
     @cached_property
     def inputs(self) -> list[dict[str, Any]]:
         """Metadata of the tensor of each column."""
-        return [_describe_input(name, column) for name, column in self.features.columns.items()]
+        required = set(self.features.always_given)
+        return [
+            _describe_input(name, column, name in required)
+            for name, column in self.features.columns.items()
+        ]
 
     @cached_property
     def fast_input(self) -> dict[str, Any] | None:
@@ -103,7 +107,7 @@ class Interface:
         return suggestion or f"the model's inputs are {', '.join(map(repr, known))}"
 
 
-def _describe_input(name: str, column: Any) -> dict[str, Any]:
+def _describe_input(name: str, column: Any, is_required: bool) -> dict[str, Any]:
     if isinstance(column, Image):
         shape = [-1, column.height, column.width]
         # Grey images have no axis for channels: clients send [B, H, W].
@@ -116,6 +120,8 @@ def _describe_input(name: str, column: Any) -> dict[str, Any]:
             "parameters": {"kind": "image", "also": also},
         }
     parameters: dict[str, Any] = {"kind": column.kind}
+    if is_required:
+        parameters["required"] = True
     if isinstance(column, Categorical):
         parameters["categories"] = list(column.categories)
         return {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": parameters}

@@ -52,11 +52,12 @@ class InferRequest:
             Array [B, *shape].
 
         Raises:
-            DataError: A value does not fit its column, or there are too many pixels.
+            DataError: A value does not fit its column or is missing and required, or there are too
+                many pixels.
         """
         if interface.all_columns in self.columns:
             return interface.features.apply_numbers(self.columns[str(interface.all_columns)])
-        return interface.features.apply(self.columns, max_pixels)
+        return interface.features.apply_given(self.columns, max_pixels)
 
 
 def model_metadata(

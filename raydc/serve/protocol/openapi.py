@@ -18,7 +18,7 @@ ERRORS = {
     408: "No answer within the time that a request may take.",
     413: "The body, its rows or the pixels of its images exceed a limit.",
     415: "The endpoint does not take this kind of body.",
-    422: "A value does not fit its column; the message names row and column.",
+    422: "A value does not fit its column, or is missing; the message names row and column.",
     429: "The queue is full; try again after `Retry-After` seconds.",
     500: "The model failed; the replica's log says why.",
     503: "No model is ready yet; try again after `Retry-After` seconds.",

@@ -7,6 +7,8 @@ Bodies are checked by `predict_body` and `open_inference`, with a message for ea
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from raydc.features import Categorical, Image, Numeric
@@ -81,17 +83,42 @@ def build_schemas(interface: Interface, settings: Settings) -> Json:
 
 def form_schema(interface: Interface) -> Json:
     """Schema of a row sent as the fields of a form, which are all text."""
-    number = {"type": "string", "pattern": f"^({_NUMBER})?$", "description": "Empty: missing."}
-    kinds = interface.kinds.items()
+    required = interface.features.always_given
+    properties = {
+        name: _field(kind, name in required, interface.features.missing_values)
+        for name, kind in interface.kinds.items()
+    }
     return {
         "type": "object",
-        "properties": {
-            name: number if kind == "numeric" else {"type": "string"} for name, kind in kinds
-        },
+        "properties": properties,
         "additionalProperties": False,
-        # A row with no column at all is refused.
-        "anyOf": [{"required": [name]} for name in interface.kinds],
+        **_required_of_row(interface),
     }
+
+
+def _field(kind: str, is_required: bool, missing_values: Sequence[str]) -> Json:
+    if is_required:
+        # An empty field is a missing value, in every form.
+        text = {"pattern": f"^{_NUMBER}$"} if kind == "numeric" else {"minLength": 1}
+        return {"type": "string", **text, **_without(missing_values)}
+    if kind == "numeric":
+        missing = "|".join(map(re.escape, missing_values))
+        pattern = f"^({_NUMBER}|{missing})?$" if missing else f"^({_NUMBER})?$"
+        return {"type": "string", "pattern": pattern, "description": "Empty: missing."}
+    return {"type": "string"}
+
+
+def _required_of_row(interface: Interface) -> Json:
+    if interface.image_column is not None:
+        return {"required": [interface.image_column]}
+    if interface.features.always_given:
+        return {"required": list(interface.features.always_given)}
+    # A row with no column at all is refused.
+    return {"anyOf": [{"required": [name]} for name in interface.kinds]}
+
+
+def _without(texts: Sequence[str]) -> Json:
+    return {"not": {"enum": list(texts)}} if texts else {}
 
 
 def _object(required: Json, **optional: Json) -> Json:
@@ -106,32 +133,38 @@ def _row(interface: Interface) -> Json:
     features = interface.features
     # Rows of the data set can be sent as they are: the target and unused columns are allowed.
     ignored = {name: {"description": "Ignored."} for name in (features.target, *features.ignored)}
-    columns = {name: _column(column) for name, column in features.columns.items()}
-    row: Json = {
+    columns = {
+        name: _column(column, name in features.always_given, features.missing_values)
+        for name, column in features.columns.items()
+    }
+    return {
         "type": "object",
-        "description": "A column that is left out is missing; at least one is required.",
+        "description": (
+            "A column that is left out is missing; those that no training row lacked are required. "
+            "At least one is."
+        ),
         "properties": {**ignored, **columns},
         "additionalProperties": False,
+        **_required_of_row(interface),
     }
-    if interface.image_column is None:
-        row["anyOf"] = [{"required": [name]} for name in columns]
-    else:
-        row["required"] = [interface.image_column]
-    return row
 
 
-def _column(column: Numeric | Categorical | Image) -> Json:
+def _column(
+    column: Numeric | Categorical | Image, is_required: bool, missing_values: Sequence[str]
+) -> Json:
+    null, rule = ([], _without(missing_values)) if is_required else (["null"], {})
     if isinstance(column, Numeric):
-        return {
-            "anyOf": [{"type": ["number", "null"]}, {"type": "string", "pattern": f"^{_NUMBER}$"}]
-        }
+        text = {"type": "string", "pattern": f"^{_NUMBER}$"}
+        missing = [{"enum": list(missing_values)}] if missing_values and not is_required else []
+        return {"anyOf": [{"type": ["number", *null]}, text, *missing], **rule}
     if isinstance(column, Categorical):
         # No enum: a category that the data set did not have is counted as another or as missing.
         known = ", ".join(column.categories)
         return {
-            "type": ["string", "number", "boolean", "null"],
+            "type": ["string", "number", "boolean", *null],
             "description": f"Known categories: {known}.",
             "examples": list(column.categories[:3]),
+            **rule,
         }
     pixels = {"type": "array", "items": {"type": "array", "minItems": 1}, "minItems": 1}
     size = f"of {column.height} x {column.width} pixels; others are resized"

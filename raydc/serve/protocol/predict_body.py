@@ -68,7 +68,8 @@ class Body:
         Raises:
             RequestError: 400 with the place, 413 if there are too many rows, 415 if the model does
                 not take this kind of body.
-            DataError: A value does not fit its column, or there are too many pixels.
+            DataError: A value does not fit its column or is missing and required, or there are too
+                many pixels.
         """
         media_type = media_type_of(self.content_type)
         # `curl -d` declares a form whatever it sends; no form starts with a bracket or brace.
@@ -96,7 +97,7 @@ class Body:
             check_num_rows(len(rows), max_rows, "the CSV file")
             if not rows:
                 raise RequestError(400, "the CSV file has no rows")
-        return interface.features.apply(interface.features.from_json_rows(rows), max_pixels)
+        return interface.features.apply_given(interface.features.from_json_rows(rows), max_pixels)
 
     def _raw_inputs(self, interface: Interface, max_rows: int, max_pixels: int | None) -> Array:
         query = {name: values[-1] for name, values in urllib.parse.parse_qs(self.query).items()}
@@ -114,7 +115,7 @@ class Body:
         )
         if name == interface.all_columns:
             return interface.features.apply_numbers(values)
-        return interface.features.apply({name: values}, max_pixels)
+        return interface.features.apply_given({name: values}, max_pixels)
 
 
 def _parse_shape(text: str) -> list[int]:
@@ -132,7 +133,7 @@ def _image_inputs(files: list[bytes], interface: Interface, max_pixels: int | No
         raise RequestError(415, "this model takes no images; send application/json")
     if not all(files):
         raise RequestError(400, "the image is empty")
-    return interface.features.apply({interface.image_column: files}, max_pixels)
+    return interface.features.apply_given({interface.image_column: files}, max_pixels)
 
 
 def _file_inputs(

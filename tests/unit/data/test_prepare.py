@@ -12,7 +12,8 @@ import pytest
 from prepared_here import prepare_here
 
 from raydc.data import prepare, shards
-from raydc.data.prepared import Prepared
+from raydc.data.prepared import Prepared, read_golden_rows
+from raydc.serve.control import held_out_request
 from raydc.storage import OWN_HASH, seal, sha256
 
 
@@ -76,7 +77,7 @@ PINNED: dict[str, dict[str, Any]] = {
         "data_hash": "03759975100948a672406774f1f6499dcfc69d4aeea21624766802260a33bcf3",
         "older_hash": "0449e7576af72704cea8915886b3efd5db8d05e013f55aa01c53548ee0cd16a6",
         "num_rows": {"test": 7, "train": 97, "validation": 16},
-        "features": "87e51f3c146eb5d4ceeec02eec5b4293b51b04220de5b24c971866bc8d62398e",
+        "features": "3da11f46192219d51f1afcc898f3b187a6c0b44a60b638a1324ff66141a3715a",
         "golden_rows": "d6f1bfde63769377d4f4cbb5061a33a58ac42724baae31168b08dc925a34344f",
         "rows": "be9211f5797573e25707ce319df5431a5cf9bb110cfbd21db079557d7107c67c",
     },
@@ -84,7 +85,7 @@ PINNED: dict[str, dict[str, Any]] = {
         "data_hash": "138137684b011fcc5271b26d9f6ed512d266868dacaf26a34667476469d3aa8c",
         "older_hash": "3e11af4cbeebe8bc1f3f180dc2baf42f02d2d4a6facdf0967553b458de4a15fe",
         "num_rows": {"test": 5, "train": 72, "validation": 13},
-        "features": "2e156dbafbccc1ab7ec1a5e47903b89654dec3df71fedc27fbaab0bef12db5ff",
+        "features": "5aa88404e52878db0f170b41c9b82f837e87617a2efa2cfdac3d941cc6342031",
         "golden_rows": "c99adf25a8ade9a5fe3d902ee082a2de7b3fdeff860e087e3096f5cddcfec0d1",
         "rows": "a64a62db756089a4a8ec787da405277ec3affb23f54a7640bc4008af5f36ed26",
     },
@@ -97,6 +98,10 @@ PINNED: dict[str, dict[str, Any]] = {
         "rows": "67947b0642845dde07f148293a7188911959fcb546c0792786ca582b0f5e6771",
     },
 }
+
+
+# Hash of the features of `_numbers` by a raydc that did not record `always_given`.
+FEATURES_BEFORE_ALWAYS_GIVEN = "2e156dbafbccc1ab7ec1a5e47903b89654dec3df71fedc27fbaab0bef12db5ff"
 
 
 @pytest.mark.parametrize("make", [_table, _numbers, _images], ids=lambda make: make.__name__)
@@ -117,6 +122,59 @@ def test_data_set_of_the_same_input_keeps_its_hashes(
     inputs = {key: facts[key] for key in ("format", "reading", "data", "seed", "sources")}
     found["older_hash"] = prepare._hash_before_readings(inputs)
     assert found == PINNED[make.__name__]
+
+
+def test_columns_that_no_training_row_lacked_are_recorded(tmp_path: Path) -> None:
+    lines = [
+        f"{row},{row % 7},{'ab'[row % 2]},{'' if row % 3 == 0 else 'x'},{row % 2}"
+        for row in range(90)
+    ]
+    lines[4] = "4,,a,x,0"
+    source = tmp_path / "rows.csv"
+    source.write_text("\n".join(["id,b,c,d,y", *lines]))
+    data = {"source": str(source), "target": "y", "features": {"exclude": ["id"]}}
+    (tmp_path / "all").mkdir()
+    made = _prepare(tmp_path / "all", data)
+    assert made.features.always_given == ("c",)
+    assert made.folder.read_json("features.json")["always_given"] == ["c"]
+    # Rows that are dropped are no training rows.
+    (tmp_path / "dropped").mkdir()
+    made = _prepare(tmp_path / "dropped", {**data, "clean": {"missing": "drop"}})
+    assert made.features.always_given == ("b", "c", "d")
+
+
+def test_held_out_rows_do_not_decide_which_values_are_always_given(tmp_path: Path) -> None:
+    train = [f"{row % 7},{'ab'[row % 2]},{row % 2}" for row in range(90)]
+    source = {part: str(tmp_path / f"{part}.csv") for part in ("train", "test")}
+    Path(source["train"]).write_text("\n".join(["b,c,y", *train]))
+    Path(source["test"]).write_text("b,c,y\n,a,0\n3,,1\n4,b,1\n")
+    made = _prepare(tmp_path, {"source": source, "target": "y"})
+    assert made.num_rows["test"] == 3
+    assert made.features.always_given == ("b", "c")
+    rows = read_golden_rows(made.folder)
+    # The model must load all the same, so golden rows are not refused; an endpoint gets another.
+    made.features.apply(made.features.from_json_rows(rows))
+    assert held_out_request.find_taken(rows, made.features) == 2
+    assert held_out_request.find_taken(rows[:2], made.features) is None
+
+
+def test_data_set_without_the_record_is_found_and_requires_nothing(tmp_path: Path) -> None:
+    data = _numbers(tmp_path)
+    made = _prepare(tmp_path, data)
+    value = made.folder.read_json("features.json")
+    assert value.pop("always_given") == ["a", "c"]
+    made.folder.write_json("features.json", value)
+    facts = made.folder.read_json("MANIFEST.json")
+    del facts[OWN_HASH]
+    content = made.folder.read_bytes("features.json")
+    facts["files"]["features.json"] = {"bytes": len(content), "sha256": sha256(content)}
+    made.folder.write_json("MANIFEST.json", seal(facts))
+    found = _prepare(tmp_path, data)
+    assert found.reused
+    assert found.features.always_given == ()
+    assert found.features.hash == FEATURES_BEFORE_ALWAYS_GIVEN
+    # A model that was trained on it can be evaluated on the data set that is prepared anew.
+    assert found.features == made.features
 
 
 def test_data_set_of_an_older_raydc_is_found_with_a_note(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ MIXED = Features(
     ignored=("id",),
     missing_values=("", "?"),
 )
+# No training row lacked an age or a city.
+COMPLETE = replace(MIXED, always_given=("age", "city"))
 PRICE = Features(
     Signature("vector", (1,), "float32", (), (), "regression"),
     "price",

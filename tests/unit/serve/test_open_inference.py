@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 import pytest
 
+from raydc.errors import DataError
 from raydc.features import Categorical, Features, Image, Numeric, Signature
 from raydc.serve.protocol import binary, open_inference
 from raydc.serve.protocol.interface import Interface, RequestError
@@ -245,6 +247,35 @@ def test_metadata_has_an_input_per_raw_column() -> None:
         "classes": ["no", "yes"],
         "fast_input": None,
     }
+
+
+def test_metadata_names_the_columns_that_a_request_needs() -> None:
+    interface = Interface(dataclasses.replace(TABLE.features, always_given=("age",)))
+    inputs = open_inference.model_metadata("m", "1", interface, {})["inputs"]
+    assert [one["parameters"].get("required") for one in inputs] == [True, None]
+
+
+@pytest.mark.parametrize("name", ["a", "columns"])
+def test_tensor_with_nan_in_a_required_column_is_refused(name: str) -> None:
+    features = Features(VECTOR, "answer", {"a": AGE, "b": AGE}, always_given=("a",))
+    values = np.array([[1, 1], [np.nan, 1]], dtype="<f4")
+    tensors = {"columns": values} if name == "columns" else {"a": values[:, 0], "b": values[:, 1]}
+    head, tail = [], b""
+    for key, tensor in tensors.items():
+        data = np.ascontiguousarray(tensor).tobytes()
+        parameters = {"binary_data_size": len(data)}
+        shape = list(tensor.shape)
+        head.append({"name": key, "shape": shape, "datatype": "FP32", "parameters": parameters})
+        tail += data
+    text = json.dumps({"inputs": head}).encode()
+    for required, outcome in (((), None), (("b",), None), (("a",), "'a'")):
+        interface = Interface(dataclasses.replace(features, always_given=required))
+        request = open_inference.parse_infer_request(text + tail, str(len(text)), interface, 10)
+        if outcome is None:
+            assert request.inputs(interface).shape == (2, 2)
+            continue
+        with pytest.raises(DataError, match=rf"rows\[1\] has no value for {outcome}\n"):
+            request.inputs(interface)
 
 
 def test_metadata_names_the_fast_input() -> None:

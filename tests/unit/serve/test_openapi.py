@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 import urllib.parse
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -24,10 +26,19 @@ from raydc.serve.protocol import examples, openapi, openapi_schemas, predict_bod
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica.service import Service
 
+
+def complete_features() -> Features:
+    """Features of a table, of whose age and job no training row lacked a value."""
+    return dataclasses.replace(
+        small_models.table_features(), missing_values=("", "?"), always_given=("age", "job")
+    )
+
+
 KINDS = {
     "tables": small_models.table_features,
     "pictures": small_models.picture_features,
     "prices": small_models.price_features,
+    "complete": complete_features,
 }
 # Deterministic. The phase that looks for state is off: the endpoint has none.
 CONFIG = """
@@ -182,6 +193,32 @@ def test_document_has_columns_and_classes_of_the_model() -> None:
         Interface(small_models.price_features()), small_settings()
     )
     assert price["Prediction"]["required"] == ["value"]
+
+
+def test_document_requires_what_training_always_had() -> None:
+    interface = Interface(complete_features())
+    row = openapi_schemas.build_schemas(interface, small_settings())["Row"]
+    fields = openapi_schemas.form_schema(interface)
+    assert row["required"] == fields["required"] == ["age", "job"]
+    for schema, good in ((row, {"age": 1, "job": "cook"}), (fields, {"age": "1", "job": "cook"})):
+        is_valid = jsonschema.Draft202012Validator(schema).is_valid
+        assert is_valid(good)
+        assert is_valid({**good, "hours": "5"})
+        for wrong in ({"age": good["age"]}, {**good, "job": ""}, {**good, "job": "?"}):
+            assert not is_valid(wrong)
+        assert not is_valid({**good, "age": ""})
+    assert not jsonschema.Draft202012Validator(row).is_valid({"age": 1, "job": None})
+    assert jsonschema.Draft202012Validator(row).is_valid({"age": 1, "job": "cook", "hours": None})
+
+
+def test_request_without_a_required_column_is_422(tmp_path: Path) -> None:
+    complete = App(Store(tmp_path, complete_features()))
+    answer = complete.ask(post("/predict", [{"age": 1, "job": "cook"}, {"hours": 3}]))
+    assert answer.status_code == 422
+    assert body(answer)["error"] == (
+        "rows[1] has no value for 'age', 'job'. Give one for each: no training row lacked it. "
+        "Null and an empty text are no values."
+    )
 
 
 def test_document_has_columns_of_any_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from typing import Any
@@ -68,6 +69,14 @@ def file(content: bytes, kind: str = "image/png", name: str = "file") -> tuple[s
         f'Content-Disposition: form-data; name="{name}"; filename="x"\r\nContent-Type: {kind}',
         content,
     )
+
+
+COMPLETE = Interface(
+    dataclasses.replace(
+        small_models.table_features(), missing_values=("?",), always_given=("age", "job")
+    )
+)
+COMPLETE_NUMBERS = Interface(dataclasses.replace(NUMBERS.features, always_given=("b",)))
 
 
 # What is understood ------------------------------------------------------------------------------
@@ -423,3 +432,46 @@ def test_a_mutilated_image_is_a_refusal_whatever_is_wrong_with_it() -> None:
             except DataError:
                 num_refused += 1
     assert num_refused > 50
+
+
+# Values that training always had -----------------------------------------------------------------
+
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "lacking"),
+    [
+        (b'[{"hours": 5}]', "application/json", "'age', 'job'"),
+        (b'[{"age": 1, "job": null}]', "application/json", "'job'"),
+        (b'[{"age": 1, "job": "?"}]', "application/json", "'job'"),
+        (b"hours=5&age=1", URLENCODED, "'job'"),
+        (b"hours=5&age=&job=cook", URLENCODED, "'age'"),
+        (*form(field("hours", "5"), field("job", "")), "'age', 'job'"),
+        (b"age,hours\n1,2\n", "text/csv", "'job'"),
+        (b",2,\n", "text/csv", "'age', 'job'"),
+        (*form(file(b"hours\n2\n", "text/csv")), "'age', 'job'"),
+    ],
+)
+def test_body_without_a_value_that_training_always_had_is_refused(
+    content: bytes, kind: str, lacking: str
+) -> None:
+    with pytest.raises(DataError, match=rf"rows\[0\] has no value for {lacking}\n"):
+        inputs(content, kind, COMPLETE)
+    # A model that does not record it fills it in, as before.
+    optional = dataclasses.replace(COMPLETE.features, always_given=())
+    assert inputs(content, kind, Interface(optional)).shape == (1, 5)
+
+
+def test_body_may_lack_what_training_rows_lacked() -> None:
+    content = b'[{"age": 1, "job": "cook"}, {"age": 1, "job": "cook", "hours": null}]'
+    expected = offline([{"age": 1, "job": "cook"}] * 2)
+    np.testing.assert_array_equal(inputs(content, "application/json", COMPLETE), expected)
+
+
+def test_raw_tensor_with_nan_in_a_required_column_is_refused() -> None:
+    rows = np.array([[np.nan, 1], [np.nan, np.nan]], dtype=np.float32)
+    kind = "application/octet-stream"
+    assert inputs(rows[:1].tobytes(), kind, COMPLETE_NUMBERS).shape == (1, 2)
+    with pytest.raises(DataError, match=r"rows\[1\] has no value for 'b'\n"):
+        inputs(rows.tobytes(), kind, COMPLETE_NUMBERS)

@@ -9,11 +9,11 @@ export function createRowInput(columns, onSubmit) {
   const form = element("form", { class: "row", noValidate: true }, [
     element("div", { class: "fields" }, fields.map(({ column, control }) =>
       element("div", { class: "field" }, [
-        element("label", { for: control.id }, column.name),
+        element("label", { for: control.id }, control.required ? `${column.name} *` : column.name),
         control,
       ]),
     )),
-    element("div", { class: "line" }, [button, element("span", { class: "quiet" }, "An empty field is a missing value.")]),
+    element("div", { class: "line" }, [button, element("span", { class: "quiet" }, hintFor(fields))]),
   ]);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -25,28 +25,39 @@ export function createRowInput(columns, onSubmit) {
   return form;
 }
 
-// Marks the field that an error names, such as "rows[0].age: 'old' is not a number".
+function hintFor(fields) {
+  const numRequired = fields.filter(({ control }) => control.required).length;
+  if (numRequired === fields.length) return "Each field needs a value.";
+  return `An empty field is a missing value.${numRequired ? " Those with * need a value." : ""}`;
+}
+
+// Marks the field that an error names, such as "rows[0].age: 'old' is not a number"; or, after
+// "rows[0] has no value for 'age', 'job'", each empty one that needs a value.
 export function markInvalid(node, message) {
   const [, name] = /^rows\[0\]\.(.+?): /.exec(message) ?? [];
-  const invalid = name && [...node.querySelectorAll("[name]")].find((control) => control.name === name);
-  if (!invalid) return;
-  invalid.setAttribute("aria-invalid", "true");
-  invalid.setAttribute("aria-describedby", "error");
-  invalid.focus();
+  const lacksValues = message.startsWith("rows[0] has ");
+  const invalid = [...node.querySelectorAll("[name]")].filter((control) =>
+    lacksValues ? control.required && control.value === "" : control.name === name);
+  for (const control of invalid) {
+    control.setAttribute("aria-invalid", "true");
+    control.setAttribute("aria-describedby", "error");
+  }
+  invalid[0]?.focus();
 }
 
 function createControl(column) {
-  const { kind, categories, typical } = column.parameters ?? {};
-  const attributes = { id: `column-${column.name}`, name: column.name };
+  const { kind, categories, typical, required } = column.parameters ?? {};
+  const attributes = { id: `column-${column.name}`, name: column.name, required: Boolean(required) };
   if (kind !== "categorical") {
     // Text, not type=number, which hides what it cannot parse: the endpoint's message explains it.
     return element("input", {
       ...attributes, type: "text", inputmode: "decimal", autocomplete: "off", value: String(typical ?? ""),
     });
   }
-  // The last choice is empty, and the row is sent without the column.
   const choices = categories.map((category) => element("option", { value: category }, category));
-  return element("select", attributes, [...choices, element("option", { value: "" }, "(missing)")]);
+  // The last choice is empty, and the row is sent without the column.
+  if (!required) choices.push(element("option", { value: "" }, "(missing)"));
+  return element("select", attributes, choices);
 }
 
 function valueOf(column, text) {
