@@ -84,6 +84,13 @@ def rewrite(config: str, max_files: int = _UNLIMITED_FILES) -> str:
     edit.expect("rules that select a backend", len(selected), len(backends))
     for index, name in enumerate(backends):
         edit.insert_below(f"backend {name}", rules.for_backend(index))
+    servers = re.findall(r"^ *server \S+ \S+ check.*$", config, flags=re.MULTILINE)
+    edit.replace(
+        "servers",
+        r"^( *server \S+ \S+ check.*)$",
+        lambda match: match[1] + rules.SERVER_OPTION,
+        count=len(servers),
+    )
     not_found = rules.for_no_application(has_routes=bool(backends))
     edit.replace(
         "answer without an application",

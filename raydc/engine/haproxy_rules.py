@@ -17,6 +17,9 @@ _UNKNOWN_TIMEOUT_S = 3600
 # A host that falls silent is noticed within ten seconds, however long a request may take: the
 # kernel of a host that lives acknowledges, even if the replica on it is busy.
 _SILENT_IDLE_S, _SILENT_INTERVAL_S, _SILENT_PROBES = 4, 2, 3
+# Appended to each server: the same for a host that falls silent before it has acknowledged the
+# request. HAProxy does not pass it on from a `default-server`.
+SERVER_OPTION = f" tcp-ut {_SILENT_IDLE_S + _SILENT_INTERVAL_S * _SILENT_PROBES}s"
 _RETRY_AFTER_S = 1
 
 # What raydc tells Ray Serve: HAProxy has enough files for it on any machine, and would not start
@@ -76,8 +79,6 @@ def for_all_sections() -> list[str]:
         f"srvtcpka-idle {_SILENT_IDLE_S}s",
         f"srvtcpka-intvl {_SILENT_INTERVAL_S}s",
         f"srvtcpka-cnt {_SILENT_PROBES}",
-        # The same for a host that falls silent before it has acknowledged the request.
-        f"default-server tcp-ut {_SILENT_IDLE_S + _SILENT_INTERVAL_S * _SILENT_PROBES}s",
         *(
             f"http-error status {status} {_body(status, sentence)}"
             for status, sentence in _OWN_ERRORS.items()

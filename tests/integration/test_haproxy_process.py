@@ -101,6 +101,8 @@ def write_config(
         stats_port=stats,
         # HAProxy refuses to start with more connections than the system allows it files.
         maxconn=maxconn or int(settings["RAY_SERVE_HAPROXY_MAXCONN"]),
+        # A host that is gone must be known to be when its requests are asked again.
+        health_check_inter=settings["RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER"],
         retry_on=settings["RAY_SERVE_HAPROXY_RETRY_ON"],
         retries=int(settings["RAY_SERVE_HAPROXY_RETRIES"]),
     )

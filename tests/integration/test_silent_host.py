@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import required
-from test_haproxy_process import PROGRAM, Replica, ask, free_ports, wait_for, write_config
+from test_haproxy_process import PROGRAM, WAIT_S, Replica, ask, free_ports, wait_for, write_config
 
 from raydc.engine import haproxy_rules, serve_environment
 
@@ -27,12 +28,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
-        if self.path != "/-/healthz":
+        if self.path == "/small/json/200":
             print("asked", flush=True)
             threading.Event().wait()
         self.send_response(200)
-        self.send_header("content-length", "0")
+        self.send_header("content-length", "3")
         self.end_headers()
+        self.wfile.write(b"far")
     def log_message(self, *arguments):
         pass
 server = ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Handler)
@@ -106,6 +108,8 @@ def test_request_on_a_host_that_falls_silent_is_asked_again_elsewhere(
             assert there.stdout is not None
             assert there.stdout.readline() == "ready\n"
             wait_for(lambda: _is_answered(port))
+            # HAProxy may have asked the other host too early, and takes it for dead until then.
+            wait_for(lambda: ask(port, "/small/text/200")[2] == b"far")
             answers: list[int] = []
 
             def send() -> None:
@@ -113,9 +117,10 @@ def test_request_on_a_host_that_falls_silent_is_asked_again_elsewhere(
 
             client = threading.Thread(target=send, daemon=True)
             client.start()
-            assert there.stdout.readline() == "asked\n"
-            # From here on no packet passes, and no connection is closed.
-            ip("link", "set", other_host, "down")
+            ready, _, _ = select.select([there.stdout], [], [], WAIT_S)
+            assert ready, "the other host was not asked"
+            # From here on the other host answers no packet, not even by closing a connection.
+            ip("-n", other_host, "addr", "del", f"{THERE}/24", "dev", "inside")
             client.join(60.0)
             assert answers == [200]
     server.shutdown()

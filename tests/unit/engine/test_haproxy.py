@@ -26,6 +26,10 @@ def test_rewrite_edits_the_installed_template(template: str) -> None:
     assert all(bind.startswith("127.0.0.1:") for bind in binds)
     assert " mode 600 level admin" in edited
     assert edited.count("http-error status") == 7
+    # A `default-server` of the section `defaults` would not reach them.
+    servers = [line for line in edited.splitlines() if line.strip().startswith("server ")]
+    assert servers
+    assert all(line.endswith(" tcp-ut 10s") for line in servers)
     assert haproxy.rewrite(edited) == edited
     assert direct_support.template_problem() is None
 
