@@ -29,8 +29,9 @@ logger = logging.getLogger("ray.serve")
 Array = npt.NDArray[Any]
 Run = Callable[[Array], Array]
 
-# A network so slow that its first sizes take longer computes each row alone.
-_LONGEST_S = 10.0
+# A network so slow that its first sizes take longer computes each row alone. Far above what common
+# networks need: a busy machine must not decide otherwise than an idle one, with other last bits.
+_LONGEST_S = 60.0
 # Time for all other sizes and for more rows.
 _BUDGET_S = 2.0
 _NUM_SAMPLED = 16
@@ -100,7 +101,7 @@ def measure(bundle: Bundle) -> Padding:
     """Finds the sizes of forward passes for a bundle on this machine, with its threads.
 
     Processes on the same type of CPU or GPU find the same least size. A slow network gets fewer
-    sizes. Takes 20 ms for a small network, about 3 s for a large one, and 10 s at most.
+    sizes. Takes 20 ms for a small network, about 3 s for a large one, and a minute at most.
 
     Args:
         bundle: A loaded bundle; `max_rows` is the largest size.
@@ -115,7 +116,8 @@ def measure(bundle: Bundle) -> Padding:
 def find_padding(run: Run, rows_R: Array, max_rows: int, budget_s: float = _BUDGET_S) -> Padding:
     """Finds the smallest multiple of rows at which each size gives a row the bits it has alone.
 
-    If there is none, each row is computed alone.
+    If there is none, each row is computed alone. A search that takes more than a minute ends like
+    that too, with a warning: another process may finish it.
 
     Args:
         run: Forward pass, maps inputs [B, *shape] to outputs [B, K].
@@ -132,6 +134,12 @@ def find_padding(run: Run, rows_R: Array, max_rows: int, budget_s: float = _BUDG
         if multiple >= max_rows:
             break
         multiple = min(2 * multiple, max_rows)
+    if time.monotonic() >= started + _LONGEST_S:
+        logger.warning(
+            "no batch size was found within %g s, so each row is computed alone; a faster machine "
+            "may find one, and answers of the two may differ in their last bits",
+            _LONGEST_S,
+        )
     try:
         is_independent = np.array_equal(run(rows_R[:1]), run(rows_R[:1]), equal_nan=True)
     # A model may raise anything, and then each request of one row gets that error.

@@ -115,6 +115,22 @@ def test_search_without_time_keeps_to_the_sizes_that_it_tried() -> None:
     assert found.sizes == (2, 4, 8, 16)
 
 
+def test_search_that_takes_too_long_warns_and_computes_rows_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now_s = 0.0
+
+    def slow(x: Array) -> Array:
+        nonlocal now_s
+        now_s += 25.0
+        return x
+
+    monkeypatch.setattr("raydc.bundle.padding.time.monotonic", lambda: now_s)
+    with caplog.at_level("WARNING", logger="ray.serve"):
+        assert find_padding(slow, inputs(TABLE, 16), 64) == Padding((1,))
+    assert "within 60 s" in caplog.text
+
+
 def test_search_takes_other_sizes_than_those_that_raise() -> None:
     def not_one(x: Array) -> Array:
         if not 2 <= len(x) <= 16:
