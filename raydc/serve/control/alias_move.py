@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from raydc.registry import Registry
 from raydc.serve.control import switchover
@@ -63,10 +64,7 @@ def promote(
     registry.folder(model, version)
     number = registry.history_number(model) if after is None else after
     with hold_change(storage, model, number) as held:
-
-        def write() -> None:
-            held.set_alias(model, alias, version, who, why)
-
+        write = partial(held.set_alias, model, alias, version, who, why)
         return _move(held, model, alias, version, write, live, ready_timeout_s, who, why)
 
 
@@ -103,10 +101,7 @@ def rollback(
     # Raises if there is no such alias, or nothing to go back to.
     version = registry.previous(model, alias)
     with hold_change(storage, model, number) as held:
-
-        def write() -> None:
-            held.rollback(model, alias, who, why)
-
+        write = partial(held.rollback, model, alias, who, why)
         return _move(held, model, alias, version, write, live, ready_timeout_s, who, why)
 
 
@@ -115,7 +110,7 @@ def _move(
     model: str,
     alias: str,
     version: int,
-    write: Callable[[], None],
+    write: Callable[[], object],
     live: bool,
     ready_timeout_s: float,
     who: str,

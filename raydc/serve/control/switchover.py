@@ -32,7 +32,7 @@ _AT_ONCE = {"staged": (), "before": None, "since_s": 0.0}
 
 Change = Callable[[Traffic], Traffic]
 # Records a change in the registry, given the traffic before and after it.
-Commit = Callable[[Traffic, Traffic], None]
+Commit = Callable[[Traffic, Traffic], object]
 
 
 def find_endpoint(
@@ -102,7 +102,7 @@ def apply_and_wait(
     application: application_module.Application,
     before: application_module.Application | None,
     ready_timeout_s: float,
-    commit: Callable[[], None],
+    commit: Callable[[], object],
 ) -> None:
     """Declares an application, waits until it answers, and records it.
 
