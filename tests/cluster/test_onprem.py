@@ -28,6 +28,7 @@ from raydc import spec as specs
 from raydc.data import prepared
 from raydc.data.shards import open_rows
 from raydc.storage import Storage
+from raydc.tracking import events
 
 SPEC = "examples/digits/spec.yaml"
 STORAGE = "/shared/runs"
@@ -64,8 +65,8 @@ def _last_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _events(hosts: Hosts, run: str) -> list[dict[str, Any]]:
-    lines = (hosts.shared / "runs" / "runs" / run / "events.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    # Also while the run begins, without a log yet, or while a line is being written.
+    return list(events.read(Storage(str(hosts.shared / "runs" / "runs" / run)), "events"))
 
 
 def _listens(address: str, port: int) -> bool:
@@ -223,9 +224,7 @@ def test_host_without_power_costs_no_row(cluster: Cluster, hosts: Hosts) -> None
     folder = hosts.shared / "runs" / "runs" / "powerless"
 
     def has_steps() -> bool:
-        known = folder.is_dir() and [
-            event for event in _events(hosts, "powerless") if event["kind"] == "checkpoint"
-        ]
+        known = [event for event in _events(hosts, "powerless") if event["kind"] == "checkpoint"]
         return bool(known) and known[-1]["step"] > 100
 
     with ThreadPoolExecutor(1) as pool:
@@ -237,8 +236,8 @@ def test_host_without_power_costs_no_row(cluster: Cluster, hosts: Hosts) -> None
         finally:
             hosts.power(2, on=True)
     assert done.returncode == 0
-    events = _events(hosts, "powerless")
-    assert [event["world_size"] for event in events if event["kind"] == "attempt_started"] == [2, 1]
+    known = _events(hosts, "powerless")
+    assert [event["world_size"] for event in known if event["kind"] == "attempt_started"] == [2, 1]
     run = Storage(str(folder))
     resolved = specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml")))
     (data,) = (hosts.shared / "runs" / "data").glob("powerless-*")
