@@ -28,10 +28,17 @@ main()
 _SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
+def heed_signals() -> None:
+    """Undoes what a shell in the background, or nohup, has set to be ignored for its children."""
+    for name in _SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start(body: str, **options: object) -> subprocess.Popen[str]:
     """Starts the command; its first line says that it is at work."""
     code = _MAIN.format(body=textwrap.indent(textwrap.dedent(body), "    "))
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    given = {"preexec_fn": heed_signals, **options}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given}
     return subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)  # type: ignore[call-overload, no-any-return]
 
 
