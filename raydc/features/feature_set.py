@@ -103,6 +103,8 @@ class Features:
             DataError: As for `apply`; or a row lacks a value, and the message names all columns
                 that the first such row lacks.
         """
+        if not self.always_given:
+            return self.apply(columns, max_pixels)
         given = given_values.read_given(self.always_given, self.columns, columns, self._missing)
         return self.apply({**columns, **given}, max_pixels)
 

@@ -32,20 +32,24 @@ def check_row(
     Raises:
         DataError: The row is not an object, has an unknown column or no input.
     """
-    needs = f"The model takes {', '.join(columns)}."
     if not isinstance(row, Mapping):
         raise DataError(
-            f"rows[{index}]: {type(row).__name__} is not an object of column: value", needs
+            f"rows[{index}]: {type(row).__name__} is not an object of column: value",
+            _needs(columns),
         )
     # The first name in sorted order, so that the message does not depend on the order of a set.
     if unknown := row.keys() - known:
         name = min(unknown)
         raise DataError(
             f"rows[{index}].{name[:100]}: unknown column",
-            did_you_mean(name, columns, starts_sentence=True) or needs,
+            did_you_mean(name, columns, starts_sentence=True) or _needs(columns),
         )
     if row.keys().isdisjoint(columns):
-        raise DataError(f"rows[{index}] has none of the model's columns", needs)
+        raise DataError(f"rows[{index}] has none of the model's columns", _needs(columns))
+
+
+def _needs(columns: Collection[str]) -> str:
+    return f"The model takes {', '.join(columns)}."
 
 
 def read_given(

@@ -9,7 +9,6 @@ import base64
 import binascii
 import contextlib
 import io
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -209,15 +208,16 @@ def _from_grey_lists(value: Any) -> Pixels | None:
 
     It is several times faster than an array of 64-bit numbers that is checked and cast.
     """
-    if not isinstance(value, list) or not value or not isinstance(value[0], list) or not value[0]:
+    # `bytes` of a number would be as many zeros, so all rows must be lists.
+    if not isinstance(value, list) or set(map(type, value)) != {list}:
         return None
     width = len(value[0])
+    if width == 0 or set(map(len, value)) != {width}:
+        return None
     # `bytes` itself refuses numbers out of range, floats and text.
     try:
-        content = bytes(itertools.chain.from_iterable(value))
+        content = b"".join(map(bytes, value))
     except (TypeError, ValueError):
-        return None
-    if set(map(len, value)) != {width}:
         return None
     return np.frombuffer(content, dtype=np.uint8).reshape(len(value), width, 1)
 

@@ -103,12 +103,7 @@ class FrontHandler:
         time_s: float,
         seconds: float,
     ) -> RequestRecord:
-        settings, scope = self._service.settings, request.scope
-        version = ""
-        # The raw list: Starlette's `headers` would build a mapping for each request.
-        for name, value in response.raw_headers if response is not None else ():
-            if name == b"x-raydc-model-version":
-                version = value.decode()
+        settings, scope, version = self._service.settings, request.scope, request.version
         is_sent = response is not None and status != CLIENT_CLOSED
         return RequestRecord(
             time_s=time_s,

@@ -36,9 +36,10 @@ class Request:
         segments: `subpath`, split at its slashes.
         id: Identifier from the head, or a new one.
         rows: Number of rows that were predicted for it; 0 until then.
+        version: Number of the version that answered it; empty until then.
     """
 
-    __slots__ = ("headers", "id", "receive", "rows", "scope", "segments", "subpath")
+    __slots__ = ("headers", "id", "receive", "rows", "scope", "segments", "subpath", "version")
 
     def __init__(self, scope: Any, receive: Callable[[], Awaitable[Any]]) -> None:
         path: str = scope["path"]
@@ -51,6 +52,7 @@ class Request:
         self.segments = self.subpath.split("/")
         self.id = self.header(_REQUEST_ID) or uuid.uuid4().hex
         self.rows = 0
+        self.version = ""
 
     @property
     def method(self) -> str:
@@ -63,8 +65,9 @@ class Request:
 
     def header(self, name: bytes) -> str:
         """Value of a header; empty if it is missing."""
+        value = self.headers.get(name)
         # HTTP headers are Latin-1, which decodes any bytes.
-        return self.headers.get(name, b"").decode("latin-1")
+        return "" if value is None else value.decode("latin-1")
 
     def require_method(self, method: str) -> None:
         """Raises RequestError 405 for another method; HEAD is allowed where GET is."""

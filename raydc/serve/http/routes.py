@@ -14,7 +14,6 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import DataError, TooManyPixelsError
 from raydc.serve.http import page
 from raydc.serve.http.prediction import PredictionHandler
@@ -27,8 +26,6 @@ from raydc.serve.replica.service import Service
 
 logger = logging.getLogger("ray.serve")
 
-# For HAProxy, which ends a request that gets no answer a little later and keeps the header.
-_TIMEOUT_HEADER = TIMEOUT_HEADER.encode()
 # Ray Serve's own header, which its clients know.
 _TIMEOUT = b"x-request-timeout-seconds"
 # If Ray Serve's proxy is in between, it reads the header too and would answer in plain text: this
@@ -79,11 +76,8 @@ class Routes:
         loaded = self._choose_version(request)
         response = await self._respond(request, loaded)
         if loaded is not None:
-            response.raw_headers.append((b"x-raydc-model", loaded.settings.model.encode()))
-            response.raw_headers.append((b"x-raydc-model-version", loaded.version.encode()))
-            response.raw_headers.append(
-                (_TIMEOUT_HEADER, b"%d" % loaded.settings.request_timeout_ms)
-            )
+            response.raw_headers += loaded.answer_headers
+            request.version = loaded.version
             # Canary and stable are compared by what they compute; a GET computes nothing.
             if request.method == "POST":
                 self.service.tallies[loaded.number].add(

@@ -6,8 +6,7 @@ Each becomes the network's inputs. B is the number of rows.
 from __future__ import annotations
 
 import urllib.parse
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -46,8 +45,7 @@ def check_media_type(media_type: str, interface: Interface) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Body:
+class Body(NamedTuple):
     """The body of a request to `/predict`, and what its headers and query say about it."""
 
     content: bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from raydc import bundle as bundles
 from raydc.bundle import Bundle
 from raydc.bundle.optimize import optimize
+from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import CheckpointError, RaydcError
 from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface
@@ -49,10 +50,20 @@ class LoadedVersion:
     interface: Interface
     batcher: Batcher
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The number as text, as answers and paths have it."""
         return str(self.number)
+
+    @cached_property
+    def answer_headers(self) -> list[tuple[bytes, bytes]]:
+        """Headers of each answer, with names in lower case."""
+        return [
+            (b"x-raydc-model", self.settings.model.encode()),
+            (b"x-raydc-model-version", self.version.encode()),
+            # For HAProxy, which ends a request without an answer a little later; it keeps this one.
+            (TIMEOUT_HEADER.encode(), b"%d" % self.settings.request_timeout_ms),
+        ]
 
 
 def load_version(

@@ -74,6 +74,7 @@ def test_image_resizes_to_the_fitted_size_and_channels() -> None:
         (make_png(np.zeros((40, 40, 3)), kind="JPEG")[:200], "not a readable image"),
         ("%%%", "not base64 text"),
         ([[1, 2], [3]], "its rows differ in length"),
+        ([[1, 2], 2], "its rows differ in length"),
         ([[1, 256]], "not whole numbers from 0 to 255"),
         ([[1, 0.5]], "not whole numbers from 0 to 255"),
         ([[[1, 2]]], r"shape \(1, 1, 2\)"),

@@ -192,8 +192,8 @@ def test_front_auth_none_opens_every_path(tmp_path: Path) -> None:
 
 def test_record_answered_request_has_every_field(front: Front) -> None:
     async def answer(sent: Request) -> Response:
-        sent.rows = 3
-        return Response(b"12345", 200, {"x-raydc-model-version": "2"})
+        sent.rows, sent.version = 3, "2"
+        return Response(b"12345", 200)
 
     headers = {"x-request-id": "r-1", "content-length": "77", "x-forwarded-for": "192.0.2.1"}
     front("/predict", "reader", "POST", answer=answer, headers=headers)
@@ -221,8 +221,9 @@ def test_record_answered_request_has_every_field(front: Front) -> None:
 
 @pytest.mark.parametrize(("version", "role"), [("1", "stable"), ("2", "canary"), ("3", "shadow")])
 def test_record_role_is_that_of_the_version(front: Front, version: str, role: str) -> None:
-    async def answer(_: Request) -> Response:
-        return Response(b"", 200, {"x-raydc-model-version": version})
+    async def answer(sent: Request) -> Response:
+        sent.version = version
+        return Response(b"", 200)
 
     front("/predict", "reader", answer=answer)
     assert front.records[0].role == role
