@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, shown
-from raydc.features import given_values
+from raydc.features import answers, given_values
 from raydc.features.columns import (
     Column,
     Image,
@@ -211,22 +211,11 @@ class Features:
         """
         if self.signature.task == "regression":
             return [{"value": value} for value in values_BK[:, 0].tolist()]
-        classes = self.signature.classes
-        answers = []
-        for best, scores_K in zip(
-            values_BK.argmax(axis=1).tolist(), values_BK.tolist(), strict=True
-        ):
-            scores = dict(zip(classes, scores_K, strict=True))
-            answers.append({"label": classes[best], "score": scores_K[best], "scores": scores})
-        return answers
+        return answers.name_classes(values_BK, self.signature.classes)
 
     def scores(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Turns raw outputs of a classification into probabilities of its classes, [B, K]."""
-        # In float64 and row by row: an answer must not depend on the other rows of its batch.
-        logits_BK = outputs_BK.astype(np.float64)
-        powers_BK = np.exp(logits_BK - logits_BK.max(axis=1, keepdims=True))
-        scores_BK: npt.NDArray[np.float64] = powers_BK / powers_BK.sum(axis=1, keepdims=True)
-        return scores_BK
+        return answers.softmax(outputs_BK)
 
     def unscale(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Turns standardised values [B] or [B, 1] into float64 [B] in units of the target."""
