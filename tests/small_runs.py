@@ -7,7 +7,7 @@ from typing import Any
 
 from training import training_spec
 
-from raydc.chaos import compare, small
+from raydc.chaos import compare, shrink
 from raydc.data.prepared import Prepared
 from raydc.loop import worker
 from raydc.spec import ResolvedSpec
@@ -22,7 +22,7 @@ def spec_of(tmp_path: Path, kind: str, **sections: Any) -> ResolvedSpec:
 
 def run_to_end(tmp_path: Path, data: Prepared, name: str, **train: Any) -> compare.RunEnding:
     """Trains 12 steps in this process and reads how the run ended."""
-    little = small.shrink_spec(spec_of(tmp_path, "good", train=train), 12, 1)
+    little = shrink.shrink_spec(spec_of(tmp_path, "good", train=train), 12, 1)
     folder = Storage(str(tmp_path / name))
     worker.fit(little, folder, data.folder)
     return compare.read(folder, little, data.num_rows["train"])

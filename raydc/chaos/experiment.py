@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from raydc import plan
 from raydc import spec as specs
-from raydc.chaos import compare, culprit, forward_trace, schedule, small
+from raydc.chaos import compare, culprit, forward_trace, schedule, shrink
 from raydc.chaos.drill import Drill, FiredFault
 from raydc.chaos.nodes import Nodes
 from raydc.checkpoint.store import CheckpointStore, name_of
@@ -82,8 +82,8 @@ def run(
         most,
     )
     folder = _new_folder(spec, storage)
-    little = small.shrink_spec(spec, options.num_steps, max_failures=2 * len(faults) + 2)
-    rows = small.shrink_data(little, data, options.num_steps, folder / "data")
+    little = shrink.shrink_spec(spec, options.num_steps, max_failures=2 * len(faults) + 2)
+    rows = shrink.shrink_data(little, data, options.num_steps, folder / "data")
     size = f"{little.train.global_batch_size} rows, out of {rows.num_rows['train']:,}"
     report(f"chaos     {options.num_steps} steps of {size}; {_workers(little)}; in {folder.uri}")
     traced = check_again(little, rows, folder)
@@ -167,8 +167,8 @@ def check_again(spec: ResolvedSpec, data: Prepared, folder: Storage) -> Storage:
     middle.
 
     Args:
-        spec: Resolved spec of `small.shrink_spec`.
-        data: Small data set of `small.shrink_data`.
+        spec: Resolved spec of `shrink.shrink_spec`.
+        data: Small data set of `shrink.shrink_data`.
         folder: Gets a folder for each of the three runs.
 
     Returns:

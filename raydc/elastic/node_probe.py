@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from raydc.elastic import capacity
+from raydc.elastic import group_size
 from raydc.engine import internals
 
 # Less than the second between two probes of a running group, so that a dead node delays none.
@@ -30,7 +30,7 @@ def responds(node: Mapping[str, Any]) -> bool:
     return True
 
 
-def probe_nodes(only: Collection[str] | None = None) -> list[capacity.Node]:
+def probe_nodes(only: Collection[str] | None = None) -> list[group_size.Node]:
     """Probes the nodes that Ray believes alive.
 
     Args:
@@ -45,7 +45,7 @@ def probe_nodes(only: Collection[str] | None = None) -> list[capacity.Node]:
         responding = list(pool.map(responds, nodes))
     drains_at_s = {node_id: deadline_ms / 1000 for node_id, deadline_ms in draining.items()}
     return [
-        capacity.Node(
+        group_size.Node(
             node["NodeID"],
             free.get(node["NodeID"], {}),
             is_responding,

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any
 
-from raydc.elastic import capacity, node_probe
+from raydc.elastic import group_size, node_probe
 from raydc.elastic.failure_policy import NodeLostError
 from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.engine import internals
@@ -57,7 +57,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         mailbox: Any,
         standby: StandbyProcesses,
         autoscales: bool,
-        probe: Callable[[Collection[str] | None], list[capacity.Node]] = node_probe.probe_nodes,
+        probe: Callable[[Collection[str] | None], list[group_size.Node]] = node_probe.probe_nodes,
         now_s: Callable[[], float] = time.monotonic,
         unix_s: Callable[[], float] = time.time,
     ) -> None:
@@ -67,7 +67,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         self._needs = needs
         self._probe_nodes, self._now_s, self._unix_s = probe, now_s, unix_s
         least, most = scaling_config.min_workers, scaling_config.max_workers
-        self._size = capacity.GroupSize(least, most, _SETTLE_S, _RETRY_AFTER_S)
+        self._size = group_size.GroupSize(least, most, _SETTLE_S, _RETRY_AFTER_S)
         self._start_timeout_s = start_timeout_s
         self._mailbox = mailbox
         # Workers of the running group; of a failed one until it is shut down.
@@ -144,7 +144,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         # No nodes at all means that the head does not respond, not that every node is lost.
         if nodes and (silent := self._silent_nodes(nodes)):
             self._post_lost(silent)
-        room = capacity.room_by_node(nodes, self._needs, self._held)
+        room = group_size.room_by_node(nodes, self._needs, self._held)
         num_workers = self._size.choose_start(sum(room.values()), now_s)
         if num_workers is None:
             self._wait(sum(room.values()), now_s)
@@ -166,7 +166,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
                 "scaling.start_timeout_s, or give --address of a larger cluster.",
             )
 
-    def _probe(self, only: Collection[str] | None = None) -> list[capacity.Node]:
+    def _probe(self, only: Collection[str] | None = None) -> list[group_size.Node]:
         """Probes nodes; none while Ray's head does not respond.
 
         Workers that run do not need the head; a group that is to start has to wait for it.
@@ -207,7 +207,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
                 self._group[0].execute_async(planned_stop.request_stop, reason)
         return internals.NoopDecision()
 
-    def _check_nodes(self, nodes: list[capacity.Node]) -> None:
+    def _check_nodes(self, nodes: list[group_size.Node]) -> None:
         """Raises WorkerGroupError if a node of the group is lost."""
         # Nodes that respond drop out of the counter: failures count only in a row.
         self._failed_probes = Counter(
@@ -228,7 +228,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
         }
         raise internals.WorkerGroupError("; ".join(map(str, failures.values())), failures)
 
-    def _silent_nodes(self, nodes: list[capacity.Node]) -> set[str]:
+    def _silent_nodes(self, nodes: list[group_size.Node]) -> set[str]:
         """Ids of the group's nodes that do not respond, or that Ray knows to be dead."""
         return set(self._held) - {node.node_id for node in nodes if node.responds}
 
@@ -240,21 +240,21 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
                 self._mailbox.drop_holder.remote(node_id)
             self._post("node_lost", nodes=sorted(new))
 
-    def _ensure_standby(self, nodes: list[capacity.Node]) -> None:
+    def _ensure_standby(self, nodes: list[group_size.Node]) -> None:
         """Keeps a process ready for each worker, and for those that the run may soon grow by."""
         held, num_more = self._held, self._size.most - len(self._group)
         counts: Counter[str] = Counter()
-        for node_id, count in capacity.room_by_node(nodes, self._needs, held).items():
+        for node_id, count in group_size.room_by_node(nodes, self._needs, held).items():
             num_extra = min(num_more, max(0, count - held[node_id]))
             counts[node_id] = held[node_id] + num_extra
             num_more -= num_extra
         self._standby.ensure(counts, [node for node in nodes if node.is_usable])
 
-    def _reason_to_stop(self, nodes: list[capacity.Node], now_s: float) -> str | None:
+    def _reason_to_stop(self, nodes: list[group_size.Node], now_s: float) -> str | None:
         """Why the group should stop now: one of `planned_stop.REASONS`, or None."""
         num_workers, held = len(self._group), self._held
         # Room on draining nodes does not count, so this is also the room elsewhere.
-        fits = sum(capacity.room_by_node(nodes, self._needs, held).values())
+        fits = sum(group_size.room_by_node(nodes, self._needs, held).values())
         draining = {node.node_id: node.drains_at_s for node in nodes if node.node_id in held}
         draining = {node_id: at_s for node_id, at_s in draining.items() if at_s is not None}
         if draining:
@@ -263,7 +263,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
             self._announce(
                 planned_stop.DRAIN, "drain_noticed", nodes=sorted(draining), deadline_s=deadline_s
             )
-            leaves = capacity.should_leave(
+            leaves = group_size.should_leave(
                 fits, self._size.least, deadline_s, self._unix_s(), _DRAIN_MARGIN_S
             )
             return planned_stop.DRAIN if leaves else None

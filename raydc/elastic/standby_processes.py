@@ -20,7 +20,7 @@ import grpc
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydc.elastic.capacity import Node
+from raydc.elastic.group_size import Node
 from raydc.engine import internals
 
 _log = logging.getLogger("ray.train")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raydc.loop.group import Group
-from raydc.loop.tree import Fold, Node
+from raydc.loop.summation_tree import Fold, Node
 
 # Parts of a flat tensor start at addresses that every kernel treats as aligned, like those of a
 # tensor that has its own memory.

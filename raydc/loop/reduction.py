@@ -1,8 +1,9 @@
 """Sums over the logical shards of a step: the same bits in every worker, for any number of workers.
 
-Runs in each worker. Inside a worker, shards are added along the tree of `raydc.loop.tree`. What
-travels between workers is cut into buckets. A bucket leaves as soon as the backward pass of the
-worker's last shard has computed its gradients, and travels while the pass computes the others.
+Runs in each worker. Inside a worker, shards are added along the tree of
+`raydc.loop.summation_tree`. What travels between workers is cut into buckets. A bucket leaves as
+soon as the backward pass of the worker's last shard has computed its gradients, and travels while
+the pass computes the others.
 
 On its way, each worker receives its chunk of every worker's nodes (all-to-all), adds them along the
 same tree and sends the sum of its chunk to all (all-gather). If every worker holds one node, this
@@ -25,7 +26,7 @@ from raydc.errors import TrainError
 from raydc.loop.bucket import Bucket, cut_into_buckets
 from raydc.loop.comm_stream import CommStream
 from raydc.loop.group import Group
-from raydc.loop.tree import nodes_of
+from raydc.loop.summation_tree import nodes_of
 
 
 class Reduction:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from raydc.storage import Storage
 from raydc.tracking import events
-from raydc.tracking.pulse import PULSE_FILE, Pulse
+from raydc.tracking.mapped_sums import SUMS_FILE, MappedSums
 from raydc.tracking.time_account import (
     DATA_WAIT,
     RECOMPUTED,
@@ -37,7 +37,7 @@ class PhaseTimer:
     record.
 
     Args:
-        run_folder: Holds `events.jsonl` and, on a local filesystem, the pulse file.
+        run_folder: Holds `events.jsonl` and, on a local filesystem, the file of mapped sums.
         writes: Whether this is rank 0, whose seconds are those of the run.
         record_event: Writes an event: `Journal.record_event`.
         now_s: A monotonic clock; its zero does not matter.
@@ -56,7 +56,7 @@ class PhaseTimer:
         self._writes = writes
         self._record_event = record_event
         self._now_s = now_s
-        self._pulse = Pulse(run_folder) if writes and run_folder.is_local else None
+        self._mapped_sums = MappedSums(run_folder) if writes and run_folder.is_local else None
         # Read once: if Unix time were adjusted during the run, records would overlap or leave gaps.
         self._zero_s = unix_s() - now_s()
         self._phase = START_UP
@@ -77,13 +77,13 @@ class PhaseTimer:
     def _take_over(self) -> int:
         """Writes the record that a killed attempt lost; returns the highest step done."""
         known = list(events.read(self._folder, "events"))
-        if self._pulse is not None:
-            rest = self._pulse.rest(known)
+        if self._mapped_sums is not None:
+            rest = self._mapped_sums.rest(known)
             if rest is not None:
                 self._record_event("time", **rest)
                 known.append(rest)
             # Only after the record is written: a second kill in between loses nothing.
-            self._pulse.clear()
+            self._mapped_sums.clear()
         # Drivers write time records too, without steps.
         return max((record["step"] for record in known if "recomputed_steps" in record), default=0)
 
@@ -134,10 +134,10 @@ class PhaseTimer:
             self._recomputed += 1
         self._step = step
         self._rows += num_rows
-        if self._pulse is not None:
+        if self._mapped_sums is not None:
             # Re-entering the phase brings the sums up to this moment before they are kept.
             self.switch(self._phase)
-            self._pulse.write(self._sums())
+            self._mapped_sums.write(self._sums())
 
     def record_if_due(self) -> None:
         """Writes a record if the last one is ten seconds old."""
@@ -152,8 +152,8 @@ class PhaseTimer:
         self._seconds = dict.fromkeys(TIMED, 0.0)
         self._since_s = self._entered_s
         self._useful = self._recomputed = self._rows = 0
-        if self._pulse is not None:
-            self._pulse.clear()
+        if self._mapped_sums is not None:
+            self._mapped_sums.clear()
 
     def _sums(self) -> dict[str, Any]:
         return {
@@ -187,7 +187,7 @@ def timed_record(log: events.EventLog, phase: str) -> Iterator[None]:
 def read_account(run_folder: Storage) -> Account:
     """Where the time of a run went, up to its last step, even if the run was killed."""
     records = list(events.read(run_folder, "events"))
-    if run_folder.is_local and run_folder.exists(PULSE_FILE):
-        rest = Pulse(run_folder).rest(records)
+    if run_folder.is_local and run_folder.exists(SUMS_FILE):
+        rest = MappedSums(run_folder).rest(records)
         records += [] if rest is None else [{"kind": "time", **rest}]
     return add_up(records)

@@ -28,7 +28,7 @@ RESIZE, IDLE = "resize", "idle"
 NAMES = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, RESIZE, IDLE)
 # The phase timer counts validation separately; the account adds it to the useful steps.
 VALIDATION = "validation"
-# What a phase timer counts, in the order of the pulse file. `RESIZE` and `IDLE` pass while no
+# What a phase timer counts, in the order of `mapped_sums`. `RESIZE` and `IDLE` pass while no
 # worker runs, so no timer can count them.
 TIMED = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, VALIDATION)
 # The phase of the seconds without a running timer, after an event of this kind.

@@ -11,7 +11,7 @@ import pytest
 from training import training_spec, write_pictures
 
 from raydc import chaos, engine
-from raydc.chaos import schedule, small
+from raydc.chaos import schedule, shrink
 from raydc.chaos.drill import Drill
 from raydc.data import prepared
 from raydc.errors import ChaosError, RunError
@@ -85,7 +85,7 @@ def test_chaos_survives_killed_and_drained_nodes(tmp_path: Path, data: prepared.
 def test_chaos_reports_a_driver_that_fails_by_itself(
     tmp_path: Path, data: prepared.Prepared
 ) -> None:
-    little = small.shrink_spec(spec_of(tmp_path, "good"), 12, 1)
+    little = shrink.shrink_spec(spec_of(tmp_path, "good"), 12, 1)
     broken = Storage(str(tmp_path / "broken"))
     drill = Drill(little, broken, data.folder, "")
     broken.write_bytes("resolved.json", json.dumps({"name": "x"}).encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_runs import spec_of
 
-from raydc.chaos import small
+from raydc.chaos import shrink
 from raydc.chaos.experiment import check_again, choices_of
 from raydc.data import prepared
 from raydc.errors import ChaosError, UsageError
@@ -18,7 +18,7 @@ from raydc.tracking import events
 def test_check_again_passes_a_network_without_hidden_state(
     tmp_path: Path, data: prepared.Prepared
 ) -> None:
-    little = small.shrink_spec(spec_of(tmp_path, "good", train={"logical_shards": 3}), 12, 1)
+    little = shrink.shrink_spec(spec_of(tmp_path, "good", train={"logical_shards": 3}), 12, 1)
     folder = check_again(little, data, Storage(str(tmp_path / "chaos")))
     assert events.surviving(events.read(folder, "metrics"))[-1]["step"] == 12
 
@@ -54,7 +54,7 @@ def test_check_again_passes_a_network_without_hidden_state(
 def test_check_again_names_the_module_with_hidden_state(
     tmp_path: Path, data: prepared.Prepared, kind: str, culprit: str, reason: str
 ) -> None:
-    little = small.shrink_spec(spec_of(tmp_path, kind, train={"logical_shards": 3}), 12, 1)
+    little = shrink.shrink_spec(spec_of(tmp_path, kind, train={"logical_shards": 3}), 12, 1)
     with pytest.raises(ChaosError, match=reason) as caught:
         check_again(little, data, Storage(str(tmp_path / "chaos")))
     assert culprit in caught.value.message
@@ -65,7 +65,7 @@ def test_check_again_names_the_first_step_that_differs(
     tmp_path: Path, data: prepared.Prepared
 ) -> None:
     # The 31st pass of three a step is the first of step 11; the resumed run has done 6 steps less.
-    little = small.shrink_spec(spec_of(tmp_path, "counting", train={"logical_shards": 3}), 12, 1)
+    little = shrink.shrink_spec(spec_of(tmp_path, "counting", train={"logical_shards": 3}), 12, 1)
     with pytest.raises(ChaosError, match="step 11 differs when it is done after a resume"):
         check_again(little, data, Storage(str(tmp_path / "chaos")))
 

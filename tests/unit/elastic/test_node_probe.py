@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from raydc.elastic import capacity, node_probe
+from raydc.elastic import group_size, node_probe
 from raydc.engine import internals
 
 
@@ -30,7 +30,7 @@ def test_probe_finds_dead_and_draining_nodes(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(internals, "draining_nodes", lambda: {"drains": 5000})
         address = f"127.0.0.1:{port}"
         assert node_probe.probe_nodes() == [
-            capacity.Node("a", {"CPU": 1.0}, address=address),
-            capacity.Node("drains", {}, drains_at_s=5.0, address=address),
+            group_size.Node("a", {"CPU": 1.0}, address=address),
+            group_size.Node("drains", {}, drains_at_s=5.0, address=address),
         ]
     assert [node.responds for node in node_probe.probe_nodes()] == [False, False]

@@ -10,7 +10,7 @@ import pytest
 from fake_mailbox import FakeMailbox
 from ray.train import ScalingConfig
 
-from raydc.elastic.capacity import Node
+from raydc.elastic.group_size import Node
 from raydc.elastic.scaling_policy import ElasticScaling
 from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.engine import internals

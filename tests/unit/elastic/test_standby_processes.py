@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from raydc.elastic.capacity import Node
+from raydc.elastic.group_size import Node
 from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.engine import internals
 

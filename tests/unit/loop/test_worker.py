@@ -252,7 +252,7 @@ def test_attempt_that_was_replaced_writes_nothing_more(tmp_path: Path, data: Sto
 
     def contents() -> dict[str, bytes]:
         paths = (path for path in run.local_path.rglob("*") if path.is_file())
-        # Charts and the pulse are a convenience, of which each attempt has its own.
+        # Charts and the mapped sums are a convenience, of which each attempt has its own.
         kept = (p for p in paths if not {"tensorboard", "pulse"} & {*p.parts, p.stem})
         return {str(path): path.read_bytes() for path in kept}
 

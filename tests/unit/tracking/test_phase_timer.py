@@ -21,8 +21,8 @@ from raydc.data.shards import Rows
 from raydc.loop import worker
 from raydc.storage import Storage
 from raydc.tracking import events, time_account
+from raydc.tracking.mapped_sums import MappedSums
 from raydc.tracking.phase_timer import PhaseTimer, read_account
-from raydc.tracking.pulse import Pulse
 from raydc.tracking.time_account import CHECKPOINT
 
 LONG_S = 60.0
@@ -108,7 +108,7 @@ def test_next_attempt_takes_over_sums_of_a_killed_one(folder: Storage, clock: Fa
     for step in killed.time_waiting(iter(range(1, 8))):
         clock.advance(1.0)
         killed.count_step(step, 10)
-    assert read_account(folder).useful_steps == 7  # The pulse file of a dead run counts too.
+    assert read_account(folder).useful_steps == 7  # The mapped file of a dead run counts too.
     clock.advance(5.0)
     again = start_timer(folder, clock, step=4)
     clock.advance(0.5)
@@ -137,7 +137,7 @@ def test_kill_between_record_and_clear_counts_sums_once(
     killed.count_step(1, 10)
     # Killed after the record was written and before the slots were cleared.
     with monkeypatch.context() as patch:
-        patch.setattr(Pulse, "clear", lambda pulse: None)
+        patch.setattr(MappedSums, "clear", lambda _: None)
         killed.record()
     assert read_account(folder).useful_steps == 1
     start_timer(folder, clock, step=1)
@@ -158,26 +158,26 @@ def test_record_if_due_writes_every_ten_seconds(folder: Storage, clock: FakeCloc
 
 
 def test_torn_slot_leaves_the_record_before_it(folder: Storage) -> None:
-    pulse = Pulse(folder)
-    assert pulse.read() is None
+    sums = MappedSums(folder)
+    assert sums.read() is None
     record = {"since_s": 1.0, "step": 1, "useful_steps": 1, "recomputed_steps": 0, "rows": 8}
     seconds = dict(zip(time_account.TIMED, itertools.count(0.5), strict=False))
     written = [
         {**record, "until_s": 2.0 + step, "step": step, "seconds": seconds} for step in range(3)
     ]
     for one in written:
-        pulse.write(one)
-    assert Pulse(folder).read() == written[2]
+        sums.write(one)
+    assert MappedSums(folder).read() == written[2]
     torn = bytearray(folder.read_bytes("pulse.bin"))
     slot = torn.index(struct.pack("<d", 4.0))
     torn[slot + 20] ^= 1
     (folder.local_path / "pulse.bin").write_bytes(torn)
-    assert Pulse(folder).read() == written[1]
-    Pulse(folder).clear()
-    assert Pulse(folder).read() is None
+    assert MappedSums(folder).read() == written[1]
+    MappedSums(folder).clear()
+    assert MappedSums(folder).read() is None
 
 
-def test_pulse_survives_kill_9_with_the_last_step(folder: Storage) -> None:
+def test_mapped_sums_survive_kill_9_with_the_last_step(folder: Storage) -> None:
     code = (
         "import sys; from raydc.storage import Storage; "
         "from raydc.tracking.phase_timer import PhaseTimer; "
@@ -193,7 +193,7 @@ def test_pulse_survives_kill_9_with_the_last_step(folder: Storage) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "done\n"
         os.kill(process.pid, signal.SIGKILL)
-    kept = Pulse(folder).read()
+    kept = MappedSums(folder).read()
     assert kept is not None
     assert (kept["step"], kept["useful_steps"], kept["rows"]) == (1000, 1000, 2000)
 

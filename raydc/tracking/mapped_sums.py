@@ -12,10 +12,10 @@ from typing import Any
 from raydc.storage import Storage
 from raydc.tracking.time_account import TIMED
 
-PULSE_FILE = "pulse.bin"
+SUMS_FILE = "pulse.bin"
 
 
-class Pulse:
+class MappedSums:
     """Keeps the newest record of a phase timer in a mapped file.
 
     A write is a copy in memory, without a system call, so it is cheap enough for every step. Two
@@ -33,7 +33,7 @@ class Pulse:
     _COUNTS = ("step", "useful_steps", "recomputed_steps", "rows")
 
     def __init__(self, folder: Storage) -> None:
-        path = folder.local_path / PULSE_FILE
+        path = folder.local_path / SUMS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         size = 2 * self._SLOT_BYTES
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from raydc.elastic import capacity
-from raydc.elastic.capacity import GroupSize, Node
+from raydc.elastic import group_size
+from raydc.elastic.group_size import GroupSize, Node
 
 CPU = {"CPU": 1.0}
 
@@ -17,8 +17,8 @@ def test_room_counts_free_resources_and_those_of_the_run_itself() -> None:
         Node("other", {"CPU": 0.99}),
         Node("new", {}),
     ]
-    assert capacity.room_by_node(nodes, CPU, {}) == {"free": 2}
-    assert capacity.room_by_node(nodes, CPU, {"held": 1, "free": 1, "gone": 3}) == {
+    assert group_size.room_by_node(nodes, CPU, {}) == {"free": 2}
+    assert group_size.room_by_node(nodes, CPU, {"held": 1, "free": 1, "gone": 3}) == {
         "held": 1,
         "free": 3,
     }
@@ -26,13 +26,13 @@ def test_room_counts_free_resources_and_those_of_the_run_itself() -> None:
 
 @pytest.mark.parametrize("node", [Node("a", CPU, responds=False), Node("a", CPU, drains_at_s=0.0)])
 def test_dead_or_draining_node_has_no_room(node: Node) -> None:
-    assert capacity.room_by_node([node], CPU, {"a": 1}) == {}
+    assert group_size.room_by_node([node], CPU, {"a": 1}) == {}
 
 
 def test_room_is_limited_by_the_scarcest_resource() -> None:
     nodes = [Node("a", {"CPU": 8.0, "GPU": 2.0}), Node("b", {"CPU": 8.0})]
-    assert capacity.room_by_node(nodes, {"CPU": 0.4, "GPU": 1.0}, {}) == {"a": 2}
-    assert capacity.room_by_node([Node("a", {"CPU": 1.2})], {"CPU": 0.4}, {}) == {"a": 3}
+    assert group_size.room_by_node(nodes, {"CPU": 0.4, "GPU": 1.0}, {}) == {"a": 2}
+    assert group_size.room_by_node([Node("a", {"CPU": 1.2})], {"CPU": 0.4}, {}) == {"a": 3}
 
 
 def size(least: int = 1, most: int = 4) -> GroupSize:
@@ -76,4 +76,4 @@ def test_choose_growth_skips_an_avoided_size() -> None:
 def test_should_leave_if_it_fits_elsewhere_or_time_runs_out(
     fits: int, deadline_s: float | None, leaves: bool
 ) -> None:
-    assert capacity.should_leave(fits, 1, deadline_s, 100.0, 10.0) is leaves
+    assert group_size.should_leave(fits, 1, deadline_s, 100.0, 10.0) is leaves

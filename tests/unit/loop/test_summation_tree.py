@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from raydc import order
-from raydc.loop.tree import Fold, Node, halves, nodes_of
+from raydc.loop.summation_tree import Fold, Node, halves, nodes_of
 
 
 def oracle(start: int, stop: int) -> str:
