@@ -1,4 +1,4 @@
-"""Two isolated hosts and Ray's launcher, shared by the tests of this folder."""
+"""Three isolated hosts and Ray's launcher, shared by the tests of this folder."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _free_network() -> str:
 
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[Hosts]:
-    """Two hosts."""
+    """Three hosts; Ray's launcher is told of two."""
     obstacle = find_obstacle()
     if obstacle is not None:
         required.absent(obstacle)
     base = os.environ.get("RAYDC_HOSTS_DIR") or tempfile.gettempdir()
-    made = Hosts(Path(tempfile.mkdtemp(prefix="raydc-hosts-", dir=base)), _free_network(), number=2)
+    made = Hosts(Path(tempfile.mkdtemp(prefix="raydc-hosts-", dir=base)), _free_network(), number=3)
     try:
         made.up()
         yield made

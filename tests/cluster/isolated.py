@@ -77,10 +77,16 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float) -> Any
 
 @dataclass
 class Hosts:
-    """Isolated hosts, numbered from 1. Every host has the folder `shared` at /shared."""
+    """Isolated hosts, numbered from 1. Every host has the folder `shared` at /shared.
+
+    Args:
+        folder: Takes what the hosts write.
+        prefix: The first three numbers of their addresses.
+        number: How many there are.
+    """
 
     folder: Path
-    network: str
+    prefix: str
     number: int
 
     def __post_init__(self) -> None:
@@ -88,7 +94,7 @@ class Hosts:
         self.key = self.folder / "key"
         self.environment = {
             "RDC_DIR": str(self.folder),
-            "RDC_NET": self.network,
+            "RDC_NET": self.prefix,
             "RDC_BR": f"rt{os.getpid()}",
             "RDC_PREFIX": f"r{os.getpid()}",
             "RDC_SHARED": str(self.shared),
@@ -140,8 +146,12 @@ class Hosts:
         """Cuts the power of a host, so that others hear nothing more of it, or starts it again."""
         self._script("boot" if on else "kill", str(host))
 
+    def network(self, host: int, on: bool) -> None:
+        """Cuts a host from the others, while it runs on and keeps /shared; or joins it again."""
+        self._script("heal" if on else "cut", str(host))
+
     def address(self, host: int) -> str:
-        return f"{self.network}.{10 + host}"
+        return f"{self.prefix}.{10 + host}"
 
     def name(self, host: int) -> str:
         return f"{self.environment['RDC_PREFIX']}-h{host}"
@@ -226,11 +236,11 @@ class Cluster:
 
 
 def adapt(hosts: Hosts, name: str) -> dict[str, Any]:
-    """Adapts `cluster/onprem.yaml` as a user would, for hosts with all dependencies installed."""
+    """Adapts `cluster/onprem.yaml` as a user would, for two hosts that have all dependencies."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / "onprem.yaml").read_text())
     config["cluster_name"] = name
     config["provider"]["head_ip"] = hosts.address(1)
-    config["provider"]["worker_ips"] = [hosts.address(host) for host in range(2, hosts.number + 1)]
+    config["provider"]["worker_ips"] = [hosts.address(2)]
     config["auth"] = {"ssh_user": "root", "ssh_private_key": str(hosts.key)}
     token_mode, *_ = config["setup_commands"]
     use_project = (
