@@ -38,7 +38,7 @@ class Mailbox:
         self._records.append(record)
 
     def post_event(self, record: dict[str, Any]) -> None:
-        """Takes an event of the controller, which writes no files; the driver will write it."""
+        """Takes an event of the controller, or of a rank that writes no files: the driver does."""
         self._records.append({**record, "unwritten": True})
 
     def next_attempt(self) -> int:

@@ -230,6 +230,9 @@ def _work(config: dict[str, Any]) -> None:
             group=Workers(device) if context.get_world_size() > 1 else Alone(device),
             hooks=Hooks(
                 publish=handle.publish.remote,
+                post_event=lambda kind, **fields: handle.post_event.remote(
+                    {"kind": kind, "time_s": round(time.time(), 3), **fields}
+                ),
                 next_attempt=lambda: int(mailbox.get_reply(handle.next_attempt.remote())),
                 peer_memory=peer_memory.PeerMemory(handle)
                 if spec.fault_tolerance.max_recomputed_steps

@@ -26,6 +26,8 @@ class Hooks:
     Attributes:
         on_epoch: Called by rank 0 at the end of each epoch.
         publish: Called by rank 0 with events and progress.
+        post_event: Called by other ranks with the kind and fields of an event, which they do not
+            write themselves.
         next_attempt: Returns a number that grows with each attempt of the driver; called by rank 0.
         peer_memory: Memory that outlives the workers, for recent states.
         stop_request: Returns the reason of a planned stop that was requested in rank 0.
@@ -35,6 +37,7 @@ class Hooks:
 
     on_epoch: OnEpoch | None = None
     publish: Publish | None = None
+    post_event: Callable[..., None] | None = None
     next_attempt: Callable[[], int] | None = None
     peer_memory: PeerCheckpoints | None = None
     stop_request: StopRequest = _no_stop

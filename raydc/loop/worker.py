@@ -46,6 +46,7 @@ from raydc.tracking import events
 from raydc.tracking.attempt_fence import AttemptFence
 from raydc.tracking.journal import Journal
 from raydc.tracking.phase_timer import PhaseTimer
+from raydc.tracking.standstill import StandstillWatch
 from raydc.tracking.time_account import CHECKPOINT, VALIDATION
 
 
@@ -81,7 +82,7 @@ def fit(
     group = group or Alone(devices.choose(spec.scaling.use_gpu))
     with devices.settings(plan.num_threads(spec), group.world.device, spec.train.exact):
         run = _Run(spec, run_folder, data_folder, group, hooks or Hooks(), timing or Timing())
-        with run.journal:
+        with run.journal, run.watch:
             with run.clock, run.saver or contextlib.nullcontext(), with_notes(run.describe_place):
                 run.start()
                 while run.state.reason is None:
@@ -125,6 +126,8 @@ class _Run:
         self.fence = AttemptFence(run_folder)
         self.journal = Journal(run_folder, rank == 0, hooks.publish, self.fence.check)
         self.clock = PhaseTimer(run_folder, rank == 0, self.journal.record_event)
+        record_event = self.journal.record_event if rank == 0 else hooks.post_event
+        self.watch = StandstillWatch(rank, record_event)
         self.constants = constants_of(spec, self.data, world_size=world_size)
         # All ranks hold the same state, so one of them saves it.
         self.saver: Saver | None = None

@@ -23,6 +23,7 @@ from raydc.storage import Storage, canonical_json
 # What readers of a kind rely on.
 _NEEDED = {
     "time": ("since_s", "until_s", "seconds"),
+    "stood_still": ("since_s", "until_s"),
     "run_started": ("time_s",),
     "driver_ended": ("time_s",),
     "waits_for_resources": ("time_s",),

@@ -26,6 +26,7 @@ _MESSAGES = {
     "file_damaged": "{file} cannot be read and is written again: {reason}",
     "recent_state_failed": "peer memory holds no copy of step {step}: {reason}",
     "waits_for_resources": "waiting: room for {fits} of at least {least} worker(s) of {needs}",
+    "stood_still": "worker {rank} stood still for {for_s:.0f} s",
     "node_lost": "lost a node: {nodes}",
     "drain_noticed": "a node is about to leave: {nodes}",
     "resize_planned": "there is room for more: {world_size} -> {to} workers",

@@ -1,4 +1,4 @@
-"""Where the time of a run went: seven phases that add up to its wall time.
+"""Where the time of a run went: eight phases that add up to its wall time.
 
     useful_step      a step, or a validation, done for the first time
     recomputed_step  the same again, because a restart returned to an earlier checkpoint
@@ -8,12 +8,14 @@
     start_up         from a start, or from the last sign of life of an attempt that died, to the
                      first wait for rows
     resize           the same after an attempt that ended on purpose, to continue with other workers
+    stalled          a worker stood still, and the others waited for it
     idle             the rest: waiting for nodes, ending, and between two drivers
 
 The wall time reaches from the first `run_started` to the last sign of life, over all attempts and
 all drivers. The records come from `events.jsonl`: drivers write `run_started` and `driver_ended`;
 rank 0 of an attempt writes `attempt_started`, `resize` if it ends on purpose, and `time` with the
-sums of its phase timer (`raydc.tracking.phase_timer`). Pure; used by drivers and commands.
+sums of its phase timer (`raydc.tracking.phase_timer`). Any rank writes `stood_still`
+(`raydc.tracking.standstill`). Pure; used by drivers and commands.
 """
 
 from __future__ import annotations
@@ -22,15 +24,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from raydc.tracking.stalled_time import StalledTime, Window
+from raydc.tracking.standstill import KIND as STOOD_STILL
+
 USEFUL, RECOMPUTED = "useful_step", "recomputed_step"
 CHECKPOINT, DATA_WAIT, START_UP = "checkpoint", "data_wait", "start_up"
-RESIZE, IDLE = "resize", "idle"
-NAMES = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, RESIZE, IDLE)
+RESIZE, STALLED, IDLE = "resize", "stalled", "idle"
+NAMES = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, RESIZE, STALLED, IDLE)
 # The phase timer counts validation separately; the account adds it to the useful steps.
 VALIDATION = "validation"
 # What a phase timer counts, in the order of `mapped_sums`. `RESIZE` and `IDLE` pass while no
 # worker runs, so no timer can count them.
 TIMED = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, START_UP, VALIDATION)
+# In these a worker that stands still holds the run up.
+_STALLABLE = (USEFUL, RECOMPUTED, CHECKPOINT, DATA_WAIT, VALIDATION)
 # The phase of the seconds without a running timer, after an event of this kind.
 _PHASE_AFTER = {
     "run_started": START_UP,
@@ -63,6 +70,7 @@ class Account:
     attempts: int = 0
     _until_s: float | None = None
     _phase_between: str = IDLE
+    _stalled: StalledTime = field(default_factory=StalledTime, repr=False, compare=False)
 
     @property
     def wall_s(self) -> float:
@@ -80,6 +88,10 @@ class Account:
         if kind == "time":
             self._add_sums(record)
             return
+        if kind == STOOD_STILL:
+            parts = self._stalled.add_standstill(record["since_s"], record["until_s"])
+            self._move_stalled(parts)
+            return
         if kind == "run_started":
             # The previous driver may have been killed, without a `driver_ended`.
             self._phase_between = IDLE
@@ -93,15 +105,27 @@ class Account:
     def _add_sums(self, record: dict[str, Any]) -> None:
         self._advance(record["since_s"])
         for name, seconds in record["seconds"].items():
-            if name == VALIDATION:
-                self.validation_s += seconds
-            phase = self._phase_of(name)
-            # A name that no raydc knows is that of a damaged line.
-            self.seconds[phase if phase in self.seconds else IDLE] += seconds
+            self._count(name, seconds)
+        # Start-up has its own name, whatever it waits for.
+        stallable = {name: s for name, s in record["seconds"].items() if name in _STALLABLE}
+        window = Window(record["since_s"], record["until_s"], stallable)
+        self._move_stalled(self._stalled.add_window(window))
         self._until_s = record["until_s"]
         self.useful_steps += record.get("useful_steps", 0)
         self.recomputed_steps += record.get("recomputed_steps", 0)
         self.rows += record.get("rows", 0)
+
+    def _count(self, name: str, seconds: float) -> None:
+        if name == VALIDATION:
+            self.validation_s += seconds
+        phase = self._phase_of(name)
+        # A name that no raydc knows is that of a damaged line.
+        self.seconds[phase if phase in self.seconds else IDLE] += seconds
+
+    def _move_stalled(self, parts: Iterable[tuple[str, float]]) -> None:
+        for name, seconds in parts:
+            self._count(name, -seconds)
+            self.seconds[STALLED] += seconds
 
     def _phase_of(self, timed: str) -> str:
         if timed == VALIDATION:
@@ -127,7 +151,8 @@ def add_up(records: Iterable[dict[str, Any]]) -> Account:
 
     # A time record is written at its end but belongs at its start.
     def start_s(record: dict[str, Any]) -> float:
-        return float(record["since_s"] if record["kind"] == "time" else record.get("time_s", 0.0))
+        has_start = record["kind"] in ("time", STOOD_STILL)
+        return float(record["since_s"] if has_start else record.get("time_s", 0.0))
 
     account = Account()
     for record in sorted(records, key=start_s):

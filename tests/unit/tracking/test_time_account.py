@@ -53,6 +53,7 @@ def test_killed_worker_costs_start_up_and_recomputed_steps() -> None:
         "data_wait": 3.0,
         "start_up": 8.0 + 1.0 + 6.0 + 0.5,
         "resize": 0.0,
+        "stalled": 0.0,
         "idle": 1.0,
     }
     assert result.wall_s == 138.0 - 100.0
@@ -103,6 +104,57 @@ def test_waiting_for_resources_is_idle() -> None:
     assert add_up(records).seconds == {**NOTHING, "start_up": 3.0, "idle": 28.0}
 
 
+def stood_still(since_s: float, until_s: float, rank: int = 1) -> dict[str, Any]:
+    return at(until_s, "stood_still", since_s=since_s, until_s=until_s, rank=rank)
+
+
+STEPS = [
+    at(0.0, "run_started"),
+    timed(0.0, 10.0, useful=5, data_wait=1.0, useful_step=9.0),
+    timed(10.0, 40.0, useful=5, data_wait=1.0, useful_step=28.0, validation=1.0),
+    timed(40.0, 50.0, useful=5, data_wait=1.0, useful_step=9.0),
+    at(50.0, "driver_ended"),
+]
+
+
+@pytest.mark.parametrize("place", range(len(STEPS) + 1))
+def test_standstill_of_a_worker_is_no_useful_step(place: int) -> None:
+    # Its report comes before or after the sums of rank 0.
+    account = time_account.Account()
+    for record in [*STEPS[:place], stood_still(15.0, 35.0), *STEPS[place:]]:
+        account.add(record)
+    assert account.seconds == {**NOTHING, "stalled": 20.0, "data_wait": 3.0, "useful_step": 27.0}
+    assert account.wall_s == 50.0
+    assert (account.useful_steps, account.validation_s) == (15, 1.0)
+
+
+def test_workers_that_stand_still_at_once_stall_the_run_once() -> None:
+    reports = [stood_still(15.0, 25.0), stood_still(20.0, 30.0, 0), stood_still(12.0, 31.0, 2)]
+    account = add_up([*STEPS, *reports])
+    assert account.seconds == {**NOTHING, "stalled": 19.0, "data_wait": 3.0, "useful_step": 28.0}
+
+
+def test_standstill_over_the_end_of_a_record_counts_in_both() -> None:
+    account = add_up([*STEPS, stood_still(38.0, 45.0)])
+    assert account.seconds == {**NOTHING, "stalled": 7.0, "data_wait": 3.0, "useful_step": 40.0}
+
+
+def test_standstill_in_a_wait_for_rows_is_taken_from_it() -> None:
+    records = [timed(0.0, 30.0, data_wait=22.0, useful_step=8.0), stood_still(2.0, 22.0)]
+    assert add_up(records).seconds == {
+        **NOTHING,
+        "stalled": 20.0,
+        "data_wait": 2.0,
+        "useful_step": 8.0,
+    }
+
+
+def test_standstill_in_validation_is_no_validation() -> None:
+    account = add_up([timed(0.0, 30.0, validation=22.0, useful_step=8.0), stood_still(2.0, 22.0)])
+    assert (account.seconds["useful_step"], account.validation_s) == (10.0, 2.0)
+    assert account.wall_s == 30.0
+
+
 def test_slow_clock_of_another_host_adds_no_time() -> None:
     result = add_up(
         [at(10.0, "run_started"), timed(10.0, 20.0, useful_step=10.0), at(18.0, "driver_ended")]
@@ -119,7 +171,8 @@ def test_format_lines_shows_shares_and_restarts() -> None:
     said = time_account.format_lines(add_up(KILLED))
     assert said == [
         "38.0 s: useful step 13.5 (validation 0.5) 36%, recomputed step 3.5 9%, "
-        "checkpoint 1.5 4%, data wait 3.0 8%, start up 15.5 41%, resize 0.0, idle 1.0 3%",
+        "checkpoint 1.5 4%, data wait 3.0 8%, start up 15.5 41%, resize 0.0, stalled 0.0, "
+        "idle 1.0 3%",
         "workers restarted once: 15 steps, 4 of them done again",
     ]
     assert len(time_account.format_lines(add_up(KILLED[:4]))) == 1
