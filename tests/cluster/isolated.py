@@ -107,20 +107,21 @@ class Hosts:
         lines = [f"{name}='{value}'\n" for name, value in self.environment.items()]
         (self.folder / "environment").write_text("".join(lines) + f"RAYDC_HOSTS='{SCRIPT}'\n")
         self._script("up", str(self.number))
-        self._bring_environment()
+        for host in range(1, self.number + 1):
+            self._bring_environment(host)
 
-    def _bring_environment(self) -> None:
+    def _bring_environment(self, host: int) -> None:
         # /tmp and the home folder are a host's own. A virtual environment there is hard-linked
         # into /shared.
         python = Path(sys.prefix, "bin", "python")
-        if self.ssh(1, f"test -x {python}").returncode == 0:
+        if self.ssh(host, f"test -x {python}").returncode == 0:
             return
         linked = self.shared / "environment"
-        subprocess.run(["cp", "--archive", "--link", sys.prefix, linked], check=True)
-        for host in range(1, self.number + 1):
-            link = f"mkdir -p {Path(sys.prefix).parent}"
-            link += f" && ln -sfn /shared/environment {sys.prefix} && test -x {python}"
-            self.ssh(host, link).check_returncode()
+        if not linked.exists():
+            subprocess.run(["cp", "--archive", "--link", sys.prefix, linked], check=True)
+        link = f"mkdir -p {Path(sys.prefix).parent}"
+        link += f" && ln -sfn /shared/environment {sys.prefix} && test -x {python}"
+        self.ssh(host, link).check_returncode()
 
     def down(self) -> None:
         self._script("down")
@@ -145,6 +146,8 @@ class Hosts:
     def power(self, host: int, on: bool) -> None:
         """Cuts the power of a host, so that others hear nothing more of it, or starts it again."""
         self._script("boot" if on else "kill", str(host))
+        if on:
+            self._bring_environment(host)
 
     def network(self, host: int, on: bool) -> None:
         """Cuts a host from the others, while it runs on and keeps /shared; or joins it again."""
