@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from raydc.features import Signature
 from raydc.loop.group import Alone
 from raydc.loop.length import Length
 from raydc.loop.step import Step
+from raydc.models.losses import plain_loss_sum
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
 
@@ -97,9 +99,8 @@ class Run:
             tuple("0123456789"),
         )
         network = models.build(self.spec.model, signature, 0).train()
-        self.step = Step(
-            network, "classification", self.spec.train, 0, Length(10**9, 1000), Alone()
-        )
+        loss_sum = partial(plain_loss_sum, "classification")
+        self.step = Step(network, loss_sum, self.spec.train, 0, Length(10**9, 1000), Alone())
         self.x = torch.randint(0, 256, (batch_size, *shape), dtype=torch.uint8)
         self.y_B = torch.randint(0, 10, (batch_size,))
         self.done = 0

@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ from train import BATCH, MEAN, STD, find_data, read
 from raydc import models, order
 from raydc.data.shards import open_rows, write_data_set
 from raydc.features import Features, Image, Signature
-from raydc.loop import tree
 from raydc.loop.feed import Batch, Feed
 from raydc.loop.group import Alone, Workers, World
 from raydc.loop.length import Length
 from raydc.loop.step import Step
+from raydc.loop.summation_tree import nodes_of
+from raydc.models.losses import plain_loss_sum
 from raydc.spec.model import Cnn, Mlp, Torchvision
 from raydc.spec.resolved import ResolvedTrain
 from raydc.storage import Storage
@@ -144,7 +146,8 @@ def trainer(name: str, model: str, num_shards: int, world_size: int) -> Trainer:
             logical_shards=num_shards, exact=name != "plain", metric="accuracy", mode="max"
         )
         group = Workers(CPU) if world_size > 1 else Alone()
-        step = Step(network, "classification", section, 0, Length(1_000_000, 1000), group)
+        loss_sum = partial(plain_loss_sum, "classification")
+        step = Step(network, loss_sum, section, 0, Length(1_000_000, 1000), group)
         return lambda number, batch: step(number, BATCH, batch.x, batch.y_B, batch.shards)
     net = (
         nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
@@ -192,7 +195,7 @@ def megabytes(name: str, model: str, world_size: int) -> float:
     num_shards = 4 if name == "exact, V=4" else world_size
     ranges = [order.shards_of_rank(num_shards, rank, world_size) for rank in range(world_size)]
     num_nodes = (
-        1 if world_size == 2 else max(len(tree.nodes_of(num_shards, shards)) for shards in ranges)
+        1 if world_size == 2 else max(len(nodes_of(num_shards, shards)) for shards in ranges)
     )
     return num_bytes * (num_nodes + 1) * (world_size - 1) / world_size / 1e6
 

@@ -112,16 +112,27 @@ def check_model(job: Job, data: prepared.Prepared) -> None:
     """Builds the model and tries a user's own on a few rows, before anything is written.
 
     Raises:
-        SpecError: There is no such model, it or the augmentation does not fit the data, or its
-            state would not survive a checkpoint.
+        SpecError: There is no such model, it, the augmentation or the loss does not fit the data,
+            or its state would not survive a checkpoint.
     """
-    from raydc import models
-    from raydc.loop import augment, state_proof
+    import torch
 
-    augment.make_augmenter(job.spec.data.augment, data.features.signature, job.spec.seed)
+    from raydc import models
+    from raydc.data.shards import open_rows
+    from raydc.loop import augment, state_proof
+    from raydc.models.losses import make_loss
+
+    signature = data.features.signature
+    augment.make_augmenter(job.spec.data.augment, signature, job.spec.seed)
+    make_loss(
+        job.spec.train.loss,
+        signature,
+        lambda: open_rows(data.folder, "train").targets,
+        torch.device("cpu"),
+    )
 
     # Pretrained weights have the shapes of fresh ones; a check need not download them.
-    models.build(job.spec.model.without_weights(), data.features.signature, job.spec.seed)
+    models.build(job.spec.model.without_weights(), signature, job.spec.seed)
     state_proof.prove_state(job.spec, data)
 
 

@@ -201,6 +201,12 @@ class Rows:
         parts = [self._shard(index).row_ids for index in range(len(self._names))]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
+    @cached_property
+    def targets(self) -> _Array:
+        """Target of each row, [N]: int64 class positions, or float32."""
+        parts = [self._shard(index).y for index in range(len(self._names))]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
     def _open_all(self, indices: Sequence[int]) -> None:
         """Opens several shards at once, because the hash of one keeps one CPU busy."""
         missing = [index for index in indices if index not in self._open]

@@ -12,6 +12,7 @@ from raydc.loop.feed import Feed
 from raydc.loop.group import Group
 from raydc.loop.length import Length
 from raydc.loop.step import Step
+from raydc.models.losses import make_loss
 from raydc.models.network_parts import Network
 from raydc.spec import ResolvedSpec
 
@@ -44,7 +45,7 @@ def assemble(spec: ResolvedSpec, data: Prepared, group: Group) -> Assembly:
         group: The process group; its world says which shards this worker computes.
 
     Raises:
-        SpecError: The rows cannot be augmented as the spec says.
+        SpecError: The rows cannot be augmented, or their classes not weighted, as the spec says.
     """
     train, signature = spec.train, data.features.signature
     augmenter = make_augmenter(spec.data.augment, signature, spec.seed)
@@ -55,5 +56,6 @@ def assemble(spec: ResolvedSpec, data: Prepared, group: Group) -> Assembly:
     length = Length(train.total_steps(feed.steps_per_epoch), feed.steps_per_epoch)
     # Built on the CPU and moved, so that the first weights do not depend on the device.
     network = models.build(spec.model, signature, spec.seed).to(group.world.device).train()
-    step = Step(network, signature.task, train, spec.seed, length, group)
+    loss_sum = make_loss(train.loss, signature, lambda: rows.targets, group.world.device)
+    step = Step(network, loss_sum, train, spec.seed, length, group)
     return Assembly(open_rows(data.folder, "validation"), feed, length, network, step)

@@ -26,6 +26,7 @@ from raydc.loop.group import Alone
 from raydc.loop.length import Length
 from raydc.loop.step import Step
 from raydc.models.build_check import refuse_shape, user_code, without_trace
+from raydc.models.losses import make_loss
 from raydc.models.network_parts import Network, model_problem
 from raydc.spec import ResolvedSpec
 from raydc.spec.model import Builder
@@ -66,6 +67,9 @@ class _Proof:
         self.signature = data.features.signature
         self.num_shards = min(_MAX_SHARDS, spec.train.logical_shards)
         rows = open_rows(data.folder, "train")
+        self.loss_sum = make_loss(
+            spec.train.loss, self.signature, lambda: rows.targets, torch.device("cpu")
+        )
         ids_B = np.arange(min(len(rows), self.num_shards * _ROWS_PER_SHARD), dtype=np.int64)
         x, y_B = rows.gather(ids_B)
         self.x, self.y_B = torch.from_numpy(x), torch.from_numpy(y_B)
@@ -177,7 +181,7 @@ class _Proof:
         ]
         length = Length(total_steps=1, steps_per_epoch=1)
         with user_code(self.name, f"a training step on {len(self.x)} row(s) fails"):
-            step = Step(self.trained, self.signature.task, train, self.spec.seed, length, Alone())
+            step = Step(self.trained, self.loss_sum, train, self.spec.seed, length, Alone())
             step(0, len(self.x), self.x, self.y_B, shards)
 
     def _refuse_hidden_changes(self, before: Mapping[str, Tensor]) -> None:

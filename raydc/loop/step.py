@@ -25,8 +25,8 @@ from raydc.loop.group import Group
 from raydc.loop.length import Length
 from raydc.loop.optimizer import make_optimizer, make_scheduler
 from raydc.loop.reduction import Reduction
+from raydc.models.losses import LossSum
 from raydc.models.network_parts import Network
-from raydc.models.scores import loss_sum
 from raydc.spec.resolved import ResolvedTrain
 
 # Index of a logical shard, and its slice of the rows of a worker.
@@ -84,7 +84,7 @@ class Step:
 
     Args:
         network: Network to train, on its device and in training mode.
-        task: `classification` or `regression`, which selects the loss.
+        loss_sum: Maps outputs and targets to the sum of the rows' losses (`losses.make_loss`).
         train: Section `train` of a resolved spec, with the optimiser and its schedule.
         seed: Seed of the run, from which the random state of each shard is set.
         length: Length of the run, for the learning rate schedule.
@@ -100,7 +100,7 @@ class Step:
     def __init__(
         self,
         network: Network,
-        task: str,
+        loss_sum: LossSum,
         train: ResolvedTrain,
         seed: int,
         length: Length,
@@ -110,7 +110,7 @@ class Step:
         self.network = network
         self.optimizer = make_optimizer(train, network)
         self.scheduler = make_scheduler(train, self.optimizer, length)
-        self._task = task
+        self._loss_sum = loss_sum
         self._seed = seed
         self._rank = group.world.rank
         self._device = group.world.device
@@ -185,7 +185,7 @@ class Step:
         self._buffers.restore()
         self._reduction.start_shard(shard)
         with _running_statistics_for_one_row(self.network, len(x)):
-            loss = loss_sum(self._task, self.forward(x), y_B)
+            loss = self._loss_sum(self.forward(x), y_B)
         # Starting the backward pass with 1 / rows divides all gradients without a pass over them.
         loss.backward(torch.full_like(loss, 1.0 / num_rows))  # type: ignore[no-untyped-call]
         return [*self._buffers.collect(), loss.detach()]

@@ -1,7 +1,8 @@
 """Metrics of a model by task, with torchmetrics, which also adds them up over workers.
 
 Used in workers, and in the pool that evaluates bundles. Sums are kept in float64, so that the
-digits that are printed or compared do not depend on which worker judged which rows.
+digits that are printed or compared do not depend on which worker judged which rows. Whatever
+training minimises, the metric `loss` is the default loss of the task, so that runs can be compared.
 
 Shape suffixes: B rows, K outputs.
 """
@@ -13,31 +14,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from raydc.features import Features
+from raydc.models.losses import plain_loss_sum
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
-
-
-def loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
-    """The loss that training minimises, summed over rows.
-
-    A sum, not a mean: the caller divides once, by the rows of all workers.
-
-    Args:
-        task: `classification` for the cross entropy, `regression` for the squared error of the
-            standardised target.
-        outputs_BK: Raw outputs; [B, 1] for a regression.
-        targets_B: int64 class positions, or float32 standardised targets.
-
-    Returns:
-        float32, a scalar.
-    """
-    if task == "classification":
-        return functional.cross_entropy(outputs_BK, targets_B, reduction="sum")
-    return functional.mse_loss(outputs_BK.squeeze(1), targets_B, reduction="sum")
 
 
 class Scores:
@@ -82,7 +64,7 @@ class Scores:
         """
         # The rest is done on the CPU in float64, which gives the same digits on every device.
         outputs_BK, targets_B = outputs_BK.detach().cpu(), targets_B.cpu()
-        loss = loss_sum(self.task, outputs_BK, targets_B).double()
+        loss = plain_loss_sum(self.task, outputs_BK, targets_B).double()
         if self.task == "classification":
             return outputs_BK.argmax(dim=1), targets_B, loss
         return (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from raydc.errors import Problem
 from raydc.spec.document import Path
+from raydc.spec.loss import LOSSES
 from raydc.spec.sections import Sources, Spec
 from raydc.spec.train import SCORES
 
@@ -24,6 +25,13 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
             f"choose {', '.join(allowed)}"
         )
         yield Problem(where(("train", "metric")), "train.metric", message)
+    losses = LOSSES[spec.data.task]
+    if spec.train.loss is not None and spec.train.loss.name not in losses:
+        message = (
+            f"{spec.train.loss.name!r} is not a loss of {spec.data.task}; "
+            f"choose {', '.join(losses)}"
+        )
+        yield Problem(where(("train", "loss")), "train.loss", message)
     # A worker without a shard would hold resources and compute nothing.
     shards, workers = spec.train.logical_shards, spec.scaling.max_workers
     if shards is not None and shards < workers:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
+from raydc.spec.loss import Loss
 
 DEFAULT_EPOCHS = 10
 DEFAULT_EVERY_SECONDS = 60.0
@@ -83,6 +84,11 @@ class Train(Section):
         "summed along one tree. false: a worker computes all its rows at once, and the order of "
         "the sum is not fixed.",
     )
+    loss: Loss | None = Field(
+        None,
+        description="A name, or a name with its arguments. Default: cross_entropy, or mse for "
+        "regression. The metric `loss` is that default, whatever training minimises.",
+    )
     optimizer: Optimizer = Field(Optimizer(), description="A name, or a name with its arguments.")
     learning_rate: Positive = Field(1e-3, description="Highest learning rate.")
     lr_scheduler: LrScheduler = Field(
@@ -107,7 +113,7 @@ class Train(Section):
         10, description="Steps between two writes of metrics and progress."
     )
 
-    _expand_names = field_validator("optimizer", "lr_scheduler", mode="before")(named)
+    _expand_names = field_validator("loss", "optimizer", "lr_scheduler", mode="before")(named)
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from raydc.loop import step as steps
 from raydc.loop.group import Alone
 from raydc.loop.length import Length
 from raydc.loop.step import Step
+from raydc.models.losses import make_loss, plain_loss_sum
 from raydc.spec.model import Cnn, Linear, Mlp
 from raydc.spec.resolved import ResolvedTrain
 
@@ -27,6 +29,8 @@ SIGNATURE = Signature(
     "image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", ("a", "b", "c")
 )
 CPU = torch.device("cpu")
+# Of all training rows, for `class_weights: balanced`.
+TARGETS = torch.tensor([0] * 6 + [1] * 3 + [2])
 
 
 def resolved_train(**fields: Any) -> ResolvedTrain:
@@ -43,7 +47,8 @@ def batch(num_rows: int = 24) -> tuple[Tensor, Tensor]:
 def make(model: Any, train: dict[str, Any], workers: Any = None, kind: type[Step] = Step) -> Step:
     network = models.build(model, SIGNATURE, 0)
     section, length = resolved_train(**train), Length(10, 5)
-    return kind(network, "classification", section, 0, length, workers or Alone())
+    loss_sum = make_loss(section.loss, SIGNATURE, TARGETS.numpy, CPU)
+    return kind(network, loss_sum, section, 0, length, workers or Alone())
 
 
 def all_shards(num_rows: int, num_shards: int) -> list[tuple[int, slice]]:
@@ -202,6 +207,31 @@ def test_step_with_any_number_of_workers_gives_the_same_bits(
                 assert torch.equal(step.network.state_dict()[name], tensor), (world_size, name)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "cross_entropy", "class_weights": "balanced", "label_smoothing": 0.1},
+        {"name": "focal", "class_weights": {"b": 3.0}},
+    ],
+    ids=["weighted", "focal"],
+)
+def test_step_with_a_loss_of_the_spec_gives_the_same_bits(loss: dict[str, Any]) -> None:
+    model = Mlp(name="mlp", hidden=[8])
+    train = {"logical_shards": 4, "global_batch_size": 24, "loss": loss}
+    alone, plain = make(model, train), make(model, {**train, "loss": None})
+    x, y_B = batch()
+    for number in range(3):
+        alone(number, 24, x, y_B, all_shards(24, 4))
+        plain(number, 24, x, y_B, all_shards(24, 4))
+    assert any(
+        not torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(alone).items()
+    )
+    for world_size in (2, 4):
+        for step in train_together(model, train, world_size, 24):
+            for name, tensor in weights(alone).items():
+                assert torch.equal(step.network.state_dict()[name], tensor), (world_size, name)
+
+
 @pytest.mark.parametrize("num_rows", [24, 3])
 def test_step_not_exact_agrees_up_to_rounding(num_rows: int) -> None:
     model = Cnn(name="cnn", channels=[4], batch_norm=False)
@@ -284,7 +314,7 @@ def test_reduction_refuses_a_gradient_that_comes_in_pieces() -> None:
         network = models.Network(models.Input(SIGNATURE), TwiceUsedLayer(use_reentrant))
         step = Step(
             network,
-            "classification",
+            partial(plain_loss_sum, "classification"),
             resolved_train(logical_shards=2),
             0,
             Length(10, 5),
@@ -366,7 +396,8 @@ def test_step_counts_an_unused_parameter_as_zero_gradient() -> None:
     unused = torch.nn.Parameter(torch.ones(3))
     network.register_parameter("unused", unused)
     train = resolved_train(optimizer={"name": "adamw", "weight_decay": 0.1})
-    step = Step(network, "classification", train, 0, Length(10, 5), Alone())
+    loss_sum = partial(plain_loss_sum, "classification")
+    step = Step(network, loss_sum, train, 0, Length(10, 5), Alone())
     x, y_B = batch()
     step(0, 24, x, y_B, all_shards(24, 1))
     assert float(unused[0].detach()) == pytest.approx(1.0 - 1e-3 * 0.1)

@@ -105,6 +105,27 @@ WRONG = [
     ),
     (
         "  epochs: 3",
+        "  epochs: 3\n  loss: mae",
+        "spec.yaml:10:3: train.loss: 'mae' is not a loss of classification; "
+        "choose cross_entropy, focal",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  loss: {name: focal, label_smoothing: 0.1}",
+        "train.loss: label_smoothing is for cross_entropy, not for focal",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  loss: {name: focal, class_weights: {a: 0.0}}",
+        "train.loss.class_weights.a: input should be greater than 0, not 0.0",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  loss: {name: focal, class_weights: equal}",
+        "train.loss.class_weights: input should be 'balanced', not 'equal'",
+    ),
+    (
+        "  epochs: 3",
         "  epochs: 3\n  optimizer: {name: adam, momentum: 0.9}",
         "momentum and nesterov are for sgd",
     ),

@@ -1,0 +1,128 @@
+"""Losses by name, summed over rows. Used in workers, and by the checks before a run.
+
+Shape suffixes: B rows, K outputs (classes, or 1 for a regression).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raydc.errors import Problem, SpecError, did_you_mean
+from raydc.features import Signature
+from raydc.spec.loss import LOSSES, Loss
+
+# Maps outputs [B, K] and targets [B] to the sum of the rows' losses, a float32 scalar.
+LossSum = Callable[[Tensor, Tensor], Tensor]
+
+
+def plain_loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
+    """The default loss of a task, summed over rows; what `loss` means among the metrics.
+
+    A sum, not a mean: the caller divides once, by the rows of all workers.
+
+    Args:
+        task: `classification` for the cross entropy, `regression` for the squared error of the
+            standardised target.
+        outputs_BK: Raw outputs; [B, 1] for a regression.
+        targets_B: int64 class positions, or float32 standardised targets.
+
+    Returns:
+        float32, a scalar.
+    """
+    if task == "classification":
+        return functional.cross_entropy(outputs_BK, targets_B, reduction="sum")
+    return functional.mse_loss(outputs_BK.squeeze(1), targets_B, reduction="sum")
+
+
+def make_loss(
+    loss: Loss | None,
+    signature: Signature,
+    read_targets: Callable[[], npt.NDArray[np.int64]],
+    device: torch.device,
+) -> LossSum:
+    """Makes the loss of a spec.
+
+    With class weights the sum is still divided by the number of rows, not by the sum of their
+    weights, so that the rate of a step does not depend on the classes that it happens to have.
+
+    Args:
+        loss: Section `train.loss`; None for the default of the task.
+        signature: Task and classes of the data set.
+        read_targets: Returns the class positions of all training rows, int64 [N]. Called for
+            `class_weights: balanced` only.
+        device: Where the outputs are.
+
+    Raises:
+        SpecError: A class weight names no class, or a class has no training row to balance.
+    """
+    if loss is None:
+        return partial(plain_loss_sum, signature.task)
+    if loss.name in LOSSES["regression"]:
+        return partial(_regression_loss, _regression(loss))
+    weights_K = _class_weights(loss, signature, read_targets)
+    on_device_K = None if weights_K is None else weights_K.to(device)
+    if loss.name == "focal":
+        return partial(_focal, loss.gamma, on_device_K)
+    return partial(_cross_entropy, loss.label_smoothing, on_device_K)
+
+
+def _regression(loss: Loss) -> nn.Module:
+    if loss.name == "huber":
+        return nn.HuberLoss(reduction="sum", delta=loss.delta)
+    return nn.L1Loss(reduction="sum") if loss.name == "mae" else nn.MSELoss(reduction="sum")
+
+
+def _regression_loss(criterion: nn.Module, outputs_B1: Tensor, targets_B: Tensor) -> Tensor:
+    summed: Tensor = criterion(outputs_B1.squeeze(1), targets_B)
+    return summed
+
+
+def _cross_entropy(
+    smoothing: float, weights_K: Tensor | None, outputs_BK: Tensor, targets_B: Tensor
+) -> Tensor:
+    return functional.cross_entropy(
+        outputs_BK, targets_B, weights_K, reduction="sum", label_smoothing=smoothing
+    )
+
+
+def _focal(gamma: float, weights_K: Tensor | None, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
+    """Focal loss for several classes (Lin et al. 2017, arXiv 1708.02002)."""
+    entropies_B = functional.cross_entropy(outputs_BK, targets_B, reduction="none")
+    # -expm1 is 1 - probability, also where the probability is so near to 1 that it would round.
+    # Above 0, where a power below 1 has no gradient.
+    missed_B = (-torch.expm1(-entropies_B)).clamp_min(torch.finfo(torch.float32).tiny)
+    losses_B = missed_B.pow(gamma) * entropies_B
+    return (losses_B if weights_K is None else losses_B * weights_K[targets_B]).sum()
+
+
+def _class_weights(
+    loss: Loss, signature: Signature, read_targets: Callable[[], npt.NDArray[np.int64]]
+) -> Tensor | None:
+    given, classes = loss.class_weights, signature.classes
+    if given is None:
+        return None
+    if given == "balanced":
+        counts_K = np.bincount(read_targets(), minlength=len(classes))
+        if (counts_K == 0).any():
+            missing = classes[int(counts_K.argmin())]
+            raise _problem(
+                f"no training row is of class {missing!r}, so there is nothing to balance; "
+                "give the weights by class"
+            )
+        return torch.tensor(counts_K.sum() / (len(classes) * counts_K), dtype=torch.float32)
+    for name in given:
+        if name not in classes:
+            hint = did_you_mean(name, classes) or f"they are {', '.join(classes)}"
+            raise _problem(f"{name!r} is not one of the classes; {hint}")
+    return torch.tensor([given.get(name, 1.0) for name in classes], dtype=torch.float32)
+
+
+def _problem(message: str) -> SpecError:
+    return SpecError([Problem("", "train.loss.class_weights", message)])
