@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from raydc.spec import ResolvedSpec
     from raydc.spec.sections import Spec
 
+# Key in the context of click for the spec file of this command and its overrides.
+_LOADED = "raydc.loaded"
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
 SET = click.option(
     "--set",
@@ -94,7 +96,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except RaydcError as error:
-            _fail(error)
+            _fail(_with_places(error, ctx))
         # A full disk or a missing permission is for the user to fix, so there is no traceback.
         except OSError as error:
             _fail(failures.os_error(error, f"raydc {ctx.invoked_subcommand}"))
@@ -130,6 +132,16 @@ class Commands(click.Group):
                 )
 
 
+def _with_places(error: RaydcError, ctx: click.Context) -> RaydcError:
+    """Gives the problems of a spec their lines, where a later stage has found them."""
+    loaded = ctx.find_root().meta.get(_LOADED)
+    if not isinstance(error, SpecError) or loaded is None:
+        return error
+    from raydc import spec
+
+    return spec.add_places(error, *loaded)
+
+
 def _fail(error: RaydcError) -> None:
     lines = str(error).splitlines()
     if isinstance(error, SpecError):
@@ -151,6 +163,8 @@ def load(path: str, overrides: tuple[str, ...]) -> Spec:
     """Reads a spec with its overrides. Raises SpecError."""
     from raydc import spec
 
+    # For the place of a problem that is found later.
+    click.get_current_context().find_root().meta[_LOADED] = (path, overrides)
     return spec.load(path, overrides)
 
 

@@ -16,6 +16,7 @@ from raydc.cli.app import (
     RESUME,
     SET,
     SPEC,
+    load,
     open_job,
     report,
     resolve,
@@ -256,7 +257,7 @@ def chaos(
             "--nodes and --address exclude each other", "Nodes of a cluster in use are left alone."
         )
     # Relative paths are resolved here: all nodes are on this machine and reach them.
-    resolved = specs.resolve(specs.load(spec, overrides))
+    resolved = specs.resolve(load(spec, overrides))
     with breaking.Nodes(nodes) if nodes else contextlib.nullcontext() as own:
         job = (
             jobs.open_job(resolved, own.address, report)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from raydc.errors import Problem, SpecError, UsageError, did_you_mean
+from raydc.errors import Problem, RaydcError, SpecError, UsageError, did_you_mean
 from raydc.spec import document as yaml_document
 from raydc.spec import relations, resolved, search_space
 from raydc.spec.document import Document, Path
@@ -59,6 +60,44 @@ def loads(text: str, name: str = "spec.yaml", overrides: Sequence[str] = ()) -> 
     document = yaml_document.parse(text, name)
     sources = _apply_overrides(document, overrides)
     return validate(document, sources, Spec)
+
+
+def add_places(
+    error: SpecError, path: str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> SpecError:
+    """Gives problems that were found after loading the places of their fields.
+
+    A model that does not fit the data, for example, is known by its field only.
+
+    Args:
+        error: The error; problems that have a place keep it.
+        path: Path of the YAML file.
+        overrides: `path=value` each, as `--set` takes them.
+
+    Returns:
+        A copy with places; the error itself if the file cannot be read any more.
+    """
+    try:
+        document = yaml_document.parse(FilePath(path).read_text(encoding="utf-8"), os.fspath(path))
+        sources = _apply_overrides(document, overrides)
+    except (OSError, UnicodeDecodeError, RaydcError):
+        return error
+    return SpecError(
+        [
+            replace(one, where=_find_place((*one.path.split("."),), document, sources))
+            if one.path and not one.where
+            else one
+            for one in error.problems
+        ]
+    )
+
+
+def _find_place(path: Path, document: Document, override_places: dict[Path, str]) -> str:
+    # The longest override wins: `--set train={...}` places every field below it.
+    for length in range(len(path), 0, -1):
+        if path[:length] in override_places:
+            return override_places[path[:length]]
+    return document.where(path) if document.places else document.name
 
 
 def from_dict(value: dict[str, Any], name: str = "spec") -> Spec:
@@ -110,11 +149,7 @@ def validate(document: Document, override_places: dict[Path, str], kind: type[An
     """
 
     def where(path: Path) -> str:
-        # The longest override wins: `--set train={...}` places every field below it.
-        for length in range(len(path), 0, -1):
-            if path[:length] in override_places:
-                return override_places[path[:length]]
-        return document.where(path) if document.places else document.name
+        return _find_place(path, document, override_places)
 
     try:
         spec = kind.model_validate(document.value)

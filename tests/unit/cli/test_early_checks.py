@@ -74,6 +74,16 @@ def test_what_needs_no_data_is_refused_before_ray_starts(
     assert (found, message in " ".join(output.split())) == (code, True), output
 
 
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("command", ["validate", "plan", "train"])
+def test_a_problem_that_is_found_after_loading_has_its_place(spec: Path, command: str) -> None:
+    spec.write_text(spec.read_text().replace("{name: mlp}", "\n  name: vit_tiny"))
+    assert f"error: {spec}:5:3: model.name: no model 'vit_tiny'" in invoke(command, str(spec))[1]
+    given = "model.name=vit_small"
+    output = invoke(command, str(spec), "--set", given)[1]
+    assert f"error: --set {given}: model.name: no model 'vit_small'" in output
+
+
 def test_a_header_of_parquet_and_of_folders_has_the_columns(spec: Path) -> None:
     folder = spec.parent / "parts" / "region=north"
     folder.mkdir(parents=True)
