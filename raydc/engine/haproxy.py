@@ -68,6 +68,7 @@ def rewrite(config: str, max_files: int = _UNLIMITED_FILES) -> str:
         edit.replace("log target", r"^ *log 127\.0\.0\.1:514 local0 info\n", "")
     # An `errorfile` would win over the `http-error` rules that follow below.
     edit.replace("error files", r"^ *errorfile 50[234] .*\n", "", count=3)
+    edit.insert_below("global", rules.for_process())
     edit.insert_below("defaults", rules.for_all_sections())
     given = re.search(r"^ *maxconn (\d+)$", config, flags=re.MULTILINE)
     max_connections = rules.choose_max_connections(int(given[1]) if given else 0, max_files)

@@ -27,10 +27,13 @@ _RETRY_AFTER_S = 1
 START_CONNECTIONS = 2048
 # What it is raised to where there are files. An idle one costs a few KiB.
 MAX_CONNECTIONS = 20_000
-# One to each side, and a pipe of two for every fourth connection, through which bytes are spliced.
-_FILES_PER_CONNECTION = 2.5
-# Listeners, health checks, pipes and sockets.
-_SPARE_FILES = 256
+# Pipes of two files each, through which long bodies are spliced; without a free one they are copied.
+_MAX_PIPES = 64
+# Listeners, health checks, sockets and pipes.
+_SPARE_FILES = 256 + 2 * _MAX_PIPES
+# A connection has a second file, the one to the replica, while its request is there. A replica
+# takes some hundreds at a time, so idle connections may have all but these.
+_FILES_TO_REPLICAS = 4096
 # From the first fraction of the connections, answers end theirs, so that idle ones cannot take the
 # last places. From the second, requests are refused, and from the third, connections.
 _CLOSE_FRACTION, _REFUSE_FRACTION, _REJECT_FRACTION = 0.75, 0.95, 0.99
@@ -60,14 +63,20 @@ _REQUEST_ID = "%[var(txn.raydc_request_id)]"
 
 
 def choose_max_connections(given: int, max_files: int) -> int:
-    """Number of connections for HAProxy, which does not start with more than it has files for.
+    """Number of connections for HAProxy, as far as it has files for them.
 
     Args:
         given: The number in the configuration that Ray Serve wrote, which the user may have set.
         max_files: Most files that a process of this user may open.
     """
-    fits = max(1, int((max_files - _SPARE_FILES) / _FILES_PER_CONNECTION))
+    free = max_files - _SPARE_FILES
+    fits = max(1, free // 2, free - _FILES_TO_REPLICAS)
     return min(MAX_CONNECTIONS if given == START_CONNECTIONS else given, fits)
+
+
+def for_process() -> list[str]:
+    """Limits of files: HAProxy would not start without two for each connection, and pipes."""
+    return ["no strict-limits", f"maxpipes {_MAX_PIPES}"]
 
 
 def for_all_sections() -> list[str]:

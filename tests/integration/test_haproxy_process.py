@@ -114,12 +114,16 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[bytes]] = []
     folder = serve_environment.make_folder()
 
-    def run(replica_port: int | None, maxconn: int | None = None) -> int:
+    def run(
+        replica_port: int | None, maxconn: int | None = None, max_files: int | None = None
+    ) -> int:
         (port,) = free_ports(1)
         path = write_config(Path(folder.name), port, replica_port, maxconn)
         program = serve_environment.local(Path(folder.name))[PROGRAM]
         command = [program, "-db", "-f", str(path), "-dR"]
         environment = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": program}
+        if max_files is not None:
+            command = ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh", *command]
         processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment))
         wait_for(lambda: answers(port))
         return port
@@ -234,6 +238,16 @@ def test_idle_connections_leave_room_for_a_client_that_asks(start: Start, replic
     # More than HAProxy took before; the replica is not asked, so that only HAProxy works.
     head = f"GET /-/{haproxy_rules.MARK} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
     idle = open_connections(port, 2500, head)
+    assert ask(port, "/small/json/200")[0] == 200
+    for connection in idle:
+        connection.close()
+
+
+def test_idle_connections_may_have_most_of_few_files(start: Start, replica: int) -> None:
+    port = start(replica, max_files=9000)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    # More than 9,000 / 2.5, for which HAProxy would have files of both sides and pipes.
+    idle = open_connections(port, 4000, b"")
     assert ask(port, "/small/json/200")[0] == 200
     for connection in idle:
         connection.close()

@@ -26,6 +26,7 @@ def test_rewrite_edits_the_installed_template(template: str) -> None:
     assert all(bind.startswith("127.0.0.1:") for bind in binds)
     assert " mode 600 level admin" in edited
     assert edited.count("http-error status") == 7
+    assert edited.startswith("global\n    no strict-limits\n    maxpipes 64\n")
     # A `default-server` of the section `defaults` would not reach them.
     servers = [line for line in edited.splitlines() if line.strip().startswith("server ")]
     assert servers
@@ -47,6 +48,7 @@ def test_rewrite_edits_the_installed_template(template: str) -> None:
         (r"^backend http-small$", "backend small", "section `backend http-small`: 0 instead of 1"),
         (r"return status 404", "deny status 404", "answer without an application: 0 instead of 1"),
         (r"127\.0\.0\.1:514 local0 info", "stdout local0", "log target: 0 instead of 1"),
+        (r"^global$", "global\nglobal", "section `global`: 2 instead of 1"),
         (r"^ *maxconn \d+$", "", "number of connections: 0 instead of 1"),
     ],
 )
@@ -63,12 +65,14 @@ def test_rewrite_refuses_a_changed_template(
     ("given", "max_files", "chosen"),
     [
         (2048, 1 << 20, 20_000),
-        (2048, 20_000, 7_897),
-        (2048, 4096, 1_536),
+        # Idle connections have one file each, those with a request at a replica two.
+        (2048, 20_000, 15_520),
+        (2048, 9_000, 4_520),
+        (2048, 4096, 1_856),
         # What the user has set counts, as far as there are files.
         (500, 1 << 20, 500),
         (50_000, 1 << 20, 50_000),
-        (50_000, 1024, 307),
+        (50_000, 1024, 320),
         (2048, 100, 1),
     ],
 )
