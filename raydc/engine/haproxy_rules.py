@@ -17,6 +17,10 @@ _UNKNOWN_TIMEOUT_S = 3600
 # A host that falls silent is noticed within ten seconds, however long a request may take: the
 # kernel of a host that lives acknowledges, even if the replica on it is busy.
 _SILENT_IDLE_S, _SILENT_INTERVAL_S, _SILENT_PROBES = 4, 2, 3
+# Of a health check whose connection stands. Without it, that is one second: a replica whose event
+# loop is busy for two would count as dead, and Ray Serve's slow proxy get its requests. A dead
+# replica refuses the connection, and a silent host does not take it: both are noticed as before.
+_CHECK_TIMEOUT_S = 3
 # Appended to each server: the same for a host that falls silent before it has acknowledged the
 # request. HAProxy does not pass it on from a `default-server`.
 SERVER_OPTION = f" tcp-ut {_SILENT_IDLE_S + _SILENT_INTERVAL_S * _SILENT_PROBES}s"
@@ -27,7 +31,7 @@ _RETRY_AFTER_S = 1
 START_CONNECTIONS = 2048
 # What it is raised to where there are files. An idle one costs a few KiB.
 MAX_CONNECTIONS = 20_000
-# Pipes of two files each, through which long bodies are spliced; without a free one they are copied.
+# Pipes of two files each, through which long bodies are spliced; without a free one, copied.
 _MAX_PIPES = 64
 # Listeners, health checks, sockets and pipes.
 _SPARE_FILES = 256 + 2 * _MAX_PIPES
@@ -84,6 +88,7 @@ def for_all_sections() -> list[str]:
     return [
         f"timeout http-request {HEAD_TIMEOUT_S}s",
         f"timeout server {_UNKNOWN_TIMEOUT_S}s",
+        f"timeout check {_CHECK_TIMEOUT_S}s",
         "option srvtcpka",
         f"srvtcpka-idle {_SILENT_IDLE_S}s",
         f"srvtcpka-intvl {_SILENT_INTERVAL_S}s",

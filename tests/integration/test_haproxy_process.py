@@ -44,8 +44,13 @@ class Replica(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout_ms = b"30000"
     is_over = threading.Event()
+    check_takes_s = 0.0
+    num_checks = 0
 
     def do_GET(self) -> None:
+        if self.path == "/-/healthz":
+            Replica.num_checks += 1
+            self.is_over.wait(self.check_takes_s)
         form, status = ("json", "200") if self.path == "/-/healthz" else self.path.split("/")[2:]
         if form == "gone":
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -220,6 +225,20 @@ def test_replica_that_never_answers_ends_with_504_by_its_own_limit(
     assert body["error"] == "the replica gave no answer in time; try again"
     # The header is between replica and HAProxy.
     assert haproxy_rules.TIMEOUT_HEADER not in ask(port, "/small/json/200")[1]
+
+
+def test_replica_that_is_slow_to_answer_health_checks_is_not_taken_for_dead(
+    start: Start, replica: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = start(replica)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    # As long as an event loop that opens thousands of connections; checks come every second.
+    monkeypatch.setattr(Replica, "check_takes_s", 2.0)
+    before = Replica.num_checks
+    statuses = set()
+    while Replica.num_checks < before + 3:
+        statuses.add(ask(port, "/small/json/200")[0])
+    assert statuses == {200}
 
 
 def open_connections(port: int, count: int, request: bytes) -> list[socket.socket]:
