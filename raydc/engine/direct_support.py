@@ -63,6 +63,11 @@ LIMITS = (
         f"at a replica's own port the head of a request arrives within {HEAD_TIMEOUT_S:g} s (408)",
     ),
     DirectLimit(
+        "head limits",
+        "at a replica's own port the rest of a body whose request has been answered already "
+        f"arrives within {HEAD_TIMEOUT_S:g} s, or the connection is closed",
+    ),
+    DirectLimit(
         "direct path",
         "a client that sends requests and reads no answers is cut off after "
         f"{UNREAD_ANSWER_TIMEOUT_S:g} s",

@@ -1,5 +1,8 @@
 """Limits on the head of a request (its line and headers) at a replica's own port: size and time.
 
+The time is also that of a body whose request has been answered already, as with 408 or 413: a
+client that goes on to dribble it would keep its connection for ever.
+
 HAProxy has limits too. But a replica's port can be reached past HAProxy, and uvicorn, which Ray
 Serve starts there, accepts heads of any length and duration. Runs in the replica, for each
 connection.
@@ -39,6 +42,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _end_of_read = b""
     _num_begun = 0
     _is_in_head = True
+    _is_in_body = False
     _is_refused = False
     _timer: asyncio.TimerHandle | None = None
 
@@ -65,8 +69,14 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head, self._num_head_bytes, self._end_of_read = False, 0, b""
+        self._is_in_body = True
         self._stop_timer()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_in_body = False
+        self._stop_timer()
+        super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -87,6 +97,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._count(data, expects_head and self._num_begun - num_begun <= 1)
             if self._timer is None:
                 self._start_timer()
+        elif self._is_in_body and self._timer is None and not self._is_in_work:
+            self._start_timer()
 
     def _is_head_too_long(self, data: bytes) -> bool:
         """Whether no head ends within the bytes that are still allowed. `data` is the next read."""
@@ -120,6 +132,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._is_in_work:
             # The client waits for an answer and may have sent the start of its next request.
             self._start_timer()
+        elif self._is_in_body:
+            self.transport.close()
         else:
             self._refuse(408, _TOO_SLOW)
 

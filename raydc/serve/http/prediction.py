@@ -47,7 +47,7 @@ class PredictionHandler:
         predict_body.check_media_type(predict_body.media_type_of(content_type), interface)
         slot = await self._service.admission.admit()
         try:
-            content = await request.read(settings.max_request_bytes)
+            content = await slot.read(request, settings.max_request_bytes)
             query = request.scope.get("query_string", b"").decode("latin-1")
             body = predict_body.Body(content, content_type, query)
 
@@ -86,7 +86,7 @@ class PredictionHandler:
             )
         slot = await self._service.admission.admit()
         try:
-            content = await request.read(settings.max_request_bytes)
+            content = await slot.read(request, settings.max_request_bytes)
             # Filled by `inputs`, maybe in a thread; the answer needs the request as well.
             parsed: list[open_inference.InferRequest] = []
 

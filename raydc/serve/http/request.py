@@ -37,9 +37,20 @@ class Request:
         id: Identifier from the head, or a new one.
         rows: Number of rows that were predicted for it; 0 until then.
         version: Number of the version that answered it; empty until then.
+        num_read: Bytes of its body that have been read.
     """
 
-    __slots__ = ("headers", "id", "receive", "rows", "scope", "segments", "subpath", "version")
+    __slots__ = (
+        "headers",
+        "id",
+        "num_read",
+        "receive",
+        "rows",
+        "scope",
+        "segments",
+        "subpath",
+        "version",
+    )
 
     def __init__(self, scope: Any, receive: Callable[[], Awaitable[Any]]) -> None:
         path: str = scope["path"]
@@ -53,6 +64,7 @@ class Request:
         self.id = self.header(_REQUEST_ID) or uuid.uuid4().hex
         self.rows = 0
         self.version = ""
+        self.num_read = 0
 
     @property
     def method(self) -> str:
@@ -96,15 +108,14 @@ class Request:
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
             raise _too_large(max_bytes)
         chunks: list[bytes] = []
-        num_bytes = 0
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             chunk: bytes = message.get("body", b"")
-            num_bytes += len(chunk)
+            self.num_read += len(chunk)
             # Counted as well as declared: a chunked body declares nothing.
-            if num_bytes > max_bytes:
+            if self.num_read > max_bytes:
                 raise _too_large(max_bytes)
             # The usual body comes in one message and is not copied.
             if not message.get("more_body", False) and not chunks:

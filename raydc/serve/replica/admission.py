@@ -1,14 +1,17 @@
 """Admission control of a replica: how many requests it holds, and how many of those it computes.
 
 A request passes two levels. `AdmissionQueue.admit` lets it in, which allows it to read its body;
-`Slot.start_computing` waits for its turn to be computed; `Slot.release` gives back both.
+`Slot.read` reads it; `Slot.start_computing` waits for its turn to be computed; `Slot.release` gives
+back both.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
+from typing import Any, Protocol
 
 from raydc.serve.protocol.interface import RequestError
 
@@ -16,6 +19,20 @@ _RETRY_AFTER_S = 1
 # Bodies that may arrive while every turn to compute is taken and the queue is full: a slow sender
 # must not keep a fast one from reading ahead.
 _SPARE_BODIES = 16
+# Added to the bytes of each body when their rates are compared: what has just begun is not slow.
+_CREDIT_BYTES = 16 * 1024
+# The slowest of the oldest is looked for: comparing all would take longer than some requests.
+_NUM_COMPARED = 64
+
+
+class Incoming(Protocol):
+    """A request whose body arrives."""
+
+    num_read: int
+    """Bytes of it that have arrived."""
+
+    async def read(self, max_bytes: int) -> bytes:
+        """Reads all of it, and refuses what is larger."""
 
 
 class AdmissionQueue:
@@ -27,6 +44,8 @@ class AdmissionQueue:
     def __init__(self) -> None:
         self._bodies = _Level()
         self._computing = _Level()
+        # In the order in which they have begun.
+        self._reading: dict[Slot, None] = {}
         self.resize(1, 0)
 
     @property
@@ -59,26 +78,39 @@ class AdmissionQueue:
     async def admit(self) -> Slot:
         """Lets a request in, before its body is read.
 
-        With an unlimited queue this waits until there is room for the body.
+        If the room for bodies is full, the one that arrives most slowly makes way: clients that
+        dribble theirs must not keep all others out. With an unlimited queue this waits until there
+        is room.
 
         Returns:
             The slot of the request, which must be released.
 
         Raises:
-            RequestError: 429 if the queue or the room for bodies is full.
+            RequestError: 429 if the queue is full, or the room for bodies with such as have
+                arrived.
         """
-        if self._max_queued >= 0:
-            self.check_queue()
-            if self._bodies.is_full:
-                raise _refusal("too many requests are being read")
+        self.check_queue()
+        if self._bodies.is_full and not self._end_slowest() and self._max_queued >= 0:
+            raise _refusal("too many requests are being read")
         await self._bodies.acquire()
-        return Slot(self, self._bodies, self._computing)
+        return Slot(self, self._bodies, self._computing, self._reading)
 
     def check_queue(self) -> None:
         """Raises RequestError 429 if a request would have to wait and the queue is full."""
         num_waiting = self._computing.num_waiting
         if 0 <= self._max_queued <= num_waiting and self._computing.is_full:
             raise _refusal(f"{num_waiting} requests are waiting already")
+
+    def _end_slowest(self) -> bool:
+        """Ends the reading of one body; False if none is being read."""
+        now_s = asyncio.get_running_loop().time()
+        oldest = itertools.islice(self._reading, _NUM_COMPARED)
+        slowest = min(oldest, key=lambda slot: slot.rate(now_s), default=None)
+        if slowest is None:
+            return False
+        del self._reading[slowest]
+        slowest.end_reading()
+        return True
 
 
 class Slot:
@@ -88,15 +120,65 @@ class Slot:
         queue: The queue that admitted it.
         bodies: Level that the request holds.
         computing: Level that `start_computing` acquires.
+        reading: Slots whose bodies are being read; those that `read` keeps in it can be ended.
     """
 
-    __slots__ = ("_bodies", "_computing", "_is_computing", "_queue")
+    __slots__ = (
+        "_began_s",
+        "_bodies",
+        "_computing",
+        "_incoming",
+        "_is_computing",
+        "_is_ended",
+        "_queue",
+        "_reading",
+        "_task",
+    )
 
-    def __init__(self, queue: AdmissionQueue, bodies: _Level, computing: _Level) -> None:
+    def __init__(
+        self, queue: AdmissionQueue, bodies: _Level, computing: _Level, reading: dict[Slot, None]
+    ) -> None:
         self._queue = queue
         self._bodies = bodies
         self._computing = computing
-        self._is_computing = False
+        self._reading = reading
+        self._is_computing = self._is_ended = False
+        self._task: asyncio.Task[Any] | None = None
+
+    async def read(self, incoming: Incoming, max_bytes: int) -> bytes:
+        """Reads the body of the request.
+
+        Raises:
+            RequestError: The body is refused; 408 if it made way for another one.
+        """
+        self._incoming = incoming
+        self._began_s = asyncio.get_running_loop().time()
+        self._task = task = asyncio.current_task()
+        self._reading[self] = None
+        try:
+            return await incoming.read(max_bytes)
+        except asyncio.CancelledError:
+            # Something else may have cancelled the request as well, such as its own time limit.
+            if not self._is_ended or task is None or task.uncancel() > 0:
+                raise
+            raise RequestError(
+                408,
+                "the body arrives too slowly while others wait; try again",
+                {"retry-after": str(_RETRY_AFTER_S)},
+            ) from None
+        finally:
+            self._reading.pop(self, None)
+
+    def rate(self, now_s: float) -> float:
+        """Bytes of the body for each second since it is being read."""
+        seconds = max(1e-3, now_s - self._began_s)
+        return (self._incoming.num_read + _CREDIT_BYTES) / seconds
+
+    def end_reading(self) -> None:
+        """Lets `read` fail. Called while it waits for a part of the body."""
+        self._is_ended = True
+        if self._task is not None:
+            self._task.cancel()
 
     async def start_computing(self) -> None:
         """Waits for the request's turn to be computed.

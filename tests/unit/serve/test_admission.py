@@ -46,6 +46,88 @@ def test_admit_refuses_when_room_for_bodies_is_full() -> None:
     run(scenario, num_ongoing=2, max_queued=3)
 
 
+class Dribbled:
+    """A body of which some bytes have arrived, and the rest comes when it is told to."""
+
+    def __init__(self, num_read: int) -> None:
+        self.num_read = num_read
+        self.is_over = asyncio.Event()
+
+    async def read(self, max_bytes: int) -> bytes:
+        await self.is_over.wait()
+        return b"x" * max_bytes
+
+
+@pytest.mark.parametrize("max_queued", [3, -1])
+def test_slowest_body_makes_way_for_another_request(max_queued: int) -> None:
+    async def scenario(admission: AdmissionQueue) -> None:
+        num_places = 2 + max(0, max_queued) + _SPARE_BODIES
+        bodies = [Dribbled(100_000) for _ in range(num_places)]
+        bodies[3].num_read = 7
+        slots = [await admission.admit() for _ in bodies]
+        reading = [
+            asyncio.create_task(slot.read(body, 5))
+            for slot, body in zip(slots, bodies, strict=True)
+        ]
+        await asyncio.sleep(0)
+
+        async def end(index: int) -> None:
+            with pytest.raises(RequestError, match="too slowly while others wait") as error:
+                await reading[index]
+            assert (error.value.status, error.value.headers) == (408, {"retry-after": "1"})
+            slots[index].release()
+
+        newcomer = asyncio.create_task(admission.admit())
+        await end(3)
+        slots[3] = await newcomer
+        assert [task.done() for task in reading].count(True) == 1, "one for one"
+        # What has arrived is not slow, however full it is.
+        for body in bodies:
+            body.is_over.set()
+        del reading[3]
+        assert await asyncio.gather(*reading) == [b"xxxxx"] * (num_places - 1)
+        if max_queued >= 0:
+            assert "being read" in await refused(admission)
+        for slot in slots:
+            slot.release()
+        assert admission.num_inside == 0
+
+    run(scenario, num_ongoing=2, max_queued=max_queued)
+
+
+def test_body_that_has_just_begun_is_not_the_slowest() -> None:
+    async def scenario(admission: AdmissionQueue) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        old, new = await admission.admit(), await admission.admit()
+        reading = [asyncio.create_task(slot.read(Dribbled(0), 5)) for slot in (old, new)]
+        await asyncio.sleep(0)
+        # The old one has sent a byte a second, the new one nothing yet.
+        old._began_s = now_s - 5.0
+        old._incoming.num_read = 5
+        assert admission._end_slowest()
+        with pytest.raises(RequestError):
+            await reading[0]
+        assert not reading[1].done()
+        reading[1].cancel()
+        await asyncio.wait({reading[1]})
+        old.release()
+        new.release()
+
+    run(scenario, num_ongoing=2, max_queued=0)
+
+
+def test_time_limit_of_the_whole_request_is_not_taken_for_that_of_the_body() -> None:
+    async def scenario(admission: AdmissionQueue) -> None:
+        slot = await admission.admit()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await slot.read(Dribbled(0), 5)
+        slot.release()
+
+    run(scenario, num_ongoing=1, max_queued=0)
+
+
 def test_queue_is_first_come_first_served_and_limited() -> None:
     async def scenario(admission: AdmissionQueue) -> None:
         first, *others = [await admission.admit() for _ in range(3)]
