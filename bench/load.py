@@ -1,6 +1,7 @@
 """Generates load on an endpoint in its own process; each request becomes a line of a file.
 
     python -m bench.load URL FILE --clients 4 --pace 0.01 [--library]     closed loop
+    python -m bench.load URL FILE --clients 2 --pictures A.png B.jpg       pictures, in turn
     python -m bench.load URL FILE --rate 1000                             open loop
 
 Clients of the closed loop wait for their answer; the open loop sends at its rate whatever happens.
@@ -147,7 +148,8 @@ def main() -> None:
     )
     parser.add_argument("url")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--rows", type=json.loads, required=True)
+    parser.add_argument("--rows", type=json.loads, default=[])
+    parser.add_argument("--pictures", type=Path, nargs="+")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--pace", type=float, default=0.01)
     parser.add_argument("--rate", type=float)
@@ -163,12 +165,15 @@ async def _run(options: argparse.Namespace, file: IO[str]) -> None:
 
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     body = json.dumps({"rows": options.rows}).encode()
+    pictures = [path.read_bytes() for path in options.pictures or ()]
     if options.rate:
         await _flood(options, body, note, ended)
         return
     ask = _ask_library if options.library else _ask_plainly
     clients = [
-        asyncio.create_task(ask(options, index, body, note, ended))
+        asyncio.create_task(
+            ask(options, index, pictures[index % len(pictures)] if pictures else body, note, ended)
+        )
         for index in range(options.clients)
     ]
     await asyncio.gather(*clients)
@@ -183,7 +188,7 @@ async def _ask_plainly(
 ) -> None:
     async with _session(1) as session:
         while not ended.done():
-            await _post(session, options.url, client, body, note)
+            await _post(session, options.url, client, body, note, bool(options.pictures))
             await asyncio.sleep(options.pace)
 
 
@@ -239,9 +244,16 @@ def _session(limit: int) -> aiohttp.ClientSession:
 
 
 async def _post(
-    session: aiohttp.ClientSession, url: str, client: int, body: bytes, note: Note
+    session: aiohttp.ClientSession,
+    url: str,
+    client: int,
+    body: bytes,
+    note: Note,
+    is_picture: bool = False,
 ) -> None:
-    headers = {"content-type": "application/json", "x-raydc-key": f"client-{client}"}
+    # Which kind of picture it is is found in its bytes.
+    kind = "image/png" if is_picture else "application/json"
+    headers = {"content-type": kind, "x-raydc-key": f"client-{client}"}
     began_s, started = time.time(), time.perf_counter()
     version = failure = retry_after = None
     status = 0

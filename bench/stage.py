@@ -147,20 +147,20 @@ class Stage:
 
 def processes(title: str) -> list[int]:
     """Ids of those whose command begins so, among what this process has started, and no others."""
-    return [pid for pid in _descendants(os.getpid()) if _command(pid).startswith(title)]
+    return [pid for pid in descendants(os.getpid()) if _command(pid).startswith(title)]
 
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         tasks = Path(f"/proc/{pid}/task").iterdir()
         children = [
             int(child) for task in tasks for child in (task / "children").read_text().split()
         ]
-        return [*children, *(one for child in children for one in _descendants(child))]
+        return [*children, *(one for child in children for one in descendants(child))]
     return []
 
 
