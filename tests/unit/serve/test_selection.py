@@ -133,7 +133,7 @@ def test_selection_falls_back_if_the_server_has_another_protocol(
     decision, took_serves_path = decide(monkeypatch, FakeReplica(), http="h11")
     assert (decision.is_direct, decision.has_head_limits, took_serves_path) == (False, False, True)
     assert decision.reason == "Ray Serve's HTTP server does not use raydc's protocol"
-    assert len(decision.missing_limits) == 3
+    assert len(decision.missing_limits) == 4
     assert auto.AutoHTTPProtocol is httptools_impl.HttpToolsProtocol, "nothing stays behind"
 
 
