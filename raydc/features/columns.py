@@ -247,7 +247,7 @@ class Image:
                     f"rows[{row}].{column}: there is no image", "An image cannot be filled in."
                 )
             try:
-                image = images.open_image(value)
+                image = images.open_image(value, is_limited=max_pixels is not None)
                 num_pixels += max(images.count_pixels(image), self.height * self.width)
                 if max_pixels is not None and num_pixels > max_pixels:
                     raise TooManyPixelsError(

@@ -17,7 +17,12 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from raydc.features import nested
-from raydc.features.image_work import count_decoded_pixels
+from raydc.features.image_work import (
+    SMALL_FILE_BYTES,
+    HeadFile,
+    check_exif,
+    count_decoded_pixels,
+)
 
 Pixels = npt.NDArray[np.uint8]  # [H, W, C], C is 1 (grey) or 3 (RGB)
 
@@ -66,11 +71,13 @@ def decode(
     return to_pixels(open_image(value), size, channels, as_shown)
 
 
-def open_image(value: Any) -> Image.Image | Pixels:
+def open_image(value: Any, is_limited: bool = False) -> Image.Image | Pixels:
     """Opens an image, so that its size is known, without decoding it.
 
     Args:
         value: Image in any of the forms of `decode`.
+        is_limited: Whether to refuse a file that takes more work before its pixels than ordinary
+            ones do, see `image_work`.
 
     Returns:
         An image of PIL whose pixels are not read yet; or pixels, if they were given as numbers.
@@ -86,7 +93,13 @@ def open_image(value: Any) -> Image.Image | Pixels:
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"not base64 text: {error}") from error
     try:
-        return Image.open(io.BytesIO(value), formats=_FORMATS)
+        if not is_limited or len(value) <= SMALL_FILE_BYTES:
+            return Image.open(io.BytesIO(value), formats=_FORMATS)
+        file = HeadFile(value)
+        image = Image.open(file, formats=_FORMATS)
+        file.end_limits()
+        check_exif(image)
+        return image
     except UnidentifiedImageError as error:
         raise ValueError(f"not an image of a known format ({', '.join(_FORMATS)})") from error
     except Exception as error:  # PIL's plugins raise errors of any type on a broken file.
