@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from training import (
@@ -21,6 +21,7 @@ from training import (
 )
 
 from raydc import train
+from raydc.checkpoint.state import State
 from raydc.checkpoint.store import CheckpointStore
 from raydc.data.prepared import load
 from raydc.engine import interruption
@@ -84,11 +85,19 @@ def test_fit_of_a_regression_scores_in_units_of_the_target(tmp_path: Path) -> No
     assert rmse == pytest.approx(100.0 * loss**0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize("model", ["mlp", "batch_norm", "momentum", "augment"])
-@pytest.mark.parametrize("killed_at", [2, 9, 13, 20])
-def test_fit_killed_and_resumed_equals_the_undisturbed_run_bit_for_bit(
-    tmp_path: Path, data: Storage, killed_at: int, model: str
-) -> None:
+class Whole(NamedTuple):
+    """A run that nothing has disturbed."""
+
+    spec: ResolvedSpec
+    data: Storage
+    run: Storage
+    state: State
+
+
+@pytest.fixture(scope="module", params=["mlp", "batch_norm", "momentum", "augment"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """One for each kind of state that a checkpoint has to hold."""
+    model, path = request.param, tmp_path_factory.mktemp("whole")
     section = (
         {"name": "cnn", "channels": [4, 8], "batch_norm": True, "dropout": 0.3}
         if model != "mlp"
@@ -104,9 +113,16 @@ def test_fit_killed_and_resumed_equals_the_undisturbed_run_bit_for_bit(
     }
     if model == "momentum":
         schedule["optimizer"] = {"name": "sgd", "momentum": 0.9}
-    spec = training_spec(str(tmp_path), train=schedule, **sections)
-    undisturbed, disturbed = folder(tmp_path, "undisturbed"), folder(tmp_path, "disturbed")
-    state = worker.fit(spec, undisturbed, data)
+    spec = training_spec(str(path), train=schedule, **sections)
+    data, run = write_pictures(folder(path, "data")), folder(path)
+    return Whole(spec, data, run, worker.fit(spec, run, data))
+
+
+@pytest.mark.parametrize("killed_at", [2, 9, 13, 20])
+def test_fit_killed_and_resumed_equals_the_undisturbed_run_bit_for_bit(
+    tmp_path: Path, whole: Whole, killed_at: int
+) -> None:
+    (spec, data, undisturbed, state), disturbed = whole, folder(tmp_path)
     fit_and_kill(spec, disturbed, data, killed_at)
     assert worker.fit(spec, disturbed, data) == state
     assert weights_hash(disturbed, state.step) == weights_hash(undisturbed, state.step)
