@@ -51,7 +51,7 @@ def test_stopped_worker_is_no_useful_step(
     spec = training_spec(
         str(tmp_path),
         model={"builder": "paced:network", "arguments": {"hurry": str(hurry)}},
-        train={"epochs": 5},
+        train={"epochs": 2},
         scaling={"num_workers": 2},
     )
     lines: list[str] = []
