@@ -40,6 +40,7 @@ def stop_for(pid: int, seconds: float) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_engine")
 def test_stopped_worker_is_no_useful_step(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
