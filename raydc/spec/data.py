@@ -59,7 +59,9 @@ class Split(Section):
 
     validation_fraction: Fraction = Field(
         0.1,
-        description="Fraction of validation rows, for early stop, sweeps and the best checkpoint.",
+        description="Fraction of validation rows, for early stop, sweeps and the best checkpoint. "
+        "A few dozen rows choose by chance: of a small data set, take more, or set train.metric "
+        "to loss.",
     )
     test_fraction: Fraction | None = Field(
         None,

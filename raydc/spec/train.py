@@ -103,8 +103,10 @@ class Train(Section):
     )
     metric: Metric | None = Field(
         None,
-        description="Metric that selects the best checkpoint. Default: accuracy, or rmse for "
-        "regression.",
+        description="Metric that selects the best checkpoint, the one that is served. Default: "
+        "accuracy, or rmse for regression. Of equal values the lower loss is the best. With fewer "
+        "than some hundred validation rows, accuracy and f1 move in large steps and a lucky early "
+        "epoch may win; loss is steadier.",
     )
     mode: Literal["max", "min"] | None = Field(
         None, description="Whether more or less is better. Default: as the metric needs."
