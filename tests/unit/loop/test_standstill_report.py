@@ -27,7 +27,7 @@ def _every_tick_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rank_0_writes_it_and_the_account_still_adds_up(tmp_path: Path) -> None:
     data, run = write_pictures(Storage(str(tmp_path / "data"))), Storage(str(tmp_path / "run"))
-    worker.fit(training_spec(str(tmp_path), train={"epochs": 20}), run, data)
+    worker.fit(training_spec(str(tmp_path), train={"epochs": 2}), run, data)
     assert "stood_still" in event_kinds(run)
     account = read_account(run)
     assert account.seconds["stalled"] > 0
