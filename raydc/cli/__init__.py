@@ -4,13 +4,13 @@ Exit codes are those of `raydc.errors`. Commands import what they need when they
 `raydc --help` loads neither Ray nor torch.
 """
 
-from raydc.cli import canary, endpoint, inventory, rm, show, stages, token
+from raydc.cli import canary, endpoint, init, inventory, rm, show, stages, token
 from raydc.cli.app import main
 
 __all__ = ["main"]
 
 # In the order in which a newcomer needs them.
-main.add_section("Specs", show.validate, show.plan, show.schema)
+main.add_section("Specs", init.init, show.validate, show.plan, show.schema)
 main.add_section(
     "Stages",
     stages.run,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from raydc.data.column_notes import is_number_with_signs, to_exclude
+from raydc.data.column_notes import to_exclude
 from raydc.data.column_scan import BlockScan, ColumnScan, Occurrences
 from raydc.data.layout import Layout
+from raydc.data.text_shapes import is_number_with_signs
 from raydc.errors import DataError, Say, did_you_mean, shown
 from raydc.spec.sections import Data
 

@@ -13,29 +13,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from raydc.data.clean import TRAIN, Cleaner
 from raydc.data.column_scan import BlockScan
 from raydc.data.column_statistics import CategoryCounts, RowStatistics
+from raydc.data.text_shapes import (
+    MISSING_WORDS,
+    are_mostly,
+    is_date,
+    is_identifier_name,
+    is_number,
+    is_plain_number,
+)
 from raydc.errors import shown
 from raydc.spec.sections import Data
 
 _MAX_NOTES_PER_COLUMN = 3
 # Enough to tell dates from names, and little work for a column of millions of texts.
 _MAX_SAMPLES = 1000
-_MOST_SAMPLES_FRACTION = 0.9
 _MIN_WORDS_OF_TEXT = 4
 _MAX_EXAMPLE_CHARS = 40
 # A longer name in a header is rather a text of the first row.
 _MAX_NAME_CHARS = 80
-_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
-_DATE = re.compile(
-    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}"
-    rf"|\d{{1,2}}[ -]{_MONTH}[ -]\d{{2,4}}|{_MONTH} \d{{1,2}},? \d{{4}})(?:[T ,].*)?"
-    r"|\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?",
-    re.IGNORECASE,
-)
-_CURRENCY = re.compile(r"[$€£¥%]|\b(?:USD|EUR|GBP|CHF|JPY)\b")
-_SEPARATED = re.compile(r"[+-]?\d{1,3}(?:[.,'\s]\d{3})*(?:[.,]\d+)?|[+-]?\d+(?:[.,]\d+)?")
-# `Unnamed: 0` and a column without a name are what pandas makes of its index in CSV files.
-_ID_NAME = re.compile(r"(?:.*[\W_])?(?i:id|idx|index|uuid|guid)|.*[a-z](?:Id|ID)|Unnamed: \d+|")
-_MISSING_WORDS = ("?", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 _PLAIN_YAML = re.compile(r"[A-Za-z_][\w-]*")
 
@@ -51,11 +46,12 @@ def to_exclude(names: Iterable[str], data: Data) -> str:
         names: Columns to leave out.
         data: Section `data` of the spec.
     """
-    every = map(_yaml_name, dict.fromkeys((*data.features.exclude, *names)))
+    every = map(yaml_name, dict.fromkeys((*data.features.exclude, *names)))
     return f"data.features.exclude: [{', '.join(every)}]"
 
 
-def _yaml_name(name: str) -> str:
+def yaml_name(name: str) -> str:
+    """A name as YAML reads it: quoted where it has to be."""
     # YAML would read `Unnamed: 0` as a mapping and `no` as a boolean.
     is_plain = _PLAIN_YAML.fullmatch(name) and name.lower() not in _YAML_WORDS
     return name if is_plain else repr(name)
@@ -68,7 +64,7 @@ def of_header(names: Sequence[str], path: str) -> Iterator[str]:
         names: Cells of the header.
         path: Path of the file, for the note.
     """
-    odd = [name for name in names if _is_plain_number(name) or len(name) > _MAX_NAME_CHARS]
+    odd = [name for name in names if is_plain_number(name) or len(name) > _MAX_NAME_CHARS]
     if odd:
         yield (
             f"note: the header of {path} looks like a row of values: it has "
@@ -119,12 +115,12 @@ def of_scan(total: BlockScan, kinds: Mapping[str, str], data: Data, is_csv: bool
                 f"the one before; if it only tells rows apart, leave it out: "
                 f"{to_exclude([name], data)}"
             )
-        elif _ID_NAME.fullmatch(name):
+        elif is_identifier_name(name):
             yield (
                 f"note: {_column(name)} is named like an identifier or an index, but its numbers "
                 "are taken as quantities; leave it out, or make them categories: "
                 f"{to_exclude([name], data)}, or data.features.columns: "
-                f"{{{_yaml_name(name)}: categorical}}"
+                f"{{{yaml_name(name)}: categorical}}"
             )
     for name, column in total.columns.items() if is_csv else ():
         if column.line_breaks.count:
@@ -153,7 +149,7 @@ def _spellings(what: str, plural: str, counts: Mapping[str, int]) -> Iterator[st
 
 
 def _words_for_missing(name: str, counts: Mapping[str, int], data: Data) -> Iterator[str]:
-    found = [word for word in _MISSING_WORDS if word in counts]
+    found = [word for word in MISSING_WORDS if word in counts]
     if found:
         listed = ", ".join(f"{word!r} ({counts[word]:,} rows)" for word in found)
         words = ", ".join(map(repr, (*data.clean.missing_values, *found)))
@@ -220,14 +216,15 @@ def _kind_of_texts(
     seen = f"note: {_column(name)} holds"
     example = shown(samples[0], _MAX_EXAMPLE_CHARS) if samples else ""
     exclude = f"leave it out: {to_exclude([name], cleaner.data)}"
-    if num_values > 2 and _most(samples, lambda text: bool(_DATE.fullmatch(text.strip()))):
+    if num_values > 2 and are_mostly(samples, is_date):
         return (
             f"{seen} dates or times ({example}), taken as {num_values:,} different categories; "
             f"write numbers that can be learnt from, such as days or months, or {exclude}"
         )
-    if num_values > 2 and _most(samples, _is_number) and not _most(samples, _is_plain_number):
+    has_signs = are_mostly(samples, is_number) and not are_mostly(samples, is_plain_number)
+    if num_values > 2 and has_signs:
         example = shown(
-            next(text for text in samples if not _is_plain_number(text)), _MAX_EXAMPLE_CHARS
+            next(text for text in samples if not is_plain_number(text)), _MAX_EXAMPLE_CHARS
         )
         return (
             f"{seen} numbers with commas, separators or signs ({example}), taken as "
@@ -247,24 +244,3 @@ def _kind_of_texts(
             f"rows; if it is an identifier, {exclude}"
         )
     return None
-
-
-def _most(samples: list[str], fits: Callable[[str], bool]) -> bool:
-    return sum(map(fits, samples)) >= _MOST_SAMPLES_FRACTION * len(samples)
-
-
-def _is_plain_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def is_number_with_signs(text: str) -> bool:
-    """Whether text is a number with a decimal comma, separators, a currency or a percent sign."""
-    return _is_number(text) and not _is_plain_number(text)
-
-
-def _is_number(text: str) -> bool:
-    return bool(_SEPARATED.fullmatch(_CURRENCY.sub("", text).strip())) or _is_plain_number(text)

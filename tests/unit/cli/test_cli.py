@@ -20,6 +20,7 @@ from raydc.tracking import events
 
 COMMANDS = {
     "run": {"--set", "--address", "--dashboard", "--resume", "--new", "--fork", "--once"},
+    "init": {"--target", "--task", "--name", "--output"},
     "validate": {"--set"},
     "plan": {"--set", "--address"},
     "prepare": {"--set", "--address"},

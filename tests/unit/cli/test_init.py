@@ -1,0 +1,154 @@
+"""`raydc init`: a spec from the first rows of a data set, with a reason for what it guesses."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from raydc import spec as specs
+from raydc.cli import main
+from raydc.data import first_look
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def init(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["init", *arguments])
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    return result.exit_code, result.output
+
+
+def written(name: str) -> tuple[specs.Spec, str]:
+    """The spec as a command reads it, and its text."""
+    assert CliRunner().invoke(main, ["validate", name]).exit_code == 0
+    return specs.load(name), Path(name).read_text()
+
+
+def write_customers(path: Path, num_rows: int = 60, delimiter: str = ",") -> None:
+    choose = random.Random(0)
+    lines = [["id", "joined", "code", "age", "bill", "plan", "empty", "churned"]]
+    for row in range(num_rows):
+        age = "?" if row % 7 == 0 else str(choose.randrange(18, 80))
+        lines.append([
+            str(row), f"2024-01-{row % 28 + 1:02d}", f"c{choose.random()}", age,
+            f"{choose.random():.2f}", choose.choice(["basic", "plus"]), "",
+            choose.choice(["yes", "no"]),
+        ])  # fmt: skip
+    path.write_text("\n".join(delimiter.join(line) for line in lines) + "\n")
+
+
+def test_draft_leaves_out_what_cannot_be_learnt_from_and_says_why(here: Path) -> None:
+    write_customers(here / "Our Customers.csv")
+    code, output = init("Our Customers.csv", "--target", "churned")
+    assert (code, "raydc run our-customers.yaml" in output) == (0, True), output
+    spec, text = written("our-customers.yaml")
+    assert (spec.name, spec.data.source) == ("our-customers", "Our Customers.csv")
+    assert (spec.data.target, spec.data.task) == ("churned", "classification")
+    assert spec.data.features.exclude == ["id", "joined", "code", "empty"]
+    for reason in (
+        "- id                        # numbers the rows",
+        "# dates or times ('2024-01-01')",
+        "# an identifier or a text: 60 different values in 60 rows",
+        "# has no value in the rows that were looked at",
+        "# 2 classes: no, yes",
+        "# small, because 60 rows are few",
+    ):
+        assert reason in text
+    assert spec.data.clean.missing_values == ["", "?"]
+    assert spec.train.global_batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([0.5, 1.5] * 15, "regression"),
+        (list(range(30)), "regression"),
+        ([1, 2, 3] * 10, "classification"),
+        (["low", "high"] * 15, "classification"),
+    ],
+)
+def test_task_follows_from_the_values_of_the_target(
+    here: Path, values: list[object], task: str
+) -> None:
+    rows = "".join(f"{row % 7},{value}\n" for row, value in enumerate(values))
+    (here / "rows.csv").write_text(f"x,y\n{rows}")
+    assert init("rows.csv")[0] == 0
+    assert written("rows.yaml")[0].data.task == task
+    other = "regression" if task == "classification" else "classification"
+    if "low" not in values:
+        assert init("rows.csv", "--task", other, "--output", "other.yaml")[0] == 0
+        assert written("other.yaml")[0].data.task == other
+
+
+def test_draft_finds_delimiter_and_a_missing_header(here: Path) -> None:
+    write_customers(here / "semicolons.csv", delimiter=";")
+    assert init("semicolons.csv", "--target", "churned")[0] == 0
+    assert written("semicolons.yaml")[0].data.csv.delimiter == ";"
+    (here / "bare.csv").write_text("".join(f"{row % 5},{row % 3},a\n1,2,b\n" for row in range(20)))
+    assert init("bare.csv", "--target", "column_3")[0] == 0
+    assert written("bare.yaml")[0].data.csv.header is False
+
+
+def test_draft_of_images_brings_them_to_one_size(here: Path) -> None:
+    for label, side in (("cat", 20), ("dog", 40)):
+        (here / "pets" / label).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.full((side, side + number, 3), 100, dtype=np.uint8)
+            Image.fromarray(pixels).save(here / "pets" / label / f"{number}.png")
+    assert init("pets")[0] == 0
+    spec, _ = written("pets.yaml")
+    assert spec.data.features.image_size == [16, 16]
+    assert spec.model.name == "cnn"
+
+
+def test_draft_of_a_target_without_values_drops_these_rows(here: Path) -> None:
+    (here / "rows.csv").write_text("x,label\n" + "1,a\n2,b\n3,\n" * 10)
+    assert init("rows.csv")[0] == 0
+    spec, text = written("rows.yaml")
+    assert spec.data.clean.missing_target == "drop"
+    assert "# 10 rows have no target" in text
+
+
+def test_only_the_first_rows_are_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_look, "MAX_ROWS", 50)
+    write_customers(here / "rows.csv")
+    code, output = init("rows.csv", "--target", "churned")
+    assert (code, "the first 50 rows of 8 columns" in output) == (0, True), output
+
+
+def test_init_writes_over_nothing(here: Path) -> None:
+    write_customers(here / "rows.csv")
+    (here / "rows.yaml").write_text("mine")
+    code, output = init("rows.csv", "--target", "churned")
+    assert (code, "rows.yaml exists already" in output) == (2, True), output
+    assert (here / "rows.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "code", "message"),
+    [
+        (None, [], 3, "does not exist"),
+        ("a,b\n1,2\n", [], 2, "Give --target NAME. The columns are a, b."),
+        ("amount,b\n1,2\n", ["--target", "amout"], 2, "Did you mean amount? There are amount, b."),
+        ("a,b\n", ["--target", "b"], 3, "there are no rows"),
+        ("b\n1\n2\n", ["--target", "b"], 2, "no column is left to learn from"),
+        ("a,b\n1,2\n", ["--target", "b", "--name", "a b"], 2, "name"),
+    ],
+)
+def test_init_refuses_with_one_message_and_writes_nothing(
+    here: Path, content: str | None, arguments: list[str], code: int, message: str
+) -> None:
+    if content is not None:
+        (here / "rows.csv").write_text(content)
+    found, output = init("rows.csv", *arguments)
+    assert (found, message.lower() in output.lower()) == (code, True), output
+    assert not list(here.glob("*.yaml"))
