@@ -57,6 +57,8 @@ PARTS = ("alone", "idle", "dribbling", "pictures", "silent")
 LIMIT_S = 10.0
 # The answer of a replica comes by the limit; that of HAProxy, for one that is silent, 2 s later.
 MARGIN_S = 3.0
+# Until a process of clients asks.
+START_S = 3.0
 NUM_IDLE, NUM_DRIBBLING, NUM_HOSTILE = 10_000, 4_200, 12
 ROWS = [{"image": [[7] * pictures.SIDE] * pictures.SIDE}]
 _SHORT_FOLDER = "/tmp"
@@ -188,9 +190,12 @@ def _cut_host(place: Place) -> Row:
 @contextlib.contextmanager
 def _clients(place: Place, url: str) -> Iterator[list[Load]]:
     ordinary = str(pictures.write_ordinary(place.folder))
-    rows = Load(url, ROWS, place.folder / "rows.jsonl", "--clients", "4")
-    images = Load(url, [], place.folder / "images.jsonl", "--clients", "2", "--pictures", ordinary)
+    # Without limits there may be no answer to wait for.
+    rows = Load(url, ROWS, place.folder / "rows.jsonl", "--clients", "4", waits=False)
+    options = ("--clients", "2", "--pictures", ordinary)
+    images = Load(url, [], place.folder / "images.jsonl", *options, waits=False)
     with rows, images:
+        time.sleep(START_S)
         yield [rows, images]
 
 

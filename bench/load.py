@@ -94,10 +94,26 @@ def outage_s(requests: Iterable[Request]) -> float:
 
 
 class Load:
-    """A process that asks, as long as the `with` block lasts."""
+    """A process that asks, as long as the `with` block lasts.
 
-    def __init__(self, url: str, rows: list[dict[str, Any]], file: Path, *options: str) -> None:
+    Args:
+        url: The endpoint.
+        rows: What each request has.
+        file: For its records.
+        options: Further ones of the command.
+        waits: Whether the block begins with the first answer; else at once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rows: list[dict[str, Any]],
+        file: Path,
+        *options: str,
+        waits: bool = True,
+    ) -> None:
         self.file = file
+        self._waits = waits
         self._command = [
             sys.executable,
             "-m",
@@ -112,7 +128,8 @@ class Load:
     def __enter__(self) -> Load:
         self.file.write_text("")
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, cwd=_ROOT)
-        self.wait_for_more(1)
+        if self._waits:
+            self.wait_for_more(1)
         return self
 
     def __exit__(self, *_: object) -> None:

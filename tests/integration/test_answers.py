@@ -64,7 +64,7 @@ def test_metadata_says_which_path_requests_take_and_why(first: serve.Endpoint, p
         assert found["reason"].startswith("the check at start passed with ray ")
         return
     assert found["path"] == "serve"
-    assert len(found["limits_not_in_force"]) == 3
+    assert len(found["limits_not_in_force"]) == 4
     reasons = {
         "off": "serve.direct is off",
         "auto, changed uvicorn": "Ray Serve's HTTP server does not use raydc's protocol",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import selectors
 import socket
 import threading
 import time
@@ -306,6 +308,30 @@ def test_each_model_has_its_page(slow: serve.Endpoint, first: serve.Endpoint) ->
         assert shown.headers["content-security-policy"].startswith("default-src 'none'")
         for name in re.findall(r'(?:href|src)="([\w.]+\.\w+)"', shown.text):
             assert httpx.get(f"{endpoint.url}/{name}", timeout=WAIT_S).status_code == 200
+
+
+def test_bodies_that_dribble_keep_no_other_request_out(first: serve.Endpoint, spec: Spec) -> None:
+    parts = urllib.parse.urlsplit(first.url)
+    limits = spec.serve
+    head = f"POST {parts.path}/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n["
+    # More than a replica reads at once, by the spare places and a few.
+    count = limits.max_ongoing_requests + limits.max_queued_requests + 16 + 8
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as answered:
+        for _ in range(count):
+            connection = socket.create_connection((parts.hostname, parts.port), WAIT_S)
+            stack.enter_context(connection)
+            answered.register(connection, selectors.EVENT_READ)
+            connection.sendall(head.encode())
+        # All places are taken when the first one is refused or makes way.
+        refused = answered.select(WAIT_S)
+        assert refused
+        body = json.dumps(small_models.table_rows(1)).encode()
+        status, _, answer = ask(
+            first.url, "POST", "/predict", body, content_type="application/json"
+        )
+        assert (status, answer["model"]) == (200, "small")
+        made_way = [key.fileobj.recv(4096) for key, _ in refused]  # type: ignore[union-attr]
+    assert all(b"HTTP/1.1 408 " in one and b"too slowly" in one for one in made_way)
 
 
 def test_second_model_scales_and_refuses_overload(
