@@ -1,6 +1,6 @@
 """What other clients notice of hostile connections, pictures and hosts.
 
-    python -m bench.connections [--ray own head plain] [--seconds 15]
+    python -m bench.connections [--ray own head] [--seconds 15]
                                 [--only alone idle dribbling pictures silent]
 
 Six clients ask a small network for pictures: four send a row of 8 x 8 pixels, two a PNG of 100 x
@@ -14,10 +14,11 @@ is retried, and every failure is counted. They do so
 - while one of two replicas is stopped (SIGSTOP), and, where a second host can be made (as root,
   with `ray start --head`), while the network of its host is cut.
 
-On three Rays: raydc's own; one that `ray start --head` has started; and the same with a HAProxy of
-the user's (`plain`), which raydc leaves as Ray Serve wrote it, so that its limits are missing.
+On raydc's own Ray (`own`) and on one that `ray start --head` has started (`head`); with `--ray
+plain` on such a one with a HAProxy of the user's, which raydc leaves as Ray Serve wrote it, so that
+its limits are missing.
 
-Prints a table and writes bench/results/connections.json.
+Prints each row as it is measured, then a table, and writes bench/results/connections.json.
 """
 
 from __future__ import annotations
@@ -109,24 +110,31 @@ def measure(kind: str, seconds: float, parts: list[str]) -> dict[str, Any]:
         ) as work,
         started(kind, Path(work)) as place,
     ):
-        rows = []
         url = place.deploy(1)
         missing = direct_support.missing_haproxy_limits()
-        if "alone" in parts:
-            rows.append(_beside(place, "nothing", url, seconds))
-        if "idle" in parts:
-            rows.append(_beside_crowd(place, "idle", NUM_IDLE, url, seconds))
-        if "dribbling" in parts:
-            for what in ("head", "body"):
-                rows.append(_beside_crowd(place, what, NUM_DRIBBLING, url, seconds))
-        if "pictures" in parts:
-            rows.append(_beside_pictures(place, url, seconds))
-        if "silent" in parts:
-            rows.append(_stopped_replica(place))
-            if place.has_network:
-                serve.shutdown()
-                rows.append(_cut_host(place))
+        rows = []
+        for row in _measure(place, url, seconds, parts):
+            # At once: what comes next may take minutes, or fail.
+            print(json.dumps(row), flush=True)
+            rows.append(row)
     return {"limits_not_in_force": missing, "rows": rows}
+
+
+def _measure(place: Place, url: str, seconds: float, parts: list[str]) -> Iterator[Row]:
+    if "alone" in parts:
+        yield _beside(place, "nothing", url, seconds)
+    if "idle" in parts:
+        yield _beside_crowd(place, "idle", NUM_IDLE, url, seconds)
+    if "dribbling" in parts:
+        for what in ("head", "body"):
+            yield _beside_crowd(place, what, NUM_DRIBBLING, url, seconds)
+    if "pictures" in parts:
+        yield _beside_pictures(place, url, seconds)
+    if "silent" in parts:
+        yield _stopped_replica(place)
+        if place.has_network:
+            serve.shutdown()
+            yield _cut_host(place)
 
 
 def _beside(place: Place, what: str, url: str, seconds: float) -> Row:
@@ -261,7 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ray", nargs="+", choices=RAYS, default=list(RAYS))
+    parser.add_argument("--ray", nargs="+", choices=RAYS, default=["own", "head"])
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
@@ -269,18 +277,18 @@ def main() -> None:
     # Set on purpose: Ray's own default differs between its ways of starting and its versions.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     found: dict[str, Any] = {"cpus": os.cpu_count(), "files": raise_file_limit()}
+    target = ROOT / "bench" / "results" / "connections.json"
+    target.parent.mkdir(exist_ok=True)
     # Each in a process of its own: what a driver has read of its environment stays.
     spawn = multiprocessing.get_context("spawn")
     for kind in options.ray:
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             found[kind] = pool.submit(measure, kind, options.seconds, options.only).result()
+        target.write_text(json.dumps(found, indent=1) + "\n")
     show("beside", [_shown(row) for kind in options.ray for row in found[kind]["rows"]])
     for kind in options.ray:
         missing = found[kind]["limits_not_in_force"]
         print(f"\nlimits of HAProxy that are not in force ({kind}): {len(missing)}")
-    target = ROOT / "bench" / "results" / "connections.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\nwritten to {target.relative_to(ROOT)}")
 
 
