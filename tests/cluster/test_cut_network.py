@@ -69,8 +69,6 @@ def test_host_that_is_cut_and_reaches_storage_writes_nothing_more(
                 driven.wait_for(lambda: driven.last_step() > step + 5, "steps of the cut worker")
             driven.let_pass(cut_s)
             second = driven.attempt(2)
-            if first["world_size"] == 1:
-                driven.wait_for(lambda: driven.was_replaced(cut), "the cut worker is replaced")
         finally:
             hosts.network(cut, on=True)
         code = driven.finish()
@@ -78,6 +76,8 @@ def test_host_that_is_cut_and_reaches_storage_writes_nothing_more(
         assert code == 0, driven.log()
         assert driven.host_of(second) != cut
         driven.check(undisturbed)
+        # One of two workers may also end because its peer is gone.
+        assert driven.was_replaced(cut) or first["world_size"] == 2
         after_s = second["time_s"] - cut_at_s
         sys.stdout.write(
             f"{name}: cut at step {step}, next attempt {after_s:.1f} s later from step "
