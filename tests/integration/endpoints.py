@@ -18,6 +18,7 @@ import small_models
 from raydc import artefact
 from raydc.features import Features
 from raydc.registry import Registry
+from raydc.serve.control.readiness import fetch_replica_states
 from raydc.storage import Storage
 
 # So that replicas fit beside what other tests run.
@@ -31,6 +32,33 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
         time.sleep(0.1)
+
+
+def wait_for_replicas(
+    model: str, number: int = 1, settings: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """States of the replicas of a model.
+
+    A router of Ray Serve may see none for a moment, or one too many, while a replica changes. So
+    this waits until as many answer as the test expects.
+
+    Args:
+        model: Name of the model.
+        number: Replicas that answer.
+        settings: What each replica holds, by setting; None if that does not matter.
+    """
+    found: list[dict[str, Any]] = []
+
+    def are_there() -> bool:
+        found[:] = fetch_replica_states(model)
+        return len(found) == number and all(
+            state["settings"][name] == value
+            for state in found
+            for name, value in (settings or {}).items()
+        )
+
+    wait_for(are_there, f"{number} replica(s) of {model} with {settings}")
+    return found
 
 
 def register(

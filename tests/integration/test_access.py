@@ -68,10 +68,18 @@ def predict(url: str, token: str | None, path: str = "/predict", **headers: str)
 
 def replica_url(guarded: serve.Endpoint) -> str:
     """The replica's own port, past HAProxy."""
-    (port,) = [
-        port for kind, host, port in listeners() if (kind, host) == ("ServeReplica", "127.0.0.1")
-    ]
-    return f"http://127.0.0.1:{port}"
+    ports: list[int] = []
+
+    def is_one() -> bool:
+        ports[:] = [
+            port
+            for kind, host, port in listeners()
+            if (kind, host) == ("ServeReplica", "127.0.0.1")
+        ]
+        return len(ports) == 1
+
+    wait_for(is_one, "one replica listens; those of the test before are gone")
+    return f"http://127.0.0.1:{ports[0]}"
 
 
 # Tokens -------------------------------------------------------------------------------------------
@@ -181,21 +189,25 @@ def test_every_listening_socket_is_documented(guarded: serve.Endpoint, root: Pat
         "::": "all",
         "127.0.0.1": "loopback",
     }
-    found = {
-        (kind if kind in named else "other workers", words.get(host, host))
-        for kind, host, _ in listeners()
-    }
+
+    def found() -> set[tuple[str, str]]:
+        return {
+            (kind if kind in named else "other workers", words.get(host, host))
+            for kind, host, _ in listeners()
+        }
+
     # serve.host is 127.0.0.1 here, and a machine without a network has no other address either.
     same = {"host"} | ({"node"} if words[ray.util.get_node_ip_address()] == "loopback" else set())
     here = {(name, "loopback" if place in same else place) for name, place in known}
-    assert found - here == set()
     # These come and go: other workers, and the agent's port that a second Ray of a machine does
     # without.
-    assert here - found <= {
+    optional = {
         ("other workers", "all"),
         ("DashboardAgent", "node"),
         ("DashboardAgent", "loopback"),
     }
+    wait_for(lambda: here - found() <= optional, f"sockets of {here - optional}")
+    assert found() - here == set()
 
 
 # Metrics and log ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_models
-from endpoints import SMALL, WAIT_S, ask, serve_logs
+from endpoints import SMALL, WAIT_S, ask, serve_logs, wait_for
 
 from raydc import bundle, client, engine, evaluate, serve
 from raydc.registry import Registry
@@ -74,8 +74,13 @@ def test_metadata_says_which_path_requests_take_and_why(first: serve.Endpoint, p
 
 def test_log_of_the_replica_says_which_path_requests_take(first: serve.Endpoint, path: str) -> None:
     taken = "the direct" if path == "auto" else "Ray Serve's"
-    lines = [line for line in serve_logs("small") if f"requests take {taken} path" in line]
-    assert lines
+    lines: list[str] = []
+
+    def is_written() -> bool:
+        lines[:] = [line for line in serve_logs("small") if f"requests take {taken} path" in line]
+        return bool(lines)
+
+    wait_for(is_written, "a line in the log of a replica")
     assert ("not in force" in lines[-1]) == (path != "auto")
 
 

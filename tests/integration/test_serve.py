@@ -20,7 +20,7 @@ import httpx
 import pytest
 import ray
 import small_models
-from endpoints import SMALL, WAIT_S, Load, ask, register, wait_for
+from endpoints import SMALL, WAIT_S, Load, ask, register, wait_for, wait_for_replicas
 from ray import serve as ray_serve
 
 from raydc import client, engine, serve
@@ -119,9 +119,12 @@ def test_canary_answers_its_fraction_and_clients_keep_their_version(
     with Load(first.url) as load:
         rollout.start(storage, "small", "production", "canary", 2, 0.3, who="eve", why="try it")
         load.grow()
-        seen = rollout.observe(storage, "small", "production")
-        assert seen.tallies[1].num_answered > 0
-        assert seen.tallies[2].num_answered > 0
+
+        def have_answered() -> bool:
+            tallies = rollout.observe(storage, "small", "production").tallies
+            return all(side in tallies and tallies[side].num_answered > 0 for side in (1, 2))
+
+        wait_for(have_answered, "answers of both versions are counted")
         serve.promote(storage, "small", "production", 2, who="eve", why="it is good")
         load.grow()
     assert load.failures == []
@@ -196,13 +199,6 @@ def test_other_alias_moves_without_the_endpoint(first: serve.Endpoint, storage: 
 # The spec -----------------------------------------------------------------------------------------
 
 
-def replicas(model: str) -> list[dict[str, Any]]:
-    states: list[dict[str, Any]] = (
-        ray_serve.get_deployment_handle(DEPLOYMENT, model).broadcast("state").results(timeout_s=30)
-    )
-    return states
-
-
 def declared(model: str) -> dict[str, Any]:
     """The deployment's configuration as Serve's controller holds it."""
     details = serve_client._client().get_serve_details()
@@ -240,7 +236,6 @@ def test_deploy_passes_the_spec_to_serve(first: serve.Endpoint, storage: Storage
     assert {name: config["autoscaling_config"][name] for name in autoscaling} == autoscaling
     assert config["max_ongoing_requests"] > 20 + 30, "a replica must get what it is to refuse"
     assert config["ray_actor_options"]["num_cpus"] == 0.1
-    (state,) = replicas("small")
     section = changed.serve
     assert section is not None
     limits = (
@@ -250,8 +245,13 @@ def test_deploy_passes_the_spec_to_serve(first: serve.Endpoint, storage: Storage
         "max_batch_size",
         "batch_wait_timeout_s",
     )
-    for name in (*limits, "max_request_rows", "max_request_pixels"):
-        assert state["settings"][name] == getattr(section, name)
+    wait_for_replicas(
+        "small",
+        settings={
+            name: getattr(section, name)
+            for name in (*limits, "max_request_rows", "max_request_pixels")
+        },
+    )
     assert (
         ask(first.url, "POST", "/predict", b" " * 1001, content_type="application/json")[0] == 413
     )
@@ -338,10 +338,11 @@ def test_second_model_scales_and_refuses_overload(
     slow: serve.Endpoint, first: serve.Endpoint
 ) -> None:
     assert slow.url == f"{first.url}/slow"
-    assert {one["model"]: one["status"] for one in serve.status()} == {
-        "small": "RUNNING",
-        "slow": "RUNNING",
-    }
+    running = {"small": "RUNNING", "slow": "RUNNING"}
+    wait_for(
+        lambda: {one["model"]: one["status"] for one in serve.status()} == running,
+        "both models run",
+    )
     assert client.predict(slow.url, rows=[{"seconds": 0.0}])["model"] == "slow"
     stop = threading.Event()
     codes: Counter[int] = Counter()
@@ -363,7 +364,7 @@ def test_second_model_scales_and_refuses_overload(
             wait_for(
                 lambda: codes[429] > 0 and codes[200] > 0, "requests over the limits are refused"
             )
-            wait_for(lambda: len(replicas("slow")) == 2, "a second replica")
+            wait_for_replicas("slow", 2)
         finally:
             stop.set()
         for one in pressing:
@@ -384,17 +385,20 @@ def test_failed_first_deployment_leaves_nothing(first: serve.Endpoint, storage: 
 
 def test_killed_replica_returns_with_its_version(first: serve.Endpoint, storage: Storage) -> None:
     serve.promote(storage, "small", "production", 2)
-    (actor,) = [
-        name for name in ray.util.list_named_actors(all_namespaces=True) if "small#" in name["name"]
-    ]
+
+    def actors() -> list[dict[str, str]]:
+        return [
+            one
+            for one in ray.util.list_named_actors(all_namespaces=True)
+            if "small#" in one["name"]
+        ]
+
+    wait_for(lambda: len(actors()) == 1, "one replica, without those that are on their way out")
+    (actor,) = actors()
     ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
 
     def is_back() -> bool:
-        names = [
-            name["name"]
-            for name in ray.util.list_named_actors(all_namespaces=True)
-            if "small#" in name["name"]
-        ]
+        names = [one["name"] for one in actors()]
         return len(names) == 1 and names != [actor["name"]]
 
     wait_for(is_back, "another replica")

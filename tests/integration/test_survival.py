@@ -22,13 +22,11 @@ import pytest
 import small_models
 import tritonclient.http as triton
 from bad_requests import Bad
-from endpoints import SMALL, WAIT_S, ask, register, wait_for
-from ray import serve as ray_serve
+from endpoints import SMALL, WAIT_S, ask, register, wait_for_replicas
 from tritonclient.utils import InferenceServerException
 
 from raydc import bundle, engine, serve
 from raydc.registry import Registry
-from raydc.serve.app import DEPLOYMENT
 from raydc.storage import Storage
 
 TIMEOUT_S = 3.0
@@ -44,6 +42,7 @@ class Endpoints:
     def __init__(self, store: Storage, direct: str) -> None:
         self.store = store
         self.url: dict[str, str] = {}
+        self.num_replicas: dict[str, int] = {}
         for model, features, num_replicas in (
             ("pictures", small_models.picture_features(), 2),
             ("small", small_models.table_features(), 1),
@@ -59,18 +58,16 @@ class Endpoints:
                 direct=direct,
                 **bad_requests.LIMITS,
             )
+            self.num_replicas[model] = num_replicas
             self.url[model] = serve.deploy(spec, store, register(store, features, 0, model)).url
 
     def states(self) -> list[dict[str, Any]]:
         """States of the three replicas."""
-        found: list[dict[str, Any]] = []
-        for model in self.url:
-            found += (
-                ray_serve.get_deployment_handle(DEPLOYMENT, model)
-                .broadcast("state")
-                .results(timeout_s=30)
-            )
-        return found
+        return [
+            state
+            for model, number in self.num_replicas.items()
+            for state in wait_for_replicas(model, number)
+        ]
 
     def answered(self) -> int:
         """Requests that replicas have answered, all together."""
@@ -90,7 +87,7 @@ def endpoints(
 ) -> Iterator[Endpoints]:
     """Both models, on the direct path and on Ray Serve's."""
     made = Endpoints(Storage(str(tmp_path_factory.mktemp("bad") / "store")), request.param)
-    wait_for(lambda: len(made.states()) == 3, "three replicas")
+    made.states()
     yield made
     serve.shutdown()
 
