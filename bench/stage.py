@@ -87,8 +87,9 @@ class Stage:
         ]
 
     def num_in_work(self) -> int:
-        """Requests that have a place in a replica."""
-        return sum(int(state["in_work"]) for state in fetch_replica_states(paced.NAME))
+        """Requests that have a place in a replica; -1 while none is seen, as while one changes."""
+        states = fetch_replica_states(paced.NAME)
+        return sum(int(state["in_work"]) for state in states) if states else -1
 
     def _settings(self) -> Settings:
         application = application_module.find_application(paced.NAME)

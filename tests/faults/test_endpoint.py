@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import endpoint
-from bench.stage import Stage, local_ray
+from bench.stage import Stage, local_ray, wait_for
 from raydc.registry import Registry
 
 
@@ -31,7 +31,7 @@ def test_changes_under_load_fail_no_request_and_flap_no_version(
     assert last["rollback"] == last["canary, begun and ended"] == ["1"]
     assert last["promote, controller killed"] == ["2"]
     assert last["kill -9 of the controller"] == last["kill -9 of one of two"] == ["2"]
-    assert stage.versions() == [2, 2]
+    wait_for(lambda: stage.versions() == [2, 2], "both replicas have version 2")
     assert Registry(stage.storage).aliases("paced") == {"production": 2}
 
 
