@@ -264,6 +264,44 @@ def test_running_serve_refuses_another_port(first: serve.Endpoint, storage: Stor
         serve.deploy(given, storage, 1)
 
 
+def test_failed_first_deployment_leaves_nothing(first: serve.Endpoint, storage: Storage) -> None:
+    version = register(storage, small_models.table_features(), 11, "bad", golden_is_wrong=True)
+    given = small_models.small_spec(storage.uri, "bad", ray_actor_options=SMALL)
+    with pytest.raises(ServeError, match="golden rows"):
+        serve.deploy(given, storage, version)
+    assert [one["model"] for one in serve.status()] == ["small"]
+    assert Registry(storage).aliases("bad") == {}
+    assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
+
+
+def test_killed_replica_returns_with_its_version(first: serve.Endpoint, storage: Storage) -> None:
+    serve.promote(storage, "small", "production", 2)
+
+    def actors() -> list[dict[str, str]]:
+        return [
+            one
+            for one in ray.util.list_named_actors(all_namespaces=True)
+            if "small#" in one["name"]
+        ]
+
+    wait_for(lambda: len(actors()) == 1, "one replica, without those that are on their way out")
+    (actor,) = actors()
+    ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
+
+    def is_back() -> bool:
+        names = [one["name"] for one in actors()]
+        return len(names) == 1 and names != [actor["name"]]
+
+    wait_for(is_back, "another replica")
+    assert (
+        client.predict(first.url, rows=small_models.table_rows(1), timeout_s=WAIT_S)["version"]
+        == "2"
+    )
+
+
+# Two models ---------------------------------------------------------------------------------------
+
+
 def slow_features() -> Features:
     """One number: the seconds that the forward pass takes."""
     return Features(
@@ -273,8 +311,8 @@ def slow_features() -> Features:
     )
 
 
-@pytest.fixture
-def slow(first: serve.Endpoint, storage: Storage) -> Iterator[serve.Endpoint]:
+@pytest.fixture(scope="module")
+def slow(endpoint: serve.Endpoint, storage: Storage) -> Iterator[serve.Endpoint]:
     """A second model on the same Serve, of a chosen duration, with up to two replicas."""
     made = storage / "made-slow"
     small_models.write_slow_bundle(made, slow_features())
@@ -371,38 +409,3 @@ def test_second_model_scales_and_refuses_overload(
             one.result(timeout=WAIT_S)
     assert set(codes) == {200, 429}
     assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
-
-
-def test_failed_first_deployment_leaves_nothing(first: serve.Endpoint, storage: Storage) -> None:
-    version = register(storage, small_models.table_features(), 11, "bad", golden_is_wrong=True)
-    given = small_models.small_spec(storage.uri, "bad", ray_actor_options=SMALL)
-    with pytest.raises(ServeError, match="golden rows"):
-        serve.deploy(given, storage, version)
-    assert [one["model"] for one in serve.status()] == ["small"]
-    assert Registry(storage).aliases("bad") == {}
-    assert client.predict(first.url, rows=small_models.table_rows(1))["model"] == "small"
-
-
-def test_killed_replica_returns_with_its_version(first: serve.Endpoint, storage: Storage) -> None:
-    serve.promote(storage, "small", "production", 2)
-
-    def actors() -> list[dict[str, str]]:
-        return [
-            one
-            for one in ray.util.list_named_actors(all_namespaces=True)
-            if "small#" in one["name"]
-        ]
-
-    wait_for(lambda: len(actors()) == 1, "one replica, without those that are on their way out")
-    (actor,) = actors()
-    ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
-
-    def is_back() -> bool:
-        names = [one["name"] for one in actors()]
-        return len(names) == 1 and names != [actor["name"]]
-
-    wait_for(is_back, "another replica")
-    assert (
-        client.predict(first.url, rows=small_models.table_rows(1), timeout_s=WAIT_S)["version"]
-        == "2"
-    )

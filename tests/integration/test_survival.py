@@ -22,7 +22,7 @@ import pytest
 import small_models
 import tritonclient.http as triton
 from bad_requests import Bad
-from endpoints import SMALL, WAIT_S, ask, register, wait_for_replicas
+from endpoints import SMALL, WAIT_S, ask, register, wait_for, wait_for_replicas
 from tritonclient.utils import InferenceServerException
 
 from raydc import bundle, engine, serve
@@ -120,6 +120,9 @@ def test_wrong_requests_are_answered_once_and_replicas_survive(endpoints: Endpoi
     assert wrong == []
     # Serve counts what it sends to replicas nowhere, so they count what they answer: a request
     # that was sent to a second one, or twice, would make it more.
+    wait_for(
+        lambda: endpoints.answered() - before >= len(bad_requests.ALL), "all answers are counted"
+    )
     assert endpoints.answered() - before == len(bad_requests.ALL)
     assert {state["pid"] for state in endpoints.states()} == pids
     assert not [
