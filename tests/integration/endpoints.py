@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -85,9 +86,15 @@ def ask(
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
-        connection.request(
-            method, parts.path + path, body, {n.replace("_", "-"): v for n, v in headers.items()}
-        )
+        connection.connect()
+        # A body that is too large is refused before all of it is sent; the answer is there then.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(
+                method,
+                parts.path + path,
+                body,
+                {n.replace("_", "-"): v for n, v in headers.items()},
+            )
         response = connection.getresponse()
         received = {name.lower(): value for name, value in response.getheaders()}
         return response.status, received, json.loads(response.read())
