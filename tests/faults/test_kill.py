@@ -55,10 +55,26 @@ def run_with_kills(
 ) -> tuple[Storage, Any, specs.Spec]:
     """Trains on two workers that die where `faults` says, and wait once for their rows."""
     folder.mkdir()
+    spec = spec_of(folder, faults, epochs, stall_s)
+    run = Storage(str(folder / "run"))
+    return run, train.run(spec, data, run, lambda line: None), spec
+
+
+def weights_undisturbed(folder: Path, data: prepared.Prepared, epochs: int = 3) -> str:
+    """Hash of the weights after a run in this process, which computes what two workers compute."""
+    folder.mkdir()
+    run = Storage(str(folder / "run"))
+    state = worker.fit(spec_of(folder, {}, epochs), run, data.folder)
+    return weights_hash(run, state.step)
+
+
+def spec_of(
+    folder: Path, faults: dict[str, list[int]], epochs: int, stall_s: float = 0.0
+) -> specs.Spec:
     arguments = {"folder": str(folder), "faults": faults, "stall_s": stall_s}
     model = {"builder": "dying:network", "arguments": arguments}
     num_kills = sum(len(calls) for calls in faults.values())
-    spec = training_spec(
+    return training_spec(
         str(folder),
         name=folder.name,
         model=model,
@@ -66,8 +82,6 @@ def run_with_kills(
         scaling={"num_workers": 2},
         fault_tolerance={"max_failures": num_kills},
     )
-    run = Storage(str(folder / "run"))
-    return run, train.run(spec, data, run, lambda line: None), spec
 
 
 @pytest.mark.usefixtures("ray_engine")
@@ -82,7 +96,6 @@ def test_killed_worker(
 ) -> None:
     monkeypatch.chdir(root / "tests" / "faults")
     data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
-    undisturbed, _, _ = run_with_kills(tmp_path / "undisturbed", data, {})
     run, result, spec = run_with_kills(
         tmp_path / f"killed-{rank}", data, {str(rank): [call]}, stall_s=STALL_S
     )
@@ -94,7 +107,7 @@ def test_killed_worker(
     # The newest state is from before the kill; whether it had arrived is up to the kill.
     assert starts[1] in (goes_on_at, goes_on_at - 4, 5, 7, 10)
     check_ledger(run, spec)
-    assert weights_hash(run, result.steps) == weights_hash(undisturbed, result.steps)
+    assert weights_hash(run, result.steps) == weights_undisturbed(tmp_path / "undisturbed", data)
     account = read_account(run)
     check_account(run, account, result.steps)
     # Rank 0 may learn of the death of another before it has counted the step before.
@@ -193,13 +206,13 @@ def test_worker_killed_repeatedly_ends_as_undisturbed(
     data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
     rng = random.Random(seed)
     faults = {str(rank): sorted(rng.sample(range(1, 30), 2)) for rank in range(2)}
-    undisturbed, _, _ = run_with_kills(tmp_path / "undisturbed", data, {}, epochs=8)
     run, result, spec = run_with_kills(tmp_path / "killed", data, faults, epochs=8)
     fired = sorted(path.name for path in (tmp_path / "killed").glob("fault-*"))
     assert fired
     assert 1 <= result.restarts <= len(fired)
     check_ledger(run, spec)
-    assert weights_hash(run, result.steps) == weights_hash(undisturbed, result.steps)
+    undisturbed = weights_undisturbed(tmp_path / "undisturbed", data, epochs=8)
+    assert weights_hash(run, result.steps) == undisturbed
 
 
 # The driver ---------------------------------------------------------------------------------------

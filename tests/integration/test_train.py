@@ -69,6 +69,8 @@ def test_train_two_workers_leave_a_bundle(tmp_path: Path, data: prepared.Prepare
     assert weights_hash(alone, 21) == weights_hash(run, 21)
 
 
+# By default the kill of a driver compares the two: tests/faults/test_kill.py.
+@pytest.mark.soak
 def test_train_one_worker_equals_the_calling_process(
     tmp_path: Path, data: prepared.Prepared
 ) -> None:
