@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from raydc.cli import failures, process
 from raydc.engine import interruption
-from raydc.errors import RaydcError, SpecError
+from raydc.errors import RaydcError, SpecError, first_line
 
 if TYPE_CHECKING:
     from raydc.job import Job
@@ -95,11 +95,13 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except RaydcError as error:
-            _fail(_with_places(error, ctx))
-        # A full disk or a missing permission is for the user to fix, so there is no traceback.
-        except OSError as error:
-            _fail(failures.os_error(error, f"raydc {ctx.invoked_subcommand}"))
+        except Exception as error:
+            # An import that is interrupted may fail in any way, or go on as if nothing was.
+            number = interruption.received()
+            if number is not None and not isinstance(error, click.exceptions.Exit):
+                _end_interrupted(ctx, number, [f"then {first_line(error)}"])
+            self._explain(error, ctx)
+            raise
         except SystemExit as error:
             # No command calls it: it comes from the code of a model, or of a library below it.
             _fail(failures.foreign_exit(error))
@@ -107,8 +109,16 @@ class Commands(click.Group):
             number = interruption.received()
             if number is None and interruption.is_catching():
                 _fail(failures.foreign_exit(error))
-            click.echo("; ".join(["interrupted", *getattr(error, "__notes__", ())]), err=True)
-            ctx.exit(interruption.exit_code(number or signal.SIGINT))
+            _end_interrupted(ctx, number or signal.SIGINT, getattr(error, "__notes__", []))
+
+    @staticmethod
+    def _explain(error: Exception, ctx: click.Context) -> None:
+        """Ends the process with the message of an error that has one."""
+        if isinstance(error, RaydcError):
+            _fail(_with_places(error, ctx))
+        # A full disk or a missing permission is for the user to fix, so there is no traceback.
+        if isinstance(error, OSError):
+            _fail(failures.os_error(error, f"raydc {ctx.invoked_subcommand}"))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         # Click sorts by name; these are in the order of their use.
@@ -130,6 +140,11 @@ class Commands(click.Group):
                         for command in commands
                     ]
                 )
+
+
+def _end_interrupted(ctx: click.Context, number: int, notes: list[str]) -> NoReturn:
+    click.echo("; ".join(["interrupted", *notes]), err=True)
+    ctx.exit(interruption.exit_code(number))
 
 
 def _with_places(error: RaydcError, ctx: click.Context) -> RaydcError:

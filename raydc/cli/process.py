@@ -42,14 +42,21 @@ def run(command: Callable[[], None]) -> NoReturn:
     """
     protect_streams()
     code: object = 0
-    with interruption.catch_signals():
-        try:
-            command()
-        except SystemExit as end:
-            code = end.code
-        except KeyboardInterrupt:
-            code = interruption.exit_code(interruption.received() or interruption.SIGNALS[0])
-        _leave_ray()
+    try:
+        with interruption.catch_signals():
+            try:
+                command()
+            except SystemExit as end:
+                code = end.code
+            except KeyboardInterrupt:
+                code = interruption.exit_code(interruption.received() or interruption.SIGNALS[0])
+            _leave_ray()
+    except interruption.Interruption as error:
+        # The signal came before the command could catch it, or after its end.
+        if not code:
+            print("interrupted", file=sys.stderr)  # noqa: T201
+            code = interruption.exit_code(error.number)
+    interruption.end_quietly()
     _limit_end(code if isinstance(code, int) else 1)
     sys.exit(code if isinstance(code, int) else 1)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydc.engine import internals, ray_start, serve_environment, usable_cpus
+from raydc.engine import internals, interruption, ray_start, serve_environment, usable_cpus
 from raydc.engine.ray_token import choose_auth
 from raydc.errors import ClusterError
 
@@ -80,6 +80,8 @@ def connect(
         ClusterError: There is no cluster at the address, it refuses, or this Ray is untested and
             differs from what raydc needs.
     """
+    # An import may have swallowed the interruption; nothing has started yet.
+    interruption.raise_received()
     import ray
 
     internals.check_untested()

@@ -153,6 +153,13 @@ def catch_signals() -> Iterator[None]:
         _catcher = None
 
 
+def end_quietly() -> None:
+    """Lets a signal end a process that has only Python's own end left, without a traceback."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def reinstall() -> None:
     """Takes the signals back: Ray's start installs handlers of its own."""
     if _catcher is not None and threading.current_thread() is threading.main_thread():

@@ -16,7 +16,9 @@ LONG_S = 60.0
 _MAIN = """
 import os, sys, threading, time, click
 from raydc.cli.app import Commands, report
+from raydc.cli import process
 from raydc.engine import interruption
+{setup}
 @click.group(cls=Commands)
 def main(): pass
 @main.command()
@@ -34,9 +36,9 @@ def heed_signals() -> None:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
-def start(body: str, **options: object) -> subprocess.Popen[str]:
+def start(body: str, setup: str = "", **options: object) -> subprocess.Popen[str]:
     """Starts the command; its first line says that it is at work."""
-    code = _MAIN.format(body=textwrap.indent(textwrap.dedent(body), "    "))
+    code = _MAIN.format(body=textwrap.indent(textwrap.dedent(body), "    "), setup=setup)
     given = {"preexec_fn": heed_signals, **options}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **given}
     return subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)  # type: ignore[call-overload, no-any-return]
@@ -72,6 +74,45 @@ def test_signal_ends_every_phase_with_its_code_and_one_line(name: str, phase: st
     code, out, err = interrupt(process, getattr(signal, name))
     hint = "; --resume goes on" if "resumable" in phase else ""
     assert (code, out, err) == (_SIGNALS[name], "cleaned up\n", f"interrupted{hint}\n")
+
+
+@pytest.mark.parametrize(
+    ("place", "out"),
+    [("interruption._Catcher.install", ""), ("process._leave_ray", "at work\n")],
+    ids=["before", "after"],
+)
+def test_signal_just_before_or_after_the_command_is_no_traceback(place: str, out: str) -> None:
+    setup = f"""
+real = {place}
+def signalled(*arguments):
+    real(*arguments)
+    os.kill(os.getpid(), 15)
+{place} = signalled
+"""
+    process = start("report('at work')", setup)
+    said, err = process.communicate(timeout=LONG_S)
+    assert (process.returncode, said, err) == (143, out, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("after", "note"),
+    [
+        ("raise ImportError('torn')", "; then torn"),
+        ("from raydc.errors import RunError; raise RunError('full', 'hint')", "; then full"),
+        ("from raydc import engine; engine.connect('127.0.0.1:1')", ""),
+    ],
+)
+def test_interruption_that_an_import_swallows_still_ends_the_command(after: str, note: str) -> None:
+    body = f"""
+        try:
+            report("at work")
+            time.sleep(100)
+        except BaseException:
+            pass
+        {after}
+    """
+    code, out, err = interrupt(start(body), signal.SIGTERM)
+    assert (code, out, err) == (143, "", f"interrupted{note}\n")
 
 
 def test_deferred_work_ends_by_itself_and_a_second_signal_does_not_wait() -> None:
