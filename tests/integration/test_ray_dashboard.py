@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from raydc import engine
+
 TIMEOUT_S = 240
 # Asks the dashboard as anybody on this machine could, and as somebody with the token.
 PROGRAM = """
-import json, sys, time, urllib.error, urllib.request
+import json, time, urllib.error, urllib.request
 from pathlib import Path
 from raydc import engine
 
@@ -31,22 +33,21 @@ def status(url, token=None):
                 raise
             time.sleep(0.5)
 
-connected = engine.connect(num_cpus=1, dashboard=sys.argv[1] == "on")
-found = {"url": connected.dashboard_url}
-if connected.dashboard_url:
-    asked = connected.dashboard_url + "/api/jobs/"
-    token = (Path.home() / ".ray" / "auth_token").read_text().strip()
-    found |= {"anybody": status(asked), "with_token": status(asked, token)}
+connected = engine.connect(num_cpus=1, dashboard=True)
+asked = connected.dashboard_url + "/api/jobs/"
+token = (Path.home() / ".ray" / "auth_token").read_text().strip()
+found = {"url": connected.dashboard_url, "anybody": status(asked)}
+found["with_token"] = status(asked, token)
 engine.disconnect()
 print("FOUND " + json.dumps(found))
 """
 
 
-def found(setting: str) -> dict[str, Any]:
+def found() -> dict[str, Any]:
     """What a process with a Ray of its own sees."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, setting],
+        [sys.executable, "-c", PROGRAM],
         env=environment,
         capture_output=True,
         text=True,
@@ -61,10 +62,10 @@ def found(setting: str) -> dict[str, Any]:
 
 @pytest.mark.skipif("RAY_AUTH_TOKEN_PATH" in os.environ, reason="the token is elsewhere")
 def test_dashboard_is_on_loopback_and_asks_for_the_token() -> None:
-    one = found("on")
+    one = found()
     assert one["url"].startswith("http://127.0.0.1:")
     assert (one["anybody"], one["with_token"]) == (401, 200)
 
 
-def test_dashboard_is_off_by_default() -> None:
-    assert found("off") == {"url": None}
+def test_dashboard_is_off_by_default(ray_engine: engine.Engine) -> None:
+    assert ray_engine.dashboard_url is None
