@@ -80,10 +80,10 @@ def connect(
         ClusterError: There is no cluster at the address, it refuses, or this Ray is untested and
             differs from what raydc needs.
     """
-    # An import may have swallowed the interruption; nothing has started yet.
-    interruption.raise_received()
     import ray
 
+    # An import may have swallowed the interruption; nothing has started yet.
+    interruption.raise_received()
     internals.check_untested()
     # Threads that Serve leaves in the driver call Ray once more after its end, which would start
     # another Ray.
@@ -150,6 +150,8 @@ def attach(address: str | None = None) -> bool:
     """
     import ray
 
+    # An import may have swallowed the interruption; nothing has changed yet.
+    interruption.raise_received()
     if ray.is_initialized():
         return True
     if address or os.environ.get("RAY_ADDRESS"):

@@ -100,6 +100,7 @@ def signalled(*arguments):
         ("raise ImportError('torn')", "; then torn"),
         ("from raydc.errors import RunError; raise RunError('full', 'hint')", "; then full"),
         ("from raydc import engine; engine.connect('127.0.0.1:1')", ""),
+        ("from raydc import engine; engine.attach()", ""),
     ],
 )
 def test_interruption_that_an_import_swallows_still_ends_the_command(after: str, note: str) -> None:
