@@ -100,7 +100,12 @@ def signalled(*arguments):
         ("raise ImportError('torn')", "; then torn"),
         ("from raydc.errors import RunError; raise RunError('full', 'hint')", "; then full"),
         ("from raydc import engine; engine.connect('127.0.0.1:1')", ""),
-        ("from raydc import engine; engine.attach()", ""),
+        # Without the interruption it would find that no Ray runs here, and the command would go on.
+        (
+            "from raydc.engine import connection, ray_start; "
+            "ray_start.running_address = lambda: None; connection.attach()",
+            "",
+        ),
     ],
 )
 def test_interruption_that_an_import_swallows_still_ends_the_command(after: str, note: str) -> None:
