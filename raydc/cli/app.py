@@ -92,6 +92,14 @@ class Commands(click.Group):
         command = super().main
         return process.run(lambda: command(None, *arguments, **options))
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Parses the arguments; an interruption meanwhile would be an abort of click."""
+        try:
+            return super().make_context(*arguments, **options)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(interruption.exit_code(interruption.received() or signal.SIGINT))
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -78,8 +78,12 @@ def test_signal_ends_every_phase_with_its_code_and_one_line(name: str, phase: st
 
 @pytest.mark.parametrize(
     ("place", "out"),
-    [("interruption._Catcher.install", ""), ("process._leave_ray", "at work\n")],
-    ids=["before", "after"],
+    [
+        ("interruption._Catcher.install", ""),
+        ("click.Group.make_context", ""),
+        ("process._leave_ray", "at work\n"),
+    ],
+    ids=["before", "parsing", "after"],
 )
 def test_signal_just_before_or_after_the_command_is_no_traceback(place: str, out: str) -> None:
     setup = f"""
