@@ -56,6 +56,8 @@ class Loss(Section):
     @model_validator(mode="after")
     def _only_what_is_read(self) -> Loss:
         for field, readers in _READERS.items():
-            if field in self.model_fields_set and self.name not in readers:
+            # A stored spec has all fields, so that one with its default value says nothing.
+            is_given = getattr(self, field) != type(self).model_fields[field].default
+            if is_given and self.name not in readers:
                 raise ValueError(f"{field} is for {' and '.join(readers)}, not for {self.name}")
         return self
