@@ -43,9 +43,10 @@ from typing import Any
 
 import numpy as np
 from serve_contenders import CONTENDERS, serve
-from serve_task import MODEL_OF_TASK, SHAPES, bare_s
+from serve_task import JSON_TASKS, MODEL_OF_TASK, SHAPES, bare_s
 
 ROOT = Path(__file__).resolve().parent.parent
+TASKS = ["mlp-json", "mlp-binary", "resnet18"]
 START_TIMEOUT_S = 300.0
 IDLE_S = 5.0
 LABELS = {
@@ -78,8 +79,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
-    parser.add_argument("--tasks", nargs="+", choices=MODEL_OF_TASK, default=list(MODEL_OF_TASK))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--tasks", nargs="+", choices=MODEL_OF_TASK, default=TASKS)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(LABELS))
     parser.add_argument("--connections", nargs="+", type=int, default=[1, 8, 32, 128])
     parser.add_argument(
         "--one", nargs=4, metavar=("CONTENDER", "TASK", "PORT", "WORK"), help=argparse.SUPPRESS
@@ -224,7 +225,7 @@ def idle_cpu(roots: dict[str, int]) -> dict[str, float]:
 def request_of(contender: str, task: str) -> tuple[str, bytes, dict[str, str]]:
     """Path, body and headers."""
     image = np.random.default_rng(0).integers(0, 256, SHAPES[MODEL_OF_TASK[task]], dtype=np.uint8)
-    if task == "mlp-json":
+    if task in JSON_TASKS:
         row = {"image": image[0].tolist()}
         body = {"rows": [row]} if contender.startswith("raydc") else row
         return (

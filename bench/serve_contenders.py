@@ -15,6 +15,7 @@ import numpy as np
 from serve_task import (
     BATCH,
     BATCH_TIMEOUT_S,
+    JSON_TASKS,
     MODEL_OF_TASK,
     MODELS,
     SHAPES,
@@ -35,7 +36,11 @@ CONTENDERS = (
     "raydc",
     "raydc-off",
     "raydc-optimized",
+    "raydc-unfilled",
 )
+
+
+UNFILLED = {"builder": "unfilled:network"}
 
 
 def serve(contender: str, task: str, port: int, work: Path) -> None:
@@ -48,6 +53,7 @@ def serve(contender: str, task: str, port: int, work: Path) -> None:
         "raydc": lambda: raydc(task, port, work),
         "raydc-off": lambda: raydc(task, port, work, direct="off"),
         "raydc-optimized": lambda: raydc(task, port, work, optimize="auto"),
+        "raydc-unfilled": lambda: raydc(task, port, work, fills_up=False),
     }
     functions[contender]()
 
@@ -59,7 +65,7 @@ def fastapi(task: str, port: int) -> None:
     from fastapi.concurrency import run_in_threadpool
 
     net, app = network(MODEL_OF_TASK[task]), fastapi.FastAPI()
-    if task == "mlp-json":
+    if task in JSON_TASKS:
 
         class Row(pydantic.BaseModel):
             image: list[list[int]]
@@ -121,7 +127,7 @@ def ray(task: str, port: int) -> None:
 
         async def __call__(self, request: Request) -> dict[str, Any]:
             content = (
-                (await request.json())["image"] if task == "mlp-json" else await request.body()
+                (await request.json())["image"] if task in JSON_TASKS else await request.body()
             )
             return answer(forward(self.net, decode(task, content)[None])[0])
 
@@ -131,7 +137,7 @@ def ray(task: str, port: int) -> None:
     wait_for_interrupt(ray.shutdown)
 
 
-def raydc(task: str, port: int, work: Path, **serve_fields: str) -> None:
+def raydc(task: str, port: int, work: Path, fills_up: bool = True, **serve_fields: str) -> None:
     from raydc import bundle, engine, serve, spec
     from raydc.registry import Registry
     from raydc.storage import Storage
@@ -142,7 +148,9 @@ def raydc(task: str, port: int, work: Path, **serve_fields: str) -> None:
         "name": "bench",
         "storage": storage.uri,
         "data": {"source": "unused.csv", "target": "label"},
-        "model": MODELS[model].model_dump(),
+        "model": MODELS[model].model_dump()
+        if fills_up
+        else UNFILLED | {"arguments": {"model": model}},
         "serve": {
             "port": port,
             "auth": "none",

@@ -14,16 +14,18 @@ from torch import nn
 
 from raydc import models
 from raydc.features import Signature
-from raydc.spec.model import Mlp, Torchvision
+from raydc.spec.model import Cnn, Mlp, Torchvision
 
-MODEL_OF_TASK = {"mlp-json": "mlp", "mlp-binary": "mlp", "resnet18": "resnet18"}
-SHAPES = {"mlp": (1, 28, 28), "resnet18": (3, 224, 224)}
+MODEL_OF_TASK = {"mlp-json": "mlp", "cnn-json": "cnn", "mlp-binary": "mlp", "resnet18": "resnet18"}
+JSON_TASKS = ("mlp-json", "cnn-json")
+SHAPES = {"mlp": (1, 28, 28), "cnn": (1, 28, 28), "resnet18": (3, 224, 224)}
 MODELS: dict[str, Any] = {
     "mlp": Mlp(name="mlp", hidden=[512, 256, 128]),
+    "cnn": Cnn(name="cnn"),
     "resnet18": Torchvision(name="resnet18"),
 }
 CLASSES = tuple("0123456789")
-BATCH = {"mlp": 64, "resnet18": 8}
+BATCH = {"mlp": 64, "cnn": 64, "resnet18": 8}
 BATCH_TIMEOUT_S = 0.002
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +53,7 @@ def network(model: str) -> nn.Module:
 
 def decode(task: str, content: Any) -> Array:
     """Converts the content of a request to an array [C, H, W]."""
-    if task == "mlp-json":
+    if task in JSON_TASKS:
         return np.array(content, dtype=np.uint8).reshape(1, 28, 28)
     if task == "mlp-binary":
         return np.frombuffer(content, dtype=np.uint8).reshape(1, 28, 28)
