@@ -348,7 +348,12 @@ def test_each_model_has_its_page(slow: serve.Endpoint, first: serve.Endpoint) ->
             assert httpx.get(f"{endpoint.url}/{name}", timeout=WAIT_S).status_code == 200
 
 
-def test_bodies_that_dribble_keep_no_other_request_out(first: serve.Endpoint, spec: Spec) -> None:
+def test_bodies_that_dribble_keep_no_other_request_out(
+    first: serve.Endpoint, storage: Storage, spec: Spec
+) -> None:
+    # Another test has deployed other limits.
+    serve.deploy(spec, storage, 1)
+    wait_for_replicas("small", 1, {"max_queued_requests": spec.serve.max_queued_requests})
     parts = urllib.parse.urlsplit(first.url)
     limits = spec.serve
     head = f"POST {parts.path}/predict HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n["
