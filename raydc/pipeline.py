@@ -115,21 +115,13 @@ def check_model(job: Job, data: prepared.Prepared) -> None:
         SpecError: There is no such model, it, the augmentation or the loss does not fit the data,
             or its state would not survive a checkpoint.
     """
-    import torch
-
     from raydc import models
-    from raydc.data.shards import open_rows
     from raydc.loop import augment, state_proof
-    from raydc.models.losses import make_loss
+    from raydc.models.losses import check_loss
 
     signature = data.features.signature
     augment.make_augmenter(job.spec.data.augment, signature, job.spec.seed)
-    make_loss(
-        job.spec.train.loss,
-        signature,
-        lambda: open_rows(data.folder, "train").targets,
-        torch.device("cpu"),
-    )
+    check_loss(job.spec.train.loss, signature)
 
     # Pretrained weights have the shapes of fresh ones; a check need not download them.
     models.build(job.spec.model.without_weights(), signature, job.spec.seed)

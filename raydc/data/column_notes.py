@@ -5,7 +5,6 @@ Nothing is decided here: a note says what was seen, and which field of the spec 
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from raydc.data.text_shapes import (
     is_plain_number,
 )
 from raydc.errors import shown
+from raydc.spec.document import quote
 from raydc.spec.sections import Data
 
 _MAX_NOTES_PER_COLUMN = 3
@@ -31,8 +31,6 @@ _MIN_WORDS_OF_TEXT = 4
 _MAX_EXAMPLE_CHARS = 40
 # A longer name in a header is rather a text of the first row.
 _MAX_NAME_CHARS = 80
-_YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
-_PLAIN_YAML = re.compile(r"[A-Za-z_][\w-]*")
 
 
 def _column(name: str) -> str:
@@ -46,15 +44,8 @@ def to_exclude(names: Iterable[str], data: Data) -> str:
         names: Columns to leave out.
         data: Section `data` of the spec.
     """
-    every = map(yaml_name, dict.fromkeys((*data.features.exclude, *names)))
+    every = map(quote, dict.fromkeys((*data.features.exclude, *names)))
     return f"data.features.exclude: [{', '.join(every)}]"
-
-
-def yaml_name(name: str) -> str:
-    """A name as YAML reads it: quoted where it has to be."""
-    # YAML would read `Unnamed: 0` as a mapping and `no` as a boolean.
-    is_plain = _PLAIN_YAML.fullmatch(name) and name.lower() not in _YAML_WORDS
-    return name if is_plain else repr(name)
 
 
 def of_header(names: Sequence[str], path: str) -> Iterator[str]:
@@ -120,7 +111,7 @@ def of_scan(total: BlockScan, kinds: Mapping[str, str], data: Data, is_csv: bool
                 f"note: {_column(name)} is named like an identifier or an index, but its numbers "
                 "are taken as quantities; leave it out, or make them categories: "
                 f"{to_exclude([name], data)}, or data.features.columns: "
-                f"{{{yaml_name(name)}: categorical}}"
+                f"{{{quote(name)}: categorical}}"
             )
     for name, column in total.columns.items() if is_csv else ():
         if column.line_breaks.count:

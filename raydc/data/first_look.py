@@ -108,7 +108,8 @@ def take_first_look(data: Data) -> FirstLook:
     if not scan.num_rows:
         raise DataError(f"{layout.files[0].path}: there are no rows")
     columns = tuple(
-        _look_at(name, column, tables, scan.num_rows) for name, column in scan.columns.items()
+        _look_at(name, column, tables, scan.num_rows, layout.format == "csv")
+        for name, column in scan.columns.items()
     )
     return FirstLook(layout, scan.num_rows, is_whole and len(files) == len(layout.files), columns)
 
@@ -128,7 +129,7 @@ def _read_first(found: Iterator[pa.Table], most: int) -> tuple[list[pa.Table], b
 
 
 def _look_at(
-    name: str, column: ColumnScan, tables: Sequence[pa.Table], num_rows: int
+    name: str, column: ColumnScan, tables: Sequence[pa.Table], num_rows: int, is_csv: bool
 ) -> ColumnLook:
     if "other" in column.kinds:
         reason = f"holds {column.arrow_type}, which cannot be an input"
@@ -144,7 +145,8 @@ def _look_at(
         for text in values.to_texts(values.column_of(table, name))
     ]
     counts = Counter(text for text in texts if text is not None)
-    markers = _markers_of_missing(counts) if column.wrong.count else ()
+    # `data.clean.missing_values` is about cells of CSV files; other formats have nulls.
+    markers = _markers_of_missing(counts) if is_csv and column.wrong.count else ()
     counts = Counter({text: count for text, count in counts.items() if text not in markers})
     kind = "numeric" if counts and (markers or not column.wrong.count) else "categorical"
     rises = column.rising.is_whole and column.rising.rises

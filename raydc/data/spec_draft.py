@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from raydc.data.column_notes import yaml_name
 from raydc.data.first_look import ColumnLook, FirstLook
 from raydc.errors import UsageError, did_you_mean
 from raydc.spec.data import Csv
+from raydc.spec.document import quote
 
 # Without one of these, a user has to say what is to be predicted.
 _TARGET_NAMES = ("label", "target", "class", "y")
@@ -90,9 +89,8 @@ def draft_spec(look: FirstLook, choice: Choice) -> str:
         UsageError: The target is not there or cannot be predicted, or no column is left.
     """
     target = find_target(look, choice.target)
-    if target.kind in ("other", "image"):
-        raise UsageError(f"column {target.name!r} cannot be predicted: it holds {target.kind}")
     task = choice.task or ("regression" if target.is_amount else "classification")
+    _refuse_target(target, task)
     inputs = [column for column in look.columns if column is not target]
     lines = [
         "# Written by `raydc init`. Comments say what was guessed from the first rows, and why.",
@@ -100,9 +98,9 @@ def draft_spec(look: FirstLook, choice: Choice) -> str:
         f"name: {choice.name}",
         "",
         "data:",
-        f"  source: {_text(choice.source)}",
+        f"  source: {quote(choice.source)}",
         *_csv_lines(choice),
-        _line(f"  target: {yaml_name(target.name)}", _describe_target(target, task)),
+        _line(f"  target: {quote(target.name)}", _describe_target(target, task)),
         *(["  task: regression"] if task == "regression" else []),
         *_feature_lines(inputs),
         *_clean_lines(target, inputs),
@@ -117,20 +115,32 @@ def draft_spec(look: FirstLook, choice: Choice) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _refuse_target(target: ColumnLook, task: str) -> None:
+    fault = None
+    if target.kind in ("other", "image"):
+        fault = f"it holds {'an image' if target.kind == 'image' else 'lists or objects'}"
+    elif not target.counts:
+        fault = "none of the rows that were looked at has a value"
+    elif task == "regression" and target.kind != "numeric":
+        fault = f"{next(iter(target.counts))!r} is not a number"
+    if fault is not None:
+        raise UsageError(f"column {target.name!r} cannot be predicted: {fault}")
+
+
 def _line(text: str, comment: str) -> str:
-    return f"{text.ljust(_COMMENT_COLUMN)}# {comment}"
-
-
-def _text(value: str) -> str:
-    # JSON's strings are YAML's too.
-    return value if re.fullmatch(r"[\w./-]+", value) else json.dumps(value, ensure_ascii=False)
+    # A class or a column may have any characters; a comment ends with its line.
+    shown = "".join(sign if sign.isprintable() else " " for sign in comment)
+    return f"{text.ljust(_COMMENT_COLUMN)}# {shown}"
 
 
 def _csv_lines(choice: Choice) -> Iterator[str]:
     if choice.csv.delimiter is not None:
-        yield f"  csv: {{delimiter: {json.dumps(choice.csv.delimiter)}}}"
+        yield "  csv:"
+        yield f"    delimiter: {quote(choice.csv.delimiter)}"
     elif not choice.csv.header:
-        yield _line("  csv: {header: false}", "the first line looks like a row of values")
+        yield "  csv:"
+    if not choice.csv.header:
+        yield _line("    header: false", "the first line looks like a row of values")
 
 
 def _describe_target(target: ColumnLook, task: str) -> str:
@@ -161,7 +171,7 @@ def _feature_lines(inputs: Sequence[ColumnLook]) -> Iterator[str]:
     if left_out:
         yield _line("    exclude:", "columns that are not learnt from")
         for name, why in left_out:
-            yield _line(f"      - {yaml_name(name)}", why)
+            yield _line(f"      - {quote(name)}", why)
     if len(sizes) > 1:
         side = min(_MAX_IMAGE_SIDE, max(8, min(min(size) for size in sizes) // 8 * 8))
         yield _line(f"    image_size: [{side}, {side}]", "the images differ in size: height, width")
@@ -169,13 +179,16 @@ def _feature_lines(inputs: Sequence[ColumnLook]) -> Iterator[str]:
 
 def _clean_lines(target: ColumnLook, inputs: Sequence[ColumnLook]) -> Iterator[str]:
     markers = dict.fromkeys(
-        marker for column in (target, *inputs) for marker in column.markers if column.fault is None
+        marker
+        for column in (target, *inputs)
+        if column is target or column.fault is None
+        for marker in column.markers
     )
     if not markers and not target.num_missing:
         return
     yield "  clean:"
     if markers:
-        words = ", ".join(json.dumps(word, ensure_ascii=False) for word in ("", *markers))
+        words = ", ".join(map(quote, ("", *markers)))
         yield _line(f"    missing_values: [{words}]", "what stands where there is no value")
     if target.num_missing:
         yield _line("    missing_target: drop", f"{target.num_missing:,} rows have no target")

@@ -67,12 +67,13 @@ class _Proof:
         self.signature = data.features.signature
         self.num_shards = min(_MAX_SHARDS, spec.train.logical_shards)
         rows = open_rows(data.folder, "train")
-        self.loss_sum = make_loss(
-            spec.train.loss, self.signature, lambda: rows.targets, torch.device("cpu")
-        )
         ids_B = np.arange(min(len(rows), self.num_shards * _ROWS_PER_SHARD), dtype=np.int64)
         x, y_B = rows.gather(ids_B)
         self.x, self.y_B = torch.from_numpy(x), torch.from_numpy(y_B)
+        # Of these few rows instead of all: no state depends on the weights of classes.
+        self.loss_sum = make_loss(
+            spec.train.loss, self.signature, self.y_B.numpy, torch.device("cpu")
+        )
         self.trained, self.fresh = (
             models.build(spec.model, self.signature, spec.seed).train() for _ in range(2)
         )

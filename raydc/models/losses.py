@@ -41,6 +41,26 @@ def plain_loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
     return functional.mse_loss(outputs_BK.squeeze(1), targets_B, reduction="sum")
 
 
+def check_loss(loss: Loss | None, signature: Signature) -> None:
+    """Checks what only the data set can tell about a loss, without reading a row.
+
+    Args:
+        loss: Section `train.loss`; None for the default of the task.
+        signature: Task and classes of the data set.
+
+    Raises:
+        SpecError: A class weight names no class.
+    """
+    if loss is None or not isinstance(loss.class_weights, dict):
+        return
+    for name in loss.class_weights:
+        if name not in signature.classes:
+            hint = did_you_mean(name, signature.classes)
+            hint = hint or f"they are {', '.join(signature.classes)}"
+            message = f"{name!r} is not one of the classes; {hint}"
+            raise SpecError([Problem("", "train.loss.class_weights", message)])
+
+
 def make_loss(
     loss: Loss | None,
     signature: Signature,
@@ -60,7 +80,7 @@ def make_loss(
         device: Where the outputs are.
 
     Raises:
-        SpecError: A class weight names no class, or a class has no training row to balance.
+        SpecError: A class weight names no class.
     """
     if loss is None:
         return partial(plain_loss_sum, signature.task)
@@ -110,19 +130,8 @@ def _class_weights(
         return None
     if given == "balanced":
         counts_K = np.bincount(read_targets(), minlength=len(classes))
-        if (counts_K == 0).any():
-            missing = classes[int(counts_K.argmin())]
-            raise _problem(
-                f"no training row is of class {missing!r}, so there is nothing to balance; "
-                "give the weights by class"
-            )
-        return torch.tensor(counts_K.sum() / (len(classes) * counts_K), dtype=torch.float32)
-    for name in given:
-        if name not in classes:
-            hint = did_you_mean(name, classes) or f"they are {', '.join(classes)}"
-            raise _problem(f"{name!r} is not one of the classes; {hint}")
+        # Of a class without rows the weight has no meaning, as long as it is finite.
+        mean = counts_K.sum() / np.count_nonzero(counts_K)
+        return torch.tensor(mean / np.maximum(counts_K, 1), dtype=torch.float32)
+    check_loss(loss, signature)
     return torch.tensor([given.get(name, 1.0) for name in classes], dtype=torch.float32)
-
-
-def _problem(message: str) -> SpecError:
-    return SpecError([Problem("", "train.loss.class_weights", message)])

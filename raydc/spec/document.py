@@ -24,6 +24,9 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$")
 _FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
 _INFINITY = re.compile(r"^([-+]?)\.(?:inf|Inf|INF)$")
+# What needs no quotes: no sign of YAML in it, and no number or boolean of any version.
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
+_YAML_1_1_BOOL = ("y", "n", "yes", "no", "on", "off")
 _NAN = re.compile(r"^\.(?:nan|NaN|NAN)$")
 
 
@@ -66,6 +69,16 @@ def scalar(text: str) -> Any:
     if _NAN.match(text):
         return math.nan
     return text
+
+
+def quote(text: str) -> str:
+    """Writes text as a scalar that is read as this text, by `parse` and by readers of YAML 1.1."""
+    if _PLAIN.fullmatch(text) and scalar(text) == text and text.lower() not in _YAML_1_1_BOOL:
+        return text
+    # Between single quotes a line break would stay one.
+    style = "'" if text.isprintable() else '"'
+    quoted: str = yaml.safe_dump(text, default_style=style, allow_unicode=True, width=math.inf)
+    return quoted.rstrip("\n")
 
 
 def parse(text: str, name: str) -> Document:

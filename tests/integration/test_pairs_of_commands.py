@@ -14,7 +14,7 @@ from typing import Any
 import commander
 import pytest
 import small_models
-from endpoints import SMALL, Load, register
+from endpoints import Load, register
 
 from raydc import client, engine, serve
 from raydc import spec as specs
@@ -58,19 +58,6 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     for seed in range(4):
         register(store, small_models.table_features(), seed)
     return store
-
-
-@pytest.fixture(scope="module")
-def spec(storage: Storage) -> Spec:
-    return small_models.small_spec(
-        storage.uri, ray_actor_options=SMALL, autoscaling_config={"max_replicas": 1}
-    )
-
-
-@pytest.fixture(scope="module")
-def endpoint(ray_engine: engine.Engine, storage: Storage, spec: Spec) -> Iterator[serve.Endpoint]:
-    yield serve.deploy(spec, storage, 1)
-    serve.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import small_models
-from training import training_spec
+from training import training_spec, write_pictures
 
 from raydc import artefact, pipeline
+from raydc.data import prepared
 from raydc.engine import Engine
-from raydc.errors import CheckpointError, RunError, ServeError, UsageError
+from raydc.errors import CheckpointError, RunError, ServeError, SpecError, UsageError
 from raydc.job import Job, open_job
 from raydc.registry import Registry
+from raydc.storage import Storage
 from raydc.tracking import lease
 
 
@@ -120,3 +122,13 @@ def test_failed_endpoint_of_a_run_says_how_to_go_on(
         pipeline.serve_registered(make_job(tmp_path, lines, serve={"port": 0}), 3)
     assert str(caught.value).endswith("digits version 3 is registered: `raydc serve SPEC` goes on.")
     assert (hint or "") in str(caught.value)
+
+
+def test_weight_of_an_unknown_class_is_refused_before_the_run(
+    tmp_path: Path, lines: list[str]
+) -> None:
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
+    loss = {"name": "focal", "class_weights": {"unknown": 2.0}}
+    job = make_job(tmp_path, lines, train={"epochs": 1, "loss": loss})
+    with pytest.raises(SpecError, match=r"train\.loss\.class_weights: 'unknown' is not one of"):
+        pipeline.check_model(job, data)

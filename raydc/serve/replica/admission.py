@@ -218,7 +218,8 @@ class _Level:
         self._hand_over()
 
     async def acquire(self) -> None:
-        if not self.is_full and not self._waiting:
+        # Nobody waits then: `_hand_over` gives each free place away at once.
+        if not self.is_full:
             self.num_held += 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

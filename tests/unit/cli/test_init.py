@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -98,6 +100,35 @@ def test_draft_finds_delimiter_and_a_missing_header(here: Path) -> None:
     assert written("bare.yaml")[0].data.csv.header is False
 
 
+def test_draft_has_delimiter_and_header_where_both_are_unusual(here: Path) -> None:
+    (here / "bare.csv").write_text("1;2;a\n2;1;b\n" * 20)
+    assert init("bare.csv", "--target", "column_3")[0] == 0
+    form = written("bare.yaml")[0].data.csv
+    assert (form.delimiter, form.header) == (";", False)
+
+
+STRANGE = ["no", "1e5", ".5", "it's", "a\\b", "a: b", "# c", "x\ny", "größe", "\u2028", "\x01"]
+
+
+def test_draft_of_strange_names_is_read_as_they_are(here: Path) -> None:
+    columns = {name: pa.array([None] * 30, pa.float64()) for name in STRANGE}
+    columns |= {"x": pa.array([1, 2, 3] * 10), "y": pa.array(["a\nb: [", "# c"] * 15)}
+    pq.write_table(pa.table(columns), here / "rows: 1.parquet")
+    code, output = init("rows: 1.parquet")
+    assert code == 0, output
+    spec, _ = written("rows-1.yaml")
+    assert (spec.data.source, spec.data.target) == ("rows: 1.parquet", "y")
+    assert spec.data.features.exclude == STRANGE
+
+
+def test_marks_of_missing_numbers_are_for_csv_only(here: Path) -> None:
+    table = pa.table({"x": ["1", "?", "3"] * 10, "y": ["a", "b", "b"] * 10})
+    pq.write_table(table, here / "rows.parquet")
+    assert init("rows.parquet")[0] == 0
+    # As preparation takes them: a text in Parquet is a category.
+    assert written("rows.yaml")[0].data.clean.missing_values == [""]
+
+
 def test_draft_of_images_brings_them_to_one_size(here: Path) -> None:
     for label, side in (("cat", 20), ("dog", 40)):
         (here / "pets" / label).mkdir(parents=True)
@@ -142,6 +173,8 @@ def test_init_writes_over_nothing(here: Path) -> None:
         ("a,b\n", ["--target", "b"], 3, "there are no rows"),
         ("b\n1\n2\n", ["--target", "b"], 2, "no column is left to learn from"),
         ("a,b\n1,2\n", ["--target", "b", "--name", "a b"], 2, "name"),
+        ("a,b\n1,low\n", ["--target", "b", "--task", "regression"], 2, "'low' is not a number"),
+        ("a,b\n1,\n", ["--target", "b"], 2, "none of the rows that were looked at has a value"),
     ],
 )
 def test_init_refuses_with_one_message_and_writes_nothing(

@@ -304,3 +304,15 @@ def test_slow_end_without_such_threads_is_left_alone() -> None:
     process = start(body)
     out, err = process.communicate(timeout=LONG_S)
     assert (process.returncode, out, err) == (0, "ended by itself\n", "")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signal_while_python_ends_is_no_traceback(name: str) -> None:
+    body = f"""
+        import atexit, signal
+        atexit.register(lambda: (os.kill(os.getpid(), signal.{name}), time.sleep(60)))
+    """
+    process = start(body)
+    _, err = process.communicate(timeout=LONG_S)
+    # The system ends it, which shells report with the code of an interrupted command.
+    assert (process.returncode, err) == (-getattr(signal, name), "")

@@ -81,6 +81,9 @@ def test_focal_loss_counts_rows_less_that_are_predicted_well(gamma: float) -> No
     probabilities = torch.softmax(values, 1)[range(12), targets]
     wanted = -((1 - probabilities) ** gamma * probabilities.log()).sum()
     assert float(found) == pytest.approx(float(wanted))
+    weighted = loss_of(name="focal", gamma=gamma, class_weights={"b": 3.0})
+    of_b = loss_of(name="focal", gamma=gamma)(values[targets == 1], targets[targets == 1])
+    assert float(weighted(values, targets)) == pytest.approx(float(wanted + 2 * of_b))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -105,5 +108,11 @@ def test_balanced_weights_give_each_class_the_same_total() -> None:
 def test_class_weights_name_what_is_wrong() -> None:
     with pytest.raises(SpecError, match="'bb' is not one of the classes; did you mean b"):
         loss_of(name="focal", class_weights={"bb": 2.0})
-    with pytest.raises(SpecError, match="no training row is of class 'b'"):
-        loss_of(targets=np.array([0, 2, 2]), name="focal", class_weights="balanced")
+
+
+def test_balanced_weights_of_a_class_without_rows_are_finite() -> None:
+    balanced = loss_of(targets=np.array([0, 2, 2]), name="cross_entropy", class_weights="balanced")
+    values = torch.zeros(3, 3)
+    without = [float(balanced(values[k : k + 1], torch.tensor([k]))) for k in range(3)]
+    assert without[0] == pytest.approx(2 * without[2])
+    assert np.isfinite(without[1])
