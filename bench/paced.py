@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raydc import artefact, bundle, models, spec
+from raydc import bundle, checksummed_folder, models, spec
 from raydc.features import Features, Numeric, Signature
 from raydc.registry import Registry
 from raydc.spec.sections import Spec
@@ -73,10 +73,12 @@ def register(storage: Storage, given: Spec, golden_is_wrong: bool = False) -> in
     made = storage / f"made-{number}"
     bundle.write(made, given, FEATURES, weights, [{"seconds": 0.0}], {"run": f"{NAME}-{number}"})
     if golden_is_wrong:
-        meta, files = artefact.read_artefact(made)
+        meta, files = checksummed_folder.read_checksummed(made)
         golden = json.loads(files["golden.json"])
         golden["outputs"][0][0] += 1.0
-        artefact.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+        checksummed_folder.write_checksummed(
+            made, {**files, "golden.json": json.dumps(golden).encode()}, meta
+        )
     return Registry(storage).register(NAME, made, {})
 
 

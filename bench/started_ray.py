@@ -114,7 +114,7 @@ def _running(command: list[str], log: Path) -> Iterator[None]:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_TIMEOUT_S)
-        # Those that have lost their parent meanwhile are no descendants any more.
+        # Those that have lost their parent meanwhile are not descendants any more.
         for pid in started:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@
     ├── ServeError            8   an endpoint that did not come up, or that refused
     │   ├── RefusedError      8   it refused a request and would refuse it again
     │   └── UnavailableError  8   it gave no answer in time
-    ├── ClusterError          9   no cluster, or one that cannot hold the job
+    ├── ClusterError          9   no cluster, or one that is too small
     ├── ChaosError           10   a chaos run that ended differently from an undisturbed one
     └── OvertakenError       11   another command changed the model's aliases or endpoint first
 
@@ -192,7 +192,7 @@ class UnavailableError(ServeError):
 
 
 class ClusterError(RaydcError):
-    """No cluster at the address, or one that cannot hold the job."""
+    """No cluster at the address, or one that is too small for the spec."""
 
     exit_code = 9
 
@@ -244,7 +244,7 @@ def unexpected(error: BaseException) -> str:
     """Describes an error that nobody foresaw: its type, its message, and where it was raised.
 
     Args:
-        error: Any exception.
+        error: Exception that nothing in raydc raised on purpose.
     """
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
@@ -271,7 +271,7 @@ def close_names(name: object, known: Iterable[str], num: int = 1) -> list[str]:
 
     Args:
         name: The wrong name; a value that is not a string is compared by its text.
-        known: Valid names.
+        known: Names that would be valid.
         num: Maximum number of names to return.
 
     Returns:
@@ -289,9 +289,9 @@ def did_you_mean(
 
     Args:
         name: The wrong name; a value that is not a string is compared by its text.
-        known: Valid names.
+        known: Names that would be valid.
         num: Maximum number of names to suggest.
-        starts_sentence: Whether it starts with a capital letter, as a hint does.
+        starts_sentence: Whether the text starts with a capital letter, as a hint does.
 
     Returns:
         "did you mean x?", "did you mean x or y?", or "" if no known name is similar.

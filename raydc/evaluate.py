@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,27 @@ import pyarrow as pa
 import torch
 
 from raydc import bundle
-from raydc.data import model_pool, prepared, sources, tasks, values
+from raydc.bundle import answer_columns
+from raydc.data import (
+    list_values,
+    model_pool,
+    prediction_source,
+    prepared,
+    sources,
+    tasks,
+    values,
+)
 from raydc.data.layout import Layout
-from raydc.data.readers import Reader
 from raydc.data.shards import open_rows
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError, Say
 from raydc.features import Features
+from raydc.models import evaluation_tables
+from raydc.models.forecast_scores import ForecastScores, last_values
+from raydc.models.judged import Judged
+from raydc.models.row_slices import parse_slices
 from raydc.models.scores import Scores
-from raydc.spec.sections import Data
+from raydc.spec.metric import known_names, own_names
 from raydc.storage import Storage
 
 # Bytes of the inputs of one batch. The activations of a network need some tens of times as much.
@@ -37,13 +49,20 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _MAX_BATCH_ROWS = 1024
 # Torchmetrics costs much per update and little per row, and a row of predictions is small.
 _ROWS_PER_UPDATE = 65_536
-_PREDICTION, _SCORE = "prediction", "score"
+# Begins the names of columns of a table that say which slice a row is in.
+_SLICE = "slice:"
+# Column of a table with the last value before a forecast.
+_LAST = "last:value"
 # Columns of a table that stands for an error; see `_Predictor`.
 _ERROR, _HINT = "__error", "__hint"
 
 
 def run(
-    bundle_folder: Storage, data_folder: Storage, split: str = "test", say: Say = print
+    bundle_folder: Storage,
+    data_folder: Storage,
+    split: str = "test",
+    say: Say = print,
+    slices: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores a bundle on a split of a prepared data set; needs a connected Ray.
 
@@ -52,13 +71,17 @@ def run(
         data_folder: Prepared data set with the bundle's features.
         split: train, validation or test.
         say: Shows a line, such as one about waiting for a CPU or about files that are left out.
+        slices: Columns to score by value, as `row_slices.parse_slices` reads them.
 
     Returns:
-        `num_rows` and the metrics of `raydc.models.scores.Scores`; for a classification also
-        `support` (rows of each class) and `confusion_matrix` (rows: true classes, columns:
-        predicted ones).
+        `num_rows`, all metrics of the task (`raydc.spec.metric`), and `undefined`, the reason for
+        each that is None; for classes and labels also `support` (rows of each) and `per_class`, and
+        for classes `confusion_matrix` (rows: true ones, columns: predicted ones). Of windows of a
+        series also the errors by step, see `ForecastScores.to_dict`. With slices also `slices`: the
+        same metrics by column and slice.
 
     Raises:
+        UsageError: A column cannot be sliced as given.
         CheckpointError: The bundle does not verify.
         DataError: The data set does not verify, was prepared with other features, or has no rows
             in this split.
@@ -74,8 +97,13 @@ def run(
         raise DataError(
             f"{data_folder.uri} has no {split} rows", "Set data.split, or evaluate another split."
         )
-    scores = Scores(loaded.features)
-    confusion = _confusion_matrix(loaded.features)
+    parsed = parse_slices(slices, loaded.features)
+    scores = _no_scores(loaded, len(rows))
+    by_slice = {
+        (one.column, name): _no_scores(loaded, len(rows)) for one in parsed for name in one.names
+    }
+    confusion = evaluation_tables.confusion_matrix(loaded.features)
+    forecasts = ForecastScores()
     batch_rows = _batch_rows(loaded.features)
     num_batches = math.ceil(len(rows) / batch_rows)
     pool = model_pool.wait_for_pool(loaded.spec, num_batches, "evaluate", say)
@@ -85,62 +113,76 @@ def run(
         # Ray Data passes positions only; each process reads its rows from the shards.
         judged = ray.data.range(len(rows), override_num_blocks=num_batches).map_batches(
             _Evaluator,
-            fn_constructor_args=(bundle_folder, data_folder, split, pool.device),
+            fn_constructor_args=(bundle_folder, data_folder, split, len(rows), slices, pool.device),
             batch_size=batch_rows,
             **pool.options(),
         )
-        for batch in judged.iter_batches(batch_size=_ROWS_PER_UPDATE, batch_format="numpy"):
-            predicted, expected = torch.tensor(batch["predicted"]), torch.tensor(batch["expected"])
-            # Exact counts do not depend on the order; the float64 sum of the losses does, hence
-            # `preserve_order`.
-            scores.add(predicted, expected, torch.tensor(batch["loss"].sum(), dtype=torch.float64))
+        batches = judged.iter_batches(batch_size=_ROWS_PER_UPDATE, batch_format="numpy")
+        for index, batch in enumerate(batches):
+            placed = {one.column: batch.pop(_SLICE + one.column) for one in parsed}
+            if _LAST in batch:
+                last_B = batch.pop(_LAST)
+                forecasts.add(index, batch["predicted_B"], batch["expected_B"], last_B)
+            found = Judged(**{name: torch.tensor(part) for name, part in batch.items()})
+            scores.add(found, index)
+            for one in parsed:
+                for place, name in enumerate(one.names):
+                    chosen = torch.from_numpy(np.flatnonzero(placed[one.column] == place))
+                    by_slice[one.column, name].add(found.take(chosen), index)
             if confusion is not None:
-                confusion.update(predicted, expected)
-    return {"num_rows": len(rows), **scores.compute(), **_by_class(confusion, loaded.features)}
+                confusion.update(found.predicted_B, found.expected_B)
+    result = scores.compute()
+    return {
+        "num_rows": len(rows),
+        **result.to_dict(),
+        **forecasts.to_dict(),
+        **evaluation_tables.by_class(confusion, scores, loaded.features),
+        **evaluation_tables.by_slice(by_slice),
+    }
 
 
-def _confusion_matrix(features: Features) -> Any:
-    from torchmetrics.classification import MulticlassConfusionMatrix
-
-    return (
-        MulticlassConfusionMatrix(features.signature.num_outputs)
-        if features.signature.classes
-        else None
-    )
-
-
-def _by_class(confusion: Any, features: Features) -> dict[str, Any]:
-    if confusion is None:
-        return {}
-    matrix: list[list[int]] = confusion.compute().tolist()
-    support = {name: sum(row) for name, row in zip(features.signature.classes, matrix, strict=True)}
-    return {"support": support, "confusion_matrix": matrix}
+def _no_scores(loaded: bundle.Bundle, num_rows: int) -> Scores:
+    """Empty scores for all metrics of the task, and the user's own."""
+    train, task = loaded.spec.train, loaded.features.signature.task
+    own = own_names(train.metrics, train.metric)
+    names = (*known_names(task, loaded.spec.data.query), *own)
+    return Scores(loaded.features, names, num_rows, ndcg_k=train.ndcg_k)
 
 
 class _Evaluator:
     """Scores rows of a split, given their positions."""
 
     def __init__(
-        self, bundle_folder: Storage, data_folder: Storage, split: str, device: str
+        self,
+        bundle_folder: Storage,
+        data_folder: Storage,
+        split: str,
+        num_rows: int,
+        slices: Sequence[str],
+        device: str,
     ) -> None:
         self.bundle = bundle.load(bundle_folder, device)
         self.rows = open_rows(data_folder, split)
-        self.scores = Scores(self.bundle.features)
+        self.scores = _no_scores(self.bundle, num_rows)
+        self.slices = parse_slices(slices, self.bundle.features)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        x, y = self.rows.gather(batch["id"].astype(np.int64))
+        positions = batch["id"].astype(np.int64)
+        x, y = self.rows.gather(positions)
+        queries = None if self.rows.queries is None else self.rows.queries[positions]
         outputs_BK = torch.from_numpy(self.bundle.forward(x))
-        predicted, expected, loss = self.scores.judge(outputs_BK, torch.from_numpy(y))
-        # A table needs a number for each row: the batch's loss is spread evenly.
-        share = np.full(len(y), float(loss) / len(y))
-        return {"predicted": predicted.numpy(), "expected": expected.numpy(), "loss": share}
+        judged = self.scores.judge(outputs_BK, torch.from_numpy(y), queries)
+        # A table has no columns of width 0.
+        parts = {name: part.numpy() for name, part in vars(judged).items() if part.numel()}
+        if (last_B := last_values(self.bundle.features, x)) is not None:
+            parts[_LAST] = last_B
+        return {**parts, **{_SLICE + one.column: one.positions(x) for one in self.slices}}
 
 
 def _batch_rows(features: Features) -> int:
     """Rows of a batch, so that its inputs fit into `_BATCH_BYTES`."""
     signature = features.signature
-    row_bytes = math.prod(signature.shape) * np.dtype(signature.dtype).itemsize
-    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // row_bytes))
+    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1, signature.row_bytes)))
 
 
 def predict_file(bundle_folder: Storage, source: str, output: str, say: Say = print) -> int:
@@ -148,7 +190,8 @@ def predict_file(bundle_folder: Storage, source: str, output: str, say: Say = pr
 
     The output has the rows of the source in their order, with its columns (images are left out),
     `prediction` (a class, or a number in units of the target) and, for a classification, `score`
-    (its probability).
+    (its probability). Of several labels, `prediction` has them with `data.label_delimiter` between
+    them, and `score:LABEL` the probability of each.
 
     Args:
         bundle_folder: Bundle that predicts; its spec says how the source is read.
@@ -168,11 +211,11 @@ def predict_file(bundle_folder: Storage, source: str, output: str, say: Say = pr
     """
     loaded = bundle.load(bundle_folder)
     writer = TableWriter(output)
-    data = _prediction_data(loaded.spec.data, source)
+    data = prediction_source.section(loaded.spec.data, source)
     layout = sources.locate(data)
     for note in layout.notes:
         say(note)
-    reader = Reader.for_layout(layout, data, as_shown=loaded.features.shows_images)
+    reader = prediction_source.reader(loaded.features, layout, data)
     calls = reader.pieces(layout.files)
     batch_rows = _batch_rows(loaded.features)
     pool = model_pool.wait_for_pool(loaded.spec, len(calls), "predict", say)
@@ -189,17 +232,6 @@ def predict_file(bundle_folder: Storage, source: str, output: str, say: Say = pr
         if not num_rows:
             raise DataError(f"{layout.files[0].path}: there are no rows in it")
         return num_rows
-
-
-def _prediction_data(data: Data, source: str) -> Data:
-    """The section `data` of training with another source, and with every row and column kept."""
-    # Excluded columns, ids for example, belong in the output; their kind only has to be readable.
-    columns = {**data.features.columns, **dict.fromkeys(data.features.exclude, "categorical")}
-    features = data.features.model_copy(update={"exclude": [], "columns": columns})
-    clean = data.clean.model_copy(update={"duplicates": "keep"})
-    return data.model_copy(
-        update={"source": source, "format": "auto", "clean": clean, "features": features}
-    )
 
 
 def _write(writer: TableWriter, tables: Iterable[pa.Table]) -> int:
@@ -229,7 +261,7 @@ class _Predictor:
 
     def _predict(self, table: pa.Table) -> pa.Table:
         names = [name for name in table.column_names if not values.is_internal(name)]
-        if taken := {_PREDICTION, _SCORE} & set(names):
+        if taken := set(answer_columns.names_of(self.bundle)) & set(names):
             raise DataError(
                 f"{self.layout.files[0].path} has a column {min(taken)!r} already", "Rename it."
             )
@@ -245,11 +277,7 @@ class _Predictor:
         result = table.select(
             [name for name in names if _is_printable(table.schema.field(name).type)]
         )
-        # A classification has "label" and "score", a regression "value".
-        for name, key in ((_PREDICTION, "label"), (_PREDICTION, "value"), (_SCORE, "score")):
-            if key in answers[0]:
-                result = result.append_column(name, pa.array([answer[key] for answer in answers]))
-        return result
+        return answer_columns.add(list_values.as_json_texts(result), self.bundle, answers)
 
 
 def _is_printable(column_type: pa.DataType) -> bool:

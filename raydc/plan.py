@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from raydc import order
 from raydc.errors import ClusterError
 from raydc.spec import ResolvedSpec
+from raydc.spec.row_sources import HuggingFaceRows, RowFunction, SqlQuery, TorchvisionRows
 from raydc.spec.sections import Sources, WorkerRange
 
 # One for the process of the model, one for the task that reads; they can share a single one.
@@ -159,8 +160,10 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
     parts = " and a test part" if isinstance(source, Sources) else ""
     lines = [f"prepare   {spec.data.task} of {spec.data.target!r} from {_source_name(spec)}{parts}"]
     length = f"{train.epochs} epochs" if train.max_steps is None else f"{train.max_steps} steps"
-    # The number of steps in an epoch is unknown until the data set is prepared.
-    if num_rows is not None and train.epochs is not None:
+    if train.sampling is not None and train.epochs is not None:
+        length += f" ({train.sampling.name} by class)"
+    elif num_rows is not None and train.epochs is not None:
+        # Without a prepared data set, the number of steps in an epoch is not known.
         steps = order.num_steps(num_rows, train.global_batch_size)
         length += f" of {steps} steps ({num_rows:,} rows)"
     how = f"in {train.logical_shards} logical shard(s)" if train.exact else "(exact: false)"
@@ -200,6 +203,14 @@ def _source_name(spec: ResolvedSpec) -> str:
     source = spec.data.source
     if isinstance(source, Sources):
         source = source.train
+    if isinstance(source, SqlQuery):
+        return "a query"
+    if isinstance(source, RowFunction):
+        return f"function {source.function}"
+    if isinstance(source, HuggingFaceRows):
+        return f"{source.huggingface} of Hugging Face"
+    if isinstance(source, TorchvisionRows):
+        return f"{source.torchvision} of torchvision"
     return source if isinstance(source, str) else f"{source.images} and {source.labels}"
 
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from raydc import artefact
+from raydc import checksummed_folder
 from raydc.errors import RegistryError, UsageError, did_you_mean
 from raydc.storage import Storage, sha256
 from raydc.tracking import version_records
@@ -54,7 +54,7 @@ class Registry:
         folder = self._model(name)
         numbers = sorted(int(entry) for entry in folder.names("versions") if entry.isdigit())
         # The copy of a bundle ends with its manifest: a version without one is not complete.
-        return [n for n in numbers if folder.exists(f"versions/{n}/{artefact.MANIFEST}")]
+        return [n for n in numbers if folder.exists(f"versions/{n}/{checksummed_folder.MANIFEST}")]
 
     def folder(self, name: str, version: int) -> Storage:
         """The bundle of a version.
@@ -66,7 +66,7 @@ class Registry:
         if version not in known and self._model(name).exists(f"versions/{version}"):
             raise RegistryError(
                 f"version {version} of {name} is not complete: {self._model(name).uri}/versions/"
-                f"{version}/{artefact.MANIFEST} is missing",
+                f"{version}/{checksummed_folder.MANIFEST} is missing",
                 "Put it back, or register the same model again, which completes it: raydc run SPEC "
                 f"--resume. Or use another version; there are: {_listed(known)}.",
             )
@@ -100,21 +100,26 @@ class Registry:
             CheckpointError: The bundle, or its copy, does not verify.
         """
         folder = self._model(name)
-        artefact.read_artefact(bundle_folder)
-        manifest = bundle_folder.read_bytes(artefact.MANIFEST)
+        checksummed_folder.read_checksummed(bundle_folder)
+        manifest = bundle_folder.read_bytes(checksummed_folder.MANIFEST)
         # The manifest holds the hash of every file, so its own hash identifies the bundle.
         digest = sha256(manifest)
         version = version_records.find_number(folder, digest) or self._by_manifest(name, digest)
         if version is None:
             version = version_records.reserve(folder, digest, source)
-        artefact.complete_copy(bundle_folder, folder / "versions" / str(version), manifest)
+        checksummed_folder.complete_copy(
+            bundle_folder, folder / "versions" / str(version), manifest
+        )
         return version
 
     def _by_manifest(self, name: str, digest: str) -> int | None:
         """The version with a manifest of this sha256: its record may be damaged or lost."""
         folder = self._model(name)
         for version in self.versions(name):
-            if sha256(folder.read_bytes(f"versions/{version}/{artefact.MANIFEST}")) == digest:
+            if (
+                sha256(folder.read_bytes(f"versions/{version}/{checksummed_folder.MANIFEST}"))
+                == digest
+            ):
                 return version
         return None
 

@@ -2,8 +2,8 @@
 
 Used in every process. Writing a whole file is atomic: on a local filesystem by a rename after
 fsync, on an object store because an object appears when its upload is complete. Nothing else is
-assumed of the store, which is why artefacts of several files end with a manifest (see
-`raydc.artefact`).
+assumed of the store, which is why folders of several files end with a manifest (see
+`raydc.checksummed_folder`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,12 @@ class Storage:
     def names(self, name: str = "") -> list[str]:
         """Names in a folder, sorted; empty if there is no such folder."""
         selector = pafs.FileSelector(self._path(name), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        try:
+            found = self.filesystem.get_file_info(selector)
+        except FileNotFoundError:
+            # Arrow raises it in spite of `allow_not_found` if somebody makes the folder meanwhile.
+            return []
+        return sorted(info.base_name for info in found)
 
     def size(self, name: str) -> int:
         """Bytes of a file; 0 if there is no such file."""
@@ -92,8 +97,11 @@ class Storage:
             return bytes(stream.read())
 
     def read_json(self, name: str) -> Any:
-        """Reads a file of JSON. Raises OSError, or ValueError if it is no JSON."""
-        return json.loads(self.read_bytes(name))
+        """Reads a file of JSON. Raises OSError, or ValueError if it is not JSON."""
+        try:
+            return json.loads(self.read_bytes(name))
+        except RecursionError as error:
+            raise ValueError(f"{name} is nested too deeply") from error
 
     def write_bytes(self, name: str, content: Content) -> None:
         """Writes a whole file, atomically and durably."""

@@ -2,7 +2,7 @@
 
 Runs in the driver; `_run_trial` in Tune's actors. A trial is one worker in one Tune actor, whatever
 `scaling` says: logical shards make it the model that more workers would train, and many small
-trials use a cluster better than few wide ones. A trial's folder is named by the hash of its
+trials use a cluster better than few wide ones. A trial's folder is named by its
 resolved spec, so a finished trial is read instead of trained, and an interrupted one continues from
 its checkpoint. The winner's bundle goes to the registry as it is.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from raydc import engine, plan, train
 from raydc import spec as specs
+from raydc.checkpoint import run_files
 from raydc.data.prepared import Prepared, load
 from raydc.elastic import mailbox, worker_failure
 from raydc.engine import interruption
@@ -41,8 +42,8 @@ class SweepResult:
 
     Attributes:
         trials: All trials in the order of sampling.
-        winner: The best of them.
-        bundle_folder: Folder of its bundle.
+        winner: Trial with the best validation metric.
+        bundle_folder: Bundle of the winner's model.
     """
 
     trials: tuple[Trial, ...]
@@ -61,13 +62,15 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
 
     Raises:
         TrainError: No trial produced a model.
-        RunError: Another process drives this run.
+        RunError: Another process drives this run, or another version of raydc has begun trials
+            that this one does not know.
     """
     folder = run_folder / "sweep"
     with interruption.resumable(), lease.hold(run_folder):
-        results = _fit(spec, data, folder, report)
+        recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
+        results = _fit(spec, data, folder, _draw(spec, recorded, folder), report)
     ended = tuple(
-        trials.read_trial(spec, folder, result.config["values"], bool(result.error))
+        trials.read_trial(spec, folder, **result.config["trial"], has_failed=bool(result.error))
         for result in results
     )
     folder.write_json("trials.json", [asdict(trial) for trial in ended])
@@ -88,16 +91,13 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
     return SweepResult(ended, winner, bundle_folder)
 
 
-def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> Any:
-    import ray
+def _draw(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage) -> list[dict[str, Any]]:
+    """Draws the trials: for each its `key` and `all_values`, by spec path.
 
-    # Read by Tune when it is imported. Its new console output prints tables whatever `verbose`
-    # says.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Tune's handler would end the sweep as if it were complete, with the trials that there are.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    from ray import tune
-
+    Raises:
+        TrainError: The spec has no sweep.
+        RunError: Trials were begun that are none of these.
+    """
     sweep = spec.sweep
     if sweep is None:
         raise TrainError("this spec has no sweep", "Add a section `sweep` with a `space`.")
@@ -107,7 +107,25 @@ def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> An
         spec.seed,
     )
     # A point that is drawn twice would train the same model twice.
-    points = list({canonical_json(values): values for values in drawn}.values())
+    points = {canonical_json(values): values for values in drawn}.values()
+    keys = [trials.trial_key(recorded, values) for values in points]
+    trials.refuse_unknown(folder, keys)
+    return [{"key": key, "all_values": values} for key, values in zip(keys, points, strict=True)]
+
+
+def _fit(
+    spec: ResolvedSpec, data: Prepared, folder: Storage, drawn: list[dict[str, Any]], report: Say
+) -> Any:
+    import ray
+
+    # Read by Tune when it is imported. Its new console output prints tables whatever `verbose`
+    # says.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune's handler would end the sweep as if it were complete, with the trials that there are.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    from ray import tune
+
+    assert spec.sweep is not None
     needs = plan.worker_resources(spec, ray.cluster_resources())
     # Tune's own state is never resumed: it gets a new folder for each driver, removed at the end.
     name = f"tune-{time.time_ns()}"
@@ -123,11 +141,11 @@ def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> An
         tune.with_resources(trainable, needs),
         # The points are drawn already, so that they do not depend on Tune's order; Tune only
         # walks through them.
-        param_space={"values": tune.grid_search(points)},
+        param_space={"trial": tune.grid_search(drawn)},
         tune_config=tune.TuneConfig(
             metric="metric",
             mode=spec.train.mode,
-            max_concurrent_trials=sweep.max_concurrent_trials,
+            max_concurrent_trials=spec.sweep.max_concurrent_trials,
             scheduler=_scheduler(spec),
             # The next trial gets a warm process: importing torch takes longer than a small trial.
             reuse_actors=True,
@@ -136,7 +154,7 @@ def _fit(spec: ResolvedSpec, data: Prepared, folder: Storage, report: Say) -> An
             name=name,
             storage_path=folder.uri,
             verbose=0,
-            callbacks=[_progress(spec, folder, len(points), report)],
+            callbacks=[_progress(spec, folder, len(drawn), report)],
             failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
         ),
     )
@@ -212,12 +230,10 @@ def _progress(spec: ResolvedSpec, folder: Storage, num_trials: int, report: Say)
             **info: Any,  # noqa: ARG002
         ) -> None:
             self.num_ended += 1
-            report(
-                f"sweep     {self.num_ended} of {num_trials} {_describe(trial.config['values'])}"
-            )
+            report(f"sweep     {self.num_ended} of {num_trials} {_describe(trial.config['trial'])}")
 
-    def _describe(values: dict[str, Any]) -> str:
-        ended = trials.read_trial(spec, folder, values, has_failed=False)
+    def _describe(drawn: dict[str, Any]) -> str:
+        ended = trials.read_trial(spec, folder, **drawn, has_failed=False)
         score = "no metric" if ended.metric is None else f"{ended.metric:.4f}"
         result = f"{ended.epochs} epoch(s), best {spec.train.metric} {score}"
         return f"ended after {result}: {trials.format_values(ended.values)}"
@@ -231,17 +247,17 @@ def _run_trial(
     """Trains one trial in a Tune actor, from where an earlier sweep left it.
 
     Args:
-        config: The drawn values, as Tune passes them.
-        spec: The resolved spec of the sweep.
-        data_uri: Folder of the prepared data set.
-        folder_uri: Folder of the sweep.
+        config: The trial as it was drawn, with its key and values, as Tune passes it.
+        spec: Resolved spec of the sweep, as plain values.
+        data_uri: URI of the folder of the prepared data set.
+        folder_uri: URI of the folder of the sweep.
         handle: Mailbox, which says when to stop.
     """
     from ray import tune
 
-    values = config["values"]
+    key, values = config["trial"]["key"], config["trial"]["all_values"]
     own = trials.trial_spec(specs.resolve(specs.from_dict(spec)), values)
-    folder = Storage(folder_uri) / "trials" / trials.trial_key(own)
+    folder = Storage(folder_uri) / "trials" / key
 
     def report_epoch(record: dict[str, Any]) -> bool:
         tune.report({"epoch": record["epoch"], "metric": trials.tune_metric(own, record)})
@@ -253,9 +269,8 @@ def _run_trial(
     if folder.exists(trials.FINISHED_FILE):
         return
     data = load(Storage(data_uri))
-    # The values of a trial may give another network than the one that the driver tried.
+    # The values of a trial may build a different network from the one that the driver tried.
     prove_state(own, data)
-    key = trials.trial_key(own)
     mailbox.get_reply(handle.enter.remote(key))
     hooks = Hooks(
         on_epoch=report_epoch,

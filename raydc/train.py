@@ -12,22 +12,25 @@ from functools import partial
 from typing import Any
 
 from raydc import bundle
-from raydc.artefact import read_manifest
 from raydc.checkpoint import best, run_files
 from raydc.checkpoint import fork as forks
 from raydc.checkpoint import resume as resuming
 from raydc.checkpoint.fork import Fork
-from raydc.checkpoint.state import spec_hash, unpack_state, unpack_weights
+from raydc.checkpoint.state import State, spec_hash, unpack_model, unpack_state
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
+from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared, read_golden_rows
 from raydc.elastic.run_errors import training_error
 from raydc.elastic.run_metrics import RunMetrics
 from raydc.elastic.worker_failure import WorkerFailure, guard
 from raydc.engine import interruption
 from raydc.errors import CheckpointError, FormatError, RunError, Say
+from raydc.features import Features
 from raydc.loop import planned_stop, worker
 from raydc.loop.hooks import Hooks
+from raydc.models.score_threshold import describe_thresholds, with_thresholds
 from raydc.spec import ResolvedSpec
+from raydc.spec.threshold import is_of_label
 from raydc.storage import Storage
 from raydc.tracking import events, lease, time_account
 from raydc.tracking.phase_timer import read_account, timed_record
@@ -77,8 +80,8 @@ def run(
         fork: Weights of another run to start a new run with; None for the model's own.
 
     Raises:
-        RunError: The folder holds a run and `resume` was not given, or the run has another spec or
-            data set, or another process drives it.
+        RunError: The folder holds a run and `resume` was not given, or the run has a different
+            spec or data set, or another process drives it.
         ClusterError: The cluster cannot hold the workers.
         TrainError: Training failed more often than the spec allows, or in the same way again and
             again.
@@ -110,7 +113,7 @@ def run(
             other = (
                 ""
                 if fork.origin.data_hash == data.data_hash
-                else ", which were trained on another data set"
+                else ", which were trained on a different data set"
             )
             report(f"train     starts with the weights of {fork.origin}{other}")
         with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).add) as progress:
@@ -127,8 +130,8 @@ def run(
     last, chosen = unpack_state(store.require_newest(_NO_CHECKPOINT_HINT)), unpack_state(found)
     # An attempt that never started its workers has no event, so there may be none at all.
     restarts = max(0, _num_attempts(run_folder) - attempts_before - 1)
-    # Both divisions round up: the last batch of an epoch and the last epoch may be partial.
-    epochs = -(-last.step // -(-data.num_rows["train"] // spec.train.global_batch_size))
+    ended = [record for record in events.read(run_folder, "events") if record["kind"] == "epoch"]
+    epochs = ended[-1]["epoch"] if ended else 0
     metrics, reason = chosen.metrics or {}, last.reason or "completed"
     result = TrainResult(last.step, epochs, metrics, name_of(found.step), reason, restarts)
     report(_summary(result))
@@ -233,7 +236,9 @@ def export(
         "run": spec.name,
         "step": found.step,
         "metrics": {
-            name: value for name, value in (state.metrics or {}).items() if value is not None
+            name: value
+            for name, value in (state.metrics or {}).items()
+            if value is not None and not is_of_label(name)
         },
         "data_hash": data.data_hash,
         "spec_hash": found.meta["spec_hash"],
@@ -245,9 +250,20 @@ def export(
         facts["in_place_of_step"] = lost.step
     if origin := forks.origin_of(run_folder):
         facts["forked_from"] = str(origin)
+    features = _with_threshold(spec, data.features, state)
+    if (told := describe_thresholds(features)) is not None:
+        facts["threshold"] = told
     golden_rows = read_golden_rows(data.folder)
-    bundle.write(bundle_folder, spec, data.features, unpack_weights(found), golden_rows, facts)
+    bundle.write(bundle_folder, spec, features, unpack_model(found), golden_rows, facts)
     return found
+
+
+def _with_threshold(spec: ResolvedSpec, features: Features, state: State) -> Features:
+    """The features of the model: those of the data set, with the threshold of its epoch."""
+    # In the middle of an epoch it would be that of weights that have changed since.
+    if state.loss_rows:
+        return features
+    return with_thresholds(spec.train.threshold, features, state.metrics or {})
 
 
 def _num_attempts(run_folder: Storage) -> int:
@@ -256,7 +272,9 @@ def _num_attempts(run_folder: Storage) -> int:
 
 def _summary(result: TrainResult) -> str:
     scores = "  ".join(
-        f"{name} {value:.4f}" for name, value in result.metrics.items() if value is not None
+        f"{name} {value:.4f}"
+        for name, value in result.metrics.items()
+        if value is not None and not is_of_label(name)
     )
     restarts = f", {result.restarts} restart(s)" if result.restarts else ""
     end = f"{result.reason} after {result.steps:,} steps{restarts}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +36,43 @@ def residual(signature: Signature, channels: int = 8, blocks: int = 2) -> nn.Mod
     )
 
 
+def squared_hinge(outputs: Tensor, targets: Tensor, margin: float = 1.0) -> Tensor:
+    """A loss of each row: how far other classes come near the right one."""
+    right = outputs.gather(1, targets[:, None])
+    others = torch.ones_like(outputs).scatter(1, targets[:, None], 0.0)
+    return ((margin - right + outputs).clamp_min(0.0).square() * others).sum(1)
+
+
+def brier(scores: Any, targets: Any) -> float:
+    """A metric of probabilities: the squared distance from certainty about the right class."""
+    return float(((scores - np.eye(scores.shape[1])[targets]) ** 2).sum(1).mean())
+
+
+def largest_error(values: Any, targets: Any) -> float:
+    """A metric of a regression, in units of the target."""
+    return float(np.abs(values - targets).max())
+
+
+def centred(outputs: Tensor, targets: Tensor) -> Tensor:
+    """No loss of a row: it depends on the mean of the others."""
+    return (outputs - outputs.mean(0)).gather(1, targets[:, None]).squeeze(1)
+
+
+def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """No loss of a row: one number for all."""
+    return torch.nn.functional.cross_entropy(outputs, targets)
+
+
+def without_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A loss that nothing can be learnt from."""
+    return (outputs.argmax(1) != targets).float()
+
+
+def fails(*_: Any) -> float:
+    """Raises."""
+    raise ZeroDivisionError("no rows of that kind")
+
+
 class _Patches(nn.Module):
     """A transformer encoder over the rows of an image."""
 
@@ -53,3 +93,8 @@ class _Patches(nn.Module):
 def transformer(signature: Signature, width: int = 16, dropout: float = 0.1) -> nn.Module:
     """Two layers of attention and feed-forward; without dropout torch takes its fused attention."""
     return _Patches(signature, width, dropout)
+
+
+def worst_step(values: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    """A metric of forecasts of several steps: the mean error of the step that has the largest."""
+    return float(np.abs(values - expected).mean(axis=0).max())

@@ -86,7 +86,7 @@ class OddBackward(nn.Module):
 
 
 class Unrestored(nn.Module):
-    """Loads another weight than the one it saved."""
+    """Loads a different weight from the one that it saved."""
 
     def __init__(self) -> None:
         super().__init__()

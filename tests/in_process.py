@@ -11,7 +11,7 @@ from typing import Any
 import small_models
 from starlette.responses import Response
 
-from raydc import artefact, bundle
+from raydc import bundle, checksummed_folder
 from raydc.bundle import Bundle
 from raydc.features import Features
 from raydc.registry import Registry
@@ -20,6 +20,22 @@ from raydc.serve.http.routes import Routes
 from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings, Traffic
 from raydc.storage import Storage
+
+
+def settings_of(storage: Storage, version: int = 1, **fields: Any) -> Settings:
+    """Settings of an endpoint of the model `small`, with the defaults of a spec."""
+    section = small_models.small_spec(storage.uri).serve
+    limits = {
+        name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)
+    }
+    given = {
+        **limits,
+        "storage": storage.uri,
+        "model": "small",
+        "traffic": Traffic(version=version),
+        **fields,
+    }
+    return Settings(**given)
 
 
 class Store:
@@ -41,29 +57,20 @@ class Store:
             self.registry.register("small", made, {})
 
     def settings(self, version: int = 1, **fields: Any) -> Settings:
-        section = small_models.small_spec(self.storage.uri).serve
-        limits = {
-            name: getattr(section, name) for name in Settings.model_fields if hasattr(section, name)
-        }
-        given = {
-            **limits,
-            "storage": self.storage.uri,
-            "model": "small",
-            "traffic": Traffic(version=version),
-            **fields,
-        }
-        return Settings(**given)
+        return settings_of(self.storage, version, **fields)
 
     def bundle(self, version: int) -> Bundle:
         return bundle.load(self.registry.folder("small", version))
 
 
 def spoil_golden(folder: Storage) -> None:
-    meta, files = artefact.read_artefact(folder)
+    meta, files = checksummed_folder.read_checksummed(folder)
     golden = json.loads(files["golden.json"])
     golden["outputs"][0][0] += 1.0
     folder.delete()
-    artefact.write_artefact(folder, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+    checksummed_folder.write_checksummed(
+        folder, {**files, "golden.json": json.dumps(golden).encode()}, meta
+    )
 
 
 def run(settings: Settings | None, scenario: Callable[[Service, Routes], Awaitable[Any]]) -> Any:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import torch
+from window_rows import window_requests
 
 from raydc import bundle, models, spec
-from raydc.features import Categorical, Features, Image, Numeric, Signature
+from raydc.features import (
+    Categorical,
+    Features,
+    Field,
+    Image,
+    NumberList,
+    Numeric,
+    Signature,
+    text_column,
+)
 from raydc.features.images import encode_png
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
@@ -28,6 +37,13 @@ def table_features() -> Features:
     return Features(signature, "answer", columns)
 
 
+def label_features() -> Features:
+    """Features of the same table, to any of three labels with thresholds of their own."""
+    table = table_features()
+    signature = Signature("vector", (5,), "float32", (), (), "multilabel", CLASSES)
+    return Features(signature, "answer", table.columns, label_thresholds=(0.4, 0.5, 0.6))
+
+
 def price_features() -> Features:
     """Features of one number, to a price."""
     signature = Signature("vector", (1,), "float32", (), (), "regression")
@@ -44,6 +60,71 @@ def picture_features() -> Features:
     """Features of grey 8x8 images, to three classes."""
     signature = Signature("image", (1, 8, 8), "uint8", (100.0,), (60.0,), "classification", CLASSES)
     return Features(signature, "label", {"image": Image(8, 8, 1)})
+
+
+MOODS = ("what a fine day", "a sad song", "so so", "grüße 😀", "")
+
+
+def text_features() -> Features:
+    """Features of a text and a number, to three classes; no training row lacked a text."""
+    counts = {b"what": 3, b" a": 9, b" fine": 4, b" day": 5, b" sad": 2, b" song": 2}
+    body = text_column.learn(counts, 270, 12, "none")
+    fields = {"columns": Field("array", "float32", (1,)), "body": body.field}
+    signature = Signature("record", (), "", (), (), "classification", CLASSES, fields)
+    columns = {"hour": Numeric(12.0, 12.0, 6.0), "body": body}
+    return Features(signature, "mood", columns, always_given=("body",))
+
+
+def text_rows(num_rows: int) -> list[dict[str, Any]]:
+    return [{"hour": row, "body": MOODS[row % len(MOODS)]} for row in range(num_rows)]
+
+
+def series_features() -> Features:
+    """Features of a list, a list of pairs, an array and a number, to three classes."""
+    columns = {
+        "hour": Numeric(12.0, 12.0, 6.0),
+        "beats": NumberList((70.0,), (70.0,), (9.0,), 12),
+        "path": NumberList((1.0, -2.0), (1.0, -2.0), (2.0, 0.5), 8, has_width=True),
+        "spectrum": NumberList((0.5, 0.25, 1.0), (0.5, 0.25, 1.0), (1.0, 2.0, 3.0), 0),
+    }
+    lists = {name: one.field for name, one in columns.items() if isinstance(one, NumberList)}
+    fields = {"columns": Field("array", "float32", (1,)), **lists}
+    signature = Signature("record", (), "", (), (), "classification", CLASSES, fields)
+    return Features(signature, "state", columns, always_given=("beats", "spectrum"))
+
+
+def series_rows(num_rows: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(num_rows)
+    return [
+        {
+            "hour": row,
+            "beats": rng.normal(70, 9, row % 5).round(2).tolist(),
+            "path": rng.normal(size=(row % 3, 2)).round(2).tolist(),
+            "spectrum": rng.normal(size=3).round(2).tolist(),
+        }
+        for row in range(num_rows)
+    ]
+
+
+def post_features() -> Features:
+    """Features of an image first, then a text and a number, to three classes."""
+    of_text = text_features()
+    fields = {
+        "columns": of_text.signature.fields["columns"],
+        "photo": Field("array", "uint8", (1, 8, 8), mean=(100.0,), scale=(60.0,)),
+        "body": of_text.signature.fields["body"],
+    }
+    signature = Signature("record", (), "", (), (), "classification", CLASSES, fields)
+    columns = {"photo": Image(8, 8, 1), **of_text.columns}
+    return Features(signature, "verdict", columns, always_given=("body",))
+
+
+def post_rows(num_rows: int) -> list[dict[str, Any]]:
+    photos = picture_rows(num_rows)
+    return [
+        {**row, "photo": photo["image"]}
+        for row, photo in zip(text_rows(num_rows), photos, strict=True)
+    ]
 
 
 def table_rows(num_rows: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -104,6 +185,14 @@ def write_bundle(
     golden = {"table": table_rows, "image": picture_rows}.get(features.signature.kind, table_rows)(
         num_golden, 99
     )
+    if features.target == "mood":
+        golden = text_rows(num_golden)
+    elif features.target == "state":
+        golden = series_rows(num_golden)
+    elif features.target == "verdict":
+        golden = post_rows(num_golden)
+    elif features.target == "load":
+        golden = window_requests(num_golden)
     if features.target == "price":
         golden = [{"size": 30.0 + i} for i in range(num_golden)]
     resolved = small_spec(str(folder.local_path.parent), name)
@@ -121,27 +210,10 @@ def write_bundle(
     return resolved
 
 
-class Slow(torch.nn.Module):
-    """Sleeps for as many seconds as its largest input, and returns its inputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        time.sleep(float(x.max()))
-        return x * self.gain
-
-
-def slow_network(signature: Signature) -> torch.nn.Module:
-    """A builder as users write them, importable from the root of the project."""
-    return Slow()
-
-
 def write_slow_bundle(folder: Storage, features: Features) -> None:
     """Writes a bundle whose model comes from `slow_network`."""
     resolved = small_spec(
-        str(folder.local_path.parent), "slow", {"builder": "tests.small_models:slow_network"}
+        str(folder.local_path.parent), "slow", {"builder": "tests.slow_network:slow_network"}
     )
     network = models.build(resolved.model, features.signature, 0)
     bundle.write(

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from raydc import artefact
+from raydc import checksummed_folder
 from raydc.registry import Registry
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -36,11 +36,11 @@ def make_run(
     for step in range(1, 4):
         metrics.write(kind="step", split="train", step=step, epoch=1, loss=1.0 / step)
     metrics.write(kind="epoch", split="validation", step=3, epoch=1, loss=0.4, accuracy=0.9)
-    artefact.write_artefact(
+    checksummed_folder.write_checksummed(
         folder / "checkpoints/step_00000003", {"model.safetensors": weights}, {"step": 3}
     )
     files = {"model.safetensors": weights, "facts.json": b"{}"}
-    artefact.write_artefact(folder / "model", files, {"kind": "bundle"})
+    checksummed_folder.write_checksummed(folder / "model", files, {"kind": "bundle"})
     folder.write_bytes("tensorboard/events.out.tfevents.1", b"scalars")
     return folder
 
@@ -51,7 +51,7 @@ def make_data_set(storage: Storage, name: str = "digits-0123456789ab", **facts: 
     folder.write_bytes("train-00000.arrow", b"rows")
     rows = {"train": 8, "validation": 1, "test": 1}
     manifest = {"format": 1, "data_hash": DATA_HASH, "rows": rows, "sources": [{"name": "a.csv"}]}
-    folder.write_json(artefact.MANIFEST, {**manifest, "files": {}, **facts})
+    folder.write_json(checksummed_folder.MANIFEST, {**manifest, "files": {}, **facts})
     return folder
 
 
@@ -60,7 +60,7 @@ def make_other_versions(storage: Storage, count: int) -> None:
     for number in range(count):
         made = storage / f"made-{number}"
         files = {"model.safetensors": b"weights %d" % number, "facts.json": b"{}"}
-        artefact.write_artefact(made, files, {"kind": "bundle"})
+        checksummed_folder.write_checksummed(made, files, {"kind": "bundle"})
         Registry(storage).register("digits", made, {"run": "digits"})
 
 

@@ -82,6 +82,37 @@ def write_line(folder: Storage, num_columns: int = 2) -> Storage:
     return folder
 
 
+def write_unbalanced(folder: Storage, num_rows: dict[str, int] | None = None) -> Storage:
+    """A prepared data set of two overlapping classes, one row in five of the second."""
+    signature = Signature("vector", (2,), "float32", (), (), "classification", ("no", "yes"))
+    columns = {name: Numeric(0.0, 0.0, 1.0) for name in "ab"}
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, count in (num_rows or NUM_ROWS).items():
+        y = (rng.random(count) < 0.2).astype(np.int64)
+        x = rng.normal(size=(count, 2)) + 0.8 * y[:, None]
+        splits[split] = (x.astype(np.float32), y)
+    golden = [{"a": 0.1 * row, "b": -0.2 * row} for row in range(4)]
+    shards.write_data_set(folder, Features(signature, "y", columns), splits, golden)
+    return folder
+
+
+def write_labels(folder: Storage, num_rows: dict[str, int] | None = None) -> Storage:
+    """A prepared data set of three labels, of which a row has any number."""
+    signature = Signature("vector", (3,), "float32", (), (), "multilabel", CLASSES)
+    columns = {name: Numeric(0.0, 0.0, 1.0) for name in "xyz"}
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, count in (num_rows or NUM_ROWS).items():
+        marks = (rng.random((count, 3)) < (0.5, 0.3, 0.1)).astype(np.uint8)
+        x = rng.normal(size=(count, 3)) + marks @ [[1.5, 0, 0.5], [0, 1.5, 0], [0.5, 0, 1.5]]
+        splits[split] = (x.astype(np.float32), marks)
+    golden = [{"x": 0.1 * row, "y": -0.2 * row, "z": 0.3 * row} for row in range(4)]
+    features = Features(signature, "tags", columns)
+    shards.write_data_set(folder, features, splits, golden, num_rows_per_shard=64)
+    return folder
+
+
 def training_spec(storage: str, **sections: Any) -> ResolvedSpec:
     """A resolved spec of a short run in the calling process, with `sections` merged in."""
     value: dict[str, Any] = {

@@ -29,13 +29,16 @@ def render(
     lines = [
         f"# {spec.name}",
         "",
-        f"A {signature.task} of `{features.target}`, trained by raydc.",
+        f"A {signature.task} model of `{features.target}`, trained by raydc."
+        if features.has_label_sets
+        else f"A {signature.task} of `{features.target}`, trained by raydc.",
         "",
         f"- Model: {name}, {num_weights:,} parameters",
         f"- Inputs: {inputs}",
     ]
     if signature.classes:
-        lines.append(f"- Classes: {', '.join(signature.classes)}")
+        what = "Labels" if features.has_label_sets else "Classes"
+        lines.append(f"- {what}: {', '.join(signature.classes)}")
     lines += [
         f"- {_title(key, value)}: {text}" for key, value in facts.items() if (text := _text(value))
     ]

@@ -23,7 +23,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,16 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
-from raydc import artefact, models
+from raydc import checksummed_folder, models
 from raydc import spec as specs
-from raydc.bundle import card, golden, padding
-from raydc.bundle.padding import Padding
+from raydc.bundle import card, golden
+from raydc.bundle.padded_passes import PaddingByLengths, run_by_lengths, run_padded
+from raydc.bundle.padding import Padding, measure, store_by_input
 from raydc.errors import CheckpointError, DataError, FormatError, SpecError, last_line
-from raydc.features import Features
+from raydc.features import Features, Inputs
+from raydc.features.record import bucket_length, buckets_up_to, contiguous, expanded
 from raydc.models.device import fixed_threads
+from raydc.models.row_tensors import RowTensors, move, to_tensors
 from raydc.spec import ResolvedSpec
 from raydc.spec.sections import Serve
 from raydc.storage import Storage, canonical_json, sha256
@@ -67,7 +70,7 @@ class Bundle:
         device: `cpu` or `cuda`.
         num_threads: Threads of a forward pass.
         compute: Form of the network that runs, see `raydc.bundle.optimize`.
-        max_rows: Most rows of a forward pass.
+        max_rows: Maximum number of rows in a forward pass.
     """
 
     model: torch.nn.Module
@@ -83,35 +86,48 @@ class Bundle:
 
     @cached_property
     def padding(self) -> Padding:
-        """Sizes of forward passes at which no row depends on others; found at the first use."""
-        return padding.measure(self)
+        """Sizes at which no row depends on others, for the longest lists; found at first use."""
+        lists = [one for one in self.features.signature.fields.values() if one.form == "list"]
+        return self._padding_by_lengths[tuple(bucket_length(one.max_length) for one in lists)]
 
-    def forward(self, x: Array) -> npt.NDArray[np.float32]:
+    @cached_property
+    def _padding_by_lengths(self) -> PaddingByLengths:
+        return PaddingByLengths(partial(measure, self))
+
+    def forward(self, x: Inputs) -> npt.NDArray[np.float32]:
         """Runs the network in the sizes of `padding`.
 
         Args:
-            x: Inputs [B, *signature.shape] of signature.dtype.
+            x: Inputs [B, *signature.shape] of signature.dtype; or a record of the signature's
+                fields, or of columns as they are stored.
 
         Returns:
             Raw outputs, float32 [B, K].
 
         Raises:
-            CheckpointError: The network gives outputs of another shape.
+            CheckpointError: The network gives outputs of a different shape.
         """
-        num_rows, sizes = len(x), self.padding
-        most = sizes.max_rows
-        if num_rows <= most:
-            return self.run(sizes.pad(x))[:num_rows] if num_rows else self.run(x)
-        parts = [self.forward(x[start : start + most]) for start in range(0, num_rows, most)]
-        return np.concatenate(parts)
+        x = expanded(x)
+        if not self.features.signature.has_lists:
+            return run_padded(self.run, x, self.padding)
+        return run_by_lengths(self.run, x, self._padding_by_lengths)
 
-    def run(self, x: Array) -> npt.NDArray[np.float32]:
+    def find_sizes(self) -> None:
+        """Finds the sizes of forward passes for lists of every length, before there are requests.
+
+        Combinations of several lists are too many, and found as they come.
+        """
+        lists = [one for one in self.features.signature.fields.values() if one.form == "list"]
+        if len(lists) == 1:
+            self._padding_by_lengths.find(buckets_up_to(lists[0].max_length))
+
+    def run(self, x: Inputs) -> npt.NDArray[np.float32]:
         """Does what `forward` does, in one pass of exactly these rows.
 
         The number of threads is fixed: the way a sum is split among threads changes its last bits.
         """
         # torch warns of memory that it must not write, such as that of a request.
-        inputs = torch.from_numpy(x if x.flags.writeable else x.copy())
+        inputs = to_tensors(contiguous(x))
         # A context manager costs as much as a small layer, and the number is right as a rule.
         if torch.get_num_threads() == self.num_threads:
             outputs_BK = self._run_tensor(inputs)
@@ -126,11 +142,12 @@ class Bundle:
             )
         return outputs_BK
 
-    def _run_tensor(self, inputs: torch.Tensor) -> npt.NDArray[np.float32]:
+    def _run_tensor(self, inputs: RowTensors) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
             if self.device != "cpu":
-                inputs = inputs.to(self.device)
-            outputs_BK: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
+                inputs = move(inputs, torch.device(self.device))
+            given = inputs if isinstance(inputs, torch.Tensor) else inputs.network_inputs()
+            outputs_BK: npt.NDArray[np.float32] = self.model(given).float().cpu().numpy()
         return outputs_BK
 
     def predict_columns(self, columns: dict[str, Any]) -> list[dict[str, Any]]:
@@ -162,8 +179,8 @@ class Bundle:
         return self.predict_columns(self.features.from_json_rows(rows))
 
     @property
-    def golden_inputs(self) -> Array | None:
-        """Inputs of the golden rows, [B, *signature.shape]; None without golden rows."""
+    def golden_inputs(self) -> Inputs | None:
+        """Inputs of the golden rows; None without golden rows."""
         return golden.read_inputs(self.golden)
 
     def check_golden(self) -> None:
@@ -214,7 +231,7 @@ def write(
             spec, features, bundle.model, {**facts, "answer": str(bundle.padding)}
         ).encode(),
     }
-    artefact.write_artefact(folder, files, {"kind": "bundle", "name": spec.name})
+    checksummed_folder.write_checksummed(folder, files, {"kind": "bundle", "name": spec.name})
 
 
 def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -> Bundle:
@@ -229,7 +246,7 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
         CheckpointError: The bundle is missing, does not verify or does not fit its own spec.
     """
     try:
-        _, files = artefact.read_artefact(folder)
+        _, files = checksummed_folder.read_checksummed(folder)
     except FormatError:
         raise
     except CheckpointError as error:
@@ -248,7 +265,7 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
             f"{folder.uri} cannot be read by raydc {_version()}: {error}"
         ) from error
     model = _model(spec, features, weights).to(device)
-    digest = sha256(folder.read_bytes(artefact.MANIFEST))
+    digest = sha256(folder.read_bytes(checksummed_folder.MANIFEST))
     return Bundle(
         model,
         features,
@@ -280,7 +297,7 @@ def _model(
             f"the weights do not fit the model of the spec: {last_line(error)}",
             "A model's builder must not change once it is trained.",
         ) from error
-    padding.store_by_input(model)
+    store_by_input(model)
     return model.eval()
 
 

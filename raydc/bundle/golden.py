@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import CheckpointError, DataError
-from raydc.features import Features, Image
+from raydc.features import Features, Inputs, Ragged, Record, TableColumn
+from raydc.features.record import repeat_rows
+from raydc.features.row_inputs import is_in_table
+from raydc.features.table_layout import COLUMNS
 from raydc.models.network_parts import SHAPE_ROWS
 
 Array = npt.NDArray[Any]
-Forward = Callable[[Array], Array]
+Forward = Callable[[Inputs], Array]
 
 # Builds of libjpeg and PIL round pixels differently; a wrong feature differs by far more.
 _PIXEL_TOLERANCE = 2
 _INPUT_TOLERANCE = 1e-5
+_OTHER_FEATURES = (
+    "The features that serve are not those that trained; the bundle or this installation has "
+    "changed."
+)
 # Fraction of the largest output. GPUs multiply convolutions in TF32, with 10 bits of mantissa.
 _OUTPUT_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
 
@@ -51,7 +59,7 @@ def compute(rows: list[dict[str, Any]], features: Features, forward: Forward) ->
             f"golden rows[{wrong[0][0]}]: the model gives {outputs_BK[tuple(wrong[0])]}",
             "Training has diverged. Lower train.learning_rate or set train.gradient_clip_norm.",
         )
-    return {"rows": rows, "inputs": _array_to_json(x), "outputs": outputs_BK.tolist()}
+    return {"rows": rows, "inputs": _to_json(x), "outputs": outputs_BK.tolist()}
 
 
 def check(golden: dict[str, Any], features: Features, forward: Forward, device: str) -> None:
@@ -74,21 +82,48 @@ def check(golden: dict[str, Any], features: Features, forward: Forward, device: 
         x = features.apply(features.from_json_rows(rows))
     except DataError as error:
         raise CheckpointError(f"golden rows: {error.message}", error.hint) from error
-    _check_inputs(x, _array_from_json(golden["inputs"]), features)
+    _check_inputs(x, _from_json(golden["inputs"]), features)
     _check_outputs(forward(x), np.array(golden["outputs"]), features, _OUTPUT_TOLERANCE[device])
     _try_sizes(x, forward)
 
 
-def _try_sizes(x: Array, forward: Forward) -> None:
-    """Runs the smallest batches, which most requests are; `forward` refuses another shape."""
+def _try_sizes(x: Inputs, forward: Forward) -> None:
+    """Runs the smallest batches, which most requests are; `forward` refuses a different shape."""
     for num_rows in SHAPE_ROWS:
         # As many rows as there are, again and again.
-        forward(np.resize(x, (num_rows, *x.shape[1:])))
+        forward(repeat_rows(x, num_rows))
 
 
-def read_inputs(golden: dict[str, Any]) -> Array | None:
-    """Returns the stored inputs, [B, *shape]; None without rows."""
-    return _array_from_json(golden["inputs"]) if golden["rows"] else None
+def read_inputs(golden: dict[str, Any]) -> Inputs | None:
+    """Returns the stored inputs, [B, *shape] or a record; None without rows."""
+    return _from_json(golden["inputs"]) if golden["rows"] else None
+
+
+def _to_json(x: Inputs) -> dict[str, Any]:
+    if not isinstance(x, Record):
+        return _array_to_json(x)
+    fields = []
+    for name, values in x.fields.items():
+        if isinstance(values, Ragged):
+            lists = {"lengths": values.lengths.tolist(), **_array_to_json(values.values_N)}
+            fields.append({"name": name, **lists})
+        else:
+            fields.append({"name": name, **_array_to_json(values)})
+    return {"fields": fields}
+
+
+def _from_json(value: dict[str, Any]) -> Inputs:
+    if "fields" not in value:
+        return _array_from_json(value)
+    fields: dict[str, Any] = {}
+    for one in value["fields"]:
+        values = _array_from_json(one)
+        if "lengths" in one:
+            offsets = np.concatenate([[0], np.cumsum(one["lengths"])]).astype(np.int64)
+            fields[one["name"]] = Ragged(values, offsets)
+        else:
+            fields[one["name"]] = values
+    return Record(fields)
 
 
 def _array_to_json(array: Array) -> dict[str, Any]:
@@ -103,35 +138,76 @@ def _array_from_json(value: dict[str, Any]) -> Array:
     )
 
 
-def _check_inputs(x: Array, expected: Array, features: Features) -> None:
+def _check_inputs(x: Inputs, expected: Inputs, features: Features) -> None:
+    if not isinstance(x, Record) or not isinstance(expected, Record):
+        if isinstance(x, Record) or isinstance(expected, Record):
+            raise CheckpointError(
+                "golden rows: the features give fields that differ from the stored"
+            )
+        _check_array(x, expected, lambda position: _column_of_input(features, position))
+        return
+    if list(x.fields) != list(expected.fields):
+        found, stored = ", ".join(x.fields), ", ".join(expected.fields)
+        raise CheckpointError(f"golden rows: the features give {found}, expected {stored}")
+    for name, values in x.fields.items():
+        known = expected.fields[name]
+        if isinstance(values, Ragged) and isinstance(known, Ragged):
+            _check_lists(name, values, known)
+        elif name == COLUMNS:
+            _check_array(values, known, lambda position: _column_of_input(features, position))
+        else:
+            are_codes = bool(features.signature.fields[name].num_codes)
+            _check_array(values, known, partial(_same_name, name), are_codes)
+
+
+def _same_name(name: str, _: int) -> str:
+    return name
+
+
+def _check_lists(name: str, lists: Ragged, expected: Ragged) -> None:
+    for row, (first, second) in enumerate(zip(lists.lengths, expected.lengths, strict=True)):
+        found, stored = lists[row : row + 1].values_N, expected[row : row + 1].values_N
+        if first != second or not np.allclose(found, stored, rtol=_INPUT_TOLERANCE, atol=0):
+            raise CheckpointError(
+                f"golden rows[{row}].{name}: the features give {found.tolist()[:8]} ({first} "
+                f"items), expected {stored.tolist()[:8]} ({second} items)",
+                _OTHER_FEATURES,
+            )
+
+
+def _check_array(
+    x: Any, expected: Any, column_of: Callable[[int], str], are_codes: bool = False
+) -> None:
     if x.shape != expected.shape:
         raise CheckpointError(
             f"golden rows: the features give {x.shape}, expected {expected.shape}"
         )
     # In float64, because differences of unsigned pixels would wrap around.
     difference = np.abs(x.astype(np.float64) - expected.astype(np.float64))
-    allowed = (
-        _PIXEL_TOLERANCE
-        if x.dtype == np.uint8
-        else _INPUT_TOLERANCE * np.maximum(1.0, np.abs(expected))
-    )
+    allowed = _INPUT_TOLERANCE * np.maximum(1.0, np.abs(expected))
+    if are_codes:
+        # The code beside that of a category is another category.
+        allowed = np.zeros(1)
+    elif x.dtype == np.uint8:
+        allowed = np.full(1, _PIXEL_TOLERANCE)
     # `not <=` instead of `>`, so that NaN counts as different.
     wrong = np.argwhere(~(difference <= allowed))
     if len(wrong):
         place = tuple(wrong[0])
-        column = _column_of_input(features, int(place[1]))
+        column = column_of(int(place[1]) if len(place) > 1 else 0)
         raise CheckpointError(
             f"golden rows[{place[0]}].{column}: the features give {x[place]}, "
             f"expected {expected[place]}",
-            "The features that serve are not those that trained; the bundle or this installation "
-            "has changed.",
+            _OTHER_FEATURES,
         )
 
 
 def _column_of_input(features: Features, position: int) -> str:
     """Finds the column whose inputs include a position; a column may have several."""
     for name, column in features.columns.items():
-        if isinstance(column, Image) or position < column.num_inputs:
+        if features.signature.kind == "record" and not is_in_table(column):
+            continue
+        if not isinstance(column, TableColumn) or position < column.num_inputs:
             return name
         position -= column.num_inputs
     return "?"

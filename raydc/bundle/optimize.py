@@ -19,14 +19,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raydc.bundle.folder import Array, Bundle
-from raydc.features import Features
+from raydc.features import Features, example_rows
 
 logger = logging.getLogger("ray.serve")
 
@@ -161,9 +160,10 @@ def find_disagreement(expected_BK: Array, outputs_BK: Array, features: Features)
             f"a value differs by {most:.3g} standard deviations" if not most <= TOLERANCE else None
         )
     expected, scores = features.scores(expected_BK), features.scores(outputs_BK)
-    other = np.flatnonzero(expected.argmax(axis=1) != scores.argmax(axis=1))
+    before, after = (features.choose(values_BK) for values_BK in (expected, scores))
+    other = np.argwhere(before != after)
     if len(other):
-        return f"the label of golden rows[{other[0]}] differs"
+        return f"the label of golden rows[{other[0][0]}] differs"
     most = float(np.abs(expected - scores).max())
     return (
         f"a score differs by {most:.3g}, more than {TOLERANCE:g}" if not most <= TOLERANCE else None
@@ -173,6 +173,8 @@ def find_disagreement(expected_BK: Array, outputs_BK: Array, features: Features)
 def _reason_against(bundle: Bundle) -> str | None:
     if bundle.device != "cpu":
         return f"only networks on a CPU are compiled, and it is on {bundle.device}"
+    if bundle.features.signature.kind == "record":
+        return "only networks of rows that are one array are compiled, and these have fields"
     if os.environ.get("CXX") is None and not any(shutil.which(name) for name in _COMPILERS):
         return "there is no C++ compiler on this machine (apt install g++)"
     took_s = _forward_s(bundle)
@@ -202,7 +204,7 @@ def _compiled(bundle: Bundle, in_bf16: bool) -> Bundle:
     signature = bundle.features.signature
     # The first run of each size compiles it.
     for size in SIZES:
-        made.run(np.zeros((size, *signature.shape), dtype=signature.dtype))
+        made.run(example_rows.zeros(signature, size))
     return made
 
 
@@ -212,7 +214,7 @@ def _name(in_bf16: bool) -> str:
 
 def _forward_s(bundle: Bundle) -> float:
     signature = bundle.features.signature
-    x: Any = np.zeros((1, *signature.shape), dtype=signature.dtype)
+    x = example_rows.zeros(signature, 1)
     bundle.forward(x)
     times = []
     for _ in range(_NUM_RUNS):

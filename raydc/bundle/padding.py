@@ -2,8 +2,8 @@
 
 Libraries of matrices choose other kernels for other numbers of rows, which round differently. Most
 of them treat all multiples of some number alike. `measure` finds the smallest such number
-for a network on this machine, and `Bundle.forward` fills each batch up to it. Used in the driver,
-in tasks of an evaluation and in replicas.
+for a network on this machine, and `Bundle.forward` fills each batch up to it (`padded_passes`).
+Used in the driver, in tasks of an evaluation and in replicas.
 
 Shape suffixes: B rows, K outputs, R sampled rows.
 """
@@ -11,6 +11,7 @@ Shape suffixes: B rows, K outputs, R sampled rows.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,22 +22,31 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from raydc.features import Inputs, Record, example_rows
+from raydc.features.record import pad_rows, repeat_rows
+
 if TYPE_CHECKING:
     from raydc.bundle.folder import Bundle
 
 logger = logging.getLogger("ray.serve")
 
 Array = npt.NDArray[Any]
-Run = Callable[[Array], Array]
+Run = Callable[[Inputs], Array]
 
 # A network so slow that its first sizes take longer computes each row alone. Far above what common
-# networks need: a busy machine must not decide otherwise than an idle one, with other last bits.
+# networks need: a busy machine must decide like an idle one, or the last bits of outputs would
+# differ.
 _LONGEST_S = 60.0
 # Time for all other sizes and for more rows.
 _BUDGET_S = 2.0
+# Time for all sizes at one length of lists; there are about a dozen lengths.
+_LISTS_BUDGET_S = 0.3
 _NUM_SAMPLED = 16
 # Rows of the first tries, each of which is computed alone too.
 _NUM_FIRST = 4
+# Output values that the first tries of a size compare. Kernels that round differently still agree
+# in about half of all values, so a few would find nothing by chance.
+_NUM_COMPARED = 32
 # Sizes that are always tried: the number of rows, and up to this many times as many.
 _ALWAYS_TRIED = 8
 
@@ -62,7 +72,7 @@ class Padding:
 
     @property
     def multiple(self) -> int:
-        """Least rows of a forward pass."""
+        """Minimum number of rows in a forward pass."""
         return self.sizes[0]
 
     @cached_property
@@ -72,22 +82,17 @@ class Padding:
             for num_rows in range(self.max_rows + 1)
         ]
 
-    def pad(self, x: Array) -> Array:
+    def pad(self, x: Inputs) -> Inputs:
         """Fills a batch up to the next size with copies of its last row.
 
         Copies, because a network may raise for a row of zeros, but not for one that it gets anyway.
 
         Args:
-            x: Inputs [B, *shape] of 1 to `max_rows` rows.
+            x: Inputs of 1 to `max_rows` rows.
         """
         num_rows = len(x)
         size = self._size_by_rows[num_rows]
-        if size == num_rows:
-            return x
-        padded = np.empty((size, *x.shape[1:]), dtype=x.dtype)
-        padded[:num_rows] = x
-        padded[num_rows:] = x[-1]
-        return padded
+        return x if size == num_rows else pad_rows(x, size)
 
     def __str__(self) -> str:
         if not self.is_independent:
@@ -97,7 +102,7 @@ class Padding:
         return f"independent of its batch; batches are padded to {self.multiple} rows or more"
 
 
-def measure(bundle: Bundle) -> Padding:
+def measure(bundle: Bundle, lengths: tuple[int, ...] = ()) -> Padding:
     """Finds the sizes of forward passes for a bundle on this machine, with its threads.
 
     Processes on the same type of CPU or GPU find the same least size. A slow network gets fewer
@@ -105,24 +110,28 @@ def measure(bundle: Bundle) -> Padding:
 
     Args:
         bundle: A loaded bundle; `max_rows` is the largest size.
+        lengths: Padded length of each list of the rows; libraries choose kernels by it as well.
     """
-    rows = _usable_rows(bundle)
-    padding = Padding((1,)) if rows is None else find_padding(bundle.run, rows, bundle.max_rows)
+    rows = _usable_rows(bundle, lengths)
+    budget_s = _BUDGET_S if not lengths else _LISTS_BUDGET_S
+    padding = (
+        Padding((1,)) if rows is None else find_padding(bundle.run, rows, bundle.max_rows, budget_s)
+    )
     if not padding.is_independent:
         logger.warning("an answer of %s %s", bundle.spec.name, padding)
     return padding
 
 
-def find_padding(run: Run, rows_R: Array, max_rows: int, budget_s: float = _BUDGET_S) -> Padding:
+def find_padding(run: Run, rows_R: Inputs, max_rows: int, budget_s: float = _BUDGET_S) -> Padding:
     """Finds the smallest multiple of rows at which each size gives a row the bits it has alone.
 
     If there is none, each row is computed alone. A search that takes more than a minute ends like
     that too, with a warning: another process may finish it.
 
     Args:
-        run: Forward pass, maps inputs [B, *shape] to outputs [B, K].
-        rows_R: Inputs to try it with, [R, *shape].
-        max_rows: Largest size.
+        run: Forward pass, maps inputs of B rows to outputs [B, K].
+        rows_R: Inputs of R rows to try it with.
+        max_rows: Maximum number of rows in a forward pass, and the largest size tried.
         budget_s: Time for what is tried only while there is time.
     """
     started = time.monotonic()
@@ -152,15 +161,15 @@ class _Trial:
     """Compares batches of multiples of some rows with the same rows alone.
 
     Args:
-        run: Forward pass, maps inputs [B, *shape] to outputs [B, K].
-        rows_R: Inputs to try it with, [R, *shape].
-        multiple: Least number of rows; a row that is alone is repeated as often.
+        run: Forward pass, maps inputs of B rows to outputs [B, K].
+        rows_R: Inputs of R rows to try it with.
+        multiple: Minimum number of rows; a row that is alone is repeated as often.
         deadline: Monotonic time after which nothing more is tried that need not be.
         last_deadline: Monotonic time at which the trial fails.
     """
 
     def __init__(
-        self, run: Run, rows_R: Array, multiple: int, deadline: float, last_deadline: float
+        self, run: Run, rows_R: Inputs, multiple: int, deadline: float, last_deadline: float
     ) -> None:
         self._run = run
         self._rows_R = rows_R
@@ -172,22 +181,27 @@ class _Trial:
         self._choose = np.random.default_rng(multiple)
 
     def find_sizes(self, max_rows: int) -> list[int]:
-        """Returns sizes that give each row the bits it has alone; none if one does not."""
+        """Returns sizes that give each row the bits it has alone; none if the multiple fails.
+
+        Sizes that are always tried decide about the multiple, so a busy machine decides as an idle
+        one does. Of the others, those that fail are left out.
+        """
         found: list[int] = []
         multiples = range(self._multiple, max_rows + 1, self._multiple)
         doubled = [size for size in multiples if (size // self._multiple).bit_count() == 1]
         always = [size for size in doubled if size <= _ALWAYS_TRIED * self._multiple]
         try:
             for size in always:
-                if time.monotonic() > self._last_deadline or not self._is_equal(size, _NUM_FIRST):
+                if not self._is_always_equal(size):
                     return []
                 found.append(size)
             # Powers of two first, so that little time covers a wide range.
             for size in dict.fromkeys([*doubled, multiples[-1], *multiples]):
                 started = time.monotonic()
-                if not self._is_equal(size, len(self._rows_R)):
+                if self._is_equal(self._choose.integers(len(self._rows_R), size=size)):
+                    found.append(size)
+                elif size in always:
                     return []
-                found.append(size)
                 # The next size may be twice as large.
                 if 3 * time.monotonic() - 2 * started > self._deadline:
                     break
@@ -196,33 +210,53 @@ class _Trial:
             return sorted(set(found))
         return sorted(set(found))
 
-    def _is_equal(self, size: int, num_rows: int) -> bool:
-        """Whether a batch of rows in any order gives each the bits that it has alone."""
-        chosen_B = self._choose.integers(min(num_rows, len(self._rows_R)), size=size)
-        for row in set(chosen_B.tolist()) - self._alone.keys():
-            copies = np.repeat(self._rows_R[row : row + 1], self._multiple, axis=0)
-            self._alone[row] = self._run(copies)[0]
-        expected_BK = np.stack([self._alone[row] for row in chosen_B])
+    def _is_always_equal(self, size: int) -> bool:
+        """Whether a size passes as many batches as its outputs need, within the last deadline."""
+        num_outputs = max(self._run_alone(0).size, 1)
+        num_rows = max(_NUM_FIRST, math.ceil(_NUM_COMPARED / num_outputs))
+        num_rows = min(num_rows, len(self._rows_R))
+        for _ in range(math.ceil(_NUM_COMPARED / (size * num_outputs))):
+            # A permutation, so that no row is compared twice in a batch while others are left.
+            chosen_B = np.resize(self._choose.permutation(num_rows), size)
+            if time.monotonic() > self._last_deadline or not self._is_equal(chosen_B):
+                return False
+        return True
+
+    def _is_equal(self, chosen_B: npt.NDArray[np.int64]) -> bool:
+        """Whether a batch of these rows gives each the bits that it has alone."""
+        expected_BK = np.stack([self._run_alone(row) for row in chosen_B.tolist()])
         return self._run(self._rows_R[chosen_B]).tobytes() == expected_BK.tobytes()
 
+    def _run_alone(self, row: int) -> Array:
+        """Outputs of a row that is repeated to the minimum number of rows."""
+        if row not in self._alone:
+            copies = repeat_rows(self._rows_R[row : row + 1], self._multiple)
+            self._alone[row] = self._run(copies)[0]
+        return self._alone[row]
 
-def _usable_rows(bundle: Bundle) -> Array | None:
-    """Inputs that the network takes, [R, *shape]; None if it takes none of those tried."""
+
+def _usable_rows(bundle: Bundle, lengths: tuple[int, ...]) -> Inputs | None:
+    """Inputs of R rows that the network takes; None if it takes none of those tried."""
     signature = bundle.features.signature
     shape = (_NUM_SAMPLED, *signature.shape)
     choose = np.random.default_rng(0)
     golden = bundle.golden_inputs
-    tries: list[Array] = []
-    if golden is not None:
+    tries: list[Inputs] = []
+    if lengths:
+        lists = [name for name, field in signature.fields.items() if field.form == "list"]
+        by_field = dict(zip(lists, lengths, strict=True))
+        tries.append(example_rows.random(signature, choose, _NUM_SAMPLED, by_field))
+    elif isinstance(golden, Record):
+        tries.append(golden[:_NUM_SAMPLED])
+    elif golden is not None:
         # Each input of a row comes from any of the golden rows, so there are many more rows and no
         # value that training has not seen.
         source = choose.integers(len(golden), size=shape)
         tries += [np.take_along_axis(golden, source, axis=0), golden[:_NUM_SAMPLED]]
-    elif signature.kind == "image":
-        tries.append(choose.integers(0, 256, size=shape, dtype=np.uint8))
     else:
-        tries.append(choose.standard_normal(shape, dtype=np.float32))
-    tries.append(np.zeros(shape, dtype=signature.dtype))
+        tries.append(example_rows.random(signature, choose, _NUM_SAMPLED))
+    if not lengths:
+        tries.append(example_rows.zeros(signature, _NUM_SAMPLED))
     for rows in tries:
         try:
             bundle.run(rows[:_NUM_FIRST])

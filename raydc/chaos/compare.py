@@ -10,6 +10,7 @@ import torch
 from raydc.chaos import ledger
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import ChaosError, CheckpointError
+from raydc.loop.sampler import Sampler
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, sha256
 from raydc.tracking import events
@@ -21,7 +22,7 @@ class RunEnding:
 
     Attributes:
         weights: sha256 of the file with the last weights.
-        checkpoint: The last checkpoint.
+        checkpoint: Newest checkpoint that verifies.
         losses: Loss by step, in the surviving history.
         row_violations: Rows that were used wrongly, see `ledger.violations`.
     """
@@ -32,13 +33,16 @@ class RunEnding:
     row_violations: list[str]
 
 
-def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> RunEnding:
+def read(
+    folder: Storage, spec: ResolvedSpec, num_rows: int, sampler: Sampler | None = None
+) -> RunEnding:
     """Reads how a run ended.
 
     Args:
         folder: Run folder with the checkpoints and `metrics.jsonl`.
         spec: Resolved spec of the run, for its seed and batch size.
         num_rows: Training rows of its data set.
+        sampler: Says how often each of them must occur in an epoch; None for once.
 
     Raises:
         ChaosError: No checkpoint verifies.
@@ -50,7 +54,8 @@ def read(folder: Storage, spec: ResolvedSpec, num_rows: int) -> RunEnding:
         raise ChaosError(f"the run has no end to compare: {error.message}") from error
     history = events.surviving(events.read(folder, "metrics"))
     losses = {record["step"]: record["loss"] for record in history if record["kind"] == "step"}
-    rows = ledger.violations(history, spec.seed, num_rows, spec.train.global_batch_size)
+    batch_size = spec.train.global_batch_size
+    rows = ledger.violations(history, spec.seed, num_rows, batch_size, sampler)
     return RunEnding(sha256(found.files["model.safetensors"]), found, losses, rows)
 
 

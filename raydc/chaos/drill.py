@@ -18,7 +18,7 @@ from raydc.loop import fault_injection
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, Fault
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
-from raydc.tracking import events
+from raydc.tracking import events, lease
 
 # Finer than a step, so that a driver is killed soon after its fault has fired.
 _POLL_EVERY_S = 0.05
@@ -33,7 +33,7 @@ class FiredFault:
     """A fault that fired.
 
     Attributes:
-        fault: The fault.
+        fault: Planned fault that fired.
         rank: Rank of the worker in which it fired.
         step: Steps that were done then.
         to_next_step_s: Seconds from there to the end of the next new step; None if the run was
@@ -87,12 +87,17 @@ class Drill:
         fault_injection.plan(self.folder, schedule)
         handled: set[str] = set()
         workers = ""
-        while True:
-            ended_by = self._run_driver(schedule, handled, workers)
-            if ended_by is None:
-                return self._fired(schedule)
-            # A resize lasts until the next one.
-            workers = str(ended_by.workers or workers)
+        try:
+            while True:
+                ended_by = self._run_driver(schedule, handled, workers)
+                if ended_by is None:
+                    return self._fired(schedule)
+                # A resize lasts until the next one.
+                workers = str(ended_by.workers or workers)
+        except BaseException:
+            # A killed driver leaves its lease behind, and no other driver takes the run over.
+            self.folder.delete(lease.FILE)
+            raise
 
     def _run_driver(
         self, schedule: Sequence[Fault], handled: set[str], workers: str
@@ -105,15 +110,19 @@ class Drill:
             self.folder.uri,
             self._data_folder.uri,
         ]
-        with tempfile.TemporaryFile("w+") as output:
-            process = subprocess.Popen(
+        with (
+            tempfile.TemporaryFile("w+") as output,
+            subprocess.Popen(
                 [*command, self._address, workers],
+                # It closes when this process ends, however that is, and the driver ends with it.
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
                 # Not killed by a Ctrl-C that is meant for this process.
                 start_new_session=True,
-            )
+            ) as process,
+        ):
             try:
                 return self._watch(process, schedule, handled)
             except ChaosError as error:
@@ -122,7 +131,6 @@ class Drill:
                 raise ChaosError("\n    ".join([error.message, *lines]), error.hint) from None
             finally:
                 process.kill()
-                process.wait()
 
     def _watch(
         self, process: subprocess.Popen[str], schedule: Sequence[Fault], handled: set[str]
@@ -163,7 +171,7 @@ class Drill:
                 continue
             proof = fired[fault.id]
             at_s, done = proof["time_s"], proof["step"]
-            # The first step after it that had not been done before it.
+            # The first new step after the fault.
             next_s = min(
                 (r["time_s"] for r in steps if r["step"] > done and r["time_s"] > at_s),
                 default=None,

@@ -2,12 +2,15 @@
 
     python -m raydc.chaos.driver RUN_FOLDER DATA_FOLDER ADDRESS NUM_WORKERS
 
-An empty NUM_WORKERS means the number in the spec.
+An empty NUM_WORKERS means the number in the spec. The process ends when its standard input does:
+`raydc chaos` holds the other end.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 
 from raydc import engine, train
 from raydc import spec as specs
@@ -38,5 +41,17 @@ def _train(run_uri: str, data_uri: str, address: str, workers: str) -> None:
     train.run(spec, data, folder, lambda line: print(line, flush=True), resume=True)  # noqa: T201
 
 
+def _end_with_stdin() -> None:
+    """Starts a thread that ends this process, wherever it is, when its standard input ends."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="raydc-parent", daemon=True).start()
+
+
 if __name__ == "__main__":
+    _end_with_stdin()
     sys.exit(main(sys.argv[1:]))

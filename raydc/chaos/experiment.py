@@ -16,10 +16,12 @@ from raydc.chaos.drill import Drill, FiredFault
 from raydc.chaos.nodes import Nodes
 from raydc.checkpoint.store import CheckpointStore, name_of
 from raydc.data.prepared import Prepared
+from raydc.data.shards import open_rows
 from raydc.engine.connection import Engine
 from raydc.errors import ChaosError, RunError, Say, UsageError
 from raydc.loop import worker
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, WORKER, Fault
+from raydc.loop.sampler import make_sampler
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking.phase_timer import read_account
@@ -34,8 +36,8 @@ class Options:
 
     Attributes:
         num_steps: Steps of the small run.
-        seed: Seed of the schedule.
-        num_kills: Faults of the schedule.
+        seed: Seed from which the schedule of faults is drawn.
+        num_kills: Number of faults in the schedule.
         only: Kinds of faults, of `schedule.CHOICES`. Empty: all that fit the spec and touch no
             node.
     """
@@ -118,7 +120,7 @@ def choices_of(
     can = [WORKER, schedule.CHECKPOINT, schedule.RESTORE]
     if spec.scaling.max_workers:
         can.append(DRIVER)
-    # Without exactness, another number of workers gives other bits.
+    # Without exactness, a different number of workers gives different bits.
     if spec.train.exact and most > 1:
         can.append(RESIZE)
     if with_nodes and spec.scaling.max_workers:
@@ -241,8 +243,12 @@ def _judge(
     fired: Sequence[FiredFault],
     report: Say,
 ) -> None:
+    rows, signature = open_rows(data.folder, "train"), data.features.signature
+    sampler = make_sampler(
+        spec.train.sampling, spec.seed, len(signature.classes), lambda: rows.targets
+    )
     one, other = (
-        compare.read(folder, spec, data.num_rows["train"]) for folder in (undisturbed, disturbed)
+        compare.read(folder, spec, len(rows), sampler) for folder in (undisturbed, disturbed)
     )
     problems = compare.differences(one, other)
     problems += [f"undisturbed: {violation}" for violation in one.row_violations]
@@ -272,5 +278,6 @@ def _judge(
         f"chaos     disturbed equals undisturbed, bit for bit: {last} {other.weights[:16]}, "
         f"{len(other.losses)} losses"
     )
-    report("chaos     every row was used exactly once, in its place")
+    how_often = "exactly once" if sampler is None else "as often as its class must be"
+    report(f"chaos     every row was used {how_often}, in its place")
     report(f"done      {len(fired)} fault(s) survived{times}")

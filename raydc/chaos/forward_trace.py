@@ -32,7 +32,7 @@ class ForwardPass:
     """One forward pass in training mode: one logical shard of a step.
 
     Attributes:
-        rows: Digest of the input.
+        rows: Digest of the inputs of the shard.
         parameters: Digests by name, before the pass.
         buffers: Digests by name, before the pass; also of buffers that no checkpoint holds.
         attributes: Other Python values of modules before the pass, by `module.attribute`.
@@ -52,7 +52,7 @@ class ForwardTrace:
     """The training passes of a network, in order.
 
     Attributes:
-        passes: The forward passes.
+        passes: Forward passes in training mode, in the order in which they ran.
         network: The network that was traced last.
     """
 

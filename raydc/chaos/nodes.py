@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raydc import engine
+from raydc.engine import interruption, late_workers, ray_start
 from raydc.errors import ChaosError
 from raydc.loop.fault_injection import DRAIN
 
@@ -41,17 +42,30 @@ class Nodes:
 
         # Before the first raylet starts: it reads the choice from the environment.
         engine.choose_auth(local=True)
-        # The head has no CPU, so that no worker runs where a kill would end the cluster.
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
-        )
-        for _ in range(self._num_nodes):
-            self._add()
+        self._cluster = Cluster()
+        try:
+            with interruption.idle():
+                # It has no CPU, so that no worker runs where a kill would end the cluster.
+                self._add(num_cpus=0, include_dashboard=False)
+                for _ in range(self._num_nodes):
+                    self._add()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        engine.disconnect()
-        self._cluster.shutdown()
+        # A signal in here would leave nodes to Python's end, which asks each process first.
+        with interruption.deferred():
+            engine.disconnect()
+            head, nodes = self._cluster.head_node, list(self._cluster.worker_nodes)
+            workers = late_workers.find_workers()
+            for node in (*nodes, head) if head else nodes:
+                self._cluster.remove_node(node, allow_graceful=False)
+            self._cluster.shutdown()
+            if head:
+                session = os.path.basename(head.get_session_dir_path())
+                late_workers.end_late_workers(session, workers)
 
     def remove(self, kind: str, pid: int) -> None:
         """Kills or drains the node of a worker, and adds a new node.
@@ -80,8 +94,10 @@ class Nodes:
         self._cluster.remove_node(found[0], allow_graceful=False)
         self._add()
 
-    def _add(self) -> None:
-        self._cluster.add_node(num_cpus=_CPUS_OF_NODE)
+    def _add(self, **options: Any) -> None:
+        # Ray would take SIGTERM for each node that it starts.
+        with ray_start.keep_handlers():
+            self._cluster.add_node(**{"num_cpus": _CPUS_OF_NODE, **options})
 
     def _drain(self, node: Any) -> None:
         # Ray has no public Python call for it.

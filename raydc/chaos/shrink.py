@@ -12,6 +12,7 @@ from raydc import spec as specs
 from raydc.data.prepared import Prepared, load, read_golden_rows
 from raydc.data.shards import Rows, open_rows, write_data_set
 from raydc.errors import UsageError
+from raydc.features import Inputs
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
@@ -59,7 +60,7 @@ def shrink_data(spec: ResolvedSpec, data: Prepared, num_steps: int, folder: Stor
     return load(folder)
 
 
-def _first(rows: Rows, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _first(rows: Rows, count: int) -> tuple[Inputs, npt.NDArray[Any]]:
     return rows.gather(np.arange(count, dtype=np.int64))
 
 

@@ -22,8 +22,8 @@ from raydc.checkpoint.state import (
     State,
     constants_of,
     pack_state,
+    unpack_model,
     unpack_state,
-    unpack_weights,
 )
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
 from raydc.data.prepared import Prepared
@@ -32,6 +32,9 @@ from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 FILE = "fork.json"
+_INPUT = "input."
+# Where the weights of a run started from, and which of them it trained, is not part of its model.
+_MAY_DIFFER = ("weights", "weights_sha256", "freeze", "initialisation")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,10 @@ def load(spec: ResolvedSpec, data: Prepared, runs: Storage, given: str) -> Fork:
     # Pretrained weights would be downloaded, only to be replaced by those of the fork.
     section = spec.model.without_weights()
     fresh = models.build(section, data.features.signature, spec.seed).state_dict()
-    weights = _fit_to_data(fresh, unpack_weights(found), before["name"])
+    weights = unpack_model(found)
+    if _has_own_input(before["model"]):
+        fresh |= {key: tensor for key, tensor in weights.items() if key.startswith(_INPUT)}
+    weights = _fit_to_data(fresh, weights, before["name"])
     return Fork(Origin(before["name"], found.step, source.uri, found.meta["data_hash"]), weights)
 
 
@@ -165,14 +171,19 @@ def _find_checkpoint(store: CheckpointStore, step: int | None) -> Found:
 
 
 def _refuse_other_model(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
-    # Pretrained weights are where a run started from, not part of its model.
-    changes = specs.differences(before["model"], specs.to_dict(spec)["model"])
-    relevant = [f"model.{change}" for change in changes if change.path != "weights"]
+    changes = specs.differences(specs.with_defaults(before)["model"], specs.to_dict(spec)["model"])
+    relevant = [f"model.{change}" for change in changes if change.path not in _MAY_DIFFER]
     if relevant:
         raise RunError(
             f"run {before['name']!r} has a different model:\n    " + "\n    ".join(relevant),
             "A fork keeps the model: make the section equal, or leave out --fork.",
         )
+
+
+def _has_own_input(section: Mapping[str, Any]) -> bool:
+    """Whether the input layer of a run followed from its weights or its spec, not from the data."""
+    given = section.get("normalisation")
+    return given != "data" and (given is not None or section.get("weights") is not None)
 
 
 def _fit_to_data(
@@ -181,7 +192,7 @@ def _fit_to_data(
     """Puts the weights of the run `name` into the state of a new network."""
     for key, tensor in fresh.items():
         # The input layer normalises with constants of the new data.
-        if key.startswith("input."):
+        if key.startswith(_INPUT):
             continue
         there = weights.get(key)
         if there is None or there.shape != tensor.shape:

@@ -38,7 +38,7 @@ class FailureHistory:
     """Failures of a run so far.
 
     Attributes:
-        num_failures: Number of failures.
+        num_failures: Number of attempts that did not end on purpose.
         observed_s: Seconds of training in which they happened.
     """
 
@@ -144,7 +144,7 @@ class CheckpointInterval:
         self._writes_s = [*self._writes_s, write_s][-_NUM_REMEMBERED:]
 
     def interval_s(self, now_s: float) -> float:
-        """Seconds between two checkpoints; without meaning if steps are counted."""
+        """Seconds between two checkpoints; ignored if steps are counted."""
         wanted = self._section.interval_s
         if wanted != "auto":
             return wanted

@@ -14,16 +14,15 @@ from typing import Any, TypeVar
 import yaml
 
 from raydc import spec as specs
-from raydc.artefact import read_one
 from raydc.checkpoint import best
 from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
 from raydc.checkpoint.store import CheckpointStore, Found, name_of
+from raydc.checksummed_folder import read_one
 from raydc.errors import (
     CheckpointError,
     FormatError,
     RunError,
     Say,
-    SpecError,
     os_error_hint,
 )
 from raydc.spec import ResolvedSpec
@@ -84,7 +83,7 @@ def find_newest(
         if earlier is not None:
             found, source = earlier, Source.STORAGE
         then = (
-            "it is no model any more, unless it is put back"
+            "it is not a model any more, unless it is put back"
             if earlier is None
             else f"the run goes back to step {found.step:,}, to compute it again"
         )
@@ -175,7 +174,7 @@ def check_best(store: CheckpointStore, newest: int, report: Say) -> None:
 
 
 def refuse_changes(spec: ResolvedSpec, data_hash: str, found: Found) -> None:
-    """Refuses to continue from a state of another spec or data set.
+    """Refuses to continue from a state of a different spec or data set.
 
     Args:
         spec: The resolved spec of this attempt, which is compared with that of the state.
@@ -190,7 +189,7 @@ def refuse_changes(spec: ResolvedSpec, data_hash: str, found: Found) -> None:
 
 
 def refuse_other_data(spec: ResolvedSpec, before: str, now: str) -> None:
-    """Refuses to continue a run with another data set.
+    """Refuses to continue a run with a different data set.
 
     Args:
         spec: The resolved spec, for the name of the run in the message.
@@ -210,7 +209,7 @@ def refuse_other_data(spec: ResolvedSpec, before: str, now: str) -> None:
 
 
 def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
-    """Refuses to continue a run with another spec.
+    """Refuses to continue a run with a different spec.
 
     Args:
         spec: The resolved spec of this attempt.
@@ -219,7 +218,7 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     Raises:
         RunError: A field that changes the model differs; the message has both values of each.
     """
-    changed = specs.differences(_with_defaults(before), specs.to_dict(spec))
+    changed = specs.differences(specs.with_defaults(before), specs.to_dict(spec))
     relevant = [change for change in changed if change.path.split(".")[0] not in _MAY_CHANGE]
     if not relevant:
         return
@@ -234,16 +233,4 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
             f"--set train.logical_shards={relevant[0].before}"
         )
     lines = "\n    ".join(map(str, relevant))
-    raise RunError(f"run {spec.name!r} was started with another spec:\n    {lines}", hint)
-
-
-def _with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved spec that was stored, with the defaults of fields that are newer than it.
-
-    A new field's default is what raydc did before the field, so it is no change of the run. A spec
-    that this raydc cannot read stays as it is: then the comparison names what it does not know.
-    """
-    try:
-        return specs.to_dict(specs.resolve(specs.from_dict(dict(before))))
-    except SpecError:
-        return dict(before)
+    raise RunError(f"run {spec.name!r} was started with a different spec:\n    {lines}", hint)

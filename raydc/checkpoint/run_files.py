@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from raydc.artefact import is_damage, read_one
 from raydc.checkpoint import resume
 from raydc.checkpoint.store import CheckpointStore, name_of
+from raydc.checksummed_folder import is_damage, read_one
 from raydc.errors import CheckpointError, RunError, Say, close_names, first_line
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -57,14 +57,14 @@ def require_run(folder: Storage, runs: Storage, name: str) -> None:
 
 
 def compare_resolved(spec: ResolvedSpec, folder: Storage, report: Say) -> None:
-    """Refuses to continue a run with another spec than its `resolved.yaml`.
+    """Refuses to continue a run with a different spec from its `resolved.yaml`.
 
     The newest checkpoint that verifies decides if that file is damaged, and the file is written
     again.
 
     Args:
         spec: The resolved spec of this attempt.
-        folder: Folder of the run.
+        folder: Folder of the run, with its `resolved.yaml`.
         report: Shows a line if the file was damaged.
 
     Raises:
@@ -92,6 +92,11 @@ def compare_resolved(spec: ResolvedSpec, folder: Storage, report: Say) -> None:
         "from a checkpoint"
     )
     folder.write_bytes(RESOLVED, kept)
+
+
+def read_resolved(folder: Storage) -> dict[str, Any] | None:
+    """The `resolved.yaml` of a run, as plain values; None if there is none that can be read."""
+    return _read_yaml(folder, RESOLVED)[0]
 
 
 def _spec_of_newest(folder: Storage) -> bytes | None:
@@ -131,7 +136,7 @@ def report_damage(run_folder: Storage, newest_step: int, report: Say) -> None:
     """Names the records of a run that are damaged or gone; the run continues without them.
 
     Args:
-        run_folder: Folder of the run.
+        run_folder: Folder of the run, with its metrics and events.
         newest_step: Step of its newest checkpoint, up to which there must be records.
         report: Shows a line.
     """
@@ -142,7 +147,7 @@ def report_damage(run_folder: Storage, newest_step: int, report: Say) -> None:
     for name in _FACTS:
         try:
             if run_folder.exists(name) and not isinstance(run_folder.read_json(name), dict):
-                report(f"train     {run_folder.uri}/{name} holds no object and is left out")
+                report(f"train     {run_folder.uri}/{name} is not a JSON object and is left out")
         except (OSError, ValueError) as error:
             report(f"train     {run_folder.uri}/{name} is left out: {first_line(error)}")
     history = events.surviving(iter(metrics))

@@ -12,8 +12,8 @@ def refuse_taken_name(runs: Storage, name: str, resume: bool, new: bool) -> None
     """Refuses a name that is taken or, for a resume, free.
 
     Args:
-        runs: Folder of all runs.
-        name: Name of the run.
+        runs: Folder that holds the folders of all runs.
+        name: Name that the run should have.
         resume: Whether an existing run is continued.
         new: Whether an existing run is renamed.
 

@@ -276,7 +276,7 @@ class Saver:
         )
 
     def _on_write_failed(self, copy: HostCopy, error: OSError, is_last_attempt: bool) -> None:
-        # For the message of an error that comes later.
+        # Kept for the message, if the run fails for this reason later.
         self._refused = error
         if is_last_attempt:
             self._storage_policy.record_failure()

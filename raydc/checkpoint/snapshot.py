@@ -97,7 +97,7 @@ class HostCopy:
         copy_rest: Copies the tensors that are not copied yet.
 
     Attributes:
-        step: Completed steps.
+        step: Number of completed steps in the copied state.
         best_step: Step of the best checkpoint so far, which stays in storage.
         is_safe: Set once the copy has arrived at a safe place.
         place: Where it arrived first: storage or memory; None before.

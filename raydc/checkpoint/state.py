@@ -1,7 +1,7 @@
 """The position of a run, what it has seen, and how a checkpoint stores both. Runs in each worker.
 
 model.safetensors      weights and buffers
-optimizer.safetensors  tensors of optimiser and schedule
+optimizer.safetensors  tensors of optimiser and schedule, and the averaged weights if there are any
 optimizer.pt           their plain values, and the places of the tensors; no pickled objects
 state.json             `State`
 spec.yaml              the resolved spec
@@ -29,13 +29,16 @@ from raydc.errors import CheckpointError
 from raydc.spec import ResolvedSpec
 from raydc.storage import canonical_json, sha256
 
+# Key of the averaged weights in the state of a step.
+AVERAGE = "average"
+
 
 @dataclass(frozen=True)
 class State:
     """The position of a run and what it has seen: `state.json` of a checkpoint.
 
     Attributes:
-        step: Completed steps.
+        step: Number of completed steps.
         loss_sum: Sum of loss times rows over the current epoch.
         loss_rows: Rows of the current epoch so far.
         best_metric: Best validation metric so far.
@@ -68,7 +71,7 @@ class Parts:
     """The live state of a run, from which a checkpoint is made.
 
     Attributes:
-        state: Position of the run.
+        state: Position of the run and its scores so far.
         weights: State of the network, by name.
         step_state: State of optimiser and schedule, as `Step.state` returns it.
     """
@@ -129,6 +132,13 @@ def unpack_weights(found: Found) -> dict[str, torch.Tensor]:
     """State of the network in a checkpoint, on the CPU."""
     weights: dict[str, torch.Tensor] = safetensors.torch.load(found.files["model.safetensors"])
     return weights
+
+
+def unpack_model(found: Found) -> dict[str, torch.Tensor]:
+    """State of the network that a checkpoint makes a model of: averaged, if the run averages."""
+    # A fork starts from a checkpoint of weights alone.
+    step = unpack_step(found) if "optimizer.pt" in found.files else {}
+    return dict(step[AVERAGE]) if step.get(AVERAGE) else unpack_weights(found)
 
 
 def unpack_step(found: Found) -> dict[str, Any]:

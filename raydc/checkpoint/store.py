@@ -1,8 +1,8 @@
 """The checkpoints of a run in storage. Rank 0 writes them; drivers, workers and commands read them.
 
-A checkpoint is an artefact (`raydc.artefact`): a folder whose manifest does not verify is not a
-checkpoint. The newest checkpoint that verifies wins, and one that is skipped is named with the
-reason.
+A checkpoint is a folder of files with checksums (`raydc.checksummed_folder`): one whose manifest
+does not verify is not a checkpoint. The newest checkpoint that verifies wins, and one that is
+skipped is named with the reason.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.artefact import (
+from raydc.checksummed_folder import (
     MANIFEST,
     OnPhase,
     ignore_phase,
-    read_artefact,
+    read_checksummed,
     read_manifest,
-    write_artefact,
+    write_checksummed,
 )
 from raydc.errors import CheckpointError, FormatError
 from raydc.storage import Content, Storage
@@ -34,9 +34,9 @@ class Found:
     """A checkpoint that verifies.
 
     Attributes:
-        step: Completed steps.
+        step: Number of completed steps.
         meta: JSON values from the manifest.
-        files: Content by name.
+        files: Content of each file, by its name.
     """
 
     step: int
@@ -115,7 +115,7 @@ class CheckpointStore:
         if self.folder.is_local:
             self._write_draft(name, files, meta, hashes)
         else:
-            write_artefact(self.folder / name, files, meta, hashes, self.reached)
+            write_checksummed(self.folder / name, files, meta, hashes, self.reached)
         self.reached("moved")
         self._prune(best_step)
         self.reached("pruned")
@@ -145,7 +145,7 @@ class CheckpointStore:
         """
         draft = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            write_artefact(self.folder / draft, files, meta, hashes, self.reached)
+            write_checksummed(self.folder / draft, files, meta, hashes, self.reached)
             self.folder.move(draft, name)
         except OSError:
             # On a full disk the next attempt needs the space of the draft.
@@ -188,8 +188,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: It does not exist or does not verify.
         """
-        meta, files = read_artefact(self.folder / name_of(step))
-        # A folder that was renamed verifies, but its position is not the one in its name.
+        meta, files = read_checksummed(self.folder / name_of(step))
+        # A folder that was renamed verifies, but holds another step than its name says.
         if meta.get("step") != step:
             raise CheckpointError(
                 f"{self.folder.uri}/{name_of(step)} is of step {meta.get('step')}"

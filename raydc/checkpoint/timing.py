@@ -18,7 +18,7 @@ class Timing:
         exit_timeout_s: Longest wait for a checkpoint on its way when the run fails.
         stop_timeout_s: Longest time to make the state safe before a planned stop. Less than the
             timeout of a collective operation (120 s), in which the other ranks wait for rank 0.
-        memory_every_s: Least time between two states that go to peer memory. If steps are faster,
+        memory_every_s: Minimum time between two states that go to peer memory. If steps are faster,
             this and `memory_late_s`, not a number of steps, limit what a failure loses.
         memory_late_s: How long a state may be on its way to peer memory before a step waits.
         memory_pause_s: How long peer memory that has refused a state is left alone.

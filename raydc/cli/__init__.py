@@ -4,13 +4,13 @@ Exit codes are those of `raydc.errors`. Commands import what they need when they
 `raydc --help` loads neither Ray nor torch.
 """
 
-from raydc.cli import canary, endpoint, init, inventory, rm, show, stages, token
+from raydc.cli import canary, endpoint, init, inventory, pages, rm, show, stages, token
 from raydc.cli.app import main
 
 __all__ = ["main"]
 
 # In the order in which a newcomer needs them.
-main.add_section("Specs", init.init, show.validate, show.plan, show.schema)
+main.add_section("Specs", init.init, pages.inspect, show.validate, show.plan, show.schema)
 main.add_section(
     "Stages",
     stages.run,
@@ -31,4 +31,6 @@ main.add_section(
     endpoint.stop,
     token.token,
 )
-main.add_section("Storage", inventory.runs, inventory.data, inventory.models, rm.rm)
+main.add_section(
+    "Storage", inventory.runs, pages.report_runs, inventory.data, inventory.models, rm.rm
+)

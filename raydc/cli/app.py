@@ -1,4 +1,4 @@
-"""Shared parts of all commands: the group, options, error output, and opening a job."""
+"""Shared parts of all commands: the group, options, error output, and the connection to Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raydc.engine import interruption
 from raydc.errors import RaydcError, SpecError, first_line
 
 if TYPE_CHECKING:
-    from raydc.job import Job
+    from raydc.run_context import RunContext
     from raydc.spec import ResolvedSpec
     from raydc.spec.sections import Spec
 
@@ -186,7 +186,7 @@ def load(path: str, overrides: tuple[str, ...]) -> Spec:
     """Reads a spec with its overrides. Raises SpecError."""
     from raydc import spec
 
-    # For the place of a problem that is found later.
+    # Kept, so that a problem that is found later can be shown with its place.
     click.get_current_context().find_root().meta[_LOADED] = (path, overrides)
     return spec.load(path, overrides)
 
@@ -198,22 +198,22 @@ def resolve(path: str, overrides: tuple[str, ...]) -> ResolvedSpec:
     return spec.resolve(load(path, overrides))
 
 
-def open_job(
+def open_context(
     path: str, overrides: tuple[str, ...], address: str | None, dashboard: bool = False
-) -> Job:
+) -> RunContext:
     """Reads a spec and connects to Ray.
 
     Args:
-        path: The spec file.
+        path: Path of the spec file.
         overrides: `PATH=VALUE` of each `--set`.
         address: Ray cluster; None takes RAY_ADDRESS, else starts a local Ray.
         dashboard: Start the dashboard of a local Ray.
 
     Raises:
         SpecError: The spec has problems.
-        ClusterError: No cluster, or one that cannot hold the job.
+        ClusterError: No cluster at the address, or one that is too small for the spec.
         UsageError: Storage that not every node can reach, or a dashboard of a cluster.
     """
-    from raydc import job
+    from raydc import run_context
 
-    return job.open_job(load(path, overrides), address, report, dashboard)
+    return run_context.open_context(load(path, overrides), address, report, dashboard)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.artefact import MANIFEST
+from raydc.checksummed_folder import MANIFEST
 from raydc.cli.model_inventory import read_model
 from raydc.cli.run_inventory import Run
 from raydc.cli.store_listing import Extent, StoreListing
-from raydc.data.manifest import FORMAT_VERSION
+from raydc.data.manifest import FORMAT_VERSION, RECORD_FORMAT_VERSION
 from raydc.errors import DataError, did_you_mean
 
 # The manifest of a million source files has a hundred megabytes; a table can do without its rows.
@@ -97,7 +97,7 @@ def _read(
         facts = listing.read_json(f"data/{name}/{MANIFEST}")
         state = "complete" if facts else "damaged"
         # Not damaged: another version of raydc reads it.
-        if facts and facts.get("format") != FORMAT_VERSION:
+        if facts and facts.get("format") not in (FORMAT_VERSION, RECORD_FORMAT_VERSION):
             state = f"format {facts.get('format', 'unknown')}"
     rows, sources = facts.get("rows"), facts.get("sources")
     return DataSet(

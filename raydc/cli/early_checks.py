@@ -14,17 +14,27 @@ def check_early(spec: ResolvedSpec) -> None:
     A run would come to it only after Ray has started and the data is prepared.
 
     Args:
-        spec: The resolved spec.
+        spec: Resolved spec whose model, transforms, tokenizer and source are checked.
 
     Raises:
-        SpecError: The network, its weights or its builder do not exist.
-        DataError: The source is not there, or lacks a column of the spec.
+        SpecError: The network, its weights, its builder or a transform does not exist, or refuses
+            its options.
+        DataError: The source is not there, or lacks a column of the spec; or its tokenizer cannot
+            be used.
     """
     # Imported late: `raydc --help` loads neither torch nor pyarrow.
     from raydc.data.source_check import check_source
     from raydc.models.section_check import check_section
 
     check_section(spec.model)
+    if spec.data.augment and spec.data.augment.transforms:
+        from raydc.loop.augment import check_names
+
+        check_names(spec.data)
+    if spec.data.features.text.tokenizer is not None:
+        from raydc.data.tokenizer_file import check_tokenizer
+
+        check_tokenizer(spec.data.features.text)
     check_source(spec.data)
 
 
@@ -32,7 +42,7 @@ def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:
     """Refuses what `check_early` finds, and a name of a run that is taken or, to resume, free.
 
     Args:
-        spec: The resolved spec.
+        spec: Resolved spec, whose name and storage give the run folder.
         resume: Whether an existing run is continued.
         new: Whether an existing run is renamed.
 

@@ -18,14 +18,14 @@ from raydc.cli.app import (
     SPEC,
     WHY,
     load,
-    open_job,
+    open_context,
     report,
     resolve,
 )
-from raydc.errors import UsageError
+from raydc.errors import UsageError, shown
 
 if TYPE_CHECKING:
-    from raydc.job import Job
+    from raydc.run_context import RunContext
 
 # Seconds that other drivers get to leave a local Ray before it ends.
 LEAVE_GRACE_S = 10.0
@@ -70,9 +70,10 @@ def serve(
     chosen = (
         version if version is not None else endpoint_actions.version_to_serve(registry, resolved)
     )
-    job = open_job(spec, overrides, address, dashboard)
-    pipeline.serve_model(job, chosen, "raydc serve")
-    stay(job, once)
+    context = open_context(spec, overrides, address, dashboard)
+    with endpoint_actions.own_endpoint(context):
+        pipeline.serve_model(context, chosen, "raydc serve")
+        stay(context, once)
 
 
 @click.command()
@@ -126,13 +127,13 @@ def predict(
             )
         from raydc.cli import endpoint_actions
 
-        endpoint_actions.predict_file(open_job(spec, overrides, address), source, output)
+        endpoint_actions.predict_file(open_context(spec, overrides, address), source, output)
         return
-    # Neither, or both: one request carries rows or an image.
-    if bool(rows) == bool(image):
-        raise UsageError(
-            "nothing to predict", "Give --row (one or more), --image, or --input with --output."
-        )
+    choices = "Give --row (one or more), --image, or --input with --output."
+    if rows and image:
+        raise UsageError("one request carries rows or an image, not both", choices)
+    if not rows and not image:
+        raise UsageError("nothing to predict", choices)
     # Parsed before the endpoint is looked for, so that a typo costs no request.
     parsed = [_json(row) for row in rows]
     if url is None:
@@ -146,9 +147,9 @@ def predict(
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"--row {text}: not JSON: {error}", """Example: --row '{"age": 41}'"""
+            f"--row {shown(text)}: not JSON: {error}", """Example: --row '{"age": 41}'"""
         ) from error
 
 
@@ -236,17 +237,20 @@ def stop(
         report(line)
 
 
-def stay(job: Job, once: bool) -> None:
-    """Keeps a local Ray up for its endpoints; returns at once on a cluster."""
-    from raydc import engine, serve
+def stay(context: RunContext, once: bool) -> None:
+    """Keeps a local Ray up for its endpoints; returns at once on a cluster.
+
+    Call it in the block of `endpoint_actions.own_endpoint`.
+    """
+    from raydc import serve
     from raydc.cli.endpoint_actions import alias_of
     from raydc.tracking.endpoint_record import remove_record
 
-    served = (job.storage, job.spec.name, alias_of(job.spec), job.engine.address)
+    served = (context.storage, context.spec.name, alias_of(context.spec), context.engine.address)
     # A cluster outlives this process, and so do its endpoints.
-    if not job.engine.local:
+    if not context.engine.local:
         if once:
-            serve.shutdown(job.spec.name)
+            serve.shutdown(context.spec.name)
             remove_record(*served)
         else:
             report(
@@ -255,21 +259,19 @@ def stay(job: Job, once: bool) -> None:
             )
         return
     if once:
+        return
+    report("          the endpoint stays up until Ctrl-C or `raydc stop SPEC`")
+    try:
+        # Other processes may serve further models on this Ray: it ends after the last of them.
+        serve.wait()
+        report("serve     the endpoint was stopped")
+        # `raydc stop` is attached to this Ray and would be aborted with it: it has to read
+        # that the endpoint is gone, print that and leave.
+        time.sleep(LEAVE_GRACE_S)
+    except KeyboardInterrupt:
+        report("serve     stopping")
+        # First, because there may be no time left after it.
         remove_record(*served)
-    else:
-        report("          the endpoint stays up until Ctrl-C or `raydc stop SPEC`")
-        try:
-            # Other processes may serve further models on this Ray: it ends after the last of them.
-            serve.wait()
-            report("serve     the endpoint was stopped")
-            # `raydc stop` is attached to this Ray and would be aborted with it: it has to read
-            # that the endpoint is gone, print that and leave.
-            time.sleep(LEAVE_GRACE_S)
-        except KeyboardInterrupt:
-            report("serve     stopping")
-            # Requests in work are answered first, as far as the limit of an interruption allows.
-            serve.shutdown()
-            raise
-        finally:
-            remove_record(*served)
-    engine.disconnect()
+        # Requests in progress are answered first, as far as the limit of an interruption allows.
+        serve.shutdown()
+        raise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
-from raydc import spec
+from raydc import engine, spec
 from raydc.cli.endpoint_search import attach_to_endpoint
 from raydc.errors import ServeError
-from raydc.job import Job
 from raydc.registry import Registry
+from raydc.run_context import RunContext
 from raydc.spec import ResolvedSpec, Spec
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
@@ -38,21 +39,41 @@ def version_to_serve(registry: Registry, given: Spec) -> int:
     return max(known) if known else registry.resolve(given.name, alias)
 
 
-def predict_file(job: Job, source: str, output: str) -> None:
+@contextlib.contextmanager
+def own_endpoint(context: RunContext) -> Iterator[None]:
+    """Ends the local Ray of a run after the block, and the record of its endpoint before that.
+
+    However the block ends: nobody must look for an endpoint that ended with its Ray. A cluster
+    keeps its endpoints.
+    """
+    try:
+        yield
+    finally:
+        if context.engine.local:
+            remove_record(
+                context.storage, context.spec.name, alias_of(context.spec), context.engine.address
+            )
+    if context.engine.local:
+        engine.disconnect()
+
+
+def predict_file(context: RunContext, source: str, output: str) -> None:
     """Predicts every row of a file with the version that the endpoint would serve.
 
     Args:
-        job: Connection to Ray, and the storage with the registered model.
+        context: Connection to Ray, and the storage with the registered model.
         source: A csv, parquet or jsonl file, or a folder of them.
         output: A file that ends with .csv, .parquet or .jsonl.
     """
     from raydc import evaluate
 
-    registry = Registry(job.storage)
-    version = version_to_serve(registry, job.spec)
-    folder = registry.folder(job.spec.name, version)
-    num_rows = evaluate.predict_file(folder, source, output, job.report)
-    job.report(f"predict   {num_rows:,} rows with {job.spec.name} version {version} -> {output}")
+    registry = Registry(context.storage)
+    version = version_to_serve(registry, context.spec)
+    folder = registry.folder(context.spec.name, version)
+    num_rows = evaluate.predict_file(folder, source, output, context.report)
+    context.report(
+        f"predict   {num_rows:,} rows with {context.spec.name} version {version} -> {output}"
+    )
 
 
 def move_alias(

@@ -47,7 +47,7 @@ def attach_to_endpoint(storage: Storage, model: str, alias: str, address: str | 
     """Attaches to the Ray that serves an alias.
 
     Args:
-        storage: Storage of the registry.
+        storage: Storage that holds the registry and the records of endpoints.
         model: Name of the model in the registry.
         alias: Alias that the endpoint serves.
         address: Ray cluster; None takes RAY_ADDRESS, else the Ray of the record in the store, else

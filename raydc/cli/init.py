@@ -37,8 +37,8 @@ def init(
 ) -> None:
     """Write a commented spec for a data set, ready to run.
 
-    DATA is a file, a folder, a pattern or a URI. Its first rows decide what the spec says; each
-    decision stands in the file, with its reason."""
+    DATA is a file, a folder, a pattern or a URI. Its first rows decide what the spec says; the
+    file names each decision with its reason."""
     from raydc import spec as specs
     from raydc.data import spec_draft
 
@@ -50,15 +50,16 @@ def init(
         )
     look, form = _look(source)
     text = spec_draft.draft_spec(look, spec_draft.Choice(source, chosen, target, task, form))
-    # A draft that would be refused is not written.
+    # Raises for a draft that `raydc run` would refuse, before it is written.
     specs.resolve(specs.loads(text, str(path)))
-    # "x": what another process has written meanwhile stays.
+    # "x" fails if another process has written the file meanwhile.
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
     for note in look.layout.notes:
         report(note)
     rows = f"{'all' if look.is_whole else 'the first'} {look.num_rows:,} rows"
     report(f"wrote {path} after a look at {rows} of {len(look.columns)} columns; next:")
+    report(f"  raydc inspect {path}   (all rows: leaks, copies, drift; nothing is trained)")
     report(f"  raydc run {path}")
 
 
@@ -79,7 +80,8 @@ def _look(source: str) -> tuple[FirstLook, Csv]:
         try:
             found = take_first_look(Data(source=absolute(source), csv=form))
         except DataError as error:
-            # Only another form of the file is worth another try; the first error says it best.
+            # Another try helps only where the hint names a field of `data.csv`. The first error is
+            # shown in the end: later ones come from guesses.
             if failure is None and "data.csv." not in (error.hint or ""):
                 raise
             failure = failure or error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raydc.artefact import MANIFEST
+from raydc.checksummed_folder import MANIFEST
 from raydc.cli.run_inventory import Run, data_set_name, scores
 from raydc.cli.store_listing import Extent, StoreListing
 from raydc.errors import RegistryError, did_you_mean
@@ -23,15 +23,15 @@ class ModelVersion:
     """A version as `raydc models NAME` shows it.
 
     Attributes:
-        number: From 1.
+        number: Number of the version, from 1.
         state: `complete`, or `incomplete` without a manifest: being registered, or interrupted.
-        extent: Size and age.
+        extent: Size and age of the folder of the version.
         aliases: Aliases that stand for it.
         serves: How running endpoints use it, such as `stable at URL`; empty if no Ray was queried.
         run: Name of the run that it came from; None if it is not recorded.
         run_is_here: Whether that run still holds this very model.
         data_set: Data set that it was trained on; None if it is not recorded.
-        by: Who registered it.
+        by: Name of the user who registered it; None if it is not recorded.
         registered_s: Unix time of it; None if it is not recorded.
         metrics: Its scores on the held-out rows.
     """
@@ -54,7 +54,7 @@ class Model:
     """A model as `raydc models` shows it.
 
     Attributes:
-        name: Its name.
+        name: Name of the model in the registry.
         extent: Size and age of all of it.
         versions: Its versions, ascending.
         aliases: Alias to version.
@@ -90,7 +90,7 @@ def read_model(
         listing: Files of the storage, listed once per kind.
         name: Name of the folder below `models/`.
         runs: Runs of the storage; those that still hold a version's model are its origin.
-        endpoints: As for `read_models`.
+        endpoints: Running endpoints, from `raydc.serve.status`; empty if no Ray was queried.
 
     Raises:
         RegistryError: There is no such model.

@@ -23,7 +23,7 @@ _THREADS_TIMEOUT_S = 5.0
 class _LossyStream(io.TextIOWrapper):
     """A stream that drops what cannot be written; each later line is tried again."""
 
-    # Not in the file below: a signal between its call and its return would write a line twice.
+    # Not in the raw file below: a signal between its write and its return would write a line twice.
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
             super().write(text)
@@ -42,6 +42,7 @@ def run(command: Callable[[], None]) -> NoReturn:
     """
     protect_streams()
     code: object = 0
+    left_s: float | None = None
     try:
         with interruption.catch_signals():
             try:
@@ -51,14 +52,18 @@ def run(command: Callable[[], None]) -> NoReturn:
             except KeyboardInterrupt:
                 code = interruption.exit_code(interruption.received() or interruption.SIGNALS[0])
             _leave_ray()
+            left_s = interruption.time_left_s()
     except interruption.Interruption as error:
         # The signal came before the command could catch it, or after its end.
         if not code:
             print("interrupted", file=sys.stderr)  # noqa: T201
             code = interruption.exit_code(error.number)
     interruption.end_quietly()
-    _limit_end(code if isinstance(code, int) else 1)
-    sys.exit(code if isinstance(code, int) else 1)
+    number = code if isinstance(code, int) else 1
+    _end_after(_THREADS_TIMEOUT_S, number, only_threads=True)
+    if left_s is not None:
+        _end_after(left_s, number, only_threads=False)
+    sys.exit(number)
 
 
 def protect_streams() -> None:
@@ -98,8 +103,15 @@ def _leave_ray() -> None:
         engine.disconnect()
 
 
-def _limit_end(code: int) -> None:
-    """Ends the process if threads that user code has left behind keep it alive."""
+def _end_after(limit_s: float, code: int, only_threads: bool) -> None:
+    """Ends the process after a time, if something keeps it alive.
+
+    Args:
+        limit_s: Seconds that it has.
+        code: Its exit code.
+        only_threads: Whether only threads that user code has left behind are a reason. Python's
+            own end may take as long on a busy machine.
+    """
 
     def end() -> None:
         left = [
@@ -107,13 +119,13 @@ def _limit_end(code: int) -> None:
             for thread in threading.enumerate()
             if not thread.daemon and thread is not threading.main_thread()
         ]
-        # Python's own end may take as long on a busy machine.
-        if not left:
+        if only_threads and not left:
             return
-        print(f"note: ended while threads still ran: {', '.join(left)}", file=sys.stderr)  # noqa: T201
-        sys.stderr.flush()
+        if left:
+            print(f"note: ended while threads still ran: {', '.join(left)}", file=sys.stderr)  # noqa: T201
+            sys.stderr.flush()
         os._exit(code)
 
-    timer = threading.Timer(_THREADS_TIMEOUT_S, end)
+    timer = threading.Timer(limit_s, end)
     timer.daemon = True
     timer.start()

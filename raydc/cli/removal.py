@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.artefact import MANIFEST
+from raydc.checksummed_folder import MANIFEST
 from raydc.cli.data_inventory import DataSet
 from raydc.cli.model_inventory import Model, ModelVersion
 from raydc.cli.run_inventory import Run

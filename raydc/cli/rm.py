@@ -96,8 +96,8 @@ def model(
         registry = Registry(listing.storage)
         # An unreadable history raises here: it may say that an alias or a canary needs a version.
         previous = registry.previous_versions(name)
-        # A running Ray is authoritative: the history may still list what a dead endpoint served.
-        # So is nothing else about canaries of an endpoint on a Ray that was not asked.
+        # A running Ray is authoritative: the history may still list what a dead endpoint served. It
+        # does not know canaries of endpoints on other clusters.
         is_unknown = endpoints is None or elsewhere
         beside = running_beside(registry.history(name)) if is_unknown else {}
     # Without --version all of it goes: tokens and history too, which single versions leave.

@@ -11,7 +11,7 @@ import yaml
 
 from raydc.cli.store_listing import Extent, StoreListing
 from raydc.errors import RunError, did_you_mean, first_line
-from raydc.spec.train import ALL_SCORES
+from raydc.spec.metric import ALL_SCORES
 from raydc.storage import split_query
 from raydc.tracking import events, lease
 
@@ -26,11 +26,11 @@ class Run:
     """A run as `raydc runs` shows it.
 
     Attributes:
-        name: Name of its folder.
+        name: Name of the folder, by which commands find the run.
         state: `running`, `finished`, `unfinished`, or `incomplete` if it has no resolved spec: an
             interrupted removal, or no run at all.
         driver: The process that drives it, in words; None unless it is running.
-        extent: Size and age.
+        extent: Size and age of the folder.
         spec_name: `name` of its spec, which differs from its folder's once `--new` set it aside.
         epoch: Last epoch; None before the first step.
         step: Last step; None before the first step.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from raydc.cli.app import SET, SPEC, report, resolve
+
+if TYPE_CHECKING:
+    from raydc.spec import ResolvedSpec
 
 
 @click.command()
@@ -22,6 +26,7 @@ def validate(spec: str, overrides: tuple[str, ...]) -> None:
     resolved = resolve(spec, overrides)
     check_early(resolved)
     report(f"{spec}: valid ({resolved.name})")
+    _report_network(resolved)
 
 
 @click.command()
@@ -46,6 +51,7 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     report(f"on {where}: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU")
     for line in made.lines:
         report(line)
+    _report_network(resolved)
     if resolved.serve is not None:
         report(
             "direct    serve.direct is "
@@ -56,6 +62,16 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
             _report_missing_limits()
 
 
+def _report_network(spec: ResolvedSpec) -> None:
+    """Says where the weights come from, what trains, and which options the weights contradict."""
+    # Most networks have nothing to say, and need not be built.
+    if spec.model.freeze or spec.model.weights or spec.model.normalisation:
+        from raydc.models import description
+
+        for line in description.describe_early(spec.model, spec.data, spec.train.cache_frozen):
+            report(f"model     {line}")
+
+
 def _report_missing_limits() -> None:
     """Names each limit that HAProxy will not have on the connected cluster, and the way out."""
     from raydc.engine import direct_support
@@ -64,7 +80,7 @@ def _report_missing_limits() -> None:
     for text in missing:
         report(f"          not in force: {text}")
     if missing:
-        report(f"          {direct_support.WAY_OUT}")
+        report(f"          {direct_support.way_out()}")
 
 
 def _direct_support(direct: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,7 @@ from raydc.cli.app import (
     SET,
     SPEC,
     load,
-    open_job,
+    open_context,
     report,
     resolve,
 )
@@ -26,8 +26,12 @@ from raydc.errors import UsageError
 
 if TYPE_CHECKING:
     from raydc.data.prepared import Prepared
-    from raydc.job import Job
     from raydc.pipeline import Served
+    from raydc.run_context import RunContext
+
+
+# More lines than this would push the rest of the output off the screen.
+_MOST_CLASSES = 20
 
 
 @click.command()
@@ -57,9 +61,10 @@ def run(
     _one_of(resume, new, fork)
     from raydc import pipeline
     from raydc.cli.early_checks import check_port, check_run
+    from raydc.cli.endpoint_actions import own_endpoint
 
     resolved = resolve(spec, overrides)
-    # Each trial would need the weights of another model: the search varies what a fork must keep.
+    # A search varies the model, which must be the same as that of the fork.
     if fork and resolved.sweep:
         raise UsageError(
             f"{spec} has a sweep, and --fork cannot be combined with a sweep",
@@ -67,12 +72,13 @@ def run(
         )
     check_run(resolved, resume, new)
     check_port(resolved, address)
-    job = open_job(spec, overrides, address, dashboard)
-    # The text as the user wrote it goes into the run folder, with comments.
-    served = pipeline.run(job, Path(spec).read_text(), resume, new, fork)
-    _summary(job, served)
-    if served.url:
-        stay(job, once)
+    context = open_context(spec, overrides, address, dashboard)
+    with own_endpoint(context):
+        # The text as the user wrote it goes into the run folder, with comments.
+        served = pipeline.run(context, Path(spec).read_text(), resume, new, fork)
+        _summary(context, served)
+        if served.url:
+            stay(context, once)
 
 
 # Checked before Ray starts: a contradiction should not cost twenty seconds.
@@ -86,29 +92,30 @@ def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
         raise UsageError("--resume and --fork exclude each other", hint)
 
 
-def _summary(job: Job, served: Served) -> None:
+def _summary(context: RunContext, served: Served) -> None:
     if served.prediction is not None:
         answer = served.prediction["predictions"][0]
-        # A classifier answers with a label, a regression with a value.
-        said = answer.get("label", answer.get("value"))
+        # A classifier answers with a label or several, a regression with a value.
+        said = answer.get("label", answer.get("labels", answer.get("value")))
         score = f" (score {answer['score']:.3f})" if "score" in answer else ""
         truth = "" if served.expected is None else f"; the held-out row says {served.expected}"
         report(f"predict   {served.url}/predict answered {said}{score}{truth}")
     elif served.url is not None:
         report("predict   no held-out row was sent: each lacks a value that the endpoint needs")
-    name = job.spec.train.metric
+    name, value = context.spec.train.metric, served.metrics[context.spec.train.metric]
+    # A metric is undefined on rows that lack a class, for example.
+    score = "undefined" if value is None else f"{value:.4f}"
     report(
-        f"done      {job.spec.name} version {served.version}, "
-        f"{name} {served.metrics[name]:.4f} on held-out rows"
+        f"done      {context.spec.name} version {served.version}, {name} {score} on held-out rows"
     )
-    report(f"          run folder {job.run_folder.uri}")
-    _say_how_to_look(job)
+    report(f"          run folder {context.run_folder.uri}")
+    _say_how_to_look(context)
 
 
-def _say_how_to_look(job: Job) -> None:
+def _say_how_to_look(context: RunContext) -> None:
     """Names the command that shows the curves, which only a local folder has."""
-    if job.run_folder.is_local:
-        report(f"          curves: tensorboard --logdir {job.run_folder.local_path}")
+    if context.run_folder.is_local:
+        report(f"          curves: tensorboard --logdir {context.run_folder.local_path}")
 
 
 @click.command()
@@ -121,7 +128,7 @@ def prepare(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     from raydc.data.source_check import check_source
 
     check_source(resolve(spec, overrides).data)
-    pipeline.prepare_data(open_job(spec, overrides, address))
+    pipeline.prepare_data(open_context(spec, overrides, address))
 
 
 @click.command()
@@ -147,12 +154,14 @@ def train(
     from raydc.cli.early_checks import check_run
 
     check_run(resolve(spec, overrides), resume, new)
-    job = open_job(spec, overrides, address, dashboard)
-    data = _prepare_checked(job)
-    weights = pipeline.load_fork(job, data, fork)
-    resumed = pipeline.begin_run(job, Path(spec).read_text(), resume, new)
-    report(f"done      the model is in {pipeline.train_model(job, data, resumed, weights).uri}")
-    _say_how_to_look(job)
+    context = open_context(spec, overrides, address, dashboard)
+    data = _prepare_checked(context)
+    weights = pipeline.load_fork(context, data, fork)
+    resumed = pipeline.begin_run(context, Path(spec).read_text(), resume, new)
+    folder = pipeline.train_model(context, data, resumed, weights)
+    pipeline.write_report(context, data)
+    report(f"done      the model is in {folder.uri}")
+    _say_how_to_look(context)
 
 
 @click.command()
@@ -182,34 +191,70 @@ def sweep(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
         )
     check_run(resolved, resume, new)
-    job = open_job(spec, overrides, address, dashboard)
-    data = _prepare_checked(job)
-    pipeline.begin_run(job, Path(spec).read_text(), resume, new)
-    report(f"done      the model is in {pipeline.search(job, data).uri}")
-    _say_how_to_look(job)
+    context = open_context(spec, overrides, address, dashboard)
+    data = _prepare_checked(context)
+    pipeline.begin_run(context, Path(spec).read_text(), resume, new)
+    folder = pipeline.search(context, data)
+    pipeline.write_report(context, data)
+    report(f"done      the model is in {folder.uri}")
+    _say_how_to_look(context)
 
 
 @click.command()
 @SPEC
 @SET
 @ADDRESS
-def evaluate(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
+@click.option(
+    "--slice",
+    "slices",
+    multiple=True,
+    metavar="COLUMN[:EDGES]",
+    help="Score rows by the value of a column too: of categories by name, of numbers with the "
+    "edges of its bins, as in age:30,50. May be repeated.",
+)
+def evaluate(
+    spec: str, overrides: tuple[str, ...], address: str | None, slices: tuple[str, ...]
+) -> None:
     """Score the model on the held-out rows, and register it."""
     from raydc import pipeline
 
-    job = open_job(spec, overrides, address)
-    data = pipeline.prepare_data(job)
-    metrics = pipeline.evaluate_model(job, job.run_folder / "model", data)
-    pipeline.register_model(job, job.run_folder / "model", metrics)
+    context = open_context(spec, overrides, address)
+    data = pipeline.prepare_data(context)
+    metrics = pipeline.evaluate_model(context, context.run_folder / "model", data, slices)
+    _show_classes(metrics)
+    for column, by_name in metrics.get("slices", {}).items():
+        for name, values in by_name.items():
+            score = values[context.spec.train.metric]
+            text = "undefined" if score is None else f"{score:.4f}"
+            report(
+                f"          {column} {name}: {context.spec.train.metric} {text} "
+                f"({values['num_rows']:,} rows)"
+            )
+    pipeline.register_model(context, context.run_folder / "model", metrics)
+    pipeline.write_report(context, data)
 
 
-def _prepare_checked(job: Job) -> Prepared:
+def _show_classes(metrics: dict[str, Any]) -> None:
+    """Shows a line for each class; `evaluation.json` has those that are left out."""
+    per_class = metrics.get("per_class", {})
+    for name in list(per_class)[:_MOST_CLASSES]:
+        numbers = "  ".join(
+            f"{metric} {value:.4f}"
+            for metric, value in per_class[name].items()
+            if isinstance(value, float)
+        )
+        report(f"          {name}: {numbers} ({metrics['support'][name]:,} rows)")
+    if len(per_class) > _MOST_CLASSES:
+        report(f"          and {len(per_class) - _MOST_CLASSES} more classes: evaluation.json")
+
+
+def _prepare_checked(context: RunContext) -> Prepared:
     from raydc import pipeline
 
-    pipeline.require_builder(job)
-    data = pipeline.prepare_data(job)
+    pipeline.require_builder(context)
+    data = pipeline.prepare_data(context)
     # A model that does not fit should fail before workers start and a run folder exists.
-    pipeline.check_model(job, data)
+    pipeline.check_model(context, data)
     return data
 
 
@@ -247,8 +292,7 @@ def chaos(
     Kills workers, nodes or the driver of a small run of the spec, and proves that its model equals
     that of an undisturbed run, bit for bit."""
     from raydc import chaos as breaking
-    from raydc import job as jobs
-    from raydc import pipeline
+    from raydc import pipeline, run_context
     from raydc import spec as specs
 
     # Nodes of --nodes are started for this test, because killing those of a cluster harms others.
@@ -259,12 +303,12 @@ def chaos(
     # Relative paths are resolved here: all nodes are on this machine and reach them.
     resolved = specs.resolve(load(spec, overrides))
     with breaking.Nodes(nodes) if nodes else contextlib.nullcontext() as own:
-        job = (
-            jobs.open_job(resolved, own.address, report)
+        context = (
+            run_context.open_context(resolved, own.address, report)
             if own
-            else open_job(spec, overrides, address)
+            else open_context(spec, overrides, address)
         )
-        data = pipeline.prepare_data(job)
-        pipeline.check_model(job, data)
+        data = pipeline.prepare_data(context)
+        pipeline.check_model(context, data)
         options = breaking.Options(steps, seed, kills, only)
-        breaking.run(job.spec, data, job.storage, job.engine, report, options, own)
+        breaking.run(context.spec, data, context.storage, context.engine, report, options, own)

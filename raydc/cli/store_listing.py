@@ -32,8 +32,8 @@ class Extent:
     """Size and age of a folder.
 
     Attributes:
-        num_bytes: Sum over its files.
-        num_files: Number of files.
+        num_bytes: Size of all its files together.
+        num_files: Number of files, in subfolders too.
         changed_s: Unix time of the newest change of a file; None if there is no file.
     """
 
@@ -68,7 +68,7 @@ class StoreListing:
 
         Args:
             kind: `runs`, `data` or `models`.
-            name: Name of the folder.
+            name: Name of the folder, which is that of the run, data set or model.
             under: Path in the folder that ends with a slash; empty for the whole folder.
         """
         files = self.files(kind, name)
@@ -95,7 +95,7 @@ class StoreListing:
             return {}
         try:
             value = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.damaged.append(f"{path}: not JSON: {first_line(error)}")
             return {}
         if not isinstance(value, dict):

@@ -38,7 +38,7 @@ def print_runs(listing: StoreListing, runs: Sequence[Run]) -> None:
         )
         for run in runs
     ]
-    _print_table(("run", "state", "step", "score", "size", "changed"), rows, {"step", "size"})
+    print_table(("run", "state", "step", "score", "size", "changed"), rows, {"step", "size"})
     _print_total("run", listing, [run.extent for run in runs])
 
 
@@ -56,7 +56,7 @@ def print_data_sets(listing: StoreListing, data_sets: Sequence[DataSet]) -> None
         for one in data_sets
     ]
     titles = ("data set", "state", "rows", "size", "changed", "used by")
-    _print_table(titles, rows, {"rows", "size"})
+    print_table(titles, rows, {"rows", "size"})
     _print_total("data set", listing, [one.extent for one in data_sets])
 
 
@@ -72,7 +72,7 @@ def print_models(listing: StoreListing, models: Sequence[Model]) -> None:
         )
         for model in models
     ]
-    _print_table(("model", "versions", "aliases", "size", "changed"), rows, {"size"})
+    print_table(("model", "versions", "aliases", "size", "changed"), rows, {"size"})
     _print_total("model", listing, [model.extent for model in models])
 
 
@@ -201,7 +201,7 @@ def print_model(listing: StoreListing, model: Model, beside: Mapping[tuple[str, 
         )
     click.echo()
     titles = ("version", "score", "size", "made", "run", "data set", "used as")
-    _print_table(titles, rows, {"size"})
+    print_table(titles, rows, {"size"})
 
 
 def print_notes(model: Model) -> None:
@@ -250,7 +250,7 @@ def _console() -> Console:
     return Console(width=width, highlight=False, emoji=False, markup=False)
 
 
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[str]) -> None:
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[str]) -> None:
     """Prints aligned columns; those in `numbers` to the right, and only the first may wrap."""
     # A header without rows looks like a failure; the total says that there is nothing.
     if not rows:

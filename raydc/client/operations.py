@@ -43,8 +43,8 @@ class Operation(Generic[T]):
         method: HTTP method.
         path: Path below the address of the endpoint.
         read: Turns a reply of status 200 into the result; raises ServeError.
-        content: Body of the request.
-        headers: Headers of the body.
+        content: Body of the request; empty for GET.
+        headers: Headers that describe the body.
     """
 
     method: str

@@ -23,7 +23,7 @@ class Reply:
     Attributes:
         status: HTTP status.
         headers: Headers by lower-case name.
-        body: Raw body.
+        body: Body as it arrived, decompressed.
         request_id: Id of the request in the endpoint's access log.
     """
 
@@ -38,16 +38,19 @@ class Prediction:
     """The prediction for one row.
 
     Attributes:
-        label: Predicted class; None for a regression.
-        score: Score of that class, 0 to 1; None for a regression.
-        scores: Score of each class; empty for a regression.
-        value: Predicted value in the target's unit; None for a classification.
+        label: Predicted class; None for a regression and for any number of labels.
+        score: Score of that class, 0 to 1; None where there is no such class.
+        scores: Score of each class or label; empty for a regression.
+        value: Predicted value in the target's unit; a list for a forecast of several steps, None
+            for a classification.
+        labels: Predicted labels of a model of any number of labels; None for another model.
     """
 
     label: str | None = None
     score: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
-    value: float | None = None
+    value: float | list[float] | None = None
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,9 @@ class Tensor:
     """Description of an input or output of a model.
 
     Attributes:
-        name: Its name.
+        name: Name of the input or output.
         datatype: Type by the Open Inference Protocol, such as FP32 or BYTES.
-        shape: Its sizes; -1 means any size.
+        shape: Size of each axis; -1 means any size.
     """
 
     name: str
@@ -104,10 +107,10 @@ class Metadata:
     """Description of a model.
 
     Attributes:
-        name: Name of the model.
+        name: Name of the model in the registry.
         versions: Versions that the endpoint holds.
-        inputs: Its raw columns.
-        outputs: Its outputs.
+        inputs: Tensor of each raw column, or one of all columns.
+        outputs: Tensors that an inference returns.
         parameters: More facts, such as the task, the alias and the digest of the version.
     """
 
@@ -122,7 +125,7 @@ def parse_json(reply: Reply) -> dict[str, Any]:
     """Parses the body as a JSON object. Raises ServeError if it is something else."""
     try:
         value = json.loads(reply.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServeError(
             f"the endpoint answered something that is not JSON: {reply.body[:80]!r}", _NOT_RAYDC
         ) from error
@@ -159,7 +162,11 @@ def parse_metadata(reply: Reply) -> Metadata:
 def _prediction(value: Mapping[str, Any]) -> Prediction:
     # Unknown keys are ignored: a newer endpoint may say more.
     return Prediction(
-        value.get("label"), value.get("score"), value.get("scores", {}), value.get("value")
+        value.get("label"),
+        value.get("score"),
+        value.get("scores", {}),
+        value.get("value"),
+        tuple(value["labels"]) if "labels" in value else None,
     )
 
 

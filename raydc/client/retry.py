@@ -213,7 +213,7 @@ def _is_json(reply: Reply) -> bool:
 def _reason(reply: Reply) -> str:
     try:
         return str(json.loads(reply.body)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return reply.body[:200].decode(errors="replace").strip() or "no reason given"
 
 

@@ -114,7 +114,7 @@ def make_target(
     """Checks the arguments of a client.
 
     Args:
-        url: Address of the endpoint.
+        url: Address of the endpoint, with its path.
         token: Access token; None means that of RAYDC_TOKEN, if there is one.
         key: Requests with the same key stay with one version; None sends no key.
         timeout_s: Time limit of a call, with all its attempts and the delays between them.

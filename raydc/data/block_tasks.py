@@ -6,6 +6,7 @@ Results are plain JSON values, as `tasks.run_calls` requires.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,10 +14,18 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from raydc.data import clean, shard_writer, values
+from raydc.data import (
+    clean,
+    rank_search,
+    row_faults,
+    shard_writer,
+    split_rules,
+    values,
+    window_fit,
+)
 from raydc.data.clean import Cleaner
 from raydc.data.column_scan import scan_block
-from raydc.data.column_statistics import measure_block
+from raydc.data.row_faults import FaultFinder
 from raydc.data.shard_writer import PlannedShard
 from raydc.data.tasks import BlockRef
 from raydc.errors import DataError, os_error_hint
@@ -41,7 +50,76 @@ def measure(block: BlockRef, cleaner: Any) -> dict[str, Any]:
         block: Reference to the raw rows of one block.
         cleaner: Reference to the `Cleaner`, whose list of duplicates may be long.
     """
-    return measure_block(ray.get(block), ray.get(cleaner)).to_json()
+    return window_fit.measure_block(ray.get(block), ray.get(cleaner)).to_json()
+
+
+def list_faults(block: BlockRef, finder: FaultFinder) -> dict[str, Any]:
+    """Counts and lists the rows of a block that cannot be used; `Refused.merge` reads the result.
+
+    Args:
+        block: Reference to the raw rows of one block.
+        finder: Decides which cells are faults; it has the spec and the splits.
+    """
+    return row_faults.refused_in(ray.get(block), finder)
+
+
+def find_named_splits(block: BlockRef, cleaner: Any) -> list[int]:
+    """Codes of the splits that kept rows of a block name in the column of the split.
+
+    Args:
+        block: Reference to the raw rows of one block.
+        cleaner: Reference to the `Cleaner`.
+    """
+    table, known = ray.get(block), ray.get(cleaner)
+    codes = split_rules.named_codes(values.column_of(table, known.rule.column))
+    return list(np.unique(codes[known.is_split(table)]).tolist())
+
+
+def count_keys(block: BlockRef, series: Any) -> dict[str, int]:
+    """Counts the keys of each series of a block.
+
+    Args:
+        block: Reference to the raw rows of one block.
+        series: Reference to what gives the keys.
+    """
+    return {name: len(keys) for name, keys in ray.get(series).keys(ray.get(block)).items()}
+
+
+def count_digits(
+    block: BlockRef, series: Any, heads: dict[str, list[int]], level: int, bits: int
+) -> rank_search.Counts:
+    """Counts the keys of a block by their first digits; see `rank_search.count_digits`.
+
+    Args:
+        block: Reference to the raw rows of one block.
+        series: Reference to what gives the keys.
+        heads: First digits of the keys that are counted, by series.
+        level: Number of digits that are known already.
+        bits: Bits of a digit: `FEW_RANKS` or `MANY_RANKS`.
+    """
+    return rank_search.count_digits(ray.get(series).keys(ray.get(block)), heads, level, bits)
+
+
+def find_most_frequent(
+    blocks: Sequence[BlockRef], series: Any, part: int, num_parts: int
+) -> dict[str, Any]:
+    """Finds the most frequent key of each series among those of one part.
+
+    Args:
+        blocks: References to all blocks, because equal keys may be in any of them.
+        series: Reference to what gives the keys.
+        part: Number of the part to count, from 0.
+        num_parts: Number of tasks, which bounds the different keys that one holds at once.
+
+    Returns:
+        Key and count of each series that has one; `rank_search.merge_most_frequent` reads them.
+    """
+    total: dict[str, Counter[int]] = {}
+    for block in blocks:
+        found = rank_search.count_values(ray.get(series).keys(ray.get(block)), part, num_parts)
+        for name, counts in found.items():
+            total.setdefault(name, Counter()).update(counts)
+    return {name: rank_search.most_frequent(counts) for name, counts in total.items()}
 
 
 def find_later_copies(blocks: Sequence[BlockRef], part: int, num_parts: int) -> list[int]:
@@ -77,7 +155,8 @@ def write_shard(
         shard: Planned shard, with the pieces of blocks that it consists of.
         blocks: References to the blocks of its pieces, in the same order.
         folder: Folder of the new data set, which this task writes one file to.
-        shared: Reference to the `Cleaner` and the `Features`, which all tasks share.
+        shared: Reference to the `Cleaner`, the `Features`, the columns that are stored as files,
+            and those of `fit_out_of_fold`, which all tasks share.
 
     Returns:
         The entry of the file in the manifest.
@@ -85,10 +164,12 @@ def write_shard(
     Raises:
         DataError: A row does not fit the features, or the storage cannot be written.
     """
-    cleaner, features = ray.get(shared)
+    cleaner, features, file_columns, without = ray.get(shared)
     rows = shard_writer.take_rows(shard, ray.get(list(blocks)), cleaner)
+    if shard.split == clean.TRAIN:
+        features = features.out_of_fold(without, values.row_ids(rows))
     try:
-        return shard_writer.write_shard(rows, shard.name, folder, features, cleaner)
+        return shard_writer.write_shard(rows, shard.name, folder, features, cleaner, file_columns)
     except OSError as error:
         hint = os_error_hint(error) or "Does every node reach it?"
         raise DataError(f"storage {folder.uri} cannot be written: {error}", hint) from error

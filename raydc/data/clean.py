@@ -5,20 +5,23 @@ Pure functions of row ids and raw values; used in tasks of Ray Data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydc.data import values
-from raydc.order import Ids, mix
+from raydc.data import split_rules, values
+from raydc.data.row_faults import FaultFinder
+from raydc.data.split_rules import NO_BOUNDS, SplitBounds, SplitRule
+from raydc.order import Ids
 from raydc.spec.resolved import ResolvedData
 
 # The first three are indices into `raydc.data.shards.SPLITS`.
 TRAIN, VALIDATION, TEST, DROPPED = 0, 1, 2, -1
 SplitCodes = npt.NDArray[np.int8]
+Limits = tuple[float, float]
 
 
 def hash_split(
@@ -36,14 +39,8 @@ def hash_split(
     Returns:
         int8 [B]: TRAIN, VALIDATION or TEST.
     """
-    key = mix(np.array([seed + 1], dtype=np.uint64))
-    # The top 53 bits as a fraction: exact in a double.
-    draw = (mix(row_ids.astype(np.uint64) ^ key) >> np.uint64(11)).astype(np.float64) / 2.0**53
-    splits = np.full(len(row_ids), TRAIN, dtype=np.int8)
-    # Test rows take the lowest draws, so that the validation fraction does not move them.
-    splits[draw < test_fraction + validation_fraction] = VALIDATION
-    splits[draw < test_fraction] = TEST
-    return splits
+    draw = split_rules.draws(row_ids, seed)
+    return split_rules.by_fractions(draw, validation_fraction, test_fraction)
 
 
 @dataclass(frozen=True)
@@ -54,9 +51,11 @@ class Cleaner:
         first_test_id: Lowest row id of the official test part; None if there is no such part.
         data: Section `data` of the spec.
         seed: Seed of the spec.
-        kinds: Kind of each input column.
+        kinds: Kind of each input column by its name, such as `numeric`.
         duplicates: int64, sorted: ids of rows that repeat an earlier one.
         first_validation_id: Lowest row id of the official validation part, if there is one.
+        limits: Lowest and highest number by column; numbers beyond them are outliers.
+        bounds: Facts about all rows that the split needs.
     """
 
     first_test_id: int | None
@@ -65,26 +64,83 @@ class Cleaner:
     kinds: dict[str, str]
     duplicates: Ids = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     first_validation_id: int | None = None
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    bounds: SplitBounds = NO_BOUNDS
 
     def assign_splits(self, table: pa.Table) -> SplitCodes:
         """Assigns the rows of a block: int8 [B] of TRAIN, VALIDATION, TEST or DROPPED."""
         ids = values.row_ids(table)
-        split = self.data.split
-        test_fraction = split.test_fraction if self.first_test_id is None else 0.0
-        has_validation = self.first_validation_id is not None
-        validation_fraction = 0.0 if has_validation else split.validation_fraction
-        result = hash_split(ids, self.seed, validation_fraction, test_fraction)
+        result = self.rule.assign(table)
+        # Before the parts: a part of its own is whole.
+        result[self.rule.crosses(table)] = DROPPED
         # Row ids of the parts follow those of the training part: see `raydc.data.layout`.
         if self.first_validation_id is not None:
             result[ids >= self.first_validation_id] = VALIDATION
         if self.first_test_id is not None:
             result[ids >= self.first_test_id] = TEST
         result[self._is_dropped(table, ids)] = DROPPED
+        # Held-out rows stay: the endpoint answers rows with outliers, too.
+        result[(result == TRAIN) & self._has_outlier(table)] = DROPPED
         return result
+
+    @property
+    def rule(self) -> SplitRule:
+        """The split of the training part of the sources."""
+        split = self.data.split
+        test_fraction = split.test_fraction if self.first_test_id is None else 0.0
+        has_validation = self.first_validation_id is not None
+        validation_fraction = 0.0 if has_validation else split.validation_fraction
+        return SplitRule(self.data, self.seed, validation_fraction, test_fraction, self.bounds)
+
+    @property
+    def finder(self) -> FaultFinder:
+        """Finds the rows that cannot be used."""
+        return FaultFinder(self.data, self.kinds, self.rule)
+
+    def is_split(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """Marks the rows that the split assigns: kept ones outside the official parts."""
+        ids = values.row_ids(table)
+        ends = [end for end in (self.first_validation_id, self.first_test_id) if end is not None]
+        return ~self._is_dropped(table, ids) & (ids < min(ends, default=np.iinfo(np.int64).max))
+
+    @property
+    def clips(self) -> dict[str, Limits]:
+        """Limits to which numbers are brought, by column."""
+        return self._limits_of("clip")
+
+    def numbers(self, table: pa.Table, name: str) -> values.Parsed:
+        """Numbers of a column as the network will see them: brought to their limits.
+
+        Args:
+            table: Raw rows of a block.
+            name: Numeric column to read.
+        """
+        parsed = values.parse_numbers(values.column_of(table, name))
+        both = self.clips.get(name)
+        return parsed if both is None else replace(parsed, values=np.clip(parsed.values, *both))
+
+    def _limits_of(self, policy: str) -> dict[str, Limits]:
+        clean = self.data.clean
+        return {
+            name: both for name, both in self.limits.items() if clean.of(name).outliers == policy
+        }
+
+    def _has_outlier(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        found = np.zeros(table.num_rows, dtype=bool)
+        for name, (low, high) in self._limits_of("drop").items():
+            numbers_B = values.parse_numbers(values.column_of(table, name)).values
+            # A missing number is NaN, which is beyond no limit.
+            found |= (numbers_B < low) | (numbers_B > high)
+        return found
 
     def _is_dropped(self, table: pa.Table, ids: Ids) -> npt.NDArray[np.bool_]:
         dropped = np.isin(ids, self.duplicates)
-        may_be_missing = dict(self.kinds) if self.data.clean.missing == "drop" else {}
+        clean = self.data.clean
+        if clean.on_error != "fail":
+            dropped |= self.finder.mask(table)
+        may_be_missing = {
+            name: kind for name, kind in self.kinds.items() if clean.of(name).missing == "drop"
+        }
         if self.data.clean.drops_missing_target:
             target_kind = "numeric" if self.data.task == "regression" else "categorical"
             may_be_missing[self.data.target] = target_kind

@@ -1,14 +1,17 @@
-"""Decides whether each column is numeric, categorical or an image. Runs in the driver."""
+"""Decides whether each column is numeric, categorical, a text or an image. Runs in the driver."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from raydc.data import cleaning_check, list_values
 from raydc.data.column_notes import to_exclude
 from raydc.data.column_scan import BlockScan, ColumnScan, Occurrences
+from raydc.data.features_check import check_features
 from raydc.data.layout import Layout
-from raydc.data.text_shapes import is_number_with_signs
+from raydc.data.row_faults import NO_QUERY
+from raydc.data.text_shapes import is_number_with_signs, with_edges
 from raydc.errors import DataError, Say, did_you_mean, shown
 from raydc.spec.sections import Data
 
@@ -42,14 +45,21 @@ class ColumnKinds:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Columns that are no inputs: excluded ones, and the index of pandas."""
-        return tuple(dict.fromkeys((*self._data.features.exclude, *self._index)))
+        """Columns that are not inputs: excluded ones, and the index of pandas."""
+        windows = self._data.windows
+        series = () if windows is None else (windows.time, windows.key)
+        own = (self._data.split.own_column, *series)
+        named = self._data.features.columns
+        unused = [name for name in own if name is not None and name not in named]
+        labels = self._data.label_columns or ()
+        return tuple(dict.fromkeys((*self._data.features.exclude, *self._index, *unused, *labels)))
 
     def decide(self) -> dict[str, str]:
         """Decides all columns.
 
         Returns:
-            `numeric`, `categorical` or `image` by input column, in the order of the sources.
+            `numeric`, `categorical`, `text` or `image` by input column, in the order of the
+            sources.
 
         Raises:
             DataError: The spec names a column that does not exist, a value does not fit its
@@ -57,6 +67,7 @@ class ColumnKinds:
         """
         self._check_names()
         self._check_target()
+        self._check_query()
         if self._index:
             self._report(
                 f"note: {', '.join(self._index)} is left out, the index of a pandas table; to "
@@ -69,30 +80,40 @@ class ColumnKinds:
             for name, column in self._columns.items()
             if name not in not_inputs
         }
-        if not kinds:
+        if not kinds and self._data.windows is None:
             raise DataError(
                 f"there is no column besides the target {self._data.target!r} to learn from"
             )
-        images = [name for name, kind in kinds.items() if kind == "image"]
-        if images and len(kinds) > 1:
-            others = [name for name in kinds if name != images[0]]
-            message = (
-                f"the image column {images[0]!r} cannot be combined with other columns: "
-                f"{', '.join(others)}"
+        check_features(self._data, kinds)
+        for name, kind in kinds.items():
+            if kind == "image":
+                self._check_sizes(name)
+        cleaning_check.check_cleaning(self._data, self._columns, kinds)
+        if self._stops:
+            self._check_nothing_missing(
+                {name: kind for name, kind in kinds.items() if self._needs_values(name, kind)}
             )
-            raise DataError(message, f"Add to the spec: {to_exclude(others, self._data)}")
-        if images:
-            self._check_sizes(images[0])
-        # An image cannot be filled in, so `impute` means `error` for it.
-        if self._data.clean.missing == "error" or (images and self._data.clean.missing == "impute"):
-            self._check_nothing_missing(kinds)
         return kinds
 
+    @property
+    def _stops(self) -> bool:
+        """Whether a row that cannot be used is an error, and not left out later."""
+        return self._data.clean.on_error == "fail"
+
+    def _needs_values(self, name: str, kind: str) -> bool:
+        missing = self._data.clean.of(name).missing
+        # An image cannot be filled in.
+        return missing == "error" or (kind == "image" and missing != "drop")
+
     def _check_names(self) -> None:
-        features = self._data.features
+        features, split_column = self._data.features, self._data.split.column
         named = [
             ("data.target", self._data.target),
+            *([("data.split.column", split_column)] if split_column is not None else []),
+            *([("data.query", self._data.query)] if self._data.query is not None else []),
             *(("data.features.columns", name) for name in features.columns),
+            *(("data.features.encodings", name) for name in features.encodings),
+            *(("data.features.scales", name) for name in features.scales),
             *(("data.features.exclude", name) for name in features.exclude),
         ]
         for path, name in named:
@@ -100,25 +121,29 @@ class ColumnKinds:
                 continue
             message = f"{path}: there is no column {name!r} in {self._layout.files[0].path}"
             raise DataError(message, self._columns_hint(name))
-        if self._data.target in (*features.exclude, *features.columns):
+        inputs = (*features.exclude, *features.columns, *features.encodings, *features.scales)
+        if self._data.target in inputs:
             raise DataError(
                 f"data.features: {self._data.target!r} is the target, and cannot be an input "
-                "as well"
+                "as well",
+                "Leave it out of data.features, or set data.target to another column.",
             )
 
     def _columns_hint(self, name: str) -> str:
         only = next(iter(self._columns))
         if len(self._columns) == 1 and any(sign in only for sign in ",;\t|"):
             return f"Its only column is {shown(only)}. Is data.csv.delimiter right?"
-        there = f"There are {', '.join(self._columns)}."
+        there = f"There are {', '.join(map(with_edges, self._columns))}."
         return f"{did_you_mean(name, self._columns, starts_sentence=True)} {there}".lstrip()
 
     def _check_target(self) -> None:
         name = self._data.target
         column = self._columns[name]
-        if "other" in column.kinds or "image" in column.kinds:
+        if not {"other", "image", "list"}.isdisjoint(column.kinds):
+            what = "a list" if "list" in column.kinds else "an image"
             raise DataError(
-                f"target {name!r}: {column.arrow_type or 'an image'} cannot be predicted"
+                f"target {name!r}: {column.arrow_type or what} cannot be predicted",
+                "Set data.target to a column of numbers or labels.",
             )
         is_regression = self._data.task == "regression"
         # NaN is a valid class label, but not a valid regression target.
@@ -130,13 +155,27 @@ class ColumnKinds:
             )
         if is_regression:
             self._refuse_wrong_numbers(name, column, "Is this task: classification?")
-        if missing.first_row is not None and not self._data.clean.drops_missing_target:
+        is_error = self._stops and not self._data.clean.drops_missing_target
+        if missing.first_row is not None and is_error:
             place = self._layout.describe_row(missing.first_row)
             message = (
                 f"{place}: {name}: the target is missing, here and in {missing.count - 1:,} "
                 "other rows"
             )
-            raise DataError(message, "data.clean.missing_target: drop leaves such rows out.")
+            hint = "data.clean.missing_target: drop leaves such rows out."
+            if self._data.task == "multilabel":
+                hint += " If an empty cell is a row without labels: data.clean.missing_values: []."
+            raise DataError(message, hint)
+
+    def _check_query(self) -> None:
+        name = self._data.query
+        missing = None if name is None else self._columns[name].missing
+        if missing is not None and missing.first_row is not None and self._stops:
+            place = self._layout.describe_row(missing.first_row)
+            raise DataError(
+                f"{place}: {name}: {NO_QUERY}",
+                "data.clean.on_error: drop leaves such rows out.",
+            )
 
     def _check_inputs(self, names: Sequence[str]) -> None:
         faults = {}
@@ -161,7 +200,21 @@ class ColumnKinds:
                     f"column {name!r} {fault} holds {self._kinds_by_place(column)}", exclude
                 )
             return "image"
+        if "list" in column.kinds or declared == "list":
+            self._check_lists(name, column, exclude)
+            return "list"
         if declared == "categorical":
+            return declared
+        if declared == "date":
+            # The reader has made seconds of its cells.
+            return "numeric"
+        if declared == "text":
+            # A number may be written in several ways, and its file does not say in which.
+            if column.kinds != ("text",):
+                raise DataError(
+                    f"column {name!r} is declared text, but holds {self._kinds_by_place(column)}",
+                    exclude,
+                )
             return declared
         if declared is None and column.wrong.count:
             self._warn_of_numbers(name, column)
@@ -169,6 +222,24 @@ class ColumnKinds:
         hint = "Strings that mean 'missing' go into data.clean.missing_values."
         self._refuse_wrong_numbers(name, column, hint)
         return "numeric"
+
+    def _check_lists(self, name: str, column: ColumnScan, exclude: str) -> None:
+        declared = self._data.features.columns.get(name)
+        if column.kinds != ("list",) or declared not in (None, "list"):
+            fault = f"is declared {declared}, but" if declared else "cannot be one input:"
+            found = self._kinds_by_place(column)
+            raise DataError(f"column {name!r} {fault} holds {found}", exclude)
+        if len(column.shapes) > 1:
+            (one, first), (other, second) = sorted(column.shapes.items(), key=lambda at: at[1])[:2]
+            raise DataError(
+                f"column {name!r} holds {one} at {self._layout.describe_row(first)}, but {other} "
+                f"at {self._layout.describe_row(second)}",
+                exclude,
+            )
+        if column.wrong.count and self._stops:
+            place = self._place(column.wrong)
+            fault = f"{column.wrong.first_value} {list_values.WRONG_ITEM}"
+            raise DataError(f"{place}: {name}: {fault}", "Correct or remove the row.")
 
     def _warn_of_numbers(self, name: str, column: ColumnScan) -> None:
         num_values = self._num_rows - column.missing.count
@@ -195,7 +266,7 @@ class ColumnKinds:
             (column.wrong, "is not a number", hint),
             (column.infinite, "is not a finite number", "Correct or remove the row."),
         ):
-            if fault.count:
+            if fault.count and self._stops:
                 if is_number_with_signs((fault.first_value or "").strip("'")):
                     advice = "Write numbers with digits and a decimal point only, such as 1234.5."
                 raise DataError(f"{self._place(fault)}: {name}: {fault.first_value} {what}", advice)

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from raydc.data.clean import TRAIN, Cleaner
 from raydc.data.column_scan import BlockScan
-from raydc.data.column_statistics import CategoryCounts, RowStatistics
+from raydc.data.column_statistics import RowStatistics
+from raydc.data.column_sums import CategoryCounts, ListSums, NumberSums
 from raydc.data.text_shapes import (
     MISSING_WORDS,
     are_mostly,
+    is_compact_day,
     is_date,
     is_identifier_name,
+    is_iso_date,
     is_number,
     is_plain_number,
 )
-from raydc.errors import shown
+from raydc.errors import DataError, shown
 from raydc.spec.document import quote
 from raydc.spec.sections import Data
 
@@ -29,7 +32,7 @@ _MAX_NOTES_PER_COLUMN = 3
 _MAX_SAMPLES = 1000
 _MIN_WORDS_OF_TEXT = 4
 _MAX_EXAMPLE_CHARS = 40
-# A longer name in a header is rather a text of the first row.
+# A longer name in a header is more likely a value in the first row.
 _MAX_NAME_CHARS = 80
 
 
@@ -52,7 +55,7 @@ def of_header(names: Sequence[str], path: str) -> Iterator[str]:
     """Yields a note if the header of a CSV file is probably its first row.
 
     Args:
-        names: Cells of the header.
+        names: Cells of the first line, which were read as names.
         path: Path of the file, for the note.
     """
     odd = [name for name in names if is_plain_number(name) or len(name) > _MAX_NAME_CHARS]
@@ -75,16 +78,70 @@ def of_statistics(total: RowStatistics, cleaner: Cleaner) -> Iterator[str]:
     for counts in total.labels.values():
         labels.update({label: found.count for label, found in counts.items()})
     yield from _spellings(f"target {cleaner.data.target!r}", "classes", labels)
+    if cleaner.data.task == "multilabel" and labels:
+        yield from _delimiter(labels, sum(total.num_rows), cleaner.data)
     for name in cleaner.kinds:
         column = total.inputs[name]
+        if isinstance(column, NumberSums) and cleaner.data.features.columns.get(name) == "date":
+            yield from _days_as_seconds(name, column)
+        if isinstance(column, ListSums) and column.num_cut:
+            yield (
+                f"note: {_column(name)} has {column.num_cut:,} lists of more than "
+                f"{cleaner.data.features.max_items:,} items, and the rest of each is cut off; "
+                "data.features.max_items keeps more"
+            )
         if isinstance(column, CategoryCounts):
             yield from _words_for_missing(name, column.counts, cleaner.data)
             note = _kind_of_texts(name, column.counts, total.num_rows[TRAIN], cleaner)
             if note is not None:
                 yield note
             else:
-                # Of texts and identifiers any two may look alike.
+                # Only categories: any two texts or identifiers may look alike.
                 yield from _spellings(_column(name), "categories", column.counts)
+
+
+def _days_as_seconds(name: str, column: NumberSums) -> Iterator[str]:
+    """Yields a note if seconds look like days that are written without hyphens."""
+    if all(map(is_compact_day, (column.low, column.high))):
+        yield (
+            f"note: {_column(name)} is declared date, and its numbers from {column.low:.0f} to "
+            f"{column.high:.0f} are taken as seconds since 1970, all in August of that year; if "
+            "they are days, write them as 2024-02-29"
+        )
+
+
+def _delimiter(labels: Mapping[str, int], num_rows: int, data: Data) -> Iterator[str]:
+    """Yields a note if rows seem to have one label each because another sign parts labels."""
+    if data.label_columns is not None or sum(labels.values()) > num_rows:
+        return
+    signs = [sign for sign in ",;|/ " if sign not in data.label_delimiter]
+    example = next((name for name in sorted(labels) if any(sign in name for sign in signs)), None)
+    if example is not None:
+        yield (
+            f"note: target {data.target!r}: no row has two labels, and {shown(example)} looks like "
+            f"several; if it is, set data.label_delimiter (now {data.label_delimiter!r})"
+        )
+
+
+def of_joins(total: BlockScan, data: Data) -> Iterator[str]:
+    """Yields a line for each table of `data.joins`: how many rows have no match in it.
+
+    Args:
+        total: Merged scan of all blocks.
+        data: Section `data` of the spec.
+
+    Raises:
+        DataError: No row has one.
+    """
+    # There are as many counts as bits, more than tables.
+    for join, num_unmatched in zip(data.joins, total.num_unmatched, strict=False):
+        if num_unmatched == total.num_rows:
+            raise DataError(
+                f"data.joins: none of {total.num_rows:,} rows has a match in {join.path}",
+                f"Do {join.column_of_rows!r} of the rows and {join.key!r} of the table hold the "
+                "same values?",
+            )
+        yield f"join with {join.path}: {num_unmatched:,} of {total.num_rows:,} rows have no match"
 
 
 def of_scan(total: BlockScan, kinds: Mapping[str, str], data: Data, is_csv: bool) -> Iterator[str]:
@@ -160,13 +217,13 @@ def _composed(name: str) -> str:
 
 def _number_of(name: str) -> str:
     try:
-        # `float` also takes 1_000, which is rather a code.
+        # `float` also takes 1_000, which is more likely a code.
         return name if "_" in name else repr(float(name))
     except ValueError:
         return name
 
 
-# From the least to the greatest difference; each step includes those before it.
+# From the smallest to the largest difference; each step includes those before it.
 _FOLDS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("blanks", _squeezed),
     ("their Unicode form", _composed),
@@ -186,7 +243,7 @@ def spelt_like(name: str, names: Iterable[str]) -> str | None:
 
     Args:
         name: A label that is unknown.
-        names: Known labels.
+        names: Labels that are known, to compare it with.
     """
     alike = next((known for known in names if _folded(known) == _folded(name)), None)
     return None if alike is None else f"It differs from {alike!r} in {_difference([alike, name])}."
@@ -208,9 +265,12 @@ def _kind_of_texts(
     example = shown(samples[0], _MAX_EXAMPLE_CHARS) if samples else ""
     exclude = f"leave it out: {to_exclude([name], cleaner.data)}"
     if num_values > 2 and are_mostly(samples, is_date):
+        advice = "write dates as in 2024-02-29 or numbers that can be learnt from"
+        if are_mostly(samples, is_iso_date):
+            advice = f"data.features.columns: {{{name}: date}} makes numbers of them"
         return (
-            f"{seen} dates or times ({example}), taken as {num_values:,} different categories; "
-            f"write numbers that can be learnt from, such as days or months, or {exclude}"
+            f"{seen} dates or times ({example}), taken as {num_values:,} distinct categories; "
+            f"{advice}, or {exclude}"
         )
     has_signs = are_mostly(samples, is_number) and not are_mostly(samples, is_plain_number)
     if num_values > 2 and has_signs:
@@ -219,7 +279,7 @@ def _kind_of_texts(
         )
         return (
             f"{seen} numbers with commas, separators or signs ({example}), taken as "
-            f"{num_values:,} different categories; write digits and a decimal point only, such as "
+            f"{num_values:,} distinct categories; write digits and a decimal point only, such as "
             "1234.5"
         )
     if num_values <= most:
@@ -231,7 +291,7 @@ def _kind_of_texts(
         )
     if num_values > num_rows // 2:
         return (
-            f"note: {_column(name)} has {num_values:,} different values in {num_rows:,} training "
+            f"note: {_column(name)} has {num_values:,} distinct values in {num_rows:,} training "
             f"rows; if it is an identifier, {exclude}"
         )
     return None

@@ -6,6 +6,7 @@ the rows were cut into blocks. `raydc.data.column_kinds` decides from it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydc.data import values
+from raydc.data import list_values, row_faults, values
 from raydc.data.layout import file_indices
 from raydc.errors import shown
 from raydc.order import Ids
@@ -25,7 +26,7 @@ class Occurrences:
     """Cells of a column that have something in common.
 
     Attributes:
-        count: Number of cells.
+        count: Number of such cells.
         first_row: Lowest row id among them; None if there are none.
         first_value: Its cell as a message shows it; None if the cell says nothing.
     """
@@ -70,7 +71,7 @@ class Rising:
         )
 
 
-# Of rows without a number; it stays so whatever is added.
+# Stands for rows with a cell that is not a whole number; adding rows does not change it.
 _NOT_RISING = Rising(is_whole=False, rises=False, low=0.0, high=0.0)
 
 
@@ -86,7 +87,7 @@ class ColumnScan:
         wrong: Cells that are not numbers when read as numbers.
         infinite: Cells that are infinite when read as numbers.
         arrow_type: Name of a type that cannot be an input; None for other types.
-        shapes: First row id of each image shape, `HxWxC`.
+        shapes: First row id of each image shape, `HxWxC`, or of what lists hold.
         line_breaks: Cells of text with a line break.
         rising: Whether its numbers rise from row to row.
     """
@@ -127,16 +128,25 @@ class BlockScan:
     """What the columns of some rows hold.
 
     Attributes:
-        num_rows: Number of rows.
+        num_rows: Number of rows that were scanned.
         first_row: Id of the first row; None if there are no rows.
         columns: Scans by name, in the order of the sources.
         files: Sorted indices of the files that hold these rows.
+        num_unread: Rows that the reader could not read, which count nowhere else.
+        num_unmatched: Rows without a match in each table of `data.joins`.
     """
 
     num_rows: int = 0
     first_row: int | None = None
     columns: dict[str, ColumnScan] = field(default_factory=dict)
     files: tuple[int, ...] = ()
+    num_unread: int = 0
+    num_unmatched: tuple[int, ...] = ()
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there are any rows, read or not."""
+        return self.num_rows + self.num_unread > 0
 
     def to_json(self) -> dict[str, Any]:
         """Converts it to plain JSON values, which a task returns."""
@@ -159,21 +169,41 @@ class BlockScan:
             )
             for name, column in value["columns"].items()
         }
-        return cls(value["num_rows"], value["first_row"], columns, tuple(value["files"]))
+        return cls(
+            value["num_rows"],
+            value["first_row"],
+            columns,
+            tuple(value["files"]),
+            value["num_unread"],
+            tuple(value["num_unmatched"]),
+        )
 
 
 def scan_block(table: pa.Table) -> BlockScan:
     """Scans the columns of one block of raw rows."""
-    # Of a file without rows Ray Data makes a block without columns.
+    # Ray Data makes a block without columns of a file without rows.
     if not table.num_rows:
         return BlockScan()
-    ids = values.row_ids(table)
+    every_id = values.row_ids(table)
+    readable = row_faults.readable(table)
+    ids = values.row_ids(readable)
+    num_unread = table.num_rows - len(ids)
     columns = {
-        name: _scan_column(values.column_of(table, name), ids)
+        name: _scan_column(values.column_of(readable, name), ids)
         for name in table.column_names
-        if not values.is_internal(name)
+        if not values.is_internal(name) and len(ids)
     }
-    return BlockScan(len(ids), int(ids[0]), columns, file_indices(ids))
+    unmatched = _count_unmatched(readable)
+    files = file_indices(every_id)
+    return BlockScan(len(ids), int(every_id[0]), columns, files, num_unread, unmatched)
+
+
+def _count_unmatched(table: pa.Table) -> tuple[int, ...]:
+    if values.UNMATCHED not in table.column_names:
+        return ()
+    bits = np.asarray(values.column_of(table, values.UNMATCHED))
+    counts = [int(((bits >> np.uint64(number)) & np.uint64(1)).sum()) for number in range(64)]
+    return tuple(counts)
 
 
 def _scan_column(column: pa.Array, ids: Ids) -> ColumnScan:
@@ -184,6 +214,14 @@ def _scan_column(column: pa.Array, ids: Ids) -> ColumnScan:
     if kind == "image":
         shapes = _first_of_each_shape(column, is_missing_B, ids)
         return ColumnScan(first_of_kind, missing, shapes=shapes, rising=_NOT_RISING)
+    if kind == "list":
+        shape = list_values.item_shape(column)
+        wrong = _occurrences(list_values.wrong_items(column), ids, column)
+        shapes = {} if shape is None else {shape: int(ids[np.flatnonzero(~is_missing_B)[0]])}
+        return ColumnScan(first_of_kind, missing, wrong=wrong, shapes=shapes, rising=_NOT_RISING)
+    if pa.types.is_string(column.type) and is_missing_B.all():
+        # A block of JSON Lines knows no type of a column without a value.
+        first_of_kind = {}
     if kind == "other":
         return ColumnScan(first_of_kind, missing, arrow_type=str(column.type), rising=_NOT_RISING)
     # Text is read as numbers too: whether a column is numeric depends on all of its values.
@@ -234,7 +272,8 @@ def merge_scans(scans: Iterable[BlockScan]) -> BlockScan:
 
     A column that a block lacks is missing in all rows of it.
     """
-    num_rows, first_row = 0, None
+    num_rows, num_unread, first_row = 0, 0, None
+    unmatched: Counter[int] = Counter()
     files: set[int] = set()
     columns: dict[str, ColumnScan] = {}
     for scan in scans:
@@ -245,12 +284,15 @@ def merge_scans(scans: Iterable[BlockScan]) -> BlockScan:
             later = scan.columns.get(name) or _all_missing(scan.num_rows, scan.first_row)
             columns[name] = column.plus(later)
         num_rows += scan.num_rows
+        num_unread += scan.num_unread
+        unmatched.update(dict(enumerate(scan.num_unmatched)))
         files.update(scan.files)
         first_row = scan.first_row if first_row is None else first_row
-    return BlockScan(num_rows, first_row, columns, tuple(sorted(files)))
+    counts = tuple(unmatched[number] for number in sorted(unmatched))
+    return BlockScan(num_rows, first_row, columns, tuple(sorted(files)), num_unread, counts)
 
 
 def _all_missing(num_rows: int, first_row: int | None) -> ColumnScan:
-    every_row = Occurrences(num_rows, first_row)
+    every_row = Occurrences(num_rows, first_row) if num_rows else Occurrences()
     rising = _NOT_RISING if num_rows else Rising()
     return ColumnScan(missing=every_row, missing_numbers=every_row, rising=rising)

@@ -7,104 +7,32 @@ were cut into blocks.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from fractions import Fraction
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from raydc.data import values
+from raydc.data import label_sets, values
 from raydc.data.clean import DROPPED, TRAIN, Cleaner, SplitCodes
-from raydc.data.moments import SHIFT, exact_moments, square_root
+from raydc.data.column_sums import (
+    CategoryCounts,
+    ColumnStatistics,
+    NumberSums,
+    PixelHistogram,
+    add_all,
+    column_from_json,
+    sums_of,
+)
+from raydc.data.list_statistics import measure_lists
+from raydc.data.moments import exact_moments
 from raydc.data.shards import SPLITS
+from raydc.data.target_sums import measure_targets
+from raydc.data.word_counts import count_words
+from raydc.features.number_column import signed_log
 from raydc.order import Ids
-
-
-@dataclass(frozen=True)
-class NumberSums:
-    """Statistics of a numeric column over its rows that have a value.
-
-    Attributes:
-        num_values: Number of values.
-        total: Their sum times 2**`moments.SHIFT`.
-        total_of_squares: Sum of their squares times 2**(2 * `moments.SHIFT`).
-        low: Least value; infinity if there is none.
-        high: Greatest value; minus infinity if there is none.
-    """
-
-    num_values: int
-    total: int
-    total_of_squares: int
-    low: float
-    high: float
-
-    def plus(self, other: NumberSums) -> NumberSums:
-        """Adds the statistics of other rows."""
-        return NumberSums(
-            self.num_values + other.num_values,
-            self.total + other.total,
-            self.total_of_squares + other.total_of_squares,
-            min(self.low, other.low),
-            max(self.high, other.high),
-        )
-
-    def mean_and_deviation(self) -> tuple[float, float]:
-        """Computes mean and standard deviation; a constant column has the deviation 1."""
-        mean = Fraction(self.total, self.num_values << SHIFT)
-        variance = Fraction(self.total_of_squares, self.num_values << 2 * SHIFT) - mean * mean
-        # Fractions are exact, so the deviation of a constant column is 0 and not nearly 0.
-        return float(mean), square_root(variance) or 1.0
-
-
-@dataclass(frozen=True)
-class CategoryCounts:
-    """Statistics of a categorical column.
-
-    Attributes:
-        counts: Rows of each category, by its text.
-        num_missing: Rows without a value.
-    """
-
-    counts: dict[str, int]
-    num_missing: int
-
-    def plus(self, other: CategoryCounts) -> CategoryCounts:
-        """Adds the statistics of other rows."""
-        counts = Counter(self.counts) + Counter(other.counts)
-        return CategoryCounts(dict(counts), self.num_missing + other.num_missing)
-
-
-@dataclass(frozen=True)
-class PixelHistogram:
-    """Statistics of an image column.
-
-    Attributes:
-        height: Greatest height.
-        width: Greatest width.
-        channels: 3 if there is an image in colour, else 1.
-        counts: Pixels of each value, [3][256]. A grey image counts in all three channels.
-    """
-
-    height: int
-    width: int
-    channels: int
-    counts: tuple[tuple[int, ...], ...]
-
-    def plus(self, other: PixelHistogram) -> PixelHistogram:
-        """Adds the statistics of other rows."""
-        return PixelHistogram(
-            max(self.height, other.height),
-            max(self.width, other.width),
-            max(self.channels, other.channels),
-            tuple(_add_all(a, b) for a, b in zip(self.counts, other.counts, strict=True)),
-        )
-
-
-ColumnStatistics = NumberSums | CategoryCounts | PixelHistogram
 
 
 @dataclass(frozen=True)
@@ -112,7 +40,7 @@ class LabelCount:
     """Rows of one label.
 
     Attributes:
-        count: Number of rows.
+        count: Number of rows with the label.
         first_row: Lowest row id among them.
     """
 
@@ -127,7 +55,7 @@ class RowStatistics:
     Attributes:
         num_rows: Rows of each split, in the order of `shards.SPLITS`.
         num_dropped: Rows in no split.
-        labels: Labels of a classification, by split.
+        labels: Classes or labels of the target, by split; none for a regression.
         inputs: Statistics of each input column over the training rows, and of the target of a
             regression.
     """
@@ -140,7 +68,7 @@ class RowStatistics:
     def plus(self, later: RowStatistics) -> RowStatistics:
         """Adds the statistics of later rows."""
         return RowStatistics(
-            _add_all(self.num_rows, later.num_rows),
+            add_all(self.num_rows, later.num_rows),
             self.num_dropped + later.num_dropped,
             {
                 split: _add_labels(self.labels.get(split), later.labels.get(split))
@@ -163,17 +91,8 @@ class RowStatistics:
             split: {label: LabelCount(**count) for label, count in counts.items()}
             for split, counts in value["labels"].items()
         }
-        inputs = {name: _column_from_json(column) for name, column in value["inputs"].items()}
+        inputs = {name: column_from_json(column) for name, column in value["inputs"].items()}
         return cls(tuple(value["num_rows"]), value["num_dropped"], labels, inputs)
-
-
-def _column_from_json(value: dict[str, Any]) -> ColumnStatistics:
-    # Each class has a field that no other one has.
-    if "total" in value:
-        return NumberSums(**value)
-    if "num_missing" in value:
-        return CategoryCounts(**value)
-    return PixelHistogram(**{**value, "counts": tuple(map(tuple, value["counts"]))})
 
 
 def measure_block(table: pa.Table, cleaner: Cleaner) -> RowStatistics:
@@ -190,37 +109,59 @@ def measure_block(table: pa.Table, cleaner: Cleaner) -> RowStatistics:
     if cleaner.data.task == "regression":
         kinds[cleaner.data.target] = "numeric"
     else:
-        target = values.to_texts(values.column_of(table, cleaner.data.target))
+        texts = values.to_texts(values.column_of(table, cleaner.data.target))
+        several = cleaner.data.task == "multilabel"
+        target = label_sets.parse_all(texts) if several else [[str(text)] for text in texts]
         labels = _count_labels(target, splits, ids)
     return RowStatistics(
         tuple(int((splits == code).sum()) for code in range(len(SPLITS))),
         int((splits == DROPPED).sum()),
         labels,
-        {name: _MEASURES[kind](values.column_of(training, name)) for name, kind in kinds.items()},
+        {name: _measure_column(training, name, kind, cleaner) for name, kind in kinds.items()},
     )
 
 
+def _measure_column(training: pa.Table, name: str, kind: str, cleaner: Cleaner) -> ColumnStatistics:
+    features, target = cleaner.data.features, cleaner.data.target
+    if kind == "numeric":
+        has_log = name != target and features.scale_of(name) == "log"
+        return _measure_numbers(cleaner.numbers(training, name), has_log)
+    column = values.column_of(training, name)
+    if kind == "categorical" and features.encodings.get(name) == "target":
+        counts, texts = _measure_categories(column), values.to_texts(column)
+        found = values.column_of(training, target)
+        is_regression = cleaner.data.task == "regression"
+        sums = measure_targets(texts, found, values.row_ids(training), is_regression)
+        return replace(counts, targets=sums)
+    if kind == "text":
+        return count_words(column, cleaner.data.features.text)
+    if kind == "list":
+        return measure_lists(column, cleaner.data.features.max_items)
+    return _MEASURES[kind](column)
+
+
 def _count_labels(
-    labels: list[str | None], splits: SplitCodes, ids: Ids
+    labels: list[list[str]], splits: SplitCodes, ids: Ids
 ) -> dict[str, dict[str, LabelCount]]:
     result = {}
     for code, name in enumerate(SPLITS):
         counts: dict[str, list[int]] = {}
         for index in np.flatnonzero(splits == code).tolist():
-            counts.setdefault(str(labels[index]), [0, int(ids[index])])[0] += 1
+            for label in labels[index]:
+                counts.setdefault(label, [0, int(ids[index])])[0] += 1
         result[name] = {label: LabelCount(*found) for label, found in counts.items()}
     return result
 
 
-def _measure_numbers(column: pa.Array) -> NumberSums:
-    parsed = values.parse_numbers(column)
+def measure_numbers(column: pa.Array) -> NumberSums:
+    """Measures a column of finite numbers, or of text that holds them."""
+    return _measure_numbers(values.parse_numbers(column))
+
+
+def _measure_numbers(parsed: values.Parsed, has_log: bool = False) -> NumberSums:
     numbers = parsed.values[~parsed.missing]
-    total, total_of_squares = exact_moments(numbers)
-    # Infinities are neutral for `min` and `max` when blocks are merged.
-    low, high = (
-        (float(numbers.min()), float(numbers.max())) if len(numbers) else (math.inf, -math.inf)
-    )
-    return NumberSums(len(numbers), total, total_of_squares, low, high)
+    logs = exact_moments(signed_log(numbers)) if has_log else None
+    return replace(sums_of(numbers), logs=logs)
 
 
 def _measure_categories(column: pa.Array) -> CategoryCounts:
@@ -229,7 +170,8 @@ def _measure_categories(column: pa.Array) -> CategoryCounts:
     return CategoryCounts(dict(counts), texts.count(None))
 
 
-def _measure_images(column: pa.Array) -> PixelHistogram:
+def measure_images(column: pa.Array) -> PixelHistogram:
+    """Measures a column of images without nulls."""
     # Pixels have 256 values, so that their histogram is exact and small.
     histogram = np.zeros((3, 256), dtype=np.int64)
     height, width, channels = 0, 0, 1
@@ -239,13 +181,13 @@ def _measure_images(column: pa.Array) -> PixelHistogram:
         counts = [np.bincount(channel.ravel(), minlength=256) for channel in pixels_HWC.T]
         histogram += np.array(counts)  # One row of a grey image is added to all three.
     rows = tuple(tuple(row) for row in histogram.tolist())
-    return PixelHistogram(height, width, channels, rows)
+    files = values.file_sizes(column)
+    return PixelHistogram(height, width, channels, rows, len(column), len(files), sum(files))
 
 
 _MEASURES: dict[str, Callable[[pa.Array], ColumnStatistics]] = {
-    "numeric": _measure_numbers,
     "categorical": _measure_categories,
-    "image": _measure_images,
+    "image": measure_images,
 }
 
 
@@ -274,7 +216,3 @@ def _add_columns(a: ColumnStatistics | None, b: ColumnStatistics | None) -> Colu
         return a or b  # type: ignore[return-value]  # One of the two has the column.
     # All blocks measure a column as the same kind, which is decided before.
     return a.plus(b)  # type: ignore[arg-type]
-
-
-def _add_all(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(x + y for x, y in zip(a, b, strict=True))

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydc.artefact import mismatch
+from raydc.checksummed_folder import mismatch
 from raydc.storage import sha256
 
 # A disk may lose a bit without a write, which no time of change shows.
@@ -53,7 +53,7 @@ def compare(path: Path, entry: Mapping[str, Any]) -> str | None:
     stamp = folder / sha256(identity.encode()) if folder is not None else None
     if stamp is not None and _is_fresh(stamp):
         return None
-    # A wrong size says enough, without gigabytes that are read.
+    # A wrong size is enough, and saves reading gigabytes.
     digest = _digest(path) if status.st_size == entry["bytes"] else ""
     wrong = mismatch(status.st_size, digest, entry)
     if wrong is None and stamp is not None:

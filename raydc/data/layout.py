@@ -7,9 +7,9 @@ the sources and never depends on the order in which rows arrive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -19,12 +19,13 @@ from pyarrow import fs as pafs
 from raydc.errors import REPORT_IT, DataError, RaydcError, first_line, unexpected
 from raydc.order import Ids
 
-Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx"]
+Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx", "numpy", "tar"]
 Part = Literal["train", "validation", "test"]
 
 # 2**40 rows per file leave 23 bits, 8 million files, below the sign bit of an int64.
 _ROW_BITS = 40
 _COMPRESSION = (".gz", ".bz2", ".zst")
+DAMAGED = "The file is damaged or was cut off; write or download it again."
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class SourceFile:
     Attributes:
         name: Path relative to its source, with `/`; does not change when the source is moved.
         path: Path on the filesystem of the layout.
-        num_bytes: Size of the file.
+        num_bytes: Size of the file, compressed as it is.
         part: Official part that the file belongs to.
         label: Class of an image in a folder; None for other formats.
         labels: File of labels that belongs to IDX images; None for other formats.
@@ -51,8 +52,8 @@ class SourceFile:
         """Names a row of this file for messages: its path, and its number counted from 1."""
         if format_ == "image_folder":
             return self.path
-        unit = {"jsonl": "line", "idx": "image"}.get(format_, "row")
-        return f"{self.path}: {unit} {(row_id & ((1 << _ROW_BITS) - 1)) + 1}"
+        unit = {"jsonl": "line", "idx": "image", "tar": "sample"}.get(format_, "row")
+        return f"{self.path}: {unit} {row_number(row_id)}"
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ class Layout:
         filesystem: Filesystem of every path.
         files: Training files, then validation files, then test files, each sorted by name.
         notes: What the user should know about the names of the files.
+        describe: Names a row, if its number in the file says nothing; None for other files.
     """
 
     format: Format
     filesystem: pafs.FileSystem
     files: tuple[SourceFile, ...]
     notes: tuple[str, ...] = ()
+    describe: Callable[[int], str] | None = field(default=None, compare=False)
 
     @property
     def first_validation_id(self) -> int | None:
@@ -88,6 +91,8 @@ class Layout:
 
     def describe_row(self, row_id: int) -> str:
         """Names a row for messages: its file, and its number counted from 1."""
+        if self.describe is not None:
+            return self.describe(row_id)
         return self.file_of(row_id).describe_row(self.format, row_id)
 
     def file_of(self, row_id: int) -> SourceFile:
@@ -98,6 +103,11 @@ class Layout:
 def first_row_id(file_index: int) -> int:
     """Id of the first row of a file, whose index counts through all files of the layout."""
     return file_index << _ROW_BITS
+
+
+def row_number(row_id: int) -> int:
+    """Number of a row in its file, counted from 1."""
+    return (row_id & ((1 << _ROW_BITS) - 1)) + 1
 
 
 def file_indices(row_ids: Ids) -> tuple[int, ...]:
@@ -137,8 +147,7 @@ def name_errors(path: str) -> Iterator[None]:
         hint = "Every node must reach the sources: put them on shared storage, or give a URI."
         raise DataError(f"{path} does not exist on this node", hint) from error
     except (OSError, EOFError, pa.ArrowInvalid) as error:
-        hint = "The file is damaged or was cut off; write or download it again."
-        raise DataError(f"{path} cannot be read: {first_line(error)}", hint) from error
+        raise DataError(f"{path} cannot be read: {first_line(error)}", DAMAGED) from error
     # What a library raises on a strange file can be of any type.
     except Exception as error:
         raise DataError(f"{path} cannot be read: {unexpected(error)}", REPORT_IT) from error

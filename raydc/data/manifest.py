@@ -15,13 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydc.artefact import MANIFEST, is_damage, mismatch
+from raydc.checksummed_folder import MANIFEST, is_damage, mismatch
 from raydc.data import content_check
 from raydc.errors import DataError
 from raydc.features import Features
 from raydc.storage import Storage, broken_seal, seal, sha256
 
+# Rows that are one array, and rows of named fields, which an older raydc cannot read.
 FORMAT_VERSION = 1
+RECORD_FORMAT_VERSION = 2
 SHARD_SUFFIX = ".arrow"
 _REQUIRED = ("data_hash", "rows", "files")
 
@@ -41,9 +43,10 @@ def read(folder: Storage) -> dict[str, Any]:
     if isinstance(manifest, dict) and (wrong := broken_seal(manifest)) is not None:
         raise DataError(f"{folder.uri}/{MANIFEST} is damaged: {wrong}", _remedy(folder))
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT_VERSION:
+    if found not in (FORMAT_VERSION, RECORD_FORMAT_VERSION):
         raise DataError(
-            f"{folder.uri}/{MANIFEST}: format {found!r}, but this raydc reads {FORMAT_VERSION}",
+            f"{folder.uri}/{MANIFEST}: format {found!r}, but this raydc reads {FORMAT_VERSION} "
+            f"and {RECORD_FORMAT_VERSION}",
             _remedy(folder),
         )
     lacking = [name for name in _REQUIRED if name not in manifest]
@@ -97,7 +100,7 @@ def _read_verified(folder: Storage, name: str, entry: Mapping[str, Any]) -> byte
     except OSError as error:
         if not is_damage(error):
             raise
-        raise DataError(f"{folder.uri}/{name} is no file: {error}", _remedy(folder)) from error
+        raise DataError(f"{folder.uri}/{name} is not a file: {error}", _remedy(folder)) from error
     check_entry(folder, name, len(content), sha256(content), entry)
     return content
 
@@ -108,7 +111,7 @@ def check_local(folder: Storage, name: str, path: Path, entry: Mapping[str, Any]
     Args:
         folder: Folder of the data set, for messages.
         name: Name of the file in this folder.
-        path: The file itself.
+        path: Path of the file on this machine, where it may be a copy.
         entry: `bytes` and `sha256` that the manifest states for the file.
 
     Raises:
@@ -187,7 +190,9 @@ def write(
     data_hash = sha256(
         "".join(f"{name} {files[name]['sha256']}\n" for name in sorted(files)).encode()
     )
-    manifest = seal({"format": FORMAT_VERSION, "data_hash": data_hash, **facts, "files": files})
+    is_record = features.is_stored_as_record or "images" in facts
+    version = RECORD_FORMAT_VERSION if is_record else FORMAT_VERSION
+    manifest = seal({"data_hash": data_hash, **facts, "format": version, "files": files})
     folder.write_json(MANIFEST, manifest)
     return manifest
 

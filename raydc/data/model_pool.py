@@ -120,12 +120,12 @@ def wait_for_pool(spec: Spec, num_batches: int, what: str, say: Say) -> Pool:
         amounts = ", ".join(f"{free.get(name, 0.0):g} of {total[name]:g} {name}" for name in names)
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"{what}: free are {amounts or 'no CPU'}, and that did not change in "
-                f"{ROOM_TIMEOUT_S:.0f} s",
+                f"{what}: no room for it in {ROOM_TIMEOUT_S:.0f} s; free now: "
+                f"{amounts or 'no CPU'}",
                 "It needs a CPU, and a GPU where scaling.use_gpu is set. End other jobs or "
                 "endpoints (raydc stop), or give --address of a larger cluster.",
             )
         if not is_said:
-            say(f"{what:<10}waits: free are {amounts or 'no CPU'}")
+            say(f"{what:<10}waits for resources; free now: {amounts or 'no CPU'}")
             is_said = True
         time.sleep(_POLL_S)

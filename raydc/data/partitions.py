@@ -6,8 +6,11 @@ Hive, Spark and pyarrow write tables so; the files themselves lack these columns
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import pyarrow as pa
+
+from raydc.data import values
 from raydc.data.layout import SourceFile
 from raydc.errors import DataError
 
@@ -31,7 +34,7 @@ def check(files: Sequence[SourceFile]) -> list[str]:
         files: Files of a table, at least one.
 
     Returns:
-        Names of the columns.
+        Names of the columns, in the order of the folders.
 
     Raises:
         DataError: Two files have different ones.
@@ -50,3 +53,29 @@ def check(files: Sequence[SourceFile]) -> list[str]:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def read_columns(
+    file: SourceFile, columns: Collection[str], num_rows: int
+) -> dict[str, pa.ChunkedArray]:
+    """Columns of a file's rows that stand in the names of its folders.
+
+    Args:
+        file: File whose path has the folders.
+        columns: Names of the columns that are in the file.
+        num_rows: Rows of the file that get these cells.
+
+    Raises:
+        DataError: A column is in both.
+    """
+    found = columns_of(file)
+    values.refuse_internal(file.path, found)
+    if both := found.keys() & set(columns):
+        raise DataError(
+            f"{file.path}: the column {min(both)!r} is in the file and in the names of folders",
+            "data.partitioning: ignore reads that of the file.",
+        )
+    return {
+        name: pa.chunked_array([pa.repeat(pa.scalar(value, pa.string()), num_rows)])
+        for name, value in found.items()
+    }

@@ -17,9 +17,10 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from raydc.artefact import MANIFEST
-from raydc.data import manifest, sources, tasks
-from raydc.data.layout import Layout, name_errors
+from raydc.checksummed_folder import MANIFEST
+from raydc.data import joins, manifest, snapshot_source, sources, tasks, tokenizer_file
+from raydc.data.file_decoder import decoder_version
+from raydc.data.layout import Layout, SourceFile, name_errors
 from raydc.data.prepare_stages import PrepareStages
 from raydc.data.prepared import Prepared, load
 from raydc.errors import DataError, Say
@@ -31,11 +32,49 @@ from raydc.storage import Storage, canonical_json, sha256
 _FILES_PER_HASH_TASK = 256
 _HASH_BLOCK_BYTES = 1024 * 1024
 _REPORT_EVERY_S = 5.0
-# Number of the way in which sources are read. It goes up when the same files give other rows or
-# labels than before; `_hash_before_readings` finds what was prepared without a number.
-_READING = 2
-# Fields that came with the second way. Where one is not at its default there is no older data set.
+# Version of how sources are read. It goes up when the same files would give different rows or
+# labels; `_older_hashes` finds data sets of the versions before.
+_READING = 3
+# What a version read differently from the next, for the note about its data sets. The first had no
+# number.
+_READ_BEFORE = {
+    2: "decimals and joined dates as categories, texts beside windows, some keys of rows",
+    1: "turned photographs, labels such as 1.0, the index of pandas",
+}
+# Fields that came with version 2. A spec that sets one cannot have an older data set.
 _NEW_FIELDS = (("csv",), ("partitioning",), ("clean", "missing_target"))
+
+# Newer fields, which are hashed only if they are set, so that data sets that were prepared before
+# them keep their names.
+_LATER_FIELDS = (
+    ("features", "encodings"),
+    ("features", "orders"),
+    ("features", "hash_buckets"),
+    ("features", "target_smoothing"),
+    ("features", "scales"),
+    ("features", "date_parts"),
+    ("csv", "encoding"),
+    ("csv", "decimal"),
+    ("csv", "comment"),
+    ("csv", "skip_rows"),
+    ("features", "text"),
+    ("features", "max_items"),
+    ("joins",),
+    ("split", "by"),
+    ("split", "column"),
+    ("clean", "constant"),
+    ("clean", "indicator"),
+    ("clean", "outliers"),
+    ("clean", "outlier_quantile"),
+    ("clean", "outlier_deviations"),
+    ("clean", "columns"),
+    ("clean", "on_error"),
+    ("image_storage",),
+    ("label_delimiter",),
+    ("label_columns",),
+    ("query",),
+    ("windows",),
+)
 
 
 def run(
@@ -60,23 +99,35 @@ def run(
         DataError: A source or a row that cannot be used, with its place. Nothing is left in the
             storage.
     """
-    layout = sources.locate(spec.data)
+    store = Storage(spec.storage) / "data"
+    with snapshot_source.located(spec.data, store, report) as (data, layout):
+        located = spec.model_copy(update={"data": data})
+        return _prepare(located, layout, store, report, parallelism, report_every_s)
+
+
+def _prepare(
+    spec: ResolvedSpec,
+    layout: Layout,
+    store: Storage,
+    report: Say,
+    parallelism: int | None,
+    report_every_s: float,
+) -> Prepared:
     made_from = _hash_inputs(spec, layout)
     data_hash = sha256(canonical_json(made_from))
     name = f"{spec.name}-{data_hash[:12]}"
-    store = Storage(spec.storage) / "data"
-    older_hash = _hash_before_readings(made_from)
-    for known, known_hash in ((name, data_hash), (f"{spec.name}-{older_hash[:12]}", older_hash)):
+    for reading, known_hash in ((_READING, data_hash), *_older_hashes(made_from)):
+        known = f"{spec.name}-{known_hash[:12]}"
         if not store.exists(f"{known}/{MANIFEST}"):
             continue
         prepared = load(store / known)
         report(f"data set {known} is prepared already: {_count_rows(prepared)}; nothing to do")
-        if known_hash != data_hash:
+        if reading != _READING:
+            changes = "; ".join(what for one, what in _READ_BEFORE.items() if one >= reading)
             report(
                 f"note: {known} was prepared by an older raydc, which read some sources "
-                "differently (turned photographs, labels such as 1.0, the index of pandas). Runs "
-                f"that were trained on it go on with it; raydc rm data {known} makes room for a "
-                "new one"
+                f"differently ({changes}). Runs that were trained on it go on with it; raydc rm "
+                f"data {known} makes room for a new one"
             )
         return prepared
     split = spec.data.split
@@ -103,6 +154,42 @@ def _count_rows(prepared: Prepared) -> str:
 
 def _hash_inputs(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
     """Everything that the content of the data set depends on, as JSON values."""
+    hashed = _hash_layout(layout)
+    # A moved source is the same data, and augmentation happens during training: neither changes
+    # the data set.
+    data = spec.data.model_dump(mode="json", exclude={"source", "augment"})
+    data = _without_defaults({**data, "format": layout.format}, _LATER_FIELDS)
+    for join in data.get("joins", ()):
+        del join["path"]
+    # The content of the tokenizer file counts, not its path.
+    if spec.data.features.text.tokenizer is not None:
+        content = tokenizer_file.read(spec.data.features.text.tokenizer)
+        data["features"]["text"]["tokenizer"] = sha256(content.encode())
+    # With `auto`, it is not known yet whether there will be files; their probe image decides then.
+    decoder = {"decoder": decoder_version()} if spec.data.image_storage == "encoded" else {}
+    joined = [
+        [
+            {"name": file.name, "sha256": digest}
+            for file, digest in _hash_layout(sources.locate(joins.data_of(join, spec.data)))
+        ]
+        for join in spec.data.joins
+    ]
+    return {
+        **decoder,
+        **({"joined": joined} if joined else {}),
+        "format": manifest.FORMAT_VERSION,
+        "reading": _READING,
+        "data": data,
+        "seed": spec.seed,
+        "sources": [
+            {"name": file.name, "part": file.part, "bytes": file.num_bytes, "sha256": digest}
+            for file, digest in hashed
+        ],
+    }
+
+
+def _hash_layout(layout: Layout) -> list[tuple[SourceFile, str]]:
+    """All files of a layout, each with its sha256."""
     files = [part for file in layout.files for part in (file, file.labels) if part is not None]
     chunks = [
         files[start : start + _FILES_PER_HASH_TASK]
@@ -115,32 +202,42 @@ def _hash_inputs(spec: ResolvedSpec, layout: Layout) -> dict[str, Any]:
         ],
         "HashSources",
     )
-    hashed = zip(files, (digest for chunk in digests for digest in chunk), strict=True)
-    # A moved source is the same data, and augmentation happens during training: neither changes
-    # the data set.
-    data = spec.data.model_dump(mode="json", exclude={"source", "augment"})
-    return {
-        "format": manifest.FORMAT_VERSION,
-        "reading": _READING,
-        "data": {**data, "format": layout.format},
-        "seed": spec.seed,
-        "sources": [
-            {"name": file.name, "part": file.part, "bytes": file.num_bytes, "sha256": digest}
-            for file, digest in hashed
-        ],
-    }
+    return list(zip(files, (digest for chunk in digests for digest in chunk), strict=True))
+
+
+def _older_hashes(made_from: dict[str, Any]) -> list[tuple[int, str]]:
+    """Versions before `_READING`, the newest first, with the hash of the same sources and spec."""
+    numbered = [
+        (reading, sha256(canonical_json({**made_from, "reading": reading})))
+        for reading in range(_READING - 1, 1, -1)
+    ]
+    return [*numbered, (1, _hash_before_readings(made_from))]
 
 
 def _hash_before_readings(made_from: dict[str, Any]) -> str:
     """The hash that a raydc before `_READING` gave to the same sources and spec."""
     older = copy.deepcopy({key: value for key, value in made_from.items() if key != "reading"})
-    for path in _NEW_FIELDS:
-        section, default = older["data"], Data(source="").model_dump(mode="json")
+    older["data"] = _without_defaults(older["data"], _NEW_FIELDS)
+    return sha256(canonical_json(older))
+
+
+def _without_defaults(data: dict[str, Any], paths: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+    """A section `data` without those of some fields that are at their defaults."""
+    kept = copy.deepcopy(data)
+    for path in paths:
+        section, default = kept, Data(source="").model_dump(mode="json")
         for key in path[:-1]:
             section, default = section[key], default[key]
-        if section[path[-1]] == default[path[-1]]:
+        if _is_default(section[path[-1]], default[path[-1]]):
             del section[path[-1]]
-    return sha256(canonical_json(older))
+    return kept
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    # A stored section may lack newer fields.
+    if isinstance(value, dict) and isinstance(default, dict):
+        return all(default.get(key) == one for key, one in value.items())
+    return bool(value == default)
 
 
 def _hash_files(filesystem: pafs.FileSystem, paths: Sequence[str]) -> list[str]:
@@ -182,7 +279,7 @@ def _move_into_place(store: Storage, temporary: str, name: str) -> None:
         if not store.exists(f"{name}/{MANIFEST}"):
             hint = "Delete that folder and prepare again."
             raise DataError(
-                f"{store.uri}/{name} exists and is no data set: {error}", hint
+                f"{store.uri}/{name} exists and is not a data set: {error}", hint
             ) from error
         # Another process has prepared the same data set meanwhile; the content is the same.
         store.delete(temporary)

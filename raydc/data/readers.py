@@ -6,27 +6,45 @@ names the file and the row in it.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from raydc.data import image_formats, partitions, text_formats, values
+from raydc.data import (
+    array_formats,
+    date_cells,
+    file_kind,
+    image_formats,
+    list_texts,
+    parquet_format,
+    partitions,
+    row_faults,
+    row_places,
+    sources,
+    text_formats,
+    values,
+)
 from raydc.data.csv_format import CsvReader
 from raydc.data.image_formats import ImageDecoder
+from raydc.data.joins import Joins, JoinSource, data_of
+from raydc.data.label_reader import LabelReader
 from raydc.data.layout import Format, Layout, SourceFile, first_row_id, name_errors
+from raydc.data.nested_cells import NestedCells
 from raydc.data.row_digest import digest_rows
 from raydc.errors import DataError
 from raydc.order import Ids
 from raydc.spec.sections import Data
 
 Tables = Iterable[pa.Table]
+
+
+_PARTITIONED = ("csv", "parquet", "jsonl")
+_SAME_COLUMNS = "All files of a source must have the same columns."
 
 
 @dataclass(frozen=True)
@@ -36,13 +54,15 @@ class Reader:
     It is pickled with every piece, so it holds no list of files.
 
     Attributes:
-        format: Format of all files.
-        filesystem: Filesystem of all files.
+        format: Format of the files, which is the same for all.
+        filesystem: Filesystem that holds the files.
         data: Section `data` of the spec.
         first_path: Path of the first file, for messages.
         header: Columns of the first file, which all files must have; None for formats without
             a header.
         as_shown: Whether images become what a viewer shows (see `images.to_pixels`).
+        joins: Tables that are joined to the rows; None for none.
+        nested: Which cells of JSON may be lists or objects of any kind.
     """
 
     format: Format
@@ -51,6 +71,8 @@ class Reader:
     first_path: str
     header: tuple[str, ...] | None = None
     as_shown: bool = True
+    joins: Joins | None = None
+    nested: NestedCells = field(default_factory=NestedCells)
 
     @classmethod
     def for_layout(cls, layout: Layout, data: Data, as_shown: bool = True) -> Reader:
@@ -66,20 +88,30 @@ class Reader:
             DataError: The first file cannot be read.
         """
         file = layout.files[0]
-        reader = cls(layout.format, layout.filesystem, data, file.path, as_shown=as_shown)
+        nested = NestedCells.of(data)
+        reader = cls(
+            layout.format, layout.filesystem, data, file.path, as_shown=as_shown, nested=nested
+        )
+        if data.joins:
+            reader = replace(reader, joins=_joins_of(data))
         if layout.format == "csv":
             with name_errors(file.path):
                 names = reader._csv.column_names(file)
             return replace(reader, header=tuple(names))
         if layout.format == "parquet":
-            with reader._open_parquet(file) as parquet:
-                return replace(reader, header=tuple(parquet.schema_arrow.names))
+            with parquet_format.open_file(layout.filesystem, file.path) as parquet:
+                names = parquet_format.own_names(parquet.schema_arrow)
+                return replace(reader, header=tuple(names))
         return reader
 
     @property
     def _csv(self) -> CsvReader:
         missing_values = tuple(self.data.clean.missing_values)
-        return CsvReader(self.filesystem, self.data.csv, missing_values)
+        return CsvReader(self.filesystem, self.data.csv, missing_values, self._keeps_faulty)
+
+    @property
+    def _keeps_faulty(self) -> bool:
+        return self.data.clean.on_error != "fail"
 
     def pieces(self, files: Sequence[SourceFile]) -> list[Callable[[], Tables]]:
         """Splits files into the smallest pieces that can be read on their own.
@@ -102,7 +134,13 @@ class Reader:
             return [
                 piece for index, file in numbered for piece in self._parquet_pieces(index, file)
             ]
-        read = {"csv": self._read_csv, "jsonl": self._read_json_lines, "idx": self._read_idx}
+        read = {
+            "csv": self._read_csv,
+            "jsonl": self._read_json_lines,
+            "idx": self._read_idx,
+            "numpy": self._read_numpy,
+            "tar": self._read_tar,
+        }
         return [
             partial(self._read_whole, read[self.format], index, file) for index, file in numbered
         ]
@@ -114,6 +152,7 @@ class Reader:
             (size[0], size[1]) if size else None,
             self.data.features.image_channels,
             self.as_shown,
+            keeps_files=self.data.image_storage != "decoded",
         )
 
     def _check_header(self, file: SourceFile, names: Sequence[str]) -> None:
@@ -124,12 +163,14 @@ class Reader:
         for name in self.header or ():
             if name not in names:
                 raise DataError(
-                    f"{file.path}: there is no column {name!r}, which {self.first_path} has"
+                    f"{file.path}: there is no column {name!r}, which {self.first_path} has",
+                    _SAME_COLUMNS,
                 )
         for name in names:
             if name not in (self.header or names):
                 raise DataError(
-                    f"{file.path}: there is a column {name!r}, which {self.first_path} lacks"
+                    f"{file.path}: there is a column {name!r}, which {self.first_path} lacks",
+                    _SAME_COLUMNS,
                 )
 
     def _read_whole(
@@ -138,7 +179,7 @@ class Reader:
         """Adds row ids to the tables of one file, which `read` yields in the order of the rows."""
         first_id = first_row_id(index)
         num_rows = 0
-        with name_errors(file.path):
+        with file_kind.name_faults(self.filesystem, file.path, self.format):
             for table in read(file):
                 if values.ROW_ID not in table.column_names:
                     ids = np.arange(
@@ -149,43 +190,62 @@ class Reader:
                 num_rows += table.num_rows
                 yield self._finish_table(table, ids, file)
 
-    def _finish_table(self, table: pa.Table, ids: Ids, file: SourceFile) -> pa.Table:
+    def _finish_table(
+        self,
+        table: pa.Table,
+        ids: Ids,
+        file: SourceFile,
+        describe: Callable[[int], str] | None = None,
+    ) -> pa.Table:
         """Brings a table into the form that all formats share: ids, few types, decoded images."""
         columns = {
             name: table.column(name) for name in table.column_names if not values.is_internal(name)
         }
-        columns |= self._folder_columns(file, columns, len(ids))
+        if self.format in _PARTITIONED and self.data.partitioning != "ignore":
+            columns |= partitions.read_columns(file, columns, len(ids))
+        internal: dict[str, pa.ChunkedArray] = {}
+        if self.joins is not None:
+            # A block of JSON Lines may lack a column that others have.
+            columns = self.joins.add_to(file.path, columns, len(ids), self.format == "jsonl")
+            internal[values.UNMATCHED] = columns.pop(values.UNMATCHED)
+        faults: dict[int, str] | None = {} if self._keeps_faulty else None
+        place = describe or partial(file.describe_row, self.format)
         for name in columns:
-            columns[name] = self._decode_images(name, values.simplify(columns[name]), ids, file)
-        # Excluded columns count here: rows that differ in an identifier only are no duplicates.
+            declared = self.data.features.columns.get(name)
+            if declared == "categorical":
+                columns[name] = values.dates_as_texts(columns[name])
+            simple = values.simplify(columns[name])
+            if declared == "date":
+                columns[name] = date_cells.to_seconds(name, simple, ids, place, faults)
+                continue
+            if declared == "list":
+                simple = list_texts.read_lists(name, simple, ids, place, faults)
+            columns[name] = self._decode_images(name, simple, ids, place, faults)
+        if self.data.task == "multilabel":
+
+            def place_of(row: int) -> str:
+                return place(int(ids[row]))
+
+            columns = LabelReader(self.data, place_of, faults).read(columns)
+        # Excluded columns count here: rows that differ in an identifier only are not duplicates.
         if self.data.clean.duplicates == "drop":
             digests = pa.array(digest_rows(columns, len(ids)), pa.binary(16))
             columns[values.DIGEST] = pa.chunked_array([digests])
         for name in self.data.features.exclude:
-            if name in columns:
+            if name in columns and name not in (self.data.split.own_column, self.data.query):
                 # Only the name is needed from here on, to check `data.features.exclude`.
                 columns[name] = pa.nulls(len(ids))
-        return pa.table({values.ROW_ID: ids, **columns})
-
-    def _folder_columns(
-        self, file: SourceFile, columns: Mapping[str, pa.ChunkedArray], num_rows: int
-    ) -> dict[str, pa.ChunkedArray]:
-        if self.format in ("image_folder", "idx") or self.data.partitioning == "ignore":
-            return {}
-        found = partitions.columns_of(file)
-        values.refuse_internal(file.path, found)
-        if both := found.keys() & columns.keys():
-            raise DataError(
-                f"{file.path}: the column {min(both)!r} is in the file and in the names of folders",
-                "data.partitioning: ignore reads that of the file.",
-            )
-        return {
-            name: pa.chunked_array([pa.repeat(pa.scalar(value, pa.string()), num_rows)])
-            for name, value in found.items()
-        }
+        if faults is not None:
+            columns[values.FAULT] = row_faults.merged(table, faults)
+        return pa.table({values.ROW_ID: ids, **columns, **internal})
 
     def _decode_images(
-        self, name: str, column: pa.ChunkedArray, ids: Ids, file: SourceFile
+        self,
+        name: str,
+        column: pa.ChunkedArray,
+        ids: Ids,
+        describe: Callable[[int], str],
+        faults: dict[int, str] | None,
     ) -> pa.ChunkedArray:
         """Decodes the cells of an image column; other columns stay as they are."""
         declared = self.data.features.columns.get(name)
@@ -196,7 +256,7 @@ class Reader:
         # Text may be base64 or a name, so a column of text must be declared an image.
         if declared is None and not image_formats.holds_images(column.type):
             return column
-        return self._decoder.decode_cells(name, column, ids, file, self.format)
+        return self._decoder.decode_cells(name, column, ids, describe, faults)
 
     def _read_csv(self, file: SourceFile) -> Tables:
         names = self._csv.column_names(file)
@@ -204,40 +264,53 @@ class Reader:
         yield from self._csv.tables(file, names)
 
     def _read_json_lines(self, file: SourceFile) -> Tables:
-        return text_formats.read_json_lines(self.filesystem, file)
+        return text_formats.read_json_lines(self.filesystem, file, self._keeps_faulty, self.nested)
 
     def _read_idx(self, file: SourceFile) -> Tables:
         return image_formats.read_idx_pair(self.filesystem, file, self._decoder)
 
+    def _read_numpy(self, file: SourceFile) -> Tables:
+        return array_formats.read_numpy(self.filesystem, file, self._decoder)
+
+    def _read_tar(self, file: SourceFile) -> Tables:
+        return array_formats.read_tar(self.filesystem, file, self.nested)
+
     def _read_image_folder(self, numbered: list[tuple[int, SourceFile]]) -> Tables:
-        table, ids = image_formats.read_image_files(self.filesystem, numbered, self._decoder)
+        table, ids = image_formats.read_image_files(
+            self.filesystem, numbered, self._decoder, self._keeps_faulty
+        )
         yield self._finish_table(table, ids, numbered[0][1])
 
-    @contextmanager
-    def _open_parquet(self, file: SourceFile) -> Iterator[pq.ParquetFile]:
-        with name_errors(file.path), self.filesystem.open_input_file(file.path) as stream:
-            yield pq.ParquetFile(stream)
-
     def _parquet_pieces(self, index: int, file: SourceFile) -> list[Callable[[], Tables]]:
-        with self._open_parquet(file) as parquet:
-            self._check_header(file, parquet.schema_arrow.names)
-            sizes = [
-                parquet.metadata.row_group(group).num_rows
-                for group in range(parquet.num_row_groups)
-            ]
-        # The footer knows the rows of each group, so that a group's ids need no other group.
-        starts = itertools.accumulate(sizes, initial=first_row_id(index))
+        with parquet_format.open_file(self.filesystem, file.path) as parquet:
+            self._check_header(file, parquet_format.own_names(parquet.schema_arrow))
+            starts = parquet_format.group_starts(parquet)
         return [
-            partial(self._read_row_group, file, group, start)
+            partial(self._read_row_group, file, group, start, first_row_id(index))
             for group, start in enumerate(starts)
-            if group < len(sizes)
         ]
 
-    def _read_row_group(self, file: SourceFile, group: int, first_id: int) -> Tables:
-        with self._open_parquet(file) as parquet:
-            for batch in parquet.iter_batches(
-                text_formats.ROWS_PER_TABLE, row_groups=[group], use_threads=False
-            ):
-                ids = np.arange(first_id, first_id + batch.num_rows, dtype=np.int64)
-                yield self._finish_table(pa.Table.from_batches([batch]), ids, file)
-                first_id += batch.num_rows
+    def _read_row_group(self, file: SourceFile, group: int, start: int, file_id: int) -> Tables:
+        for table, first in parquet_format.read_group(
+            self.filesystem, file, group, start, self._keeps_faulty
+        ):
+            ids = np.arange(table.num_rows, dtype=np.int64) + first + file_id
+            describe: Callable[[int], str] = partial(file.describe_row, self.format)
+            if values.ROW_ID in table.column_names:
+                ids = values.row_ids(table) + file_id
+                # The driver knows their keys.
+                describe = row_places.place_of
+            yield self._finish_table(table, ids, file, describe)
+
+
+def _joins_of(data: Data) -> Joins:
+    """The tables that are joined to the rows; none of their rows is read yet."""
+    found = []
+    for join in data.joins:
+        table = data_of(join, data)
+        layout = sources.locate(table)
+        if layout.format not in _PARTITIONED:
+            raise DataError(f"data.joins: {join.path} holds {layout.format} files, and no table")
+        pieces = Reader.for_layout(layout, table).pieces(layout.files)
+        found.append(JoinSource(join, tuple(pieces), layout.describe_row))
+    return Joins(tuple(found), uuid.uuid4().hex)

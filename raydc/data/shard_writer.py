@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydc.data import manifest, values
+from raydc.data import (
+    label_sets,
+    list_values,
+    manifest,
+    row_places,
+    values,
+    window_cut,
+    window_fit,
+)
 from raydc.data.clean import Cleaner
-from raydc.data.shards import SPLITS, shard_bytes, shard_name
+from raydc.data.encoded_images import with_files
+from raydc.data.file_decoder import probe_of
+from raydc.data.shard_file import shard_bytes
+from raydc.data.shards import SPLITS, shard_name
 from raydc.features import Features
 from raydc.features.images import encode_png
+from raydc.spec.windows import WINDOW
 from raydc.storage import Storage
 
 # Enough to tell a model from one that is nearly the same: see raydc.bundle.optimize.
@@ -79,13 +92,16 @@ def take_rows(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner)
     for table, (_, start, stop) in zip(blocks, shard.pieces, strict=True):
         where = np.flatnonzero(cleaner.assign_splits(table) == shard.split)[start:stop]
         parts.append(_of_decided_kinds(table.take(pa.array(where)), cleaner))
-    return pa.concat_tables(parts)
+    # A block that has no list at all does not know the type of the others.
+    return pa.concat_tables(list_values.with_one_type(parts), promote_options="default")
 
 
 def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
     """Brings rows to types that all blocks share, whatever types their files have."""
     target_kind = "numeric" if cleaner.data.task == "regression" else "categorical"
     columns: dict[str, Any] = {values.ROW_ID: rows.column(values.ROW_ID)}
+    if cleaner.data.query is not None:
+        columns[values.QUERY] = query_numbers(values.column_of(rows, cleaner.data.query))
     for name, kind in {**cleaner.kinds, cleaner.data.target: target_kind}.items():
         # A block of JSON Lines lacks a column that no line of it has, which is then all null.
         column = values.column_of(rows, name)
@@ -94,9 +110,16 @@ def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
             column = pa.array(parsed.values, mask=parsed.missing)
         elif kind == "categorical":
             column = pa.array(values.to_texts(column), pa.string())
+        elif kind == "text":
+            column = pa.array(values.to_strings(column), pa.string())
+        elif kind == "list":
+            is_list = list_values.is_list(column.type)
+            column = column if is_list else pa.nulls(rows.num_rows)
         elif column.type != values.IMAGE:
             column = pa.nulls(rows.num_rows, values.IMAGE)
         columns[name] = column
+    for name in (values.WINDOW, values.TARGETS) if cleaner.data.windows is not None else ():
+        columns[name] = rows.column(name)
     return pa.table(columns)
 
 
@@ -109,17 +132,26 @@ def raw_columns(rows: pa.Table, cleaner: Cleaner, num_rows: int | None = None) -
         num_rows: Number of first rows to take; None takes all.
     """
     part = rows if num_rows is None else rows.slice(0, num_rows)
+    is_window = cleaner.data.windows is not None
     return {
-        name: _raw_values(values.column_of(part, name), kind)
-        for name, kind in cleaner.kinds.items()
+        **({WINDOW: window_fit.past_of(part, cleaner.data)} if is_window else {}),
+        **{
+            name: _raw_values(values.column_of(part, name), kind)
+            for name, kind in cleaner.kinds.items()
+        },
     }
 
 
 def _raw_values(column: pa.Array, kind: str) -> Any:
     if kind == "categorical":
         return values.to_texts(column)
+    if kind == "text":
+        return values.to_strings(column)
     if kind == "numeric":
         return values.parse_numbers(column).values
+    if kind == "list":
+        is_list = list_values.is_list(column.type)
+        return list_values.to_arrays(column) if is_list else [None] * len(column)
     images = values.to_images(column)
     shapes = {image.shape for image in images}
     # Grey and colour images of one data set stay a list: `Image.apply` brings them to one shape.
@@ -128,12 +160,34 @@ def _raw_values(column: pa.Array, kind: str) -> Any:
 
 def raw_target(rows: pa.Table, cleaner: Cleaner) -> Any:
     """The target as `Features.apply_target` takes it."""
+    windows = cleaner.data.windows
+    if windows is not None and windows.horizon > 1:
+        return window_cut.numbers_of(rows, values.TARGETS, (windows.horizon,))
     kind = "numeric" if cleaner.data.task == "regression" else "categorical"
-    return _raw_values(values.column_of(rows, cleaner.data.target), kind)
+    found = _raw_values(values.column_of(rows, cleaner.data.target), kind)
+    return label_sets.parse_all(found) if cleaner.data.task == "multilabel" else found
+
+
+def query_numbers(column: pa.Array) -> npt.NDArray[np.int64]:
+    """A number for the group of each row, which depends on the text of its value only."""
+    encoded = pa.array(values.to_texts(column), pa.string()).dictionary_encode()
+    numbers = [
+        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+        for text in encoded.dictionary.to_pylist()
+    ]
+    # A row without a group is dropped or refused before.
+    codes = np.asarray(encoded.indices.fill_null(0))
+    chosen: npt.NDArray[np.int64] = np.array(numbers or [0], dtype=np.int64)[codes]
+    return chosen
 
 
 def write_shard(
-    rows: pa.Table, name: str, folder: Storage, features: Features, cleaner: Cleaner
+    rows: pa.Table,
+    name: str,
+    folder: Storage,
+    features: Features,
+    cleaner: Cleaner,
+    file_columns: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Applies the features and writes one shard.
 
@@ -143,27 +197,43 @@ def write_shard(
         folder: Folder of the new data set.
         features: Fitted features, which turn raw rows into the arrays of the shard.
         cleaner: Holds the kind of each column, which decides the type of its values.
+        file_columns: Columns of images that are stored as files.
 
     Returns:
-        The entry of the file in the manifest.
+        The entry of the file in the manifest; with files, also `images`, see `probe_of`.
     """
-    x = features.apply(raw_columns(rows, cleaner))
-    y = features.apply_target(raw_target(rows, cleaner))
-    content = shard_bytes(x, y, values.row_ids(rows)).to_pybytes()
-    return manifest.write_file(folder, name, content)
+    with row_places.with_ids(values.row_ids(rows)):
+        x = features.apply_stored(raw_columns(rows, cleaner))
+        y = features.apply_target(raw_target(rows, cleaner))
+    x = with_files(x, rows, file_columns)
+    queries = None
+    if values.QUERY in rows.column_names:
+        queries = np.asarray(rows.column(values.QUERY).to_numpy())
+    content = shard_bytes(x, y, values.row_ids(rows), queries).to_pybytes()
+    entry = manifest.write_file(folder, name, content)
+    return {**entry, "images": probe_of(x, features, file_columns)} if file_columns else entry
 
 
 def golden_rows(rows: pa.Table, cleaner: Cleaner) -> list[dict[str, Any]]:
     """The first rows as JSON values, as a client would send them; missing values are left out."""
     columns = raw_columns(rows, cleaner, NUM_GOLDEN_ROWS)
     count = min(NUM_GOLDEN_ROWS, rows.num_rows)
+    # A window of a series is made of several columns, and has no kind of its own.
+    kinds = cleaner.kinds
     listed = [
-        {name: _json_value(cells[row]) for name, cells in columns.items()} for row in range(count)
+        {name: _json_value(cells[row], kinds.get(name, "")) for name, cells in columns.items()}
+        for row in range(count)
     ]
     return [{name: value for name, value in row.items() if value is not None} for row in listed]
 
 
-def _json_value(value: Any) -> Any:
+def _json_value(value: Any, kind: str) -> Any:
+    if kind == "list":
+        return None if value is None else value.tolist()
+    if isinstance(value, np.ndarray) and value.dtype == np.float64:
+        # Past steps of a series; of one column plain numbers.
+        steps = value[:, 0] if value.shape[1] == 1 else value
+        return _plain_numbers(steps.tolist())
     if isinstance(value, np.ndarray):
         return encode_png(_to_pixels(value))
     if isinstance(value, float | np.floating):
@@ -171,6 +241,12 @@ def _json_value(value: Any) -> Any:
         # 5 instead of 5.0, as a person would write it.
         return None if np.isnan(number) else int(number) if number.is_integer() else number
     return value
+
+
+def _plain_numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain_numbers(one) for one in value]
+    return int(value) if value.is_integer() else value
 
 
 def _to_pixels(value: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

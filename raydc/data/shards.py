@@ -1,9 +1,7 @@
 """The rows of a prepared data set, in fixed-size Arrow shards: `train-00000.arrow` and so on.
 
-Written in tasks of Ray Data, read in workers; does not import Ray. A shard is an Arrow IPC file of
-one record batch with the columns `x` (a fixed number of bytes, or a fixed-size list of float32),
-`y` (int64 or float32) and `row_id` (int64), so that a memory map is an array. All shards of a split
-but the last hold `rows_per_shard` rows, in the order of the row ids.
+Written in tasks of Ray Data, read in workers; does not import Ray. `raydc.data.shard_file` is one
+file. All shards of a split but the last hold `rows_per_shard` rows, in the order of the row ids.
 
 Shape suffixes: B rows.
 """
@@ -11,22 +9,20 @@ Shape suffixes: B rows.
 from __future__ import annotations
 
 import itertools
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from raydc.data import content_check, manifest
-from raydc.errors import DataError
-from raydc.features import Features
+from raydc.data.file_decoder import FileDecoder
+from raydc.data.shard_file import Shard, map_shard, shard_bytes, take_rows
+from raydc.features import Features, Inputs
+from raydc.features.record import join_rows
 from raydc.order import Ids
 from raydc.storage import Storage, sha256
 
@@ -47,75 +43,6 @@ def shard_name(split: str, index: int) -> str:
     return f"{split}-{index:05d}{manifest.SHARD_SUFFIX}"
 
 
-def shard_bytes(x: _Array, y: _Array, row_ids: Ids) -> pa.Buffer:
-    """Serialises one shard as an Arrow IPC file.
-
-    Args:
-        x: [B, *shape] uint8 or float32, rows as the network takes them.
-        y: [B] int64 or float32.
-        row_ids: int64 [B], stable ids of the rows in their sources.
-
-    Returns:
-        The file's bytes; equal for equal arrays.
-    """
-    flat = np.ascontiguousarray(x).reshape(-1)
-    width = flat.size // max(1, len(x))
-    # Both columns have one buffer of fixed width, so that a memory map of it is an array.
-    if x.dtype == np.uint8:
-        column = pa.FixedSizeBinaryArray.from_buffers(
-            pa.binary(width), len(x), [None, pa.py_buffer(flat)]
-        )
-    else:
-        column = pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
-    metadata = {"shape": json.dumps(list(x.shape[1:])), "dtype": str(x.dtype)}
-    batch = pa.record_batch([column, pa.array(y), pa.array(row_ids)], names=["x", "y", "row_id"])
-    batch = batch.replace_schema_metadata(metadata)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sink.getvalue()
-
-
-@dataclass(frozen=True)
-class _Shard:
-    """Arrays over a mapped shard of N rows; `x` is flat, [N, values of a row]."""
-
-    shape: tuple[int, ...]
-    x: _Array
-    y: _Array
-    row_ids: Ids
-
-
-def _map_shard(path: Path) -> _Shard:
-    try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-            batch = reader.get_batch(0)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path} is not a shard: {error}", "Delete the data set's folder and prepare it again."
-        ) from error
-    metadata = {key.decode(): value.decode() for key, value in batch.schema.metadata.items()}
-    shape, dtype = tuple(json.loads(metadata["shape"])), np.dtype(metadata["dtype"])
-    column = batch.column("x")
-    # The last buffer holds the values; the ones before it mark nulls, of which there are none.
-    values = column.buffers()[-1] if dtype == np.uint8 else column.flatten().buffers()[-1]
-    width = math.prod(shape)
-    return _Shard(
-        shape,
-        np.frombuffer(values, dtype=dtype, count=batch.num_rows * width).reshape(
-            batch.num_rows, width
-        ),
-        batch.column("y").to_numpy(zero_copy_only=True),
-        batch.column("row_id").to_numpy(zero_copy_only=True),
-    )
-
-
-def _take(values: _Array, positions: Ids) -> _Array:
-    # Twice as fast as values[positions] on rows of a few hundred bytes. "clip" skips a check of the
-    # positions, which `Rows.gather` has made.
-    return np.take(values, positions, axis=0, mode="clip")
-
-
 class Rows:
     """The rows of one split, by position.
 
@@ -128,6 +55,7 @@ class Rows:
         num_rows: Rows of the split, over all shards.
         per_shard: Rows of every shard but the last, so that a position gives its shard.
         files: `bytes` and `sha256` by file name, which a fetched shard is compared with.
+        decode: Turns stored images into pixels; None if there are none.
     """
 
     def __init__(
@@ -137,25 +65,28 @@ class Rows:
         num_rows: int,
         per_shard: int,
         files: Mapping[str, Any],
+        decode: Callable[[Inputs], Inputs] | None = None,
     ) -> None:
         self._folder = folder
         self._names = list(names)
         self._num_rows = num_rows
         self._per_shard = per_shard
         self._files = files
-        self._open: dict[int, _Shard] = {}
+        self._decode = decode
+        self._open: dict[int, Shard] = {}
 
     def __len__(self) -> int:
         return self._num_rows
 
-    def gather(self, positions: Ids) -> tuple[_Array, _Array]:
+    def gather(self, positions: Ids) -> tuple[Inputs, _Array]:
         """Copies rows out of the shards.
 
         Args:
             positions: int64 [B], each in [0, len(self)), in any order, repeated or not.
 
         Returns:
-            x [B, *shape] and y [B], in the order of `positions`.
+            x, an array [B, *shape] or a record with columns as they are stored, and y, [B] or
+            [B, targets], in the order of `positions`.
 
         Raises:
             IndexError: A position lies outside.
@@ -164,11 +95,10 @@ class Rows:
         if len(positions) and not 0 <= positions.min() <= positions.max() < self._num_rows:
             raise IndexError(f"positions must be in [0, {self._num_rows})")
         if len(self._names) == 1 or not len(positions):
-            shard = self._shard(0)
-            x_flat, y = _take(shard.x, positions), _take(shard.y, positions)
+            x, y = self._shard(0).take(positions)
         else:
-            x_flat, y = self._gather_from_shards(positions)
-        return x_flat.reshape(len(positions), *self._shape), y
+            x, y = self._gather_from_shards(positions)
+        return x if self._decode is None else self._decode(x), y
 
     def _gather_from_shards(self, positions: Ids) -> tuple[_Array, _Array]:
         # Rows are taken shard by shard and then put back in order: two plain copies are faster than
@@ -183,17 +113,12 @@ class Rows:
         # ordered[cuts[i]:cuts[i + 1]] are the positions in shard i.
         cuts = np.searchsorted(ordered, bounds).tolist()
         parts = [
-            (self._shard(index), ordered[start:stop] - bounds[index])
+            self._shard(index).take(ordered[start:stop] - bounds[index])
             for index, (start, stop) in enumerate(itertools.pairwise(cuts))
             if start < stop
         ]
-        x_flat = np.concatenate([_take(shard.x, inner) for shard, inner in parts])
-        y = np.concatenate([_take(shard.y, inner) for shard, inner in parts])
-        return _take(x_flat, back), _take(y, back)
-
-    @cached_property
-    def _shape(self) -> tuple[int, ...]:
-        return self._shard(0).shape
+        x, y = join_rows([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+        return take_rows(x, back), take_rows(y, back)
 
     @cached_property
     def ids(self) -> Ids:
@@ -203,9 +128,16 @@ class Rows:
 
     @cached_property
     def targets(self) -> _Array:
-        """Target of each row, [N]: int64 class positions, or float32."""
+        """Target of each row, [N]: int64 class positions, or float32; [N, K] of several."""
         parts = [self._shard(index).y for index in range(len(self._names))]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+    @cached_property
+    def queries(self) -> Ids | None:
+        """Number of the group in which each row is ranked, int64 [N]; None without groups."""
+        parts = [self._shard(index).queries for index in range(len(self._names))]
+        known = [part for part in parts if part is not None]
+        return np.concatenate(known) if known else None
 
     def _open_all(self, indices: Sequence[int]) -> None:
         """Opens several shards at once, because the hash of one keeps one CPU busy."""
@@ -214,9 +146,9 @@ class Rows:
             with ThreadPoolExecutor(_NUM_HASH_THREADS) as threads:
                 list(threads.map(self._shard, missing))
 
-    def _shard(self, index: int) -> _Shard:
+    def _shard(self, index: int) -> Shard:
         if index not in self._open:
-            self._open[index] = _map_shard(self._intact_path(self._names[index]))
+            self._open[index] = map_shard(self._intact_path(self._names[index]))
         return self._open[index]
 
     def _intact_path(self, name: str) -> Path:
@@ -250,42 +182,58 @@ def open_rows(folder: Storage, split: str) -> Rows:
         split: One of `SPLITS`.
 
     Raises:
-        DataError: The folder is not a prepared data set, or a file is missing or damaged.
+        DataError: The folder is not a prepared data set, or a file is missing or damaged; or this
+            machine decodes its images to other pixels.
     """
     facts = manifest.read(folder)
     manifest.verify(folder, facts)
-    return Rows(
-        folder,
-        facts["shards"][split],
-        facts["rows"][split],
-        facts["rows_per_shard"],
-        facts["files"],
-    )
+    parts = facts["shards"], facts["rows"], facts["rows_per_shard"], facts["files"]
+    if "images" not in facts:
+        return _rows(folder, split, *parts)
+    features = Features.from_dict(manifest.read_json(folder, facts, "features.json"))
+    decoder = FileDecoder(features, facts["images"], folder.uri)
+    first, _ = _rows(folder, "train", *parts).gather(np.zeros(1, dtype=np.int64))
+    decoder.check(first)
+    return _rows(folder, split, *parts, decoder)
+
+
+def _rows(
+    folder: Storage,
+    split: str,
+    names: Mapping[str, Any],
+    num_rows: Mapping[str, int],
+    per_shard: int,
+    files: Mapping[str, Any],
+    decode: FileDecoder | None = None,
+) -> Rows:
+    return Rows(folder, names[split], num_rows[split], per_shard, files, decode)
 
 
 def write_data_set(
     folder: Storage,
     features: Features,
-    splits: Mapping[str, tuple[_Array, _Array]],
+    splits: Mapping[str, tuple[Inputs, _Array]],
     golden_rows: Sequence[Mapping[str, Any]] = (),
     num_rows_per_shard: int | None = None,
+    queries: Mapping[str, Ids] | None = None,
 ) -> dict[str, Any]:
     """Writes arrays as a prepared data set: for benchmarks and tests, which have no sources.
 
     Args:
         folder: Folder that gets the shards and the manifest.
         features: Features whose signature fits the arrays.
-        splits: x [N, *shape] and y [N] by name of the split; splits left out are empty.
+        splits: x (an array [N, *shape] or a record) and y [N] by name of the split; splits left
+            out are empty.
         golden_rows: Rows as JSON values, with which a served model is checked.
         num_rows_per_shard: Rows of every shard but a split's last; None means the size that
             `prepare` chooses.
+        queries: Groups in which the rows of each split are ranked; None for none.
 
     Returns:
         The manifest. Row ids count through all splits.
     """
     example, _ = splits["train"]
-    # All rows have one size, so the first one tells how many fit into a shard.
-    per_shard = num_rows_per_shard or rows_per_shard(example[:1].nbytes)
+    per_shard = num_rows_per_shard or rows_per_shard(example.nbytes // max(1, len(example)))
     files: dict[str, Any] = {}
     names: dict[str, list[str]] = {split: [] for split in SPLITS}
     first_id = 0
@@ -295,8 +243,9 @@ def write_data_set(
             name = shard_name(split, index)
             # Ids continue over the splits, because they are unique in a data set.
             ids = np.arange(first_id + start, first_id + stop, dtype=np.int64)
+            groups = None if queries is None else queries[split][start:stop]
             files[name] = manifest.write_file(
-                folder, name, shard_bytes(x[start:stop], y[start:stop], ids)
+                folder, name, shard_bytes(x[start:stop], y[start:stop], ids, groups)
             )
             names[split].append(name)
         first_id += len(x)

@@ -5,10 +5,14 @@ Reads no rows and starts no Ray: files are listed, and the header of the first o
 
 from __future__ import annotations
 
-from raydc.data import partitions, sources
+from collections.abc import Iterator
+
+from raydc.data import joins, partitions, sources
 from raydc.data.readers import Reader
+from raydc.data.text_shapes import with_edges
 from raydc.errors import DataError, did_you_mean
 from raydc.spec.data import Data, IdxFiles, Sources
+from raydc.spec.row_sources import RowSource
 
 
 def check_source(data: Data) -> None:
@@ -22,6 +26,11 @@ def check_source(data: Data) -> None:
     Raises:
         DataError: There are no files, their format is not known, or a column is not there.
     """
+    given = data.source
+    parts = [given.train, given.test] if isinstance(given, Sources) else [given]
+    # A query or a function is left to the preparation as well.
+    if any(isinstance(part, RowSource) for part in parts):
+        return
     if not all(_is_here(path) for path in _paths(data)):
         return
     layout = sources.locate(data)
@@ -30,8 +39,18 @@ def check_source(data: Data) -> None:
         return
     inside = data.partitioning != "ignore"
     names = [*header, *(partitions.columns_of(layout.files[0]) if inside else ())]
+    for join in data.joins:
+        table = joins.data_of(join, data)
+        joined = Reader.for_layout(sources.locate(table), table).header
+        if joined is None:
+            return
+        added = join.columns or [name for name in joined if name != join.key]
+        names += [f"{join.prefix}{name}" for name in added]
     wanted = [
-        ("data.target", data.target),
+        *(("data.label_columns", name) for name in data.label_columns or ()),
+        *([] if data.label_columns else [("data.target", data.target)]),
+        *([("data.query", data.query)] if data.query is not None else []),
+        *_series_columns(data),
         *(("data.features.columns", name) for name in data.features.columns),
         *(("data.features.exclude", name) for name in data.features.exclude),
     ]
@@ -40,18 +59,32 @@ def check_source(data: Data) -> None:
             advice = did_you_mean(name, names, starts_sentence=True)
             raise DataError(
                 f"{path}: there is no column {name!r} in {layout.files[0].path}",
-                f"{advice} There are {', '.join(names)}.".lstrip(),
+                f"{advice} There are {', '.join(map(with_edges, names))}.".lstrip(),
             )
+
+
+def _series_columns(data: Data) -> Iterator[tuple[str, str]]:
+    """Yields field and column of each column that windows need."""
+    windows = data.windows
+    if windows is None:
+        return
+    yield "data.windows.time", windows.time
+    if windows.key is not None:
+        yield "data.windows.key", windows.key
+    for name in windows.columns or ():
+        yield "data.windows.columns", name
 
 
 def _paths(data: Data) -> list[str]:
     given = data.source
     parts = [given.train, given.test] if isinstance(given, Sources) else [given]
-    return [
+    paths = [
         path
         for part in parts
         for path in ([part.images, part.labels] if isinstance(part, IdxFiles) else [part])
+        if isinstance(path, str)
     ]
+    return [*paths, *(join.path for join in data.joins)]
 
 
 def _is_here(path: str) -> bool:

@@ -21,6 +21,8 @@ from raydc.spec.sections import IdxFiles
 _SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".csv", ".tsv"), "csv"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".npz", ".npy"), "numpy"),
+    ".tar": "tar",
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
     **dict.fromkeys(
         (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -139,7 +141,7 @@ def _mark(name: str, own_parts: Sequence[str]) -> str:
 
     Args:
         name: Path of the file in its source.
-        own_parts: Parts of the pattern, whose own marks are meant.
+        own_parts: Parts of the pattern; a mark that is in the pattern itself leaves nothing out.
     """
     parts = name.split("/")
     # Where macOS packs a folder, it adds one of hidden files.

@@ -10,6 +10,7 @@ from raydc.data import partitions
 from raydc.data.layout import Format, Layout, Part, SourceFile, without_compression
 from raydc.data.source_listing import IDX_NAME, format_of_name, list_files, notes_on_names
 from raydc.errors import DataError
+from raydc.spec.row_sources import RowSource
 from raydc.spec.sections import Data, IdxFiles, Sources
 
 _PART_OF_FOLDER: dict[str, Part] = {
@@ -20,7 +21,7 @@ _PART_OF_FOLDER: dict[str, Part] = {
 _PART_ORDER: tuple[Part, ...] = ("train", "validation", "test")
 _PART_NAME = re.compile(rf"({'|'.join(_PART_OF_FOLDER)})(?![a-z])")
 _TABLES = ("csv", "parquet", "jsonl")
-_FORMATS = "CSV, Parquet, JSON Lines, folders of images by class, and IDX"
+_FORMATS = "CSV, Parquet, JSON Lines, folders of images by class, IDX, NumPy and tar"
 
 
 def locate(data: Data) -> Layout:
@@ -37,15 +38,16 @@ def locate(data: Data) -> Layout:
             are not those of an image folder or of IDX files.
     """
     parts: list[tuple[Part, str | IdxFiles]] = (
-        [("train", data.source)] if not isinstance(data.source, Sources) else []
+        [("train", _files(data.source))] if not isinstance(data.source, Sources) else []
     )
     if isinstance(data.source, Sources):
-        parts = [("train", data.source.train), ("test", data.source.test)]
+        parts = [("train", _files(data.source.train)), ("test", _files(data.source.test))]
     found = [(part, source, list_files(source)) for part, source in parts]
     formats = {_detect_format(data, source, listing.files) for _, source, listing in found}
     if len(formats) > 1:
         raise DataError(
-            f"data.source: train and test have different formats: {', '.join(sorted(formats))}"
+            f"data.source: train and test have different formats: {', '.join(sorted(formats))}",
+            "Convert one of them to the format of the other.",
         )
     format_ = formats.pop()
     files: list[SourceFile] = []
@@ -62,6 +64,13 @@ def locate(data: Data) -> Layout:
         files = _without_empty(files, format_, notes)
         notes += _notes_on_tables(files, data, is_only_source=len(parts) == 1)
     return Layout(format_, found[0][2].filesystem, tuple(files), tuple(notes))
+
+
+def _files(source: str | IdxFiles | RowSource) -> str | IdxFiles:
+    # `raydc.data.snapshot_source` makes files of such rows, for the commands that read them.
+    if isinstance(source, RowSource):
+        raise DataError("data.source: a query or a function has no files", "Give a path instead.")
+    return source
 
 
 def _without_empty(files: list[SourceFile], format_: Format, notes: list[str]) -> list[SourceFile]:
@@ -123,7 +132,7 @@ def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFil
         message = f"source {source} holds several formats: {', '.join(sorted(formats))}"
         raise DataError(message, "Give data.format, or a glob such as folder/*.csv.")
     hint = f"raydc reads {_FORMATS}; give data.format if the file names do not show it."
-    if any(file.name.lower().endswith((".tar", ".zip", ".tgz", ".tar.gz")) for file in files):
+    if any(file.name.lower().endswith((".zip", ".tgz", ".7z", ".rar")) for file in files):
         hint = "It is an archive: unpack it first."
     raise DataError(f"source {source}: the format cannot be determined from {names}", hint)
 

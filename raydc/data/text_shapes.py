@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-# What stands for a missing value in files of others.
+from raydc.features.date_column import seconds_of
+
+# Texts that mean a missing value in many files.
 MISSING_WORDS = ("?", "-", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "#N/A")
 _MOST_FRACTION = 0.9
+# A name or an address has up to four.
+_WORDS_OF_SENTENCES = 5
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DATE = re.compile(
     r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}"
@@ -25,8 +30,8 @@ def are_mostly(samples: Sequence[str], fits: Callable[[str], bool]) -> bool:
     """Whether at least nine of ten texts fit.
 
     Args:
-        samples: The texts.
-        fits: Whether one text fits.
+        samples: Texts of a column, or some of them.
+        fits: Returns whether a text has the shape in question.
     """
     return sum(map(fits, samples)) >= _MOST_FRACTION * len(samples)
 
@@ -34,6 +39,28 @@ def are_mostly(samples: Sequence[str], fits: Callable[[str], bool]) -> bool:
 def is_date(text: str) -> bool:
     """Whether text is a date, a time or both."""
     return bool(_DATE.fullmatch(text.strip()))
+
+
+def is_iso_date(text: str) -> bool:
+    """Whether text is a date as raydc reads it in a column that is declared one."""
+    return is_date(text) and not math.isnan(seconds_of(text))
+
+
+def is_compact_day(number: float) -> bool:
+    """Whether a number is a day of the years 1900 to 2099 such as 20240229."""
+    if not 19_000_101 <= number <= 20_991_231 or number != int(number):
+        return False
+    return not math.isnan(seconds_of(str(int(number))))
+
+
+def are_free_texts(samples: Collection[str]) -> bool:
+    """Whether texts are sentences rather than names: five words or more on average."""
+    return sum(len(text.split()) for text in samples) >= _WORDS_OF_SENTENCES * len(samples)
+
+
+def with_edges(name: str) -> str:
+    """A name for a list in a message: in quotes if blanks at its edges would not be seen."""
+    return name if name and name == name.strip() else repr(name)
 
 
 def is_identifier_name(name: str) -> bool:

@@ -6,7 +6,7 @@ of a column is a statement about all of its values and does not depend on where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raydc.data import list_values
 from raydc.errors import DataError
 from raydc.spec.label_text import WHOLE_AS_DECIMAL, text_of
 
 ROW_ID = "__row_id"
 DIGEST = "__digest"
+# Mark in the metadata of a file whose ids are in it, with the name of its key.
+KEYED = "raydc.key"
+# What a reader found wrong with a row, see `raydc.data.row_faults`; null for other rows.
+FAULT = "__fault"
+# Number of the group in which a row is ranked, where the spec names such groups.
+QUERY = "__query"
+# Columns of windows of a series, see `raydc.data.window_cut`: past steps, values after them, the
+# times of the first and the last of these values, and the place among all windows.
+WINDOW, TARGETS, FIRST_TIME = "__window", "__targets", "__first_time"
+LAST_TIME, ORDER = "__last_time", "__order"
+# Bit i is set where a row has no match in the table i of `data.joins`.
+UNMATCHED = "__unmatched"
+_INTERNAL = frozenset(
+    (ROW_ID, DIGEST, FAULT, QUERY, WINDOW, TARGETS, FIRST_TIME, LAST_TIME, ORDER, UNMATCHED)
+)
 # Large binary: a block of images may exceed the 2 GiB that 32-bit offsets reach.
 IMAGE = pa.struct(
     [
@@ -26,6 +42,8 @@ IMAGE = pa.struct(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("channels", pa.int32()),
+        # The file that the pixels come from; null for arrays, and where only pixels are stored.
+        ("file", pa.large_binary()),
     ]
 )
 # Numbers as `float` reads them, but not `1_000`, which is probably a code.
@@ -36,7 +54,7 @@ Floats = npt.NDArray[np.float64]
 
 def is_internal(name: str) -> bool:
     """Whether raydc added a column of this name itself."""
-    return name in (ROW_ID, DIGEST)
+    return name in _INTERNAL
 
 
 def refuse_internal(path: str, names: Iterable[str]) -> None:
@@ -51,12 +69,14 @@ def refuse_internal(path: str, names: Iterable[str]) -> None:
 
 
 def kind_of(column_type: pa.DataType) -> str:
-    """Kind of a type: `number`, `text`, `image`, or `other` for dates, lists and so on.
+    """Kind of a type: `number`, `text`, `image`, `list`, or `other` for objects and so on.
 
     A type of the kind `other` cannot be an input.
     """
     if column_type == IMAGE:
         return "image"
+    if list_values.is_list(column_type):
+        return "list"
     if (
         pa.types.is_integer(column_type)
         or pa.types.is_floating(column_type)
@@ -64,6 +84,16 @@ def kind_of(column_type: pa.DataType) -> str:
     ):
         return "number"
     return "text" if pa.types.is_string(column_type) or pa.types.is_null(column_type) else "other"
+
+
+def dates_as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates and times as they are written, where `simplify` makes seconds of them."""
+    if isinstance(column.type, pa.DictionaryType):
+        column = column.cast(column.type.value_type)
+    if not pa.types.is_temporal(column.type):
+        return column
+    # Arrow writes as many places of a second as the type has, and other programs do not.
+    return pc.replace_substring_regex(column.cast(pa.string()), r"\.0+(Z?)$", r"\1")
 
 
 def simplify(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -78,7 +108,22 @@ def simplify(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column.cast(pa.string())
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
-    return column
+    return _to_seconds(column) if pa.types.is_temporal(kind) else list_values.simplify(column)
+
+
+def _to_seconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Seconds of dates, times and durations, as numbers."""
+    kind = column.type
+    if pa.types.is_date32(kind):
+        return pc.multiply(column.cast(pa.int32()).cast(pa.float64()), 86400.0)
+    if pa.types.is_date64(kind):
+        return pc.divide(column.cast(pa.int64()).cast(pa.float64()), 1000.0)
+    if pa.types.is_interval(kind):
+        return column
+    # Arrow casts `time32`, the only one of these types with 32 bits, to no other size.
+    whole = column.cast(pa.int32()) if pa.types.is_time32(kind) else column
+    per_second = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[kind.unit]
+    return pc.divide(whole.cast(pa.int64()).cast(pa.float64(), safe=False), per_second)
 
 
 def column_of(table: pa.Table, name: str) -> pa.Array:
@@ -162,11 +207,23 @@ def to_texts(column: pa.Array) -> list[str | None]:
     ]
 
 
-def image_array(images: list[npt.NDArray[np.uint8] | None]) -> pa.Array:
-    """Decoded images [H, W, C], or None for a missing one, as one Arrow column."""
+def to_strings(column: pa.Array) -> list[str | None]:
+    """Texts of a column exactly as they are written; None for a missing one."""
+    return list(column.cast(pa.string()).to_pylist())
+
+
+def image_array(
+    images: Sequence[npt.NDArray[np.uint8] | None], files: Sequence[bytes | None] | None = None
+) -> pa.Array:
+    """Makes one Arrow column of decoded images.
+
+    Args:
+        images: Pixels [H, W, C] of each image; None for a missing one.
+        files: The file of each image; None stores no files.
+    """
     rows = [
-        None if image is None else (image.tobytes(), image.shape[0], image.shape[1], image.shape[2])
-        for image in images
+        None if image is None else (image.tobytes(), *image.shape, file)
+        for image, file in zip(images, files or [None] * len(images), strict=True)
     ]
     return pa.array(rows, IMAGE)
 
@@ -179,7 +236,21 @@ def image_block(images_BHW: npt.NDArray[np.uint8]) -> pa.Array:
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(images_BHW))]
     pixels = pa.Array.from_buffers(pa.large_binary(), num_rows, buffers)
     sizes = [pa.array(np.full(num_rows, size, dtype=np.int32)) for size in (height, width, 1)]
-    return pa.StructArray.from_arrays([pixels, *sizes], fields=list(IMAGE))
+    files = pa.nulls(num_rows, pa.large_binary())
+    return pa.StructArray.from_arrays([pixels, *sizes, files], fields=list(IMAGE))
+
+
+def file_sizes(column: pa.Array) -> list[int]:
+    """Bytes of each file of a column of images, without the images that have none."""
+    # A block of JSON Lines whose rows all lack the image has a column of text for it.
+    if not len(column):
+        return []
+    return list(pc.binary_length(column.field("file").drop_null()).to_pylist())
+
+
+def to_files(column: pa.ChunkedArray) -> list[bytes]:
+    """Files of the images of a column, each of which has one."""
+    return [file for chunk in column.chunks for file in chunk.field("file").to_pylist()]
 
 
 def to_images(column: pa.Array) -> list[npt.NDArray[np.uint8]]:

@@ -1,5 +1,5 @@
-"""Whether the nodes of a cluster can import a user's builder. Runs in the driver, and in a task of
-each node.
+"""Whether the nodes of a cluster can import a user's functions. Runs in the driver, and in a task
+of each node.
 
 Workers find it out too, but only once the data is prepared and the run has begun.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import ray
 from ray.exceptions import RayError
@@ -16,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raydc.errors import SpecError
 from raydc.models import user_models
 from raydc.models.network_parts import model_problem
-from raydc.spec.model import Builder, Model
+from raydc.spec import ResolvedSpec
 
 # A process starts and imports torch. A node that takes longer is not at fault.
 _IMPORT_TIMEOUT_S = 60.0
@@ -24,21 +25,22 @@ _IMPORT_TIMEOUT_S = 60.0
 _MAX_NODES = 16
 
 
-def require_on_nodes(model: Model) -> None:
-    """Imports the builder of a section `model` on the nodes of the connected Ray.
+def require_on_nodes(spec: ResolvedSpec) -> None:
+    """Imports the builder and the own transforms of a spec on the nodes of the connected Ray.
 
     Raises:
-        SpecError: A node cannot import it; the message names the node.
+        SpecError: A node cannot import one; the message names the node.
     """
-    if not isinstance(model, Builder):
+    functions = user_models.named_functions(spec)
+    if not functions:
         return
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     task = ray.remote(num_cpus=0, max_retries=0)(_try_import)
     calls = {
-        # The node of a strict strategy may be gone by now, which is no fault of the builder.
+        # A node may have gone since, and its strict strategy fails: no fault of the module.
         task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(model.builder, os.getcwd()): node["NodeManagerAddress"]
+        ).remote(functions, os.getcwd()): node["NodeManagerAddress"]
         for node in nodes[:_MAX_NODES]
     }
     if not calls:
@@ -46,12 +48,13 @@ def require_on_nodes(model: Model) -> None:
     ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_IMPORT_TIMEOUT_S)
     for call in ready:
         try:
-            reason = ray.get(call)
+            found = ray.get(call)
         except RayError:
             continue
-        if reason is not None:
+        if found is not None:
+            field, reason = found
             raise model_problem(
-                "model.builder",
+                field,
                 f"on node {calls[call]} of this Ray: {reason}. Give the nodes the module: start "
                 "the command with `ray job submit --working-dir .`, or set PYTHONPATH where their "
                 "Ray is started",
@@ -64,11 +67,12 @@ def add_import_folder(folder: str) -> None:
         sys.path.insert(0, folder)
 
 
-def _try_import(builder: str, import_from: str) -> str | None:
-    """Imports the builder as a worker does; returns what is wrong, or None."""
+def _try_import(functions: Sequence[tuple[str, str]], import_from: str) -> tuple[str, str] | None:
+    """Imports functions as a worker does; returns the field and what is wrong, or None."""
     add_import_folder(import_from)
-    try:
-        user_models.import_builder(builder)
-    except SpecError as error:
-        return error.problems[0].message
+    for field, function in functions:
+        try:
+            user_models.import_function(function, field)
+        except SpecError as error:
+            return field, error.problems[0].message
     return None

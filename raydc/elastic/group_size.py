@@ -69,8 +69,8 @@ class GroupSize:
     so that nodes that arrive together cost one restart.
 
     Attributes:
-        least: Fewest workers.
-        most: Most workers.
+        least: Minimum number of workers, `scaling.min_workers`.
+        most: Maximum number of workers, `scaling.max_workers`.
         settle_s: How long there must be room before a run grows.
         retry_after_s: How long a size that could not be started is avoided.
     """
@@ -88,7 +88,7 @@ class GroupSize:
 
         Args:
             fits: Workers that there is room for.
-            now_s: Monotonic time.
+            now_s: Current time of a monotonic clock.
 
         Returns:
             Number of workers, or None if there is room for too few.
@@ -100,7 +100,7 @@ class GroupSize:
 
         Args:
             num_workers: Size that failed; until `retry_after_s` has passed, only less is tried.
-            now_s: Monotonic time.
+            now_s: Current time of a monotonic clock.
         """
         self._too_many, self._avoided_until_s = num_workers, now_s + self.retry_after_s
 
@@ -110,7 +110,7 @@ class GroupSize:
         Args:
             num_workers: Size of the running group.
             fits: Workers that there is room for, the running ones included.
-            now_s: Monotonic time.
+            now_s: Current time of a monotonic clock.
 
         Returns:
             The larger size, or None to stay.
@@ -137,7 +137,7 @@ def should_leave(
 
     Args:
         fits_elsewhere: Workers that other nodes have room for.
-        least: Fewest workers of the run.
+        least: Minimum number of workers of the run.
         deadline_s: When the first of the nodes leaves; None if unknown.
         now_s: Time on the same clock as the deadline.
         margin_s: How long a checkpoint may take.

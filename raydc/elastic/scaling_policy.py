@@ -38,7 +38,7 @@ class ElasticScaling(internals.ElasticScalingPolicy):  # type: ignore[misc]
     """Decides how many workers a run has, and on which nodes.
 
     Args:
-        scaling_config: Ray Train's configuration.
+        scaling_config: `ScalingConfig` that Ray Train has made for the trainer.
         needs: Resources of one worker.
         start_timeout_s: How long workers may wait for free resources.
         mailbox: Handle of the run's mailbox, which takes events.

@@ -9,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raydc.engine import internals, interruption, ray_start, serve_environment, usable_cpus
+from raydc.engine.owned_folder import OwnedFolder
 from raydc.engine.ray_token import choose_auth
 from raydc.errors import ClusterError
 
 # Ray Train reads these in the driver and hands them to its controller and workers. Chosen by
 # measurement: a dead worker is noticed within a fifth of a second, and a group that cannot be
-# placed is soon retried at another size.
+# placed is soon retried at a different size.
 _TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
@@ -36,7 +36,7 @@ _WORKER_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
 }
 # Folders of HAProxy's configuration and sockets, which a local Ray does not remove.
-_local_folders: list[tempfile.TemporaryDirectory[str]] = []
+_local_folders: list[OwnedFolder] = []
 _SERVE_THREAD_TIMEOUT_S = 5.0
 _QUIET = ("ray.train", "ray.tune", "ray.data")
 

@@ -36,6 +36,9 @@ WAY_OUT = (
     "that runs already ends with `raydc stop --all`"
 )
 
+# Nodes that a message names.
+_MAX_NODES = 5
+
 Part = Literal["head limits", "direct path", "HAProxy"]
 
 
@@ -119,6 +122,17 @@ def missing_haproxy_limits() -> list[str]:
     )
     others: set[Part] = {"head limits", "direct path"}
     return [] if is_edited else missing_limits(others)
+
+
+def way_out() -> str:
+    """How HAProxy gets its limits on the connected Ray, with the nodes that keep it from them."""
+    from raydc.engine import serve_start
+
+    found = serve_start.nodes_without_program()
+    more = f", and {len(found) - _MAX_NODES} more" if len(found) > _MAX_NODES else ""
+    if not found:
+        return WAY_OUT
+    return f"{WAY_OUT}. raydc-haproxy: {', '.join(found[:_MAX_NODES])}{more}"
 
 
 def installed_versions() -> dict[str, str]:

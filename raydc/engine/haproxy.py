@@ -47,7 +47,7 @@ def rewrite(config: str, max_files: int = _UNLIMITED_FILES) -> str:
 
     Args:
         config: The text that Ray Serve wrote.
-        max_files: Most files that HAProxy may open.
+        max_files: Maximum number of files that HAProxy may open.
 
     Returns:
         The text that HAProxy should read.

@@ -10,26 +10,27 @@ MARK = "raydc-haproxy"
 HEAD_TIMEOUT_S = 10
 # A replica announces `serve.request_timeout_s` in this header of each answer, in milliseconds.
 TIMEOUT_HEADER = "x-raydc-timeout-ms"
-# Its own 408 comes first; HAProxy's 504 is for a replica that cannot answer any more.
+# The replica's own 408 comes first; HAProxy's 504 is for a replica that cannot answer any more.
 _TIMEOUT_MARGIN_MS = 2000
 # Until the first answer of a replica the limit of its endpoint is not known.
 _UNKNOWN_TIMEOUT_S = 3600
 # A host that falls silent is noticed within ten seconds, however long a request may take: the
 # kernel of a host that lives acknowledges, even if the replica on it is busy.
 _SILENT_IDLE_S, _SILENT_INTERVAL_S, _SILENT_PROBES = 4, 2, 3
-# Of a health check whose connection stands. Without it, that is one second: a replica whose event
-# loop is busy for two would count as dead, and Ray Serve's slow proxy get its requests. A dead
-# replica refuses the connection, and a silent host does not take it: both are noticed as before.
+# Time limit of a health check once it is connected. HAProxy's default is one second: a replica
+# whose event loop is busy for two would count as dead, and its requests would go to Ray Serve's
+# slow proxy. A dead replica refuses the connection, and a silent host does not take it: both are
+# noticed as before.
 _CHECK_TIMEOUT_S = 3
 # Appended to each server: the same for a host that falls silent before it has acknowledged the
 # request. HAProxy does not pass it on from a `default-server`.
 SERVER_OPTION = f" tcp-ut {_SILENT_IDLE_S + _SILENT_INTERVAL_S * _SILENT_PROBES}s"
 _RETRY_AFTER_S = 1
 
-# What raydc tells Ray Serve: HAProxy has enough files for it on any machine, and would not start
-# otherwise.
+# Maximum connections that raydc gives to Ray Serve: low enough for the files of any machine, as
+# HAProxy would not start otherwise.
 START_CONNECTIONS = 2048
-# What it is raised to where there are files. An idle one costs a few KiB.
+# Maximum connections where enough files may be open. An idle one costs a few KiB.
 MAX_CONNECTIONS = 20_000
 # Pipes of two files each, through which long bodies are spliced; without a free one, copied.
 _MAX_PIPES = 64
@@ -71,7 +72,7 @@ def choose_max_connections(given: int, max_files: int) -> int:
 
     Args:
         given: The number in the configuration that Ray Serve wrote, which the user may have set.
-        max_files: Most files that a process of this user may open.
+        max_files: Maximum number of files that a process of this user may open.
     """
     free = max_files - _SPARE_FILES
     fits = max(1, free // 2, free - _FILES_TO_REPLICAS)
@@ -104,7 +105,7 @@ def for_frontend(max_connections: int) -> list[str]:
     """Rules that limit connections and give each request an id, so that all errors have it.
 
     Args:
-        max_connections: Most connections of the process.
+        max_connections: Maximum number of connections of the HAProxy process.
     """
     close, refuse, reject = (
         int(max_connections * fraction)

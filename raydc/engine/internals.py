@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import importlib
 import inspect
+import os
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from raydc.engine import private_names
+from raydc.engine import late_workers, private_names
 from raydc.engine.direct_support import TESTED_VERSIONS
 from raydc.engine.private_names import Attributes, Names
 from raydc.errors import ClusterError
@@ -44,8 +46,8 @@ def check() -> None:
     """Compares the installed Ray with the tables; takes seconds, because it imports most of Ray.
 
     Raises:
-        ClusterError: All that is missing or has other parameters. What only the direct path of an
-            endpoint needs is not part of it: see `direct_differences`.
+        ClusterError: Names that are missing or have different parameters. Those that only the
+            direct path of an endpoint needs are not among them: see `direct_differences`.
     """
     if found := list(_differences(private_names.NAMES, private_names.ATTRIBUTES)):
         raise _refusal(found)
@@ -218,16 +220,34 @@ def dead_processes() -> list[str]:
     ]
 
 
+@contextlib.contextmanager
+def keeping_sigterm_handler() -> Iterator[None]:
+    """Keeps Ray from replacing the handler of SIGTERM in the block.
+
+    Its start does so twice, and its handlers end the process as a model's `sys.exit` would.
+    """
+    utils = importlib.import_module("ray._private.utils")
+    replace = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda sigterm_handler: None  # type: ignore[attr-defined]  # noqa: ARG005
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = replace  # type: ignore[attr-defined]
+
+
 def end_own_ray_at_once() -> None:
     """Lets the Ray of this process end without a wait of a second for each of its processes.
 
     They were started with SIGTERM blocked, by which Ray would ask them first.
     """
     node = __getattr__("_global_node")
-    kill = node.kill_all_processes
+    kill, session = node.kill_all_processes, os.path.basename(session_folder())
 
     def kill_all_processes(**_given: Any) -> None:
+        workers = late_workers.find_workers()
         kill(check_alive=False, allow_graceful=False)
+        # The raylet is gone, so no further one starts.
+        late_workers.end_late_workers(session, workers)
 
     node.kill_all_processes = kill_all_processes
 

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# From the first signal to the end of the process. Kubernetes kills after 30 s, SLURM after 30 s.
+# From the first signal to the end of the process. Kubernetes and SLURM kill after 30 s.
 END_TIMEOUT_S = 10.0
-# How much of it deferred work gets, before its main thread is interrupted after all.
+# How much of that time deferred work gets, before the main thread is interrupted anyway.
 KEEP_TIMEOUT_S = 7.0
-# How much of it there is while nothing is at stake, such as the start of Ray.
+# Used instead while nothing can be lost, such as during the start of Ray.
 _IDLE_TIMEOUT_S = 1.0
 # `timeout` and some terminals signal a process twice, once by itself and once in its group.
 _REPEAT_S = 0.5
@@ -32,7 +32,7 @@ class Interruption(KeyboardInterrupt):
     """A signal asked this process to end.
 
     Args:
-        number: Number of the signal.
+        number: Number of the signal, which decides the exit code.
     """
 
     def __init__(self, number: int) -> None:
@@ -45,7 +45,7 @@ class _Catcher:
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._since_s = 0.0
+        self.since_s = 0.0
         self._num_deferred = 0
         self._is_idle = False
         self._previous: dict[int, Any] = {}
@@ -82,11 +82,11 @@ class _Catcher:
         is_first, self.number = self.number is None, self.number or number
         now_s = time.monotonic()
         if is_first:
-            self._since_s = now_s
+            self.since_s = now_s
         # Deferred work ends by itself; a second signal does not wait for it.
         if is_first and self._num_deferred:
             return
-        if not is_first and now_s - self._since_s < _REPEAT_S:
+        if not is_first and now_s - self.since_s < _REPEAT_S:
             return
         raise Interruption(self.number)
 
@@ -171,10 +171,24 @@ def received() -> int | None:
     return None if _catcher is None else _catcher.number
 
 
-def raise_received() -> None:
-    """Raises an Interruption if a signal asked this process to end."""
+def time_left_s() -> float | None:
+    """Seconds until this process must have ended; None if no signal asked it to end."""
+    if _catcher is None or _catcher.number is None:
+        return None
+    return max(0.0, END_TIMEOUT_S - (time.monotonic() - _catcher.since_s))
+
+
+def raise_received(note: str | None = None) -> None:
+    """Raises an Interruption if a signal asked this process to end.
+
+    Args:
+        note: What the user should know about the work that was done before.
+    """
     if (number := received()) is not None:
-        raise Interruption(number)
+        interruption = Interruption(number)
+        if note:
+            interruption.add_note(note)
+        raise interruption
 
 
 def is_catching() -> bool:

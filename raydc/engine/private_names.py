@@ -28,7 +28,7 @@ NAMES: Names = {
     "ray._private.services": {
         "canonicalize_bootstrap_address_or_die": ("addr", "temp_dir"),
     },
-    "ray._private.utils": {"get_num_cpus": ()},
+    "ray._private.utils": {"get_num_cpus": (), "set_sigterm_handler": ("sigterm_handler",)},
     "ray._private.state": {
         "available_resources_per_node": (),
         "state": None,

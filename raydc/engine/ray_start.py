@@ -105,7 +105,7 @@ def limited(address: str | None) -> Iterator[None]:
     watch.start()
     try:
         here = contextlib.nullcontext() if address else _signals_stay_here()
-        with interruption.idle(), here:
+        with interruption.idle(), keep_handlers(), here:
             yield
     except (ClusterError, KeyboardInterrupt):
         raise
@@ -114,6 +114,14 @@ def limited(address: str | None) -> Iterator[None]:
     finally:
         is_over.set()
         interruption.reinstall()
+
+
+def keep_handlers() -> contextlib.AbstractContextManager[None]:
+    """Keeps Ray from taking the signals of this process when it starts a node in the block."""
+    # A program that does not catch signals through raydc has Ray's behaviour.
+    if not interruption.is_catching():
+        return contextlib.nullcontext()
+    return internals.keeping_sigterm_handler()
 
 
 @contextlib.contextmanager

@@ -17,10 +17,10 @@ import shlex
 import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 from raydc.engine import haproxy, haproxy_rules
+from raydc.engine.owned_folder import OwnedFolder
 
 SETTINGS = {
     # HAProxy on each node sends each request to the replica with the fewest connections, at the
@@ -76,11 +76,12 @@ def is_available() -> bool:
     )
 
 
-def make_folder() -> tempfile.TemporaryDirectory[str]:
-    """Makes a private folder for the configuration and sockets of a local Ray's HAProxy."""
-    return tempfile.TemporaryDirectory(
-        prefix="raydc-", dir=_SHORT_FOLDER, ignore_cleanup_errors=True
-    )
+def make_folder() -> OwnedFolder:
+    """Makes a private folder for the configuration and sockets of a local Ray's HAProxy.
+
+    Folders of drivers that were killed are removed.
+    """
+    return OwnedFolder("raydc-", _SHORT_FOLDER)
 
 
 def local(folder: Path, edits_haproxy: bool = True) -> dict[str, str]:

@@ -14,13 +14,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from raydc.engine import internals, serve_environment
 
 PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _NAME = "raydc-haproxy"
-# Answers of a node that are no path: it has the program set, has another one, or can run none.
+# Answers of a node that are not a path: it has the program set, has another one, or can run none.
 _SET, _OTHER, _CANNOT = _NOT_A_PATH = ("has it set", "has another one set", "cannot run it")
+_WITHOUT = (_OTHER, _CANNOT)
 _NODES_TIMEOUT_S = 60.0
 _START_TIMEOUT_S = 240.0
 _RUN_TIMEOUT_S = 20.0
@@ -62,35 +64,50 @@ def will_edit_haproxy() -> bool:
     # The environment of raydc's own Ray has been chosen already.
     if internals.is_own_ray():
         return True
-    return _ask_nodes() == {_SET} or _find_program() is not None
+    return set(_ask_nodes().values()) == {_SET} or _find_program() is not None
+
+
+def nodes_without_program() -> list[str]:
+    """Each node that cannot run raydc's HAProxy, or has another one set, with that in words."""
+    return [f"{node} {answer}" for node, answer in _ask_nodes().items() if answer in _WITHOUT]
 
 
 def _find_program() -> str | None:
     """Path at which every node can run raydc's HAProxy; None if there is none."""
-    found = _ask_nodes()
-    # A node that joins later would not have what was written for another one, and no proxy.
+    found = set(_ask_nodes().values())
+    # Only a path that is the same on all nodes: one that joins later has to find it, too.
     return next(iter(found)) if len(found) == 1 and found.isdisjoint(_NOT_A_PATH) else None
 
 
-def _ask_nodes() -> set[str]:
-    """The different answers of all nodes; see `_look`."""
+def _ask_nodes() -> dict[str, str]:
+    """The answer of each node by its name; see `_look`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0, max_retries=0)(_look)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"]]
     installed = shutil.which(_NAME, path=os.path.dirname(sys.executable))
-    answers = []
+    asked = {}
     for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        answers.append(
-            look.options(scheduling_strategy=there).remote(installed, may_write=len(nodes) == 1)
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        # Several nodes of one machine share its address.
+        name = f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        asked[name] = look.options(scheduling_strategy=there).remote(
+            installed, may_write=len(nodes) == 1
         )
+    if asked:
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=_NODES_TIMEOUT_S)
+    return {name: _answer(answer) for name, answer in asked.items()}
+
+
+def _answer(reference: Any) -> str:
+    import ray
+
     try:
-        return set(ray.get(answers, timeout=_NODES_TIMEOUT_S))
+        return str(ray.get(reference, timeout=0))
     # A node that went away meanwhile, or is too busy to say.
     except (ray.exceptions.RayError, TimeoutError):
-        return {_CANNOT}
+        return _CANNOT
 
 
 def _look(installed: str | None, may_write: bool) -> str:

@@ -6,31 +6,30 @@ Shape suffixes: B rows, K outputs of the network.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from raydc.errors import DataError, shown
-from raydc.features import answers, given_values
-from raydc.features.columns import (
-    Column,
-    Image,
-    Numeric,
-    Values,
-    column_from_dict,
-    column_to_dict,
-    numbers,
-)
+from raydc.errors import DataError
+from raydc.features import given_values, row_inputs
+from raydc.features.columns import Column, column_from_dict, column_to_dict
+from raydc.features.encoded_categories import OutOfFold, TargetMean, folds_of
+from raydc.features.image_column import Image
+from raydc.features.number_column import Numeric
+from raydc.features.outputs import Outputs
+from raydc.features.raw_values import Values
+from raydc.features.record import Inputs
 from raydc.features.signature import Signature
-from raydc.spec.label_text import find_position, positions_of
+from raydc.features.table_layout import TableLayout
+from raydc.order import Ids
 from raydc.storage import canonical_json, sha256
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Outputs):
     """Features fitted by `raydc.data.fit` and applied with plain array code in every process.
 
     Attributes:
@@ -43,6 +42,9 @@ class Features:
         missing_values: Strings that mean "missing".
         always_given: Columns of numbers and categories of which no training row lacked a value, so
             that a client must give one. Features of an older raydc name none.
+        threshold: The positive one of two classes, and the score from which on a row is called so;
+            None calls each row by its highest score.
+        label_thresholds: Score of each label from which on a row has it; empty for the default.
     """
 
     signature: Signature
@@ -55,10 +57,11 @@ class Features:
     # Not compared: inputs do not depend on it, and a model that an older raydc trained is evaluated
     # on the same data set, prepared again.
     always_given: tuple[str, ...] = field(default=(), compare=False)
+    # Not compared: only a trained model has it.
+    threshold: tuple[str, float] | None = field(default=None, compare=False)
+    label_thresholds: tuple[float, ...] = field(default=(), compare=False)
 
-    def apply(
-        self, columns: Mapping[str, Values], max_pixels: int | None = None
-    ) -> npt.NDArray[Any]:
+    def apply(self, columns: Mapping[str, Values], max_pixels: int | None = None) -> Inputs:
         """Turns raw columns into network inputs.
 
         Args:
@@ -67,28 +70,59 @@ class Features:
                 number.
 
         Returns:
-            [B, *signature.shape] of signature.dtype.
+            [B, *signature.shape] of signature.dtype, or a record of the signature's fields.
 
         Raises:
             DataError: A column is missing, or a value does not fit; the message names it as
                 `rows[i].column`.
         """
+        self._refuse_absent(columns)
+        is_one_array = self.signature.kind != "record"
+        return row_inputs.make_inputs(
+            self.columns, columns, self._missing, max_pixels, is_one_array
+        )
+
+    def apply_stored(self, columns: Mapping[str, Values]) -> Inputs:
+        """Does the same as `apply`, but for storage: categories are codes; see `Record.expanded`.
+
+        Raises DataError as `apply` does.
+        """
+        if not self.layout.saves_space:
+            return self.apply(columns)
+        self._refuse_absent(columns)
+        return row_inputs.make_stored(self.columns, columns, self._missing)
+
+    def out_of_fold(self, without: Mapping[str, Sequence[TargetMean]], row_ids: Ids) -> Features:
+        """The features for some training rows, whose target means leave out their own fold.
+
+        Args:
+            without: For each column of target means, one for each fold that knows no row of it.
+            row_ids: Ids of the rows to which the result will be applied.
+        """
+        if not without:
+            return self
+        folds = folds_of(row_ids)
+        replaced = {name: OutOfFold(tuple(by_fold), folds) for name, by_fold in without.items()}
+        return replace(self, columns={**self.columns, **replaced})
+
+    @cached_property
+    def layout(self) -> TableLayout:
+        """Places of the inputs of columns of numbers and categories."""
+        return row_inputs.layout_of(self.columns)
+
+    @property
+    def is_stored_as_record(self) -> bool:
+        """Whether rows are stored as named fields, and not as one array."""
+        return self.signature.kind == "record" or self.layout.saves_space
+
+    def _refuse_absent(self, columns: Mapping[str, Values]) -> None:
         for name in self.columns:
             if name not in columns:
                 raise DataError(
                     f"column {name!r} is missing", f"The model takes {', '.join(self.columns)}."
                 )
-        parts: list[npt.NDArray[np.float32]] = []
-        for name, column in self.columns.items():
-            # An image is the only column of its features.
-            if isinstance(column, Image):
-                return column.apply(columns[name], name, max_pixels)
-            parts.append(column.apply(columns[name], name, self._missing))
-        return np.concatenate(parts, axis=1)
 
-    def apply_given(
-        self, columns: Mapping[str, Values], max_pixels: int | None = None
-    ) -> npt.NDArray[Any]:
+    def apply_given(self, columns: Mapping[str, Values], max_pixels: int | None = None) -> Inputs:
         """Does the same as `apply` for rows of a client, which must have all of `always_given`.
 
         Args:
@@ -97,7 +131,7 @@ class Features:
                 number.
 
         Returns:
-            [B, *signature.shape] of signature.dtype.
+            [B, *signature.shape] of signature.dtype, or a record of the signature's fields.
 
         Raises:
             DataError: As for `apply`; or a row lacks a value, and the message names all columns
@@ -129,21 +163,13 @@ class Features:
             missing = dict(zip(self.columns, missing_BF.T, strict=True))
             given_values.refuse_missing({name: missing[name] for name in self.always_given})
         np.copyto(numbers_BF, mean_F, where=missing_BF)
-        with np.errstate(over="ignore"):
-            scaled_BF: npt.NDArray[np.float32] = ((numbers_BF - shift_F) / scale_F).astype(
-                np.float32
-            )
-        if np.isinf(scaled_BF).any():
-            row, position = np.argwhere(np.isinf(scaled_BF))[0]
-            number = float(numbers_BF[row, position])
-            fault = "too large" if np.isfinite(number) else "not a finite number"
-            raise DataError(f"rows[{row}].{[*self.columns][position]}: {number} is {fault}")
-        return scaled_BF
+        return row_inputs.scale_numbers(numbers_BF, shift_F, scale_F, [*self.columns])
 
     @property
     def are_numbers(self) -> bool:
-        """Whether all columns are numeric."""
-        return all(isinstance(column, Numeric) for column in self.columns.values())
+        """Whether all columns are numeric, with one input each that is the scaled number."""
+        columns = self.columns.values()
+        return all(isinstance(column, Numeric) and column.is_plain for column in columns)
 
     @property
     def shows_images(self) -> bool:
@@ -151,76 +177,6 @@ class Features:
         return any(
             isinstance(column, Image) and column.as_shown for column in self.columns.values()
         )
-
-    def apply_target(self, values: Values) -> npt.NDArray[Any]:
-        """Turns raw targets into the targets of a loss.
-
-        Args:
-            values: Raw targets of B rows.
-
-        Returns:
-            int64 [B], positions in `signature.classes`; or float32 [B], standardised.
-
-        Raises:
-            DataError: A label is not a class, or a target is not a number; the message names
-                its row.
-        """
-        if self.signature.task == "regression":
-            numbers_B = numbers(values, self.target, self._missing)
-            if np.isnan(numbers_B).any():
-                row = int(np.flatnonzero(np.isnan(numbers_B))[0])
-                raise DataError(f"rows[{row}].{self.target}: the target is missing")
-            return ((numbers_B - self.target_mean) / self.target_scale).astype(np.float32)
-        labels_B = np.empty(len(values), dtype=np.int64)
-        for row, value in enumerate(values):
-            label = find_position(self._class_position, value)
-            if label is None:
-                message = (
-                    f"rows[{row}].{self.target}: {shown(value)} is not one of the model's classes"
-                )
-                raise DataError(message, f"They are {', '.join(self.signature.classes)}.")
-            labels_B[row] = label
-        return labels_B
-
-    def decode(self, outputs_BK: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
-        """Turns raw network outputs into answers.
-
-        Args:
-            outputs_BK: float32 [B, K], before any softmax.
-
-        Returns:
-            One answer per row, as `answers` returns them.
-        """
-        return self.answers(self.values(outputs_BK))
-
-    def values(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Turns raw outputs into probabilities [B, K], or values [B, 1] in units of the target."""
-        if self.signature.task == "regression":
-            return self.unscale(outputs_BK)[:, None]
-        return self.scores(outputs_BK)
-
-    def answers(self, values_BK: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
-        """Turns the result of `values` into answers.
-
-        Args:
-            values_BK: float64, probabilities [B, K] or values [B, 1].
-
-        Returns:
-            One per row: `{"label", "score", "scores": {class: probability}}`, or `{"value"}` in
-            units of the target.
-        """
-        if self.signature.task == "regression":
-            return [{"value": value} for value in values_BK[:, 0].tolist()]
-        return answers.name_classes(values_BK, self.signature.classes)
-
-    def scores(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Turns raw outputs of a classification into probabilities of its classes, [B, K]."""
-        return answers.softmax(outputs_BK)
-
-    def unscale(self, outputs: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Turns standardised values [B] or [B, 1] into float64 [B] in units of the target."""
-        values_B = np.asarray(outputs, dtype=np.float64).reshape(len(outputs))
-        return values_B * self.target_scale + self.target_mean
 
     def from_json_rows(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         """Turns rows of JSON values into columns for `apply`.
@@ -249,17 +205,9 @@ class Features:
     def _known(self) -> frozenset[str]:
         return frozenset([*self.columns, self.target, *self.ignored])
 
-    @cached_property
-    def _missing(self) -> frozenset[str]:
-        return frozenset(self.missing_values)
-
-    @cached_property
-    def _class_position(self) -> dict[str, int]:
-        return positions_of(self.signature.classes)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, which `from_dict` reads."""
-        value = {
+        value: dict[str, Any] = {
             "signature": self.signature.to_dict(),
             "target": self.target,
             # A list, because the order of the columns is the order of the inputs, and JSON is
@@ -274,7 +222,10 @@ class Features:
         }
         # Left out where it is empty, so that features of an older raydc keep their hash. Beside the
         # columns and not in them, so that an older raydc reads the features as well.
-        return {**value, "always_given": list(self.always_given)} if self.always_given else value
+        for name in ("always_given", "threshold", "label_thresholds"):
+            if given := getattr(self, name):
+                value[name] = list(given)
+        return value
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Features:
@@ -300,6 +251,8 @@ class Features:
                 tuple(value["ignored"]),
                 tuple(value["missing_values"]),
                 tuple(value.get("always_given", ())),
+                tuple(value["threshold"]) if value.get("threshold") else None,
+                tuple(value.get("label_thresholds", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the features of a data set: {error!r}") from error

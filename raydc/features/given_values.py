@@ -15,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, did_you_mean
-from raydc.features.columns import Column, Numeric, Values, is_missing, numbers
+from raydc.features.columns import Column
+from raydc.features.date_column import DateParts, dates
+from raydc.features.number_column import Numeric
+from raydc.features.raw_values import Values, is_missing, numbers
 
 
 def check_row(
@@ -67,10 +70,10 @@ def read_given(
         missing_values: Strings that mean "missing".
 
     Returns:
-        The columns by name, those of numbers as float64 [B].
+        The columns by name, those of numbers and dates as float64 [B].
 
     Raises:
-        DataError: A value is missing (see `refuse_missing`), or is not a number.
+        DataError: A value is missing (see `refuse_missing`), or is not a number or date.
     """
     given: dict[str, Values] = {}
     missing: dict[str, npt.NDArray[np.bool_]] = {}
@@ -81,6 +84,9 @@ def read_given(
         if isinstance(fitted[name], Numeric):
             given[name] = numbers_B = numbers(values, name, missing_values)
             missing[name] = np.isnan(numbers_B)
+        elif isinstance(fitted[name], DateParts):
+            given[name] = seconds_B = dates(values, name, missing_values)
+            missing[name] = np.isnan(seconds_B)
         else:
             missing[name] = np.array([is_missing(value, missing_values) for value in values])
     refuse_missing(missing)
@@ -103,5 +109,5 @@ def refuse_missing(missing: Mapping[str, npt.NDArray[np.bool_]]) -> None:
     names = ", ".join(repr(name) for name, missing_B in missing.items() if missing_B[row])
     raise DataError(
         f"rows[{row}] has no value for {names}",
-        "Give one for each: no training row lacked it. Null and an empty text are no values.",
+        "Give one for each: no training row lacked it. Null and an empty text are not values.",
     )

@@ -48,7 +48,7 @@ class HeadFile(io.BytesIO):
     """A file in memory, of which PIL may read only so much before the pixels.
 
     Args:
-        content: The whole file.
+        content: Bytes of the whole file.
     """
 
     def __init__(self, content: bytes | bytearray | memoryview) -> None:

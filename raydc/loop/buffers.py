@@ -29,14 +29,18 @@ class ShardBuffers:
     """
 
     def __init__(self, network: Network, num_shards: int) -> None:
-        # A flag has no mean, and the constants of the input layer never change.
+        # A flag has no mean, and the constants of the input layer never change, nor do statistics
+        # of frozen layers.
+        kept = {id(buffer) for layer in network.kept_layers for buffer in layer.buffers(False)}
         found = [
             name
             for name, buffer in network.named_buffers()
-            if not name.startswith("input.") and buffer.dtype != torch.bool
+            if not name.startswith("input.")
+            and buffer.dtype != torch.bool
+            and id(buffer) not in kept
         ]
         # By owner and name: a forward pass may put a new tensor in the place of a buffer
-        # (`self.count = self.count + 1`), and then the tensor of the start is no part of the state.
+        # (`self.count = self.count + 1`), and then the first tensor is not part of the state.
         self._places = [
             (network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
             for name in (found if num_shards > 1 else [])

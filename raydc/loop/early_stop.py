@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from raydc.checkpoint.state import State
+from raydc.spec.metric import ALL_SCORES, own_names
 from raydc.spec.resolved import ResolvedTrain
-from raydc.spec.train import ALL_SCORES
+from raydc.spec.threshold import is_threshold
 
 
 def judge_epoch(
@@ -30,7 +31,7 @@ def judge_epoch(
         float("inf") if best is None else sign * ((metric if metric is not None else best) - best)
     )
     loss, best_loss = record.get("loss"), state.best_loss
-    # Of a few validation rows many epochs score the same; the loss says which of them is better.
+    # On few validation rows many epochs have the same score; the loss tells which is better.
     has_less_loss = loss is not None and best_loss is not None and loss < best_loss
     if metric is not None and (gain > 0 or (gain == 0 and has_less_loss)):
         # A gain of min_delta or less makes this the best epoch, but does not reset the patience.
@@ -42,7 +43,9 @@ def judge_epoch(
         reason = "completed"
     elif train.early_stop is not None and without >= train.early_stop.patience:
         reason = "early_stop"
-    names = (*ALL_SCORES, "loss", "train_loss")
+    own = own_names(train.metrics, train.metric)
+    thresholds = filter(is_threshold, record)
+    names = (*ALL_SCORES, "loss", "train_loss", *thresholds, *own)
     # The sums of the loss start again at zero.
     return State(
         step=state.step,

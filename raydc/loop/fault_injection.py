@@ -70,7 +70,7 @@ class FaultInjector:
     Args:
         run_folder: Folder of the run, which may hold `faults.json` and keeps the proofs.
         rank: Rank of this worker, which selects its faults.
-        world_size: Number of workers, by which the rank of a fault is taken modulo.
+        world_size: Number of workers; a fault of a higher rank wraps around to one of them.
         stop_request: Returns the reason of a requested stop; a fault that waits ends with it.
 
     Attributes:

@@ -14,21 +14,25 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from raydc import order
 from raydc.data.shards import Rows
 from raydc.loop.augment import Augmenter
+from raydc.loop.body_outputs import BodyOutputs
 from raydc.loop.group import World
+from raydc.loop.sampler import Sampler
 from raydc.loop.step import Shards
+from raydc.models.row_tensors import RowTensors, move, to_tensors
 
 # One call of `order.permute` has a fixed cost of some dozen numpy calls; 32 steps share it.
 _STEPS_AT_ONCE = 32
 # Batches that wait in memory for a GPU: enough to hide a slow read, few enough to fit.
 _NUM_AHEAD = 3
-# Longest time in which the thread notices that its batches are no longer read.
+# No data set has as many rows as this many bits count.
+_REPEAT_SHIFT = 40
+# The thread notices within this time that its batches are no longer read.
 _PUT_TIMEOUT_S = 0.1
 # More row ids than this would hide the rest of an error message.
 _MAX_SHOWN_ROWS = 64
@@ -42,13 +46,13 @@ class Batch:
 
     Attributes:
         ids_G: int64 [G], row ids of the step over all workers.
-        x: [B, *shape], rows of this worker.
+        x: Rows of this worker, a tensor [B, *shape] or a record.
         y_B: Targets of these rows.
         shards: Index and slice of B of each logical shard of this worker that has rows.
     """
 
     ids_G: order.Ids
-    x: Tensor
+    x: RowTensors
     y_B: Tensor
     shards: Shards
 
@@ -58,25 +62,32 @@ class Feed:
     """Reads the training rows of one worker.
 
     Attributes:
-        rows: All training rows.
-        seed: Seed of the order.
+        rows: All training rows, or what a frozen body makes of them.
+        seed: Seed of the run, from which the order of rows is drawn.
         batch_size: Rows of a full step, over all workers.
-        num_shards: Logical shards of a step.
-        world: The place of this worker.
-        augment: Changes images by epoch and row id; None leaves rows as they are.
+        num_shards: Number of logical shards in a step.
+        world: Rank of this worker, and number of workers.
+        augment: Changes images by epoch, row id and repeat; None leaves rows as they are.
+        sampler: Draws rows by class; None takes every row once in an epoch.
     """
 
-    rows: Rows
+    rows: Rows | BodyOutputs
     seed: int
     batch_size: int
     num_shards: int
     world: World
     augment: Augmenter | None = None
+    sampler: Sampler | None = None
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows of an epoch, repeated ones counted each time."""
+        return len(self.rows) if self.sampler is None else self.sampler.num_draws
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch, a smaller last one included."""
-        return order.num_steps(len(self.rows), self.batch_size)
+        return order.num_steps(self.rows_per_epoch, self.batch_size)
 
     def batches(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         """Yields the batches of some steps of an epoch.
@@ -86,13 +97,13 @@ class Feed:
             start: First step to yield, counted inside the epoch from 0.
             stop: End of the steps, exclusive.
         """
-        batches = (self._load(epoch, ids_G) for ids_G in self._ids(epoch, start, stop))
+        batches = (self._load(epoch, *drawn) for drawn in self._ids(epoch, start, stop))
         # On a CPU a thread would only take cores away from the step that it tries to hide behind.
         return batches if self.world.device.type == "cpu" else read_ahead(batches)
 
     def ids_of(self, epoch: int, step: int) -> order.Ids:
         """Row ids of this worker in a step of an epoch, both counted from 0."""
-        ids_G = order.batch_rows(self.seed, epoch, step, len(self.rows), self.batch_size)
+        ((ids_G, _),) = self._ids(epoch, step, step + 1)
         shards, mine = self._shards_of(len(ids_G))
         return ids_G[shards[mine[0]].start : shards[mine[-1]].stop]
 
@@ -103,41 +114,46 @@ class Feed:
         shown = ", ".join(map(str, ids_B[:_MAX_SHOWN_ROWS]))
         return f"its {len(ids_B)} training rows there: {shown}{more}"
 
-    def _ids(self, epoch: int, start: int, stop: int) -> Iterator[order.Ids]:
+    def _ids(self, epoch: int, start: int, stop: int) -> Iterator[tuple[order.Ids, order.Ids]]:
+        """Yields the row ids of each step, and keys from which their changes are drawn."""
         for first in range(start, stop, _STEPS_AT_ONCE):
             low = first * self.batch_size
-            high = min(min(first + _STEPS_AT_ONCE, stop) * self.batch_size, len(self.rows))
+            high = min(min(first + _STEPS_AT_ONCE, stop) * self.batch_size, self.rows_per_epoch)
             positions = np.arange(low, high, dtype=np.int64)
-            ids = order.permute(positions, len(self.rows), self.seed, epoch)
+            if self.sampler is None:
+                keys = ids = order.permute(positions, len(self.rows), self.seed, epoch)
+            else:
+                ids, repeats = self.sampler.rows_and_repeats(epoch, positions)
+                # A row that occurs again in an epoch is changed differently.
+                keys = ids + (repeats << _REPEAT_SHIFT)
             for offset in range(0, len(ids), self.batch_size):
-                yield ids[offset : offset + self.batch_size]
+                rows = slice(offset, offset + self.batch_size)
+                yield ids[rows], keys[rows]
 
     def _shards_of(self, num_rows: int) -> tuple[list[slice], range]:
         """Slices of a step of `num_rows` rows by logical shard, and the shards of this worker."""
         mine = order.shards_of_rank(self.num_shards, self.world.rank, self.world.world_size)
         return order.logical_shards(num_rows, self.num_shards), mine
 
-    def _load(self, epoch: int, ids_G: order.Ids) -> Batch:
+    def _load(self, epoch: int, ids_G: order.Ids, keys_G: order.Ids) -> Batch:
         shards, mine = self._shards_of(len(ids_G))
         # The shards of a worker are contiguous, so its rows are one slice of the step.
         first, last = shards[mine[0]].start, shards[mine[-1]].stop
         x, y_B = self.rows.gather(ids_G[first:last])
         if self.augment is not None:
-            x = self.augment(epoch, ids_G[first:last], x)
+            x = self.augment.change_rows(epoch, keys_G[first:last], x)
         own = [
             (shard, slice(shards[shard].start - first, shards[shard].stop - first))
             for shard in mine
         ]
         # A step of fewer rows than logical shards leaves some shards empty.
         own = [(shard, rows) for shard, rows in own if rows.start < rows.stop]
-        return Batch(ids_G, self._to_device(x), self._to_device(y_B), own)
+        return Batch(
+            ids_G, self._to_device(to_tensors(x)), self._to_device(torch.from_numpy(y_B)), own
+        )
 
-    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self.world.device.type == "cpu":
-            return tensor
-        # Only a copy from pinned memory can overlap with the computation.
-        return tensor.pin_memory().to(self.world.device, non_blocking=True)
+    def _to_device(self, rows: Any) -> Any:
+        return move(rows, self.world.device)
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:

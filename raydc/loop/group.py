@@ -34,7 +34,7 @@ class World:
 
     Attributes:
         rank: Number of this worker, from 0.
-        world_size: Number of workers.
+        world_size: Number of workers that train together.
         device: Device on which this worker computes.
     """
 
@@ -48,7 +48,7 @@ class Group(Protocol):
 
     Attributes:
         world: The place of this worker.
-        bucket_bytes: Most bytes of gradients that travel together.
+        bucket_bytes: Maximum bytes of gradients that travel together.
     """
 
     world: World

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,12 +11,28 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
 from raydc.loop.length import Length
+from raydc.models.parameter_names import names_of, require_matches
 from raydc.spec.resolved import ResolvedTrain
+from raydc.spec.train import Train
+
+# In `no_decay`: all parameters of one dimension.
+_ONE_DIMENSION = "1d"
 
 
 def make_optimizer(train: ResolvedTrain, network: nn.Module) -> Optimizer:
-    """Returns the optimiser of a section `train`, in torch's fused form."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    """Returns the optimiser of a section `train`, in torch's fused form.
+
+    Weights that differ in their rate or their decay are in groups of their own; the first group has
+    the rate of the spec, if any weight has it.
+
+    Args:
+        train: Section `train` of a resolved spec.
+        network: Network to train; what is frozen is left out.
+
+    Raises:
+        SpecError: A name or pattern of the section fits no weight.
+    """
+    parameters = _groups(train, network)
     section = train.optimizer
     arguments: dict[str, Any] = {"lr": train.learning_rate, "fused": True}
     # Without a value in the spec, each optimiser keeps torch's default, which differs among them.
@@ -27,6 +45,63 @@ def make_optimizer(train: ResolvedTrain, network: nn.Module) -> Optimizer:
     if section.name == "adam":
         return torch.optim.Adam(parameters, **arguments)
     return torch.optim.AdamW(parameters, **arguments)
+
+
+def check_names(train: Train, network: nn.Module) -> None:
+    """Refuses names and patterns of a section `train` that fit no weight.
+
+    Args:
+        train: Section `train` of a spec.
+        network: Network whose weights they name.
+
+    Raises:
+        SpecError: One fits none.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    require_matches([*train.layer_rates], names, "train.layer_rates")
+    patterns = [pattern for pattern in train.optimizer.no_decay if pattern != _ONE_DIMENSION]
+    require_matches(patterns, names, "train.optimizer.no_decay")
+
+
+def names_without_decay(train: Train, network: nn.Module) -> set[str]:
+    """Names of the parameters that neither weight decay nor an L1 penalty changes.
+
+    Args:
+        train: Section `train` of a spec.
+        network: Network whose parameters are named.
+    """
+    found: set[str] = set()
+    for pattern in train.optimizer.no_decay:
+        if pattern == _ONE_DIMENSION:
+            found |= {name for name, value in network.named_parameters() if value.ndim == 1}
+        else:
+            found |= names_of(network, pattern)
+    return found
+
+
+def _groups(train: Train, network: nn.Module) -> list[nn.Parameter] | list[dict[str, Any]]:
+    """Trained parameters, or groups of them with rates and decays of their own."""
+    check_names(train, network)
+    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    factors = dict.fromkeys(trained, 1.0)
+    for pattern, factor in train.layer_rates.items():
+        factors |= dict.fromkeys(names_of(network, pattern) & trained.keys(), factor)
+    undecayed = names_without_decay(train, network)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        groups.setdefault((factors[name], name not in undecayed), []).append(parameter)
+    if list(groups) == [(1.0, True)]:
+        return list(trained.values())
+    # The rate that is recorded is that of the first group.
+    order = sorted(groups, key=lambda kind: (kind[0] != 1.0, -kind[0], not kind[1]))
+    return [
+        {
+            "params": groups[factor, decays],
+            "lr": train.learning_rate * factor,
+            **({} if decays else {"weight_decay": 0.0}),
+        }
+        for factor, decays in order
+    ]
 
 
 def make_scheduler(
@@ -48,8 +123,13 @@ def make_scheduler(
     remaining = max(1, length.total_steps - warmup)
     after_warmup: lr_scheduler.LRScheduler | None = None
     if section.name == "cosine":
-        lowest = train.learning_rate * section.final_fraction
-        after_warmup = lr_scheduler.CosineAnnealingLR(optimizer, remaining, lowest)
+        if train.layer_rates:
+            # torch's own schedule ends at the same rate for all groups.
+            fall = partial(_cosine, remaining, section.final_fraction)
+            after_warmup = lr_scheduler.LambdaLR(optimizer, fall)
+        else:
+            lowest = train.learning_rate * section.final_fraction
+            after_warmup = lr_scheduler.CosineAnnealingLR(optimizer, remaining, lowest)
     elif section.name == "linear":
         after_warmup = lr_scheduler.LinearLR(optimizer, 1.0, section.final_fraction, remaining)
     elif section.name == "step":
@@ -65,3 +145,9 @@ def make_scheduler(
     rise = lr_scheduler.LinearLR(optimizer, 1.0 / (warmup + 1), 1.0, warmup)
     after_warmup = after_warmup or lr_scheduler.ConstantLR(optimizer, 1.0, 0)
     return lr_scheduler.SequentialLR(optimizer, [rise, after_warmup], [warmup])
+
+
+def _cosine(num_steps: int, final_fraction: float, step: int) -> float:
+    """Factor of the rate after `step` of `num_steps` steps, which falls to the final fraction."""
+    share = min(step, num_steps) / num_steps
+    return final_fraction + (1.0 - final_fraction) * (1.0 + math.cos(math.pi * share)) / 2.0

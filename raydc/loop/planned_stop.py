@@ -43,7 +43,7 @@ class PlannedStopError(Exception):
 
 
 def request_stop(reason: str) -> None:
-    """Requests a stop. Called in the process of rank 0, in another thread than the loop's."""
+    """Requests a stop. Called in the process of rank 0, in a different thread from the loop's."""
     global _requested
     _requested = reason
 

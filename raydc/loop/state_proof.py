@@ -24,10 +24,12 @@ from raydc.data.shards import open_rows
 from raydc.errors import last_line
 from raydc.loop.group import Alone
 from raydc.loop.length import Length
+from raydc.loop.padding_proof import prove_padding
 from raydc.loop.step import Step
 from raydc.models.build_check import refuse_shape, user_code, without_trace
 from raydc.models.losses import make_loss
 from raydc.models.network_parts import Network, model_problem
+from raydc.models.row_tensors import network_inputs, to_tensors
 from raydc.spec import ResolvedSpec
 from raydc.spec.model import Builder
 
@@ -69,8 +71,8 @@ class _Proof:
         rows = open_rows(data.folder, "train")
         ids_B = np.arange(min(len(rows), self.num_shards * _ROWS_PER_SHARD), dtype=np.int64)
         x, y_B = rows.gather(ids_B)
-        self.x, self.y_B = torch.from_numpy(x), torch.from_numpy(y_B)
-        # Of these few rows instead of all: no state depends on the weights of classes.
+        self.x, self.y_B = to_tensors(x), torch.from_numpy(y_B)
+        # Weights of classes come from these few rows instead of all: no state depends on them.
         self.loss_sum = make_loss(
             spec.train.loss, self.signature, self.y_B.numpy, torch.device("cpu")
         )
@@ -95,6 +97,7 @@ class _Proof:
         )
         self._compare_outputs()
         self._refuse_influence()
+        prove_padding(self.fresh, self.signature, self.name)
 
     def _problem(self, message: str) -> Exception:
         return model_problem("model.builder", f"{self.name}: {message}")
@@ -139,7 +142,7 @@ class _Proof:
         with user_code(self.name, f"its network fails in training mode on {len(x)} row(s)"):
             torch.manual_seed(self.spec.seed)
             # As in a step, where one row has no variance to normalise by.
-            outputs_BK = self.trained.train(len(x) > 1)(x)
+            outputs_BK = self.trained.train(len(x) > 1)(network_inputs(x))
         self.trained.train()
         refuse_shape(tuple(outputs_BK.shape), (len(x), self.signature.num_outputs), self.name)
         if not outputs_BK.requires_grad:
@@ -149,7 +152,7 @@ class _Proof:
             )
 
     def _refuse_other_layout(self, before: Mapping[str, Tensor]) -> None:
-        """Refuses state that a pass adds, removes or gives another shape or type."""
+        """Refuses state that a pass adds, removes or gives a different shape or type."""
         now = self._state_of(self.trained)
         for key in dict.fromkeys((*before, *now)):
             if key not in before:
@@ -192,8 +195,8 @@ class _Proof:
         for key, value in self._state_of(self.trained).items():
             if self.num_shards > 1 and key not in known and not _same(before[key], value):
                 raise self._problem(
-                    f"{key} changes in a pass and is no buffer, so it would depend on the number "
-                    f"of workers; {_BUFFERS_HINT}"
+                    f"{key} changes in a pass and is not a buffer, so it would depend on the "
+                    f"number of workers; {_BUFFERS_HINT}"
                 )
 
     def _load(self) -> dict[str, Tensor]:
@@ -217,8 +220,8 @@ class _Proof:
             first, second = (self._outputs(network, mode) for network in (self.trained, self.fresh))
             if not _same(first, second):
                 raise self._problem(
-                    "the network computes something else once its state was saved and loaded into "
-                    f"a new one, in {'training' if mode else 'evaluation'} mode: "
+                    "the network computes different outputs once its state was saved and loaded "
+                    f"into a new one, in {'training' if mode else 'evaluation'} mode: "
                     f"{_BUFFERS_HINT}, {_TORCH_ONLY}"
                 )
 
@@ -226,7 +229,8 @@ class _Proof:
         """Refuses a network whose answer to a row depends on the other rows of its batch."""
         together = self._outputs(self.trained, mode=False)
         with user_code(self.name, "its network fails on 1 row"), torch.no_grad():
-            alone = torch.cat([self.trained(row[None]) for row in self.x])
+            rows = [self.x[row : row + 1] for row in range(len(self.x))]
+            alone = torch.cat([self.trained(network_inputs(row)) for row in rows])
         # The last bits differ between batch sizes, so only a gross difference counts.
         most = float((alone - together).abs().max())
         # NaN is left to training, which says after which step it came up.
@@ -240,7 +244,7 @@ class _Proof:
         what = f"its network fails on {len(self.x)} row(s)"
         with user_code(self.name, what), torch.set_grad_enabled(mode):
             torch.manual_seed(self.spec.seed)
-            return network.train(mode)(self.x)  # type: ignore[no-any-return]
+            return network.train(mode)(network_inputs(self.x))  # type: ignore[no-any-return]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

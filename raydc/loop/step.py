@@ -19,21 +19,23 @@ import torch
 from torch import Tensor, nn
 
 from raydc import order
+from raydc.checkpoint.state import AVERAGE
 from raydc.errors import TrainError
 from raydc.loop.buffers import ShardBuffers
 from raydc.loop.group import Group
 from raydc.loop.length import Length
-from raydc.loop.optimizer import make_optimizer, make_scheduler
+from raydc.loop.mixing import Mixer
+from raydc.loop.optimizer import make_optimizer, make_scheduler, names_without_decay
 from raydc.loop.reduction import Reduction
+from raydc.loop.weight_average import WeightAverage
+from raydc.models.frozen_body import FrozenBody
 from raydc.models.losses import LossSum
 from raydc.models.network_parts import Network
+from raydc.models.row_tensors import RowTensors, network_inputs
 from raydc.spec.resolved import ResolvedTrain
 
 # Index of a logical shard, and its slice of the rows of a worker.
 Shards = Sequence[tuple[int, slice]]
-# The last bits of a matrix product depend on whether its operands are aligned to this, as tensors
-# with their own memory are.
-_ALIGN_BYTES = 64
 
 
 def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
@@ -71,14 +73,6 @@ def _running_statistics_for_one_row(network: nn.Module, num_rows: int) -> Iterat
             norm.train()
 
 
-def _aligned(x: Tensor) -> Tensor:
-    """The same rows in aligned memory.
-
-    Bytes stay where they are: the input layer computes new numbers from them, one by one.
-    """
-    return x.clone() if x.is_floating_point() and x.data_ptr() % _ALIGN_BYTES else x
-
-
 class Step:
     """Computes optimiser steps on a network.
 
@@ -89,12 +83,16 @@ class Step:
         seed: Seed of the run, from which the random state of each shard is set.
         length: Length of the run, for the learning rate schedule.
         group: The process group over which the gradients are summed.
+        mixer: Mixes the rows of each shard; None leaves them as they are.
+        body: Frozen body of the network, whose outputs take the place of rows; None if rows are
+            given.
 
     Attributes:
         before_update: Called when the gradients are known, before weights and optimiser change.
-        network: The network.
-        optimizer: The optimiser.
-        scheduler: The learning rate schedule; None if the rate is constant.
+        network: Network that is trained.
+        optimizer: Optimiser with the groups of parameters of the spec.
+        scheduler: Learning rate schedule; None if the rate is constant.
+        average: Moving average of the weights; None if the spec wants none.
     """
 
     def __init__(
@@ -105,13 +103,18 @@ class Step:
         seed: int,
         length: Length,
         group: Group,
+        mixer: Mixer | None = None,
+        body: FrozenBody | None = None,
     ) -> None:
         self.before_update: Callable[[], None] = lambda: None
         self.network = network
         self.optimizer = make_optimizer(train, network)
         self.scheduler = make_scheduler(train, self.optimizer, length)
+        self.average = None if train.ema_decay is None else WeightAverage(network, train.ema_decay)
         self._loss_sum = loss_sum
         self._seed = seed
+        self._mixer = mixer
+        self._compute = network if body is None else body.finish
         self._rank = group.world.rank
         self._device = group.world.device
         self._mixed = train.precision == "bf16"
@@ -120,6 +123,11 @@ class Step:
         self._num_logical = train.logical_shards
         self._num_shards = self._num_logical if train.exact else group.world.world_size
         self._parameters = [p for p in network.parameters() if p.requires_grad]
+        undecayed = names_without_decay(train, network)
+        self._l1 = train.l1
+        self._penalised = [
+            p for name, p in network.named_parameters() if p.requires_grad and name not in undecayed
+        ]
         self._buffers = ShardBuffers(network, self._num_shards)
         # The loss travels with the changes of the buffers, in the last bucket of gradients.
         extras = [*self._buffers.changes, torch.zeros((), device=self._device)]
@@ -130,13 +138,15 @@ class Step:
         """Learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def __call__(self, step: int, num_rows: int, x: Tensor, y_B: Tensor, shards: Shards) -> Tensor:
+    def __call__(
+        self, step: int, num_rows: int, x: RowTensors, y_B: Tensor, shards: Shards
+    ) -> Tensor:
         """Computes the logical shards of this worker, sums over all workers, updates the weights.
 
         Args:
             step: Steps completed before this one; with the seed it fixes the random state.
             num_rows: Rows of the step over all workers, by which the loss is divided.
-            x: [B, *shape], rows of this worker, on the device.
+            x: Rows of this worker, a tensor [B, *shape] or a record, on the device.
             y_B: [B], targets of these rows, on the device.
             shards: Index and slice of B of each logical shard of this worker that has rows.
 
@@ -158,16 +168,27 @@ class Step:
         # With fewer rows than shards, some of the shards are empty and changed nothing.
         num_shares = order.num_ranks_with_rows(num_rows, self._num_logical, self._num_shards)
         self._buffers.finish_step(changes, num_shares)
+        if self._l1:
+            self._add_penalty()
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
         self.before_update()
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
+        if self.average is not None:
+            self.average.update(step)
         return loss / num_rows
 
+    @torch.no_grad()
+    def _add_penalty(self) -> None:
+        """Adds the gradient of the L1 penalty, once for the whole step."""
+        for parameter in self._penalised:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.sign(), alpha=self._l1)
+
     def compute_shard(
-        self, step: int, shard: int, num_rows: int, x: Tensor, y_B: Tensor
+        self, step: int, shard: int, num_rows: int, x: RowTensors, y_B: Tensor
     ) -> list[Tensor]:
         """Computes the gradients of one logical shard, for the reduction to take.
 
@@ -185,23 +206,38 @@ class Step:
         self._buffers.restore()
         self._reduction.start_shard(shard)
         with _running_statistics_for_one_row(self.network, len(x)):
-            loss = self._loss_sum(self.forward(x), y_B)
+            loss = self._loss_of(step, shard, x, y_B)
         # Starting the backward pass with 1 / rows divides all gradients without a pass over them.
         loss.backward(torch.full_like(loss, 1.0 / num_rows))  # type: ignore[no-untyped-call]
         return [*self._buffers.collect(), loss.detach()]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _loss_of(self, step: int, shard: int, x: RowTensors, y_B: Tensor) -> Tensor:
+        if self._mixer is None:
+            return self._loss_sum(self.forward(x), y_B)
+        # Columns that are stored as codes are mixed as the numbers that they become.
+        rows = network_inputs(x)
+        assert isinstance(rows, Tensor), "`make_mixer` refuses rows of several fields"
+        mixed = self._mixer(step, shard, rows, y_B)
+        outputs_BK = self.forward(mixed.x)
+        loss = self._loss_sum(outputs_BK, mixed.y_B)
+        if mixed.weight == 1.0:
+            return loss
+        # Two losses instead of a mixed target, so that every loss can be mixed.
+        partner_loss = self._loss_sum(outputs_BK, mixed.partner_y_B)
+        return mixed.weight * loss + (1.0 - mixed.weight) * partner_loss
+
+    def forward(self, x: RowTensors) -> Tensor:
         """Raw outputs, float32 [B, K], computed in the precision of the spec.
 
         Raises:
-            TrainError: The network gives another number of rows than it was given.
+            TrainError: The network gives a different number of rows from its inputs.
         """
-        x = _aligned(x)
+        inputs = network_inputs(x)
         if self._mixed:
             with torch.autocast(self._device.type, torch.bfloat16):
-                outputs_BK: Tensor = self.network(x)
+                outputs_BK: Tensor = self._compute(inputs)
         else:
-            outputs_BK = self.network(x)
+            outputs_BK = self._compute(inputs)
         # A loss would compare each target with another row, or with all of them.
         if outputs_BK.ndim != 2 or len(outputs_BK) != len(x):
             raise TrainError(
@@ -211,12 +247,13 @@ class Step:
         return outputs_BK
 
     def state(self) -> dict[str, Any]:
-        """State of optimiser and schedule, for `load_state`. Its tensors are the live ones."""
+        """State of optimiser, schedule and average, for `load_state`, with the live tensors."""
         scheduler = None if self.scheduler is None else self.scheduler.state_dict()
-        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler}
+        average = {} if self.average is None else {AVERAGE: self.average.state()}
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": scheduler, **average}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continues from a result of `state`. Raises ValueError if it is of another network."""
+        """Continues from a result of `state`. Raises ValueError if it is of a different network."""
         self.optimizer.load_state_dict(state["optimizer"])
         # The fused kernels walk memory: the state of a weight must lie as the weight does, which
         # matters for channels_last.
@@ -226,3 +263,13 @@ class Step:
                     kept[name] = torch.empty_like(parameter).copy_(value)
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
+        if self.average is not None:
+            self.average.load_state(state[AVERAGE])
+
+    @contextlib.contextmanager
+    def judged_network(self) -> Iterator[None]:
+        """The network is as it is validated inside: in evaluation mode, with averaged weights."""
+        self.network.eval()
+        with contextlib.nullcontext() if self.average is None else self.average.applied():
+            yield
+        self.network.train()

@@ -2,48 +2,75 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raydc import order
 from raydc.data.shards import Rows
 from raydc.features import Features
-from raydc.loop.group import Group, peers
+from raydc.loop.body_outputs import BodyOutputs
+from raydc.loop.group import Group
 from raydc.loop.step import Step
+from raydc.models.row_tensors import move, to_tensors
+from raydc.models.score_threshold import choose_thresholds
 from raydc.models.scores import Scores
+from raydc.spec.metric import validation_names
+from raydc.spec.resolved import ResolvedTrain
 
 # Fixed, so that each row shares its forward pass with the same rows for every number of workers.
 _BLOCK_ROWS = 512
 
 
 @torch.inference_mode()
-def compute_scores(step: Step, rows: Rows, features: Features, group: Group) -> dict[str, Any]:
+def compute_scores(
+    step: Step, rows: Rows | BodyOutputs, features: Features, group: Group, train: ResolvedTrain
+) -> dict[str, Any]:
     """Deals out blocks of rows to the workers and returns the scores over all of them.
 
     Args:
         step: Holds the network, which is in training mode before and after.
-        rows: All validation rows; this worker computes its part of them.
+        rows: All validation rows, or what a frozen body makes of them; this worker computes its
+            part of them.
         features: Features of the data set, with the task and the units of the target.
         group: The workers; every rank must call this.
+        train: Section `train` of the spec, with the names of the metrics.
 
     Returns:
-        The scores by name, the same on every rank, None for one that is undefined; and `split`.
+        The scores by name, the same on every rank, None for one that is undefined; `threshold`, or
+        `threshold:LABEL` for each label, if the spec wants one; `split`; and `undefined`, the
+        reason for each that is None.
 
     Raises:
         PeerLostError: Another worker is gone or hangs.
     """
-    found, world = Scores(features), group.world
-    step.network.eval()
-    for block in range(world.rank, order.num_steps(len(rows), _BLOCK_ROWS), world.world_size):
-        first = block * _BLOCK_ROWS
-        ids_B = np.arange(first, min(first + _BLOCK_ROWS, len(rows)), dtype=np.int64)
-        x, y_B = (torch.from_numpy(array) for array in rows.gather(ids_B))
-        found.update(step.forward(x.to(world.device)), y_B)
-    step.network.train()
-    with peers(), warnings.catch_warnings():
-        # torchmetrics warns in a worker that had no block; the sum over all workers is complete.
-        warnings.filterwarnings("ignore", message="The ``compute`` method")
-        return {"split": "validation", **found.compute()}
+    names = validation_names(features.signature.task, train.metrics, train.metric)
+    wants_scores = train.threshold is not None
+    found = Scores(features, names, len(rows), wants_scores, train.ndcg_k)
+    world = group.world
+    blocks = range(world.rank, order.num_steps(len(rows), _BLOCK_ROWS), world.world_size)
+    with step.judged_network():
+        for block in blocks:
+            first = block * _BLOCK_ROWS
+            ids_B = np.arange(first, min(first + _BLOCK_ROWS, len(rows)), dtype=np.int64)
+            x, y_B = rows.gather(ids_B)
+            outputs_BK = step.forward(move(to_tensors(x), world.device))
+            queries = None if rows.queries is None else rows.queries[ids_B]
+            found.update(outputs_BK, torch.from_numpy(y_B), block, queries)
+
+    def add_up(mine: Tensor) -> Tensor:
+        on_device = mine.to(world.device)
+        group.sum_(on_device)
+        return on_device.cpu()
+
+    found.share(add_up, len(rows), _BLOCK_ROWS)
+    record = {"split": "validation", **found.compute().to_dict()}
+    if train.threshold is not None and found.keeps_scores:
+        for name, chosen in choose_thresholds(train.threshold, found).items():
+            is_found = isinstance(chosen, float)
+            record[name] = chosen if is_found else None
+            if not is_found:
+                record["undefined"] = {**record.get("undefined", {}), name: chosen}
+    return record

@@ -29,7 +29,7 @@ from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.checkpoint.timing import Timing
 from raydc.data import prepared
 from raydc.errors import CheckpointError, with_notes
-from raydc.loop.assembly import assemble
+from raydc.loop.assembly import assemble, keep_outputs
 from raydc.loop.early_stop import judge_epoch
 from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.feed import Batch
@@ -73,7 +73,7 @@ def fit(
 
     Raises:
         CheckpointError: There are checkpoints but none verifies, or none can be written.
-        RunError: The checkpoint is of another spec or data set.
+        RunError: The checkpoint is of a different spec or data set.
         TrainError: The loss is no longer a number, or an operation of the network is not
             deterministic.
         PlannedStopError: The workers stopped as requested, with a checkpoint of the step on which
@@ -113,7 +113,7 @@ class _Run:
         self.hooks, self.timing = hooks, timing
         self.data = prepared.load(data_folder)
         self.state = State()
-        parts = assemble(spec, self.data, group)
+        self.parts = parts = assemble(spec, self.data, group)
         self.feed, self.validation_rows = parts.feed, parts.validation_rows
         self.network, self.step, self.length = parts.network, parts.step, parts.length
         rank, world_size = group.world.rank, group.world.world_size
@@ -173,7 +173,7 @@ class _Run:
         if self.saver:
             hashes = {name: self.constants.meta[name] for name in ("data_hash", "spec_hash")}
             environment = devices.environment(self.group.world.device, plan.num_threads(self.spec))
-            now = {**environment, **hashes, **user_models.hash_builder(self.spec.model)}
+            now = {**environment, **hashes, **user_models.hash_functions(self.spec)}
             run_files.lock_environment(self.folder, now, self.journal)
         # A state in memory brings the lines that its attempt could no longer write.
         lines = found.files.get("metrics.jsonl", b"") if found else b""
@@ -181,6 +181,8 @@ class _Run:
         # Memory forgets it once newer states come, and no later checkpoint stands in for the best.
         if self.saver and source is Source.MEMORY and self.state.best_step == self.state.step:
             self.saver.save(self._parts(), force=True)
+        for _ in keep_outputs(self.parts, self.spec, self.data, self.group, self.journal):
+            self.stop_if_agreed()
         self.journal.restart_rate()
 
     def _restore(self, found: Found) -> None:
@@ -293,17 +295,13 @@ class _Run:
         self.journal.restart_rate()
 
     def _validate(self) -> dict[str, Any]:
-        train_loss, rows = self.state.mean_loss, self.validation_rows
-        return {
-            "step": self.state.step,
-            "epoch": self.length.epochs_begun(self.state.step),
-            "train_loss": train_loss,
-            **(
-                compute_scores(self.step, rows, self.data.features, self.group)
-                if len(rows)
-                else {"split": "train", "loss": train_loss}
-            ),
-        }
+        loss, rows = self.state.mean_loss, self.validation_rows
+        scores = {"split": "train", "loss": loss}
+        if len(rows):
+            features, train = self.data.features, self.spec.train
+            scores = compute_scores(self.step, rows, features, self.group, train)
+        epoch = self.length.epochs_begun(self.state.step)
+        return {"step": self.state.step, "epoch": epoch, "train_loss": loss, **scores}
 
     def describe_place(self) -> list[str]:
         """Notes for an unexpected error: the step, and the rows that this worker had to compute."""

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from raydc.errors import first_line
-from raydc.features import Signature
+from raydc.features import Signature, example_rows
 from raydc.models.network_parts import SHAPE_ROWS, Network, model_problem
+from raydc.models.row_tensors import RowTensors, network_inputs, to_tensors
 
 _FIELD = "model.builder"
 
@@ -35,7 +36,7 @@ def check_outputs(
         signature: Shape and type of a row, and the number of outputs that is expected.
 
     Raises:
-        SpecError: A weight has no shape yet, or the network fails or gives another shape.
+        SpecError: A weight has no shape yet, or the network fails or gives a different shape.
     """
     _refuse_lazy(network, name)
     try:
@@ -46,11 +47,23 @@ def check_outputs(
     # In evaluation mode: batch normalisation of one row would fail otherwise.
     trial.eval()
     for num_rows in SHAPE_ROWS:
-        rows = torch.zeros((num_rows, *signature.shape), dtype=getattr(torch, signature.dtype))
-        given = f"its network fails on {signature.dtype} inputs of {tuple(rows.shape)}"
-        with user_code(name, given), torch.no_grad():
-            outputs_BK = trial(rows)
+        rows = to_tensors(example_rows.zeros(signature, num_rows))
+        with user_code(name, f"its network fails on {_describe(rows)}"), torch.no_grad():
+            outputs_BK = trial(network_inputs(rows))
         refuse_shape(tuple(outputs_BK.shape), (num_rows, signature.num_outputs), name)
+
+
+def _describe(rows: RowTensors) -> str:
+    """Names the inputs of a network with their types and shapes."""
+    inputs = network_inputs(rows)
+    if isinstance(inputs, torch.Tensor):
+        return f"{_type_name(inputs)} inputs of {tuple(inputs.shape)}"
+    named = (f"{k}: {_type_name(v)} of {tuple(v.shape)}" for k, v in inputs.items())
+    return f"the inputs {', '.join(named)}"
+
+
+def _type_name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def refuse_shape(found: tuple[int, ...], expected: tuple[int, int], name: str) -> None:

@@ -47,7 +47,8 @@ def environment(device: torch.device, num_threads: int) -> dict[str, str | int]:
         num_threads: CPU threads of a worker; sums are split among them.
     """
     libraries = {
-        name: importlib.metadata.version(name) for name in ("raydc", "torch", "ray", "numpy")
+        name: importlib.metadata.version(name)
+        for name in ("raydc", "torch", "torchvision", "ray", "numpy")
     }
     return {
         "python": platform.python_version(),

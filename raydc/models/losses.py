@@ -1,6 +1,6 @@
 """Losses by name, summed over rows. Used in workers, and by the checks before a run.
 
-Shape suffixes: B rows, K outputs (classes, or 1 for a regression).
+Shape suffixes: B rows, K outputs (classes, labels, values of a regression).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from torch.nn import functional
 
 from raydc.errors import Problem, SpecError, did_you_mean
 from raydc.features import Signature
+from raydc.models import own_scores, user_models
+from raydc.models.label_losses import make_label_loss
 from raydc.spec.loss import LOSSES, Loss
 
-# Maps outputs [B, K] and targets [B] to the sum of the rows' losses, a float32 scalar.
+# Maps outputs [B, K] and targets, [B] or [B, K], to the sum of the rows' losses, a float32 scalar.
 LossSum = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -29,16 +31,42 @@ def plain_loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
 
     Args:
         task: `classification` for the cross entropy, `regression` for the squared error of the
-            standardised target.
-        outputs_BK: Raw outputs; [B, 1] for a regression.
-        targets_B: int64 class positions, or float32 standardised targets.
+            standardised target, `multilabel` for the mean binary cross entropy over the labels.
+        outputs_BK: Raw outputs of the network.
+        targets_B: int64 class positions; float32 standardised targets, [B], or [B, K] of forecasts
+            of several steps, over which the mean is taken; or marks of labels [B, K].
 
     Returns:
         float32, a scalar.
     """
     if task == "classification":
         return functional.cross_entropy(outputs_BK, targets_B, reduction="sum")
+    if task == "multilabel":
+        return plain_losses(task, outputs_BK, targets_B).sum()
+    if targets_B.ndim == 2:
+        return plain_losses(task, outputs_BK, targets_B).sum()
     return functional.mse_loss(outputs_BK.squeeze(1), targets_B, reduction="sum")
+
+
+def plain_losses(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
+    """The default loss of each row, [B]; see `plain_loss_sum`.
+
+    Args:
+        task: `classification`, `regression` or `multilabel`.
+        outputs_BK: Raw outputs of the network.
+        targets_B: See `plain_loss_sum`.
+    """
+    if task == "classification":
+        return functional.cross_entropy(outputs_BK, targets_B, reduction="none")
+    if task == "multilabel":
+        marks_BK = targets_B.to(outputs_BK.dtype)
+        losses_BK = functional.binary_cross_entropy_with_logits(
+            outputs_BK, marks_BK, reduction="none"
+        )
+        return losses_BK.mean(1)
+    if targets_B.ndim == 2:
+        return functional.mse_loss(outputs_BK, targets_B, reduction="none").mean(1)
+    return functional.mse_loss(outputs_BK.squeeze(1), targets_B, reduction="none")
 
 
 def check_loss(loss: Loss | None, signature: Signature) -> None:
@@ -49,16 +77,25 @@ def check_loss(loss: Loss | None, signature: Signature) -> None:
         signature: Task and classes of the data set.
 
     Raises:
-        SpecError: A class weight names no class.
+        SpecError: A weight names no class or label, or a loss of the user's own does not work.
     """
-    if loss is None or not isinstance(loss.class_weights, dict):
+    if loss is None:
         return
-    for name in loss.class_weights:
-        if name not in signature.classes:
-            hint = did_you_mean(name, signature.classes)
-            hint = hint or f"they are {', '.join(signature.classes)}"
-            message = f"{name!r} is not one of the classes; {hint}"
-            raise SpecError([Problem("", "train.loss.class_weights", message)])
+    if ":" in loss.name:
+        own_scores.check_own_loss(loss, signature)
+    _check_weights(loss, signature)
+
+
+def _check_weights(loss: Loss, signature: Signature) -> None:
+    what = "labels" if signature.task == "multilabel" else "classes"
+    for field in ("class_weights", "positive_weights"):
+        given = getattr(loss, field)
+        for name in given if isinstance(given, dict) else ():
+            if name not in signature.classes:
+                hint = did_you_mean(name, signature.classes)
+                hint = hint or f"they are {', '.join(signature.classes)}"
+                message = f"{name!r} is not one of the {what}; {hint}"
+                raise SpecError([Problem("", f"train.loss.{field}", message)])
 
 
 def make_loss(
@@ -75,8 +112,8 @@ def make_loss(
     Args:
         loss: Section `train.loss`; None for the default of the task.
         signature: Task and classes of the data set.
-        read_targets: Returns the class positions of all training rows, int64 [N]. Called for
-            `class_weights: balanced` only.
+        read_targets: Returns the targets of all training rows: class positions, int64 [N], or
+            marks of labels [N, K]. Called for weights that are `balanced` only.
         device: Where the outputs are.
 
     Raises:
@@ -84,6 +121,12 @@ def make_loss(
     """
     if loss is None:
         return partial(plain_loss_sum, signature.task)
+    if ":" in loss.name:
+        function = user_models.import_function(loss.name, "train.loss.name")
+        return partial(own_scores.sum_losses, function, loss.arguments)
+    _check_weights(loss, signature)
+    if signature.task == "multilabel":
+        return make_label_loss(loss, signature, read_targets, device)
     if loss.name in LOSSES["regression"]:
         return partial(_regression_loss, _regression(loss))
     weights_K = _class_weights(loss, signature, read_targets)
@@ -99,8 +142,11 @@ def _regression(loss: Loss) -> nn.Module:
     return nn.L1Loss(reduction="sum") if loss.name == "mae" else nn.MSELoss(reduction="sum")
 
 
-def _regression_loss(criterion: nn.Module, outputs_B1: Tensor, targets_B: Tensor) -> Tensor:
-    summed: Tensor = criterion(outputs_B1.squeeze(1), targets_B)
+def _regression_loss(criterion: nn.Module, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
+    if targets_B.ndim == 2:
+        whole: Tensor = criterion(outputs_BK, targets_B) / targets_B.shape[1]
+        return whole
+    summed: Tensor = criterion(outputs_BK.squeeze(1), targets_B)
     return summed
 
 
@@ -130,8 +176,7 @@ def _class_weights(
         return None
     if given == "balanced":
         counts_K = np.bincount(read_targets(), minlength=len(classes))
-        # Of a class without rows the weight has no meaning, as long as it is finite.
+        # The weight of a class without rows is never used, but has to be finite.
         mean = counts_K.sum() / np.count_nonzero(counts_K)
         return torch.tensor(mean / np.maximum(counts_K, 1), dtype=torch.float32)
-    check_loss(loss, signature)
     return torch.tensor([given.get(name, 1.0) for name in classes], dtype=torch.float32)

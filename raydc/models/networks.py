@@ -11,38 +11,91 @@ import torch
 from torch import nn
 
 from raydc.features import Signature
-from raydc.models import torchvision_models, user_models
-from raydc.models.network_parts import Input, Network, model_problem, require_images
-from raydc.spec.model import Cnn, Linear, Mlp, Model, Torchvision
+from raydc.models import (
+    forecasters,
+    frozen_layers,
+    fusion_networks,
+    sequence_networks,
+    starting_weights,
+    torchvision_models,
+    tower_networks,
+    user_models,
+)
+from raydc.models.layer_options import initialise, make_activation, pool_and_activate
+from raydc.models.network_parts import (
+    Input,
+    Network,
+    RecordInput,
+    model_problem,
+    require_images,
+)
+from raydc.models.record_networks import FactorisationMachine, FieldVector
+from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
+from raydc.spec.model import (
+    Cnn,
+    Factorisation,
+    Fusion,
+    Linear,
+    Mlp,
+    Model,
+    Recurrent,
+    Torchvision,
+    Transformer,
+    TwoTowers,
+)
 
 
-def build(model: Model, signature: Signature, seed: int) -> Network:
+def build(model: Model, signature: Signature, seed: int, downloads: bool = True) -> Network:
     """Makes a network whose first weights are a function of the seed.
 
     Args:
         model: Section `model` of a spec, which names the network and its options.
         signature: Shapes of a row and of the outputs.
         seed: Seed from which the first weights are drawn.
+        downloads: Whether to download weights that are named. False leaves random ones, in a
+            network that is otherwise the same: for a check.
 
     Returns:
         A network on the CPU, in training mode.
 
     Raises:
-        SpecError: The section does not fit the rows, names an unknown model, or its builder fails.
+        SpecError: The section does not fit the rows, names an unknown model, its builder fails, its
+            weights do not fit, or there is nothing of the name of a frozen layer.
     """
+    network = _build(model, signature, seed, downloads)
+    starting_weights.load(network, model)
+    frozen_layers.freeze(network, model.freeze)
+    return network
+
+
+def _build(model: Model, signature: Signature, seed: int, downloads: bool) -> Network:
     # Weights are drawn on the CPU, so that every device starts with the same ones. The fork leaves
     # the generator of the process as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(model, Linear):
-            return Network(Input(signature), _make_linear(signature))
+            return _make_linear(signature)
         if isinstance(model, Mlp):
-            return Network(Input(signature), _make_mlp(model, signature))
+            return _make_mlp(model, signature)
         if isinstance(model, Cnn):
             first = Input(signature, channels_last=True)
             return _to_channels_last(Network(first, _make_cnn(model, signature)))
+        if isinstance(model, Recurrent | Transformer):
+            return sequence_networks.build(model, signature)
+        if isinstance(model, LinearForecaster | TemporalConvolution):
+            return forecasters.build(model, signature)
+        if isinstance(model, Factorisation):
+            return _make_factorisation(model, signature)
+        if isinstance(model, TwoTowers):
+            return tower_networks.build(model, signature)
+        if isinstance(model, Fusion):
+
+            def build_image(section: Cnn | Torchvision, image: Signature, number: int) -> Network:
+                return build(section, image, seed + number, downloads)
+
+            return fusion_networks.build(model, signature, build_image)
         if isinstance(model, Torchvision):
-            return _to_channels_last(torchvision_models.build(model, signature))
+            return _to_channels_last(torchvision_models.build(model, signature, downloads))
         return user_models.build(model, signature)
 
 
@@ -51,20 +104,44 @@ def _to_channels_last(network: Network) -> Network:
     return network.to(memory_format=torch.channels_last)
 
 
-def _make_linear(signature: Signature) -> nn.Sequential:
-    num_inputs = torch.Size(signature.shape).numel()
-    return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, signature.num_outputs))
+def _make_factorisation(model: Factorisation, signature: Signature) -> Network:
+    codes = [name for name, field in signature.fields.items() if field.num_codes]
+    if len(codes) < 2:
+        found = f"only {codes[0]} is one" if codes else "there is none"
+        raise model_problem(
+            "model.name",
+            "factorisation multiplies the vectors of two columns or more with "
+            f"data.features.encodings: embedding, and {found}",
+        )
+    return Network(
+        RecordInput(signature), FactorisationMachine(signature, model.width, model.dropout)
+    )
 
 
-def _make_mlp(model: Mlp, signature: Signature) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Flatten()]
-    num_inputs = torch.Size(signature.shape).numel()
+def _vector(signature: Signature) -> tuple[Input | RecordInput, nn.Module, int]:
+    """Layers that turn a row into one vector, and the length of this vector."""
+    if signature.kind == "record":
+        joined = FieldVector(signature)
+        return RecordInput(signature), joined, joined.num_outputs
+    return Input(signature), nn.Flatten(), torch.Size(signature.shape).numel()
+
+
+def _make_linear(signature: Signature) -> Network:
+    first, vector, num_inputs = _vector(signature)
+    return Network(first, nn.Sequential(vector, nn.Linear(num_inputs, signature.num_outputs)))
+
+
+def _make_mlp(model: Mlp, signature: Signature) -> Network:
+    first, vector, num_inputs = _vector(signature)
+    layers: list[nn.Module] = [vector]
     for width in model.widths:
-        layers += [nn.Linear(num_inputs, width), nn.ReLU(inplace=True)]
-        # A layer of no dropout would shift the names of the weights behind it.
+        layers += [nn.Linear(num_inputs, width), make_activation(model.activation)]
+        # A dropout layer without effect would still shift the names of the weights behind it.
         layers += [nn.Dropout(model.dropout)] if model.dropout else []
         num_inputs = width
-    return nn.Sequential(*layers, nn.Linear(num_inputs, signature.num_outputs))
+    body = nn.Sequential(*layers, nn.Linear(num_inputs, signature.num_outputs))
+    initialise(body, model.initialisation)
+    return Network(first, body)
 
 
 def _make_cnn(model: Cnn, signature: Signature) -> nn.Sequential:
@@ -82,13 +159,14 @@ def _make_cnn(model: Cnn, signature: Signature) -> nn.Sequential:
             nn.Conv2d(num_channels, block_channels, 3, padding=1, bias=not model.batch_norm)
         )
         layers += [nn.BatchNorm2d(block_channels)] if model.batch_norm else []
-        # ReLU and maximum commute; after the pooling it has a quarter of the work.
-        layers += [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
+        layers += pool_and_activate(model.activation)
         num_channels, height, width = block_channels, height // 2, width // 2
     layers += [
         nn.Flatten(),
         nn.Linear(num_channels * height * width, model.hidden),
-        nn.ReLU(inplace=True),
+        make_activation(model.activation),
     ]
     layers += [nn.Dropout(model.dropout)] if model.dropout else []
-    return nn.Sequential(*layers, nn.Linear(model.hidden, signature.num_outputs))
+    body = nn.Sequential(*layers, nn.Linear(model.hidden, signature.num_outputs))
+    initialise(body, model.initialisation)
+    return body

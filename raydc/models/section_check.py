@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raydc.spec.model import Builder, Model, Torchvision
+from raydc.spec.model import Builder, Fusion, Model, Torchvision
 
 
 def check_section(model: Model) -> None:
@@ -14,8 +14,8 @@ def check_section(model: Model) -> None:
         model: Section `model` of a spec.
 
     Raises:
-        SpecError: torchvision has no such model or weights, the builder cannot be imported, or it
-            does not take its arguments.
+        SpecError: torchvision has no such model or weights, the file of weights cannot be read or
+            does not fit, the builder cannot be imported, or it does not take its arguments.
     """
     # Imported only where they are needed: torch and torchvision take seconds.
     if isinstance(model, Torchvision):
@@ -26,3 +26,11 @@ def check_section(model: Model) -> None:
         from raydc.models import user_models
 
         user_models.require_builder(model)
+    elif isinstance(model, Fusion) and isinstance(model.image, Torchvision):
+        from raydc.models import torchvision_models
+
+        torchvision_models.require_names(model.image)
+    if model.weights_file is not None:
+        from raydc.models import weights_check
+
+        weights_check.check_file(model)

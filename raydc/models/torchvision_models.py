@@ -10,23 +10,23 @@ from torch import nn
 
 from raydc.errors import did_you_mean
 from raydc.features import Signature
+from raydc.models import starting_weights
 from raydc.models.network_parts import Input, Network, model_problem, require_images
-from raydc.spec.model import Torchvision
+from raydc.models.starting_weights import AUXILIARY_HEADS
+from raydc.spec.model import OWN_MODELS, Torchvision
 
-_OWN_MODELS = ("linear", "mlp", "cnn")
 # Sides that torchvision's networks were made for. An image that is too small for a network is
 # enlarged to the next of them.
 _SIDES = (32, 64, 96, 128, 224, 299)
-# Layers that return further outputs while the network trains.
-_AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 
-def build(model: Torchvision, signature: Signature) -> Network:
+def build(model: Torchvision, signature: Signature, downloads: bool = True) -> Network:
     """Makes a network of torchvision; draws its weights from the generator of the process.
 
     Args:
         model: Section `model` of a spec, with name, arguments and weights.
         signature: Signature of the rows, which must be images.
+        downloads: Whether to download weights that are named; False leaves random ones.
 
     Raises:
         SpecError: torchvision has no such model, its arguments or weights are wrong, or it takes
@@ -35,7 +35,9 @@ def build(model: Torchvision, signature: Signature) -> Network:
     require_names(model)
     require_images(signature, model.name)
     try:
-        body = _make_body(model, signature.num_outputs)
+        body = _make_body(
+            model, signature.num_outputs, _named_weights(model) if downloads else None
+        )
     except (TypeError, ValueError, KeyError) as error:
         raise model_problem(
             "model", f"torchvision's {model.name} refuses its arguments: {error}"
@@ -46,15 +48,43 @@ def build(model: Torchvision, signature: Signature) -> Network:
         ) from error
     num_channels = 3 if signature.shape[0] == 1 else None
     sides: list[int | None] = [None, *(side for side in _SIDES if side > min(signature.shape[1:]))]
+    named = _named_weights(model)
+    if model.input_size is not None:
+        sides = [model.input_size]
     for side in sides:
         network = Network(Input(signature, num_channels, side, channels_last=True), body)
         if _takes_rows(network, signature):
+            if named is not None:
+                _adopt(network, model, named)
             return network
     height, width = signature.shape[1:]
+    if model.input_size is not None:
+        raise model_problem(
+            "model.input_size",
+            f"{model.name} takes no {model.input_size}x{model.input_size} images",
+        )
     raise model_problem(
         "model.name",
         f"{model.name} takes neither {height}x{width} images nor enlarged ones; set image_size",
     )
+
+
+def _named_weights(model: Torchvision) -> Any:
+    """Weights of torchvision that a section names, as an enumeration's member; None for others."""
+    from torchvision import models as zoo
+
+    if model.weights is None or model.weights_file is not None:
+        return None
+    return zoo.get_model_weights(model.name)[model.weights]
+
+
+def _adopt(network: Network, model: Torchvision, named: Any) -> None:
+    """Takes over the normalisation and the size of images that weights were trained with."""
+    given = named.transforms()
+    if model.normalisation is None:
+        starting_weights.adopt_normalisation(network, given.mean, given.std)
+    if model.input_size is None and isinstance(network.input, Input):
+        network.input.adopt(None, (), given.crop_size[0])
 
 
 def require_names(model: Torchvision) -> None:
@@ -68,36 +98,36 @@ def require_names(model: Torchvision) -> None:
 
     known = zoo.list_models(module=zoo)
     if model.name not in known:
-        there = f"known: {', '.join(_OWN_MODELS)} and torchvision's"
-        advice = did_you_mean(model.name, [*_OWN_MODELS, *known], num=3) or there
+        there = f"known: {', '.join(OWN_MODELS)} and torchvision's"
+        advice = did_you_mean(model.name, [*OWN_MODELS, *known], num=3) or there
         raise model_problem("model.name", f"no model {model.name!r}; {advice}")
     # An enumeration lists a second name of the same weights, DEFAULT, only here.
     names = list(zoo.get_model_weights(model.name).__members__)
-    if model.weights is not None and model.weights not in names:
+    is_name = model.weights is not None and model.weights_file is None
+    if is_name and model.weights not in names:
         raise model_problem(
             "model.weights",
-            f"{model.name} has no weights {model.weights!r}; there are {', '.join(names)}. A file "
-            "is not taken: start from a run of raydc with --fork, or load it in a model.builder",
+            f"{model.name} has no weights {model.weights!r}; there are {', '.join(names)}, or the "
+            "path of a file (./NAME for one in this folder)",
         )
 
 
-def _make_body(model: Torchvision, num_outputs: int) -> nn.Module:
+def _make_body(model: Torchvision, num_outputs: int, weights: Any) -> nn.Module:
     from torchvision import models as zoo
 
     arguments: dict[str, Any] = dict(model.arguments)
-    heads = _AUXILIARY_HEADS.get(model.name, ())
+    heads = AUXILIARY_HEADS.get(model.name, ())
     if heads:
         if arguments.get("aux_logits"):
             raise ValueError("aux_logits would give the network several outputs")
         # torchvision insists on the heads of pretrained networks; they are removed below.
-        arguments["aux_logits"] = model.weights is not None
+        arguments["aux_logits"] = weights is not None
         # torchvision's default depends on whether weights are given, but a bundle builds the same
         # network without them (see `ModelSection.without_weights`).
         arguments.setdefault("transform_input", False)
-    if model.weights is None:
+    if weights is None:
         body: nn.Module = zoo.get_model(model.name, num_classes=num_outputs, **arguments)
         return body
-    weights = zoo.get_model_weights(model.name)[model.weights]
     pretrained: nn.Module = zoo.get_model(model.name, weights=weights, **arguments)
     for name in heads:
         setattr(pretrained, name, None)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from raydc.errors import did_you_mean
 from raydc.features import Signature
 from raydc.models import build_check
-from raydc.models.network_parts import Input, Network, model_problem
-from raydc.spec.model import Builder, Model
+from raydc.models.network_parts import Input, Network, RecordInput, model_problem
+from raydc.spec import ResolvedSpec
+from raydc.spec.metric import own_names
+from raydc.spec.model import Builder
 from raydc.storage import sha256
+from raydc.user_import import import_path
 
 
 def build(model: Builder, signature: Signature) -> Network:
@@ -42,7 +41,8 @@ def build(model: Builder, signature: Signature) -> Network:
                 "model.builder",
                 f"{model.builder} returned a {type(body).__name__}, not a torch.nn.Module",
             )
-        return Network(Input(signature), body)
+        first = RecordInput(signature) if signature.kind == "record" else Input(signature)
+        return Network(first, body)
 
     network = make()
     with build_check.without_trace():
@@ -58,7 +58,7 @@ def require_builder(model: Builder) -> Callable[..., Any]:
     """
     function = import_builder(model.builder)
     try:
-        # What stands for the signature of the data does not matter here.
+        # None stands for the signature of the data: only names of arguments are checked here.
         inspect.signature(function).bind(None, **model.arguments)
     except TypeError as error:
         raise model_problem(
@@ -70,57 +70,55 @@ def require_builder(model: Builder) -> Callable[..., Any]:
     return function
 
 
-def hash_builder(model: Model) -> dict[str, str]:
-    """sha256 of the file of the user's builder, as `builder_sha256`; empty for other networks.
+def named_functions(spec: ResolvedSpec) -> list[tuple[str, str]]:
+    """Lists the functions of the user's own that a spec names: dotted field and `module:function`.
 
-    What that module imports is not part of it.
+    Args:
+        spec: Resolved spec whose model, transforms, loss and metrics are looked at.
     """
-    if not isinstance(model, Builder):
-        return {}
-    module = inspect.getmodule(import_builder(model.builder))
-    path = getattr(module, "__file__", None)
-    # A module in an archive has no file of its own.
-    if path is None or not os.path.isfile(path):
-        return {}
-    return {"builder_sha256": sha256(Path(path).read_bytes())}
+    found = [("model.builder", spec.model.builder)] if isinstance(spec.model, Builder) else []
+    augment = spec.data.augment
+    names = [name for item in (augment and augment.transforms) or () for name in item]
+    found += [("data.augment.transforms", name) for name in names if ":" in name]
+    if spec.train.loss is not None and ":" in spec.train.loss.name:
+        found.append(("train.loss.name", spec.train.loss.name))
+    metrics = own_names(spec.train.metrics, spec.train.metric)
+    return found + [("train.metrics", name) for name in metrics]
+
+
+def hash_functions(spec: ResolvedSpec) -> dict[str, str]:
+    """sha256 of the files of the user's functions, such as `builder_sha256`; empty without any.
+
+    What their modules import is not part of it.
+    """
+    hashes = {}
+    for field, function in named_functions(spec):
+        module = inspect.getmodule(import_function(function, field))
+        path = getattr(module, "__file__", None)
+        # A module in an archive has no file of its own.
+        if path is not None and os.path.isfile(path):
+            name = "builder" if field == "model.builder" else function
+            hashes[f"{name}_sha256"] = sha256(Path(path).read_bytes())
+    return hashes
 
 
 def import_builder(path: str) -> Callable[..., Any]:
-    """Imports the function `module:function`. Raises SpecError if that fails."""
-    module_name, _, function_name = path.partition(":")
-    try:
-        with _current_folder_on_path():
-            module = importlib.import_module(module_name)
-    # Importing runs the user's code, which may raise anything.
-    except Exception as error:
-        what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        message = (
-            f"cannot import {module_name}: {what}; it is looked for in {os.getcwd()} and on "
-            "PYTHONPATH"
-        )
-        raise model_problem("model.builder", message) from error
-    function: Callable[..., Any] | None = getattr(module, function_name, None)
-    if function is None or not callable(function):
-        names = [
-            name
-            for name, value in vars(module).items()
-            if callable(value) and not name.startswith("_")
-        ]
-        message = f"module {module_name} has no function {function_name}"
-        advice = did_you_mean(function_name, names)
-        raise model_problem("model.builder", "; ".join(filter(None, (message, advice))))
-    return function
+    """Imports the function `module:function` of `model.builder`. Raises SpecError if that fails."""
+    return import_function(path, "model.builder")
 
 
-@contextlib.contextmanager
-def _current_folder_on_path() -> Iterator[None]:
-    """Adds the current directory, as `python -m` does and the console script does not."""
-    here = os.getcwd()
-    if here in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
+def import_function(path: str, field: str) -> Callable[..., Any]:
+    """Imports a function of a user.
+
+    Args:
+        path: `module:function`.
+        field: Dotted path of the field of the spec that names it, for the message.
+
+    Raises:
+        SpecError: The module cannot be imported, or has no such function.
+    """
     try:
-        yield
-    finally:
-        sys.path.remove(here)
+        return import_path(path)
+    except LookupError as error:
+        # What the user's code raised is the cause of that error.
+        raise model_problem(field, str(error)) from error.__cause__ or error

@@ -9,6 +9,7 @@ from raydc.spec.load import (
     loads,
     resolve,
     to_dict,
+    with_defaults,
     with_values,
 )
 from raydc.spec.resolved import ResolvedSpec
@@ -26,5 +27,6 @@ __all__ = [
     "loads",
     "resolve",
     "to_dict",
+    "with_defaults",
     "with_values",
 ]

@@ -12,6 +12,14 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
+# A function of the user's own package, `my_package.my_module:function`.
+FunctionPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+def name_kind(value: Any) -> str:
+    """Tells the name of something built in from the path of a user's function, by its colon."""
+    return "path" if isinstance(value, str) and ":" in value else "name"
+
 
 class Section(BaseModel):
     """Base of all sections: a wrong type or an unknown key is an error."""

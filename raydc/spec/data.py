@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from raydc.spec.base import Count, Fraction, Section
-from raydc.spec.label_text import text_of
+from raydc.spec.augmentation import Augment
+from raydc.spec.base import Section
+from raydc.spec.cleaning import Cell, Clean, Split
+from raydc.spec.feature_options import FeatureOptions
+from raydc.spec.joined_table import JoinedTable
+from raydc.spec.row_sources import (
+    HuggingFaceRows,
+    RowFunction,
+    SqlQuery,
+    TorchvisionRows,
+    kind_of_rows,
+)
+from raydc.spec.windows import Windows
 
 
 class IdxFiles(Section):
@@ -19,11 +30,18 @@ class IdxFiles(Section):
 
 # With a tag, pydantic reports only the errors of the intended form.
 def _part_kind(value: Any) -> str:
+    if (rows := kind_of_rows(value)) is not None:
+        return rows
     return "files" if isinstance(value, dict | IdxFiles) else "path"
 
 
 Part = Annotated[
-    Annotated[str, Tag("path")] | Annotated[IdxFiles, Tag("files")],
+    Annotated[str, Tag("path")]
+    | Annotated[IdxFiles, Tag("files")]
+    | Annotated[SqlQuery, Tag("query")]
+    | Annotated[RowFunction, Tag("function")]
+    | Annotated[HuggingFaceRows, Tag("huggingface")]
+    | Annotated[TorchvisionRows, Tag("torchvision")],
     Discriminator(_part_kind),
 ]
 
@@ -46,62 +64,13 @@ def _source_kind(value: Any) -> str:
 Source = Annotated[
     Annotated[str, Tag("path")]
     | Annotated[IdxFiles, Tag("files")]
+    | Annotated[SqlQuery, Tag("query")]
+    | Annotated[RowFunction, Tag("function")]
+    | Annotated[HuggingFaceRows, Tag("huggingface")]
+    | Annotated[TorchvisionRows, Tag("torchvision")]
     | Annotated[Sources, Tag("parts")],
     Discriminator(_source_kind),
 ]
-
-
-DEFAULT_TEST_FRACTION = 0.1
-
-
-class Split(Section):
-    """Fractions taken from the training rows by a hash of each row's id."""
-
-    validation_fraction: Fraction = Field(
-        0.1,
-        description="Fraction of validation rows, for early stop, sweeps and the best checkpoint. "
-        "A few dozen rows choose by chance: of a small data set, take more, or set train.metric "
-        "to loss.",
-    )
-    test_fraction: Fraction | None = Field(
-        None,
-        description=f"Fraction held out for the evaluation. Default {DEFAULT_TEST_FRACTION}, or "
-        "none if the "
-        "source has a test part.",
-    )
-
-    @model_validator(mode="after")
-    def _leaves_rows(self) -> Split:
-        # Both are taken from the same hash range, so their sum counts.
-        if self.validation_fraction + (self.test_fraction or 0.0) >= 1.0:
-            raise ValueError("validation_fraction + test_fraction leave no row to train on")
-        return self
-
-
-class Clean(Section):
-    """Cleaning of rows before the split."""
-
-    missing: Literal["impute", "drop", "error"] = Field(
-        "impute",
-        description="For a missing feature: fill in the mean of the training rows (or a category "
-        "for missing values), drop the row, or stop.",
-    )
-    missing_target: Literal["drop", "error"] | None = Field(
-        None,
-        description="For a row without a target: drop it, or stop. Default: `drop` if `missing` "
-        "is `drop`, else `error`.",
-    )
-    missing_values: list[str] = Field(
-        default_factory=lambda: [""], description="Strings that mean 'missing' in CSV files."
-    )
-    duplicates: Literal["keep", "drop"] = Field(
-        "keep", description="Keep or drop later copies of an equal row."
-    )
-
-    @property
-    def drops_missing_target(self) -> bool:
-        """Whether a row without a target is dropped."""
-        return (self.missing_target or self.missing) == "drop"
 
 
 class Csv(Section):
@@ -123,90 +92,132 @@ class Csv(Section):
         description='Whether `"` encloses cells that hold delimiters and line breaks, or is a '
         "character like others.",
     )
-
-
-class FeatureOptions(Section):
-    """Conversion of columns to tensors. A column that is not named has the kind of its type."""
-
-    exclude: list[str] = Field(default_factory=list, description="Columns that are left out.")
-    columns: dict[str, Literal["numeric", "categorical", "image"]] = Field(
-        default_factory=dict, description="Kinds of columns whose inferred kind is wrong."
+    encoding: Literal["auto", "utf-8", "utf-16", "latin-1", "cp1252"] = Field(
+        "auto",
+        description="Encoding of the text. auto: UTF-8, or UTF-16 if the file has its mark.",
     )
-    scale: Literal["standard", "min_max", "none"] = Field(
-        "standard", description="Scaling of numbers and pixels."
+    decimal: Literal[".", ","] = Field(
+        ".",
+        description="Sign before the decimals of numbers. With a comma, `1,5` is 1.5, and points "
+        "between groups of three digits, as in `1.234,5` and `1.234`, separate thousands. A "
+        "category that looks like such a number is changed too: clients send `1.5` for it.",
     )
-    max_categories: Count = Field(
-        128,
-        description="Most values of a categorical column that get an input each; rarer ones "
-        "share one.",
+    comment: str | None = Field(
+        None, min_length=1, description="Lines that begin with this text are left out."
     )
-    image_size: list[Count] | None = Field(
-        None, min_length=2, max_length=2, description="[height, width] to which images are resized."
-    )
-    image_channels: Literal[1, 3] | None = Field(
-        None,
-        description="Convert images to grey (1) or RGB (3). Files become what a viewer shows, here "
-        "and at the endpoint: turned by their EXIF orientation, and white where transparent.",
-    )
+    skip_rows: int = Field(0, ge=0, description="Lines in front of the header that are left out.")
 
-
-class Augment(Section):
-    """Random changes of training images in each epoch; never in validation or serving."""
-
-    crop_padding: int = Field(
-        0,
-        ge=0,
-        description="Black pixels added on each side before a random crop to the original size.",
-    )
-    horizontal_flip: bool = Field(False, description="Mirror half of the images, left to right.")
-
-
-def _class_name(value: Any) -> Any:
-    # YAML reads 10 and true as a number and a boolean, which files hold as text.
-    return text_of(value) if isinstance(value, bool | int | float) else value
-
-
-ClassName = Annotated[str, BeforeValidator(_class_name)]
+    @model_validator(mode="after")
+    def _signs_differ(self) -> Csv:
+        if self.decimal == "," and self.delimiter is None:
+            raise ValueError(
+                "decimal: ',' needs a delimiter that is not a comma, such as delimiter: ';'"
+            )
+        if self.decimal == self.delimiter:
+            raise ValueError("decimal and delimiter must be different characters")
+        return self
 
 
 class Data(Section):
     """Sources of the rows, and how they are prepared."""
 
     source: Source = Field(
-        description="Path, folder, glob or URI; or {train, test} for a data set with an "
-        "official split. "
+        description="Path, folder, glob or URI; {sql, connection, key} or {function, key} for rows "
+        "of a database or of a function; {huggingface} or {torchvision, folder} for a data set of "
+        "these; or {train, test} for a data set with an official split. "
         "Relative paths start at the current directory."
     )
-    format: Literal["auto", "csv", "parquet", "jsonl", "image_folder", "idx"] = Field(
-        "auto", description="File format. auto: by the file names."
+    format: Literal["auto", "csv", "parquet", "jsonl", "image_folder", "idx", "numpy", "tar"] = (
+        Field(
+            "auto",
+            description="File format. auto: by the file names. `numpy` is `.npz` and `.npy`; "
+            "`tar` has images and labels in the layout of WebDataset, `7.jpg` beside `7.cls` or "
+            "`7.json`.",
+        )
     )
-    csv: Csv = Field(Csv(), description="Form of CSV files: header, delimiter and quotes.")
+    csv: Csv = Field(Csv(), description="Form of CSV files: header, delimiter, encoding and so on.")
     partitioning: Literal["hive", "ignore"] = Field(
         "hive",
         description="Whether folders named `column=value` are columns of the CSV, Parquet and JSON "
         "Lines files in them.",
     )
-    task: Literal["classification", "regression"] = Field(
-        "classification", description="Kind of prediction: a class or a number."
+    joins: list[JoinedTable] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Tables whose columns are added to the rows, by a key.",
+    )
+    task: Literal["classification", "regression", "multilabel"] = Field(
+        "classification",
+        description="Kind of prediction: a class, a number, or any number of labels.",
     )
     target: str = Field(
         "label", description="Column to predict. In image folders and IDX files it is `label`."
     )
-    classes: list[ClassName] | None = Field(
+    label_delimiter: str = Field(
+        "|",
+        min_length=1,
+        description="Text between two labels in a cell of the target of a multilabel task. Cells "
+        "that are lists, in Parquet and JSON Lines, need none.",
+    )
+    label_columns: list[str] | None = Field(
         None,
         min_length=2,
-        description="All class names, in order; a number stands for its text. Default: the sorted "
-        "labels of the training rows.",
+        description="Columns of 0 and 1 (or false and true), one for each label, which take the "
+        "place of the target column of a multilabel task; `target` names what they are together.",
+    )
+    query: str | None = Field(
+        None,
+        description="Column whose value groups the rows that are ranked against each other, such "
+        "as a query or a user: for the metric ndcg. It may be an input too, or be excluded.",
+    )
+    classes: list[Cell] | None = Field(
+        None,
+        min_length=2,
+        description="All names of classes or labels, in order; a number stands for its text. "
+        "Default: the sorted labels of the training rows.",
+    )
+    windows: Windows | None = Field(
+        None,
+        description="Makes the rows of a series into windows: the past steps are the input, the "
+        "next values of the target are predicted.",
     )
     split: Split = Field(Split(), description="Fractions of the hash split.")
-    clean: Clean = Field(Clean(), description="Missing values and duplicates.")
+    clean: Clean = Field(Clean(), description="Missing values, outliers and duplicates.")
     features: FeatureOptions = Field(FeatureOptions(), description="From columns to tensors.")
+    image_storage: Literal["auto", "encoded", "decoded"] = Field(
+        "auto",
+        description="How images are stored: `encoded` as their files, decoded in each epoch; "
+        "`decoded` as pixels. auto: as files if all pixels would take more than 1 GiB and the "
+        "files take less. Images that come as arrays are pixels.",
+    )
     augment: Augment | None = Field(None, description="Random changes of training images.")
 
     @model_validator(mode="after")
     def _classes_fit_task(self) -> Data:
         if self.classes and self.task == "regression":
-            raise ValueError("classes are for classification; this is a regression")
+            raise ValueError(
+                "classes are for classification, and this is a regression; leave them out"
+            )
         if self.classes and len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes holds a name twice")
+            raise ValueError("classes names one class twice")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit_task(self) -> Data:
+        columns = self.label_columns
+        if self.task != "multilabel" and (columns or self.label_delimiter != "|"):
+            field = "label_columns is" if columns else "label_delimiter is"
+            raise ValueError(f"{field} for task: multilabel; this is a {self.task}")
+        if columns and len(set(columns)) < len(columns):
+            raise ValueError("label_columns names one column twice")
+        if columns and self.classes:
+            raise ValueError("the labels are those of label_columns; leave classes out")
+        if columns and self.target in columns:
+            raise ValueError(
+                f"target names all label_columns together, and {self.target!r} is one of them"
+            )
+        if self.query is not None and self.query in (self.target, *(columns or ())):
+            raise ValueError(
+                f"query: {self.query!r} is the target; name the column that tells the groups apart"
+            )
         return self

@@ -24,7 +24,7 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$")
 _FLOAT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
 _INFINITY = re.compile(r"^([-+]?)\.(?:inf|Inf|INF)$")
-# What needs no quotes: no sign of YAML in it, and no number or boolean of any version.
+# Text that needs no quotes, if it is not a number or boolean in some version of YAML.
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)
 _YAML_1_1_BOOL = ("y", "n", "yes", "no", "on", "off")
 _NAN = re.compile(r"^\.(?:nan|NaN|NAN)$")
@@ -85,7 +85,7 @@ def parse(text: str, name: str) -> Document:
     """Parses one YAML document.
 
     Args:
-        text: Content of the file.
+        text: Content of the YAML file.
         name: Name of the file in messages.
 
     Raises:

@@ -40,6 +40,13 @@ def _model_class(value: dict[str, Any]) -> type[BaseModel]:
         "linear": sections.Linear,
         "mlp": sections.Mlp,
         "cnn": sections.Cnn,
+        "recurrent": sections.Recurrent,
+        "factorisation": sections.Factorisation,
+        "two_towers": sections.TwoTowers,
+        "fusion": sections.Fusion,
+        "linearforecaster": sections.LinearForecaster,
+        "temporalconvolution": sections.TemporalConvolution,
+        "transformer": sections.Transformer,
         "torchvision": sections.Torchvision,
         "builder": sections.Builder,
     }

@@ -7,6 +7,7 @@ formats write differently is one class.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ _WHOLE_AS_DECIMAL = re.compile(WHOLE_AS_DECIMAL)
 def text_of(value: Any) -> str:
     """Text of a label or category.
 
-    `3`, `3.0`, `"3"` and `"3.0"` are the same category, and so are `True` and `"true"`: JSON,
-    Parquet and CSV write one value in different types.
+    `3`, `3.0`, `"3"`, `"3.0"` and the decimal `3.00` are the same category, and so are `True` and
+    `"true"`: JSON, Parquet and CSV write one value in different types.
     """
     if isinstance(value, str):
         # fullmatch, because `$` also matches before a line break at the end.
@@ -32,6 +33,10 @@ def text_of(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
+    if isinstance(value, Decimal):
+        # Parquet and databases store `1.50` with a fixed number of places; JSON has 1.5.
+        written = f"{value:f}" if value else "0"
+        return written.rstrip("0").rstrip(".") if "." in written else written
     return str(value.item() if isinstance(value, np.generic) else value)
 
 

@@ -6,7 +6,7 @@ Runs in the driver for a user's file, and in any process for a spec that was sto
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -15,10 +15,17 @@ from pydantic import BaseModel, ValidationError
 
 from raydc.errors import Problem, RaydcError, SpecError, UsageError, did_you_mean
 from raydc.spec import document as yaml_document
-from raydc.spec import relations, resolved, search_space
+from raydc.spec import relations, resolved, search_space, weights_path, written_checks
 from raydc.spec.document import Document, Path
 from raydc.spec.known_fields import known_keys
 from raydc.spec.resolved import ResolvedSpec
+from raydc.spec.row_sources import (
+    HuggingFaceRows,
+    RowFunction,
+    RowSource,
+    SqlQuery,
+    TorchvisionRows,
+)
 from raydc.spec.sections import IdxFiles, Sources, Spec
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
@@ -59,7 +66,7 @@ def loads(text: str, name: str = "spec.yaml", overrides: Sequence[str] = ()) -> 
     """
     document = yaml_document.parse(text, name)
     sources = _apply_overrides(document, overrides)
-    return validate(document, sources, Spec)
+    return validate(document, sources, Spec, is_written=True)
 
 
 def add_places(
@@ -113,6 +120,18 @@ def from_dict(value: dict[str, Any], name: str = "spec") -> Spec:
     return validate(Document(name, value), {}, Spec)
 
 
+def with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved spec that was stored, with the defaults of fields that are newer than it.
+
+    A new field's default is what raydc did before the field, so it does not change the run. A spec
+    that this raydc cannot read stays as it is: then a comparison names what it does not know.
+    """
+    try:
+        return to_dict(resolve(from_dict(dict(before))))
+    except SpecError:
+        return dict(before)
+
+
 def with_values(spec: AnySpec, values: dict[str, Any]) -> AnySpec:
     """Copies a spec with some dotted paths set and validates it again, as a sweep does for a trial.
 
@@ -136,13 +155,19 @@ def to_dict(spec: Spec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude_none=True)
 
 
-def validate(document: Document, override_places: dict[Path, str], kind: type[AnySpec]) -> AnySpec:
+def validate(
+    document: Document,
+    override_places: dict[Path, str],
+    kind: type[AnySpec],
+    is_written: bool = False,
+) -> AnySpec:
     """Checks a parsed document against the sections and their relations.
 
     Args:
         document: The parsed file or values, with the place of each field.
         override_places: Name of the origin in messages for each path that `--set` gave.
         kind: Class to validate as: `Spec`, or `ResolvedSpec`, in which no default may be missing.
+        is_written: Whether a user wrote it, so that options which nothing reads are refused.
 
     Raises:
         SpecError: All problems, in the order of the file.
@@ -158,6 +183,8 @@ def validate(document: Document, override_places: dict[Path, str], kind: type[An
         problems += search_space.path_problems(document.value, where)
         raise SpecError(_in_order(problems, document)) from error
     problems = [*relations.problems(spec, where)]
+    if is_written:
+        problems += written_checks.written_problems(spec, where)
     # A path that does not exist would fail again, less clearly, as soon as a trial sets it.
     problems += list(search_space.path_problems(document.value, where)) or list(
         search_space.domain_problems(spec, where, with_values)
@@ -236,7 +263,7 @@ def _document_path(location: tuple[Any, ...], value: Any) -> Path:
     """Returns the part of an error's location that is in the file, without union member names."""
     path: list[str | int] = []
     for part in location:
-        # The names of union members are no keys of the file, so they fall out here.
+        # The names of union members are not keys of the file, so they fall out here.
         in_mapping = isinstance(value, dict) and part in value
         if in_mapping or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
             value = value[part]
@@ -254,6 +281,12 @@ def resolve(spec: Spec) -> ResolvedSpec:
     value = to_dict(spec)
     value["storage"] = absolute(spec.storage)
     value["data"]["source"] = _absolute_source(spec.data.source)
+    for join in value["data"].get("joins", ()):
+        join["path"] = absolute(join["path"])
+    given = spec.model.weights_file
+    weights_path.fill_in(value["model"], None if given is None else absolute(given))
+    if spec.data.features.text.tokenizer is not None:
+        value["data"]["features"]["text"]["tokenizer"] = absolute(spec.data.features.text.tokenizer)
     resolved.fill_in(spec, value)
     return validate(Document("spec", value), {}, ResolvedSpec)
 
@@ -263,8 +296,20 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def _absolute_source(source: str | IdxFiles | Sources) -> Any:
+def _absolute_source(source: str | IdxFiles | Sources | RowSource) -> Any:
     if isinstance(source, str):
         return absolute(source)
+    if isinstance(source, SqlQuery) and source.connection.startswith("sqlite:///"):
+        path = absolute(source.connection.removeprefix("sqlite:///"))
+        return {**source.model_dump(), "connection": f"sqlite:///{path}"}
+    if isinstance(source, TorchvisionRows):
+        return {**source.model_dump(), "folder": absolute(source.folder)}
+    if isinstance(source, HuggingFaceRows):
+        # A name on the hub looks like a path, too.
+        path = absolute(source.huggingface)
+        named = {"huggingface": path} if os.path.isdir(path) else {}
+        return {**source.model_dump(), **named}
+    if isinstance(source, SqlQuery | RowFunction):
+        return source.model_dump()
     parts = {name: getattr(source, name) for name in type(source).model_fields}
     return {name: _absolute_source(part) for name, part in parts.items()}

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from raydc.spec.base import Count, Fraction, Section
+from raydc.spec.forecast_models import (
+    NORMALISE_TEXT,
+    LinearForecaster,
+    Normalise,
+    TemporalConvolution,
+)
+from raydc.spec.model_section import (
+    ACTIVATION_TEXT,
+    FILE_ENDINGS,
+    INITIALISATION_TEXT,
+    ActivationName,
+    InitialisationName,
+    ModelSection,
+)
+
+Widths = list[Count]
 
 
-class ModelSection(Section):
-    """Fields and methods that all forms of section `model` share."""
-
-    def without_weights(self) -> Self:
-        """This section without pretrained weights, to build a network whose weights are set later.
-
-        Building it downloads nothing.
-        """
-        return self
+def _default_hidden() -> Widths:
+    return [128]
 
 
 class Linear(ModelSection):
@@ -46,6 +55,8 @@ class Mlp(ModelSection):
         None, description=f"Width of each hidden layer (default {DEFAULT_MLP_WIDTH})."
     )
     dropout: Fraction = Field(0.0, description="Dropout after each hidden layer.")
+    activation: ActivationName = Field("relu", description=ACTIVATION_TEXT)
+    initialisation: InitialisationName = Field("default", description=INITIALISATION_TEXT)
 
     @model_validator(mode="after")
     def _one_form(self) -> Mlp:
@@ -60,7 +71,7 @@ class Mlp(ModelSection):
 
 
 class Cnn(ModelSection):
-    """Blocks of 3x3 convolution, ReLU and 2x2 max pooling, then one hidden layer."""
+    """Blocks of 3x3 convolution, activation and 2x2 max pooling, then one hidden layer."""
 
     name: Literal["cnn"]
     channels: list[Count] | None = Field(None, min_length=1, description="Channels of each block.")
@@ -73,6 +84,8 @@ class Cnn(ModelSection):
     hidden: Count = Field(128, description="Width of the hidden layer.")
     batch_norm: bool = Field(False, description="Batch normalisation after each convolution.")
     dropout: Fraction = Field(0.0, description="Dropout before the last layer.")
+    activation: ActivationName = Field("relu", description=ACTIVATION_TEXT)
+    initialisation: InitialisationName = Field("default", description=INITIALISATION_TEXT)
 
     @model_validator(mode="after")
     def _one_form(self) -> Cnn:
@@ -88,24 +101,107 @@ class Cnn(ModelSection):
         return self.channels or [first << block for block in range(depth)]
 
 
+class Recurrent(ModelSection):
+    """Layers of recurrent cells that read texts or series item by item."""
+
+    name: Literal["lstm", "gru"]
+    width: Count = Field(128, description="Width of the state, and of the vector of an item.")
+    depth: Count = Field(1, description="Number of layers.")
+    bidirectional: bool = Field(True, description="Whether lists are read from both ends.")
+    dropout: Fraction = Field(0.0, description="Dropout between layers and before the last one.")
+    normalise: Normalise = Field("none", description=NORMALISE_TEXT)
+
+
+class Transformer(ModelSection):
+    """Layers of attention over the items of texts or series, then their mean."""
+
+    name: Literal["transformer"]
+    width: Count = Field(128, description="Width of the vector of an item.")
+    depth: Count = Field(2, description="Number of layers.")
+    heads: Count = Field(4, description="Heads of attention; the width is a multiple of it.")
+    positions: Literal["learned", "sinusoidal"] = Field(
+        "learned", description="Whether the vectors of positions are learned or given by waves."
+    )
+    dropout: Fraction = Field(0.1, description="Dropout in each layer and before the last one.")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Transformer:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Factorisation(ModelSection):
+    """Products of the vectors of categories, such as those of a user and a film.
+
+    A factorisation machine (Rendle, 2010); with two columns and one value, it is the biased matrix
+    factorisation of recommenders.
+    """
+
+    name: Literal["factorisation"]
+    width: Count = Field(32, description="Width of the vector of each category.")
+    dropout: Fraction = Field(0.0, description="Dropout of the products.")
+
+
+class TwoTowers(ModelSection):
+    """A vector of each of two sides, such as users and items; their product is the answer."""
+
+    name: Literal["two_towers"]
+    user: list[str] = Field(
+        min_length=1,
+        description="Columns of the first tower, such as those of a user or a query.",
+    )
+    item: list[str] = Field(min_length=1, description="Columns of the second tower.")
+    width: Count = Field(32, description="Width of the vectors that are multiplied.")
+    hidden: list[Count] = Field(
+        default_factory=list, description="Widths of the hidden layers of each tower."
+    )
+    similarity: Literal["dot", "cosine"] = Field(
+        "dot", description="dot: the product of the vectors; cosine: that of their directions."
+    )
+    dropout: Fraction = Field(0.0, description="Dropout after each hidden layer.")
+    activation: ActivationName = Field("relu", description=ACTIVATION_TEXT)
+
+    @model_validator(mode="after")
+    def _each_column_once(self) -> TwoTowers:
+        names = [*self.user, *self.item]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"user and item name {twice!r} twice; a column is in one tower")
+        return self
+
+
+# Names that each select a form of the section.
+_NAMED = ("linear", "mlp", "cnn", "transformer", "factorisation", "two_towers", "fusion")
+_SEVERAL = {
+    **dict.fromkeys(("lstm", "gru"), "recurrent"),
+    **dict.fromkeys(("dlinear", "nlinear"), "linearforecaster"),
+    "tcn": "temporalconvolution",
+}
+OWN_MODELS = (*_NAMED, *_SEVERAL)
+
+
 class Torchvision(ModelSection):
     """Any classification model of torchvision, by its name there."""
 
     name: str = Field(
         description="A torchvision model by its name there: resnet18, mobilenet_v3_small, ..."
     )
-    weights: str | None = Field(
+    input_size: Count | None = Field(
         None,
-        description="Pretrained weights to start from, such as DEFAULT; torchvision downloads "
-        "them.",
+        description="Height and width to which the network resizes its images. Default: that of "
+        "torchvision's weights; else as stored, or the next size that the network takes.",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict, description="Further keyword arguments of the model's constructor."
     )
 
-    def without_weights(self) -> Self:
-        """This section without pretrained weights; its network has the same shape."""
-        return self.model_copy(update={"weights": None})
+    @property
+    def weights_file(self) -> str | None:
+        """Path of the file or folder of weights; None if there is none, or a name is given."""
+        given = self.weights
+        is_file = given is not None and ("/" in given or given.endswith(FILE_ENDINGS))
+        return given if is_file else None
 
 
 class Builder(ModelSection):
@@ -121,22 +217,98 @@ class Builder(ModelSection):
     )
 
 
+def _image_kind(value: Any) -> str:
+    kind = model_kind(value)
+    return kind if kind == "cnn" else "torchvision"
+
+
+def _sequence_kind(value: Any) -> str:
+    kind = model_kind(value)
+    return kind if kind == "transformer" else "recurrent"
+
+
+class Fusion(ModelSection):
+    """A network for each field of a row: images, texts and series, columns; one head for all."""
+
+    name: Literal["fusion"]
+    image: (
+        Annotated[
+            Annotated[Cnn, Tag("cnn")] | Annotated[Torchvision, Tag("torchvision")],
+            Discriminator(_image_kind),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Network of each column of images: a cnn or one of torchvision's, which may "
+        "start with weights of torchvision's. Default: a cnn.",
+    )
+    sequence: (
+        Annotated[
+            Annotated[Recurrent, Tag("recurrent")] | Annotated[Transformer, Tag("transformer")],
+            Discriminator(_sequence_kind),
+        ]
+        | None
+    ) = Field(None, description="Network of each text or series. Default: a gru.")
+    table: Widths | None = Field(
+        None, description="Widths of the layers over numbers and categories. Default: [64]."
+    )
+    width: Count = Field(64, description="Width of the vector of an image.")
+    hidden: Widths = Field(
+        default_factory=_default_hidden, description="Widths of the hidden layers of the head."
+    )
+    dropout: Fraction = Field(0.0, description="Dropout after each hidden layer.")
+    activation: ActivationName = Field("relu", description=ACTIVATION_TEXT)
+
+    @model_validator(mode="after")
+    def _whole_network(self) -> Fusion:
+        if self.image is not None and self.image.weights_file is not None:
+            raise ValueError("weights of a file are those of the whole network: model.weights")
+        if self.image is not None and self.image.freeze:
+            raise ValueError("layers of the whole network are frozen: model.freeze")
+        return self
+
+    def without_weights(self) -> Fusion:
+        """This section without weights, those of its images included."""
+        image = None if self.image is None else self.image.without_weights()
+        return super().without_weights().model_copy(update={"image": image})
+
+
 def model_kind(value: Any) -> str:
     """Names the member of `Model` that a mapping describes."""
     if isinstance(value, Section):
-        return type(value).__name__.lower()
+        return _KINDS.get(type(value), type(value).__name__.lower())
     if isinstance(value, dict) and "builder" in value:
         return "builder"
     # Any other name is looked up in torchvision, which knows whether it exists.
     name = value.get("name") if isinstance(value, dict) else None
-    return name if name in ("linear", "mlp", "cnn") else "torchvision"
+    if isinstance(name, str) and name in _SEVERAL:
+        return _SEVERAL[name]
+    return name if name in _NAMED else "torchvision"
 
 
 Model = Annotated[
     Annotated[Linear, Tag("linear")]
     | Annotated[Mlp, Tag("mlp")]
     | Annotated[Cnn, Tag("cnn")]
+    | Annotated[Recurrent, Tag("recurrent")]
+    | Annotated[Transformer, Tag("transformer")]
+    | Annotated[Factorisation, Tag("factorisation")]
+    | Annotated[TwoTowers, Tag("two_towers")]
+    | Annotated[Fusion, Tag("fusion")]
+    | Annotated[LinearForecaster, Tag("linearforecaster")]
+    | Annotated[TemporalConvolution, Tag("temporalconvolution")]
     | Annotated[Torchvision, Tag("torchvision")]
     | Annotated[Builder, Tag("builder")],
     Discriminator(model_kind),
 ]
+_KINDS: dict[type[Section], str] = {TwoTowers: "two_towers"}
+# Networks whose parts follow from the fields of a row, which only the data set knows.
+OF_FIELDS = (
+    Factorisation,
+    Recurrent,
+    Transformer,
+    TwoTowers,
+    Fusion,
+    LinearForecaster,
+    TemporalConvolution,
+)

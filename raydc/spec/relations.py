@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from raydc.errors import Problem
 from raydc.spec.document import Path
 from raydc.spec.loss import LOSSES
+from raydc.spec.metric import RANKED_TASKS, RANKING, known_names
 from raydc.spec.sections import Sources, Spec
-from raydc.spec.train import SCORES
+from raydc.spec.windows import window_problems
 
 
 def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
@@ -18,19 +19,33 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         spec: A spec whose fields are valid.
         where: Maps a path to its place in the file, for the message.
     """
-    allowed = (*SCORES[spec.data.task], "loss")
-    if spec.train.metric is not None and spec.train.metric not in allowed:
-        message = (
-            f"{spec.train.metric!r} is not a metric of {spec.data.task}; "
-            f"choose {', '.join(allowed)}"
-        )
-        yield Problem(where(("train", "metric")), "train.metric", message)
-    losses = LOSSES[spec.data.task]
-    if spec.train.loss is not None and spec.train.loss.name not in losses:
-        message = (
-            f"{spec.train.loss.name!r} is not a loss of {spec.data.task}; "
-            f"choose {', '.join(losses)}"
-        )
+    yield from window_problems(spec, where)
+    allowed = (*known_names(spec.data.task, spec.data.query), "loss")
+    named = {
+        "metric": [spec.train.metric] if spec.train.metric else [],
+        "metrics": spec.train.metrics,
+    }
+    for field, names in named.items():
+        for name in names:
+            if name not in allowed and ":" not in name:
+                message = (
+                    f"{name!r} is not a metric of {spec.data.task}; choose {', '.join(allowed)}"
+                )
+                if name in RANKING and spec.data.task in RANKED_TASKS:
+                    message = f"{name} ranks rows in groups; name their column in data.query"
+                yield Problem(where(("train", field)), f"train.{field}", message)
+    if spec.train.sampling is not None and spec.data.task != "classification":
+        has = "a regression has none" if spec.data.task == "regression" else "these have labels"
+        message = f"rows are sampled by class, and {has}"
+        yield Problem(where(("train", "sampling")), "train.sampling", message)
+    if spec.train.threshold is not None:
+        yield from _threshold_problems(spec, where)
+    if spec.train.metric is not None and ":" in spec.train.metric and spec.train.mode is None:
+        message = "say whether more or less of your own metric is better: max or min"
+        yield Problem(where(("train", "metric")), "train.mode", message)
+    losses, loss = LOSSES[spec.data.task], spec.train.loss
+    if loss is not None and loss.name not in losses and ":" not in loss.name:
+        message = f"{loss.name!r} is not a loss of {spec.data.task}; choose {', '.join(losses)}"
         yield Problem(where(("train", "loss")), "train.loss", message)
     # A worker without a shard would hold resources and compute nothing.
     shards, workers = spec.train.logical_shards, spec.scaling.max_workers
@@ -44,6 +59,14 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
             f"give at least {workers}"
         )
         yield Problem(where(("train", "global_batch_size")), "train.global_batch_size", message)
+    rows = spec.train.global_batch_size // (shards or max(1, workers))
+    if spec.data.augment and spec.data.augment.mixes and rows < 2:
+        message = (
+            "it mixes rows of one logical shard, and a shard of this spec has only one; give a "
+            "larger global_batch_size, or fewer logical_shards"
+        )
+        field = "mixup" if spec.data.augment.mixup is not None else "cutmix"
+        yield Problem(where(("data", "augment", field)), f"data.augment.{field}", message)
     # If the source brings its test rows, only validation rows are taken from the rest.
     if isinstance(spec.data.source, Sources) and spec.data.split.test_fraction:
         message = "the source has a test part already; leave test_fraction out"
@@ -51,7 +74,8 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
             where(("data", "split", "test_fraction")), "data.split.test_fraction", message
         )
     split, parts = spec.data.split, isinstance(spec.data.source, Sources)
-    if not split.validation_fraction and split.test_fraction == 0 and not parts:
+    is_told = parts or split.by == "column"
+    if not split.validation_fraction and split.test_fraction == 0 and not is_told:
         message = (
             "no row would be held out for the evaluation; "
             "set validation_fraction or test_fraction above 0"
@@ -65,3 +89,18 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
             "a sweep compares trials on validation rows; set data.split.validation_fraction above 0"
         )
         yield Problem(where(("sweep",)), "sweep", message)
+
+
+def _threshold_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
+    path, section = ("train", "threshold"), spec.train.threshold
+    if spec.data.task == "regression":
+        yield Problem(where(path), "train.threshold", "a threshold is for classes and labels")
+    elif section is not None and section.positive is not None and spec.data.task == "multilabel":
+        message = "one of two classes is positive; each label is for itself"
+        yield Problem(where((*path, "positive")), "train.threshold.positive", message)
+    elif section is not None and not section.each_label and spec.data.task == "classification":
+        message = "it is for task: multilabel; two classes have one threshold"
+        yield Problem(where((*path, "each_label")), "train.threshold.each_label", message)
+    elif not spec.data.split.validation_fraction:
+        message = "it is chosen on validation rows; set data.split.validation_fraction above 0"
+        yield Problem(where(path), "train.threshold", message)

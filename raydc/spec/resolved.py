@@ -11,17 +11,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from raydc.spec.base import Count, Fraction
-from raydc.spec.data import DEFAULT_TEST_FRACTION, Data, Sources, Split
+from raydc.spec.cleaning import DEFAULT_TEST_FRACTION, Split
+from raydc.spec.data import Data, Sources
+from raydc.spec.metric import LOWER_IS_BETTER, SCORES, Metric
 from raydc.spec.sections import Spec
-from raydc.spec.train import (
-    DEFAULT_EPOCHS,
-    DEFAULT_EVERY_SECONDS,
-    HIGHER_IS_BETTER,
-    SCORES,
-    Checkpoint,
-    Metric,
-    Train,
-)
+from raydc.spec.train import DEFAULT_EPOCHS, DEFAULT_EVERY_SECONDS, Checkpoint, Train
 
 
 class ResolvedSplit(Split):
@@ -58,7 +52,7 @@ class ResolvedCheckpoint(Checkpoint):
 
     @property
     def interval_s(self) -> float | Literal["auto"]:
-        """Seconds between two checkpoints; without meaning if `every_steps` is set."""
+        """Seconds between two checkpoints; ignored if `every_steps` is set."""
         return self.every_seconds or DEFAULT_EVERY_SECONDS
 
 
@@ -83,8 +77,7 @@ def fill_in(spec: Spec, value: dict[str, Any]) -> None:
     # Zero workers train in the calling process, which computes at least one shard.
     train.setdefault("logical_shards", max(1, spec.scaling.max_workers))
     train.setdefault("metric", SCORES[spec.data.task][0])
-    # `loss`, `rmse` and `mae` are better if they are lower.
-    train.setdefault("mode", "max" if train["metric"] in HIGHER_IS_BETTER else "min")
+    train.setdefault("mode", "min" if train["metric"] in LOWER_IS_BETTER else "max")
     # A source with a test part of its own has nothing else held out.
     held_out = 0.0 if isinstance(spec.data.source, Sources) else DEFAULT_TEST_FRACTION
     value["data"]["split"].setdefault("test_fraction", held_out)

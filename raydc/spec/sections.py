@@ -7,9 +7,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from raydc.spec.augmentation import Augment
 from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
-from raydc.spec.data import Augment, Clean, Data, IdxFiles, Sources, Split
-from raydc.spec.model import Builder, Cnn, Linear, Mlp, Model, Torchvision, model_kind
+from raydc.spec.cleaning import Clean, ColumnCleaning, Split
+from raydc.spec.data import Data, IdxFiles, Sources
+from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
+from raydc.spec.model import (
+    Builder,
+    Cnn,
+    Factorisation,
+    Fusion,
+    Linear,
+    Mlp,
+    Model,
+    Recurrent,
+    Torchvision,
+    Transformer,
+    TwoTowers,
+    model_kind,
+)
 from raydc.spec.space import Domain
 from raydc.spec.train import (
     Checkpoint,
@@ -30,16 +46,21 @@ __all__ = [
     "Checkpoint",
     "Clean",
     "Cnn",
+    "ColumnCleaning",
     "Data",
     "Domain",
     "EarlyStop",
+    "Factorisation",
     "FaultTolerance",
+    "Fusion",
     "IdxFiles",
     "Linear",
+    "LinearForecaster",
     "LrScheduler",
     "Mlp",
     "Model",
     "Optimizer",
+    "Recurrent",
     "Scaling",
     "Section",
     "Serve",
@@ -48,8 +69,11 @@ __all__ = [
     "Split",
     "Sweep",
     "SweepScheduler",
+    "TemporalConvolution",
     "Torchvision",
     "Train",
+    "Transformer",
+    "TwoTowers",
     "WorkerRange",
     "model_kind",
 ]
@@ -158,7 +182,7 @@ class Serve(Section):
     )
     max_batch_size: Count = Field(
         64,
-        description="Most rows of one forward pass; fewer if larger batches are no faster.",
+        description="Maximum rows in a forward pass; fewer if larger batches are no faster.",
     )
     batch_wait_timeout_s: NotNegative = Field(
         0.0, description="Seconds that a batch waits for more requests."

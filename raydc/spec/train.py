@@ -8,18 +8,14 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
 from raydc.spec.loss import Loss
+from raydc.spec.metric import Metric
+from raydc.spec.sampling import Sampling
+from raydc.spec.threshold import Threshold
 
 DEFAULT_EPOCHS = 10
 DEFAULT_EVERY_SECONDS = 60.0
 # One CPU also means one thread, so the bits of a run do not depend on the machine.
 DEFAULT_WORKER_RESOURCES = {"CPU": 1.0}
-# The only definition of the names of validation metrics, by task and in the order in which they are
-# shown. Besides them, every task has "loss". The first of a task is what `metric` defaults to.
-SCORES = {"classification": ("accuracy", "f1"), "regression": ("rmse", "mae", "r2")}
-ALL_SCORES = tuple(name for names in SCORES.values() for name in names)
-HIGHER_IS_BETTER = frozenset({"accuracy", "f1", "r2"})
-# A type checker needs the names spelled out; a test compares them with the ones above.
-Metric = Literal["accuracy", "f1", "loss", "rmse", "mae", "r2"]
 
 
 class Optimizer(Section):
@@ -28,6 +24,11 @@ class Optimizer(Section):
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     weight_decay: NotNegative | None = Field(
         None, description="Default: torch's own for the optimiser."
+    )
+    no_decay: list[str] = Field(
+        default_factory=list,
+        description="Weights without weight decay: names and patterns as of model.freeze, such as "
+        "`*.bias`; `1d` for all that have one dimension, as biases and normalisations do.",
     )
     momentum: Fraction = Field(0.0, description="For sgd.")
     nesterov: bool = Field(False, description="For sgd with momentum.")
@@ -89,24 +90,72 @@ class Train(Section):
         description="A name, or a name with its arguments. Default: cross_entropy, or mse for "
         "regression. The metric `loss` is that default, whatever training minimises.",
     )
+    sampling: Sampling | None = Field(
+        None,
+        description="A name, or a name with its arguments. Default: every row once in an epoch. "
+        "Each worker keeps 12 bytes for each training row.",
+    )
     optimizer: Optimizer = Field(Optimizer(), description="A name, or a name with its arguments.")
     learning_rate: Positive = Field(1e-3, description="Highest learning rate.")
+    layer_rates: dict[str, Positive] = Field(
+        default_factory=dict,
+        description="Factors of the learning rate for some layers, by a name or pattern as of "
+        "model.freeze: `{body: 0.1}` trains all layers but the last at a tenth. The last pattern "
+        "that fits a weight counts.",
+    )
+    l1: NotNegative = Field(
+        0.0,
+        description="L1 penalty: this times the sum of the absolute weights is added to the loss "
+        "that training minimises, except for weights of optimizer.no_decay. The recorded loss is "
+        "without it.",
+    )
     lr_scheduler: LrScheduler = Field(
         LrScheduler(), description="A name, or a name with arguments."
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16: mixed precision (autocast)."
     )
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None,
+        description="Part that stays, in each step, of a moving average of the weights, such as "
+        "0.999. The average is validated and becomes the model; training goes on with the weights "
+        "themselves. In the first steps it follows faster: (1 + t) / (10 + t) stays after t steps.",
+    )
     gradient_clip_norm: Positive | None = Field(None, description="Largest norm of the gradient.")
+    cache_frozen: bool = Field(
+        True,
+        description="Compute the layers before the first that trains (model.freeze) once and keep "
+        "their outputs in the folder of the data set, unless rows or layers draw random numbers on "
+        "the way. false computes them in each epoch, for the same model bit for bit.",
+    )
     early_stop: EarlyStop | None = Field(
         None, description="Stop when the validation metric no longer improves."
     )
     metric: Metric | None = Field(
         None,
         description="Metric that selects the best checkpoint, the one that is served. Default: "
-        "accuracy, or rmse for regression. Of equal values the lower loss is the best. With fewer "
-        "than some hundred validation rows, accuracy and f1 move in large steps and a lucky early "
-        "epoch may win; loss is steadier.",
+        "accuracy, or rmse for regression. precision, recall and f1 are means over the classes "
+        "(macro). Of equal values the lower loss is the best. With fewer than some hundred "
+        "validation rows, accuracy and f1 move in large steps and a lucky early epoch may win; "
+        "loss is steadier.",
+    )
+    metrics: list[Metric] = Field(
+        [],
+        description="More metrics of every epoch, besides accuracy and f1, or rmse, mae and r2: "
+        "names, or `my_package.my_module:function`, called with the probabilities [N, K] and class "
+        "positions [N] of all validation rows, or with predicted and expected values [N]; it "
+        "returns a number. `raydc evaluate` computes all of the task and your own.",
+    )
+    threshold: Threshold | None = Field(
+        None,
+        description="Score from which on a row is called positive, for two classes: f1, or "
+        "precision or recall with `at_least`. It is chosen on the validation rows at each epoch, "
+        "stored in the model, and decides the labels of answers, predictions and `raydc "
+        "evaluate`; the metrics of epochs are those of the highest score. Default: the class with "
+        "the highest score.",
+    )
+    ndcg_k: Count = Field(
+        10, description="Places of each group of data.query that count for the metric ndcg."
     )
     mode: Literal["max", "min"] | None = Field(
         None, description="Whether more or less is better. Default: as the metric needs."
@@ -115,7 +164,9 @@ class Train(Section):
         10, description="Steps between two writes of metrics and progress."
     )
 
-    _expand_names = field_validator("loss", "optimizer", "lr_scheduler", mode="before")(named)
+    _expand_names = field_validator(
+        "loss", "sampling", "optimizer", "lr_scheduler", "threshold", mode="before"
+    )(named)
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:

@@ -39,11 +39,11 @@ class Move:
         kind: `set` or `rollback`, which move the alias; `removed`, which ends it; `canary` or
             `shadow` for one that starts or changes its fraction; `canary ended`, `shadow ended`.
         alias: Alias that moved, or whose endpoint runs the canary or shadow.
-        old: Version before; None if there was none.
-        new: Version after; None if there is none.
-        who: Name of the user.
-        why: Their reason.
-        time_s: Unix time.
+        old: Version before the change; None if there was none.
+        new: Version after it; None if there is none.
+        who: Name of the user who made it.
+        why: Reason that the user gave; may be empty.
+        time_s: Unix time of the change.
         fraction: Fraction of the requests, 0 to 1, of a canary or shadow; None for other kinds.
     """
 
@@ -191,8 +191,8 @@ def read_record(folder: Storage, name: str, remedy: str) -> dict[str, Any]:
     """A JSON object of the registry.
 
     Args:
-        folder: Folder of the file.
-        name: Name of the file in it.
+        folder: Folder of the registry that holds the file.
+        name: Name of the file in the folder.
         remedy: What to do if the file is damaged, for the message.
 
     Raises:

@@ -38,7 +38,7 @@ class AttemptFence:
     """The claim of one attempt.
 
     Args:
-        folder: Folder of the run.
+        folder: Folder of the run, which holds the claim.
     """
 
     def __init__(self, folder: Storage) -> None:

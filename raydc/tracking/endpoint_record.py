@@ -64,7 +64,7 @@ def write_record(storage: Storage, model: str, record: EndpointRecord) -> None:
     """Writes the record of an endpoint. Raises OSError.
 
     Args:
-        storage: Storage of the registry.
+        storage: Storage that holds the registry and the records of endpoints.
         model: Name of the model in the registry.
         record: Replaces the record of its alias.
     """
@@ -76,7 +76,7 @@ def read_record(storage: Storage, model: str, alias: str) -> EndpointRecord | No
     """Reads the record of an alias's endpoint; None without a readable one.
 
     Args:
-        storage: Storage of the registry.
+        storage: Storage that holds the registry and the records of endpoints.
         model: Name of the model in the registry.
         alias: Alias that the endpoint serves.
     """
@@ -113,7 +113,7 @@ def remove_record(storage: Storage, model: str, alias: str, ray_address: str | N
     """Removes the record of an endpoint that is gone.
 
     Args:
-        storage: Storage of the registry.
+        storage: Storage that holds the registry and the records of endpoints.
         model: Name of the model in the registry.
         alias: Alias that the endpoint served.
         ray_address: Its Ray. A record of an endpoint on another Ray stays; None removes any.

@@ -20,7 +20,7 @@ from typing import Any
 
 from raydc.storage import Storage, canonical_json
 
-# What readers of a kind rely on.
+# Fields that readers need in records of each kind.
 _NEEDED = {
     "time": ("since_s", "until_s", "seconds"),
     "stood_still": ("since_s", "until_s"),

@@ -44,7 +44,7 @@ class Driver:
 
     Attributes:
         token: Random name of this claim.
-        host: Host name.
+        host: Name of the host on which the driver runs.
         pid: Process id on that host.
         machine: Boot and process namespace in which the process id is valid.
         process_start: Start of the process in kernel clock ticks, as a text; separates two

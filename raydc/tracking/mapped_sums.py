@@ -86,7 +86,7 @@ class MappedSums:
     def _read_slot(self, at: int) -> dict[str, Any] | None:
         content = bytes(self._map[at : at + self._FORMAT.size])
         found = self._CHECKSUM.unpack_from(self._map, at + self._FORMAT.size)[0]
-        # An empty slot is refused by itself, because it is no record whatever its checksum.
+        # An empty slot is refused by itself, because it is not a record whatever its checksum.
         if not any(content) or found != zlib.crc32(content):
             return None
         since_s, until_s, *values = self._FORMAT.unpack(content)

@@ -41,7 +41,7 @@ class PhaseTimer:
         writes: Whether this is rank 0, whose seconds are those of the run.
         record_event: Writes an event: `Journal.record_event`.
         now_s: A monotonic clock; its zero does not matter.
-        unix_s: The Unix time.
+        unix_s: The Unix time, which events of all machines have in common.
     """
 
     def __init__(

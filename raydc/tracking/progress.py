@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from raydc.errors import Say, describe
-from raydc.spec.train import ALL_SCORES
+from raydc.spec.metric import ALL_SCORES
 
 _LINE_EVERY_S = 5.0
 _EPOCH_EVERY_S = 1.0
@@ -30,6 +30,7 @@ _MESSAGES = {
     "node_lost": "lost a node: {nodes}",
     "drain_noticed": "a node is about to leave: {nodes}",
     "resize_planned": "there is room for more: {world_size} -> {to} workers",
+    "frozen": "{text}",
     "environment_changed": "the environment has changed, so bits may differ: {changes}",
 }
 _SHOWN = ("loss", *ALL_SCORES)

@@ -1,7 +1,7 @@
 """Notices that its own process stood still: stopped, frozen or starved. A thread in each worker.
 
-A step waits for all workers, so the seconds in which one of them stands still are no useful work of
-any. Only that worker can tell standing still from a slow step: its clock jumps between two ticks.
+A step waits for all workers, so while one of them stands still none does useful work. Only that
+worker can tell standing still from a slow step: its clock jumps between two ticks.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class StandstillWatch:
     """Records each standstill of this process. A context manager.
 
     Args:
-        rank: Rank of this worker.
+        rank: Rank of this worker, which the event says.
         record_event: Takes the kind and the fields of an event; None records nothing.
         wait: Sleeps up to some seconds; returns True once the watch is over.
         now_s: A monotonic clock, which does not count a suspended machine.
-        unix_s: The Unix time.
+        unix_s: The Unix time, which events of all machines have in common.
     """
 
     def __init__(

@@ -54,12 +54,12 @@ class Account:
     """Sums over the records of a run, added one by one in the order of time.
 
     Attributes:
-        seconds: Seconds by phase.
+        seconds: Seconds of each phase, by its name.
         validation_s: Seconds of the useful steps that were validation.
         useful_steps: Steps done for the first time.
         recomputed_steps: Steps done again.
-        rows: Rows of all these steps.
-        attempts: Starts of the workers.
+        rows: Rows of all these steps together.
+        attempts: How often workers were started.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(NAMES, 0.0))

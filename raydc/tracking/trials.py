@@ -6,17 +6,20 @@ Pure but for reading records; used by the driver of a sweep and by its trials.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from raydc import spec as specs
-from raydc.errors import TrainError
+from raydc.errors import RunError, TrainError
 from raydc.spec import ResolvedSpec
 from raydc.storage import OWN_HASH, Storage, broken_seal, canonical_json, seal, sha256
 from raydc.tracking import events
 
 # Its presence says that a trial has trained to its end; a trial without it is continued.
 FINISHED_FILE = "finished.json"
+_KEY = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Trial:
     """One trial of a sweep.
 
     Attributes:
-        key: Name of its folder.
+        key: Name of its folder, see `trial_key`.
         values: Searched values by spec path.
         epochs: Epochs that it has done.
         metric: Its best validation metric; None if it has none, or only infinite ones.
@@ -40,7 +43,7 @@ class Trial:
 
 def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
     """The resolved spec of a trial: the searched values, one process, no sweep and no endpoint."""
-    # Without workers their default would be one shard, and the trial would train another model.
+    # Without workers their default would be one shard, and the trial would train a different model.
     shards = spec.train.logical_shards
     alone = spec.model_copy(update={"sweep": None, "serve": None})
     return specs.with_values(
@@ -48,29 +51,72 @@ def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
     )
 
 
-def trial_key(spec: ResolvedSpec) -> str:
-    """16 hex digits of the hash of a trial's resolved spec."""
-    value = specs.to_dict(spec)
+def trial_key(recorded: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """16 hex digits that name a trial: the hash of its resolved spec.
+
+    Whatever raydc continues a run, its trials keep their names: what a trial does not set counts
+    as the run has recorded it, and fields that are newer than the run do not count.
+
+    Args:
+        recorded: The resolved spec of the sweep as the run has recorded it, as plain values.
+        values: Searched values of the trial by spec path.
+    """
+    now = specs.resolve(specs.from_dict(dict(recorded)))
+    own = specs.to_dict(trial_spec(now, dict(values)))
+    value = _as_recorded(own, specs.to_dict(now), recorded)
     # A sweep that was moved to another storage keeps its trials.
     del value["storage"]
     return sha256(canonical_json(value))[:16]
 
 
+def _as_recorded(own: Any, now: Any, recorded: Any) -> Any:
+    """A part of a trial's spec in the words of the raydc that recorded the spec of the sweep."""
+    if own == now:
+        return recorded
+    if not (isinstance(own, dict) and isinstance(now, dict) and isinstance(recorded, Mapping)):
+        return own
+    return {
+        key: _as_recorded(value, now.get(key), recorded.get(key))
+        for key, value in own.items()
+        if key in recorded or value != now.get(key)
+    }
+
+
+def refuse_unknown(folder: Storage, keys: Collection[str]) -> None:
+    """Refuses to continue a sweep whose trials would all begin again.
+
+    Args:
+        folder: `sweep/` in the run folder, with `trials/<key>` for each trial that was begun.
+        keys: Keys of all trials of the sweep.
+
+    Raises:
+        RunError: There is a trial with another key.
+    """
+    begun = filter(_KEY.fullmatch, (folder / "trials").names())
+    others = [name for name in begun if name not in keys]
+    if others:
+        raise RunError(
+            f"{len(others)} trials in {folder.uri}/trials are none of the {len(keys)} of this "
+            f"sweep, such as {others[0]}: another version of raydc or Ray has begun them",
+            "Resume with that version, or pass --new to begin all trials again.",
+        )
+
+
 def read_trial(
-    spec: ResolvedSpec, folder: Storage, all_values: dict[str, Any], has_failed: bool
+    spec: ResolvedSpec, folder: Storage, key: str, all_values: dict[str, Any], has_failed: bool
 ) -> Trial:
     """Reads how far a trial got.
 
     Args:
         spec: The resolved spec of the sweep.
         folder: `sweep/` in the run folder; the trial is in `trials/<key>` of it.
+        key: Key of the trial.
         all_values: Values of the trial by spec path, in any order.
         has_failed: Whether Tune reports an error of the trial.
     """
     # In the order of the spec, which is the order of the table's columns.
     values = {path: all_values[path] for path in (spec.sweep.space if spec.sweep else ())}
     own = trial_spec(spec, values)
-    key = trial_key(own)
     place = folder / "trials" / key
     records = read_epochs(place)
     best = _finished_metric(place)
@@ -84,7 +130,7 @@ def mark_finished(folder: Storage, own: ResolvedSpec, values: dict[str, Any]) ->
     """Records that a trial has trained to its end, with its best metric.
 
     Args:
-        folder: Folder of the trial.
+        folder: Folder of the trial, which gets the record.
         own: The resolved spec of the trial.
         values: Searched values by spec path.
     """
@@ -102,7 +148,7 @@ def _best_metric(own: ResolvedSpec, records: list[dict[str, Any]]) -> float:
 def _finished_metric(folder: Storage) -> float | None:
     """The metric of a finished trial, if its record verifies; it decides the winner.
 
-    Lines of metrics have no hash: a changed digit there must not choose another model.
+    Lines of metrics have no hash: a changed digit there must not choose a different model.
     """
     try:
         record = folder.read_json(FINISHED_FILE)

@@ -22,7 +22,7 @@ def find_number(folder: Storage, digest: str, below: int | None = None) -> int |
     """The number that a bundle has already, even if its copy is not complete or damaged.
 
     Args:
-        folder: Folder of the model.
+        folder: Folder of the model in the registry.
         digest: sha256 of the bundle's manifest.
         below: Only smaller numbers count; None looks at all.
 
@@ -39,7 +39,7 @@ def find_number(folder: Storage, digest: str, below: int | None = None) -> int |
             is_new = abs(time.time() - record["time_s"]) < _COPY_BEGINS_S
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             continue  # Without its record a version is known by its manifest alone.
-        # Of a removed version only the record stays.
+        # Only the record of a removed version stays.
         if is_same and (is_new or str(number) in entries):
             return number
     return None
@@ -49,7 +49,7 @@ def reserve(folder: Storage, digest: str, source: dict[str, Any]) -> int:
     """Gives a bundle its number.
 
     Args:
-        folder: Folder of the model.
+        folder: Folder of the model in the registry.
         digest: sha256 of the bundle's manifest.
         source: JSON values that describe its origin.
 

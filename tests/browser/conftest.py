@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import small_models
 from chromium import Browser, find_obstacle
 from served import Served
 
+from raydc.features import Features
 from raydc.storage import Storage
 from raydc.tokens import TokenStore
 
@@ -74,20 +76,26 @@ def table(store: Storage) -> Iterator[Served]:
         yield endpoint
 
 
-@pytest.fixture(scope="module")
-def price(store: Storage) -> Iterator[Served]:
-    """A regression of one number."""
-    served.register(store, "price", small_models.price_features())
-    with Served(store, "price").running() as endpoint:
-        yield endpoint
+def _endpoint_of(name: str, make_features: Callable[[], Features]) -> Any:
+    """Makes the fixture of this name: an endpoint of a model with random weights."""
+
+    @pytest.fixture(scope="module", name=name)
+    def endpoint(store: Storage) -> Iterator[Served]:
+        served.register(store, name, make_features())
+        with Served(store, name).running() as running:
+            yield running
+
+    return endpoint
 
 
-@pytest.fixture(scope="module")
-def photos(store: Storage) -> Iterator[Served]:
-    """A model of images that are not drawings."""
-    served.register(store, "photos", small_models.picture_features())
-    with Served(store, "photos").running() as endpoint:
-        yield endpoint
+# An image, a text and a number.
+posts = _endpoint_of("posts", small_models.post_features)
+# Any of three labels.
+labels = _endpoint_of("labels", small_models.label_features)
+# A regression of one number.
+price = _endpoint_of("price", small_models.price_features)
+# Images that are not drawings.
+photos = _endpoint_of("photos", small_models.picture_features)
 
 
 @pytest.fixture(scope="module")

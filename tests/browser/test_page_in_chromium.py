@@ -105,7 +105,7 @@ def test_file_is_sent_unchanged(
         f"{endpoint.url}predict", content=content, headers={"content-type": "image/png"}
     ).json()
     browser.open(endpoint.url)
-    assert bool(browser.all("#pad")) == (model == "digits"), "noise is no drawing"
+    assert bool(browser.all("#pad")) == (model == "digits"), "noise is not a drawing"
     browser.driver.find_element("css selector", "#file").send_keys(str(tmp_path / "one.png"))
     assert browser.answer() == posted["predictions"][0]["label"]
     assert browser.one(".preview").get_attribute("naturalWidth") == "8"
@@ -149,12 +149,54 @@ def test_row_form_predicts_like_the_endpoint(table: Served, browser: Browser) ->
         assert browser.text("#score") == f"{100 * posted['score']:.1f} %"
 
 
+def test_row_form_takes_an_image_and_a_text_beside_numbers(
+    posts: Served, browser: Browser, tmp_path: Path
+) -> None:
+    (row,) = small_models.post_rows(1)
+    (tmp_path / "one.png").write_bytes(base64.b64decode(row["photo"]))
+    browser.open(posts.url)
+    assert "from 3 columns" in browser.text("#summary")
+    browser.fill("body", row["body"])
+    browser.fill("hour", "7")
+    browser.one("#predict").click()
+    # An image cannot be filled in.
+    assert "photo" in browser.text("#error")
+    assert browser.one("[name=photo]").get_attribute("aria-invalid") == "true"
+    browser.one("[name=photo]").send_keys(str(tmp_path / "one.png"))
+    browser.one("#predict").click()
+    given = {**row, "hour": 7}
+    posted = httpx.post(f"{posts.url}predict", json=[given]).json()["predictions"][0]
+    assert browser.answer() == posted["label"]
+    assert browser.text("#score") == f"{100 * posted['score']:.1f} %"
+
+
 def test_row_form_of_regression_shows_a_number(price: Served, browser: Browser) -> None:
     browser.open(price.url)
     assert browser.one("[name=size]").get_attribute("value") == "50"
     browser.one("#predict").click()
     value = httpx.post(f"{price.url}predict", json=[{"size": 50}]).json()["predictions"][0]["value"]
     assert float(browser.answer()) == pytest.approx(value, rel=1e-5)
+
+
+def test_row_form_of_labels_shows_all_that_a_row_has(labels: Served, browser: Browser) -> None:
+    browser.open(labels.url)
+    assert ", any of 3 labels, from 3 columns." in browser.text("#summary")
+    assert "Labels" in browser.text("#facts")
+    said = set()
+    for age in (18, 41, 90):
+        row = {"age": age, "hours": 10, "job": "nurse"}
+        for name in ("age", "hours"):
+            browser.fill(name, str(row[name]))
+        browser.one(f"[name=job] option[value='{row['job']}']").click()
+        browser.one("#predict").click()
+        answer = httpx.post(f"{labels.url}predict", json=[row]).json()["predictions"][0]
+        expected = ", ".join(answer["labels"]) or "no label"
+        assert browser.answer() == expected
+        said.add(expected)
+        ranked = sorted(answer["scores"].values(), reverse=True)
+        shares = [one.text for one in browser.all(".bars .share")]
+        assert shares == [f"{100 * score:.1f} %" for score in ranked]
+    assert len(said) > 1
 
 
 def test_row_form_wrong_value_marks_its_field(table: Served, browser: Browser) -> None:

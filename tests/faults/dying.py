@@ -112,3 +112,8 @@ def stall(proof: Path, seconds: float) -> None:
         return gather(rows, positions)
 
     Rows.gather = late  # type: ignore[method-assign]
+
+
+def dim(image: Tensor, generator: torch.Generator) -> Tensor:
+    """A transform of training images: a random part of their brightness."""
+    return (image * torch.rand((), generator=generator)).to(torch.uint8)

@@ -55,6 +55,7 @@ def test_chaos_one_killed_process_ends_as_undisturbed(
         chaos.run(spec, data, storage, NOWHERE, lines.append, options)
 
 
+@pytest.mark.soak
 def test_chaos_survives_killed_and_resized_workers_and_drivers(
     tmp_path: Path, data: prepared.Prepared, ray_engine: engine.Engine
 ) -> None:

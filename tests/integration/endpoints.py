@@ -15,8 +15,11 @@ from typing import Any
 
 import ray
 import small_models
+from ray import serve as ray_serve
 
-from raydc import artefact
+from raydc import checksummed_folder
+from raydc.engine import serve_client, serve_environment
+from raydc.errors import ServeError
 from raydc.features import Features
 from raydc.registry import Registry
 from raydc.serve.control.readiness import fetch_replica_states
@@ -72,10 +75,12 @@ def register(
     made = storage / f"made-{name}-{seed}"
     small_models.write_bundle(made, features, seed, name)
     if golden_is_wrong:
-        meta, files = artefact.read_artefact(made)
+        meta, files = checksummed_folder.read_checksummed(made)
         golden = json.loads(files["golden.json"])
         golden["outputs"][0][0] += 1.0
-        artefact.write_artefact(made, {**files, "golden.json": json.dumps(golden).encode()}, meta)
+        checksummed_folder.write_checksummed(
+            made, {**files, "golden.json": json.dumps(golden).encode()}, meta
+        )
     return Registry(storage).register(name, made, {"seed": seed})
 
 
@@ -100,6 +105,21 @@ def ask(
         return response.status, received, json.loads(response.read())
     finally:
         connection.close()
+
+
+def choose_port() -> int:
+    """The port of Serve, which it cannot change while it runs, or a free one."""
+    try:
+        return serve_client.address()[1]
+    except ServeError:
+        return serve_environment.free_port("127.0.0.1")
+
+
+def take_down() -> None:
+    """Takes down all endpoints. Serve itself stays, for those of the next module."""
+    if serve_client.applications():
+        serve_client.apply([])
+        wait_for(lambda: not ray_serve.status().applications, "no endpoint is left")
 
 
 def serve_logs(model: str) -> list[str]:

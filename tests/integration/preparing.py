@@ -12,6 +12,7 @@ import yaml
 
 from raydc.data import prepare, shards
 from raydc.data.prepared import Prepared
+from raydc.features.record import expanded
 from raydc.spec import loads, resolve
 
 CITIES = ("Rome", "Oslo", "Lima", None)
@@ -44,7 +45,8 @@ def split(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
     """x, y and row ids of a split."""
     rows = shards.open_rows(prepared.folder, name)
-    return *rows.gather(np.arange(len(rows))), rows.ids
+    x, y = rows.gather(np.arange(len(rows)))
+    return expanded(x), y, rows.ids  # type: ignore[return-value]
 
 
 def people(num_rows: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import ray
 import small_models
-from endpoints import SMALL, WAIT_S, ask, register, wait_for
+from endpoints import SMALL, WAIT_S, ask, register, take_down, wait_for
 
 from raydc import engine, serve
 from raydc.registry import Registry
@@ -53,7 +53,7 @@ def guarded(ray_engine: engine.Engine, storage: Storage, direct: str) -> Iterato
         direct=direct,
     )
     yield serve.deploy(given, storage, 1)
-    serve.shutdown()
+    take_down()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_models
-from endpoints import SMALL, WAIT_S, ask, serve_logs, wait_for
+from endpoints import SMALL, WAIT_S, ask, serve_logs, take_down, wait_for
 
 from raydc import bundle, client, engine, evaluate, serve
 from raydc.registry import Registry
@@ -47,7 +47,7 @@ def endpoint(
             variables = {"env_vars": {"PYTHONPATH": path.rstrip(os.pathsep)}}
             patch.setattr(application_module.engine, "runtime_environment", lambda: variables)
         yield serve.deploy(given, storage, 1)
-    serve.shutdown()
+    take_down()
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_client_gets_equal_predictions_by_rows_and_arrays(
         assert asking.ready()
         assert [one.name for one in asking.metadata().inputs] == list(columns)
     assert [asdict(one) for one in answer.predictions] == [
-        {**one, "value": None} for one in offline
+        {**one, "value": None, "labels": None} for one in offline
     ]
     assert (answer.model, answer.version, tensors.model, tensors.version) == (
         "small",

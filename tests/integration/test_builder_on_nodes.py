@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from training import training_spec
 from raydc import pipeline
 from raydc.engine import Engine
 from raydc.errors import SpecError
-from raydc.job import Job
+from raydc.run_context import RunContext
 
 
 def test_builder_that_the_nodes_do_not_have_is_refused_by_node(
@@ -22,12 +23,16 @@ def test_builder_that_the_nodes_do_not_have_is_refused_by_node(
     (here / "node_networks.py").write_text("def make(signature):\n    pass\n")
     cluster = Engine(False, ray_engine.address, 1, ray_engine.resources)
     model = {"builder": "node_networks:make"}
-    job = Job(training_spec(str(tmp_path), model=model), cluster, lambda line: None)
+    context = RunContext(training_spec(str(tmp_path), model=model), cluster, lambda line: None)
     # Only this process has the module: what it looks through is not what the nodes look through.
     monkeypatch.syspath_prepend(str(here))
     monkeypatch.chdir(elsewhere)
     with pytest.raises(SpecError, match=r"on node [\d.]+ of this Ray: cannot import node_networks"):
-        pipeline.require_builder(job)
+        pipeline.require_builder(context)
+    steps = [{"node_networks:make": {}}]
+    spec = training_spec(str(tmp_path), data={"augment": {"transforms": steps}})
+    with pytest.raises(SpecError, match=r"data\.augment\.transforms: on node [\d.]+ of this Ray"):
+        pipeline.require_builder(replace(context, spec=spec))
     # A folder that every node has under the same path is enough.
     monkeypatch.chdir(here)
-    pipeline.require_builder(job)
+    pipeline.require_builder(context)

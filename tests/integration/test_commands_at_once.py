@@ -1,4 +1,7 @@
-"""Commands of one model that start at once: alias and endpoint agree, and no request fails."""
+"""Commands of one model that start at once, or are interrupted.
+
+Alias and endpoint agree, and no request fails.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from endpoints import WAIT_S, Load
+from endpoints import WAIT_S, Load, wait_for
 
 from raydc import client, serve
 from raydc import spec as specs
@@ -33,8 +36,16 @@ def command(path: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+CANARY = ("canary", "--version", "1", "--fraction", "0.5")
+
+
+# Other pairs begin in tests/integration/test_pairs_of_commands.py, in processes that are there.
 @pytest.mark.parametrize(
-    "other", [("rollback",), ("canary", "--version", "1", "--fraction", "0.5")], ids=lambda o: o[0]
+    "other",
+    [
+        pytest.param(("rollback",), id="rollback"),
+        pytest.param(CANARY, id="canary", marks=pytest.mark.soak),
+    ],
 )
 def test_alias_and_endpoint_agree_after_two_commands_at_once(
     first: serve.Endpoint, storage: Storage, spec: Spec, tmp_path: Path, other: tuple[str, ...]
@@ -64,3 +75,28 @@ def test_alias_and_endpoint_agree_after_two_commands_at_once(
         assert client.metadata(first.url, "small")["versions"] == [str(record.version)]
     # For the test that comes next.
     serve.promote(storage, "small", "production", 1)
+
+
+def test_promote_that_is_interrupted_is_taken_back(
+    first: serve.Endpoint, storage: Storage, spec: Spec, tmp_path: Path
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(specs.to_dict(spec)))
+
+    def has_begun() -> bool:
+        record = read_record(storage, "small", "production")
+        return record is not None and record.change is not None
+
+    with Load(first.url) as load:
+        one = command(path, "promote", "--version", "2")
+        wait_for(has_begun, "the change begins")
+        one.terminate()
+        said = one.communicate(timeout=2 * WAIT_S)[0]
+        load.grow()
+    wanted = f"interrupted; the change of {first.url} was taken back\n"
+    assert (one.returncode, said, load.failures) == (143, wanted, [])
+    record = read_record(storage, "small", "production")
+    assert record is not None
+    assert (record.version, record.change) == (1, None)
+    assert Registry(storage).aliases("small")["production"] == 1
+    assert [one["version"] for one in serve.status() if one["model"] == "small"] == [1]

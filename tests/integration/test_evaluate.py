@@ -52,9 +52,10 @@ def one_cpu_left(num_free: int) -> Iterator[Callable[[], None]]:
         def is_there(self) -> bool:
             return True
 
-    free = int(ray.available_resources().get("CPU", 0.0))
-    holder = ray.remote(num_cpus=free - num_free)(Holder).remote()
-    ray.get(holder.is_there.remote())
+    # What a test before this one held may still be on its way back: the holder waits for it.
+    total = int(ray.cluster_resources()["CPU"])
+    holder = ray.remote(num_cpus=total - num_free)(Holder).remote()
+    ray.get(holder.is_there.remote(), timeout=60)
     deadline = time.monotonic() + 60
     # Ray counts what is free with a delay.
     while int(ray.available_resources().get("CPU", 0.0)) != num_free:
@@ -93,7 +94,7 @@ def test_no_free_cpu_is_said_and_waited_for(tmp_path: Path) -> None:
 
         assert evaluate.run(place, folder, say=say)["num_rows"] == 20
     assert len(lines) == 1
-    assert re.fullmatch(r"evaluate  waits: free are 0(\.\d+)? of 4 CPU", lines[0])
+    assert re.fullmatch(r"evaluate  waits for resources; free now: 0(\.\d+)? of 4 CPU", lines[0])
 
 
 # Scores -------------------------------------------------------------------------------------------
@@ -116,6 +117,29 @@ def test_evaluate_classification_scores(tmp_path: Path) -> None:
         torch.from_numpy(outputs).double(), torch.from_numpy(y)
     )
     assert found["loss"] == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_evaluate_scores_slices_of_raw_values(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.table_features())
+    rows = small_models.table_rows(NUM_ROWS)
+    x = loaded.features.apply_stored(loaded.features.from_json_rows(rows))
+    y = np.random.default_rng(1).integers(0, 3, NUM_ROWS)
+    folder = data_set(tmp_path, loaded.features, x, y)
+    found = evaluate.run(place, folder, slices=("job", "age:30,60"))["slices"]
+    predicted = loaded.forward(x).argmax(axis=1)
+    ages = np.array([row["age"] for row in rows])
+    chosen = {
+        ("job", "nurse"): np.array([row["job"] == "nurse" for row in rows]),
+        ("job", "(other)"): np.array([row["job"] == "pilot" for row in rows]),
+        ("age", "30 to 60"): (ages >= 30) & (ages < 60),
+        ("age", "from 60 on"): ages >= 60,
+    }
+    for (column, name), mask in chosen.items():
+        one = found[column][name]
+        assert one["num_rows"] == mask.sum()
+        expected = metrics.accuracy_score(y[mask], predicted[mask])
+        assert one["accuracy"] == pytest.approx(expected, abs=1e-12)
+    assert sum(one["num_rows"] for one in found["age"].values()) == NUM_ROWS
 
 
 def test_evaluate_regression_scores_in_target_units(tmp_path: Path) -> None:
@@ -268,3 +292,51 @@ def test_predict_file_refuses_an_unknown_output_format(tmp_path: Path, name: str
     place, _ = make(tmp_path, small_models.price_features())
     with pytest.raises(UsageError, match="no format is known"):
         evaluate.predict_file(place, "rows.csv", str(tmp_path / name))
+
+
+# Labels and rankings ------------------------------------------------------------------------------
+
+
+def test_labels_are_scored_as_scikit_learn_does(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.label_features())
+    rows = small_models.table_rows(NUM_ROWS)
+    x = loaded.features.apply(loaded.features.from_json_rows(rows))
+    marks = np.random.default_rng(0).integers(0, 2, (NUM_ROWS, 3)).astype(np.uint8)
+    found = evaluate.run(place, data_set(tmp_path, loaded.features, x, marks), slices=["job"])
+    called = loaded.features.choose(loaded.features.scores(loaded.forward(x)))
+    assert found["f1"] == pytest.approx(metrics.f1_score(marks, called, average="macro"))
+    assert found["exact_match"] == pytest.approx(metrics.accuracy_score(marks, called))
+    assert found["support"] == dict(zip(small_models.CLASSES, marks.sum(0).tolist(), strict=True))
+    recall = metrics.recall_score(marks, called, average=None)
+    shown = [found["per_class"][name]["recall"] for name in small_models.CLASSES]
+    assert shown == pytest.approx(recall)
+    assert "confusion_matrix" not in found
+    by_job = found["slices"]["job"]
+    cooks = np.array([row["job"] == "cook" for row in rows])
+    assert by_job["cook"]["num_rows"] == cooks.sum()
+    expected = metrics.f1_score(marks[cooks], called[cooks], average="micro")
+    assert by_job["cook"]["f1_micro"] == pytest.approx(expected)
+
+
+def test_rows_are_ranked_in_their_groups(tmp_path: Path) -> None:
+    place, loaded = make(tmp_path, small_models.price_features())
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(NUM_ROWS, 1)).astype(np.float32)
+    # Prices above 0, which are gains.
+    y = rng.uniform(-2, 2, NUM_ROWS).astype(np.float32)
+    queries = rng.integers(0, 40, NUM_ROWS)
+    folder = Storage(str(tmp_path / "data"))
+    splits = {"train": (x[:10], y[:10]), "test": (x, y)}
+    groups = {"train": queries[:10], "test": queries}
+    shards.write_data_set(folder, loaded.features, splits, queries=groups)
+    spec = loaded.spec.model_copy(
+        update={"data": loaded.spec.data.model_copy(update={"query": "shop"})}
+    )
+    bundle.write(place, spec, loaded.features, loaded.model.state_dict(), [], {})
+    found = evaluate.run(place, folder)
+    values, prices = loaded.features.unscale(loaded.forward(x)), loaded.features.unscale(y)
+    each = [
+        metrics.ndcg_score([prices[queries == one]], [values[queries == one]], k=10)
+        for one in range(40)
+    ]
+    assert found["ndcg"] == pytest.approx(np.mean(each), abs=1e-6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ import pytest
 from ranks import Ranks
 from training import (
     check_ledger,
+    picture_features,
     step_records,
     training_spec,
     weights_hash,
     write_line,
     write_pictures,
 )
+from transform_options import OFFERED, steps_of
 
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
@@ -29,6 +30,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "cnn": {"name": "cnn", "channels": [4, 8], "batch_norm": True, "dropout": 0.2},
     "residual": {"builder": "exact_models:residual"},
     "transformer": {"builder": "exact_models:transformer"},
+    "options": {
+        "name": "cnn",
+        "channels": [4, 8],
+        "batch_norm": True,
+        "dropout": 0.2,
+        "activation": "gelu",
+        "initialisation": "orthogonal",
+        "freeze": ["0", "1"],
+    },
     "attention": {"builder": "exact_models:transformer", "arguments": {"dropout": 0.0}},
 }
 ADAM: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 1e-2}
@@ -40,13 +50,11 @@ REST: dict[str, Any] = {
     "gradient_clip_norm": 0.5,
     "lr_scheduler": {"name": "cosine", "warmup_steps": 3},
 }
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    pool = Ranks(4, tmp_path_factory.mktemp("ranks"))
-    yield pool
-    pool.close()
+LAYERS: dict[str, Any] = {
+    "layer_rates": {"body": 0.3},
+    "l1": 1e-3,
+    "optimizer": {"name": "adamw", "no_decay": ["1d"]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +74,19 @@ def outcome(run: Storage, step: int = NUM_STEPS) -> tuple[str, str]:
     return weights_hash(run, step), json.dumps(records)
 
 
-def check_all_world_sizes(ranks: Ranks, spec: Spec, data: Storage, tmp_path: Path) -> None:
-    expected = None
+def check_all_world_sizes(
+    ranks: Ranks, spec: Spec, data: Storage, tmp_path: Path
+) -> tuple[str, str]:
+    """Trains on 1 to 4 workers, which must end alike; returns how they end."""
+    expected: tuple[str, str] | None = None
     for world_size in (1, 2, 3, 4):
         run = Storage(str(tmp_path / f"of_{world_size}"))
         ranks.fit(world_size, spec, run, data)
         check_ledger(run, spec)
         expected = expected or outcome(run)
         assert outcome(run) == expected, world_size
+    assert expected is not None
+    return expected
 
 
 @pytest.mark.parametrize(
@@ -84,6 +97,7 @@ def check_all_world_sizes(ranks: Ranks, spec: Spec, data: Storage, tmp_path: Pat
         ("residual", {**ADAM, "logical_shards": 6, "precision": "bf16"}),
         ("transformer", {**MOMENTUM, **REST, "logical_shards": 4}),
         ("attention", {**ADAM, "logical_shards": 6, "precision": "bf16"}),
+        ("options", {**ADAM, **REST, **LAYERS, "logical_shards": 4}),
     ],
 )
 def test_bits_are_equal_on_any_number_of_workers(
@@ -112,18 +126,68 @@ def test_bits_are_equal_for_all_networks_and_numbers_of_workers(
     check_all_world_sizes(ranks, spec_of(model, train), pictures, tmp_path)
 
 
+AUGMENTS: dict[str, dict[str, Any]] = {
+    "by_name": {
+        "crop_padding": 1,
+        "transforms": [
+            {"RandomRotation": {"degrees": 15, "interpolation": "bilinear"}},
+            "RandAugment",
+            {"RandomResizedCrop": {"size": [8, 8], "scale": [0.5, 1.0]}},
+            "RandomErasing",
+        ],
+    },
+    "mixed": {"horizontal_flip": True, "mixup": 0.4, "cutmix": 1.0},
+    "of_a_user": {"transforms": [{"own_transforms:speckle_global": {"amount": 40}}]},
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_bits_are_equal_for_augmented_rows(
+    ranks: Ranks, pictures: Storage, tmp_path: Path, name: str
+) -> None:
+    train = {**ADAM, "logical_shards": 5}
+    spec = spec_of("cnn", train, data={"augment": AUGMENTS[name]})
+    expected = check_all_world_sizes(ranks, spec, pictures, tmp_path)
+    # The control: the rows are changed at all, and killed ranks change them alike.
+    run = Storage(str(tmp_path / "plain"))
+    ranks.fit(2, spec_of("cnn", train), run, pictures)
+    assert outcome(run) != expected
+    disturbed = Storage(str(tmp_path / "disturbed"))
+    for world_size, stop_after in ((2, 5), (4, 9), (3, None)):
+        ranks.fit(world_size, spec, disturbed, pictures, stop_after)
+    assert outcome(disturbed) == expected
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", OFFERED)
+def test_bits_are_equal_for_rows_of_every_transform(
+    ranks: Ranks, pictures: Storage, tmp_path: Path, name: str
+) -> None:
+    shape = picture_features().signature.shape
+    spec = spec_of(
+        "mlp",
+        {**ADAM, "logical_shards": 5},
+        data={"augment": {"transforms": steps_of(name, shape)}},
+    )
+    check_all_world_sizes(ranks, spec, pictures, tmp_path)
+
+
 def test_bits_are_equal_for_a_regression(ranks: Ranks, tmp_path: Path) -> None:
     """Rows of 28 bytes: the shards of a batch are not aligned."""
     data = write_line(Storage(str(tmp_path / "data")), num_columns=7)
-    sections = {"data": {"task": "regression"}, "checkpoint": {"every_steps": 100}}
+    sections: dict[str, Any] = {"data": {"task": "regression"}, "checkpoint": {"every_steps": 100}}
     spec = spec_of("mlp", {**ADAM, "logical_shards": 5}, **sections)
-    check_all_world_sizes(ranks, spec, data, tmp_path)
+    plain = check_all_world_sizes(ranks, spec, data, tmp_path)
+    sections["data"]["augment"] = {"mixup": 0.4}
+    mixed = spec_of("mlp", {**ADAM, "logical_shards": 5}, **sections)
+    assert check_all_world_sizes(ranks, mixed, data, tmp_path / "mixed") != plain
 
 
+@pytest.mark.parametrize(("model", "layers"), [("cnn", {}), ("options", LAYERS)])
 def test_bits_are_equal_after_repeated_resizes(
-    ranks: Ranks, pictures: Storage, tmp_path: Path
+    ranks: Ranks, pictures: Storage, tmp_path: Path, model: str, layers: dict[str, Any]
 ) -> None:
-    spec = spec_of("cnn", {**ADAM, **REST, "logical_shards": 4})
+    spec = spec_of(model, {**ADAM, **REST, **layers, "logical_shards": 4})
     left_alone, resized = Storage(str(tmp_path / "left_alone")), Storage(str(tmp_path / "resized"))
     ranks.fit(4, spec, left_alone, pictures)
     for world_size, stop_after in ((2, 4), (4, 7), (3, 12), (1, None)):

@@ -254,10 +254,14 @@ def test_images_inside_a_table_are_decoded(tmp_path: Path, photos: str) -> None:
     features = {"columns": {"picture": "image"}, "exclude": ["id"]}
     prepared = _made(tmp_path, str(tmp_path / "rows.jsonl"), features=features)
     assert prepared.features.signature.shape == (3, 8, 6)
-    with pytest.raises(
-        DataError, match=r"the image column 'picture' cannot be combined with other columns: id"
-    ):
-        _made(tmp_path, str(tmp_path / "rows.jsonl"), features={"columns": {"picture": "image"}})
+    # Beside another column, the images are a field of their own.
+    features_of_both = {"columns": {"picture": "image"}}
+    both = _made(tmp_path, str(tmp_path / "rows.jsonl"), features=features_of_both)
+    fields = both.features.signature.fields
+    assert {name: field.shape for name, field in fields.items()} == {
+        "columns": (1,),
+        "picture": (3, 8, 6),
+    }
     lines[3]["picture"] = base64.b64encode(b"no image").decode()
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(DataError, match=r"rows\.jsonl: line 4: picture: not a readable image"):

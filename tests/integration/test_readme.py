@@ -17,10 +17,10 @@ from pathlib import Path
 import documentation
 import pytest
 from click.testing import CliRunner
+from endpoints import choose_port, take_down
 
-from raydc import engine, serve
+from raydc import engine
 from raydc.cli import main
-from raydc.engine import serve_environment
 
 COMMAND_TIMEOUT_S = 500
 TUTORIAL = "docs/tutorial.md"
@@ -70,13 +70,13 @@ def folder(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     yield tmp_path
-    serve.shutdown()
+    take_down()
 
 
 def test_tutorial_commands_print_what_is_shown(
     folder: Path, ray_engine: engine.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = serve_environment.free_port("127.0.0.1")
+    port = choose_port()
     commands = 0
     for block in documentation.blocks("console", TUTORIAL):
         for command, shown in documentation.steps(block):

@@ -1,4 +1,8 @@
-"""`raydc run` as users type it: every stage, exit codes, --resume and --new."""
+"""`raydc run` as users type it: every stage, exit codes, --resume and --new.
+
+The first run and the errors of `raydc run` come from processes of their own. Other commands run in
+this process, which has imported everything already.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from training import training_spec
 
-from raydc import bundle, engine, job
+from raydc import bundle, engine, run_context
+from raydc.cli import main
 from raydc.errors import ClusterError
 from raydc.registry import Registry
 from raydc.storage import Storage
@@ -34,11 +41,20 @@ def digits(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def raydc(folder: Path, ray: engine.Engine, *arguments: str) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True)
+class Done:
+    """What a command has ended with."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def process(folder: Path, ray: engine.Engine, *arguments: str) -> Done:
     """The command line in a process of its own, attached to the Ray of the tests."""
     environment = {**os.environ, "RAY_ADDRESS": ray.address}
     command = [str(Path(sys.executable).with_name("raydc")), *arguments]
-    return subprocess.run(
+    done = subprocess.run(
         command,
         cwd=folder,
         env=environment,
@@ -47,6 +63,17 @@ def raydc(folder: Path, ray: engine.Engine, *arguments: str) -> subprocess.Compl
         timeout=RUN_TIMEOUT_S,
         check=False,
     )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def raydc(folder: Path, ray: engine.Engine, *arguments: str) -> Done:
+    """A command in this process, attached to the Ray of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("RAY_ADDRESS", ray.address)
+        done = CliRunner().invoke(main, list(arguments))
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
 
 
 def test_run_with_a_sweep_serves_the_best_trial(ray_engine: engine.Engine, digits: Path) -> None:
@@ -58,12 +85,12 @@ def test_run_with_a_sweep_serves_the_best_trial(ray_engine: engine.Engine, digit
         "--set",
         "serve.ray_actor_options={num_cpus: 0.5}",
     ]
-    small += ["--set", "serve.auth=token"]
-    done = raydc(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
+    small += ["--set", "serve.auth=token", "--set", "sweep.num_samples=4"]
+    done = process(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     storage = Storage(str(digits / "store"))
     trials = storage.read_json("runs/digits-sweep/sweep/trials.json")
-    assert len(trials) == 8
+    assert len(trials) == 4
     winner = max(
         (trial for trial in trials if trial["metric"] is not None),
         key=lambda trial: trial["metric"],
@@ -113,6 +140,7 @@ def test_run_with_a_sweep_serves_the_best_trial(ray_engine: engine.Engine, digit
     assert "digits-sweep" in [name for one in kept for name in one["runs"]]
 
 
+@pytest.mark.soak
 def test_stages_one_by_one_equal_a_whole_run(ray_engine: engine.Engine, digits: Path) -> None:
     common = [
         "examples/digits/spec.yaml",
@@ -173,9 +201,9 @@ def test_job_that_never_fits_is_refused(
         str(tmp_path), scaling={"num_workers": 50}, train={"global_batch_size": 64}
     )
     lines: list[str] = []
-    monkeypatch.setattr(job, "NODES_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(run_context, "NODES_TIMEOUT_S", 1.0)
     with pytest.raises(ClusterError, match=r"50 worker\(s\) of 1 CPU each do not fit into 4 CPU"):
-        job.open_job(given, ray_engine.address, lines.append)
+        run_context.open_context(given, ray_engine.address, lines.append)
     assert any("waiting up to 1 s for nodes to join" in line for line in lines)
 
 
@@ -197,7 +225,8 @@ def test_job_that_never_fits_is_refused(
 def test_error_is_one_message_and_an_exit_code(
     ray_engine: engine.Engine, digits: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    done = raydc(digits, ray_engine, *arguments)
+    run = process if arguments[0] == "run" else raydc
+    done = run(digits, ray_engine, *arguments)
     assert (done.returncode, message in done.stderr) == (code, True), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not list((digits / "store").glob("**/*.tmp"))

@@ -208,7 +208,9 @@ def declared(model: str) -> dict[str, Any]:
     return config
 
 
-def test_deploy_passes_the_spec_to_serve(first: serve.Endpoint, storage: Storage) -> None:
+def test_deploy_passes_the_spec_to_serve(
+    first: serve.Endpoint, storage: Storage, spec: Spec
+) -> None:
     autoscaling = {
         "min_replicas": 1,
         "max_replicas": 3,
@@ -255,6 +257,8 @@ def test_deploy_passes_the_spec_to_serve(first: serve.Endpoint, storage: Storage
     assert (
         ask(first.url, "POST", "/predict", b" " * 1001, content_type="application/json")[0] == 413
     )
+    # HAProxy learns of the limits later than replicas do, so other tests do not change them.
+    serve.deploy(spec, storage, 1)
 
 
 def test_running_serve_refuses_another_port(first: serve.Endpoint, storage: Storage) -> None:
@@ -356,11 +360,7 @@ def _read_error(connection: socket.socket) -> bytes:
     return content
 
 
-def test_bodies_that_dribble_keep_no_other_request_out(
-    first: serve.Endpoint, storage: Storage, spec: Spec
-) -> None:
-    # Another test has deployed other limits.
-    serve.deploy(spec, storage, 1)
+def test_bodies_that_dribble_keep_no_other_request_out(first: serve.Endpoint, spec: Spec) -> None:
     wait_for_replicas("small", 1, {"max_queued_requests": spec.serve.max_queued_requests})
     parts = urllib.parse.urlsplit(first.url)
     limits = spec.serve

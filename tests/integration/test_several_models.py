@@ -11,7 +11,7 @@ import pytest
 import small_models
 import yaml
 from click.testing import CliRunner, Result
-from endpoints import SMALL, Load, register
+from endpoints import SMALL, Load, register, take_down
 
 from raydc import client, engine, serve
 from raydc.cli import main
@@ -47,9 +47,9 @@ def spec_of(storage: Storage, name: str, **section: object) -> Spec:
 @pytest.fixture(scope="module")
 def both(ray_engine: engine.Engine, store: Storage) -> Iterator[list[serve.Endpoint]]:
     """Endpoints of both models on the Ray of the tests."""
-    serve.shutdown()
+    take_down()
     yield [serve.deploy(spec_of(store, name), store, 1) for name in (FIRST, SECOND)]
-    serve.shutdown()
+    take_down()
 
 
 def raydc(store: Storage, command: str, name: str, *arguments: str) -> Result:

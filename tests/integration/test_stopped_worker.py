@@ -1,4 +1,4 @@
-"""A worker that is stopped for seconds: they are no useful steps, whichever worker it is."""
+"""A worker that is stopped for seconds: they are not useful steps, whichever worker it is."""
 
 from __future__ import annotations
 

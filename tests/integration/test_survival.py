@@ -22,7 +22,7 @@ import pytest
 import small_models
 import tritonclient.http as triton
 from bad_requests import Bad
-from endpoints import SMALL, WAIT_S, ask, register, wait_for, wait_for_replicas
+from endpoints import SMALL, WAIT_S, ask, register, take_down, wait_for, wait_for_replicas
 from tritonclient.utils import InferenceServerException
 
 from raydc import bundle, engine, serve
@@ -96,7 +96,7 @@ def endpoints(
     made = Endpoints(Storage(str(tmp_path_factory.mktemp("bad") / "store")), request.param)
     made.states()
     yield made
-    serve.shutdown()
+    take_down()
 
 
 def send(endpoints: Endpoints, bad: Bad) -> tuple[int, Any]:

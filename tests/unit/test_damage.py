@@ -18,10 +18,10 @@ from raydc import bundle, pipeline, train
 from raydc import spec as specs
 from raydc.data import prepared, shards
 from raydc.errors import RaydcError
-from raydc.job import Job
 from raydc.loop import worker
 from raydc.loop.hooks import Hooks
 from raydc.registry import Registry
+from raydc.run_context import RunContext
 from raydc.storage import Storage, sha256
 
 NAME = "short"
@@ -29,7 +29,7 @@ NAME = "short"
 KILLED_AFTER, LAST = 3, 4
 
 
-def open_job(store: Path, lines: list[str]) -> Job:
+def open_context(store: Path, lines: list[str]) -> RunContext:
     spec = training_spec(
         str(store),
         name=NAME,
@@ -37,7 +37,7 @@ def open_job(store: Path, lines: list[str]) -> Job:
         train={"epochs": 2, "global_batch_size": 16, "log_every_steps": 1},
         checkpoint={"every_steps": 1, "num_to_keep": 9},
     )
-    return Job(spec, None, lines.append)  # type: ignore[arg-type]  # No Ray here.
+    return RunContext(spec, None, lines.append)  # type: ignore[arg-type]  # No Ray here.
 
 
 def data_of(store: Path) -> prepared.Prepared:
@@ -66,27 +66,32 @@ def ending(store: Path) -> dict[str, str]:
 def continue_run(store: Path) -> list[str]:
     """Does what `raydc run --resume` does without Ray; returns the lines that it reports."""
     lines: list[str] = []
-    job = open_job(store, lines)
-    assert pipeline.begin_run(job, None, resume=True, new=False)
-    folder = pipeline.train_model(job, data_of(store), resume=True)
-    pipeline.register_model(job, folder, {"accuracy": 1.0})
+    context = open_context(store, lines)
+    assert pipeline.begin_run(context, None, resume=True, new=False)
+    folder = pipeline.train_model(context, data_of(store), resume=True)
+    pipeline.register_model(context, folder, {"accuracy": 1.0})
     return lines
 
 
 def make_store(store: Path) -> None:
     """A run that is half-finished, and a first version that an alias stands for."""
-    job = open_job(store, [])
+    context = open_context(store, [])
     num_rows = {"train": 32, "validation": 12, "test": 8}
     data = prepared.load(write_pictures(Storage(str(store / "data" / "short-0")), 0, num_rows))
-    pipeline.begin_run(job, yaml.safe_dump(specs.to_dict(job.spec)), resume=False, new=False)
+    pipeline.begin_run(
+        context, yaml.safe_dump(specs.to_dict(context.spec)), resume=False, new=False
+    )
     with pytest.raises(KeyboardInterrupt):
         worker.fit(
-            job.spec, job.run_folder, data.folder, hooks=Hooks(faults=StopsAfter(KILLED_AFTER))
+            context.spec,
+            context.run_folder,
+            data.folder,
+            hooks=Hooks(faults=StopsAfter(KILLED_AFTER)),
         )
-    job.run_folder.write_json("evaluation.json", {"split": "test", "accuracy": 0.5})
-    first = job.run_folder / "first"
-    train.export(job.spec, data, job.run_folder, first, lambda _line: None)
-    registry = Registry(job.storage)
+    context.run_folder.write_json("evaluation.json", {"split": "test", "accuracy": 0.5})
+    first = context.run_folder / "first"
+    train.export(context.spec, data, context.run_folder, first, lambda _line: None)
+    registry = Registry(context.storage)
     registry.register(NAME, first, {"run": "first"})
     registry.set_alias(NAME, "production", 1)
     registry.set_alias(NAME, "staging", 1)
@@ -132,8 +137,9 @@ MORE_DAMAGES = {f"flipped at {tenth / 10}": flip(tenth / 10) for tenth in range(
 
 
 def some(number: int) -> dict[str, Callable[[Path], None]]:
-    """A flipped bit for every file, and one more damage in turn: each kind has several files."""
-    return {name: DAMAGES[name] for name in ("flipped", IN_TURN[number % len(IN_TURN)])}
+    """A flipped bit for every file, and for every second file one more damage in turn."""
+    more = () if number % 2 else (IN_TURN[number // 2 % len(IN_TURN)],)
+    return {name: DAMAGES[name] for name in ("flipped", *more)}
 
 
 def every(_number: int) -> dict[str, Callable[[Path], None]]:

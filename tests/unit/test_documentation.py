@@ -17,6 +17,8 @@ import yaml
 from raydc import models, spec
 from raydc.cli import main
 from raydc.features.signature import Signature
+from raydc.loop import transforms
+from raydc.spec import document
 from raydc.spec.model import Builder
 
 WORDS_OF_ONE_MACHINE = ("/root/", "/tmp/docs")
@@ -52,7 +54,9 @@ def test_shown_parts_of_specs_load() -> None:
     assert parts
     start = {"name": "part", "data": {"source": "a.csv"}, "model": {"name": "mlp"}}
     for part in parts:
-        spec.loads(yaml.safe_dump({**start, **yaml.safe_load(part.text)}))
+        # By raydc's own reader: YAML 1.1 takes a key such as `on` for a boolean.
+        given = document.parse(part.text, part.page).value
+        spec.loads(yaml.safe_dump({**start, **given}))
 
 
 def test_python_blocks_compile() -> None:
@@ -70,6 +74,23 @@ def test_shown_model_is_built_by_its_import_path(
     signature = Signature("vector", (6,), "float32", (), (), "classification", ("no", "yes"))
     section = Builder(builder="my_package.networks:make", arguments={"width": 64})
     assert models.build(section, signature, 0)(torch.zeros(3, 6)).shape == (3, 2)
+
+
+def test_shown_augmentation_fits_images_of_the_shown_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = [
+        block
+        for block in documentation.blocks("yaml")
+        if block.page.endswith("augment.md") and "transforms:" in block.text
+    ]
+    # No other test of this process may have imported a module of this name.
+    text = block.text.replace("my_package.changes", "shown_changes")
+    (tmp_path / "shown_changes.py").write_text(documentation.files()["my_package/changes.py"])
+    monkeypatch.chdir(tmp_path)
+    chain = transforms.make_chain(yaml.safe_load(text)["data"]["augment"]["transforms"])
+    transforms.try_chain(chain, (3, 96, 96))
+    assert [name for name, _ in chain.steps][-1] == "shown_changes:speckle"
 
 
 def test_shell_blocks_are_valid_bash() -> None:

@@ -1,7 +1,7 @@
 """Storages of other versions of raydc: an older one is read, a newer one is refused by name.
 
 The older one is that of raydc 0.1 before formats had numbers: the same files, no `format` in the
-manifest of an artefact or in an entry of a history, and no hash of their own in either.
+manifest of a folder or in an entry of a history, and no hash of their own in either.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from stores import make_data_set, make_storage
 from training import training_spec, weights_hash, write_pictures
 
-from raydc import artefact, bundle, train
+from raydc import bundle, checksummed_folder, train
 from raydc import spec as specs
 from raydc.checkpoint import fork, resume
 from raydc.checkpoint.store import CheckpointStore
 from raydc.data import manifest, prepared
 from raydc.errors import DataError, FormatError, RegistryError, RunError
+from raydc.features import Features
 from raydc.registry import Registry
-from raydc.storage import OWN_HASH, Storage, seal
+from raydc.storage import OWN_HASH, Storage, canonical_json, seal, sha256
 from raydc.tracking import events, lease
 
 
@@ -123,7 +125,7 @@ def test_checkpoint_of_a_newer_format_is_refused_not_skipped(
 def test_bundle_of_a_newer_format_is_refused(trained: Storage) -> None:
     folder = trained / "models" / "old" / "versions" / "1"
     # A newer format may have nothing of today's.
-    folder.write_json(artefact.MANIFEST, {"format": 2, "parts": []})
+    folder.write_json(checksummed_folder.MANIFEST, {"format": 2, "parts": []})
     with pytest.raises(FormatError, match=r"versions/1/MANIFEST\.json has format 2"):
         bundle.load(Registry(trained).folder("old", 1))
 
@@ -138,7 +140,7 @@ def test_history_of_a_newer_format_is_refused(tmp_path: Path) -> None:
         assert "pip install --upgrade raydc" in str(caught.value)
 
 
-@pytest.mark.parametrize("found", [None, 0, 2])
+@pytest.mark.parametrize("found", [None, 0, 3])
 def test_data_set_of_another_format_is_refused(tmp_path: Path, found: int | None) -> None:
     folder = make_data_set(Storage(str(tmp_path)), "digits-0123456789ab", format=found)
     with pytest.raises(DataError, match=f"format {found}, but this raydc reads 1") as caught:
@@ -162,3 +164,44 @@ def test_origin_with_more_fields_is_read(tmp_path: Path) -> None:
     origin = {"run": "a", "step": 3, "uri": "/a", "data_hash": "0"}
     folder.write_json(fork.FILE, {**origin, "why": "newer"})
     assert fork.origin_of(folder) == fork.Origin(**origin)  # type: ignore[arg-type]
+
+
+# Features as the raydc before scales, dates and encodings of categories wrote them.
+_OLDER_FEATURES: dict[str, Any] = {
+    "signature": {
+        "kind": "vector",
+        "shape": [6],
+        "dtype": "float32",
+        "mean": [],
+        "scale": [],
+        "task": "classification",
+        "classes": ["no", "yes"],
+    },
+    "target": "y",
+    "columns": [
+        {"name": "a", "kind": "numeric", "mean": 1.5, "shift": 1.0, "scale": 2.0},
+        {"name": "b", "kind": "numeric", "mean": 1.5, "shift": 1.0, "scale": 2.0, "low": 0.0,
+         "high": 9.0, "marks_missing": True},
+        {"name": "c", "kind": "categorical", "categories": ["x", "z"], "has_other": False,
+         "has_missing": True},
+    ],
+    "target_mean": 0.0,
+    "target_scale": 1.0,
+    "ignored": [],
+    "missing_values": [""],
+}  # fmt: skip
+
+
+def test_features_of_an_older_raydc_are_read_and_keep_their_hash() -> None:
+    features = Features.from_dict(_OLDER_FEATURES)
+    assert features.to_dict() == _OLDER_FEATURES
+    assert features.hash == sha256(canonical_json(_OLDER_FEATURES))
+    x = features.apply({"a": [3.0], "b": [None], "c": ["z"]})
+    np.testing.assert_array_equal(x, [[1.0, 0.25, 1.0, 0.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize("found", [{"kind": "wavelet"}, {"kind": "numeric", "spline": [1.0]}])
+def test_column_of_a_newer_raydc_is_refused(found: dict[str, Any]) -> None:
+    newer = {**_OLDER_FEATURES, "columns": [{**_OLDER_FEATURES["columns"][0], **found}]}
+    with pytest.raises(DataError, match="not the features of a data set"):
+        Features.from_dict(newer)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from raydc import artefact
+from raydc import checksummed_folder
 from raydc.errors import CheckpointError, OvertakenError, RegistryError, UsageError
 from raydc.registry import Registry
 from raydc.storage import Storage
@@ -22,7 +22,7 @@ def registry(tmp_path: Path) -> Registry:
 
 def bundle(tmp_path: Path, content: str) -> Storage:
     folder = Storage(str(tmp_path / f"bundle-{content}"))
-    artefact.write_artefact(
+    checksummed_folder.write_checksummed(
         folder, {"weights": content.encode(), "card.md": b"# card\n"}, {"kind": "bundle"}
     )
     return folder
@@ -317,7 +317,7 @@ def test_version_whose_record_is_lost_is_never_replaced(registry: Registry, tmp_
     assert registry.register("digits", bundle(tmp_path, "v1"), {}) == 2
 
 
-@pytest.mark.parametrize("name", ["weights", artefact.MANIFEST])
+@pytest.mark.parametrize("name", ["weights", checksummed_folder.MANIFEST])
 @pytest.mark.parametrize("content", [b"torn", None])
 def test_register_of_the_same_bundle_repairs_its_damaged_copy(
     registry: Registry, tmp_path: Path, name: str, content: bytes | None
@@ -325,12 +325,12 @@ def test_register_of_the_same_bundle_repairs_its_damaged_copy(
     with_versions(registry, tmp_path, 2)
     path = tmp_path / "store/models/digits/versions/1" / name
     path.unlink() if content is None else path.write_bytes(content)
-    if name == artefact.MANIFEST and content is None:
+    if name == checksummed_folder.MANIFEST and content is None:
         with pytest.raises(RegistryError, match=r"versions/1/MANIFEST\.json is missing") as caught:
             registry.folder("digits", 1)
         assert "raydc run SPEC --resume" in str(caught.value)
     assert registry.register("digits", bundle(tmp_path, "v0"), {}) == 1
-    artefact.read_artefact(registry.folder("digits", 1))
+    checksummed_folder.read_checksummed(registry.folder("digits", 1))
 
 
 def test_same_bundle_registered_twice_at_once_has_one_version(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow.fs as pafs
 import pytest
 
 from raydc.errors import UsageError
@@ -30,6 +32,16 @@ def test_storage_reads_lists_moves_and_deletes_what_it_wrote(store: Storage) -> 
     store.delete("m")
     store.delete("m")
     assert store.names() == []
+
+
+def test_folder_made_during_the_listing_is_empty(
+    store: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_meanwhile(selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        raise FileNotFoundError(selector.base_dir)
+
+    monkeypatch.setattr(store, "filesystem", SimpleNamespace(get_file_info=made_meanwhile))
+    assert store.names("a") == []
 
 
 def test_write_bytes_that_fails_leaves_the_old_content(

@@ -37,7 +37,8 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     spec = training_spec(str(tmp_path))
     values = {"train.learning_rate": 0.02}
     folder = Storage(str(tmp_path / "sweep"))
-    own = folder / "trials" / trials.trial_key(trials.trial_spec(spec, values))
+    key = trials.trial_key(specs.to_dict(spec), values)
+    own = folder / "trials" / key
     monkeypatch.setattr(mailbox, "get_reply", lambda reply: reply)
     # Every step looks, however fast the machine is.
     monkeypatch.setattr(planned_stop, "_CHECK_EVERY_S", 0.0)
@@ -60,7 +61,8 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     monkeypatch.setattr(tune, "report", report)
 
     def run_trial(handle: Any) -> None:
-        sweep._run_trial({"values": values}, specs.to_dict(spec), data.uri, folder.uri, handle)
+        trial = {"key": key, "all_values": values}
+        sweep._run_trial({"trial": trial}, specs.to_dict(spec), data.uri, folder.uri, handle)
 
     run_trial(handle)
     assert actor.num_training() == 0

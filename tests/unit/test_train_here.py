@@ -31,7 +31,7 @@ class FailsAt(nn.Module):
 
 
 def fit(tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_models, "import_builder", lambda _: lambda s: FailsAt(s, error))
+    monkeypatch.setattr(user_models, "import_function", lambda *_: lambda s: FailsAt(s, error))
     data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
     spec = training_spec(str(tmp_path), model={"builder": "own:make"})
     train.run(spec, data, Storage(str(tmp_path / "run")), lambda line: None)

@@ -46,7 +46,7 @@ def promote(
     Args:
         storage: Storage that holds the registry.
         model: Name of the model in the registry.
-        alias: The alias to move.
+        alias: An alias of the model; it is made if it is new.
         version: Number of the version that the alias will point to.
         who: Author of the change, for the history.
         why: Reason of the change, for the history.
@@ -134,6 +134,10 @@ def _move(
             change,
             ready_timeout_s,
             lambda _before, _after: write(),
+            # The move is the change as a whole: these only say what ended with it.
+            lambda before, now: record_changes(
+                Registry(registry.storage), model, alias, before, now, who, why
+            ),
         )
         if live
         else None
@@ -141,8 +145,4 @@ def _move(
     if found is None:
         write()
         return Moved(version, None)
-    url, before = found
-    # After the move, which is the change as a whole: these only say what ended with it.
-    open_registry = Registry(registry.storage)
-    record_changes(open_registry, model, alias, before, change(before), who, why)
-    return Moved(version, url)
+    return Moved(version, found[0])

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from raydc import artefact
-from raydc.engine import serve_client
+from raydc import checksummed_folder
+from raydc.engine import interruption, serve_client
 from raydc.errors import ServeError
 from raydc.registry import Registry
 from raydc.serve.app import DEPLOYMENT
@@ -65,7 +65,7 @@ def deploy(
     if version is None:
         version = registry.resolve(spec.name, section.alias)
     # Verified here, so that a damaged version fails before any process starts.
-    artefact.read_artefact(registry.folder(spec.name, version))
+    checksummed_folder.read_checksummed(registry.folder(spec.name, version))
     with hold_change(storage, spec.name, number) as held:
         return _deploy(spec, section, held, version, who, why, ready_timeout_s)
 
@@ -102,10 +102,10 @@ def _deploy(
         before,
         ready_timeout_s,
         lambda: registry.set_alias(spec.name, section.alias, version, who, why),
+        lambda: record_changes(
+            Registry(storage), spec.name, section.alias, running or traffic, traffic, who, why
+        ),
     )
-    if running:
-        open_registry = Registry(storage)
-        record_changes(open_registry, spec.name, section.alias, running, traffic, who, why)
     return endpoint
 
 
@@ -188,14 +188,18 @@ def stop(running: Mapping[str, Any], timeout_s: float = STOP_TIMEOUT_S) -> None:
     from ray import serve
 
     model = running["model"]
-    shutdown(model)
-    storage, address = Storage(running["storage"]), serve_client.ray_address()
-    remove_record(storage, model, running["alias"], address)
-    # A canary or shadow that ended with its endpoint must not look in use for ever.
-    before = Traffic(version=running["version"], canary=running["canary"], shadow=running["shadow"])
-    after = Traffic(version=running["version"])
-    registry = Registry(storage)
-    record_changes(registry, model, running["alias"], before, after, "", "endpoint stopped")
+    note = f"the endpoint of {model} is taken down"
+    try:
+        # A record must not outlive its endpoint.
+        with interruption.deferred():
+            shutdown(model)
+            _record_end(running)
+    except KeyboardInterrupt as error:
+        # Requests in progress took longer than the time left; Serve goes on without this process.
+        _record_end(running)
+        error.add_note(note)
+        raise
+    interruption.raise_received(note)
     deadline = time.monotonic() + timeout_s
     while model in serve.status().applications:
         if time.monotonic() > deadline:
@@ -204,3 +208,13 @@ def stop(running: Mapping[str, Any], timeout_s: float = STOP_TIMEOUT_S) -> None:
                 "Requests in flight end first; `serve status` shows its state.",
             )
         time.sleep(0.2)
+
+
+def _record_end(running: Mapping[str, Any]) -> None:
+    """Removes the record of an endpoint that ends, and notes what ends with it."""
+    model, alias, storage = running["model"], running["alias"], Storage(running["storage"])
+    remove_record(storage, model, alias, serve_client.ray_address())
+    # A canary or shadow that ended with its endpoint must not look in use for ever.
+    before = Traffic(version=running["version"], canary=running["canary"], shadow=running["shadow"])
+    after = Traffic(version=running["version"])
+    record_changes(Registry(storage), model, alias, before, after, "", "endpoint stopped")

@@ -24,7 +24,7 @@ def hold_change(storage: Storage, model: str, after: int) -> Iterator[Registry]:
     """Keeps other commands from changing a model's aliases or endpoint inside the block.
 
     Args:
-        storage: Storage of the registry.
+        storage: Storage that holds the registry and the claim.
         model: Name in the registry; the claim lies in the folder of that model.
         after: `Registry.history_number` on which the command has decided what to do.
 

@@ -28,11 +28,11 @@ def ask_held_out(
         spec: Its section `serve` says whether the request needs a token.
         storage: Holds the tokens of the model.
         data: Data set whose held-out row is sent.
-        url: Address of the endpoint.
+        url: Address of the endpoint that should answer.
 
     Returns:
-        The answer, and the label or value that the data set has for the row. None for both if each
-        of the rows lacks a value that the endpoint needs.
+        The answer, and the label, labels or value that the data set has for the row. None for both
+        if each of the rows lacks a value that the endpoint needs.
     """
     # Golden rows are the first held-out rows, or the first validation rows if none are held out.
     rows = read_golden_rows(data.folder)
@@ -41,8 +41,7 @@ def ask_held_out(
         return None, None
     split = "test" if data.num_rows.get("test") else "validation"
     _, y = shards.open_rows(data.folder, split).gather(np.array([index]))
-    classes = data.features.signature.classes
-    expected = classes[int(y[0])] if classes else float(data.features.unscale(y[:, None])[0])
+    expected = data.features.name_target(y[0])
     # A token of its own, which is revoked after the request.
     is_open = spec.serve is None or spec.serve.auth == "none"
     own = contextlib.nullcontext() if is_open else TokenStore(storage, spec.name).temporary(user())

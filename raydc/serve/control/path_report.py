@@ -27,8 +27,8 @@ def describe_path(endpoint: Endpoint) -> list[str]:
     if known and not _has_edited_haproxy(endpoint.url):
         parts: set[Part] = {"head limits", "direct path"}
         missing += direct_support.missing_limits(parts)
-        # `serve.direct: off` asks for it.
-        way_out = [direct_support.WAY_OUT] if any(path == "direct" for path, _ in known) else []
+        # With `serve.direct: off` the user wants the HAProxy of Ray Serve, and needs no way out.
+        way_out = [direct_support.way_out()] if any(path == "direct" for path, _ in known) else []
     return [*lines, *(f"not in force: {text}" for text in dict.fromkeys(missing)), *way_out]
 
 

@@ -17,7 +17,7 @@ from raydc.serve.settings import Settings, Traffic
 logger = logging.getLogger("raydc")
 
 _POLL_INTERVAL_S = 0.1
-# A start takes seconds. From then on whoever waits wants to know for what.
+# A start takes seconds. Anyone who waits longer is told what for.
 _SILENT_S = 15.0
 _TELL_INTERVAL_S = 30.0
 # Replicas answer in milliseconds; one that takes longer is starting or stuck.
@@ -151,7 +151,7 @@ def predict_row(
     """Predicts one row, with a token that replicas may not know yet.
 
     Args:
-        url: Address of the endpoint.
+        url: Address of the endpoint, with its path.
         row: Value by raw column of the data set.
         token: Access token, which may have been created just now; None for an open endpoint.
         timeout_s: Time limit of the request, once the token is known.

@@ -34,7 +34,7 @@ def notes_before_serving(storage: Storage, model: str, alias: str) -> list[str]:
     """What whoever serves an alias should know about its endpoint so far.
 
     Args:
-        storage: Storage of the registry.
+        storage: Storage that holds the registry and the records of endpoints.
         model: Name of the model in the registry.
         alias: Alias that is about to be served.
     """
@@ -59,7 +59,7 @@ def endpoints_elsewhere(storage: Storage, model: str, known: Sequence[Any]) -> l
     """Endpoints of a model that answer, on a Ray that was not asked, as `serve.status` lists them.
 
     Args:
-        storage: Storage of the registry.
+        storage: Storage that holds the registry and the records of endpoints.
         model: Name of the model in the registry.
         known: Endpoints that a Ray has listed; they are left out.
     """

@@ -127,7 +127,7 @@ def _change(
     with hold_change(storage, model, number) as registry:
 
         def commit(before: Traffic, now: Traffic) -> None:
-            # For a change that has no entry, such as the same fraction again.
+            # The same fraction again makes no entry, and so would not notice another command.
             registry.require_unchanged(model)
             record_changes(registry, model, alias, before, now, who, why)
 
@@ -145,7 +145,7 @@ class CanaryReport:
     """Counts of all replicas since the traffic last changed.
 
     Attributes:
-        traffic: The current traffic.
+        traffic: Traffic that the counts belong to.
         tallies: Requests by version.
         shadow: Summed comparison with the shadow; None without one.
     """

@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 
-from raydc.engine import serve_client
+from raydc.engine import interruption, serve_client
 from raydc.errors import OvertakenError
 from raydc.serve.control import application as application_module
 from raydc.serve.control.readiness import Endpoint, wait_until_answering, wait_until_applied
@@ -59,6 +60,7 @@ def change_traffic(
     change: Change,
     ready_timeout_s: float,
     commit: Commit,
+    afterwards: Commit | None = None,
 ) -> tuple[str, Traffic] | None:
     """Changes the traffic of the endpoint that serves an alias.
 
@@ -69,6 +71,7 @@ def change_traffic(
         change: Maps the current traffic to the wanted one.
         ready_timeout_s: Time limit for loading, switching and the first answer together.
         commit: Records the change when the endpoint answers; an error takes the change back.
+        afterwards: Records what ended with the change; an error does not take it back.
 
     Returns:
         Address of the endpoint and the traffic before; None if no such endpoint runs, in which
@@ -93,6 +96,7 @@ def change_traffic(
         before,
         ready_timeout_s,
         lambda: commit(settings.traffic, wanted.traffic),
+        partial(afterwards, settings.traffic, wanted.traffic) if afterwards else None,
     )
     return endpoint.url, settings.traffic
 
@@ -103,10 +107,12 @@ def apply_and_wait(
     before: application_module.Application | None,
     ready_timeout_s: float,
     commit: Callable[[], object],
+    afterwards: Callable[[], object] | None = None,
 ) -> None:
     """Declares an application, waits until it answers, and records it.
 
-    A failure on the way declares the old application again.
+    A failure on the way declares the old application again. A signal takes the change back until
+    it is recorded; from then on it stands.
 
     Args:
         endpoint: The endpoint as it should be.
@@ -114,6 +120,7 @@ def apply_and_wait(
         before: The application that runs; None for a new endpoint.
         ready_timeout_s: Time limit for loading, switching and the first answer together.
         commit: Records the change in the registry; if it raises, nothing was recorded.
+        afterwards: Records what ended with the change; if it raises, the change stands.
 
     Raises:
         ServeError: A version does not load or the time is up, and the versions before still
@@ -128,9 +135,10 @@ def apply_and_wait(
     old = application_module.read_settings(before) if before is not None else None
     new = application_module.read_settings(application)
     notes = _Notes(endpoint, Storage(new.storage))
-    # Before the first declaration: if this process is killed, the change that began is known.
-    notes.begin(old.traffic if old else None, new.traffic)
+    is_recorded = False
     try:
+        # Before the first declaration: if this process is killed, the change that began is known.
+        notes.begin(old.traffic if old else None, new.traffic)
         # A new endpoint, or one of another model, has no old version that could answer meanwhile.
         if old is None or not _is_same_model(old, new):
             declaration.apply(new.model_copy(update=_AT_ONCE))
@@ -138,17 +146,23 @@ def apply_and_wait(
             declaration.switch_over(old.traffic, new)
         wait_until_answering(endpoint, new.traffic, deadline)
         declaration.require_current()
-        commit()
+        # A signal in here would take back what is recorded, or lose what belongs to it.
+        with interruption.deferred():
+            commit()
+            is_recorded = True
+            notes.end(new.traffic)
+            if afterwards is not None:
+                afterwards()
     # After Ctrl-C, too: the endpoint must not switch if no process is left to move the alias.
-    except BaseException:
-        if declaration.is_current():
-            if before is not None:
-                put_application(before)
-            else:
-                application_module.remove(endpoint.model)
+    except BaseException as error:
+        if not is_recorded and not declaration.is_replaced(old):
+            declaration.take_back(before)
             notes.undo()
+            error.add_note(f"the change of {endpoint.url} was taken back")
         raise
-    notes.end(new.traffic)
+    interruption.raise_received(
+        f"the change of {endpoint.url} {_describe(new.traffic)} is made and recorded"
+    )
 
 
 class _Notes:
@@ -156,7 +170,7 @@ class _Notes:
 
     Args:
         endpoint: Endpoint that changes.
-        storage: Storage of its registry.
+        storage: Storage that holds the registry, and the record.
     """
 
     def __init__(self, endpoint: Endpoint, storage: Storage) -> None:
@@ -166,14 +180,7 @@ class _Notes:
 
     def begin(self, old: Traffic | None, new: Traffic) -> None:
         """Notes that a change begins. Raises OSError, and then nothing has changed yet."""
-        shown = ", ".join(
-            f"{name} {side.version} ({side.fraction:g})"
-            for name, side in (("canary", new.canary), ("shadow", new.shadow))
-            if side is not None
-        )
-        self._write(
-            (old or new).version, f"to version {new.version}" + (f", {shown}" if shown else "")
-        )
+        self._write((old or new).version, _describe(new))
 
     def end(self, new: Traffic) -> None:
         """Notes what the endpoint answers with from now on."""
@@ -195,6 +202,12 @@ class _Notes:
             self._endpoint.alias, self._endpoint.url, serve_client.ray_address(), version, change
         )
         endpoint_record.write_record(self._storage, self._endpoint.model, record)
+
+
+def _describe(traffic: Traffic) -> str:
+    sides = (("canary", traffic.canary), ("shadow", traffic.shadow))
+    beside = [f"{name} {one.version} ({one.fraction:g})" for name, one in sides if one is not None]
+    return ", ".join([f"to version {traffic.version}", *beside])
 
 
 def put_application(application: application_module.Application) -> None:
@@ -246,6 +259,25 @@ class _Declaration:
                 "`raydc canary SPEC` shows the versions that answer; the history in the registry "
                 "says who it was. Then try again.",
             )
+
+    def is_replaced(self, old: Settings | None) -> bool:
+        """Whether another process has declared something since: neither this change nor `old`."""
+        found = application_module.find_application(self._endpoint.model)
+        now = application_module.read_settings(found) if found is not None else None
+        return now not in (old, self._settings)
+
+    def take_back(self, before: application_module.Application | None) -> None:
+        """Declares the application from before, if this process has declared anything.
+
+        Args:
+            before: None removes the application, which was not there.
+        """
+        if self._settings is None:
+            return
+        if before is not None:
+            put_application(before)
+        else:
+            application_module.remove(self._endpoint.model)
 
     def apply(self, settings: Settings) -> int:
         """Declares settings and waits until all replicas hold them; returns their number."""

@@ -2,9 +2,9 @@
 
 Serve does for every deployment what only some need: identifiers, a context, a semaphore, an
 inspection of each ASGI message, one write for the head of an answer and one for its body. That is a
-third of the CPU of a short request. What Serve depends on is kept: the number of requests in work,
-and its metrics. Other paths, such as Serve's own health check, are passed on. Runs in the replica,
-for each request.
+third of the CPU of a short request. What Serve depends on is kept: the number of requests in
+progress, and its metrics. Other paths, such as Serve's own health check, are passed on. Runs in the
+replica, for each request.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Accounting(Protocol):
         """`/`, or a path without a slash at its end."""
 
     def begin(self) -> None:
-        """Starts counting a request as in work."""
+        """Starts counting a request as in progress."""
 
     def end(self, method: str, status: int, seconds: float) -> None:
-        """Stops counting a request as in work.
+        """Stops counting a request as in progress.
 
         Args:
             method: HTTP method, a tag of Serve's metrics.

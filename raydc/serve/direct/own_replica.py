@@ -46,5 +46,5 @@ def route_prefix(replica: Any) -> str:
 
 
 def num_ongoing_requests(replica: Any) -> int:
-    """Requests in work by Ray Serve's count: it scales by them and waits for them at the end."""
+    """Requests in progress by Ray Serve's count, by which it scales and for which it waits."""
     return int(replica._metrics_manager.get_num_ongoing_requests())

@@ -1,8 +1,8 @@
-"""Ray Serve's bookkeeping of a replica's requests: how many are in work, and their metrics.
+"""Ray Serve's bookkeeping of a replica's requests: how many are in progress, and their metrics.
 
 Requests of the direct path bypass the code of Ray Serve that counts them, so it is done here: Serve
-scales by the number of requests in work, and waits for them before a replica ends. Runs in the
-replica.
+scales by the number of requests in progress, and waits for them before a replica ends. Runs in
+the replica.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class ReplicaAccounting:
         return self._replica._route_prefix or "/"
 
     def begin(self) -> None:
-        """Starts counting a request as in work."""
+        """Starts counting a request as in progress."""
         self._metrics.inc_num_ongoing_requests(self._request)
 
     def end(self, method: str, status: int, seconds: float) -> None:
-        """Stops counting a request as in work, and notes it for the metrics.
+        """Stops counting a request as in progress, and notes it for the metrics.
 
         Args:
             method: HTTP method, a tag of Serve's metrics.
@@ -92,7 +92,7 @@ class ReplicaAccounting:
                 )
             return
         for latency_ms in latencies_ms:
-            # Serve counts an exception of user code as an error here, and a refusal is not one.
+            # Serve counts exceptions of user code as errors here; a refusal is not an error.
             metrics.record_request_metrics(
                 route=route,
                 latency_ms=latency_ms,

@@ -28,8 +28,7 @@ Address = tuple[str, int]
 Probes = dict[Address, "Probe"]
 Answer = tuple[int, tuple[tuple[str, str], ...], bytes]
 
-# A timeout for heads that the check can wait for; every connection but the check's has the real
-# one.
+# Short, so that the check can wait until it has passed; connections of clients have the real one.
 _PROBE_HEAD_TIMEOUT_S = 0.1
 _MAX_BODY_BYTES = 1024 * 1024
 # No status that Ray Serve counts as an error, and none that a model's answer has.
@@ -65,7 +64,7 @@ class Probe:
 
 
 async def echo(request: Request, write: Write) -> int:
-    """Answers with what arrived, and with the number of requests in work by Ray Serve's count."""
+    """Answers with what arrived, and with Ray Serve's count of the requests in progress."""
     scope = request.scope
     body = await request.read(_MAX_BODY_BYTES)
     seen = {

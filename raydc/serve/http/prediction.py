@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from raydc.errors import TooManyPixelsError
+from raydc.features import Inputs
 from raydc.serve.http.request import EncodedResponse, Request, json_response
 from raydc.serve.protocol import binary, open_inference, predict_body
 from raydc.serve.protocol.interface import RequestError
@@ -24,8 +25,8 @@ from raydc.serve.replica.service import Service
 _SMALL_BODY_BYTES = 16 * 1024
 _FEW_PIXELS = 64 * 64
 _FEW_SCORES = 2048
-# Larger pictures, or those with as much work, wait for each other and for no one else: photographs
-# of telephones are below it.
+# Larger pictures, or those with as much work, wait for each other and for no one else. Photographs
+# from most phones are smaller.
 _ORDINARY_PIXELS = 16 * 1024 * 1024
 # Binary tensors are copied, not parsed: this many bytes take as long as one byte of JSON.
 _BINARY_BYTES_PER_JSON_BYTE = 64
@@ -51,11 +52,11 @@ class PredictionHandler:
             query = request.scope.get("query_string", b"").decode("latin-1")
             body = predict_body.Body(content, content_type, query)
 
-            def inputs(max_pixels: int) -> Array:
+            def inputs(max_pixels: int) -> Inputs:
                 return body.inputs(interface, settings.max_request_rows, max_pixels)
 
             # A shadow may have other features, so its inputs are computed from the body again.
-            def shadow_inputs(other: LoadedVersion) -> Array:
+            def shadow_inputs(other: LoadedVersion) -> Inputs:
                 return body.inputs(
                     other.interface, settings.max_request_rows, settings.max_request_pixels
                 )
@@ -95,11 +96,11 @@ class PredictionHandler:
                     content, length, version.interface, settings.max_request_rows
                 )
 
-            def inputs(max_pixels: int) -> Array:
+            def inputs(max_pixels: int) -> Inputs:
                 parsed[:] = [parse(loaded)]
                 return parsed[0].inputs(interface, max_pixels)
 
-            def shadow_inputs(other: LoadedVersion) -> Array:
+            def shadow_inputs(other: LoadedVersion) -> Inputs:
                 return parse(other).inputs(other.interface, settings.max_request_pixels)
 
             num_bytes = len(content)
@@ -119,8 +120,8 @@ class PredictionHandler:
         return answer
 
     async def _inputs(
-        self, loaded: LoadedVersion, inputs: Callable[[int], Array], num_bytes: int
-    ) -> Array:
+        self, loaded: LoadedVersion, inputs: Callable[[int], Inputs], num_bytes: int
+    ) -> Inputs:
         """Computes the network's inputs; in a thread if the body is long."""
         max_pixels = loaded.settings.max_request_pixels
         try:
@@ -136,7 +137,7 @@ class PredictionHandler:
         except RecursionError as error:
             raise RequestError(400, "the body has lists or objects nested too deep") from error
 
-    async def _compute(self, request: Request, loaded: LoadedVersion, x: Array) -> Array:
+    async def _compute(self, request: Request, loaded: LoadedVersion, x: Inputs) -> Array:
         """Calls `Service.compute`, and drops a queued request whose client has gone.
 
         Raises:

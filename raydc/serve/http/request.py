@@ -29,8 +29,8 @@ class Request:
         receive: ASGI function that returns the next message.
 
     Attributes:
-        scope: As given.
-        receive: As given.
+        scope: ASGI scope, for what is not read here.
+        receive: ASGI function, for what comes after the body: the end of the connection.
         headers: Headers by name in lower case; if one is given twice, the last.
         subpath: Path below that of the endpoint, without slashes at its ends.
         segments: `subpath`, split at its slashes.

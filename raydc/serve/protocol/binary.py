@@ -88,7 +88,7 @@ def decode_numbers(content: memoryview, datatype: str, shape: Sequence[int], pla
         place: Position in the request such as `inputs[0]`, for messages.
 
     Raises:
-        RequestError: 400 if the shape needs another number of bytes, or a BOOL is not 0 or 1.
+        RequestError: 400 if the shape needs a different number of bytes, or a BOOL is not 0 or 1.
     """
     stored = _STORED.get(datatype, DATATYPES[datatype])
     # Python integers: a hostile shape must not overflow into a small size.

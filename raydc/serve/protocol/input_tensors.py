@@ -2,6 +2,11 @@
 
     numeric column      any datatype of numbers, or BOOL, [B]; or BYTES [B], numbers as text
     categorical column  BYTES [B], or any of the above
+    text column         BYTES [B], each a text in UTF-8
+    date column         numbers [B], seconds since 1970; or BYTES [B], such as 2024-02-29
+    past steps          numbers [B, steps, columns], of one column also [B, steps]
+    list column         numbers [B, length, ...], lists of one length; or BYTES [B], each a list as
+                        JSON text
     image column        UINT8 [B, H, W], [B, H, W, C] or [B, C, H, W], grey also [B, H * W]; other
                         datatypes if all values are integers from 0 to 255; or BYTES [B], each an
                         encoded image
@@ -22,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import shown
-from raydc.features import nested
+from raydc.features import CATEGORIES, Image, nested
 from raydc.serve.protocol import binary
 from raydc.serve.protocol.interface import Interface, RequestError, json_type_of
 
@@ -115,19 +120,31 @@ def fit_to_column(values: Array, name: str, place: str, interface: Interface) ->
         interface: Columns of the model, against which name and shape are checked.
 
     Returns:
-        [B] for a number or category, [B, F] for all columns, [B, H, W] or [B, H, W, C] for images.
+        [B] for a number or category, [B, F] for all columns, [B, length] or [B, length, K] for
+        lists, [B, steps, columns] for past steps, [B, H, W] or [B, H, W, C] for images.
 
     Raises:
         RequestError: 400 if the shape does not fit.
     """
-    if name == interface.image_column:
-        return _to_images(values, place, interface)
+    if name in interface.image_columns:
+        return _to_images(values, place, interface.image_columns[name])
+    if name in interface.windows:
+        window = interface.windows[name]
+        expected = [-1, window.length, len(window.columns)]
+        is_flat = len(window.columns) == 1 and list(values.shape[1:]) == expected[1:2]
+        if list(values.shape[1:]) != expected[1:] and not is_flat:
+            raise _wrong_shape(values, expected, place)
+        return values.reshape(expected)
     if values.dtype == np.bool_:
         # As a number, true is 1. As a category it is the text `true`, so it stays a boolean.
-        values = values.view(np.uint8) if interface.kinds.get(name) != "categorical" else values
+        is_category = isinstance(interface.features.columns.get(name), CATEGORIES)
+        values = values if is_category else values.view(np.uint8)
     if name == interface.all_columns:
         if values.ndim != 2 or values.shape[1] != len(interface.kinds):
             raise _wrong_shape(values, [-1, len(interface.kinds)], place)
+        return values
+    if interface.kinds.get(name) == "list":
+        # The features know how long a list may be, and name the row.
         return values
     # [B, 1] is accepted as [B].
     if values.size != len(values):
@@ -222,7 +239,7 @@ def _convert_texts(texts: list[str], name: str, place: str, interface: Interface
     """Texts of a column; for images, the files that they hold in base64."""
     if name == interface.all_columns:
         raise RequestError(400, f"{place}.datatype is 'BYTES'; {name!r} holds numbers")
-    if name != interface.image_column:
+    if name not in interface.image_columns:
         return texts
     try:
         return [base64.b64decode(text, validate=True) for text in texts]
@@ -236,7 +253,7 @@ def _convert_binary_texts(
     items: list[bytes], name: str, place: str, interface: Interface
 ) -> list[Any]:
     # In binary form an image is its file; base64 would cost a third more.
-    if name == interface.image_column:
+    if name in interface.image_columns:
         return items
     try:
         return _convert_texts([item.decode() for item in items], name, place, interface)
@@ -246,9 +263,9 @@ def _convert_binary_texts(
         ) from error
 
 
-def _to_images(values: Array, place: str, interface: Interface) -> npt.NDArray[np.uint8]:
+def _to_images(values: Array, place: str, column: Image) -> npt.NDArray[np.uint8]:
     """Pixels as [B, H, W] (grey) or [B, H, W, C], from any usual layout."""
-    channels, height, width = interface.features.signature.shape
+    channels, height, width = column.shape
     if values.dtype != np.uint8:
         values = _to_bytes(values, place)
     if values.ndim == 2 and channels == 1 and values.shape[1] == height * width:

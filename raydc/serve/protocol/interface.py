@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from raydc.errors import did_you_mean
-from raydc.features import Categorical, Features, Image
+from raydc.features import CATEGORIES, DateParts, Features, Image, NumberList, SeriesWindow, Text
 
 # Name of the tensor that holds all columns of a model whose columns are all numbers.
 ALL_COLUMNS = "columns"
@@ -44,18 +44,31 @@ class Interface:
 
     @cached_property
     def kinds(self) -> dict[str, str]:
-        """Kind of each column by name: `numeric`, `categorical` or `image`."""
+        """Kind of each column by name, such as `numeric`, `categorical`, `image` or `window`."""
         return {name: column.kind for name, column in self.features.columns.items()}
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes; empty for a regression."""
+        """Names of the classes or labels; empty for a regression."""
         return self.features.signature.classes
 
     @cached_property
     def image_column(self) -> str | None:
-        """Name of the column that holds images; None if the model takes none."""
-        return next((name for name, kind in self.kinds.items() if kind == "image"), None)
+        """Name of the only column if it holds images: a file can be a whole request then."""
+        only = len(self.kinds) == 1 and "image" in self.kinds.values()
+        return next(iter(self.kinds)) if only else None
+
+    @cached_property
+    def image_columns(self) -> dict[str, Image]:
+        """Columns that hold images, by name."""
+        columns = self.features.columns
+        return {name: column for name, column in columns.items() if isinstance(column, Image)}
+
+    @cached_property
+    def windows(self) -> dict[str, SeriesWindow]:
+        """Inputs that hold the past steps of a series, by name."""
+        columns = self.features.columns
+        return {name: one for name, one in columns.items() if isinstance(one, SeriesWindow)}
 
     @cached_property
     def all_columns(self) -> str | None:
@@ -94,11 +107,17 @@ class Interface:
     def outputs(self) -> list[dict[str, Any]]:
         """Metadata of each output tensor."""
         if not self.classes:
-            return [{"name": "value", "datatype": "FP64", "shape": [-1]}]
-        return [
-            {"name": "scores", "datatype": "FP32", "shape": [-1, len(self.classes)]},
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
-        ]
+            num_values = self.features.signature.num_values
+            shape = [-1, num_values] if num_values > 1 else [-1]
+            return [{"name": "value", "datatype": "FP64", "shape": shape}]
+        scores = {"name": "scores", "datatype": "FP32", "shape": [-1, len(self.classes)]}
+        if self.features.has_label_sets:
+            # A tensor is rectangular: which of the labels a row has, not their names.
+            return [
+                scores,
+                {"name": "labels", "datatype": "BOOL", "shape": [-1, len(self.classes)]},
+            ]
+        return [scores, {"name": "label", "datatype": "BYTES", "shape": [-1]}]
 
     def suggest(self, name: Any) -> str:
         """Clause for an error message: the input that an unknown name resembles, or all inputs."""
@@ -122,10 +141,27 @@ def _describe_input(name: str, column: Any, is_required: bool) -> dict[str, Any]
     parameters: dict[str, Any] = {"kind": column.kind}
     if is_required:
         parameters["required"] = True
-    if isinstance(column, Categorical):
+    if isinstance(column, CATEGORIES):
         parameters["categories"] = list(column.categories)
         return {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": parameters}
-    return {"name": name, "datatype": "FP64", "shape": [-1], "parameters": parameters}
+    if isinstance(column, SeriesWindow):
+        parameters |= {"required": True, "columns": list(column.columns)}
+        shape = [-1, column.length, len(column.columns)]
+        return {"name": name, "datatype": "FP64", "shape": shape, "parameters": parameters}
+    if isinstance(column, Text):
+        parameters["max_tokens"] = column.max_tokens
+        return {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": parameters}
+    if isinstance(column, DateParts):
+        also = "FP64 [-1], seconds since 1970"
+        parameters["also"] = also
+        return {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": parameters}
+    shape = [-1]
+    if isinstance(column, NumberList):
+        shape = [-1, *([-1] if column.max_items else []), *column.field.shape]
+        if column.max_items:
+            parameters["max_items"] = column.max_items
+        parameters["also"] = "BYTES [-1], each a list as JSON text; then lengths may differ"
+    return {"name": name, "datatype": "FP64", "shape": shape, "parameters": parameters}
 
 
 def json_type_of(value: Any) -> str:

@@ -8,6 +8,7 @@ Pixel suffixes: B images, C channels, H height, W width.
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.bundle import Bundle
-from raydc.features import Column, Image, Numeric
+from raydc.features import Column, DateParts, Image, Numeric, Record, SeriesWindow
 from raydc.spec.model import Builder
 
 # Distance in grey levels from the background from which a pixel counts as ink.
@@ -34,8 +35,9 @@ def describe_model(bundle: Bundle, source: dict[str, Any]) -> dict[str, Any]:
         source: Origin of the version, as `Registry.source` returns it.
 
     Returns:
-        JSON values: target, network, num_weights, run, step, created (ISO 8601, UTC) and held_out
-        (numbers of the evaluation). Unknown ones are left out.
+        JSON values: target, network, num_weights, run, step, created (ISO 8601, UTC), threshold
+        (how it is chosen between two classes) and held_out (numbers of the evaluation). Unknown
+        ones are left out.
     """
     section = bundle.spec.model
     facts = {
@@ -45,6 +47,7 @@ def describe_model(bundle: Bundle, source: dict[str, Any]) -> dict[str, Any]:
         "run": bundle.facts.get("run"),
         "step": bundle.facts.get("step"),
         "created": _format_utc(source.get("time_s")),
+        "threshold": bundle.facts.get("threshold"),
         "held_out": _only_numbers(source.get("metrics")),
     }
     return {name: value for name, value in facts.items() if value not in (None, {})}
@@ -54,8 +57,9 @@ def describe_inputs(bundle: Bundle) -> dict[str, dict[str, Any]]:
     """Collects facts for `parameters` of each input, by column.
 
     Returns:
-        For a number `typical`, a value near the mean. For an image `height`, `width`, `channels`
-        and, if the images are drawings, `ink` as `measure_ink` returns it.
+        For a number or a date `typical`, near the mean; for past steps a list of them as JSON. For
+        an image `height`, `width`, `channels` and, if the images are drawings, `ink` as
+        `measure_ink` returns it.
     """
     return {
         name: _describe_column(column, bundle) for name, column in bundle.features.columns.items()
@@ -64,7 +68,16 @@ def describe_inputs(bundle: Bundle) -> dict[str, dict[str, Any]]:
 
 def _describe_column(column: Column, bundle: Bundle) -> dict[str, Any]:
     if isinstance(column, Numeric):
-        return {"typical": _round_to_spread(column.mean, column.scale)}
+        # The divisor of a curve is not in units of the column.
+        is_curve = column.is_log or column.quantiles
+        spread = abs(column.mean) if is_curve else column.scale
+        return {"typical": _round_to_spread(column.mean, spread)}
+    if isinstance(column, DateParts):
+        return {"typical": column.typical}
+    if isinstance(column, SeriesWindow):
+        means = [_round_to_spread(*one) for one in zip(column.shifts, column.scales, strict=True)]
+        step = means[0] if len(means) == 1 else means
+        return {"typical": json.dumps([step] * column.length)}
     if not isinstance(column, Image):
         return {}
     size: dict[str, Any] = {
@@ -72,7 +85,8 @@ def _describe_column(column: Column, bundle: Bundle) -> dict[str, Any]:
         "width": column.width,
         "channels": column.channels,
     }
-    ink = measure_ink(column, bundle.golden_inputs)
+    inputs = bundle.golden_inputs
+    ink = None if isinstance(inputs, Record) else measure_ink(column, inputs)
     return size if ink is None else {**size, "ink": ink}
 
 

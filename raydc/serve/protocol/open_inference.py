@@ -1,10 +1,11 @@
 """Open Inference Protocol v2: metadata, requests and answers, as pure functions in the replica.
 
 A v2 input is a raw column of the data set (see `input_tensors`), so a client needs to know nothing
-about the features. Outputs are `scores` FP32 [B, K] and `label` BYTES [B], or `value` FP64 [B] for
-a regression. Both come in JSON or in binary form.
+about the features. Outputs are `scores` FP32 [B, K] with `label` BYTES [B], or with `labels` BOOL
+[B, K] if a row has several; a regression has `value` FP64 [B], and a forecast of K steps `value`
+FP64 [B, K]. All come in JSON or in binary form.
 
-Shape suffixes: B rows, K outputs.
+Shape suffixes: B rows, K classes, labels or steps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import orjson
 
 from raydc.errors import shown
+from raydc.features import Inputs
 from raydc.serve.protocol import binary
 from raydc.serve.protocol.input_tensors import fit_to_column, parse_tensor
 from raydc.serve.protocol.interface import Interface, RequestError, check_num_rows, json_type_of
@@ -41,7 +43,7 @@ class InferRequest:
     id: str | None
     outputs: tuple[tuple[str, bool], ...]
 
-    def inputs(self, interface: Interface, max_pixels: int | None = None) -> Array:
+    def inputs(self, interface: Interface, max_pixels: int | None = None) -> Inputs:
         """Computes the network's inputs.
 
         Args:
@@ -49,7 +51,7 @@ class InferRequest:
             max_pixels: Largest number of pixels to decode, all images together; None: no limit.
 
         Returns:
-            Array [B, *shape].
+            Rows as the network takes them.
 
         Raises:
             DataError: A value does not fit its column or is missing and required, or there are too
@@ -295,6 +297,9 @@ def encode_infer_answer(
 
 def _output_values(values_BK: Array, interface: Interface) -> dict[str, Any]:
     if not interface.classes:
-        return {"value": values_BK[:, 0]}
-    labels_B = [interface.classes[best] for best in values_BK.argmax(axis=1).tolist()]
-    return {"scores": values_BK.astype(np.float32), "label": labels_B}
+        return {"value": values_BK if values_BK.shape[1] > 1 else values_BK[:, 0]}
+    chosen = interface.features.choose(values_BK)
+    scores_BK = values_BK.astype(np.float32)
+    if interface.features.has_label_sets:
+        return {"scores": scores_BK, "labels": chosen.astype(np.bool_)}
+    return {"scores": scores_BK, "label": [interface.classes[at] for at in chosen.tolist()]}

@@ -43,7 +43,8 @@ def build_document(
         raydc: Version of raydc, for the document's description.
     """
     paths = _build_paths(model, version, interface, settings)
-    task, target = interface.features.signature.task, interface.features.target
+    target = interface.features.target
+    task = f"{interface.features.signature.task}{' model' * interface.features.has_label_sets}"
     document: Json = {
         "openapi": "3.1.0",
         "info": {

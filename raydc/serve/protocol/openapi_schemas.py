@@ -11,7 +11,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from raydc.features import Categorical, Image, Numeric
+from raydc.features import (
+    CATEGORIES,
+    Column,
+    DateParts,
+    Image,
+    NumberList,
+    Numeric,
+    SeriesWindow,
+    Text,
+)
 from raydc.serve.protocol import binary
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.settings import Settings
@@ -20,6 +29,8 @@ Json = dict[str, Any]
 
 # Numbers as the features read them from text, up to what FP32 holds with room to spare.
 _NUMBER = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?"
+# A number as JSON writes it, without an exponent.
+_JSON_NUMBER = r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,9})?"
 
 
 def ref(name: str) -> Json:
@@ -85,9 +96,10 @@ def form_schema(interface: Interface) -> Json:
     """Schema of a row sent as the fields of a form, which are all text."""
     required = interface.features.always_given
     properties = {
-        name: _field(kind, name in required, interface.features.missing_values)
-        for name, kind in interface.kinds.items()
+        name: _field(column, name in required, interface.features.missing_values)
+        for name, column in interface.features.columns.items()
     }
+    properties |= {name: _window_text(column) for name, column in interface.windows.items()}
     return {
         "type": "object",
         "properties": properties,
@@ -96,7 +108,12 @@ def form_schema(interface: Interface) -> Json:
     }
 
 
-def _field(kind: str, is_required: bool, missing_values: Sequence[str]) -> Json:
+def _field(column: Column, is_required: bool, missing_values: Sequence[str]) -> Json:
+    kind = column.kind
+    if isinstance(column, NumberList):
+        pattern = _list_pattern(column)
+        pattern = pattern if is_required else f"({pattern})?"
+        return {"type": "string", "pattern": f"^{pattern}$", "description": "A list as JSON text."}
     if is_required:
         # An empty field is a missing value, in every form.
         text = {"pattern": f"^{_NUMBER}$"} if kind == "numeric" else {"minLength": 1}
@@ -108,11 +125,23 @@ def _field(kind: str, is_required: bool, missing_values: Sequence[str]) -> Json:
     return {"type": "string"}
 
 
+def _list_pattern(column: NumberList) -> str:
+    array = rf"\[{_JSON_NUMBER}(,{_JSON_NUMBER}){{{len(column.mean) - 1}}}\]"
+    if not column.max_items:
+        return array
+    item = array if column.has_width else _JSON_NUMBER
+    return rf"\[({item}(,{item})*)?\]"
+
+
 def _required_of_row(interface: Interface) -> Json:
-    if interface.image_column is not None:
-        return {"required": [interface.image_column]}
-    if interface.features.always_given:
-        return {"required": list(interface.features.always_given)}
+    # An image cannot be filled in, and neither can the past.
+    required = [
+        *interface.features.always_given,
+        *interface.windows,
+        *interface.image_columns,
+    ]
+    if required:
+        return {"required": required}
     # A row with no column at all is refused.
     return {"anyOf": [{"required": [name]} for name in interface.kinds]}
 
@@ -149,15 +178,17 @@ def _row(interface: Interface) -> Json:
     }
 
 
-def _column(
-    column: Numeric | Categorical | Image, is_required: bool, missing_values: Sequence[str]
-) -> Json:
+def _column(column: Column, is_required: bool, missing_values: Sequence[str]) -> Json:
     null, rule = ([], _without(missing_values)) if is_required else (["null"], {})
     if isinstance(column, Numeric):
         text = {"type": "string", "pattern": f"^{_NUMBER}$"}
         missing = [{"enum": list(missing_values)}] if missing_values and not is_required else []
         return {"anyOf": [{"type": ["number", *null]}, text, *missing], **rule}
-    if isinstance(column, Categorical):
+    if isinstance(column, DateParts):
+        date = {"type": "string", "description": "A date in ISO 8601; without a zone in UTC."}
+        seconds = {"type": "number", "description": "Seconds since 1970."}
+        return {"anyOf": [seconds, date, *([] if is_required else [{"type": "null"}])], **rule}
+    if isinstance(column, CATEGORIES):
         # No enum: a category that the data set did not have is counted as another or as missing.
         known = ", ".join(column.categories)
         return {
@@ -166,6 +197,15 @@ def _column(
             "examples": list(column.categories[:3]),
             **rule,
         }
+    if isinstance(column, SeriesWindow):
+        return _window(column)
+    if isinstance(column, Text):
+        cut = f"A text. What comes after {column.max_tokens:,} tokens is not read."
+        return {"type": ["string", *null], "description": cut, **rule}
+    if isinstance(column, NumberList):
+        # JSON text of a list is taken too, but no schema can say what it has to hold.
+        return _list(column) if is_required else {"anyOf": [_list(column), {"type": "null"}]}
+    assert isinstance(column, Image)
     pixels = {"type": "array", "items": {"type": "array", "minItems": 1}, "minItems": 1}
     size = f"of {column.height} x {column.width} pixels; others are resized"
     return {
@@ -180,14 +220,58 @@ def _column(
     }
 
 
+def _window_text(column: SeriesWindow) -> Json:
+    """Past steps as JSON in a field of a form, in its plainest form."""
+    step = rf"\[{_JSON_NUMBER}(,{_JSON_NUMBER}){{{len(column.columns) - 1}}}\]"
+    pattern = rf"^\[{step}(,{step}){{{column.length - 1}}}\]$"
+    return {"type": "string", "pattern": pattern, "description": "The steps of a row, as JSON."}
+
+
+def _window(column: SeriesWindow) -> Json:
+    number: Json = {"type": ["number", "null"] if column.takes_previous else "number"}
+    step = _object(dict.fromkeys(column.columns, number))
+    if column.takes_previous:
+        step["required"] = []
+    numbers = {"type": "array", "items": number}
+    sizes = {"minItems": len(column.columns), "maxItems": len(column.columns)}
+    forms = [{**step, "description": "What else it holds is ignored."}, {**numbers, **sizes}]
+    length = {"minItems": column.length, "maxItems": column.length}
+    shapes = [{"type": "array", "items": {"anyOf": forms}, **length}]
+    if len(column.columns) == 1:
+        shapes.append({**numbers, **length})
+    what = (
+        f"The last {column.length:,} steps, the oldest first: each an object of "
+        f"{', '.join(column.columns)}, or a list of these numbers."
+    )
+    return {"anyOf": shapes, "description": what}
+
+
+def _list(column: NumberList) -> Json:
+    if not column.max_items:
+        size = len(column.mean)
+        numbers = _array("number")
+        return {**numbers, "minItems": size, "maxItems": size}
+    told = f"What comes after {column.max_items:,} items is not read."
+    items: Json = {"type": "number"}
+    if column.has_width:
+        size = len(column.mean)
+        items = {**_array("number"), "minItems": size, "maxItems": size}
+    return {"type": "array", "items": items, "description": told}
+
+
 def _prediction(interface: Interface) -> Json:
     if not interface.classes:
-        return _object({"value": {"type": "number"}})
+        number, count = {"type": "number"}, interface.features.signature.num_values
+        if count == 1:
+            return _object({"value": number})
+        steps = {"type": "array", "items": number, "minItems": count, "maxItems": count}
+        return _object({"value": {**steps, "description": "The next values, in their order."}})
     score = {"type": "number", "minimum": 0, "maximum": 1}
     label = {"enum": list(interface.classes)}
-    return _object(
-        {"label": label, "score": score, "scores": _object(dict.fromkeys(interface.classes, score))}
-    )
+    scores = _object(dict.fromkeys(interface.classes, score))
+    if interface.features.has_label_sets:
+        return _object({"labels": {"type": "array", "items": label}, "scores": scores})
+    return _object({"label": label, "score": score, "scores": scores})
 
 
 def _infer_request(interface: Interface) -> Json:

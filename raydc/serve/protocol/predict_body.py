@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
+from raydc.features import Inputs
 from raydc.serve.protocol import binary, forms
 from raydc.serve.protocol.interface import Interface, RequestError, check_num_rows, json_type_of
 from raydc.serve.protocol.open_inference import parse_json, parse_single_tensor
@@ -52,7 +53,7 @@ class Body(NamedTuple):
     content_type: str
     query: str
 
-    def inputs(self, interface: Interface, max_rows: int, max_pixels: int | None = None) -> Array:
+    def inputs(self, interface: Interface, max_rows: int, max_pixels: int | None = None) -> Inputs:
         """Computes the network's inputs.
 
         Args:
@@ -61,7 +62,7 @@ class Body(NamedTuple):
             max_pixels: Largest number of pixels to decode, all images together; None: no limit.
 
         Returns:
-            Array [B, *shape].
+            Rows as the network takes them.
 
         Raises:
             RequestError: 400 with the place, 413 if there are too many rows, 415 if the model does
@@ -97,7 +98,7 @@ class Body(NamedTuple):
                 raise RequestError(400, "the CSV file has no rows")
         return interface.features.apply_given(interface.features.from_json_rows(rows), max_pixels)
 
-    def _raw_inputs(self, interface: Interface, max_rows: int, max_pixels: int | None) -> Array:
+    def _raw_inputs(self, interface: Interface, max_rows: int, max_pixels: int | None) -> Inputs:
         query = {name: values[-1] for name, values in urllib.parse.parse_qs(self.query).items()}
         datatype = query.get("dtype")
         if datatype is not None:
@@ -126,7 +127,7 @@ def _parse_shape(text: str) -> list[int]:
     return [int(size) for size in sizes]
 
 
-def _image_inputs(files: list[bytes], interface: Interface, max_pixels: int | None) -> Array:
+def _image_inputs(files: list[bytes], interface: Interface, max_pixels: int | None) -> Inputs:
     if interface.image_column is None:
         raise RequestError(415, "this model takes no images; send application/json")
     if not all(files):
@@ -140,7 +141,7 @@ def _file_inputs(
     interface: Interface,
     max_rows: int,
     max_pixels: int | None,
-) -> Array:
+) -> Inputs:
     """Inputs of a form with files: one file of rows, or an image per row."""
     if len(files) < num_parts:
         raise RequestError(400, "the form has files and other fields; send one or the other")

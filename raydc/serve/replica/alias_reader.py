@@ -1,7 +1,7 @@
 """Reads what version an alias stands for in the registry. Runs in the replica.
 
-A promote that was killed leaves an endpoint that answers with another version than its alias; the
-metadata of the model show both.
+A promote that was killed leaves an endpoint that answers with a version other than that of its
+alias; the metadata of the model show both.
 """
 
 from __future__ import annotations

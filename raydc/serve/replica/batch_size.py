@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 from raydc.bundle import Bundle
+from raydc.features import example_rows
 
 logger = logging.getLogger("ray.serve")
 
@@ -32,8 +31,8 @@ class BatchPlan(NamedTuple):
     """How to run a model.
 
     Attributes:
-        runs_inline: Forward passes run on the event loop.
-        batch_size: Most requests and rows of a forward pass.
+        runs_inline: Whether forward passes run on the event loop rather than in a thread.
+        batch_size: Maximum requests and rows of a forward pass.
     """
 
     runs_inline: bool
@@ -49,12 +48,12 @@ def measure(bundle: Bundle, max_batch_size: int) -> BatchPlan:
 
     Args:
         bundle: Loaded model whose forward pass is timed.
-        max_batch_size: Most requests and rows of a forward pass.
+        max_batch_size: Maximum requests and rows of a forward pass.
     """
     signature = bundle.features.signature
 
     def forward_s(num_rows: int) -> float:
-        x = np.zeros((num_rows, *signature.shape), dtype=signature.dtype)
+        x = example_rows.zeros(signature, num_rows, has_longest=True)
         started = time.perf_counter()
         bundle.forward(x)
         return time.perf_counter() - started

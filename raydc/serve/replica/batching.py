@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
+from raydc.features import Inputs
 from raydc.serve.replica.splitting import Array, Outcome, compute_each
 
-Batch = list[tuple[Array, asyncio.Future[Array]]]
+Batch = list[tuple[Inputs, asyncio.Future[Array]]]
 
 
 class Batcher:
@@ -22,8 +23,8 @@ class Batcher:
 
     Args:
         forward: Maps inputs [B, *shape] to outputs with B rows.
-        max_batch_size: Most requests in a forward pass, and most rows of joined requests. A request
-            with more rows is computed alone.
+        max_batch_size: Maximum requests in a forward pass, and maximum rows of joined requests.
+            A request with more rows is computed alone.
         wait_timeout_s: How long a batch that is not full waits for more requests.
         executor: Runs `forward`. None runs it on the event loop, which saves two thread switches
             and suits a forward pass of less than a millisecond.
@@ -35,7 +36,7 @@ class Batcher:
 
     def __init__(
         self,
-        forward: Callable[[Array], Array],
+        forward: Callable[[Inputs], Array],
         max_batch_size: int,
         wait_timeout_s: float = 0.0,
         executor: Executor | None = None,
@@ -46,7 +47,7 @@ class Batcher:
         self.executor = executor
         self.batch_sizes: deque[int] = deque(maxlen=1024)
         self.num_splits = 0
-        self._waiting: deque[tuple[Array, asyncio.Future[Array]]] = deque()
+        self._waiting: deque[tuple[Inputs, asyncio.Future[Array]]] = deque()
         self._num_rows = 0
         self._is_full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -56,7 +57,7 @@ class Batcher:
         """Whether forward passes run on the event loop."""
         return self.executor is None
 
-    async def submit(self, x: Array) -> Array:
+    async def submit(self, x: Inputs) -> Array:
         """Computes one request.
 
         Args:
@@ -147,7 +148,7 @@ class Batcher:
         self.batch_sizes.append(len(batch))
         _deliver(batch, self._compute([x for x, _ in batch]))
 
-    def _compute(self, inputs: list[Array]) -> list[Outcome]:
+    def _compute(self, inputs: list[Inputs]) -> list[Outcome]:
         return compute_each(self.forward, inputs, self.count_split)
 
     def count_split(self) -> None:

@@ -19,6 +19,7 @@ from raydc.bundle import Bundle
 from raydc.bundle.optimize import optimize
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import CheckpointError, RaydcError
+from raydc.features import Inputs
 from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica import batch_size
@@ -36,7 +37,7 @@ class LoadedVersion:
 
     Attributes:
         number: Its number in the registry.
-        settings: Limits of its requests.
+        settings: Settings of the endpoint, with the limits of requests.
         bundle: The model, as trained or compiled.
         source: Where the version comes from, as the registry notes it.
         interface: Its inputs and outputs in the terms of the protocols.
@@ -90,6 +91,7 @@ def load_version(
         bundle, source = _raise_raydc_errors_only(
             settings, version, lambda: load_bundle(settings, version)
         )
+    _raise_raydc_errors_only(settings, version, bundle.find_sizes)
     # Also warms up the model: the first forward pass allocates buffers.
     plan = _raise_raydc_errors_only(
         settings, version, lambda: batch_size.measure(bundle, bundle.padding.max_rows)
@@ -130,7 +132,7 @@ def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any
     return bundle, registry.source(settings.model, version)
 
 
-def compute_values(bundle: Bundle, x: Array) -> Array:
+def compute_values(bundle: Bundle, x: Inputs) -> Array:
     """Runs a forward pass for all requests of a batch.
 
     Args:

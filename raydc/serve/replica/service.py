@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from raydc.errors import RaydcError
+from raydc.features import Inputs
+from raydc.features.record import largest_value
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import AdmissionQueue
 from raydc.serve.replica.loaded_version import (
@@ -165,7 +167,7 @@ class Service:
             loop.call_later(wait_s + self._unload_delay_s, self._unload_unused)
 
     def _unload_unused(self) -> None:
-        """Drops versions that get no more requests; requests in work keep theirs alive."""
+        """Drops versions that get no more requests; requests in progress keep theirs alive."""
         if self.settings is not None:
             kept = self.settings.versions_at(self._now_s())
             self.loaded = {version: one for version, one in self.loaded.items() if version in kept}
@@ -182,7 +184,7 @@ class Service:
             "in_work": self.admission.num_in_work,
         }
 
-    async def compute(self, loaded: LoadedVersion, x: Array) -> Array:
+    async def compute(self, loaded: LoadedVersion, x: Inputs) -> Array:
         """Computes one request.
 
         Args:
@@ -208,7 +210,7 @@ class Service:
         # overflow, so a second look decides.
         if not math.isfinite(values_BK.sum()) and not np.isfinite(values_BK).all():
             row = int(np.argwhere(~np.isfinite(values_BK))[0, 0])
-            if np.abs(x[row]).max() > _LARGE_INPUT:
+            if largest_value(x[row : row + 1]) > _LARGE_INPUT:
                 raise RequestError(
                     422, f"rows[{row}]: a number is so large that the model's output is not finite"
                 )
@@ -219,7 +221,7 @@ class Service:
         self,
         answered: LoadedVersion,
         key: str,
-        make_inputs: Callable[[LoadedVersion], Array],
+        make_inputs: Callable[[LoadedVersion], Inputs],
         values_BK: Array,
     ) -> None:
         """Copies an answered request to the shadow, if the request falls into its share.

@@ -116,13 +116,20 @@ class ShadowRunner:
 def _compare(
     predict_answered: Callable[[], Predictions], predict_shadow: Callable[[], Predictions]
 ) -> list[bool]:
-    # `strict`: a shadow with another number of rows has failed.
+    # `strict`: a shadow with a different number of rows has failed.
     pairs = zip(predict_answered(), predict_shadow(), strict=True)
     return [_agree(answered, shadow) for answered, shadow in pairs]
 
 
 def _agree(answered: dict[str, Any], shadow: dict[str, Any]) -> bool:
-    if "label" in answered or "label" in shadow:
-        return answered.get("label") == shadow.get("label")
+    for key in ("label", "labels"):
+        if key in answered or key in shadow:
+            return bool(answered.get(key) == shadow.get(key))
+    pairs = zip(_steps(answered["value"]), _steps(shadow["value"]), strict=True)
     # The absolute tolerance is for values around zero, where none is relatively close.
-    return math.isclose(answered["value"], shadow["value"], rel_tol=_SAME_VALUE, abs_tol=1e-12)
+    return all(math.isclose(a, b, rel_tol=_SAME_VALUE, abs_tol=1e-12) for a, b in pairs)
+
+
+def _steps(value: float | list[float]) -> list[float]:
+    """The values of a forecast, which may have one step."""
+    return value if isinstance(value, list) else [value]

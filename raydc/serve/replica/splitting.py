@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from raydc.features import Inputs
+from raydc.features.record import join_rows
+
 Array = npt.NDArray[Any]
-Forward = Callable[[Array], Array]
+Forward = Callable[[Inputs], Array]
 Outcome = Array | Exception
 
 # What the allocators of CPUs write into a plain RuntimeError.
@@ -21,7 +24,7 @@ _MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory
 
 
 def compute_each(
-    forward: Forward, inputs: Sequence[Array], count_split: Callable[[], None]
+    forward: Forward, inputs: Sequence[Inputs], count_split: Callable[[], None]
 ) -> list[Outcome]:
     """Computes several requests in one forward pass, or in several if it fails.
 
@@ -29,8 +32,8 @@ def compute_each(
     that is alone and runs out of memory is halved by its rows.
 
     Args:
-        forward: Maps inputs [B, *shape] to outputs with B rows.
-        inputs: Inputs of each request.
+        forward: Maps inputs of B rows to outputs with B rows.
+        inputs: Inputs [B, *shape] of each request, in the order of the result.
         count_split: Called whenever a batch is halved.
 
     Returns:
@@ -38,7 +41,7 @@ def compute_each(
     """
     try:
         # A single request is not copied.
-        x = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
+        x = inputs[0] if len(inputs) == 1 else join_rows(inputs)
         return _rows_of_each(forward(x), inputs)
     # A model may raise anything.
     except Exception as error:  # noqa: BLE001
@@ -65,12 +68,12 @@ def compute_each(
     return [np.concatenate(parts)]
 
 
-def compute_alone(forward: Forward, x: Array, count_split: Callable[[], None]) -> Array:
+def compute_alone(forward: Forward, x: Inputs, count_split: Callable[[], None]) -> Array:
     """Computes one request; by halves of its rows if memory runs out.
 
     Args:
-        forward: Maps inputs [B, *shape] to outputs with B rows.
-        x: Inputs of the request.
+        forward: Maps inputs of B rows to outputs with B rows.
+        x: Inputs of the request, [B, *shape].
         count_split: Called whenever the rows are halved.
 
     Raises:
@@ -90,7 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(part in text for part in _MEMORY_MESSAGES)
 
 
-def _rows_of_each(outputs: Array, inputs: Sequence[Array]) -> list[Outcome]:
+def _rows_of_each(outputs: Array, inputs: Sequence[Inputs]) -> list[Outcome]:
     num_rows = sum(map(len, inputs))
     if len(outputs) != num_rows:
         # Handing them out would give a client the rows of another.

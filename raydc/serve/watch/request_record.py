@@ -14,13 +14,13 @@ class RequestRecord(NamedTuple):
         client: Address of the peer, which is HAProxy as a rule.
         forwarded_for: The header X-Forwarded-For; empty without one.
         method: HTTP method.
-        path: Path with that of the endpoint.
+        path: Path of the request, with the prefix of the endpoint.
         status: Status of the answer; 499 if the client had gone.
         model: Name of the model; empty before one is loaded.
         version: Version that answered; empty if none did.
         role: `stable`, `canary` or `shadow`; empty without a version.
-        rows: Predicted rows.
-        seconds: Duration.
+        rows: Number of rows that were predicted.
+        seconds: Time from the head of the request to the end of its answer.
         bytes_in: Declared size of its body.
         bytes_out: Size of the answer's body.
         token: Name of its access token; empty without one.

@@ -14,7 +14,7 @@ import pytest
 import small_models
 import torch
 
-from raydc import artefact, bundle
+from raydc import bundle, checksummed_folder
 from raydc.errors import CheckpointError, DataError
 from raydc.features import Features
 from raydc.storage import Storage
@@ -123,12 +123,12 @@ def test_load_refuses_a_folder_without_a_manifest(folder: Storage) -> None:
 
 def rewrite(folder: Storage, **changes: Callable[[Any], Any]) -> None:
     """Changes JSON files of a bundle and makes its manifest fit: a fault that no hash can see."""
-    meta, files = artefact.read_artefact(folder)
+    meta, files = checksummed_folder.read_checksummed(folder)
     for stem, change in changes.items():
         value = json.loads(files[f"{stem}.json"])
         files[f"{stem}.json"] = json.dumps(change(value)).encode()
     folder.delete()
-    artefact.write_artefact(folder, files, meta)
+    checksummed_folder.write_checksummed(folder, files, meta)
 
 
 def test_golden_rows_detect_changed_features(folder: Storage) -> None:

@@ -34,13 +34,6 @@ def trained(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     return bundle.load(folder)
 
 
-@pytest.fixture(autouse=True)
-def _logger_as_in_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that has been connected to Ray in this process has silenced it."""
-    monkeypatch.setattr(logging.getLogger("ray.serve"), "disabled", False)
-    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
-
-
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
     """A compiler that gives a network with other outputs."""
 

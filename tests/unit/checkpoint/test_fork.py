@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from training import (
     event_kinds,
     resume_run,
@@ -12,6 +14,7 @@ from training import (
     training_spec,
     weights_hash,
     write_line,
+    write_pictures,
 )
 
 from raydc import bundle, train
@@ -47,6 +50,39 @@ def test_fork_starts_with_the_weights_of_another_run(
     assert weights_hash(folder, 0) == weights_hash(runs / "first", 7)
     assert {name: tensor.shape for name, tensor in unpack_weights(start).items()}
     assert resume_run(spec, data, folder)
+
+
+def test_fork_may_freeze_layers_and_takes_runs_of_before_a_field(
+    runs: Storage, data: prepared.Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new option of a model is at its default in a run that did not know it."""
+    train_one_epoch(runs, data)
+    section = {"name": "mlp", "hidden": [16], "dropout": 0.2, "freeze": "body"}
+    spec = training_spec("x", name="second", model=section)
+    read = yaml.safe_load
+
+    def read_older(content: bytes) -> dict[str, Any]:
+        value: dict[str, Any] = read(content)
+        for field in ("activation", "initialisation", "freeze"):
+            del value["model"][field]
+        return value
+
+    monkeypatch.setattr("raydc.checkpoint.fork.yaml.safe_load", read_older)
+    assert fork.load(spec, data, runs, "first").origin.step == 7
+
+
+def test_fork_keeps_a_normalisation_that_is_not_the_data_sets(
+    runs: Storage, tmp_path: Path
+) -> None:
+    pictures = prepared.load(write_pictures(Storage(str(tmp_path / "pictures"))))
+    section = {"name": "cnn", "depth": 1, "hidden": 4}
+    own = {**section, "normalisation": {"mean": [0.5], "std": [0.25]}}
+    for name, model in (("own", own), ("plain", section)):
+        train_one_epoch(runs, pictures, name, model=model)
+        spec = training_spec("x", name="second", model=model)
+        taken = fork.load(spec, pictures, runs, name).weights
+        expected = 0.5 * 255 if name == "own" else pictures.features.signature.mean[0]
+        assert float(taken["input.mean"]) == pytest.approx(expected)
 
 
 def test_load_with_a_step_reads_that_checkpoint(runs: Storage, data: prepared.Prepared) -> None:

@@ -1,4 +1,4 @@
-"""Artefacts with a manifest, and the checkpoints of a run in storage."""
+"""Folders with a manifest of checksums, and the checkpoints of a run in storage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydc import artefact
+from raydc import checksummed_folder
 from raydc.checkpoint.store import CheckpointStore
 from raydc.errors import CheckpointError
 from raydc.storage import OWN_HASH, Storage
@@ -16,65 +16,67 @@ FILES = {"a.bin": b"\x00\x01\x02", "b.json": b"{}"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path / "artefact"))
+    return Storage(str(tmp_path / "folder"))
 
 
-def test_read_artefact_returns_what_was_written(folder: Storage) -> None:
-    artefact.write_artefact(folder, FILES, {"kind": "test"})
-    assert artefact.read_artefact(folder) == ({"kind": "test"}, FILES)
+def test_read_checksummed_returns_what_was_written(folder: Storage) -> None:
+    checksummed_folder.write_checksummed(folder, FILES, {"kind": "test"})
+    assert checksummed_folder.read_checksummed(folder) == ({"kind": "test"}, FILES)
 
 
 @pytest.mark.parametrize("position", range(3))
-def test_read_artefact_finds_any_flipped_bit(folder: Storage, position: int) -> None:
-    artefact.write_artefact(folder, FILES, {})
+def test_read_checksummed_finds_any_flipped_bit(folder: Storage, position: int) -> None:
+    checksummed_folder.write_checksummed(folder, FILES, {})
     content = bytearray(FILES["a.bin"])
     content[position] ^= 4
     folder.write_bytes("a.bin", bytes(content))
     with pytest.raises(
         CheckpointError, match=r"a\.bin is damaged: expected sha256 \w{16}, found \w{16}"
     ):
-        artefact.read_artefact(folder)
+        checksummed_folder.read_checksummed(folder)
 
 
 @pytest.mark.parametrize(
     "change", [("value", "velue"), ("meta", "mete"), ('"format": 1', '"format": 3')]
 )
-def test_read_artefact_finds_any_changed_character_of_the_manifest(
+def test_read_checksummed_finds_any_changed_character_of_the_manifest(
     folder: Storage, change: tuple[str, str]
 ) -> None:
-    artefact.write_artefact(folder, FILES, {"key": "value"})
-    text = folder.read_bytes(artefact.MANIFEST).decode()
+    checksummed_folder.write_checksummed(folder, FILES, {"key": "value"})
+    text = folder.read_bytes(checksummed_folder.MANIFEST).decode()
     assert change[0] in text
-    folder.write_bytes(artefact.MANIFEST, text.replace(*change).encode())
+    folder.write_bytes(checksummed_folder.MANIFEST, text.replace(*change).encode())
     with pytest.raises(CheckpointError, match=r"MANIFEST\.json is damaged: expected sha256 \w{16}"):
-        artefact.read_artefact(folder)
+        checksummed_folder.read_checksummed(folder)
 
 
 def test_manifest_without_its_own_hash_is_read(folder: Storage) -> None:
-    artefact.write_artefact(folder, FILES, {"kind": "test"})
-    manifest = folder.read_json(artefact.MANIFEST)
+    checksummed_folder.write_checksummed(folder, FILES, {"kind": "test"})
+    manifest = folder.read_json(checksummed_folder.MANIFEST)
     del manifest[OWN_HASH]
-    folder.write_json(artefact.MANIFEST, manifest)
-    assert artefact.read_artefact(folder) == ({"kind": "test"}, FILES)
+    folder.write_json(checksummed_folder.MANIFEST, manifest)
+    assert checksummed_folder.read_checksummed(folder) == ({"kind": "test"}, FILES)
 
 
-def test_read_artefact_refuses_incomplete_folders(folder: Storage) -> None:
+def test_read_checksummed_refuses_incomplete_folders(folder: Storage) -> None:
     with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
-        artefact.read_artefact(folder)
-    artefact.write_artefact(folder, FILES, {})
+        checksummed_folder.read_checksummed(folder)
+    checksummed_folder.write_checksummed(folder, FILES, {})
     folder.write_bytes("a.bin", b"\x00")
     with pytest.raises(CheckpointError, match="expected 3 bytes, found 1"):
-        artefact.read_artefact(folder)
+        checksummed_folder.read_checksummed(folder)
     folder.delete("a.bin")
     with pytest.raises(CheckpointError, match=r"a\.bin is missing"):
-        artefact.read_artefact(folder)
+        checksummed_folder.read_checksummed(folder)
     folder.write_bytes("MANIFEST.json", b'{"meta": {}, "fil')
     with pytest.raises(CheckpointError, match="cannot be read"):
-        artefact.read_artefact(folder)
+        checksummed_folder.read_checksummed(folder)
 
 
-def test_torn_rewrite_leaves_no_artefact(folder: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    artefact.write_artefact(folder, FILES, {})
+def test_torn_rewrite_leaves_no_complete_folder(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checksummed_folder.write_checksummed(folder, FILES, {})
 
     def dies(self: Storage, name: str, content: bytes) -> None:
         raise OSError("disk full")
@@ -82,9 +84,9 @@ def test_torn_rewrite_leaves_no_artefact(folder: Storage, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write_bytes", dies)
         with pytest.raises(OSError, match="disk full"):
-            artefact.write_artefact(folder, FILES, {})
+            checksummed_folder.write_checksummed(folder, FILES, {})
     with pytest.raises(CheckpointError, match=r"has no MANIFEST\.json"):
-        artefact.read_artefact(folder)
+        checksummed_folder.read_checksummed(folder)
 
 
 def test_newest_skips_and_names_checkpoints_that_do_not_verify(folder: Storage) -> None:
@@ -110,8 +112,8 @@ def test_file_or_folder_in_a_wrong_place_does_not_block_the_checkpoints_before(
     folder.write_bytes("step_00000999", b"no checkpoint")
     (folder / "step_00000015").delete("a.bin")
     (folder / "step_00000015/a.bin").write_bytes("x", b"")
-    (folder / "step_00000010").delete(artefact.MANIFEST)
-    (folder / "step_00000010" / artefact.MANIFEST).write_bytes("x", b"")
+    (folder / "step_00000010").delete(checksummed_folder.MANIFEST)
+    (folder / "step_00000010" / checksummed_folder.MANIFEST).write_bytes("x", b"")
     found, skipped = store.newest()
     assert found is not None
     assert found.step == 5
@@ -131,7 +133,7 @@ def test_require_newest_returns_the_newest_that_verifies(folder: Storage) -> Non
 
 def test_require_newest_without_any_raises_with_the_reason(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=5)
-    with pytest.raises(CheckpointError, match=r"artefact holds no checkpoint that verifies$"):
+    with pytest.raises(CheckpointError, match=r"folder holds no checkpoint that verifies$"):
         store.require_newest()
     store.write(5, FILES, {})
     (folder / "step_00000005").delete("a.bin")
@@ -167,7 +169,7 @@ def test_set_aside_checkpoint_does_not_count_as_newest(folder: Storage) -> None:
 
 def test_sweep_drafts_removes_what_a_killed_writer_left(folder: Storage) -> None:
     store = CheckpointStore(folder, num_to_keep=1)
-    artefact.write_artefact(folder / "step_00000009.1234.tmp", FILES, {})
+    checksummed_folder.write_checksummed(folder / "step_00000009.1234.tmp", FILES, {})
     assert store.newest() == (None, [])
     store.sweep_drafts()
     assert folder.names() == []

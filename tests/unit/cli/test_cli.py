@@ -21,12 +21,14 @@ from raydc.tracking import events
 COMMANDS = {
     "run": {"--set", "--address", "--dashboard", "--resume", "--new", "--fork", "--once"},
     "init": {"--target", "--task", "--name", "--output"},
+    "inspect": {"--set", "--address", "--html"},
+    "report": {"--storage", "--html"},
     "validate": {"--set"},
     "plan": {"--set", "--address"},
     "prepare": {"--set", "--address"},
     "train": {"--set", "--address", "--dashboard", "--resume", "--new", "--fork"},
     "sweep": {"--set", "--address", "--dashboard", "--resume", "--new"},
-    "evaluate": {"--set", "--address"},
+    "evaluate": {"--set", "--address", "--slice"},
     "serve": {"--set", "--address", "--dashboard", "--version", "--once"},
     "predict": {
         "--set",
@@ -119,6 +121,7 @@ def test_validate_shows_valid_or_every_problem(good: Path) -> None:
     [
         (["validate", "none.yaml"], "none.yaml"),
         (["predict"], "nothing to predict"),
+        (["predict", "--row", "{}", "--image", "good.yaml"], "rows or an image, not both"),
         (["predict", "--row", "{}"], "no endpoint"),
         (["predict", "--url", "http://localhost:1", "--row", "{"], "not JSON"),
         (["predict", "--input", "a.csv"], "--input needs SPEC and --output"),

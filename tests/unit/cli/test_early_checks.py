@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 
 from raydc.cli import main
@@ -22,6 +23,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "rows.csv").write_text("age,plan,label\n1,x,a\n2,y,b\n")
     (tmp_path / "early_networks.py").write_text("def make(signature, width):\n    pass\n")
+    torch.save({"body.2.weight": torch.zeros(2), "body.1.bias": torch.zeros(2)}, "old.pt")
     path = tmp_path / "good.yaml"
     path.write_text("name: good\nstorage: store\ndata: {source: rows.csv}\nmodel: {name: mlp}\n")
     return path
@@ -46,7 +48,12 @@ def invoke(*arguments: str) -> tuple[int, str]:
 REFUSED = [
     (["model.name=vit_tiny"], 2, "model.name: no model 'vit_tiny'; did you mean "),
     (["model={name: resnet18, weights: BEST}"], 2, "no weights 'BEST'; there are"),
-    (["model={name: resnet18, weights: /x/y.pth}"], 2, "IMAGENET1K_V1, DEFAULT. A file is not"),
+    (["model={name: mlp, weights: /x/y.pth}"], 2, "model.weights: /x/y.pth: No such file"),
+    (
+        ["model={name: linear, weights: old.pt}"],
+        2,
+        "missing: body.1.weight; unexpected: body.2.weight",
+    ),
     (["model={builder: 'nope:make'}"], 2, "model.builder: cannot import nope"),
     (["model={builder: 'early_networks:mak'}"], 2, "no function mak; did you mean make?"),
     (["model={builder: 'early_networks:make'}"], 2, "missing a required argument: 'width'"),
@@ -82,6 +89,23 @@ def test_a_problem_that_is_found_after_loading_has_its_place(spec: Path, command
     given = "model.name=vit_small"
     output = invoke(command, str(spec), "--set", given)[1]
     assert f"error: --set {given}: model.name: no model 'vit_small'" in output
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_what_trains_and_where_weights_come_from_is_said(spec: Path, command: str) -> None:
+    section = "model={name: mlp, hidden: [6], freeze: body, weights: new.pt}"
+    names = {"1": (6, 2), "3": (2, 6)}
+    weights = {f"body.{name}.weight": torch.zeros(shape) for name, shape in names.items()}
+    biases = {f"body.{name}.bias": torch.zeros(shape[0]) for name, shape in names.items()}
+    torch.save({**weights, **biases}, "new.pt")
+    code, output = invoke(command, str(spec), "--set", section)
+    assert code == 0, output
+    assert f"model     starts with the weights of {spec.parent}/new.pt" in output
+    assert "model     trains body.3.weight, body.3.bias; the others are frozen" in output
+    code, output = invoke(command, str(spec), "--set", "model={name: mlp, freeze: [bod, 1]}")
+    assert code == 2
+    assert "model.freeze: 'bod' names no weight of this network" in output
 
 
 def test_a_header_of_parquet_and_of_folders_has_the_columns(spec: Path) -> None:

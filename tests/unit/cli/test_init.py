@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from base64 import b64decode
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from raydc import spec as specs
 from raydc.cli import main
 from raydc.data import first_look
+from raydc.features.images import encode_png
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +58,16 @@ def test_draft_leaves_out_what_cannot_be_learnt_from_and_says_why(here: Path) ->
     spec, text = written("our-customers.yaml")
     assert (spec.name, spec.data.source) == ("our-customers", "Our Customers.csv")
     assert (spec.data.target, spec.data.task) == ("churned", "classification")
-    assert spec.data.features.exclude == ["id", "joined", "code", "empty"]
+    assert spec.data.features.exclude == ["id", "code", "empty"]
+    assert spec.data.features.columns == {"joined": "date"}
+    share = (here / "Our Customers.csv").read_text().count(",yes") / 60
     for reason in (
         "- id                        # numbers the rows",
-        "# dates or times ('2024-01-01')",
-        "# an identifier or a text: 60 different values in 60 rows",
+        "joined: date                # learnt from as time, month, day of the week and hour",
+        "# an identifier or a text: 60 distinct values in 60 rows",
         "# has no value in the rows that were looked at",
-        "# 2 classes: no, yes",
-        "# small, because 60 rows are few",
+        f"# 2 classes: no ({1 - share:.0%}), yes ({share:.0%})",
+        "# small, because there are only 60 rows",
     ):
         assert reason in text
     assert spec.data.clean.missing_values == ["", "?"]
@@ -185,3 +190,87 @@ def test_init_refuses_with_one_message_and_writes_nothing(
     found, output = init("rows.csv", *arguments)
     assert (found, message.lower() in output.lower()) == (code, True), output
     assert not list(here.glob("*.yaml"))
+
+
+def test_sentences_are_proposed_as_texts(here: Path) -> None:
+    words = ["call", "me", "when", "you", "are", "home", "for", "free", "lunch", "now"]
+    texts = [" ".join(words[(row * step) % 10] for step in range(1, 9)) for row in range(200)]
+    rows = [f"{text} {row},{'yes' if row % 2 else 'no'}" for row, text in enumerate(texts)]
+    (here / "rows.csv").write_text("body,label\n" + "\n".join(rows) + "\n")
+    assert init("rows.csv")[0] == 0
+    spec, text = written("rows.yaml")
+    assert spec.data.features.columns == {"body": "text"}
+    assert spec.data.features.exclude == []
+    assert "# sentences, learnt from as lists of tokens" in text
+
+
+def test_dates_that_raydc_cannot_read_are_left_out(here: Path) -> None:
+    lines = [f"{row % 28 + 1:02d}.01.2024,{row % 7},{'ab'[row % 2]}" for row in range(60)]
+    (here / "rows.csv").write_text("day,n,label\n" + "\n".join(lines) + "\n")
+    assert init("rows.csv")[0] == 0
+    spec, text = written("rows.yaml")
+    assert spec.data.features.exclude == ["day"]
+    assert "# dates or times ('01.01.2024')" in text
+
+
+def test_lists_without_items_are_left_out(here: Path) -> None:
+    lists = pa.array([[], None] * 15, pa.list_(pa.float64()))
+    table = pa.table({"v": lists, "x": [1, 2, 3] * 10, "label": ["a", "b"] * 15})
+    pq.write_table(table, here / "rows.parquet")
+    assert init("rows.parquet")[0] == 0
+    spec, text = written("rows.yaml")
+    assert spec.data.features.exclude == ["v"]
+    assert "has no value in the rows that were looked at" in text
+    assert spec.model.name == "mlp"
+
+
+def test_json_lines_with_lists_of_texts_are_drafted_without_them(here: Path) -> None:
+    rows = [f'{{"v": ["a", "{row}"], "x": {row % 3}, "label": "{row % 2}"}}' for row in range(30)]
+    (here / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    code, output = init("rows.jsonl")
+    assert code == 0, output
+    assert written("rows.yaml")[0].data.features.exclude == ["v"]
+
+
+def test_arrays_of_one_size_are_no_series(here: Path) -> None:
+    arrays = pa.array([[row, 1.0, 2.0] for row in range(30)], pa.list_(pa.float64(), 3))
+    pq.write_table(pa.table({"v": arrays, "label": ["a", "b"] * 15}), here / "rows.parquet")
+    assert init("rows.parquet")[0] == 0
+    assert written("rows.yaml")[0].model.name == "mlp"
+
+
+def test_images_beside_other_columns_are_learnt_from_together(here: Path) -> None:
+    pixels = np.zeros((8, 8, 1), dtype=np.uint8)
+    reviews = [f"the {row * 7} tiles of room {row} are small and nice" for row in range(200)]
+    table = pa.table({
+        "photo": [b64decode(encode_png(pixels + row)) for row in range(200)],
+        "x": [row % 7 for row in range(200)],
+        "review": reviews,
+        "label": ["a", "b"] * 100,
+    })  # fmt: skip
+    pq.write_table(table, here / "rows.parquet")
+    code, output = init("rows.parquet")
+    assert code == 0, output
+    spec, _ = written("rows.yaml")
+    assert spec.model.name == "fusion"
+    assert spec.data.features.exclude == []
+    assert spec.data.features.columns == {"review": "text"}
+
+
+def test_target_of_lists_of_labels_is_refused_with_the_way_out(here: Path) -> None:
+    table = pa.table({"tags": [["a"], ["b", "c"]] * 15, "x": [1, 2, 3] * 10})
+    pq.write_table(table, here / "rows.parquet")
+    code, output = init("rows.parquet", "--target", "tags")
+    assert code != 0
+    assert "task: multilabel" in output
+
+
+def test_mark_of_a_missing_date_is_found_behind_all_dates(here: Path) -> None:
+    first = date(2020, 1, 1)
+    dates = [(first + timedelta(days=day)).isoformat() for day in range(1500)] + ["n/a"] * 3
+    rows = [f"{text},{row % 3},{'ab'[row % 2]}" for row, text in enumerate(dates)]
+    (here / "rows.csv").write_text("d,x,label\n" + "\n".join(rows) + "\n")
+    assert init("rows.csv")[0] == 0
+    spec, _ = written("rows.yaml")
+    assert spec.data.features.columns == {"d": "date"}
+    assert spec.data.clean.missing_values == ["", "n/a"]

@@ -286,6 +286,30 @@ def test_error_of_the_system_has_its_place_and_a_hint_of_its_own(error: str, mes
     assert "torage" not in err
 
 
+@pytest.mark.parametrize(
+    ("left", "note"),
+    [
+        ("import atexit; atexit.register(time.sleep, 1000)", ""),
+        (
+            "threading.Thread(target=time.sleep, args=(1000,), name='loader').start()",
+            "note: ended while threads still ran: loader\n",
+        ),
+    ],
+)
+def test_interrupted_process_ends_in_time_whatever_keeps_it_alive(left: str, note: str) -> None:
+    body = f"""
+        from raydc.cli import process
+        # Such threads have a limit of their own, which is not added to that of the signal.
+        process._THREADS_TIMEOUT_S = 1000.0
+        interruption.END_TIMEOUT_S = 0.5
+        {left}
+        report("at work")
+        time.sleep(1000)
+    """
+    code, _, err = interrupt(start(body), signal.SIGTERM)
+    assert (code, err) == (143, f"interrupted\n{note}")
+
+
 def test_slow_end_without_such_threads_is_left_alone() -> None:
     body = """
         import atexit

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from stores import make_data_set, make_run, make_storage, make_version
 
-from raydc import artefact
+from raydc import checksummed_folder
 from raydc.checkpoint import run_name
 from raydc.cli import inventory, main, removal, run_inventory
 from raydc.cli.store_listing import StoreListing
@@ -108,7 +108,7 @@ def test_rm_data_is_refused_while_an_unfinished_run_needs_it(storage: Storage) -
     (storage / "runs/digits").delete("events.jsonl")
     done = rm(storage, "data", "digits-0123456789ab", "--yes")
     assert (done.exit_code, "raydc rm run digits --yes" in done.output) == (3, True), done.output
-    assert storage.exists(f"data/digits-0123456789ab/{artefact.MANIFEST}")
+    assert storage.exists(f"data/digits-0123456789ab/{checksummed_folder.MANIFEST}")
     assert rm(storage, "run", "digits", "--yes").exit_code == 0
     assert rm(storage, "data", "digits-0123456789ab", "--yes").exit_code == 0
     assert storage.names("data") == []
@@ -227,7 +227,12 @@ def test_interrupted_removal_leaves_nothing_whole(
             assert rm(storage, *command, "--yes").exit_code == 5
     assert calls.count("") == 3
     left = {path.rsplit("/", 1)[-1] for path in all_files(storage)}
-    assert not left & {artefact.MANIFEST, "resolved.yaml", "events.jsonl", "metrics.jsonl"}
+    assert not left & {
+        checksummed_folder.MANIFEST,
+        "resolved.yaml",
+        "events.jsonl",
+        "metrics.jsonl",
+    }
     assert "train-00000.arrow" in left
     assert Registry(storage).models() == []
     make_old(storage)
@@ -258,7 +263,7 @@ def test_version_stays_if_an_alias_moves_to_it_meanwhile(
 
 def test_incomplete_data_set_that_changed_just_now_is_left_alone(storage: Storage) -> None:
     folder = make_data_set(storage, "new-0123456789ab")
-    folder.delete(artefact.MANIFEST)
+    folder.delete(checksummed_folder.MANIFEST)
     done = rm(storage, "data", "new-0123456789ab", "--yes")
     assert (done.exit_code, "may still write it" in done.output) == (3, True), done.output
     make_old(folder)

@@ -69,7 +69,8 @@ def test_row_is_counted_from_the_first_line_without_a_header(tmp_path: Path) -> 
 
 
 def test_header_with_a_name_twice_may_be_no_header(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds '0' twice\n.*data\.csv\.header: false"):
+    message = r"names '0' twice, in columns 1 and 2\n.*data\.csv\.header: false"
+    with pytest.raises(DataError, match=message):
         _rows(_file(tmp_path, "0,0,1\n1,2,3\n"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ def _csv(folder: Path, name: str, **columns: list[Any]) -> Path:
     rows = [",".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
     (folder / name).write_text("\n".join([",".join(columns), *rows, ""]))
     return folder / name
+
+
+def test_text_of_a_decimal_is_that_of_the_number() -> None:
+    numbers = {"7.00": "7", "700": "700", "0.00": "0", "-0.0": "0", "1.50": "1.5", "1E+3": "1000"}
+    numbers["-12345678901234567890123456789012.25000"] = "-12345678901234567890123456789012.25"
+    for written, text in numbers.items():
+        assert text_of(Decimal(written)) == text
 
 
 def test_text_of_a_whole_number_has_one_spelling() -> None:

@@ -50,6 +50,8 @@ def test_wait_for_a_pool_is_said_once_and_has_a_limit(monkeypatch: pytest.Monkey
     fake = SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None)
     monkeypatch.setattr(model_pool, "time", fake)
     lines: list[str] = []
-    with pytest.raises(ClusterError, match=r"predict: free are 0\.5 of 2 CPU, and that did not"):
+    with pytest.raises(
+        ClusterError, match=r"predict: no room for it in .* s; free now: 0\.5 of 2 CPU"
+    ):
         model_pool.wait_for_pool(training_spec("x"), 1, "predict", lines.append)
-    assert lines == ["predict   waits: free are 0.5 of 2 CPU"]
+    assert lines == ["predict   waits for resources; free now: 0.5 of 2 CPU"]

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from prepared_here import prepare_here
 
-from raydc.data import prepare, shards
+from raydc.data import manifest, prepare, shards
 from raydc.data.prepared import Prepared, read_golden_rows
+from raydc.features.record import expanded
 from raydc.serve.control import held_out_request
-from raydc.storage import OWN_HASH, seal, sha256
+from raydc.storage import OWN_HASH, canonical_json, seal, sha256
 
 
 def _prepare(folder: Path, data: dict[str, Any]) -> Prepared:
@@ -62,7 +63,8 @@ def _row_hash(prepared: Prepared) -> str:
     content = b""
     for split in shards.SPLITS:
         rows = shards.open_rows(prepared.folder, split)
-        for array in (*rows.gather(np.arange(len(rows))), rows.ids):
+        x, y = rows.gather(np.arange(len(rows)))
+        for array in (expanded(x), y, rows.ids):
             content += (
                 f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
             )
@@ -74,7 +76,7 @@ def _row_hash(prepared: Prepared) -> str:
 # it may follow from a new field in section `data`, or from reading the same files differently.
 PINNED: dict[str, dict[str, Any]] = {
     "_table": {
-        "data_hash": "03759975100948a672406774f1f6499dcfc69d4aeea21624766802260a33bcf3",
+        "data_hash": "415951accb72a148ac2287a692e060fd8db789dd2dd361bedbdd258dac16e22c",
         "older_hash": "0449e7576af72704cea8915886b3efd5db8d05e013f55aa01c53548ee0cd16a6",
         "num_rows": {"test": 7, "train": 97, "validation": 16},
         "features": "3da11f46192219d51f1afcc898f3b187a6c0b44a60b638a1324ff66141a3715a",
@@ -82,7 +84,7 @@ PINNED: dict[str, dict[str, Any]] = {
         "rows": "be9211f5797573e25707ce319df5431a5cf9bb110cfbd21db079557d7107c67c",
     },
     "_numbers": {
-        "data_hash": "138137684b011fcc5271b26d9f6ed512d266868dacaf26a34667476469d3aa8c",
+        "data_hash": "8a3ca0e9e140b37286448b6ce1a029452b2dc8f832162b18d2b11b878f9be0e7",
         "older_hash": "3e11af4cbeebe8bc1f3f180dc2baf42f02d2d4a6facdf0967553b458de4a15fe",
         "num_rows": {"test": 5, "train": 72, "validation": 13},
         "features": "5aa88404e52878db0f170b41c9b82f837e87617a2efa2cfdac3d941cc6342031",
@@ -90,7 +92,7 @@ PINNED: dict[str, dict[str, Any]] = {
         "rows": "a64a62db756089a4a8ec787da405277ec3affb23f54a7640bc4008af5f36ed26",
     },
     "_images": {
-        "data_hash": "c03b4e8ac6c2532920b2a7bab25fcce4e7920ac04a15e51d78897c23f2af693a",
+        "data_hash": "c2fb95cfb588b5260c270c32bbec6b7c5bc82af91d35c595ddb8a3450ea486fd",
         "older_hash": "af066ab280f20bd6c8428b346b643c56386ef4864813363eca09dcc860632445",
         "num_rows": {"test": 9, "train": 57, "validation": 3},
         "features": "038f626be66abda7f70b34c79d83046fa37b674ad8376543c90f0da22139ee24",
@@ -119,7 +121,8 @@ def test_data_set_of_the_same_input_keeps_its_hashes(
         "rows": _row_hash(prepared),
     }
     facts = prepared.folder.read_json("MANIFEST.json")
-    inputs = {key: facts[key] for key in ("format", "reading", "data", "seed", "sources")}
+    inputs = {key: facts[key] for key in ("reading", "data", "seed", "sources")}
+    inputs["format"] = manifest.FORMAT_VERSION
     found["older_hash"] = prepare._hash_before_readings(inputs)
     assert found == PINNED[make.__name__]
 
@@ -137,7 +140,7 @@ def test_columns_that_no_training_row_lacked_are_recorded(tmp_path: Path) -> Non
     made = _prepare(tmp_path / "all", data)
     assert made.features.always_given == ("c",)
     assert made.folder.read_json("features.json")["always_given"] == ["c"]
-    # Rows that are dropped are no training rows.
+    # Rows that are dropped are not training rows.
     (tmp_path / "dropped").mkdir()
     made = _prepare(tmp_path / "dropped", {**data, "clean": {"missing": "drop"}})
     assert made.features.always_given == ("b", "c", "d")
@@ -190,5 +193,26 @@ def test_data_set_of_an_older_raydc_is_found_with_a_note(tmp_path: Path) -> None
     assert found.reused
     assert found.data_hash == PINNED["_numbers"]["older_hash"]
     assert any("was prepared by an older raydc" in line for line in lines)
+    assert any("turned photographs" in line and "some keys of rows" in line for line in lines)
     # With what an older one could not do there is nothing older to find.
     assert not prepare_here(tmp_path, {**data, "features": {"scale": "none"}})[0].reused
+
+
+def test_data_set_of_each_version_of_reading_is_found_with_a_note(tmp_path: Path) -> None:
+    data = _numbers(tmp_path)
+    made = _prepare(tmp_path, data)
+    facts = json.loads((made.folder.local_path / "MANIFEST.json").read_text())
+    inputs = {key: facts[key] for key in ("reading", "data", "seed", "sources")}
+    inputs["format"] = manifest.FORMAT_VERSION
+    assert sha256(canonical_json(inputs)) == made.data_hash
+    folder = made.folder.local_path
+    for reading in range(2, prepare._READING):
+        data_hash = sha256(canonical_json({**inputs, "reading": reading}))
+        older = folder.with_name(f"pinned-{data_hash[:12]}")
+        folder.rename(older)
+        found, lines = prepare_here(tmp_path, data)
+        assert found.reused
+        assert found.folder.local_path == older
+        assert any("was prepared by an older raydc" in line for line in lines)
+        assert not any("turned photographs" in line for line in lines)
+        folder = older

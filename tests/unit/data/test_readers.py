@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import decimal
 from pathlib import Path
 from typing import Any
@@ -95,10 +94,9 @@ def test_csv_cells_in_quotes_hold_commas_and_line_breaks(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a,b,y\n1,café,no\n".encode("latin1"), "not UTF-8 text"),
+        ("a,b,y\n1,café,no\n".encode("latin1"), r"row 1: b: 'caf\\xe9' is not UTF-8 text"),
         ("a,café,y\n".encode("latin1"), "not UTF-8 text"),
-        (("a,b,y\n" + BODY.decode()).encode("utf-16"), "not UTF-8 text"),
-        (b"\0\0\0\0", "cannot be read"),
+        (b"\0\0\0\0", "the first row has NUL bytes"),
     ],
 )
 def test_csv_that_is_no_text_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -140,8 +138,7 @@ def test_parquet_types_become_numbers_and_categories(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "cells"),
     [
-        ("date32", pa.array([datetime.date(2020, 1, 1)] * 40)),
-        ("list", pa.array([[1]] * 40)),
+        ("list", pa.array([["p"]] * 40)),
         ("struct", pa.array([{"q": 1}] * 40)),
     ],
 )

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydc.artefact import MANIFEST
+from raydc.checksummed_folder import MANIFEST
 from raydc.data import content_check, shards
+from raydc.data.shard_file import shard_bytes
 from raydc.errors import DataError
-from raydc.features import Features, Image, Numeric, Signature
+from raydc.features import Features, Image, Numeric, Ragged, Record, Signature
+from raydc.features.table_layout import TableLayout
 from raydc.storage import Storage
 
 IMAGES = Features(
@@ -238,3 +240,73 @@ def test_shards_import_neither_ray_nor_torch() -> None:
         "sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+LAYOUT = TableLayout((0, 300, 0))
+
+
+def _record(num_rows: int) -> Record:
+    choose = np.random.default_rng(1)
+    lengths = choose.integers(0, 5, num_rows)
+    table = LAYOUT.store(
+        [
+            choose.standard_normal((num_rows, 1)).astype(np.float32),
+            choose.integers(0, 301, num_rows).astype(np.uint16),
+            choose.standard_normal((num_rows, 1)).astype(np.float32),
+        ]
+    )
+    tokens = [choose.integers(0, 9, length).astype(np.uint16) for length in lengths]
+    files = [choose.integers(0, 256, length).astype(np.uint8) for length in lengths[::-1]]
+    series = [choose.standard_normal((length, 2)).astype(np.float32) for length in lengths]
+    fields = {
+        **table,
+        "photo": choose.integers(0, 256, (num_rows, 3, 2, 2), dtype=np.uint8),
+        "code": choose.integers(0, 256, num_rows, dtype=np.uint8),
+        "tokens": Ragged.of_lists(tokens, np.empty(0, np.uint16)),
+        "file": Ragged.of_lists(files, np.empty(0, np.uint8)),
+        "series": Ragged.of_lists(series, np.empty((0, 2), np.float32)),
+    }
+    return Record(fields, LAYOUT)
+
+
+def _assert_same(found: object, expected: Record) -> None:
+    assert isinstance(found, Record)
+    assert found.layout == expected.layout
+    assert list(found.fields) == list(expected.fields)
+    for name, values in expected.fields.items():
+        other = found.fields[name]
+        if isinstance(values, Ragged):
+            assert isinstance(other, Ragged)
+            np.testing.assert_array_equal(other.offsets, values.offsets)
+            values, other = values.values_N, other.values_N
+        assert isinstance(other, np.ndarray)
+        assert other.dtype == values.dtype
+        np.testing.assert_array_equal(other, values)
+
+
+@pytest.mark.parametrize("per_shard", [100, 7])
+def test_records_come_back_in_any_order(tmp_path: Path, per_shard: int) -> None:
+    rows, y = _record(40), np.arange(40)
+    shards.write_data_set(
+        Storage(str(tmp_path)), VECTORS, {"train": (rows, y)}, num_rows_per_shard=per_shard
+    )
+    found = shards.open_rows(Storage(str(tmp_path)), "train")
+    for positions in (np.arange(40), np.arange(40)[::-1], np.array([3, 3, 39, 0])):
+        x, targets = found.gather(positions)
+        _assert_same(x, rows[positions])
+        np.testing.assert_array_equal(targets, positions)
+
+
+def test_equal_records_give_equal_files() -> None:
+    rows, y, ids = _record(30), np.arange(10), np.arange(10)
+    parts = rows[np.arange(5, 15)], rows[5:15]
+    first, second = (shard_bytes(part, y, ids).to_pybytes() for part in parts)
+    assert first == second
+
+
+def test_rows_without_items_come_back(tmp_path: Path) -> None:
+    empty = Ragged.of_lists([np.empty(0, np.uint16)] * 3, np.empty(0, np.uint16))
+    rows = Record({"tokens": empty})
+    shards.write_data_set(Storage(str(tmp_path)), VECTORS, {"train": (rows, np.arange(3))})
+    x, _ = shards.open_rows(Storage(str(tmp_path)), "train").gather(np.array([2, 0]))
+    _assert_same(x, rows[:2])

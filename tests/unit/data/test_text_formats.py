@@ -30,7 +30,7 @@ def test_json_row_gives_cells_of_text(line: bytes, cells: list[Any]) -> None:
         (b'{"a": 1, "b": 2, "a": 3}', "file: line 1: there are two values of 'a'"),
         (b"[", r"file: line 1: not JSON: .*\n.*one JSON array; write one object a line"),
         (b'{"a": {"b": 1}}', "file: line 1: a: an object is not a number"),
-        (b'{"a": [1]}', "file: line 1: a: a list is not a number"),
+        (b'{"a": ["1"]}', "file: line 1: a: not a list of numbers: '1' is not a finite number"),
         (b"[1]", r"file: line 1: \[1\] is not an object"),
     ],
 )

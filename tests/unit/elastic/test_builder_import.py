@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayError
+from training import training_spec
 
 from raydc.elastic import builder_import
 from raydc.errors import SpecError
-from raydc.spec.model import Builder, Linear
 
-MODEL = Builder(builder="nodes_networks:make")
+SPEC = training_spec("store", model={"builder": "nodes_networks:make"})
 
 
 class OneTask:
@@ -59,17 +59,17 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_the_node_that_cannot_import_is_named(answers: dict[str, Any]) -> None:
     first, second = f"{1:056x}", f"{2:056x}"
-    answers |= {first: None, second: "cannot import nodes_networks"}
+    answers |= {first: None, second: ("model.builder", "cannot import nodes_networks")}
     with pytest.raises(SpecError, match=r"on node 10\.0\.0\.2 of this Ray: cannot import nodes_"):
-        builder_import.require_on_nodes(MODEL)
+        builder_import.require_on_nodes(SPEC)
     # Neither dead nodes nor those without a CPU are asked.
     assert answers["task"].asked == [first, second]
 
 
 def test_nodes_that_are_slow_gone_or_not_needed_refuse_nothing(answers: dict[str, Any]) -> None:
     answers[f"{1:056x}"] = RayError("the node is gone")
-    builder_import.require_on_nodes(MODEL)
-    builder_import.require_on_nodes(Linear(name="linear"))
+    builder_import.require_on_nodes(SPEC)
+    builder_import.require_on_nodes(training_spec("store", model={"name": "linear"}))
     assert len(answers["task"].asked) == 2
 
 
@@ -80,7 +80,9 @@ def test_a_node_looks_where_the_driver_was_started(
     folder = tmp_path / "started"
     folder.mkdir()
     (folder / "nodes_networks.py").write_text("def make(signature):\n    pass\n")
-    reason = builder_import._try_import("nodes_networks:make", str(tmp_path / "nowhere"))
-    assert reason is not None
-    assert reason.startswith("cannot import nodes_networks")
-    assert builder_import._try_import("nodes_networks:make", str(folder)) is None
+    functions = [("model.builder", "nodes_networks:make")]
+    found = builder_import._try_import(functions, str(tmp_path / "nowhere"))
+    assert found is not None
+    assert found[0] == "model.builder"
+    assert found[1].startswith("cannot import nodes_networks")
+    assert builder_import._try_import(functions, str(folder)) is None

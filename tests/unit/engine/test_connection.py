@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import ray
 
 from raydc import engine
-from raydc.engine import connection, ray_start, ray_token, usable_cpus
+from raydc.engine import connection, interruption, ray_start, ray_token, usable_cpus
 from raydc.errors import ClusterError
 
 
@@ -180,3 +181,23 @@ with interruption.catch_signals():
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_signal_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        # As `ray.init` does twice.
+        ray._private.utils.set_sigterm_handler(lambda number, _frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        interruption.catch_signals(),
+        pytest.raises(interruption.Interruption),
+        ray_start.limited("127.0.0.1:1"),
+    ):
+        ray.init()
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.suppress(SystemExit), ray_start.limited("127.0.0.1:1"):
+        ray.init()
+    assert signal.getsignal(signal.SIGTERM) != before, "a program without raydc's handlers"
+    signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -92,25 +91,25 @@ DEFAULTS = {
 }
 
 
-def serve_constants(settings: dict[str, str]) -> dict[str, Any]:
-    """Constants of Ray Serve in a process with these settings and no others."""
+def start_reader(settings: dict[str, str]) -> subprocess.Popen[str]:
+    """A process that prints constants of Ray Serve, with these settings and no others."""
     names = [constant for constant, _ in DEFAULTS.values()]
     code = (
         "import json; from ray.serve._private import constants as c; "
         f"print(json.dumps({{name: getattr(c, name) for name in {names}}}))"
     )
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env={**own, **settings}, capture_output=True, text=True,
-        timeout=120, check=True,
-    )  # fmt: skip
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return found
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, env={**own, **settings}, stdout=subprocess.PIPE, text=True)
 
 
 def test_each_setting_changes_the_default_that_raydc_knows() -> None:
     assert DEFAULTS.keys() == serve_environment.SETTINGS.keys()
-    found, changed = serve_constants({}), serve_constants(serve_environment.SETTINGS)
+    # Both import Ray Serve, which takes seconds, at the same time.
+    readers = [start_reader(settings) for settings in ({}, serve_environment.SETTINGS)]
+    printed = [reader.communicate(timeout=120)[0] for reader in readers]
+    assert [reader.returncode for reader in readers] == [0, 0]
+    found, changed = (json.loads(text.splitlines()[-1]) for text in printed)
     for setting, (constant, defaults) in DEFAULTS.items():
         assert found[constant] in defaults, f"{setting} has another default"
         assert changed[constant] != found[constant], f"{setting} changes nothing"

@@ -63,7 +63,8 @@ def test_node_says_which_program_it_can_run(
 def test_program_is_passed_on_only_if_every_node_has_it(
     answers: set[str], is_passed_on: bool, is_edited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_start, "_ask_nodes", lambda: answers)
+    given = {f"node {number}": answer for number, answer in enumerate(answers)}
+    monkeypatch.setattr(serve_start, "_ask_nodes", lambda: given)
     assert (serve_start._find_program() is not None) == is_passed_on
     assert serve_start.will_edit_haproxy() == is_edited
     assert (direct_support.missing_haproxy_limits() == []) == is_edited
@@ -74,7 +75,7 @@ def test_running_serve_is_asked_itself(monkeypatch: pytest.MonkeyPatch, is_edite
     monkeypatch.setattr(serve_client, "applications", lambda: [{}])
     monkeypatch.setattr(serve_client, "address", lambda: ("127.0.0.1", 8000))
     monkeypatch.setattr(serve_client, "is_haproxy_edited", lambda *_: is_edited)
-    monkeypatch.setattr(serve_start, "_ask_nodes", lambda: {"/venv/bin/raydc-haproxy"})
+    monkeypatch.setattr(serve_start, "_ask_nodes", lambda: {"node 1": "/venv/bin/raydc-haproxy"})
     assert (direct_support.missing_haproxy_limits() == []) == is_edited
 
 
@@ -89,10 +90,29 @@ def test_plan_names_each_limit_that_is_not_in_force(
     monkeypatch.setattr(engine, "connect", lambda *_: found)
     monkeypatch.setattr(direct_support, "describe_support", lambda: "tested")
     for answer in ("/venv/bin/raydc-haproxy", serve_start._CANNOT):
-        monkeypatch.setattr(serve_start, "_ask_nodes", lambda answer=answer: {answer})
+        monkeypatch.setattr(serve_start, "_ask_nodes", lambda answer=answer: {"node 1": answer})
         shown = CliRunner().invoke(main, ["plan", str(path), "--address", "10.0.0.1:6379"])
         assert shown.exit_code == 0, shown.output
         named = [limit for limit in direct_support.LIMITS if limit.text in shown.output]
         wanted = [one for one in direct_support.LIMITS if one.part == "HAProxy"]
         assert named == (wanted if answer == serve_start._CANNOT else [])
         assert (direct_support.WAY_OUT in shown.output) == (answer == serve_start._CANNOT)
+        assert ("node 1 cannot run it" in shown.output) == (answer == serve_start._CANNOT)
+
+
+def test_way_out_names_the_nodes_that_cannot_run_the_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = dict.fromkeys([f"node {number}" for number in range(7)], serve_start._CANNOT)
+    answers |= {"node 1": serve_start._SET, "node 2": "/venv/bin/raydc-haproxy"}
+    answers["node 3"] = serve_start._OTHER
+    monkeypatch.setattr(serve_start, "_ask_nodes", lambda: answers)
+    said = direct_support.way_out().removeprefix(direct_support.WAY_OUT)
+    assert said == (
+        ". raydc-haproxy: node 0 cannot run it, node 3 has another one set, node 4 cannot run it, "
+        "node 5 cannot run it, node 6 cannot run it"
+    )
+    monkeypatch.setattr(direct_support, "_MAX_NODES", 1)
+    assert direct_support.way_out().endswith("node 0 cannot run it, and 4 more")
+    monkeypatch.setattr(serve_start, "_ask_nodes", lambda: {"node 1": serve_start._SET})
+    assert direct_support.way_out() == direct_support.WAY_OUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from fitted import GREY, make_png
 
 from raydc.errors import DataError
-from raydc.features import Categorical, Image
+from raydc.features import Categorical, CategoryCodes, Image, Numeric
+from raydc.features.columns import column_from_dict, column_to_dict
 
 
 def test_categorical_gives_zeros_for_a_value_without_an_input() -> None:
@@ -85,3 +87,27 @@ def test_image_resizes_to_the_fitted_size_and_channels() -> None:
 def test_image_names_a_value_that_is_no_image(value: Any, message: str) -> None:
     with pytest.raises(DataError, match=rf"rows\[1\]\.image: .*{message}"):
         GREY.apply({"image": [np.zeros((4, 6), dtype=np.uint8), value]})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        Numeric(1.0, 0.0, 1.0),
+        Numeric(1.0, 0.0, 1.0, low=0.0),
+        Numeric(1.0, 0.0, 1.0, high=0.0),
+        Numeric(1.0, 0.0, 1.0, low=-0.0, high=0.0, marks_missing=True),
+        Categorical(("a", ""), True, False, fill=""),
+        CategoryCodes(("a",), False, True),
+        Image(4, 5, 1, as_shown=True),
+    ],
+    ids=str,
+)
+def test_a_column_survives_json_whatever_equals_false(column: Any) -> None:
+    value = json.loads(json.dumps(column_to_dict(column)))
+    found = column_from_dict(value)
+    assert found == column
+    assert type(found) is type(column)
+    # A limit that is not there is None, and not a number that is equal to it.
+    assert [getattr(found, name, None) is None for name in ("low", "high", "fill")] == [
+        getattr(column, name, None) is None for name in ("low", "high", "fill")
+    ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from records import FIELDS, make_rows, record_features
 from training import (
     picture_features,
     step_records,
@@ -20,11 +21,13 @@ from training import (
 
 from raydc.data.shards import open_rows
 from raydc.errors import SpecError
+from raydc.features import Field, Record
 from raydc.loop import augment, worker
 from raydc.loop.augment import Augmenter
 from raydc.loop.feed import Feed
 from raydc.loop.group import World
-from raydc.spec.data import Augment
+from raydc.loop.sampler import Sampler
+from raydc.spec.augmentation import Augment
 from raydc.storage import Storage
 from raydc.tracking import events
 
@@ -106,6 +109,31 @@ def test_feed_with_augmenter_gives_any_worker_the_same_images(tmp_path: Path) ->
     )
 
 
+def test_row_that_occurs_again_in_an_epoch_is_changed_in_another_way(tmp_path: Path) -> None:
+    rows = open_rows(write_pictures(Storage(str(tmp_path))), "train")
+    sizes = np.bincount(rows.targets)
+    by_class = np.argsort(rows.targets, kind="stable")
+    # Every row twice.
+    twice = Sampler(5, by_class, sizes.tolist(), (2 * sizes).tolist())
+
+    def seen(world_size: int) -> dict[int, list[bytes]]:
+        found: dict[int, list[bytes]] = defaultdict(list)
+        for rank in range(world_size):
+            feed = Feed(rows, 5, 32, 4, World(rank, world_size, torch.device("cpu")), BOTH, twice)
+            for step, batch in enumerate(feed.batches(1, 0, feed.steps_per_epoch)):
+                for row, image in zip(feed.ids_of(1, step), batch.x.numpy(), strict=True):
+                    found[int(row)].append(image.tobytes())
+        return {row: sorted(images) for row, images in found.items()}
+
+    alone = seen(1)
+    assert {len(images) for images in alone.values()} == {2}
+    # One in fifty draws the same window.
+    assert sum(first != second for first, second in alone.values()) > 0.9 * len(rows)
+    assert seen(3) == alone
+    plain = BOTH(1, np.arange(len(rows)), rows.gather(np.arange(len(rows)))[0])
+    assert all(plain[row].tobytes() in images for row, images in alone.items())
+
+
 def test_fit_augments_training_rows_and_not_validation_rows(tmp_path: Path) -> None:
     data = write_pictures(Storage(str(tmp_path / "data")))
     records = {}
@@ -129,6 +157,33 @@ def test_fit_augments_training_rows_and_not_validation_rows(tmp_path: Path) -> N
     assert all(a != b for a, b in zip(records["plain"][0], records["augmented"][0], strict=True))
 
 
+def test_images_of_a_record_are_changed_alike_and_other_fields_stay() -> None:
+    steps = [{"RandomRotation": {"degrees": 30}}]
+    photo = Field("array", "uint8", (1, 4, 4), mean=(90.0,), scale=(60.0,))
+    signature = replace(record_features().signature, fields={**FIELDS, "depth": photo})
+    section = Augment(crop_padding=1, horizontal_flip=True, transforms=steps)
+    augment.check_augment(section, signature, 7)
+    change = augment.make_augmenter(section, signature, 7)
+    assert change is not None
+    assert change.images == ("photo", "depth")
+    rows, _ = make_rows(12, seed=0)
+    pixels = np.asarray(rows.fields["photo"])
+    rows = replace(rows, fields={**rows.fields, "depth": pixels})
+    ids, before = np.arange(50, 62), pixels.copy()
+    changed = change.change_rows(3, ids, rows)
+    assert isinstance(changed, Record)
+    alone = augment.make_augmenter(section, replace(signature, kind="image", shape=(1, 4, 4)), 7)
+    assert alone is not None
+    assert np.array_equal(changed.fields["photo"], alone.change_rows(3, ids, pixels))
+    assert np.array_equal(changed.fields["photo"], changed.fields["depth"])
+    assert not np.array_equal(changed.fields["photo"], before)
+    assert np.array_equal(pixels, before)
+    assert {name for name in rows.fields if changed.fields[name] is rows.fields[name]} == (
+        set(rows.fields) - {"photo", "depth"}
+    )
+    assert changed.layout is rows.layout
+
+
 def test_make_augmenter_for_rows_that_do_not_fit_is_refused(tmp_path: Path) -> None:
     section = Augment(crop_padding=2)
     spec = training_spec(str(tmp_path), data={"task": "regression", "augment": AUGMENT})
@@ -138,6 +193,10 @@ def test_make_augmenter_for_rows_that_do_not_fit_is_refused(tmp_path: Path) -> N
         worker.fit(
             spec, Storage(str(tmp_path / "run")), write_line(Storage(str(tmp_path / "data")))
         )
+    fields = {"city": Field("array", "uint8", (1,), num_codes=9)}
+    record = replace(picture_features().signature, kind="record", shape=(), fields=fields)
+    with pytest.raises(SpecError, match=r"it changes images, but the rows are records of city"):
+        augment.make_augmenter(section, record, 0)
     signature = picture_features().signature
     assert augment.make_augmenter(section, signature, 0) == Augmenter(0, 2, False)
     assert augment.make_augmenter(None, signature, 0) is None

@@ -98,7 +98,7 @@ def test_judge_epoch_takes_the_lower_loss_of_equal_metrics(
         record = {"split": "validation", "accuracy": accuracy, "loss": loss}
         state = judge_epoch(replace(state, step=10 * number), record, train, TOTAL_STEPS)
     assert state.best_step == best_step
-    # A tie is no improvement that early stop would wait for.
+    # A tie is not an improvement that early stop would wait for.
     accuracies = [accuracy for accuracy, _ in epochs]
     assert state.epochs_without == len(epochs) - 1 - accuracies.index(max(accuracies))
 

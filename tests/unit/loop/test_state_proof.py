@@ -191,7 +191,7 @@ REFUSED: list[tuple[Callable[[Signature], nn.Module], str]] = [
     (Late, r"body\.mean appears in the first pass: its checkpoints could not be loaded"),
     (Widened, r"body\.total changes its type from torch.float32 to torch.float64"),
     (Extra, r"body\._extra_state is a dict, and a checkpoint holds tensors only"),
-    (ExtraTensor, r"body\._extra_state changes in a pass and is no buffer"),
+    (ExtraTensor, r"body\._extra_state changes in a pass and is not a buffer"),
     (Attached, r"body\.last keeps the graph of a pass"),
     (Complex, r"body\.phase is of torch.complex64, which a checkpoint cannot hold"),
     (Sparse, r"a training step on 4 row\(s\) fails: RuntimeError: .*sparse"),
@@ -255,10 +255,10 @@ def test_state_that_survives_is_accepted_and_no_random_number_is_used(
     ("kind", "message"),
     [
         ("good", None),
-        ("forgetting", "computes something else once its state was saved and loaded"),
+        ("forgetting", "computes different outputs once its state was saved and loaded"),
         ("unrestored", "2.gain is not what was saved once it is loaded"),
-        ("random", "computes something else .* in training mode"),
-        ("numpy", "computes something else .* in training mode"),
+        ("random", "computes different outputs .* in training mode"),
+        ("numpy", "computes different outputs .* in training mode"),
         ("builder", r"body\.1\.bias differs when the builder is called again"),
     ],
 )

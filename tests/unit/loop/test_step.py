@@ -447,3 +447,38 @@ def test_step_with_bf16_computes_mixed_and_keeps_fp32_weights() -> None:
     torch.testing.assert_close(outputs, plain.forward(x), rtol=0.05, atol=0.05)
     assert {p.dtype for p in step.network.parameters()} == {torch.float32}
     step(0, 24, x, y_B, all_shards(24, 1))
+
+
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_l1_penalty_counts_once_for_a_step(num_shards: int) -> None:
+    x, y_B = batch()
+    train: dict[str, Any] = {
+        "optimizer": {"name": "sgd", "no_decay": ["1d"]},
+        "learning_rate": 0.5,
+        "logical_shards": num_shards,
+    }
+    plain, penalised = (make(Mlp(name="mlp", hidden=[8]), {**train, "l1": l1}) for l1 in (0.0, 0.1))
+    first = weights(plain)
+    losses = [
+        step(0, len(x), x, y_B, all_shards(len(x), num_shards)) for step in (plain, penalised)
+    ]
+    # What is recorded is the loss of the rows.
+    assert torch.equal(*losses)
+    one, other = weights(plain), weights(penalised)
+    for name, before in first.items():
+        penalty = 0.5 * 0.1 * before.sign() if before.ndim == 2 else torch.zeros(before.shape)
+        assert torch.allclose(one[name] - penalty, other[name], atol=1e-7), name
+
+
+def test_frozen_layers_keep_their_bits() -> None:
+    """Weights, and statistics of batch normalisation, through steps of several shards."""
+    x, y_B = batch()
+    section = Cnn(name="cnn", channels=[4], hidden=6, batch_norm=True, freeze=["0", "1"])
+    step = make(section, {"logical_shards": 3})
+    before = weights(step)
+    for number in range(3):
+        step(number, len(x), x, y_B, all_shards(len(x), 3))
+    changed = {
+        name for name, value in weights(step).items() if not torch.equal(value, before[name])
+    }
+    assert changed == {"body.5.weight", "body.5.bias", "body.7.weight", "body.7.bias"}

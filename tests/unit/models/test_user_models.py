@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from signatures import TABLE, make_rows
+from training import training_spec
 
 from raydc import models
 from raydc.errors import SpecError
+from raydc.models import user_models
 from raydc.spec.model import Builder
+from raydc.storage import sha256
 
 USERS = """
 from torch import nn
@@ -51,3 +54,28 @@ def test_builder_is_imported_called_and_checked(
     assert network.training
     with pytest.raises(SpecError, match=message):
         models.build(Builder(builder=builder, arguments=arguments), TABLE, 0)
+
+
+def test_functions_of_a_spec_are_listed_and_their_files_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "users_models.py").write_text(USERS)
+    (tmp_path / "users_changes.py").write_text("def dim(image, generator):\n    return image\n")
+    monkeypatch.chdir(tmp_path)
+    steps = ["RandAugment", "users_changes:dim"]
+    spec = training_spec(
+        "store",
+        model={"builder": "users_models:good"},
+        data={"augment": {"transforms": steps}},
+    )
+    assert user_models.named_functions(spec) == [
+        ("model.builder", "users_models:good"),
+        ("data.augment.transforms", "users_changes:dim"),
+    ]
+    files = {"builder": "users_models.py", "users_changes:dim": "users_changes.py"}
+    assert user_models.hash_functions(spec) == {
+        f"{name}_sha256": sha256((tmp_path / file).read_bytes()) for name, file in files.items()
+    }
+    plain = training_spec("store")
+    assert user_models.named_functions(plain) == []
+    assert user_models.hash_functions(plain) == {}

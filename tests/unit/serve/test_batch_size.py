@@ -90,7 +90,9 @@ class Model:
     """A bundle whose forward passes take the seconds of `forward_s` by its own clock."""
 
     def __init__(self, forward_s: Callable[[int], float]) -> None:
-        self.features = SimpleNamespace(signature=SimpleNamespace(shape=(2,), dtype="float32"))
+        self.features = SimpleNamespace(
+            signature=SimpleNamespace(kind="vector", shape=(2,), dtype="float32")
+        )
         self.sizes: list[int] = []
         self.now_s = 0.0
         self._forward_s = forward_s

@@ -87,6 +87,7 @@ class FakeEndpoint:
         change: switchover.Change,
         ready_timeout_s: float,
         commit: switchover.Commit,
+        afterwards: switchover.Commit = lambda _before, _after: None,
     ) -> tuple[str, Traffic]:
         before, self.traffic = self.traffic, change(self.traffic)
         try:
@@ -94,6 +95,7 @@ class FakeEndpoint:
         except BaseException:
             self.traffic = before
             raise
+        afterwards(before, self.traffic)
         return "http://127.0.0.1:8000", before
 
 

@@ -17,7 +17,7 @@ from raydc.serve.watch.monitor import Monitor
 
 
 class Busy:
-    """A service with two waiting requests, one in work, a shadow, and version 3 refused."""
+    """A service with two waiting requests, one in progress, a shadow, and version 3 refused."""
 
     settings = SimpleNamespace(model="small", access_log=True)
     refused: ClassVar[dict[int, str]] = {3: "golden rows[0]"}

@@ -12,7 +12,7 @@ import yaml
 from raydc import spec
 from raydc.errors import SpecError, UsageError
 from raydc.spec import document
-from raydc.spec.data import Augment
+from raydc.spec.augmentation import Augment
 from raydc.spec.load import known_keys
 from raydc.spec.sections import Spec
 
@@ -84,7 +84,7 @@ WRONG = [
     (
         "  target: y",
         "  target: y\n  task: ranking",
-        "data.task: input should be 'classification' or 'regression', not 'ranking'",
+        "data.task: input should be 'classification', 'regression' or 'multilabel', not 'ranking'",
     ),
     (
         "  target: y",
@@ -96,12 +96,52 @@ WRONG = [
         "  target: y\n  split: {validation_fraction: 0, test_fraction: 0}",
         "data.split: no row would be held out for the evaluation",
     ),
-    ("  target: y", "  target: y\n  classes: [a, a]", "classes holds a name twice"),
+    ("  target: y", "  target: y\n  classes: [a, a]", "classes names one class twice"),
     ("  target: y", "  target: [", "not YAML"),
     (
         "  epochs: 3",
         "  epochs: 3\n  metric: rmse",
         "spec.yaml:10:3: train.metric: 'rmse' is not a metric of classification",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  metrics: [f1, mape]",
+        "spec.yaml:10:3: train.metrics: 'mape' is not a metric of classification",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  metric: aurocc",
+        "train.metric: input should be 'accuracy', 'f1'",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  metric: own.scores:brier",
+        "train.mode: say whether more or less of your own metric is better: max or min",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  loss: 3d:hinge",
+        "train.loss: string should match pattern",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  threshold: recall",
+        "train.threshold: recall needs at_least, such as 0.9",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  threshold: {name: f1, at_least: 0.9}",
+        "train.threshold: at_least is for precision and recall, not for f1",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  sampling: {name: balanced, max_repeats: 0.5}",
+        "train.sampling.max_repeats: input should be greater than or equal to 1",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\n  ema_decay: 1.0",
+        "train.ema_decay: input should be less than 1",
     ),
     (
         "  epochs: 3",
@@ -112,7 +152,7 @@ WRONG = [
     (
         "  epochs: 3",
         "  epochs: 3\n  loss: {name: focal, label_smoothing: 0.1}",
-        "train.loss: label_smoothing is for cross_entropy, not for focal",
+        "train.loss: label_smoothing is for cross_entropy and binary_cross_entropy, not for focal",
     ),
     (
         "  epochs: 3",
@@ -213,7 +253,7 @@ WRONG = [
     (
         "  epochs: 3",
         "  epochs: 3\nsweep: {space: {data.augment.flip: {choice: [true]}}}",
-        "known here: crop_padding, horizontal_flip",
+        "known here: crop_padding, cutmix, horizontal_flip",
     ),
 ]
 
@@ -395,7 +435,13 @@ def test_every_shipped_spec_loads(root: Path) -> None:
 def test_known_keys_depend_on_the_kind_of_model() -> None:
     assert "hidden" in known_keys(("model",), {"model": {"name": "mlp"}})
     assert "channels" in known_keys(("model",), {"model": {"name": "cnn"}})
-    assert known_keys(("train", "optimizer")) == ["momentum", "name", "nesterov", "weight_decay"]
+    assert known_keys(("train", "optimizer")) == [
+        "momentum",
+        "name",
+        "nesterov",
+        "no_decay",
+        "weight_decay",
+    ]
 
 
 def test_resolve_leaves_no_none_where_a_value_is_certain() -> None:
@@ -427,3 +473,13 @@ def test_host_that_replicas_can_be_reached_at_is_taken(host: str) -> None:
 def test_host_with_which_an_endpoint_is_never_ready_is_refused(host: str) -> None:
     with pytest.raises(SpecError, match=r"serve\.host: .*127\.0\.0\.1 is for clients"):
         spec.loads(GOOD, overrides=[f'serve.host="{host}"'])
+
+
+def test_what_is_about_classes_or_validation_rows_needs_them() -> None:
+    regression = GOOD.replace("  target: y", "  target: y\n  task: regression")
+    for name, value in (("threshold", "f1"), ("sampling", "balanced")):
+        with pytest.raises(SpecError, match=name):
+            spec.loads(regression.replace("  epochs: 3", f"  epochs: 3\n  {name}: {value}"))
+    alone = GOOD.replace("  target: y", "  target: y\n  split: {validation_fraction: 0}")
+    with pytest.raises(SpecError, match="it is chosen on validation rows"):
+        spec.loads(alone.replace("  epochs: 3", "  epochs: 3\n  threshold: f1"))

@@ -7,12 +7,12 @@ from typing import get_args
 import pytest
 
 from raydc import spec as specs
-from raydc.spec.train import ALL_SCORES, HIGHER_IS_BETTER, Metric
+from raydc.spec.metric import ALL_SCORES, LOWER_IS_BETTER, MetricName
 
 
 def test_metric_type_lists_every_score_and_the_loss() -> None:
-    assert set(get_args(Metric)) == {*ALL_SCORES, "loss"}
-    assert set(ALL_SCORES) >= HIGHER_IS_BETTER
+    assert set(get_args(MetricName)) == {*ALL_SCORES, "loss"}
+    assert {*ALL_SCORES, "loss"} >= LOWER_IS_BETTER
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from training import training_spec
 
-from raydc import spec
-from raydc.errors import TrainError
+from raydc import spec, sweep
+from raydc.errors import RunError, TrainError
 from raydc.storage import Storage
 from raydc.tracking import events, trials
 from raydc.tracking.trials import Trial
@@ -27,18 +29,99 @@ def test_pick_winner_takes_the_first_of_the_best() -> None:
         trials.pick_winner((trial(0, None),), "max")
 
 
-def test_trial_key_depends_on_the_spec_but_not_on_the_storage() -> None:
-    given = training_spec(
-        "/a",
-        model={"name": "mlp", "depth": 1},
-        sweep={"space": {"model.depth": {"choice": [1, 2]}}},
-    )
-    one, two = (trials.trial_spec(given, {"model.depth": depth}) for depth in (1, 2))
-    assert (one.sweep, one.scaling.num_workers) == (None, 0)
-    assert one.model.depth == 1  # type: ignore[union-attr]
-    elsewhere = spec.with_values(one, {"storage": "/b"})
-    assert trials.trial_key(one) == trials.trial_key(elsewhere)
-    assert trials.trial_key(one) != trials.trial_key(two)
+SWEEP: dict[str, Any] = {
+    "model": {"name": "mlp", "depth": 1},
+    "sweep": {"space": {"model.depth": {"choice": [1, 2]}}},
+}
+# A sweep as an older raydc recorded it, and the keys that it gave to its trials.
+RECORDED = """
+name: old
+seed: 3
+storage: /store
+data:
+  source: /rows.csv
+  format: auto
+  csv: {header: true, quotes: double}
+  partitioning: hive
+  task: classification
+  target: y
+  split: {validation_fraction: 0.1, test_fraction: 0.1}
+  clean: {missing: impute, missing_values: [''], duplicates: keep}
+  features: {exclude: [], columns: {}, scale: standard, max_categories: 128}
+model: {name: mlp, depth: 1, dropout: 0.0}
+train:
+  epochs: 2
+  global_batch_size: 16
+  logical_shards: 1
+  exact: true
+  optimizer: {name: adamw, momentum: 0.0, nesterov: false}
+  learning_rate: 0.001
+  lr_scheduler: {name: constant, warmup_steps: 0, final_fraction: 0.0, step_epochs: 10, gamma: 0.1}
+  precision: fp32
+  metric: accuracy
+  mode: max
+  log_every_steps: 10
+scaling: {num_workers: 1, use_gpu: auto, start_timeout_s: 600.0}
+fault_tolerance: {max_failures: 3, max_preemption_failures: -1, max_recomputed_steps: 10,
+  spare_workers: true}
+checkpoint: {every_seconds: 60.0, num_to_keep: 3}
+sweep:
+  space:
+    model.depth: {choice: [1, 2]}
+    train.learning_rate: {choice: [0.1, 0.2]}
+  num_samples: 2
+  scheduler: {name: asha, grace_period: 1, reduction_factor: 3}
+"""
+KEYS = {
+    "854f74a2d580e7b8": {"model.depth": 2, "train.learning_rate": 0.1},
+    "a7a85606c4f9c800": {"model.depth": 1, "train.learning_rate": 0.2},
+}
+
+
+@pytest.mark.parametrize(("key", "values"), KEYS.items(), ids=KEYS)
+def test_trials_of_an_older_raydc_keep_their_names(key: str, values: dict[str, Any]) -> None:
+    recorded = yaml.safe_load(RECORDED)
+    assert spec.with_defaults(recorded) != recorded, "nothing in it is older"
+    assert trials.trial_key(recorded, values) == key
+    assert trials.trial_key({**recorded, "storage": "/b"}, values) == key
+
+
+def test_trial_key_depends_on_what_is_searched_and_on_the_seed() -> None:
+    given = training_spec("/a", **SWEEP)
+    recorded = spec.to_dict(given)
+    one, two = {"model.depth": 1}, {"model.depth": 2}
+    assert trials.trial_spec(given, one).model.depth == 1  # type: ignore[union-attr]
+    keys = {
+        trials.trial_key(recorded, one),
+        trials.trial_key(recorded, two),
+        trials.trial_key({**recorded, "seed": recorded["seed"] + 1}, one),
+        trials.trial_key(recorded, {"train.optimizer": "sgd"}),
+        trials.trial_key(recorded, {"train.learning_rate": 0.5}),
+    }
+    assert len(keys) == 5
+    # The name of a trial and its training do not depend on where it is stored.
+    alone = trials.trial_spec(given, one)
+    assert (alone.sweep, alone.scaling.num_workers) == (None, 0)
+    moved = {**recorded, "storage": "/b"}
+    assert trials.trial_key(moved, one) == trials.trial_key(recorded, one)
+
+
+def test_trials_that_are_none_of_the_sweep_are_refused(tmp_path: Path) -> None:
+    folder = Storage(str(tmp_path))
+    given = training_spec("/a", **SWEEP, name="swept")
+    recorded = spec.to_dict(given)
+    drawn = sweep._draw(given, recorded, folder)
+    assert [trial["key"] for trial in drawn] == [
+        trials.trial_key(recorded, trial["all_values"]) for trial in drawn
+    ]
+    (folder / "trials" / drawn[0]["key"]).write_json("metrics.json", {})
+    # What a file browser leaves is no trial.
+    (folder / "trials" / ".thumbnails").write_json("a.json", {})
+    assert sweep._draw(given, recorded, folder) == drawn
+    (folder / "trials" / "0123456789abcdef").write_json("metrics.json", {})
+    with pytest.raises(RunError, match="0123456789abcdef: another version of raydc or Ray") as one:
+        sweep._draw(given, recorded, folder)
+    assert "--new" in (one.value.hint or "")
 
 
 def test_trial_spec_keeps_the_logical_shards() -> None:
@@ -63,21 +146,17 @@ def write_epochs(folder: Storage, metrics: list[float | None]) -> None:
 
 
 def test_read_trial_gives_best_metric_and_state(tmp_path: Path) -> None:
-    given = training_spec(
-        "/a",
-        model={"name": "mlp", "depth": 1},
-        sweep={"space": {"model.depth": {"choice": [1, 2]}}},
-    )
+    given = training_spec("/a", **SWEEP)
     sweep_folder = Storage(str(tmp_path))
     values = {"model.depth": 2}
-    key = trials.trial_key(trials.trial_spec(given, values))
-    assert trials.read_trial(given, sweep_folder, values, has_failed=True).state == "failed"
+    key = trials.trial_key(spec.to_dict(given), values)
+    assert trials.read_trial(given, sweep_folder, key, values, has_failed=True).state == "failed"
     place = sweep_folder / "trials" / key
     write_epochs(place, [0.5, 0.75, None])
-    read = trials.read_trial(given, sweep_folder, values, has_failed=False)
+    read = trials.read_trial(given, sweep_folder, key, values, has_failed=False)
     assert read == Trial(key, values, 3, 0.75, "pruned")
     place.write_json(trials.FINISHED_FILE, {})
-    assert trials.read_trial(given, sweep_folder, values, has_failed=True).state == "finished"
+    assert trials.read_trial(given, sweep_folder, key, values, has_failed=True).state == "finished"
 
 
 @pytest.mark.parametrize("damage", [None, "metrics", "record"])
@@ -87,7 +166,8 @@ def test_metric_of_a_finished_trial_survives_a_changed_digit(
     given = training_spec("x", sweep={"space": {"train.learning_rate": {"choice": [0.1, 0.2]}}})
     values = {"train.learning_rate": 0.1}
     own = trials.trial_spec(given, values)
-    place = Storage(str(tmp_path)) / "trials" / trials.trial_key(own)
+    key = trials.trial_key(spec.to_dict(given), values)
+    place = Storage(str(tmp_path)) / "trials" / key
     write_epochs(place, [0.5, 0.75])
     trials.mark_finished(place, own, values)
     # Either of the two files still tells the metric.
@@ -96,7 +176,7 @@ def test_metric_of_a_finished_trial_survives_a_changed_digit(
         content = place.read_bytes(name)
         assert b"0.75" in content
         place.write_bytes(name, content.replace(b"0.75", b"0.95"))
-    assert trials.read_trial(given, Storage(str(tmp_path)), values, False).metric == 0.75
+    assert trials.read_trial(given, Storage(str(tmp_path)), key, values, False).metric == 0.75
 
 
 def test_tune_metric_of_a_diverged_trial_is_the_worst() -> None:

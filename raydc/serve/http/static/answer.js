@@ -22,7 +22,7 @@ const TITLES = {
 // Elements for an answer of /predict, as `send` returns it; target: name of what is predicted.
 export function renderAnswer({ value, requestId, ms }, target) {
   const [prediction] = value.predictions;
-  const parts = "scores" in prediction ? renderClassification(prediction) : renderRegression(prediction, target);
+  const parts = renderPrediction(prediction, target);
   const origin = element("p", { class: "quiet origin" }, [
     element("span", { id: "version" }, `version ${value.version}`),
     element("span", { id: "latency", title: "from this browser to the endpoint and back" }, `${ms.toFixed(ms < 10 ? 1 : 0)} ms`),
@@ -31,19 +31,34 @@ export function renderAnswer({ value, requestId, ms }, target) {
   return [...parts, origin];
 }
 
+function renderPrediction(prediction, target) {
+  if ("labels" in prediction) return renderLabels(prediction);
+  return "scores" in prediction ? renderClassification(prediction) : renderRegression(prediction, target);
+}
+
+function renderLabels({ labels, scores }) {
+  const said = labels.length ? labels.join(", ") : "no label";
+  return [element("p", { class: "result" }, [element("strong", { id: "label" }, said)]), ...renderScores(scores, "labels")];
+}
+
 function renderClassification({ label, score, scores }) {
-  const ranked = Object.entries(scores).sort(([, a], [, b]) => b - a);
-  const bars = ranked.map(([name, share]) => renderBar(name, share));
-  const list = element("ol", { class: "bars", "aria-label": "Probabilities" }, bars.slice(0, MAX_BARS));
-  const parts = [
+  return [
     element("p", { class: "result" }, [
       element("strong", { id: "label" }, label),
       element("span", { id: "score", class: "quiet" }, percent(score)),
     ]),
-    list,
+    ...renderScores(scores, "classes"),
   ];
+}
+
+// Bars of the highest scores, and a button for the others; what: classes or labels.
+function renderScores(scores, what) {
+  const ranked = Object.entries(scores).sort(([, a], [, b]) => b - a);
+  const bars = ranked.map(([name, share]) => renderBar(name, share));
+  const list = element("ol", { class: "bars", "aria-label": "Probabilities" }, bars.slice(0, MAX_BARS));
+  const parts = [list];
   if (bars.length > MAX_BARS) {
-    const more = element("button", { type: "button", class: "link" }, `Show all ${bars.length} classes`);
+    const more = element("button", { type: "button", class: "link" }, `Show all ${bars.length} ${what}`);
     more.addEventListener("click", () => {
       list.append(...bars.slice(MAX_BARS));
       more.remove();
@@ -65,11 +80,21 @@ function renderBar(name, share) {
 }
 
 function renderRegression({ value }, target) {
+  if (Array.isArray(value)) return renderSteps(value, target);
   return [
     element("p", { class: "result" }, [
       element("strong", { id: "label" }, value.toLocaleString("en", { maximumSignificantDigits: 6 })),
       element("span", { class: "quiet" }, target ?? "value"),
     ]),
+  ];
+}
+
+// The next values of a series, in their order.
+function renderSteps(values, target) {
+  const items = values.map((value) => element("li", {}, value.toLocaleString("en", { maximumSignificantDigits: 6 })));
+  return [
+    element("p", { class: "quiet" }, `${target ?? "value"}, the next ${values.length} steps`),
+    element("ol", { id: "label", class: "steps" }, items),
   ];
 }
 

@@ -7,9 +7,10 @@ const MAX_CLASSES = 24; // more are counted, not named
 export function describeModel({ parameters, inputs }) {
   const { task, target, classes = [] } = parameters;
   const { kind, width, height } = inputs[0].parameters ?? {};
-  const from = kind === "image" ? `an image of ${width} × ${height} pixels` : pluralise(inputs.length, "column");
-  const what = task === "regression" ? `Predicts ${target}` : `Predicts ${target}, one of ${classes.length} classes,`;
-  return `${what} from ${from}.`;
+  const isImage = inputs.length === 1 && kind === "image";
+  const from = isImage ? `an image of ${width} × ${height} pixels` : pluralise(inputs.length, "column");
+  const what = { regression: "", multilabel: `, any of ${pluralise(classes.length, "label")},` };
+  return `Predicts ${target}${what[task] ?? `, one of ${classes.length} classes,`} from ${from}.`;
 }
 
 export function describeFacts({ name, versions, parameters }) {
@@ -18,7 +19,8 @@ export function describeFacts({ name, versions, parameters }) {
     ["Task", `${parameters.task} of ${parameters.target}`],
     ["Network", describeNetwork(parameters)],
     [numRows ? `Held-out data (${number(numRows)} rows)` : "Held-out data", listMetrics(metrics)],
-    ["Classes", listClasses(parameters.classes ?? [])],
+    [parameters.task === "multilabel" ? "Labels" : "Classes", listClasses(parameters.classes ?? [])],
+    ["Threshold", parameters.threshold],
     ["Version", `${versions[0]} of ${name}, alias ${parameters.alias}`],
     ["Created", parameters.created && when(parameters.created)],
     ["Run", parameters.run && `${parameters.run}${parameters.step ? `, step ${number(parameters.step)}` : ""}`],

@@ -29,9 +29,9 @@ async function start() {
   byId("openapi").hidden = hasToken(); // a link carries no token
   byId("main").hidden = false;
   showModel();
-  // A model takes one image, or a row of columns.
+  // A model takes one image, or a row of columns, some of which may be images.
   const [first] = model.inputs;
-  const isImage = first.parameters?.kind === "image";
+  const isImage = model.inputs.length === 1 && first.parameters?.kind === "image";
   byId("input").replaceChildren(isImage ? createPictureInput(first, predict) : createRowInput(model.inputs, predict));
   byId("invitation").textContent = isImage
     ? `${first.parameters.ink ? "Draw something, or choose" : "Choose"} an image. The answer appears here.`

@@ -1,4 +1,4 @@
-"""A resolved spec and a connection to Ray, which every stage starts from. Runs in the driver."""
+"""What every stage of a run works with: a resolved spec and a connection to Ray. In the driver."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from raydc.errors import ClusterError, Say, UsageError
 from raydc.spec import ResolvedSpec, Spec
 from raydc.storage import Storage
 
-# Nodes that `ray up` starts join soon after the head; a job that never fits should not wait longer.
+# Nodes that `ray up` starts join soon after the head. A longer wait would only delay the
+# error of a cluster that stays too small.
 NODES_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Job:
+class RunContext:
     """A resolved spec on a connected Ray, with its places in storage.
 
     Attributes:
-        spec: The resolved spec.
-        engine: The connection to Ray.
+        spec: Resolved spec of the run.
+        engine: Connection to Ray, with what is known of it.
         report: Prints a line of progress.
-        storage: The storage of the spec.
-        run_folder: `runs/<name>` in it.
+        storage: Storage that the spec names.
+        run_folder: Folder of the run, `runs/<name>` in the storage.
     """
 
     spec: ResolvedSpec
@@ -40,7 +41,9 @@ class Job:
         object.__setattr__(self, "run_folder", self.storage / "runs" / self.spec.name)
 
 
-def open_job(given: Spec, address: str | None, report: Say, dashboard: bool = False) -> Job:
+def open_context(
+    given: Spec, address: str | None, report: Say, dashboard: bool = False
+) -> RunContext:
     """Resolves a spec and connects to Ray.
 
     Args:
@@ -50,7 +53,7 @@ def open_job(given: Spec, address: str | None, report: Say, dashboard: bool = Fa
         dashboard: Start the dashboard of a local Ray, and print its address.
 
     Raises:
-        ClusterError: No cluster, or one that cannot hold the job.
+        ClusterError: No cluster at the address, or one that is too small for the spec.
         UsageError: Storage that not every node can reach, or a dashboard of a cluster.
     """
     if dashboard and (address or os.environ.get("RAY_ADDRESS")):
@@ -75,13 +78,13 @@ def open_job(given: Spec, address: str | None, report: Say, dashboard: bool = Fa
             f"          dashboard {connected.dashboard_url}; it asks for the token that "
             "`ray get-auth-token` prints"
         )
-    return Job(resolved, connected, report)
+    return RunContext(resolved, connected, report)
 
 
 def _connect(
     resolved: ResolvedSpec, address: str | None, report: Say, dashboard: bool
 ) -> engine.Engine:
-    # `ray up` returns when the head is up; other nodes join later. Wait until the job fits.
+    # `ray up` returns when the head is up; other nodes join later. Wait until the spec fits.
     edits_haproxy = resolved.serve is None or resolved.serve.direct == "auto"
     connected = engine.connect(address, dashboard=dashboard, edits_haproxy=edits_haproxy)
     deadline = time.monotonic() + NODES_TIMEOUT_S

@@ -1,8 +1,8 @@
-"""Artefacts of several files that exist only if all of them verify.
+"""Folders of several files that count only if every file verifies.
 
 The manifest (name, bytes and sha256 of each file, and its own sha256) is written last: a folder
-without a manifest that verifies is no artefact. Used for checkpoints and bundles in workers, the
-driver and replicas.
+without a manifest that verifies was never completed. Used for checkpoints and bundles in workers,
+the driver and replicas.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MANIFEST = "MANIFEST.json"
 FORMAT_VERSION = 1
 
 # A file that stands where a folder belongs, or the reverse. Such a store answers, and no wait
-# helps; any other OSError may be temporary, so it makes nothing damaged.
+# helps; any other OSError may be temporary, so it is no sign of damage.
 _DAMAGE_ERRNOS = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 # Called with each phase of a write as it is reached; tests and chaos runs break a write there.
@@ -31,17 +31,17 @@ def ignore_phase(phase: str) -> None:
     """An `OnPhase` that does nothing."""
 
 
-def write_artefact(
+def write_checksummed(
     folder: Storage,
     files: Mapping[str, Content],
     meta: Mapping[str, Any],
     hashes: Mapping[str, str] | None = None,
     on_phase: OnPhase = ignore_phase,
 ) -> None:
-    """Writes files, then the manifest that makes them an artefact.
+    """Writes files, then the manifest that completes the folder.
 
     Args:
-        folder: Where the artefact is written; files that it already holds stay.
+        folder: Where the files are written; others that it already holds stay.
         files: Content of every file but the manifest, by file name.
         meta: JSON values that the manifest stores besides names and hashes of the files.
         hashes: sha256 of every file, in hexadecimal; None computes them.
@@ -50,7 +50,7 @@ def write_artefact(
     Raises:
         OSError: The store cannot be written.
     """
-    # An old manifest goes first, so that a rewrite that stops half-way is no artefact.
+    # An old manifest goes first, so that a rewrite that stops half-way leaves no complete folder.
     folder.delete(MANIFEST)
     entries = {}
     for name in sorted(files):
@@ -65,8 +65,8 @@ def write_artefact(
     on_phase(f"wrote {MANIFEST}")
 
 
-def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Reads an artefact and verifies every byte of it.
+def read_checksummed(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Reads a folder and verifies every byte of it.
 
     Returns:
         The metadata, and the content of each file by name.
@@ -80,7 +80,7 @@ def read_artefact(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 def read_one(folder: Storage, name: str) -> tuple[dict[str, Any], bytes]:
-    """Reads and verifies one file of an artefact; like `read_artefact`, but not all of its bytes.
+    """Reads and verifies one file of a folder, where `read_checksummed` reads them all.
 
     Returns:
         The metadata, and the content of the file.
@@ -91,11 +91,11 @@ def read_one(folder: Storage, name: str) -> tuple[dict[str, Any], bytes]:
     return meta, _read_file(folder, name, entries[name])
 
 
-def copy_artefact(source: Storage, target: Storage, manifest: Content) -> None:
-    """Copies an artefact and verifies the copy; a copy that fails is removed.
+def copy_checksummed(source: Storage, target: Storage, manifest: Content) -> None:
+    """Copies a folder and verifies the copy; a copy that fails is removed.
 
     Args:
-        source: Folder to copy.
+        source: Folder with the files of `manifest`.
         target: Folder that gets the files, the manifest last: without it the copy does not exist.
         manifest: The manifest of the source, which may be replaced while it is copied.
 
@@ -107,34 +107,34 @@ def copy_artefact(source: Storage, target: Storage, manifest: Content) -> None:
             if name != MANIFEST:
                 target.write_bytes(name, source.read_bytes(name))
         target.write_bytes(MANIFEST, manifest)
-        read_artefact(target)
+        read_checksummed(target)
     except (OSError, CheckpointError):
         target.delete()
         raise
 
 
 def complete_copy(source: Storage, target: Storage, manifest: Content) -> None:
-    """Makes a folder a copy of an artefact; one that verifies is left as it is.
+    """Makes a folder a copy of another; a copy that verifies is left as it is.
 
     Args:
-        source: Folder to copy.
+        source: Folder with the files of `manifest`.
         target: Folder that may be empty, half a copy, or a damaged one.
-        manifest: The manifest of the source.
+        manifest: Bytes of the manifest, as they were read from the source.
 
     Raises:
         CheckpointError: The copy does not verify.
     """
     try:
         if target.read_bytes(MANIFEST) == manifest:
-            read_artefact(target)
+            read_checksummed(target)
             return
     except (FileNotFoundError, CheckpointError):
         pass
-    copy_artefact(source, target, manifest)
+    copy_checksummed(source, target, manifest)
 
 
 def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reads the manifest of an artefact, without its files.
+    """Reads the manifest of a folder, without its files.
 
     Returns:
         The metadata, and `{name: {"bytes", "sha256"}}`.
@@ -168,12 +168,12 @@ def read_manifest(folder: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
     except OSError as error:
         if not is_damage(error):
             raise
-        raise CheckpointError(f"{folder.uri} is no folder of files: {error}") from error
+        raise CheckpointError(f"{folder.uri} is not a folder of files: {error}") from error
     return meta, entries
 
 
 def is_damage(error: OSError) -> bool:
-    """Whether a store that answers holds something else than a file where a file belongs."""
+    """Whether a store that answers holds something other than a file where a file belongs."""
     # pyarrow gives no number for a folder that is read as a file.
     return error.errno in _DAMAGE_ERRNOS or str(error).endswith("is a directory")
 
@@ -205,7 +205,7 @@ def _read_file(folder: Storage, name: str, entry: Mapping[str, Any]) -> bytes:
     except OSError as error:
         if not is_damage(error):
             raise
-        raise CheckpointError(f"{where} is no file: {error}") from error
+        raise CheckpointError(f"{where} is not a file: {error}") from error
     # The size is compared first, because hashing a truncated file of gigabytes takes seconds and
     # adds nothing to the message.
     digest = sha256(content) if len(content) == entry["bytes"] else ""

@@ -1,0 +1,41 @@
+"""The `tokenizer.json` of a user: read and tried before anything is prepared. In the driver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raydc.errors import DataError
+from raydc.features import text_column
+from raydc.spec.feature_options import TextOptions
+
+_FIELD = "data.features.text.tokenizer"
+
+
+def read(path: str) -> str:
+    """Reads the file of a tokenizer.
+
+    Raises:
+        DataError: There is no such file, or it is not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise DataError(f"{_FIELD}: {path}: {reason}") from error
+
+
+def check_tokenizer(options: TextOptions) -> text_column.Text:
+    """Makes the column that a tokenizer file gives.
+
+    Args:
+        options: Section `data.features.text` with a tokenizer.
+
+    Raises:
+        DataError: The file cannot be used, or the library for it is not installed.
+    """
+    path = options.tokenizer or ""
+    content = read(path)
+    try:
+        return text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
+    except DataError as error:
+        raise DataError(f"{_FIELD}: {path}: {error.message}", error.hint) from error

@@ -1,0 +1,128 @@
+"""Lines about a network for the user: its weights, what trains, and what is not as the spec says.
+
+Runs in the driver.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from raydc.features import Signature
+from raydc.models import networks
+from raydc.models.frozen_body import find_tail, why_no_cut
+from raydc.models.frozen_layers import count_trained
+from raydc.models.network_parts import Input, Network
+from raydc.models.weights_check import imagine
+from raydc.spec.data import Data
+from raydc.spec.feature_options import FeatureOptions
+from raydc.spec.model import OF_FIELDS, Builder, Linear, Mlp, Model, Torchvision
+
+_MOST_NAMED = 4
+
+
+def describe(model: Model, network: Network, data: Data, caches: bool = True) -> list[str]:
+    """Describes a network that was built for its data; no lines for one that starts and trains as
+    usual.
+
+    Args:
+        model: Section `model` of the spec.
+        network: Network that was built from the section.
+        data: Section `data` of the spec, whose options the weights may contradict.
+        caches: Whether outputs of a frozen body are kept, `train.cache_frozen`.
+    """
+    lines = list(network.notes)
+    if model.freeze:
+        trained, everything = count_trained(network)
+        lines.append(f"trains {trained:,} of {everything:,} parameters: {_names(network)}")
+        lines.append(_frozen_part(network, data, caches))
+    return lines + _contradictions(model, network, data.features)
+
+
+def describe_early(model: Model, data: Data, caches: bool = True) -> list[str]:
+    """Describes a network before there is data, as far as it does not depend on the data.
+
+    Args:
+        model: Section `model` of the spec.
+        data: Section `data` of the spec.
+        caches: Whether outputs of a frozen body are kept, `train.cache_frozen`.
+
+    Raises:
+        SpecError: Frozen layers name nothing, or all that could train.
+    """
+    # A builder of the user's own may need the real data, as does a network of fields.
+    starts_plain = not (model.freeze or model.weights or model.normalisation)
+    if starts_plain or isinstance(model, (Builder, *OF_FIELDS)) or _has_codes(model, data):
+        return []
+    example, _ = imagine(model)
+    classes = tuple(data.classes or data.label_columns or ())
+    num_classes = len(classes)
+    if num_classes:
+        example = Signature(
+            "image", example.shape, "uint8", example.mean, example.scale, "classification", classes
+        )
+    plain = model if isinstance(model, Torchvision) and not model.weights_file else _plain(model)
+    with torch.device("meta"):
+        network = networks.build(plain, example, 0, downloads=False)
+    lines = []
+    if model.weights_file is not None:
+        lines.append(f"starts with the weights of {model.weights_file}")
+    if model.freeze and isinstance(model, Torchvision):
+        trained, everything = count_trained(network)
+        of_classes = f"{num_classes or 'two'} classes"
+        lines.append(
+            f"trains {trained:,} of {everything:,} parameters with {of_classes}: {_names(network)}"
+        )
+    elif model.freeze:
+        lines.append(f"trains {_names(network)}; the others are frozen")
+    if model.freeze:
+        lines.append(_frozen_part(network, data, caches))
+    return lines + _contradictions(model, network, data.features)
+
+
+def _has_codes(model: Model, data: Data) -> bool:
+    """Whether vectors of codes stand in front of the layers, which `freeze` may name."""
+    features = data.features
+    codes = "embedding" in features.encodings.values() or "text" in features.columns.values()
+    return codes and isinstance(model, Linear | Mlp)
+
+
+def _frozen_part(network: Network, data: Data, caches: bool) -> str:
+    """Whether the frozen layers are computed once, and if not, why."""
+    reason = "data.augment changes the rows in each epoch" if data.augment else None
+    reason = reason or why_no_cut(network) or (None if caches else "train.cache_frozen is false")
+    if reason is not None:
+        return f"frozen layers are computed in each epoch: {reason}"
+    tail = find_tail(network)[0]
+    name = next(name for name, module in network.named_modules() if module is tail)
+    return f"layers before {name} are computed once, and their outputs kept with the data set"
+
+
+def _plain(model: Model) -> Model:
+    return model.without_weights().model_copy(update={"normalisation": None})
+
+
+def _names(network: Network) -> str:
+    names = [name for name, value in network.named_parameters() if value.requires_grad]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def _contradictions(model: Model, network: Network, features: FeatureOptions) -> list[str]:
+    """Options of the data that the network does not follow, and how to make it."""
+    lines: list[str] = []
+    first = network.input
+    if not isinstance(first, Input):
+        return lines
+    # Constants that do not come from the data come from pretrained weights or from the spec.
+    if model.normalisation is None and first.is_adopted and features.scale in ("min_max", "none"):
+        lines.append(
+            f"note: data.features.scale: {features.scale} is not used, because the weights bring "
+            "their own normalisation; model.normalisation: data would use it"
+        )
+    side, size = first.side, features.image_size
+    if size is not None and side is not None and size != [side, side]:
+        lines.append(
+            f"note: images of data.features.image_size {size[0]}x{size[1]} are resized to "
+            f"{side}x{side} for the network; model.input_size sets a different size"
+        )
+    return lines

@@ -1,0 +1,53 @@
+"""A preparation whose tasks run in this process, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks_here import read_blocks, tasks_here
+
+from raydc.data import prepare
+from raydc.data.prepared import Prepared
+from raydc.spec import from_dict, resolve
+
+
+def cut_blocks(num_rows: int) -> Callable[..., list[Any]]:
+    """A `read_blocks` that cuts blocks of a number of rows."""
+
+    def read(calls: Sequence[Callable[[], Any]], *_: Any) -> list[Any]:
+        return [
+            table.slice(start, num_rows)
+            for table in read_blocks(calls)
+            for start in range(0, table.num_rows, num_rows)
+        ]
+
+    return read
+
+
+def prepare_here(
+    folder: Path, data: dict[str, Any], name: str = "pinned", rows_per_block: int | None = None
+) -> tuple[Prepared, list[str]]:
+    """Prepares a data set without Ray; also returns the lines that it reports.
+
+    Args:
+        folder: Folder that gets the storage.
+        data: Section `data` of the spec.
+        name: Name of the spec, with which the name of the data set begins.
+        rows_per_block: Rows of each block; None leaves them as the readers make them.
+    """
+    spec = from_dict(
+        {
+            "name": name,
+            "seed": 3,
+            "storage": str(folder / "storage"),
+            "data": data,
+            "model": {"name": "linear"},
+        }
+    )
+    lines: list[str] = []
+    with tasks_here() as patch:
+        if rows_per_block is not None:
+            patch.setattr("raydc.data.tasks.read_blocks", cut_blocks(rows_per_block))
+        return prepare.run(resolve(spec), lines.append), lines
