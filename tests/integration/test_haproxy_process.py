@@ -38,7 +38,8 @@ def _installed() -> None:
 class Replica(BaseHTTPRequestHandler):
     """Answers with the status in the path, as text (`/text/...`) or as JSON (`/json/...`).
 
-    `/never/200` gets no answer, and `/gone/200` a closed connection.
+    `/never/200` gets no answer, and `/gone/200` a closed connection. A POST gets a closed
+    connection the first time, as from a replica that is killed, and then its own body.
     """
 
     protocol_version = "HTTP/1.1"
@@ -46,6 +47,21 @@ class Replica(BaseHTTPRequestHandler):
     is_over = threading.Event()
     check_takes_s = 0.0
     num_checks = 0
+    num_posts = 0
+
+    def do_POST(self) -> None:
+        Replica.num_posts += 1
+        if Replica.num_posts == 1:
+            # With a part of the request unread, so that the kernel answers as for a killed process.
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-type", "text/plain")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_GET(self) -> None:
         if self.path == "/-/healthz":
@@ -239,6 +255,41 @@ def test_replica_that_is_slow_to_answer_health_checks_is_not_taken_for_dead(
     while Replica.num_checks < before + 3:
         statuses.add(ask(port, "/small/json/200")[0])
     assert statuses == {200}
+
+
+@pytest.mark.parametrize("first", [b"", b"he"], ids=["head alone", "head and a part"])
+def test_request_that_comes_in_pieces_is_asked_again(
+    start: Start, replica: int, monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
+    port = start(replica)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    monkeypatch.setattr(Replica, "num_posts", 0)
+    head = b"POST /small/echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), WAIT_S) as connection:
+        # Most clients write head and body one after the other, and a busy machine parts them.
+        connection.sendall(head + first)
+        time.sleep(0.3)
+        connection.sendall(b"hello"[len(first) :])
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\nhello")
+    assert Replica.num_posts == 2, "the replica that was gone, and the one that answered"
+
+
+@pytest.mark.soak
+def test_body_that_does_not_come_is_refused_and_takes_no_replica(
+    start: Start, replica: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Replica, "num_posts", 0)
+    port = start(replica)
+    wait_for(lambda: ask(port, "/small/json/200")[0] == 200)
+    head = b"POST /small/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), 2 * haproxy_rules.BODY_TIMEOUT_S) as client:
+        client.sendall(head)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the request did not arrive in time" in answer
+    assert Replica.num_posts == 0
 
 
 def open_connections(port: int, count: int, request: bytes) -> list[socket.socket]:
