@@ -23,9 +23,10 @@ _SILENT_IDLE_S, _SILENT_INTERVAL_S, _SILENT_PROBES = 4, 2, 3
 # noticed as before.
 _CHECK_TIMEOUT_S = 3
 # HAProxy can send a request to another replica only if it had all of it before it asked the first
-# one, so it waits for the body, or for as much as its buffer takes. A client that needs longer for
-# that is answered with 408.
-BODY_TIMEOUT_S = 30
+# one, so it waits for bodies that its buffer takes. Larger ones go on at once: their replica may
+# refuse them before they are sent.
+BODY_TIMEOUT_S = 10
+_KEPT_BODY_BYTES = 124 * 1024
 # Appended to each server: the same for a host that falls silent before it has acknowledged the
 # request. HAProxy does not pass it on from a `default-server`.
 SERVER_OPTION = f" tcp-ut {_SILENT_IDLE_S + _SILENT_INTERVAL_S * _SILENT_PROBES}s"
@@ -140,7 +141,8 @@ def for_backend(index: int) -> list[str]:
     limit, found = f"proc.raydc_timeout_{index}", f"{{ res.hdr({TIMEOUT_HEADER}) -m found }}"
     is_text = "{ res.hdr(content-type) -m beg text/plain }"
     return [
-        f"http-request wait-for-body time {BODY_TIMEOUT_S}s",
+        f"http-request wait-for-body time {BODY_TIMEOUT_S}s"
+        f" if {{ req.hdr_val(content-length) le {_KEPT_BODY_BYTES} }}",
         f"http-request set-timeout server var({limit}) if {{ var({limit}) -m found }}",
         f"http-response set-var({limit}) "
         f"res.hdr({TIMEOUT_HEADER}),add({_TIMEOUT_MARGIN_MS}) if {found}",

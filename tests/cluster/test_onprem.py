@@ -174,6 +174,7 @@ def _is_served(url: str) -> bool:
         return False
 
 
+@pytest.mark.soak
 def test_job_submit_trains_from_a_working_folder(
     cluster: Cluster, hosts: Hosts, dashboard: str, tmp_path: Path
 ) -> None:

@@ -52,6 +52,7 @@ def test_stopping_replica_answers_requests_in_work(stage: Stage) -> None:
     assert endpoint.stopped_in_work(stage) == [200] * 8
 
 
+@pytest.mark.soak
 def test_client_library_survives_outages_of_single_processes(stage: Stage, tmp_path: Path) -> None:
     rows = endpoint.outages(stage, tmp_path)
     assert [row["failed_with_library"] for row in rows] == [{}, {}]

@@ -47,14 +47,13 @@ def test_content_depends_on_neither_cpus_nor_blocks(tmp_path: Path, context: Dat
     """Dates, texts, encodings, scales and pictures in one Parquet file."""
     data = mixed_sources.parquet(tmp_path)
     found = []
-    for num_cpus, block_bytes, parallelism in ((1, None, 1), (2, 8_000, 3), (4, 2_000, None)):
+    for num_cpus, block_bytes, parallelism in ((1, None, 1), (4, 2_000, None)):
         context.execution_options.resource_limits = ExecutionResources(cpu=num_cpus)
         if block_bytes is not None:
             context.target_max_block_size, context.target_min_block_size = block_bytes, 1
         made, _ = preparing.run(tmp_path / f"cpus-{num_cpus}", data, parallelism=parallelism)
         found.append(preparing.contents(made))
     assert found[1] == found[0]
-    assert found[2] == found[0]
     assert any(name.startswith("train-") for name in found[0])
 
 

@@ -206,7 +206,9 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize(
+    "suffix", ["csv", *(pytest.param(one, marks=pytest.mark.soak) for one in ("parquet", "jsonl"))]
+)
 def test_predict_file_equals_predictions_of_the_bundle(tmp_path: Path, suffix: str) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(300)

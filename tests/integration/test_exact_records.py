@@ -24,12 +24,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     "model",
     [
         {"name": "mlp", "hidden": [16], "dropout": 0.2},
-        {"name": "linear"},
+        pytest.param({"name": "linear"}, marks=pytest.mark.soak),
         {"name": "factorisation", "width": 8, "dropout": 0.2},
-        {"name": "lstm", "width": 8, "dropout": 0.2},
+        pytest.param({"name": "lstm", "width": 8, "dropout": 0.2}, marks=pytest.mark.soak),
         {"name": "gru", "width": 8, "bidirectional": False},
         {"name": "transformer", "width": 8, "heads": 2, "positions": "learned"},
-        {"name": "transformer", "width": 8, "heads": 2, "depth": 1, "positions": "sinusoidal"},
+        pytest.param(
+            {"name": "transformer", "width": 8, "heads": 2, "depth": 1, "positions": "sinusoidal"},
+            marks=pytest.mark.soak,
+        ),
         {
             "name": "two_towers",
             "user": ["city", "height", "words"],
@@ -46,7 +49,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Storage:
             "width": 8,
             "dropout": 0.2,
         },
-        {"name": "fusion", "sequence": {"name": "transformer", "width": 8, "heads": 2}},
+        pytest.param(
+            {"name": "fusion", "sequence": {"name": "transformer", "width": 8, "heads": 2}},
+            marks=pytest.mark.soak,
+        ),
     ],
     ids=str,
 )

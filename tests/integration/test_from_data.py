@@ -34,13 +34,9 @@ def _head(source: Path, target: Path) -> None:
     target.write_bytes(b"".join(content.splitlines(keepends=True)[: NUM_ROWS + 1]))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "housing",
-        *(pytest.param(other, marks=pytest.mark.soak) for other in ("adult", "bank", "telco")),
-    ],
-)
+# The tutorial, tests/integration/test_readme.py, goes the same way in the default suite.
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["housing", "adult", "bank", "telco"])
 def test_file_of_a_stranger_becomes_an_answer(
     ray_engine: engine.Engine,
     shared_data: Path,

@@ -276,7 +276,6 @@ def test_request_that_comes_in_pieces_is_asked_again(
     assert Replica.num_posts == 2, "the replica that was gone, and the one that answered"
 
 
-@pytest.mark.soak
 def test_body_that_does_not_come_is_refused_and_takes_no_replica(
     start: Start, replica: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

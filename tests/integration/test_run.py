@@ -85,12 +85,12 @@ def test_run_with_a_sweep_serves_the_best_trial(ray_engine: engine.Engine, digit
         "--set",
         "serve.ray_actor_options={num_cpus: 0.5}",
     ]
-    small += ["--set", "serve.auth=token", "--set", "sweep.num_samples=4"]
+    small += ["--set", "serve.auth=token", "--set", "sweep.num_samples=2"]
     done = process(digits, ray_engine, "run", "examples/digits/sweep.yaml", *small, "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     storage = Storage(str(digits / "store"))
     trials = storage.read_json("runs/digits-sweep/sweep/trials.json")
-    assert len(trials) == 4
+    assert len(trials) == 2
     winner = max(
         (trial for trial in trials if trial["metric"] is not None),
         key=lambda trial: trial["metric"],
@@ -219,7 +219,11 @@ def test_job_that_never_fits_is_refused(
             "there is no run 'unknown'",
         ),
         (["serve", "examples/digits/spec.yaml", "--set", "name=unknown"], 7, "unknown"),
-        (["serve", "examples/digits/spec.yaml", "--set", "name=steps", "--version", "77"], 7, "77"),
+        (
+            ["serve", "examples/digits/spec.yaml", "--set", "name=digits-sweep", "--version", "77"],
+            7,
+            "77",
+        ),
     ],
 )
 def test_error_is_one_message_and_an_exit_code(

@@ -207,7 +207,7 @@ def test_silent_sender_is_dropped_and_delays_no_other_client(
     url = endpoints.url["small"]
     pids = {state["pid"] for state in endpoints.states()}
     slow = [
-        connect(url, "content-type: application/json\ncontent-length: 1000")
+        connect(url, "content-type: application/json\ncontent-length: 200000")
         for _ in range(NUM_SLOW)
     ]
     for connection in slow:

@@ -91,6 +91,7 @@ def test_train_does_not_retry_a_deliberate_error(tmp_path: Path, data: prepared.
     assert event_kinds(run).count("attempt_started") == 1
 
 
+@pytest.mark.soak
 def test_train_ends_at_the_third_equal_failure(
     tmp_path: Path, data: prepared.Prepared, builder: dict[str, Any]
 ) -> None:

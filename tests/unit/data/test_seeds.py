@@ -166,6 +166,7 @@ def test_photographs_of_224_pixels_are_normalised_as_imagenet(root: Path, tmp_pa
     assert weights["input.scale"].flatten().tolist() == pytest.approx([58.395, 57.12, 57.375])
 
 
+@pytest.mark.soak
 def test_resnet50_trains_a_new_head_on_a_body_that_is_computed_once(
     root: Path, tmp_path: Path
 ) -> None:
