@@ -174,8 +174,9 @@ def read_metric(line: str) -> tuple[tuple[str, str], float]:
     return (name[1], kind[1] if kind else ""), float(line.rpartition(" ")[2])
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("ray_engine")
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_killed_worker_recomputes_at_most_ten_steps(
     tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:

@@ -45,7 +45,6 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 DEFAULT = {
     ("promote", "deploy"),
-    ("rollback", "canary-end"),
     ("canary", "shadow"),
     ("shadow-end", "rollback"),
 }

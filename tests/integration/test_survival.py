@@ -34,13 +34,6 @@ TIMEOUT_S = 3.0
 NUM_PASSES, NUM_LARGE = 4, 40
 MAX_GROWTH_FRACTION = 0.25
 NUM_SLOW = 12
-# What both paths share is tested on one of them; the other one is for the long tests.
-mostly_direct = pytest.mark.parametrize(
-    "endpoints",
-    ["auto", pytest.param("off", marks=pytest.mark.soak)],
-    indirect=True,
-    scope="module",
-)
 
 
 class Endpoints:
@@ -86,7 +79,8 @@ class Endpoints:
         return sum(int(text.partition("VmRSS:")[2].split()[0]) * 1024 for text in status)
 
 
-@pytest.fixture(scope="module", params=["auto", "off"])
+# tests/integration/test_answers.py asks both ways in the default suite.
+@pytest.fixture(scope="module", params=["auto", pytest.param("off", marks=pytest.mark.soak)])
 def endpoints(
     request: pytest.FixtureRequest,
     ray_engine: engine.Engine,
@@ -137,7 +131,6 @@ def test_wrong_requests_are_answered_once_and_replicas_survive(endpoints: Endpoi
     ]
 
 
-@mostly_direct
 def test_wrong_requests_leak_no_memory(endpoints: Endpoints) -> None:
     large = [bad for bad in bad_requests.ALL if 100_000 < len(bad.body) <= bad_requests.MAX_BYTES]
     sent = [*bad_requests.ALL, *large * NUM_LARGE]
@@ -252,7 +245,6 @@ def library(endpoints: Endpoints) -> Iterator[triton.InferenceServerClient]:
     client.close()
 
 
-@mostly_direct
 def test_triton_client_gets_health_and_metadata(library: triton.InferenceServerClient) -> None:
     assert library.is_server_live()
     assert library.is_server_ready()
@@ -269,7 +261,6 @@ def test_triton_client_gets_health_and_metadata(library: triton.InferenceServerC
         library.get_model_metadata("large")
 
 
-@mostly_direct
 @pytest.mark.parametrize("asked_in_binary", [True, False])
 @pytest.mark.parametrize("given_in_binary", [True, False])
 def test_triton_client_infers_in_json_and_binary(
@@ -298,7 +289,6 @@ def test_triton_client_infers_in_json_and_binary(
     assert found.get_response()["id"] == "r-1"
 
 
-@mostly_direct
 def test_triton_client_without_outputs_gets_all_in_binary(
     library: triton.InferenceServerClient,
 ) -> None:
@@ -310,7 +300,6 @@ def test_triton_client_without_outputs_gets_all_in_binary(
     assert "binary_data_size" in found.get_output("scores")["parameters"]
 
 
-@mostly_direct
 def test_triton_client_gets_the_error_message(library: triton.InferenceServerClient) -> None:
     image = triton.InferInput("image", [1, 4, 4, 4], "UINT8")
     image.set_data_from_numpy(np.zeros((1, 4, 4, 4), np.uint8))

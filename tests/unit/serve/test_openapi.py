@@ -53,7 +53,7 @@ continue-on-failure = true
 [generation]
 database = "none"
 deterministic = true
-max-examples = 20
+max-examples = 10
 [phases.stateful]
 enabled = false
 [checks.negative_data_rejection]
