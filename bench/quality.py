@@ -368,7 +368,9 @@ def measure(
             "scaling": {"num_workers": 0},
             **json.loads(text),
         }
-        context = RunContext(specs.resolve(specs.from_dict(value)), connected, lambda _: None)
+        context = RunContext(
+            specs.resolve(specs.from_dict(value)), lambda: connected, lambda _: None
+        )
         data = pipeline.prepare_data(context)
         pipeline.begin_run(context, None, resume=False, new=False)
         model = pipeline.train_model(context, data, resume=False)

@@ -3,7 +3,8 @@
     python bench/train.py [--rounds 3] [--models mlp cnn] [--data FOLDER]
 
 Every contender trains the same network with the same batch (256), optimiser (AdamW) and one thread
-a worker, each in a process of its own, one after the other, in turn for several rounds. The
+a worker, each in a process of its own, one after the other, in turn for several rounds. All keep
+the memory that they free (`raydc.models.allocator`): the others by variables of glibc. The
 ceiling is the bare step: forward, backward and optimiser on slices of a tensor that is ready; for
 the cnn also in the memory format and with the order of pooling and ReLU that raydc chooses. A rate
 is that of the last steps, inside an epoch, so start-up, validation and checkpoints do not count.
@@ -97,7 +98,12 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, dict[str, list
                     str(work),
                 ]
                 result = subprocess.run(
-                    command, capture_output=True, text=True, timeout=900, check=False
+                    command,
+                    env=environment(contender),
+                    capture_output=True,
+                    text=True,
+                    timeout=900,
+                    check=False,
                 )
                 if result.returncode:
                     sys.exit(f"{contender} failed on {model}:\n{result.stdout}\n{result.stderr}")
@@ -108,6 +114,14 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, dict[str, list
                     file=sys.stderr,
                 )
     return rates
+
+
+def environment(contender: str) -> dict[str, str]:
+    """Environment of a contender. Peers get the allocator that raydc sets for itself."""
+    if contender.startswith("raydc"):
+        return dict(os.environ)
+    kept = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+    return {**os.environ, **kept}
 
 
 def show(rates: dict[str, dict[str, list[float]]]) -> None:

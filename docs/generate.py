@@ -34,6 +34,12 @@ OWN = {
         "",
         "Access token for endpoints, for `raydc predict` and `raydc.client`, if none is given.",
     ),
+    "RAYDC_SMALL_MB": (
+        "raydc/data/small_jobs.py",
+        "8",
+        "Megabytes of rows up to which a command prepares, inspects, evaluates and predicts in its "
+        "own process, sooner than tasks of Ray would start; 0 gives everything to Ray.",
+    ),
     "RAYDC_PROJECT": (
         "examples/submit.py",
         "`~/project`",

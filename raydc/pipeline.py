@@ -18,7 +18,7 @@ from raydc.registry import Registry, user
 from raydc.run_context import RunContext
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
-from raydc.tokens import TokenStore
+from raydc.tokens import TokenStore, describe_access
 from raydc.tracking import lease
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ class Served:
 
 def prepare_data(context: RunContext) -> Prepared:
     """Stage prepare: returns the data set, which may have been there already."""
-    return prepare.run(context.spec, lambda line: context.report(f"prepare   {line}"))
+    return prepare.run(
+        context.spec,
+        lambda line: context.report(f"prepare   {line}"),
+        connect=context.connect,
+    )
 
 
 def begin_run(context: RunContext, given_text: str | None, resume: bool, new: bool) -> bool:
@@ -104,7 +108,7 @@ def require_builder(context: RunContext) -> None:
         SpecError: A node cannot import one.
     """
     # A local Ray has the folders and the environment of this process.
-    if not context.engine.local:
+    if context.is_connected and not context.engine.local:
         from raydc.elastic import builder_import
 
         builder_import.require_on_nodes(context.spec)
@@ -170,6 +174,8 @@ def train_model(
     """
     from raydc import train
 
+    if context.spec.scaling.max_workers:
+        context.connect()
     train.run(context.spec, data, context.run_folder, context.report, resume=resume, fork=fork)
     return context.run_folder / "model"
 
@@ -203,7 +209,9 @@ def evaluate_model(
     from raydc.models.evaluation_tables import describe
 
     split = "test" if data.num_rows.get("test") else "validation"
-    metrics = evaluate.run(folder, data.folder, split, context.report, slices or ())
+    metrics = evaluate.run(
+        folder, data.folder, split, context.report, slices or (), context.connect
+    )
     for line in describe(metrics, split, context.spec if slices is None else None):
         context.report(line)
     context.run_folder.write_json("evaluation.json", {"split": split, **metrics})
@@ -262,22 +270,10 @@ def serve_model(context: RunContext, version: int, why: str) -> str:
     context.report(f"serve     {endpoint.url} answers as {model} version {answering}")
     for path_line in serve.describe_path(endpoint):
         context.report(f"          {path_line}")
-    if (line := _access_note(context)) is not None:
+    tokens = TokenStore(context.storage, context.spec.name)
+    if (line := describe_access(context.spec.serve, tokens)) is not None:
         context.report(f"          {line}")
     return endpoint.url
-
-
-def _access_note(context: RunContext) -> str | None:
-    """A line about open or locked access; None if there are tokens, or all clients are local."""
-    section = context.spec.serve
-    if section is None or (section.auth == "none" and section.is_local):
-        return None
-    if section.auth == "none":
-        return f"anyone who reaches {section.host} can send requests: serve.auth is none"
-    tokens = TokenStore(context.storage, context.spec.name).read_all()
-    if any(not one.is_internal for one in tokens):
-        return None
-    return "requests need a token, and there is none: raydc token create SPEC --name NAME"
 
 
 def serve_registered(context: RunContext, version: int) -> str:

@@ -1,13 +1,17 @@
-"""What every stage of a run works with: a resolved spec and a connection to Ray. In the driver."""
+"""What every stage of a run works with: a resolved spec and its Ray. In the driver."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from raydc import engine, plan, spec
+from raydc import engine as engines
+from raydc import plan, spec
+from raydc.engine import Engine
 from raydc.errors import ClusterError, Say, UsageError
 from raydc.spec import ResolvedSpec, Spec
 from raydc.storage import Storage
@@ -19,18 +23,18 @@ NODES_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class RunContext:
-    """A resolved spec on a connected Ray, with its places in storage.
+    """A resolved spec with its Ray and its places in storage.
 
     Attributes:
         spec: Resolved spec of the run.
-        engine: Connection to Ray, with what is known of it.
+        connect_ray: Connects to Ray; called once, when something needs it.
         report: Prints a line of progress.
         storage: Storage that the spec names.
         run_folder: Folder of the run, `runs/<name>` in the storage.
     """
 
     spec: ResolvedSpec
-    engine: engine.Engine
+    connect_ray: Callable[[], Engine]
     report: Say
     storage: Storage = field(init=False)
     run_folder: Storage = field(init=False)
@@ -40,9 +44,27 @@ class RunContext:
         object.__setattr__(self, "storage", Storage(self.spec.storage))
         object.__setattr__(self, "run_folder", self.storage / "runs" / self.spec.name)
 
+    @cached_property
+    def engine(self) -> Engine:
+        """Connection to Ray, with what is known of it; made at first use."""
+        return self.connect_ray()
+
+    def connect(self) -> None:
+        """Connects to Ray, if nothing has yet."""
+        _ = self.engine
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether anything has needed Ray so far."""
+        return "engine" in vars(self)
+
 
 def open_context(
-    given: Spec, address: str | None, report: Say, dashboard: bool = False
+    given: Spec,
+    address: str | None,
+    report: Say,
+    dashboard: bool = False,
+    deferred: bool = False,
 ) -> RunContext:
     """Resolves a spec and connects to Ray.
 
@@ -51,6 +73,8 @@ def open_context(
         address: Ray cluster; None takes RAY_ADDRESS, else starts a local Ray.
         report: Prints a line of progress.
         dashboard: Start the dashboard of a local Ray, and print its address.
+        deferred: Start a local Ray only when something needs it. A cluster is connected at once,
+            so that an address that does not answer is known before any work.
 
     Raises:
         ClusterError: No cluster at the address, or one that is too small for the spec.
@@ -62,9 +86,22 @@ def open_context(
             "The head node of a cluster has its own dashboard, on port 8265 by default.",
         )
     resolved = spec.resolve(given)
+
+    def connect_ray() -> Engine:
+        return _connect_and_report(resolved, given.storage, address, report, dashboard)
+
+    context = RunContext(resolved, connect_ray, report)
+    if address or os.environ.get("RAY_ADDRESS") or dashboard or not deferred:
+        context.connect()
+    return context
+
+
+def _connect_and_report(
+    resolved: ResolvedSpec, storage: str, address: str | None, report: Say, dashboard: bool
+) -> Engine:
     started = time.monotonic()
     connected = _connect(resolved, address, report, dashboard)
-    _refuse_unreachable(given.storage, resolved.storage, connected)
+    _refuse_unreachable(storage, resolved.storage, connected)
     where = "a local Ray" if connected.local else f"the cluster at {connected.address}"
     amounts = ", ".join(
         f"{connected.resources[name]:g} {name}"
@@ -78,15 +115,13 @@ def open_context(
             f"          dashboard {connected.dashboard_url}; it asks for the token that "
             "`ray get-auth-token` prints"
         )
-    return RunContext(resolved, connected, report)
+    return connected
 
 
-def _connect(
-    resolved: ResolvedSpec, address: str | None, report: Say, dashboard: bool
-) -> engine.Engine:
+def _connect(resolved: ResolvedSpec, address: str | None, report: Say, dashboard: bool) -> Engine:
     # `ray up` returns when the head is up; other nodes join later. Wait until the spec fits.
     edits_haproxy = resolved.serve is None or resolved.serve.direct == "auto"
-    connected = engine.connect(address, dashboard=dashboard, edits_haproxy=edits_haproxy)
+    connected = engines.connect(address, dashboard=dashboard, edits_haproxy=edits_haproxy)
     deadline = time.monotonic() + NODES_TIMEOUT_S
     waiting = False
     while True:
@@ -105,10 +140,10 @@ def _connect(
             waiting = True
         time.sleep(1.0)
         # Connected already: this only counts nodes and resources again.
-        connected = engine.connect(address)
+        connected = engines.connect(address)
 
 
-def _refuse_unreachable(given: str, resolved: str, connected: engine.Engine) -> None:
+def _refuse_unreachable(given: str, resolved: str, connected: Engine) -> None:
     """Refuses a relative path on a cluster: each node would have a folder of its own there."""
     hint = "Name a place that every node reaches: --set storage=/shared/raydc or s3://bucket/raydc"
     if connected.local or not Storage(resolved).is_local or Path(given).is_absolute():

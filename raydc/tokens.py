@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raydc.errors import RegistryError, UsageError
+from raydc.spec.sections import Serve
 from raydc.storage import Storage, canonical_json
 
 RIGHTS = ("read", "promote")
@@ -228,3 +229,19 @@ def _parse(value: Any) -> Token:
     ):
         raise ValueError("not a token")
     return Token(**{**value, "rights": tuple(rights)})
+
+
+def describe_access(section: Serve | None, tokens: TokenStore) -> str | None:
+    """A line about open or locked access; None if there are tokens, or all clients are local.
+
+    Args:
+        section: Section `serve` of the spec.
+        tokens: Tokens of its model.
+    """
+    if section is None or (section.auth == "none" and section.is_local):
+        return None
+    if section.auth == "none":
+        return f"anyone who reaches {section.host} can send requests: serve.auth is none"
+    if any(not one.is_internal for one in tokens.read_all()):
+        return None
+    return "requests need a token, and there is none: raydc token create SPEC --name NAME"

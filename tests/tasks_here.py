@@ -35,7 +35,7 @@ def tasks_here() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("raydc.data.tasks.run_calls", run_calls)
         patch.setattr("raydc.data.tasks.read_blocks", read_blocks)
-        patch.setattr("ray.get", lambda reference: reference)
-        patch.setattr("ray.put", lambda value: value)
-        patch.setattr("ray.cluster_resources", lambda: {"CPU": 2})
+        patch.setattr("raydc.data.tasks.fetch", lambda reference: reference)
+        patch.setattr("raydc.data.tasks.share", lambda value: value)
+        patch.setattr("raydc.data.tasks.num_cpus", lambda: 2)
         yield patch

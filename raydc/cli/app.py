@@ -199,7 +199,11 @@ def resolve(path: str, overrides: tuple[str, ...]) -> ResolvedSpec:
 
 
 def open_context(
-    path: str, overrides: tuple[str, ...], address: str | None, dashboard: bool = False
+    path: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    dashboard: bool = False,
+    deferred: bool = False,
 ) -> RunContext:
     """Reads a spec and connects to Ray.
 
@@ -208,6 +212,7 @@ def open_context(
         overrides: `PATH=VALUE` of each `--set`.
         address: Ray cluster; None takes RAY_ADDRESS, else starts a local Ray.
         dashboard: Start the dashboard of a local Ray.
+        deferred: Start a local Ray only when something needs it.
 
     Raises:
         SpecError: The spec has problems.
@@ -216,4 +221,4 @@ def open_context(
     """
     from raydc import run_context
 
-    return run_context.open_context(load(path, overrides), address, report, dashboard)
+    return run_context.open_context(load(path, overrides), address, report, dashboard, deferred)

@@ -127,7 +127,9 @@ def predict(
             )
         from raydc.cli import endpoint_actions
 
-        endpoint_actions.predict_file(open_context(spec, overrides, address), source, output)
+        endpoint_actions.predict_file(
+            open_context(spec, overrides, address, deferred=True), source, output
+        )
         return
     choices = "Give --row (one or more), --image, or --input with --output."
     if rows and image:

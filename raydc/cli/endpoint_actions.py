@@ -49,11 +49,11 @@ def own_endpoint(context: RunContext) -> Iterator[None]:
     try:
         yield
     finally:
-        if context.engine.local:
+        if context.is_connected and context.engine.local:
             remove_record(
                 context.storage, context.spec.name, alias_of(context.spec), context.engine.address
             )
-    if context.engine.local:
+    if context.is_connected and context.engine.local:
         engine.disconnect()
 
 
@@ -70,7 +70,7 @@ def predict_file(context: RunContext, source: str, output: str) -> None:
     registry = Registry(context.storage)
     version = version_to_serve(registry, context.spec)
     folder = registry.folder(context.spec.name, version)
-    num_rows = evaluate.predict_file(folder, source, output, context.report)
+    num_rows = evaluate.predict_file(folder, source, output, context.report, context.connect)
     context.report(
         f"predict   {num_rows:,} rows with {context.spec.name} version {version} -> {output}"
     )

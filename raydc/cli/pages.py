@@ -34,8 +34,10 @@ def inspect(spec: str, overrides: tuple[str, ...], address: str | None, path: st
     from raydc.data.source_check import check_source
 
     check_source(resolve(spec, overrides).data)
-    context = open_context(spec, overrides, address)
-    found = inspection.run(context.spec, lambda line: report(f"inspect   {line}"))
+    context = open_context(spec, overrides, address, deferred=True)
+    found = inspection.run(
+        context.spec, lambda line: report(f"inspect   {line}"), connect=context.connect
+    )
     noticed = suspicions.find(found)
     _print(found)
     for one in noticed:

@@ -72,7 +72,9 @@ def run(
         )
     check_run(resolved, resume, new)
     check_port(resolved, address)
-    context = open_context(spec, overrides, address, dashboard)
+    # Training in this process and no endpoint leave nothing for Ray to do.
+    needs_ray = resolved.scaling.max_workers or resolved.sweep or resolved.serve
+    context = open_context(spec, overrides, address, dashboard, deferred=not needs_ray)
     with own_endpoint(context):
         # The text as the user wrote it goes into the run folder, with comments.
         served = pipeline.run(context, Path(spec).read_text(), resume, new, fork)
@@ -128,7 +130,7 @@ def prepare(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     from raydc.data.source_check import check_source
 
     check_source(resolve(spec, overrides).data)
-    pipeline.prepare_data(open_context(spec, overrides, address))
+    pipeline.prepare_data(open_context(spec, overrides, address, deferred=True))
 
 
 @click.command()
@@ -153,8 +155,10 @@ def train(
     from raydc import pipeline
     from raydc.cli.early_checks import check_run
 
-    check_run(resolve(spec, overrides), resume, new)
-    context = open_context(spec, overrides, address, dashboard)
+    resolved = resolve(spec, overrides)
+    check_run(resolved, resume, new)
+    trains_here = resolved.scaling.max_workers == 0
+    context = open_context(spec, overrides, address, dashboard, deferred=trains_here)
     data = _prepare_checked(context)
     weights = pipeline.load_fork(context, data, fork)
     resumed = pipeline.begin_run(context, Path(spec).read_text(), resume, new)
@@ -218,7 +222,7 @@ def evaluate(
     """Score the model on the held-out rows, and register it."""
     from raydc import pipeline
 
-    context = open_context(spec, overrides, address)
+    context = open_context(spec, overrides, address, deferred=True)
     data = pipeline.prepare_data(context)
     metrics = pipeline.evaluate_model(context, context.run_folder / "model", data, slices)
     _show_classes(metrics)

@@ -1,6 +1,6 @@
-"""What a preparation does with blocks inside tasks of Ray Data.
+"""What a preparation does with blocks, inside tasks of Ray Data or in the driver (`tasks.placed`).
 
-Each function resolves references to blocks in the object store and hands the tables to pure code.
+Each function resolves references to blocks and hands the tables to pure code.
 Results are plain JSON values, as `tasks.run_calls` requires.
 """
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from raydc.data import (
     clean,
@@ -20,6 +19,7 @@ from raydc.data import (
     row_faults,
     shard_writer,
     split_rules,
+    tasks,
     values,
     window_fit,
 )
@@ -40,7 +40,7 @@ def read_pieces(pieces: Sequence[Callable[[], Iterable[pa.Table]]]) -> Iterable[
 
 def scan(block: BlockRef) -> dict[str, Any]:
     """Scans the columns of a block; `BlockScan.from_json` reads the result."""
-    return scan_block(ray.get(block)).to_json()
+    return scan_block(tasks.fetch(block)).to_json()
 
 
 def measure(block: BlockRef, cleaner: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def measure(block: BlockRef, cleaner: Any) -> dict[str, Any]:
         block: Reference to the raw rows of one block.
         cleaner: Reference to the `Cleaner`, whose list of duplicates may be long.
     """
-    return window_fit.measure_block(ray.get(block), ray.get(cleaner)).to_json()
+    return window_fit.measure_block(tasks.fetch(block), tasks.fetch(cleaner)).to_json()
 
 
 def list_faults(block: BlockRef, finder: FaultFinder) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def list_faults(block: BlockRef, finder: FaultFinder) -> dict[str, Any]:
         block: Reference to the raw rows of one block.
         finder: Decides which cells are faults; it has the spec and the splits.
     """
-    return row_faults.refused_in(ray.get(block), finder)
+    return row_faults.refused_in(tasks.fetch(block), finder)
 
 
 def find_named_splits(block: BlockRef, cleaner: Any) -> list[int]:
@@ -70,7 +70,7 @@ def find_named_splits(block: BlockRef, cleaner: Any) -> list[int]:
         block: Reference to the raw rows of one block.
         cleaner: Reference to the `Cleaner`.
     """
-    table, known = ray.get(block), ray.get(cleaner)
+    table, known = tasks.fetch(block), tasks.fetch(cleaner)
     codes = split_rules.named_codes(values.column_of(table, known.rule.column))
     return list(np.unique(codes[known.is_split(table)]).tolist())
 
@@ -82,7 +82,8 @@ def count_keys(block: BlockRef, series: Any) -> dict[str, int]:
         block: Reference to the raw rows of one block.
         series: Reference to what gives the keys.
     """
-    return {name: len(keys) for name, keys in ray.get(series).keys(ray.get(block)).items()}
+    found = tasks.fetch(series).keys(tasks.fetch(block))
+    return {name: len(keys) for name, keys in found.items()}
 
 
 def count_digits(
@@ -97,7 +98,8 @@ def count_digits(
         level: Number of digits that are known already.
         bits: Bits of a digit: `FEW_RANKS` or `MANY_RANKS`.
     """
-    return rank_search.count_digits(ray.get(series).keys(ray.get(block)), heads, level, bits)
+    keys = tasks.fetch(series).keys(tasks.fetch(block))
+    return rank_search.count_digits(keys, heads, level, bits)
 
 
 def find_most_frequent(
@@ -116,7 +118,8 @@ def find_most_frequent(
     """
     total: dict[str, Counter[int]] = {}
     for block in blocks:
-        found = rank_search.count_values(ray.get(series).keys(ray.get(block)), part, num_parts)
+        keys = tasks.fetch(series).keys(tasks.fetch(block))
+        found = rank_search.count_values(keys, part, num_parts)
         for name, counts in found.items():
             total.setdefault(name, Counter()).update(counts)
     return {name: rank_search.most_frequent(counts) for name, counts in total.items()}
@@ -135,7 +138,7 @@ def find_later_copies(blocks: Sequence[BlockRef], part: int, num_parts: int) -> 
     """
     ids, digests = [], []
     for block in blocks:
-        table = ray.get(block)
+        table = tasks.fetch(block)
         for row_id, digest in zip(
             values.row_ids(table).tolist(), table.column(values.DIGEST).to_pylist(), strict=True
         ):
@@ -164,8 +167,8 @@ def write_shard(
     Raises:
         DataError: A row does not fit the features, or the storage cannot be written.
     """
-    cleaner, features, file_columns, without = ray.get(shared)
-    rows = shard_writer.take_rows(shard, ray.get(list(blocks)), cleaner)
+    cleaner, features, file_columns, without = tasks.fetch(shared)
+    rows = shard_writer.take_rows(shard, [tasks.fetch(block) for block in blocks], cleaner)
     if shard.split == clean.TRAIN:
         features = features.out_of_fold(without, values.row_ids(rows))
     try:
@@ -185,5 +188,5 @@ def take_golden_rows(
         blocks: References to the blocks of its pieces, in the same order.
         cleaner: Assigns rows to splits, as it did when the shard was planned.
     """
-    rows = shard_writer.take_rows(shard, ray.get(list(blocks)), cleaner)
+    rows = shard_writer.take_rows(shard, [tasks.fetch(block) for block in blocks], cleaner)
     return shard_writer.golden_rows(rows, cleaner)

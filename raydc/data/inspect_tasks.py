@@ -1,6 +1,7 @@
-"""What an inspection does with blocks inside tasks of Ray Data; see `raydc.data.inspection`.
+"""What an inspection does with blocks inside tasks of Ray Data or in the driver; see
+`raydc.data.inspection`.
 
-Each function resolves references to blocks in the object store and hands the tables to pure code.
+Each function resolves references to blocks and hands the tables to pure code.
 Results are plain JSON values, as `tasks.run_calls` requires.
 """
 
@@ -10,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from raydc.data import column_profile, linear_identity, row_copies, target_power
+from raydc.data import column_profile, linear_identity, row_copies, target_power, tasks
 from raydc.data.linear_identity import Identity
 from raydc.data.target_power import Binning
 from raydc.data.tasks import BlockRef
@@ -26,7 +26,7 @@ def profile(block: BlockRef, cleaner: Any, kinds: Mapping[str, str]) -> dict[str
         cleaner: Reference to the `Cleaner`.
         kinds: Kind of each column by its name, the target included.
     """
-    return column_profile.profile_block(ray.get(block), ray.get(cleaner), kinds).to_json()
+    return column_profile.profile_block(tasks.fetch(block), tasks.fetch(cleaner), kinds).to_json()
 
 
 def count_bins(
@@ -40,12 +40,12 @@ def count_bins(
         binnings: Bins of each input column, by its name.
         classes: Classes that are counted on their own; all others share one count.
     """
-    return target_power.count_block(ray.get(block), ray.get(cleaner), binnings, classes)
+    return target_power.count_block(tasks.fetch(block), tasks.fetch(cleaner), binnings, classes)
 
 
 def digest(block: BlockRef, cleaner: Any) -> Iterable[pa.Table]:
     """Yields the digests of the rows of a block, see `row_copies.digest_block`."""
-    yield row_copies.digest_block(ray.get(block), ray.get(cleaner))
+    yield row_copies.digest_block(tasks.fetch(block), tasks.fetch(cleaner))
 
 
 def find_copies(digests: Sequence[BlockRef], part: int, num_parts: int) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def find_copies(digests: Sequence[BlockRef], part: int, num_parts: int) -> dict[
         num_parts: Number of parts, each of which one task handles.
     """
     # One table at a time: together they may not fit into the memory of a task.
-    return row_copies.find_copies(map(ray.get, digests), part, num_parts).to_json()
+    return row_copies.find_copies(map(tasks.fetch, digests), part, num_parts).to_json()
 
 
 def read_numbers(
@@ -71,7 +71,7 @@ def read_numbers(
         names: Numeric input columns; the target is read as well.
         stride: About one row of this many is taken; 1 takes all.
     """
-    return linear_identity.read_numbers(ray.get(block), ray.get(cleaner), names, stride)
+    return linear_identity.read_numbers(tasks.fetch(block), tasks.fetch(cleaner), names, stride)
 
 
 def count_identity(block: BlockRef, cleaner: Any, identity: Identity) -> list[int]:
@@ -82,4 +82,4 @@ def count_identity(block: BlockRef, cleaner: Any, identity: Identity) -> list[in
         cleaner: Reference to the `Cleaner`.
         identity: Weighted sum of columns to compare with the target.
     """
-    return list(linear_identity.count_rows(ray.get(block), ray.get(cleaner), identity))
+    return list(linear_identity.count_rows(tasks.fetch(block), tasks.fetch(cleaner), identity))

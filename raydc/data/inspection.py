@@ -1,23 +1,24 @@
 """Looks at the data of a spec as a preparation would see it, and says what is odd. In the driver.
 
 It reads the sources, decides the kinds of columns and splits the rows with the code of
-`raydc.data.prepare_stages`; statistics are counted in tasks of Ray Data. Nothing is written.
+`raydc.data.prepare_stages`; statistics are counted in tasks of Ray Data, or here if the
+source is small. Nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
 
 from raydc.data import (
     inspect_tasks,
     linear_identity,
     row_copies,
+    small_jobs,
     snapshot_source,
     target_power,
     tasks,
@@ -116,13 +117,20 @@ class Inspection:
         return self.columns[0]
 
 
-def run(spec: ResolvedSpec, report: Say, parallelism: int | None = None) -> Inspection:
-    """Inspects the data of a spec; needs a connected Ray.
+def run(
+    spec: ResolvedSpec,
+    report: Say,
+    parallelism: int | None = None,
+    connect: Callable[[], object] = tasks.connected,
+) -> Inspection:
+    """Inspects the data of a spec: with Ray Data, or in this process if the source is small.
 
     Args:
         spec: A resolved spec. Every node must reach its sources.
         report: Prints a line of progress.
-        parallelism: Number of tasks that read the sources; None chooses by the CPUs.
+        parallelism: Number of tasks of Ray Data that read the sources; None chooses by the size of
+            the source and the CPUs of the cluster.
+        connect: Connects to Ray; called only if the source is not small. Default: Ray is connected.
 
     Raises:
         DataError: A source, a column or a row that a preparation would refuse.
@@ -136,7 +144,10 @@ def run(spec: ResolvedSpec, report: Say, parallelism: int | None = None) -> Insp
 
     # Nothing is written below this folder, except snapshots of sources that are not files.
     folder = Storage(spec.storage) / "data"
-    with snapshot_source.located(spec.data, folder, report) as (data, layout):
+    with (
+        snapshot_source.located(spec.data, folder, report) as (data, layout),
+        tasks.placed(parallelism is None and small_jobs.is_small(layout, data), connect),
+    ):
         spec = spec.model_copy(update={"data": data})
         stages = PrepareStages(spec, layout, folder, listen, parallelism, _REPORT_EVERY_S)
         blocks, cleaner, columns = stages.open_sources()
@@ -154,7 +165,7 @@ class _Inspector:
         self._blocks = blocks
         self._cleaner = cleaner
         # In the object store: as an argument of each call it would be copied to every task.
-        self._shared = ray.put(cleaner)
+        self._shared = tasks.share(cleaner)
 
     def inspect(self, excluded: Sequence[str], notes: Sequence[str]) -> Inspection:
         data = self._spec.data

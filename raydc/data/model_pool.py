@@ -6,16 +6,21 @@ Used by the driver of an evaluation or a batch prediction.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.data import tasks
+from raydc.data import small_jobs
 from raydc.errors import ClusterError, Say
+from raydc.features import Features
 from raydc.spec.sections import Spec
 
+# Bytes of the inputs of one batch. The activations of a network need some tens of times as much.
+_BATCH_BYTES = 8 * 1024 * 1024
+_MAX_BATCH_ROWS = 1024
 # A process takes seconds to start and to load the model; that is worth it for this many batches.
 _BATCHES_PER_PROCESS = 8
 # Other jobs may end within minutes; an endpoint or a long training does not.
@@ -28,10 +33,12 @@ def preserve_order() -> Iterator[None]:
     """Makes Ray Data return rows in their order inside the block, whichever process is faster."""
     from ray.data import DataContext
 
+    from raydc.data import ray_tasks
+
     options = DataContext.get_current().execution_options
     before, options.preserve_order = options.preserve_order, True
     try:
-        with tasks.quiet_ray_data(), warnings.catch_warnings():
+        with ray_tasks.quiet_ray_data(), warnings.catch_warnings():
             # `max_restarts` in `Pool.options` can only be given as a deprecated argument.
             warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
             yield
@@ -65,6 +72,42 @@ class Pool:
             options["max_restarts"] = 0
         strategy = ray.data.ActorPoolStrategy(min_size=1, max_size=self.max_size)
         return {"compute": strategy, **options}
+
+
+def batch_rows(features: Features) -> int:
+    """Rows of a batch, so that its inputs fit into some megabytes.
+
+    Args:
+        features: Features of the model.
+    """
+    signature = features.signature
+    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1, signature.row_bytes)))
+
+
+def fits_here(spec: Spec, num_batches: int) -> bool:
+    """Whether this process does the work itself, sooner than a pool of one process would start.
+
+    GPUs are left to Ray, which knows who uses them.
+
+    Args:
+        spec: Spec of the model; `scaling.use_gpu` allows a GPU per process.
+        num_batches: Approximate number of batches of the data set.
+    """
+    # A larger one would get several processes.
+    if num_batches >= 2 * _BATCHES_PER_PROCESS or not small_jobs.small_bytes():
+        return False
+    return not spec.scaling.use_gpu or not _has_gpu()
+
+
+def _has_gpu() -> bool:
+    """Whether this machine or the connected Ray has a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return True
+    # Not imported for this: whoever is connected has imported it.
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and "GPU" in ray.cluster_resources()
 
 
 def choose_pool(

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,15 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from raydc.checksummed_folder import MANIFEST
-from raydc.data import joins, manifest, snapshot_source, sources, tasks, tokenizer_file
+from raydc.data import (
+    joins,
+    manifest,
+    small_jobs,
+    snapshot_source,
+    sources,
+    tasks,
+    tokenizer_file,
+)
 from raydc.data.file_decoder import decoder_version
 from raydc.data.layout import Layout, SourceFile, name_errors
 from raydc.data.prepare_stages import PrepareStages
@@ -82,15 +90,17 @@ def run(
     report: Say,
     parallelism: int | None = None,
     report_every_s: float = _REPORT_EVERY_S,
+    connect: Callable[[], object] = tasks.connected,
 ) -> Prepared:
-    """Prepares the data set of a spec with Ray Data; needs a connected Ray.
+    """Prepares the data set of a spec: with Ray Data, or in this process if the source is small.
 
     Args:
         spec: A resolved spec. Every node must reach its storage and its sources.
         report: Prints one line per stage.
-        parallelism: Number of tasks that read the sources; None chooses by the CPUs of the
-            cluster. The content of the data set does not depend on it.
+        parallelism: Number of tasks of Ray Data that read the sources; None chooses by the size of
+            the source and the CPUs of the cluster. The content does not depend on it.
         report_every_s: Minimum seconds between two lines about the rows read so far.
+        connect: Connects to Ray; called only if the source is not small. Default: Ray is connected.
 
     Returns:
         The data set; `reused` if the same one was there already.
@@ -100,7 +110,10 @@ def run(
             storage.
     """
     store = Storage(spec.storage) / "data"
-    with snapshot_source.located(spec.data, store, report) as (data, layout):
+    with (
+        snapshot_source.located(spec.data, store, report) as (data, layout),
+        tasks.placed(parallelism is None and small_jobs.is_small(layout, data), connect),
+    ):
         located = spec.model_copy(update={"data": data})
         return _prepare(located, layout, store, report, parallelism, report_every_s)
 

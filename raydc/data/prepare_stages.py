@@ -1,7 +1,8 @@
 """The stages of a preparation: read, scan, clean, fit, write. Runs in the driver.
 
 Every stage is a set of tasks over the blocks of the first. Blocks stay in Ray's object store from
-the first stage to the last; the driver sees counts and places only.
+the first stage to the last; the driver sees counts and places only. Of a small source, all of it
+happens in the driver (`tasks.placed`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
 
 from raydc.data import (
     block_tasks,
@@ -160,9 +160,7 @@ class PrepareStages:
             for note in column_notes.of_header(reader.header, layout.files[0].path):
                 self._report(note)
         pieces = reader.pieces(layout.files)
-        num_tasks = self._parallelism or _READ_TASKS_PER_CPU * int(
-            ray.cluster_resources().get("CPU", 1)
-        )
+        num_tasks = self._parallelism or _READ_TASKS_PER_CPU * tasks.num_cpus()
         num_tasks = min(max(1, num_tasks), len(pieces))
         # Neighbouring pieces go into one task, so that the order of rows within it is kept.
         bounds = np.linspace(0, len(pieces), num_tasks + 1).astype(int).tolist()
@@ -242,7 +240,7 @@ class PrepareStages:
         the columns of images that are stored as files with the mean bytes of a file.
         """
         # Put once: as an argument of each call, the duplicates would be copied to every task.
-        shared = ray.put(cleaner)
+        shared = tasks.share(cleaner)
         calls = [partial(block_tasks.measure, block, shared) for block in blocks]
         parts = [RowStatistics.from_json(part) for part in tasks.run_calls(calls, "FitFeatures")]
         total = merge_statistics(parts)
@@ -288,7 +286,7 @@ class PrepareStages:
         shared: tuple[Any, ...],
     ) -> dict[str, Any]:
         """Writes all shards, see `block_tasks.write_shard`; returns their entries by name."""
-        reference = ray.put(shared)
+        reference = tasks.share(shared)
         calls = [
             partial(
                 block_tasks.write_shard,

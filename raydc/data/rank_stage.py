@@ -13,8 +13,6 @@ from fractions import Fraction
 from functools import partial
 from typing import Any
 
-import ray
-
 from raydc.data import block_tasks, rank_search, tasks
 from raydc.data.clean import Cleaner, Limits
 from raydc.data.column_statistics import RowStatistics, merge_statistics
@@ -49,7 +47,7 @@ def search(
         name: Name of the tasks, for logs and the dashboard of Ray.
         bits: Bits of a digit; see `rank_search.FEW_RANKS`.
     """
-    shared = ray.put(series)
+    shared = tasks.share(series)
 
     def count(heads: dict[str, list[int]], level: int) -> Counts:
         calls = [
@@ -74,7 +72,7 @@ def find_limits(blocks: Sequence[tasks.BlockRef], cleaner: Cleaner) -> Cleaner:
     }
     limits: dict[str, Limits] = {}
     if any(own.outlier_deviations is not None for own in limited.values()):
-        shared = ray.put(cleaner)
+        shared = tasks.share(cleaner)
         parts = tasks.run_calls(
             [partial(block_tasks.measure, block, shared) for block in blocks], "FindLimits"
         )
@@ -213,7 +211,7 @@ def _most_frequent(
 ) -> dict[str, int]:
     if not names:
         return {}
-    shared = ray.put(TrainingNumbers(cleaner, tuple(names)))
+    shared = tasks.share(TrainingNumbers(cleaner, tuple(names)))
     num_parts = -(-num_rows // _ROWS_PER_MODE_TASK)
     parts: list[dict[str, Any]] = tasks.run_calls(
         [

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import ray
-
 from raydc.data import block_tasks, rank_stage, tasks
 from raydc.data.clean import Cleaner
 from raydc.data.layout import Layout
@@ -40,7 +38,7 @@ def find_split(blocks: Sequence[tasks.BlockRef], cleaner: Cleaner, layout: Layou
             )
     bounds = SplitBounds()
     if split.by == "column":
-        shared = ray.put(cleaner)
+        shared = tasks.share(cleaner)
         found = tasks.run_calls(
             [partial(block_tasks.find_named_splits, block, shared) for block in blocks],
             "FindSplits",
@@ -49,7 +47,7 @@ def find_split(blocks: Sequence[tasks.BlockRef], cleaner: Cleaner, layout: Layou
     if split.by in ("stratified", "time"):
         rule = cleaner.rule
         series = SplitKeys(cleaner)
-        shared = ray.put(series)
+        shared = tasks.share(series)
         counts = tasks.run_calls(
             [partial(block_tasks.count_keys, block, shared) for block in blocks], "CountSplits"
         )

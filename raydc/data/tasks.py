@@ -1,65 +1,85 @@
-"""A task pool with Ray Data's scheduling. Called in the driver; the calls run in Ray tasks.
+"""Where the work of a preparation runs: in tasks of Ray Data, or in the driver if there is little.
 
-`run_calls` processes no data: it wraps each call in a `Datasource` whose only row holds the result
-as JSON text, because rows of Ray Data are Arrow tables and a result is a small record without a
-schema. `ray.remote` would run the same calls with less ceremony. Ray Data is used all the same, so
-that a preparation has one scheduler: it submits tasks as its budget of CPUs and object store memory
-allows, the same budget that the blocks of `read_blocks` count against, instead of all at once; it
-shows them as a named operator in Ray's dashboard; and it reports them as they are done.
+A task of Ray Data costs more than some megabytes of rows: its process starts and imports for
+seconds, and each stage plans, schedules and gathers. `placed` holds for a whole preparation; the
+same code runs on the same rows, so the content does not depend on it. See `raydc.data.small_jobs`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.data import DataContext, Datasource
-from ray.data.block import BlockMetadata
-from ray.data.datasource import ReadTask
 
-from raydc import engine
-from raydc.errors import REPORT_IT, DataError, last_line, unexpected
+from raydc.errors import REPORT_IT, DataError, RaydcError, unexpected
 
 ReadCall = Callable[[], Iterable[pa.Table]]
-BlockRef = Any  # A ray.ObjectRef of a pa.Table.
+BlockRef = Any  # A ray.ObjectRef of a pa.Table, or a `_Kept` one.
 
-# Errors that code inside a task raised; others of Ray are about nodes and memory.
-_FAULTS = (ray.exceptions.RayTaskError, ray.exceptions.UserCodeException)
-_RESULT_SCHEMA = pa.schema(
-    [("index", pa.int64()), ("value", pa.string()), ("error", pa.string()), ("hint", pa.string())]
-)
+_is_in_process: ContextVar[bool] = ContextVar("is_in_process", default=False)
 
 
-class _CallDatasource(Datasource):  # type: ignore[misc]
-    """A source with one read task per call, whatever parallelism Ray Data asks for.
+@dataclass(frozen=True)
+class _Kept:
+    """Stands in this process for a reference to the object store."""
 
-    A call knows what it reads, so that Ray Data has nothing to divide.
+    value: Any
+
+
+def connected() -> None:
+    """Does nothing: for callers that have connected to Ray already."""
+
+
+@contextlib.contextmanager
+def placed(is_small: bool, connect: Callable[[], object]) -> Iterator[None]:
+    """Runs all calls of the block in this process if there is little to do, else in Ray tasks.
+
+    Args:
+        is_small: Whether there is so little work that tasks would only cost time.
+        connect: Connects to Ray; called only if Ray is needed.
     """
+    if not is_small:
+        connect()
+    before = _is_in_process.set(is_small)
+    try:
+        yield
+    finally:
+        _is_in_process.reset(before)
 
-    def __init__(self, calls: Sequence[ReadCall], name: str) -> None:
-        super().__init__()
-        self._calls = calls
-        self._name = name
 
-    def get_name(self) -> str:
-        return self._name
+def fetch(reference: Any) -> Any:
+    """The value of a reference that `read_blocks` or `share` has given; in the driver or a task."""
+    if isinstance(reference, _Kept):
+        return reference.value
+    import ray
 
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
+    return ray.get(reference)
 
-    def get_read_tasks(
-        self,
-        parallelism: int,  # noqa: ARG002
-        per_task_row_limit: int | None = None,  # noqa: ARG002
-        data_context: DataContext | None = None,  # noqa: ARG002
-    ) -> list[ReadTask]:
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(call, unknown) for call in self._calls]
+
+def share(value: Any) -> Any:
+    """A reference to a value that many calls need.
+
+    As an argument of each call it would be copied to every task.
+    """
+    if _is_in_process.get():
+        return _Kept(value)
+    import ray
+
+    return ray.put(value)
+
+
+def num_cpus() -> int:
+    """CPUs that the calls have together."""
+    if _is_in_process.get():
+        return 1
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))
 
 
 def read_blocks(
@@ -68,7 +88,7 @@ def read_blocks(
     num_blocks: int | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[BlockRef]:
-    """Runs calls that yield tables of rows, and keeps the tables in the object store.
+    """Runs calls that yield tables of rows, and keeps the tables.
 
     Args:
         calls: Each yields any number of tables.
@@ -83,30 +103,19 @@ def read_blocks(
     Raises:
         RaydcError: A call raised it.
     """
-    with quiet_ray_data():
-        data = ray.data.read_datasource(
-            _CallDatasource(calls, name), override_num_blocks=num_blocks or len(calls)
-        )
-        blocks: list[BlockRef] = []
-        num_rows = 0
-        # The public API hands out rows. References leave them in the object store, which keeps them
-        # while this list exists.
-        for bundle in data.iter_internal_ref_bundles():
-            blocks += bundle.block_refs
-            num_rows += bundle.num_rows() or 0
-            if on_rows is not None:
-                on_rows(num_rows)
-        return blocks
+    if not _is_in_process.get():
+        from raydc.data import ray_tasks
 
-
-def stream_tables(calls: Sequence[ReadCall], name: str) -> ray.data.Dataset:
-    """A lazy data set of the rows that calls yield; it is consumed inside `quiet_ray_data`.
-
-    Args:
-        calls: Each yields any number of tables.
-        name: Name of the operator in Ray Data, for its logs and its dashboard.
-    """
-    return ray.data.read_datasource(_CallDatasource(calls, name), override_num_blocks=len(calls))
+        return ray_tasks.read_blocks(calls, name, num_blocks, on_rows)
+    blocks, num_rows = [], 0
+    with named_faults(name):
+        for call in calls:
+            for table in call():
+                blocks.append(_Kept(table))
+                num_rows += table.num_rows
+                if on_rows is not None:
+                    on_rows(num_rows)
+    return blocks
 
 
 def run_calls(
@@ -126,73 +135,34 @@ def run_calls(
         DataError: The error of the first call, in that order, that failed; independent of the
             parallelism.
     """
-    if not calls:
-        return []
-    values: list[Any] = [None] * len(calls)
-    errors: dict[int, tuple[str, str | None]] = {}
-    with quiet_ray_data():
-        source = _CallDatasource(
-            [_as_read_call(index, call, name) for index, call in enumerate(calls)], name
-        )
-        data = ray.data.read_datasource(source, override_num_blocks=len(calls))
-        # Rows arrive in any order, which is why each holds the index of its call.
-        for num_done, row in enumerate(data.iter_rows(), start=1):
-            if row["error"] is None:
-                values[row["index"]] = json.loads(row["value"])
-            else:
-                errors[row["index"]] = (row["error"], row["hint"])
+    if not _is_in_process.get():
+        from raydc.data import ray_tasks
+
+        return ray_tasks.run_calls(calls, name, on_done)
+    values = []
+    with named_faults(name):
+        for call in calls:
+            # Through JSON as from a task: callers must not get tuples or NumPy's numbers here only.
+            values.append(json.loads(json.dumps(call())))
             if on_done is not None:
-                on_done(num_done)
-    if errors:
-        message, hint = errors[min(errors)]
-        raise DataError(message, hint)
+                on_done(len(values))
     return values
 
 
-def _as_read_call(index: int, call: Callable[[], Any], name: str) -> ReadCall:
-    def read() -> Iterator[pa.Table]:
-        value, error, hint = "null", None, None
-        try:
-            value = json.dumps(call())
-        except DataError as data_error:
-            # An exception would end the whole run at the first task that raises. As a value it
-            # waits for the others, so that the first in the order of the rows can be reported.
-            error, hint = data_error.message, data_error.hint
-        except ray.exceptions.RayError:
-            # A lost block or node, and nothing that the rows caused.
-            raise
-        except Exception as fault:  # noqa: BLE001 (reported as a value, like the one above)
-            error, hint = f"{name} failed: {unexpected(fault)}", REPORT_IT
-        row = {"index": index, "value": value, "error": error, "hint": hint}
-        yield pa.Table.from_pylist([row], schema=_RESULT_SCHEMA)
-
-    return read
-
-
 @contextlib.contextmanager
-def quiet_ray_data() -> Iterator[None]:
-    """Silences the progress bars and the log of Ray Data, and raises the error that a task raised.
+def named_faults(name: str) -> Iterator[None]:
+    """Turns an unexpected error of the block into one that says what failed, as Ray's tasks do.
+
+    Args:
+        name: What the block does.
 
     Raises:
-        RaydcError: A task raised it; Ray's own exception around it is dropped.
-        DataError: A task raised another error.
+        DataError: The block raised an error that is none of raydc's, nor of the storage.
     """
-    context, logger = DataContext.get_current(), logging.getLogger("ray.data")
-    level = logger.level
-    shows_bars, prints_plan = context.enable_progress_bars, context.print_on_execution_start
-    context.enable_progress_bars = context.print_on_execution_start = False
-    # Ray Data logs the traceback of a failed task, whose message is shown to the user below.
-    logger.setLevel(logging.CRITICAL)
     try:
         yield
-    except ray.exceptions.RayError as error:
-        cause = engine.find_cause(error)
-        if cause is None and isinstance(error, _FAULTS):
-            raise DataError(f"a task of Ray Data failed: {last_line(error)}", REPORT_IT) from error
-        if cause is None:
-            raise
-        raise type(cause)(cause.message, cause.hint) from None
-    finally:
-        context.enable_progress_bars = shows_bars
-        context.print_on_execution_start = prints_plan
-        logger.setLevel(level)
+    # The command line explains a full disk, here as elsewhere in this process.
+    except (RaydcError, OSError):
+        raise
+    except Exception as fault:
+        raise DataError(f"{name} failed: {unexpected(fault)}", REPORT_IT) from fault

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from raydc.data import block_tasks, tasks, values, window_cut
 from raydc.data.column_scan import BlockScan, merge_scans
@@ -195,7 +194,7 @@ def examine(
         part: Number of the part to handle, from 0.
         num_parts: Number of parts that all series are divided into.
     """
-    rows, odd = reader.read(map(ray.get, blocks), part, num_parts)
+    rows, odd = reader.read(map(tasks.fetch, blocks), part, num_parts)
     _, places = window_cut.find(rows, reader.windows)
     return {
         "odd": {name: asdict(one) for name, one in odd.items()},
@@ -217,13 +216,13 @@ def cut_part(
         part: Number of the part to handle, from 0.
         num_parts: Number of parts that all series are divided into.
     """
-    rows, _ = reader.read(map(ray.get, blocks), part, num_parts)
+    rows, _ = reader.read(map(tasks.fetch, blocks), part, num_parts)
     rows, places = window_cut.find(rows, reader.windows)
     yield from window_cut.tables(rows, places, reader.windows, reader.target, part)
 
 
 def scan_windows(block: tasks.BlockRef) -> dict[str, Any]:
     """Scans a block of windows, inside a task; its `order` is None if it has none."""
-    table = ray.get(block)
+    table = tasks.fetch(block)
     order = values.column_of(table, values.ORDER)[0].as_py() if table.num_rows else None
     return {"order": order, "scan": block_tasks.scan(block)}

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from raydc.serve.direct.selection import PathSelection
 
 DEPLOYMENT = "Replica"
+# Memory that a replica keeps though it does not use it.
+_KEPT_BYTES = 256 * 1024 * 1024
 
 # Ray Serve sets the level of its own logger to WARNING here (see `control.application`); a child
 # with a level of its own still reaches the handlers that write Serve's log files.
@@ -43,6 +45,7 @@ class Replica:
 
     def __init__(self, direct: str = "auto") -> None:
         # Imported here: the task that calls `build` imports this module too and needs no torch.
+        from raydc.models.allocator import keep_freed_memory
         from raydc.serve.http.authentication import Authenticator
         from raydc.serve.http.front import FrontHandler
         from raydc.serve.http.routes import Routes
@@ -50,6 +53,8 @@ class Replica:
         from raydc.serve.watch.endpoint_metrics import EndpointMetrics
         from raydc.serve.watch.monitor import Monitor
 
+        # A replica may share its node with many.
+        keep_freed_memory(_KEPT_BYTES)
         # PIL warns of each oddity of a broken image, and Python keeps the text of every warning.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.service = Service()

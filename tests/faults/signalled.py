@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from raydc.data import small_jobs
+
 WAIT_S = 240.0
 _POLL_S = 0.02
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
@@ -59,7 +61,13 @@ class Command:
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from raydc.cli import main; main()", *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RAYDC_NO_COLOR": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "RAYDC_NO_COLOR": "1",
+                # What is left behind is of interest with Ray, which small rows would not start.
+                small_jobs.SMALL_VARIABLE: "0",
+            },
             stdout=subprocess.PIPE,
             stderr=self._errors,
             # As a shell starts it: in a group of its own, with no signal ignored.

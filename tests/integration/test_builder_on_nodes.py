@@ -23,7 +23,9 @@ def test_builder_that_the_nodes_do_not_have_is_refused_by_node(
     (here / "node_networks.py").write_text("def make(signature):\n    pass\n")
     cluster = Engine(False, ray_engine.address, 1, ray_engine.resources)
     model = {"builder": "node_networks:make"}
-    context = RunContext(training_spec(str(tmp_path), model=model), cluster, lambda line: None)
+    spec = training_spec(str(tmp_path), model=model)
+    context = RunContext(spec, lambda: cluster, lambda line: None)
+    context.connect()
     # Only this process has the module: what it looks through is not what the nodes look through.
     monkeypatch.syspath_prepend(str(here))
     monkeypatch.chdir(elsewhere)
@@ -31,8 +33,10 @@ def test_builder_that_the_nodes_do_not_have_is_refused_by_node(
         pipeline.require_builder(context)
     steps = [{"node_networks:make": {}}]
     spec = training_spec(str(tmp_path), data={"augment": {"transforms": steps}})
+    transforming = replace(context, spec=spec)
+    transforming.connect()
     with pytest.raises(SpecError, match=r"data\.augment\.transforms: on node [\d.]+ of this Ray"):
-        pipeline.require_builder(replace(context, spec=spec))
+        pipeline.require_builder(transforming)
     # A folder that every node has under the same path is enough.
     monkeypatch.chdir(here)
     pipeline.require_builder(context)

@@ -1,4 +1,7 @@
-"""Scores and batch predictions with Ray Data are those of the bundle, row by row and in order."""
+"""Scores and batch predictions are those of the bundle, row by row and in order.
+
+The driver computes what is small; the pool of Ray Data is asked for where both must agree.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,11 @@ from sklearn import metrics
 
 from raydc import bundle, evaluate
 from raydc.bundle import Bundle
-from raydc.data import shards
+from raydc.data import shards, small_jobs
+from raydc.engine import Engine
 from raydc.errors import CheckpointError, DataError, UsageError
 from raydc.features.images import encode_png
 from raydc.storage import Storage
-
-pytestmark = pytest.mark.usefixtures("ray_engine")
 
 # More than two batches.
 NUM_ROWS = 2500
@@ -42,6 +44,21 @@ def data_set(folder: Path, features: Any, x: Any, y: Any) -> Storage:
     place = Storage(str(folder / "data"))
     shards.write_data_set(place, features, {"train": (x[:10], y[:10]), "test": (x, y)})
     return place
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch, ray_engine: Engine) -> Engine:
+    """All work goes to Ray, however little it is."""
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
+    return ray_engine
+
+
+@pytest.fixture(params=["here", "pool"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Where the work is done: in this process, or in a pool of Ray Data."""
+    if request.param == "pool":
+        request.getfixturevalue("pool")
+    return str(request.param)
 
 
 @contextlib.contextmanager
@@ -70,6 +87,7 @@ def one_cpu_left(num_free: int) -> Iterator[Callable[[], None]]:
 # Room ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("pool")
 def test_one_free_cpu_is_enough(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(300)
@@ -81,6 +99,7 @@ def test_one_free_cpu_is_enough(tmp_path: Path) -> None:
         assert evaluate.predict_file(place, source, str(tmp_path / "out.jsonl")) == 300
 
 
+@pytest.mark.usefixtures("pool")
 def test_no_free_cpu_is_said_and_waited_for(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     x = loaded.features.apply(loaded.features.from_json_rows(small_models.table_rows(20)))
@@ -100,6 +119,7 @@ def test_no_free_cpu_is_said_and_waited_for(tmp_path: Path) -> None:
 # Scores -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("where")
 def test_evaluate_classification_scores(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(NUM_ROWS)
@@ -206,9 +226,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(
-    "suffix", ["csv", *(pytest.param(one, marks=pytest.mark.soak) for one in ("parquet", "jsonl"))]
-)
+@pytest.mark.usefixtures("where")
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_predict_file_equals_predictions_of_the_bundle(tmp_path: Path, suffix: str) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(300)
@@ -227,6 +246,7 @@ def test_predict_file_equals_predictions_of_the_bundle(tmp_path: Path, suffix: s
     )
 
 
+@pytest.mark.usefixtures("where")
 def test_predict_file_keeps_row_order_over_files_and_processes(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.price_features())
     (tmp_path / "in").mkdir()
@@ -265,6 +285,7 @@ def test_predict_file_reads_a_folder_of_images(tmp_path: Path) -> None:
     assert [row["label"] for row in found] == [small_models.CLASSES[index % 3] for index in order]
 
 
+@pytest.mark.usefixtures("where")
 def test_predict_file_names_a_wrong_row_and_leaves_nothing(tmp_path: Path) -> None:
     place, _ = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(30)

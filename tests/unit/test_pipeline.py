@@ -27,7 +27,7 @@ def lines() -> list[str]:
 def make_context(tmp_path: Path, lines: list[str], **sections: object) -> RunContext:
     """The context of a run whose Ray is never called."""
     spec = training_spec(str(tmp_path), name="digits", **sections)
-    return RunContext(spec, Engine(True, "local", 1, {"CPU": 2.0}), lines.append)
+    return RunContext(spec, lambda: Engine(True, "local", 1, {"CPU": 2.0}), lines.append)
 
 
 def test_new_run_keeps_the_spec_as_written(tmp_path: Path, lines: list[str]) -> None:

@@ -17,10 +17,11 @@ import pytest
 import small_models
 from window_rows import window_features, window_requests
 
-from raydc import bundle, evaluate
+from raydc import bundle
 from raydc.data import prediction_source, sources
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError
+from raydc.evaluate import file_predictions
 from raydc.features import DateParts
 from raydc.spec.feature_options import FeatureOptions
 from raydc.spec.sections import Data
@@ -54,13 +55,13 @@ def predict_to(bundle_folder: Storage, trained: Data, source: Path, output: Path
         source: File with the rows.
         output: File that gets them with the predictions.
     """
-    features = bundle.load(bundle_folder).features
+    loaded = bundle.load(bundle_folder)
     data = prediction_source.section(trained, str(source))
     layout = sources.locate(data)
-    predictor = evaluate._Predictor(bundle_folder, layout, "cpu")
-    calls = prediction_source.reader(features, layout, data).pieces(layout.files)
+    predictor = file_predictions._Predictor(loaded, layout)
+    calls = prediction_source.reader(loaded.features, layout, data).pieces(layout.files)
     with TableWriter(str(output)) as writer:
-        return evaluate._write(writer, (predictor(table) for call in calls for table in call()))
+        return file_predictions._write(writer, file_predictions._predict_here(predictor, calls))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ def served_run(tmp_path: Path, local: bool) -> Any:
         storage=storage,
         spec=SimpleNamespace(name="digits", serve=None),
         engine=engine.Engine(local, ADDRESS, 1, {}),
+        is_connected=True,
     )
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tasks_here import tasks_here
 
-from raydc import spec as specs
 from raydc.cli import main
 
 SPEC = """
@@ -22,18 +17,12 @@ model: {name: linear}
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     lines = [f"{row % 50},{'ab'[row % 2]},{'no' if row % 2 else 'yes'}" for row in range(200)]
     (tmp_path / "rows.csv").write_text("\n".join(["n,code,y", *lines]) + "\n")
     (tmp_path / "small.yaml").write_text(SPEC)
-
-    def open_context(path: str, *_: Any) -> Any:
-        return SimpleNamespace(spec=specs.resolve(specs.load(path)))
-
-    monkeypatch.setattr("raydc.cli.pages.open_context", open_context)
-    with tasks_here():
-        yield tmp_path
+    return tmp_path
 
 
 def inspect(*arguments: str) -> tuple[int, str]:

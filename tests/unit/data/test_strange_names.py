@@ -13,7 +13,7 @@ import pytest
 import ray
 from prepared_here import prepare_here
 
-from raydc.data import shards, tasks, values
+from raydc.data import ray_tasks, shards, values
 from raydc.data.layout import name_errors
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError
@@ -91,7 +91,7 @@ def test_error_that_a_library_invents_names_the_file() -> None:
 
 
 def _result_of(call: Callable[[], Any]) -> dict[str, Any]:
-    (table,) = tasks._as_read_call(3, call, "ScanColumns")()
+    (table,) = ray_tasks._as_read_call(3, call, "ScanColumns")()
     (row,) = table.to_pylist()
     return dict(row)
 
@@ -118,8 +118,8 @@ def test_error_of_a_reading_task_becomes_one_line() -> None:
     cause = ZeroDivisionError("first")
     fault = ray.exceptions.RayTaskError("read", "ZeroDivisionError: first", cause)
     message = "a task of Ray Data failed: ZeroDivisionError: first"
-    with pytest.raises(DataError, match=message), tasks.quiet_ray_data():
+    with pytest.raises(DataError, match=message), ray_tasks.quiet_ray_data():
         raise fault
     own = ray.exceptions.RayTaskError("read", "...", DataError("own words"))
-    with pytest.raises(DataError, match=r"^own words$"), tasks.quiet_ray_data():
+    with pytest.raises(DataError, match=r"^own words$"), ray_tasks.quiet_ray_data():
         raise own

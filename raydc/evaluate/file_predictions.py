@@ -1,0 +1,194 @@
+"""Predictions for files of raw rows.
+
+`predict_file` runs in a driver. With few rows `_Predictor` runs there too, otherwise in a pool of
+Ray Data, each of whose processes loads the bundle once. Rows pass through `Features.apply` and
+`Bundle.forward`, as in the endpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raydc import bundle
+from raydc.bundle import answer_columns
+from raydc.data import (
+    list_values,
+    model_pool,
+    prediction_source,
+    small_jobs,
+    sources,
+    tasks,
+    values,
+)
+from raydc.data.layout import Layout
+from raydc.data.table_file import TableWriter
+from raydc.errors import DataError, Say
+from raydc.models.allocator import keep_freed_memory
+from raydc.storage import Storage
+
+# Columns of a table that stands for an error; see `_Predictor`.
+_ERROR, _HINT = "__error", "__hint"
+
+
+def predict_file(
+    bundle_folder: Storage,
+    source: str,
+    output: str,
+    say: Say = print,
+    connect: Callable[[], object] = tasks.connected,
+) -> int:
+    """Predicts every row of a source.
+
+    The output has the rows of the source in their order, with its columns (images are left out),
+    `prediction` (a class, or a number in units of the target) and, for a classification, `score`
+    (its probability). Of several labels, `prediction` has them with `data.label_delimiter` between
+    them, and `score:LABEL` the probability of each.
+
+    Args:
+        bundle_folder: Bundle that predicts; its spec says how the source is read.
+        source: Path, folder, glob or URI of raw rows, in any format that training reads.
+        output: File to write: `.csv`, `.parquet` or `.jsonl`, as a local path or a URI. It appears
+            whole or not at all.
+        say: Shows a line, such as one about waiting for a CPU or about files that are left out.
+        connect: Connects to Ray; called only if the source is too large for this process. Default:
+            Ray is connected.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        UsageError: The name of the output has no known format.
+        CheckpointError: The bundle does not verify.
+        DataError: A source or a row cannot be used; the message names its place.
+        ClusterError: No CPU became free.
+    """
+    loaded = bundle.load(bundle_folder)
+    writer = TableWriter(output)
+    data = prediction_source.section(loaded.spec.data, source)
+    layout = sources.locate(data)
+    for note in layout.notes:
+        say(note)
+    reader = prediction_source.reader(loaded.features, layout, data)
+    calls = reader.pieces(layout.files)
+    if model_pool.fits_here(loaded.spec, len(calls)) and small_jobs.is_small(layout, data):
+        tables = _predict_here(_Predictor(loaded, layout), calls)
+    else:
+        connect()
+        tables = _predict_in_pool(loaded, (bundle_folder, layout), calls, say)
+    with writer:
+        num_rows = _write(writer, tables)
+        if not num_rows:
+            raise DataError(f"{layout.files[0].path}: there are no rows in it")
+        return num_rows
+
+
+def _predict_here(predictor: _Predictor, calls: Sequence[tasks.ReadCall]) -> Iterator[pa.Table]:
+    """Predicts the rows that calls yield in this process."""
+    size = model_pool.batch_rows(predictor.bundle.features)
+    with tasks.named_faults("predict"):
+        for call in calls:
+            for table in call():
+                for start in range(0, table.num_rows, size):
+                    yield predictor(table.slice(start, size))
+
+
+def _predict_in_pool(
+    loaded: bundle.Bundle, arguments: tuple[Any, ...], calls: Sequence[tasks.ReadCall], say: Say
+) -> Iterator[pa.Table]:
+    """Predicts in processes of Ray; `arguments` are those of `_PoolPredictor` but the device."""
+    from raydc.data import ray_tasks
+
+    pool = model_pool.wait_for_pool(loaded.spec, len(calls), "predict", say)
+    with model_pool.preserve_order():
+        predicted = ray_tasks.stream_tables(calls, "Read").map_batches(
+            _PoolPredictor,
+            fn_constructor_args=(pool.device, *arguments),
+            batch_size=model_pool.batch_rows(loaded.features),
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            **pool.options(),
+        )
+        yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _write(writer: TableWriter, tables: Iterable[pa.Table]) -> int:
+    num_rows = 0
+    for table in tables:
+        if _ERROR in table.column_names:
+            error = table.to_pylist()[0]
+            raise DataError(error[_ERROR], error[_HINT])
+        writer.write(table)
+        num_rows += table.num_rows
+    return num_rows
+
+
+class _Predictor:
+    """Adds predictions to tables of raw rows."""
+
+    def __init__(self, loaded: bundle.Bundle, layout: Layout) -> None:
+        self.bundle = loaded
+        self.layout = layout
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        # Ray Data passes on only the text of an exception, so this one travels as a table.
+        try:
+            return self._predict(table)
+        except DataError as error:
+            return pa.table({_ERROR: [error.message], _HINT: pa.array([error.hint], pa.string())})
+
+    def _predict(self, table: pa.Table) -> pa.Table:
+        names = [name for name in table.column_names if not values.is_internal(name)]
+        if taken := set(answer_columns.names_of(self.bundle)) & set(names):
+            raise DataError(
+                f"{self.layout.files[0].path} has a column {min(taken)!r} already", "Rename it."
+            )
+        columns = {
+            name: _raw(values.column_of(table, name))
+            for name in self.bundle.features.columns
+            if name in names
+        }
+        try:
+            answers = self.bundle.predict_columns(columns)
+        except DataError as error:
+            raise _with_place(error, self.layout, values.row_ids(table)) from error
+        result = table.select(
+            [name for name in names if _is_printable(table.schema.field(name).type)]
+        )
+        return answer_columns.add(list_values.as_json_texts(result), self.bundle, answers)
+
+
+class _PoolPredictor(_Predictor):
+    """A predictor that loads the bundle in its own process."""
+
+    def __init__(self, device: str, bundle_folder: Storage, layout: Layout) -> None:
+        keep_freed_memory()
+        super().__init__(bundle.load(bundle_folder, device), layout)
+
+
+def _is_printable(column_type: pa.DataType) -> bool:
+    """Whether a column can be written to any format of output."""
+    return values.kind_of(column_type) != "image" and not pa.types.is_binary(column_type)
+
+
+def _raw(column: pa.Array) -> Any:
+    """Converts a column to what `Features.apply` takes."""
+    if values.kind_of(column.type) != "image":
+        return column.to_pylist()
+    # Images are decoded without the missing ones, which are put back as None.
+    present = iter(values.to_images(column.drop_null()))
+    return [next(present) if is_there else None for is_there in column.is_valid().to_pylist()]
+
+
+def _with_place(error: DataError, layout: Layout, row_ids: npt.NDArray[np.int64]) -> DataError:
+    """Replaces the position of a row in the batch by its place in the sources."""
+    match = re.match(r"rows\[(\d+)\](?:\.| has )", error.message)
+    if match is None:
+        return DataError(error.message, error.hint)
+    place = layout.describe_row(int(row_ids[int(match[1])]))
+    return DataError(f"{place}: {error.message[match.end() :]}", error.hint)

@@ -1,0 +1,96 @@
+"""Commands on a few rows do their work in their own process: none of them starts Ray."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from raydc import engine
+from raydc.cli import main
+from raydc.data import small_jobs
+from raydc.engine import Engine
+
+SPEC = """
+name: small
+data:
+  source: rows.csv
+  target: y
+  split: {validation_fraction: 0.2, test_fraction: 0.2}
+model: {name: mlp, hidden: [4]}
+train: {epochs: 2, global_batch_size: 16}
+scaling: {num_workers: 0}
+"""
+
+
+class RayStartedError(Exception):
+    """A command has asked for Ray."""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose commands may not connect to Ray."""
+
+    def connect(*_: object, **__: object) -> Engine:
+        raise RayStartedError
+
+    monkeypatch.setattr(engine, "connect", connect)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{row % 50},{'abc'[row % 3]},{'no' if row % 2 else 'yes'}" for row in range(200)]
+    (tmp_path / "rows.csv").write_text("\n".join(["n,code,y", *lines]) + "\n")
+    (tmp_path / "small.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def run(*arguments: str) -> str:
+    """Output of a command that has to succeed."""
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_each_stage_runs_here(here: Path) -> None:
+    assert "look " in run("inspect", "small.yaml")
+    assert "200 rows" in run("prepare", "small.yaml")
+    assert "done      the model is in" in run("train", "small.yaml")
+    assert "register  small version 1" in run("evaluate", "small.yaml")
+    run("predict", "small.yaml", "--input", "rows.csv", "--output", "out.csv")
+    with (here / "out.csv").open(newline="") as file:
+        assert {row["prediction"] for row in csv.DictReader(file)} <= {"no", "yes"}
+
+
+def test_run_without_workers_and_endpoint_runs_here() -> None:
+    output = run("run", "small.yaml")
+    assert "done      small version 1" in output
+    assert "local Ray" not in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "small.yaml", "--set", "scaling.num_workers=1"),
+        ("run", "small.yaml", "--set", "serve={}"),
+        ("prepare", "small.yaml", "--address", "127.0.0.1:1"),
+        ("predict", "small.yaml", "--input", "rows.csv", "--output", "o.csv", "--address", "x:1"),
+    ],
+)
+def test_what_needs_ray_asks_for_it_before_any_work(here: Path, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(RayStartedError):
+        run(*arguments)
+    assert not (here / "store").exists()
+
+
+def test_larger_sources_go_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0.001")
+    with pytest.raises(RayStartedError):
+        run("prepare", "small.yaml")
+
+
+def test_limit_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "8MB")
+    result = CliRunner().invoke(main, ["prepare", "small.yaml"])
+    assert result.exit_code == 2
+    assert "RAYDC_SMALL_MB is '8MB', which is not a number" in result.output
