@@ -13,10 +13,11 @@ from raydc.cli.store_listing import Extent, StoreListing
 from raydc.errors import RunError, did_you_mean, first_line
 from raydc.spec.metric import ALL_SCORES
 from raydc.storage import split_query
-from raydc.tracking import events, lease
+from raydc.tracking import last_records, lease
+from raydc.tracking.last_records import LastRecords
 
-# Enough for the last thousand steps. A longer epoch costs a read of the whole file.
-_END_OF_METRICS_BYTES = 256 * 1024
+# The name in a resolved spec, whose fields are at the left margin.
+_NAME = re.compile(rb"^name: ([A-Za-z][\w.-]*)$", re.MULTILINE)
 # A removal that was interrupted leaves the folder under this name.
 _REMOVED = re.compile(r"^\.(.+)\.[0-9a-f]{8}\.tmp$")
 
@@ -111,7 +112,8 @@ def _read(listing: StoreListing, name: str) -> Run:
     folder = f"runs/{name}"
     spec_name = _spec_name(listing, name)
     # The last record of each kind: a run that was resumed has started more than once.
-    kinds = {record["kind"]: record for record in _log(listing, name, "events")}
+    logged = map(listing.read_lines, _segments(listing, name, "events"))
+    kinds = {record["kind"]: record for records in logged for record in records}
     state = "finished" if {"run_finished", "sweep_finished"} & set(kinds) else "unfinished"
     # Read only if the listing has the file, to save a request.
     driver = lease.read_driver(listing.storage / "runs" / name) if lease.FILE in files else None
@@ -122,7 +124,7 @@ def _read(listing: StoreListing, name: str) -> Run:
     # This file makes a folder a run: `--resume` and `--new` look for it too.
     if "resolved.yaml" not in files:
         state = "incomplete"
-    last, epoch = _progress(listing, name)
+    progress = _last_records(listing, name)
     held_out = "evaluation.json" in files and listing.read_json(f"{folder}/evaluation.json")
     fork = listing.read_json(f"{folder}/fork.json") if "fork.json" in files else {}
     trials = {path.split("/")[2] for path in files if path.startswith("sweep/trials/")}
@@ -133,9 +135,9 @@ def _read(listing: StoreListing, name: str) -> Run:
         driver=str(driver) if driver else None,
         extent=listing.extent("runs", name),
         spec_name=spec_name,
-        epoch=last.get("epoch"),
-        step=last.get("step"),
-        validation=scores(epoch),
+        epoch=progress.last.get("epoch"),
+        step=progress.last.get("step"),
+        validation=scores(progress.epoch),
         held_out=scores(held_out or {}),
         data_set=data_set_name(spec_name, data_hash) if data_hash else None,
         forked_from=f"{fork['run']}:{fork['step']}" if {"run", "step"} <= set(fork) else None,
@@ -151,6 +153,9 @@ def _spec_name(listing: StoreListing, name: str) -> str:
     if content is None:
         hidden = _REMOVED.match(name)
         return hidden[1] if hidden else name
+    # Reading the whole document takes most of the time of a long list.
+    if (line := _NAME.search(content)) is not None:
+        return line[1].decode()
     try:
         return str(yaml.safe_load(content)["name"])
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -158,40 +163,22 @@ def _spec_name(listing: StoreListing, name: str) -> str:
         return name
 
 
-def _log(
-    listing: StoreListing, name: str, stem: str, max_bytes: int | None = None
-) -> list[dict[str, Any]]:
-    """The records of `events` or `metrics`; with `max_bytes` only those at its end."""
+def _segments(listing: StoreListing, name: str, stem: str) -> list[str]:
+    """Files of the log `events` or `metrics`, in the order of their content."""
     # On a local filesystem one file; elsewhere one segment for each writer, sorted by time.
-    segments = sorted(
-        path
+    return sorted(
+        f"runs/{name}/{path}"
         for path in listing.files("runs", name)
         if path.startswith(f"{stem}.") and path.endswith(".jsonl") and "/" not in path
     )
-    # The end of the log is in the newest segment.
-    if max_bytes is not None:
-        segments = segments[-1:]
-    return [
-        record
-        for path in segments
-        for record in listing.read_lines(f"runs/{name}/{path}", max_bytes)
-    ]
 
 
-def _progress(listing: StoreListing, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last record of the history that survives, and its last epoch; empty if there is none."""
-    size = sum(
-        info.size or 0
-        for path, info in listing.files("runs", name).items()
-        if path.startswith("metrics.")
-    )
-    for max_bytes in (_END_OF_METRICS_BYTES, None):
-        history = events.surviving(iter(_log(listing, name, "metrics", max_bytes)))
-        epochs = [record for record in history if record["kind"] == "epoch"]
-        # The end of the file is enough if it holds an epoch, or if it is the whole file.
-        if epochs or size <= _END_OF_METRICS_BYTES or max_bytes is None:
-            break
-    return (history[-1] if history else {}), (epochs[-1] if epochs else {})
+def _last_records(listing: StoreListing, name: str) -> LastRecords:
+    segments = _segments(listing, name, "metrics")
+    found = last_records.find(listing.read_backwards(segments))
+    if not found.has_records:
+        listing.damaged.append(f"{segments[-1]}: holds no JSON line")
+    return found
 
 
 def _locked_data_hash(listing: StoreListing, name: str) -> str | None:

@@ -7,7 +7,7 @@ listing, and only the few small files that a table needs are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -23,6 +23,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 # Most of the time of a small read on an object store is waiting.
 _NUM_READERS = 16
+# Most logs end with what is looked for; each further part is so much larger.
+_FIRST_PART_BYTES = 8 * 1024
+_PART_GROWTH = 32
+_LARGEST_PART_BYTES = 8 * 1024 * 1024
 # A run that trains replaces its files while they are listed.
 _MAX_ATTEMPTS = 3
 
@@ -103,18 +107,17 @@ class StoreListing:
             return {}
         return value
 
-    def read_lines(self, path: str, max_bytes: int | None = None) -> list[dict[str, Any]]:
+    def read_lines(self, path: str) -> list[dict[str, Any]]:
         """The records of a JSON Lines file.
 
         Args:
             path: Path in the storage.
-            max_bytes: Read only so much of its end; None reads all of it.
 
         Returns:
             The records. A torn line, as a killed writer leaves one, is left out; a file without a
             single record is noted in `damaged`.
         """
-        content = self.read_bytes(path) if max_bytes is None else self._read_end(path, max_bytes)
+        content = self.read_bytes(path)
         records = []
         for line in (content or b"").splitlines():
             if (record := events.parse_line(line)) is not None:
@@ -125,22 +128,37 @@ class StoreListing:
 
     def map(self, function: Callable[[T], R], values: Iterable[T]) -> list[R]:
         """Applies a function that reads small files to each value, several at a time, in order."""
+        # A disk does not let readers wait, and Python runs one thread at a time.
+        if self.storage.is_local:
+            return list(map(function, values))
         with ThreadPoolExecutor(_NUM_READERS) as pool:
             return list(pool.map(function, values))
 
-    def _read_end(self, path: str, max_bytes: int) -> bytes | None:
-        try:
-            with self.storage.filesystem.open_input_file(f"{self.storage.root}/{path}") as file:
-                start = max(0, file.size() - max_bytes)
-                file.seek(start)
-                end = bytes(file.read())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            self.damaged.append(f"{path}: {error.strerror or first_line(error)}")
-            return None
-        # The first line is cut unless the file is read from its start.
-        return end if start == 0 else end.partition(b"\n")[2]
+    def read_backwards(self, paths: Iterable[str]) -> Iterator[tuple[bytes, bool]]:
+        """Yields parts of files from the last to the first, each from its end to its beginning.
+
+        Args:
+            paths: Paths in the storage, in the order of their content.
+
+        Yields:
+            A part, and whether its file begins with it. A file that cannot be read is noted in
+            `damaged`.
+        """
+        for path in reversed(list(paths)):
+            try:
+                with self.storage.filesystem.open_input_file(f"{self.storage.root}/{path}") as file:
+                    stop, size = file.size(), _FIRST_PART_BYTES
+                    while True:
+                        start = max(0, stop - size)
+                        file.seek(start)
+                        yield bytes(file.read(stop - start)), start == 0
+                        if not start:
+                            break
+                        stop, size = start, min(_PART_GROWTH * size, _LARGEST_PART_BYTES)
+            except FileNotFoundError:  # Removed since the listing, which is not damage.
+                continue
+            except OSError as error:
+                self.damaged.append(f"{path}: {error.strerror or first_line(error)}")
 
     def _of(self, kind: Kind) -> dict[str, dict[str, pafs.FileInfo]]:
         if kind not in self._kinds:
@@ -160,10 +178,12 @@ class StoreListing:
         found: dict[str, dict[str, pafs.FileInfo]] = {}
         for info in infos:
             name, _, path = info.path.removeprefix(root).lstrip("/").partition("/")
+            # Asked once: the answer is converted each time.
+            entry = info.type
             # An object store has no folders, so they may come up only as parts of paths.
-            if info.type == pafs.FileType.Directory:
+            if entry == pafs.FileType.Directory:
                 found.setdefault(name, {})
-            elif path and info.type == pafs.FileType.File:
+            elif path and entry == pafs.FileType.File:
                 found.setdefault(name, {})[path] = info
         return found
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from stores import DATA_HASH, make_run, make_storage
 
-from raydc.cli import run_inventory
+from raydc.cli import run_inventory, store_listing
 from raydc.cli.store_listing import StoreListing
 from raydc.errors import RunError
 from raydc.storage import Storage
@@ -92,7 +92,7 @@ def test_damaged_small_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> 
 def test_last_epoch_before_the_end_of_a_long_log_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_inventory, "_END_OF_METRICS_BYTES", 500)
+    monkeypatch.setattr(store_listing, "_FIRST_PART_BYTES", 500)
     storage = Storage(str(tmp_path))
     metrics = events.EventLog(make_run(storage), "metrics")
     for step in range(4, 100):

@@ -8,6 +8,7 @@ import pytest
 from pyarrow import fs as pafs
 from stores import make_storage
 
+from raydc.cli import store_listing
 from raydc.cli.store_listing import StoreListing, open_listing
 from raydc.errors import UsageError
 from raydc.storage import Storage
@@ -77,15 +78,27 @@ def test_extent_below_a_path_counts_its_files_only(tmp_path: Path) -> None:
     assert listing.extent("runs", "unknown").changed_s is None
 
 
-def test_end_of_a_log_starts_with_a_whole_line(tmp_path: Path) -> None:
+def test_torn_line_of_a_log_is_left_out(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     lines = [b'{"kind": "step", "step": %d}\n' % step for step in range(100)]
     storage.write_bytes("log.jsonl", b"".join(lines) + b'{"kind": "st')
     listing = StoreListing(storage)
-    end = listing.read_lines("log.jsonl", max_bytes=100)
-    assert [record["step"] for record in end] == [98, 99] or end[-1]["step"] == 99
-    assert len(end) < 5
     assert len(listing.read_lines("log.jsonl")) == 100
+    assert listing.damaged == []
+
+
+def test_files_are_read_from_the_last_to_the_first_in_growing_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_listing, "_FIRST_PART_BYTES", 2)
+    monkeypatch.setattr(store_listing, "_PART_GROWTH", 2)
+    monkeypatch.setattr(store_listing, "_LARGEST_PART_BYTES", 4)
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("a", b"0123456789")
+    storage.write_bytes("b", b"x")
+    listing = StoreListing(storage)
+    parts = list(listing.read_backwards(["a", "gone", "b"]))
+    assert parts == [(b"x", True), (b"89", False), (b"4567", False), (b"0123", True)]
     assert listing.damaged == []
 
 
