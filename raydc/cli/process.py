@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
+from raydc import quick_imports
 from raydc.engine import interruption
 
 # How long threads of user code may keep a finished process alive.
@@ -40,6 +41,7 @@ def run(command: Callable[[], None]) -> NoReturn:
     Args:
         command: Runs the command and raises SystemExit, as click does.
     """
+    quick_imports.begin()
     protect_streams()
     code: object = 0
     left_s: float | None = None
@@ -63,6 +65,7 @@ def run(command: Callable[[], None]) -> NoReturn:
     _end_after(_THREADS_TIMEOUT_S, number, only_threads=True)
     if left_s is not None:
         _end_after(left_s, number, only_threads=False)
+    quick_imports.leave()
     sys.exit(number)
 
 

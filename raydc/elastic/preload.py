@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import threading
 
+from raydc import quick_imports
+
 # torch imports its compiler only at the first optimiser step, which would be slow.
 _MODULES = ("raydc.elastic.trainer", "torch._dynamo")
 # First needed at the end of an epoch. A worker that starts at once must not wait for it.
@@ -15,6 +17,7 @@ _LATER_S = 6.0
 
 def run() -> None:
     """Ray calls this by name when the process has started (`worker_process_setup_hook`)."""
+    quick_imports.begin()
     _import(_MODULES)
     later = threading.Timer(_LATER_S, _import, [_LATER])
     # A process that ends earlier does not wait for the timer.

@@ -117,6 +117,8 @@ def connect(
         with ray_start.limited(address):
             ray.init(address=address, **options)
     else:
+        # Its processes have the modules of this one, which those of a cluster may lack.
+        options["runtime_env"]["worker_process_setup_hook"] = "raydc.quick_imports.begin"
         # Without an address Ray would join a cluster that happens to run on this machine.
         with _ingress_environment(edits_haproxy), ray_start.limited(None):
             context = ray.init(

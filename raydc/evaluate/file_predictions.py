@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydc import bundle
+from raydc import bundle, quick_imports
 from raydc.bundle import answer_columns
 from raydc.data import (
     list_values,
@@ -167,6 +167,7 @@ class _PoolPredictor(_Predictor):
     """A predictor that loads the bundle in its own process."""
 
     def __init__(self, device: str, bundle_folder: Storage, layout: Layout) -> None:
+        quick_imports.end()
         keep_freed_memory()
         super().__init__(bundle.load(bundle_folder, device), layout)
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydc import bundle
+from raydc import bundle, quick_imports
 from raydc.data import model_pool, prepared, tasks
 from raydc.data.shards import open_rows
 from raydc.errors import DataError, Say
@@ -190,5 +190,6 @@ class _PoolEvaluator(_Evaluator):
     """An evaluator that loads the bundle in its own process."""
 
     def __init__(self, device: str, bundle_folder: Storage, *arguments: Any) -> None:
+        quick_imports.end()
         keep_freed_memory()
         super().__init__(bundle.load(bundle_folder, device), *arguments)

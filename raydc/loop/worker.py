@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from raydc import plan
+from raydc import plan, quick_imports
 from raydc.checkpoint import resume, run_files
 from raydc.checkpoint.interval import read_failures
 from raydc.checkpoint.resume import Source
@@ -80,6 +80,7 @@ def fit(
         PlannedStopError: The workers stopped as requested, with a checkpoint of the step on which
             they agreed.
     """
+    quick_imports.end()
     keep_freed_memory()
     group = group or Alone(devices.choose(spec.scaling.use_gpu))
     with devices.settings(plan.num_threads(spec), group.world.device, spec.train.exact):

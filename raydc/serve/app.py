@@ -19,6 +19,7 @@ from ray import serve
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
+from raydc import quick_imports
 from raydc.engine import internals
 from raydc.serve.direct.decision import Decision
 from raydc.serve.settings import Settings
@@ -67,6 +68,7 @@ class Replica:
         # `_decide` puts `PathSelection.answer_probe` here while it checks the direct path.
         self._respond: Callable[..., Awaitable[int]] = self.gate.respond
         self._decision: Decision | None = None
+        quick_imports.end()
         # Ray Serve starts the replica's HTTP server as soon as this constructor returns.
         self._selection = self._install(direct)
 
