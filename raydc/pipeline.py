@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,30 +75,17 @@ def begin_run(context: RunContext, given_text: str | None, resume: bool, new: bo
     run_name.refuse_taken_name(context.storage / "runs", context.spec.name, resume, new)
     exists = folder.exists("resolved.yaml")
     if exists and new:
-        context.report(f"run       the previous run is now {_set_aside(context)}")
+        name = run_name.set_aside(context.storage / "runs", context.spec.name)
+        context.report(f"run       the previous run is now {name}")
     with lease.hold(folder):
         if exists and resume:
             run_files.compare_resolved(context.spec, folder, context.report)
             return True
         resolved = yaml.safe_dump(spec.to_dict(context.spec), sort_keys=False)
-        folder.write_bytes(
-            "spec.yaml", (given_text if given_text is not None else resolved).encode()
-        )
+        folder.write_bytes("spec.yaml", (resolved if given_text is None else given_text).encode())
         # Last, because this file makes the folder a run.
         folder.write_bytes("resolved.yaml", resolved.encode())
         return False
-
-
-def _set_aside(context: RunContext) -> str:
-    """Renames an existing run to the first free `<name>.<number>`, and returns that name."""
-    runs, name = context.storage / "runs", context.spec.name
-    taken = set(runs.names())
-    number = next(n for n in range(1, len(taken) + 2) if f"{name}.{n}" not in taken)
-    with lease.hold(context.run_folder):
-        runs.move(name, f"{name}.{number}")
-    # The lease moved with the folder, and no process drives the old run.
-    (runs / f"{name}.{number}").delete(lease.FILE)
-    return f"{name}.{number}"
 
 
 def require_builder(context: RunContext) -> None:
@@ -159,7 +146,11 @@ def load_fork(context: RunContext, data: Prepared, given: str | None) -> Fork | 
 
 
 def train_model(
-    context: RunContext, data: Prepared, resume: bool, fork: Fork | None = None
+    context: RunContext,
+    data: Prepared,
+    resume: bool,
+    fork: Fork | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> Storage:
     """Stage train.
 
@@ -168,6 +159,7 @@ def train_model(
         data: Data set of the spec, with its training and validation rows.
         resume: Continue from the newest checkpoint.
         fork: Weights that a new run starts with; None for random weights.
+        watch: Takes each record that the run publishes; None for nobody.
 
     Returns:
         The folder of the model.
@@ -176,7 +168,8 @@ def train_model(
 
     if context.spec.scaling.max_workers:
         context.connect()
-    train.run(context.spec, data, context.run_folder, context.report, resume=resume, fork=fork)
+    folder, report = context.run_folder, context.report
+    train.run(context.spec, data, folder, report, resume=resume, fork=fork, watch=watch)
     return context.run_folder / "model"
 
 
@@ -301,8 +294,17 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
     check_model(context, data)
     weights = load_fork(context, data, fork)
     resumed = begin_run(context, text, resume, new)
-    sweeps = context.spec.sweep is not None
-    model = search(context, data) if sweeps else train_model(context, data, resumed, weights)
+    early = None
+    # A cluster may serve something already, and a search does not say when it ends.
+    if context.spec.serve is not None and context.spec.sweep is None and context.engine.local:
+        from raydc.serve.control.early_start import EarlyStart
+
+        early = EarlyStart(context.spec, data)
+    model = (
+        train_model(context, data, resumed, weights, early.watch if early else None)
+        if context.spec.sweep is None
+        else search(context, data)
+    )
     with interruption.resumable():
         metrics = evaluate_model(context, model, data)
         version = register_model(context, model, metrics)
@@ -311,6 +313,8 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
             return Served(version, metrics)
         from raydc import serve
 
+        if early is not None:
+            early.wait()
         url = serve_registered(context, version)
         answer, expected = serve.ask_held_out(context.spec, context.storage, data, url)
         return Served(version, metrics, url, answer, expected)

@@ -6,7 +6,7 @@ The workers run on Ray, or, with `scaling.num_workers: 0`, in the calling proces
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,6 +68,7 @@ def run(
     report: Say,
     resume: bool = False,
     fork: Fork | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
     """Trains a model and writes its bundle to `run_folder`/model.
 
@@ -78,6 +79,7 @@ def run(
         report: Shows a line of progress.
         resume: Whether to continue the run in the folder.
         fork: Weights of another run to start a new run with; None for the model's own.
+        watch: Takes each record that the run publishes; None for nobody.
 
     Raises:
         RunError: The folder holds a run and `resume` was not given, or the run has a different
@@ -116,7 +118,14 @@ def run(
                 else ", which were trained on a different data set"
             )
             report(f"train     starts with the weights of {fork.origin}{other}")
-        with Progress(report, spec.train.global_batch_size, RunMetrics(spec.name).add) as progress:
+        run_metrics = RunMetrics(spec.name)
+
+        def pass_on(record: dict[str, Any]) -> None:
+            if watch is not None:
+                watch(record)
+            run_metrics.add(record)
+
+        with Progress(report, spec.train.global_batch_size, pass_on) as progress:
             if spec.scaling.max_workers == 0:
                 _fit_here(spec, run_folder, data, progress)
             else:

@@ -45,3 +45,19 @@ def _refuse_leftovers(folder: Storage, name: str) -> None:
             "removal leaves them",
             f"Remove the rest: raydc rm run {name} --yes",
         )
+
+
+def set_aside(runs: Storage, name: str) -> str:
+    """Renames an existing run to the first free `<name>.<number>`, and returns that name.
+
+    Args:
+        runs: Folder of all runs.
+        name: Name of the run.
+    """
+    taken = set(runs.names())
+    number = next(n for n in range(1, len(taken) + 2) if f"{name}.{n}" not in taken)
+    with lease.hold(runs / name):
+        runs.move(name, f"{name}.{number}")
+    # The lease moved with the folder, and no process drives the old run.
+    (runs / f"{name}.{number}").delete(lease.FILE)
+    return f"{name}.{number}"

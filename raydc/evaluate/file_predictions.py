@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydc import bundle, quick_imports
+from raydc import bundle
 from raydc.bundle import answer_columns
 from raydc.data import (
     list_values,
@@ -29,7 +29,7 @@ from raydc.data import (
 from raydc.data.layout import Layout
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError, Say
-from raydc.models.allocator import keep_freed_memory
+from raydc.models.allocator import begin_work
 from raydc.storage import Storage
 
 # Columns of a table that stands for an error; see `_Predictor`.
@@ -167,8 +167,7 @@ class _PoolPredictor(_Predictor):
     """A predictor that loads the bundle in its own process."""
 
     def __init__(self, device: str, bundle_folder: Storage, layout: Layout) -> None:
-        quick_imports.end()
-        keep_freed_memory()
+        begin_work()
         super().__init__(bundle.load(bundle_folder, device), layout)
 
 

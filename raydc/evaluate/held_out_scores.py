@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydc import bundle, quick_imports
+from raydc import bundle
 from raydc.data import model_pool, prepared, tasks
 from raydc.data.shards import open_rows
 from raydc.errors import DataError, Say
 from raydc.models import evaluation_tables
-from raydc.models.allocator import keep_freed_memory
+from raydc.models.allocator import begin_work
 from raydc.models.forecast_scores import ForecastScores, last_values
 from raydc.models.judged import Judged
 from raydc.models.row_slices import parse_slices
@@ -190,6 +190,5 @@ class _PoolEvaluator(_Evaluator):
     """An evaluator that loads the bundle in its own process."""
 
     def __init__(self, device: str, bundle_folder: Storage, *arguments: Any) -> None:
-        quick_imports.end()
-        keep_freed_memory()
+        begin_work()
         super().__init__(bundle.load(bundle_folder, device), *arguments)

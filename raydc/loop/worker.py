@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from raydc import plan, quick_imports
+from raydc import plan
 from raydc.checkpoint import resume, run_files
 from raydc.checkpoint.interval import read_failures
 from raydc.checkpoint.resume import Source
@@ -40,7 +40,7 @@ from raydc.loop.restart import agree_on_state
 from raydc.loop.validation import compute_scores
 from raydc.models import device as devices
 from raydc.models import user_models
-from raydc.models.allocator import keep_freed_memory
+from raydc.models.allocator import begin_work
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -80,8 +80,7 @@ def fit(
         PlannedStopError: The workers stopped as requested, with a checkpoint of the step on which
             they agreed.
     """
-    quick_imports.end()
-    keep_freed_memory()
+    begin_work()
     group = group or Alone(devices.choose(spec.scaling.use_gpu))
     with devices.settings(plan.num_threads(spec), group.world.device, spec.train.exact):
         run = _Run(spec, run_folder, data_folder, group, hooks or Hooks(), timing or Timing())

@@ -1,4 +1,4 @@
-"""Settings of the allocator of glibc for processes that repeat the same work. Pure; no torch.
+"""Settings of memory for processes that repeat the same work: glibc and garbage. Pure; no torch.
 
 Used in workers, in the driver for runs without workers, in replicas and in pools of evaluations.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 
+from raydc import quick_imports
+
 # Names of <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -15,6 +17,16 @@ _M_MMAP_THRESHOLD = -3
 _MMAP_THRESHOLD_BYTES = 32 * 1024 * 1024
 # Settings of glibc that users make themselves.
 _VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+
+
+def begin_work(max_bytes: int = 1 << 30) -> None:
+    """Readies a process that has imported what it needs for work that repeats.
+
+    Args:
+        max_bytes: Unused memory that the process keeps at most, for each arena of the allocator.
+    """
+    quick_imports.end()
+    keep_freed_memory(max_bytes)
 
 
 def keep_freed_memory(max_bytes: int = 1 << 30) -> bool:

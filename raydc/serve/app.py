@@ -19,7 +19,6 @@ from ray import serve
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
-from raydc import quick_imports
 from raydc.engine import internals
 from raydc.serve.direct.decision import Decision
 from raydc.serve.settings import Settings
@@ -46,7 +45,7 @@ class Replica:
 
     def __init__(self, direct: str = "auto") -> None:
         # Imported here: the task that calls `build` imports this module too and needs no torch.
-        from raydc.models.allocator import keep_freed_memory
+        from raydc.models.allocator import begin_work
         from raydc.serve.http.authentication import Authenticator
         from raydc.serve.http.front import FrontHandler
         from raydc.serve.http.routes import Routes
@@ -54,8 +53,6 @@ class Replica:
         from raydc.serve.watch.endpoint_metrics import EndpointMetrics
         from raydc.serve.watch.monitor import Monitor
 
-        # A replica may share its node with many.
-        keep_freed_memory(_KEPT_BYTES)
         # PIL warns of each oddity of a broken image, and Python keeps the text of every warning.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self.service = Service()
@@ -68,7 +65,8 @@ class Replica:
         # `_decide` puts `PathSelection.answer_probe` here while it checks the direct path.
         self._respond: Callable[..., Awaitable[int]] = self.gate.respond
         self._decision: Decision | None = None
-        quick_imports.end()
+        # A replica may share its node with many.
+        begin_work(_KEPT_BYTES)
         # Ray Serve starts the replica's HTTP server as soon as this constructor returns.
         self._selection = self._install(direct)
 
