@@ -1,10 +1,14 @@
-"""Columns that a batch prediction adds to a table of raw rows. Pure; in processes of its pool."""
+"""Columns that a batch prediction adds to a table of raw rows. Pure; in processes of its pool.
+
+Shape suffixes: B rows, K outputs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from itertools import compress
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from raydc.bundle.folder import Bundle
@@ -29,28 +33,28 @@ def _scores_of(bundle: Bundle) -> list[str]:
     return [_SCORE]
 
 
-def add(table: pa.Table, bundle: Bundle, answers: Sequence[dict[str, Any]]) -> pa.Table:
+def add(table: pa.Table, bundle: Bundle, values_BK: npt.NDArray[np.float64]) -> pa.Table:
     """Adds the answers of a model to its rows.
 
     Args:
         table: Raw rows, in the order of the answers.
         bundle: Model that has answered.
-        answers: Result of `Features.decode` for the rows.
+        values_BK: Result of `Features.values` for the rows, float64 [B, K].
     """
-    if bundle.features.signature.num_values > 1:
-        for step, name in enumerate(_steps_of(bundle)):
-            table = table.append_column(name, pa.array([one["value"][step] for one in answers]))
+    features = bundle.features
+    if features.signature.task == "regression":
+        for name, column in zip(_steps_of(bundle), values_BK.T, strict=True):
+            table = table.append_column(name, pa.array(column))
         return table
-    if not bundle.features.has_label_sets:
-        # A classification has "label" and "score", a regression "value".
-        for name, key in ((_PREDICTION, "label"), (_PREDICTION, "value"), (_SCORE, "score")):
-            if key in answers[0]:
-                table = table.append_column(name, pa.array([answer[key] for answer in answers]))
-        return table
+    chosen = features.choose(values_BK)
+    names = pa.array(features.signature.classes, pa.string())
+    if not features.has_label_sets:
+        table = table.append_column(_PREDICTION, names.take(pa.array(chosen)))
+        return table.append_column(_SCORE, pa.array(values_BK[np.arange(len(chosen)), chosen]))
     # Text, because CSV has no lists; with the delimiter of labels in the sources.
     sign = bundle.spec.data.label_delimiter
-    joined = pa.array([sign.join(answer["labels"]) for answer in answers], pa.string())
-    table = table.append_column(_PREDICTION, joined)
-    for column, name in zip(_scores_of(bundle), bundle.features.signature.classes, strict=True):
-        table = table.append_column(column, pa.array([one["scores"][name] for one in answers]))
+    joined = [sign.join(compress(features.signature.classes, marks)) for marks in chosen.tolist()]
+    table = table.append_column(_PREDICTION, pa.array(joined, pa.string()))
+    for name, column in zip(_scores_of(bundle), values_BK.T, strict=True):
+        table = table.append_column(name, pa.array(column))
     return table

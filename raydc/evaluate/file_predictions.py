@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raydc import bundle
 from raydc.bundle import answer_columns
@@ -29,6 +30,7 @@ from raydc.data import (
 from raydc.data.layout import Layout
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError, Say
+from raydc.features import Numeric
 from raydc.models.allocator import begin_work
 from raydc.storage import Storage
 
@@ -148,19 +150,24 @@ class _Predictor:
             raise DataError(
                 f"{self.layout.files[0].path} has a column {min(taken)!r} already", "Rename it."
             )
+        features = self.bundle.features
         columns = {
-            name: _raw(values.column_of(table, name))
-            for name in self.bundle.features.columns
+            name: _raw(
+                values.column_of(table, name),
+                isinstance(column, Numeric),
+                features.missing_values,
+            )
+            for name, column in features.columns.items()
             if name in names
         }
         try:
-            answers = self.bundle.predict_columns(columns)
+            values_BK = features.values(self.bundle.forward(features.apply_given(columns)))
         except DataError as error:
             raise _with_place(error, self.layout, values.row_ids(table)) from error
         result = table.select(
             [name for name in names if _is_printable(table.schema.field(name).type)]
         )
-        return answer_columns.add(list_values.as_json_texts(result), self.bundle, answers)
+        return answer_columns.add(list_values.as_json_texts(result), self.bundle, values_BK)
 
 
 class _PoolPredictor(_Predictor):
@@ -176,13 +183,34 @@ def _is_printable(column_type: pa.DataType) -> bool:
     return values.kind_of(column_type) != "image" and not pa.types.is_binary(column_type)
 
 
-def _raw(column: pa.Array) -> Any:
-    """Converts a column to what `Features.apply` takes."""
+def _raw(column: pa.Array, is_numeric: bool, missing_values: Sequence[str]) -> Any:
+    """Converts a column to what `Features.apply` takes.
+
+    Args:
+        column: Raw values.
+        is_numeric: Whether the model reads them as numbers.
+        missing_values: Strings that mean "missing".
+    """
+    if is_numeric and (numbers_B := _numbers(column, missing_values)) is not None:
+        return numbers_B
     if values.kind_of(column.type) != "image":
         return column.to_pylist()
     # Images are decoded without the missing ones, which are put back as None.
     present = iter(values.to_images(column.drop_null()))
     return [next(present) if is_there else None for is_there in column.is_valid().to_pylist()]
+
+
+def _numbers(column: pa.Array, missing_values: Sequence[str]) -> npt.NDArray[np.float64] | None:
+    """Numbers of a column, read at once; None if its cells have to be looked at one by one."""
+    kind = values.kind_of(column.type)
+    # A decimal becomes a number where that of a request does, so that both have the same bits.
+    if kind not in ("number", "text") or pa.types.is_decimal(column.type):
+        return None
+    if kind == "text" and pc.any(pc.is_in(column, pa.array(missing_values, column.type))).as_py():
+        return None
+    parsed = values.parse_numbers(column)
+    # The first cell that is no number has to be named.
+    return None if parsed.wrong.any() else parsed.values
 
 
 def _with_place(error: DataError, layout: Layout, row_ids: npt.NDArray[np.int64]) -> DataError:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, shown
-from raydc.features.raw_values import Values, is_missing
+from raydc.features.raw_values import Values, is_missing, map_distinct
 from raydc.features.table_column import TableColumn
 from raydc.features.table_layout import Array, smallest_type
 from raydc.spec.label_text import find_position, positions_of, text_of
@@ -73,20 +73,22 @@ class Categorical(TableColumn):
         Raises:
             DataError: A value is a list or an object.
         """
-        none = self.num_inputs
         missing = self._missing_code
-        codes_B = np.empty(len(values), dtype=smallest_type(none + 1))
-        # A value may be of any type, so the loop cannot be vectorised without casting to text.
+
+        def code_of(value: Any) -> int:
+            return missing if is_missing(value, missing_values) else self._code_of(value)
+
+        kind = smallest_type(self.num_inputs + 1)
+        if (found := map_distinct(values, code_of)) is not None:
+            return np.array(found, dtype=kind)
+        codes_B = np.empty(len(values), dtype=kind)
         for row, value in enumerate(values):
-            if is_missing(value, missing_values):
-                codes_B[row] = missing
-            elif isinstance(value, str | bool | int | float | np.generic):
-                codes_B[row] = self._code_of(value)
-            else:
+            if value is not None and not isinstance(value, str | bool | int | float | np.generic):
                 raise DataError(
                     f"rows[{row}].{column}: {shown(value)} is not a category",
                     "Give a string or a number.",
                 )
+            codes_B[row] = code_of(value)
         return codes_B
 
     def _code_of(self, value: Any) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, shown
-from raydc.features.raw_values import Values, is_missing
+from raydc.features.raw_values import Values, missing_of
 from raydc.features.table_column import TableColumn, to_inputs
 from raydc.spec.feature_options import DatePart
 
@@ -198,7 +198,7 @@ def dates(values: Values, column: str, missing_values: frozenset[str]) -> Floats
         seconds_B = values.astype(np.float64)
         wrong_B = ~(np.isnan(seconds_B) | is_in_years(seconds_B))
     else:
-        missing_B = np.array([is_missing(value, missing_values) for value in values], dtype=bool)
+        missing_B = missing_of(values, missing_values)
         read = [_seconds(value) for value in values]
         seconds_B = np.where(missing_B, math.nan, np.array(read, dtype=np.float64))
         wrong_B = ~missing_B & ~is_in_years(seconds_B)

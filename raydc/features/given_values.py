@@ -18,7 +18,7 @@ from raydc.errors import DataError, did_you_mean
 from raydc.features.columns import Column
 from raydc.features.date_column import DateParts, dates
 from raydc.features.number_column import Numeric
-from raydc.features.raw_values import Values, is_missing, numbers
+from raydc.features.raw_values import Values, missing_of, numbers
 
 
 def check_row(
@@ -88,7 +88,7 @@ def read_given(
             given[name] = seconds_B = dates(values, name, missing_values)
             missing[name] = np.isnan(seconds_B)
         else:
-            missing[name] = np.array([is_missing(value, missing_values) for value in values])
+            missing[name] = missing_of(values, missing_values)
     refuse_missing(missing)
     return given
 

@@ -6,14 +6,16 @@ Shape suffixes: B rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import NoneType
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, shown
 
+T = TypeVar("T")
 Values = Sequence[Any] | npt.NDArray[Any]
 
 
@@ -47,6 +49,8 @@ def numbers(
     """
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         result = values.astype(np.float64)
+    elif (read := _read_at_once(values)) is not None:
+        result = read
     else:
         result = np.array(
             [_number(v, i, column, missing_values) for i, v in enumerate(values)], dtype=np.float64
@@ -55,6 +59,63 @@ def numbers(
         row = int(np.flatnonzero(np.isinf(result))[0])
         raise DataError(f"rows[{row}].{column}: {float(result[row])} is not a finite number")
     return result
+
+
+# Few rows are read faster one by one.
+_MANY_ROWS = 16
+_NUMBERS = frozenset((int, float, NoneType))
+# Equal values of these types are the same value: 1 and 1.0 are, 1 and True are not.
+_PLAIN = _NUMBERS | {str}
+_MARKS = frozenset((bool, NoneType))
+
+
+def _read_at_once(values: Values) -> npt.NDArray[np.float64] | None:
+    """Numbers as NumPy reads them, which is as `float` does; None if there are other values."""
+    if len(values) < _MANY_ROWS or not _NUMBERS.issuperset(map(type, values)):
+        return None
+    try:
+        return np.array(values, dtype=np.float64)
+    # A whole number is too large. The error has to name its row.
+    except OverflowError:
+        return None
+
+
+def map_distinct(values: Values, function: Callable[[Any], T]) -> list[T] | None:
+    """Applies a function once to each distinct value: most columns of categories have few.
+
+    Args:
+        values: Raw values of B rows.
+        function: Gives equal results for equal values.
+
+    Returns:
+        A result for each row; None if values have to be looked at one by one: there are few of
+        them, or they may be equal without being the same.
+    """
+    if len(values) < _MANY_ROWS or isinstance(values, np.ndarray):
+        return None
+    types = frozenset(map(type, values))
+    if not types <= _PLAIN and not types <= _MARKS:
+        return None
+    results = {value: function(value) for value in dict.fromkeys(values)}
+    return [results[value] for value in values]
+
+
+def missing_of(values: Values, missing_values: frozenset[str]) -> npt.NDArray[np.bool_]:
+    """Marks the missing values of a column.
+
+    Args:
+        values: Raw values of B rows.
+        missing_values: Strings that mean "missing".
+
+    Returns:
+        bool [B].
+    """
+
+    def is_gone(value: Any) -> bool:
+        return is_missing(value, missing_values)
+
+    found = map_distinct(values, is_gone)
+    return np.array([is_gone(one) for one in values] if found is None else found, dtype=np.bool_)
 
 
 def _number(value: Any, row: int, column: str, missing_values: frozenset[str]) -> float:

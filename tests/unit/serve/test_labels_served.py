@@ -132,7 +132,9 @@ def test_a_batch_prediction_has_the_labels_and_a_score_of_each(made: Made) -> No
     loaded = bundle.load(made[2] / "model")
     golden = read_golden_rows(made[1].folder)
     answers = loaded.predict_rows(golden)
-    table = answer_columns.add(pa.table({"x": [row["x"] for row in golden]}), loaded, answers)
+    inputs = loaded.features.apply(loaded.features.from_json_rows(golden))
+    values_BK = loaded.features.values(loaded.forward(inputs))
+    table = answer_columns.add(pa.table({"x": [row["x"] for row in golden]}), loaded, values_BK)
     assert table.column_names == ["x", *answer_columns.names_of(loaded)]
     assert table.column_names[1:] == ["prediction", "score:a", "score:b", "score:c"]
     assert table.column("prediction").to_pylist() == ["|".join(one["labels"]) for one in answers]
