@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from raydc.data import list_values
 from raydc.errors import DataError
-from raydc.spec.label_text import WHOLE_AS_DECIMAL, text_of
+from raydc.spec.label_text import text_of
 
 ROW_ID = "__row_id"
 DIGEST = "__digest"
@@ -194,12 +194,12 @@ def has_line_break(column: pa.Array) -> npt.NDArray[np.bool_]:
 def to_texts(column: pa.Array) -> list[str | None]:
     """Text of each label or category; None for a missing one."""
     if pa.types.is_string(column.type):
-        texts = list(column.to_pylist())
-        # Few columns have such cells, so that one vectorised search spares a call for each.
-        respelt = pc.fill_null(pc.match_substring_regex(column, WHOLE_AS_DECIMAL), False)
-        for row in np.flatnonzero(np.asarray(respelt)):
-            texts[row] = text_of(texts[row])
-        return texts
+        # Most columns have few different texts, which are looked at once each.
+        encoded = column.dictionary_encode()
+        found = encoded.dictionary.to_pylist()
+        texts = [*(text_of(text) if "." in text else text for text in found), None]
+        codes = encoded.indices.fill_null(len(texts) - 1)
+        return [texts[code] for code in codes.to_numpy().tolist()]
     absent = missing_mask(column)
     return [
         None if gone else text_of(value)
