@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from raydc.data import prepare, shards
+from raydc.data import prepare, shards, tasks
 from raydc.data.prepared import Prepared
 from raydc.features.record import expanded
 from raydc.spec import loads, resolve
@@ -32,12 +33,16 @@ def spec_text(storage: Path, data: dict[str, Any], seed: int = 0) -> str:
 
 
 def run(
-    storage: Path, data: dict[str, Any], seed: int = 0, parallelism: int | None = None
+    storage: Path,
+    data: dict[str, Any],
+    seed: int = 0,
+    parallelism: int | None = None,
+    connect: Callable[[], object] = tasks.connected,
 ) -> tuple[Prepared, list[str]]:
-    """Prepares, and gives what was reported."""
+    """Prepares, and gives what was reported; in this process without a parallelism."""
     lines: list[str] = []
     spec = resolve(loads(spec_text(storage, data, seed)))
-    return prepare.run(spec, lines.append, parallelism), lines
+    return prepare.run(spec, lines.append, parallelism, connect=connect), lines
 
 
 def split(

@@ -374,6 +374,6 @@ def test_first_fault_is_the_same_at_any_parallelism(tmp_path: Path) -> None:
         rows[20 + index]["age"] = "unknown"
         write_csv(tmp_path / "rows" / f"{index}.csv", rows)
     data = {"source": str(tmp_path / "rows"), "features": {"columns": {"age": "numeric"}}}
-    for parallelism in (1, 7):
+    for parallelism in (None, 1, 7):
         with pytest.raises(DataError, match=r"rows/0\.csv: row 21: age: 'unknown' is not a number"):
             preparing.run(tmp_path / "storage", data, parallelism=parallelism)

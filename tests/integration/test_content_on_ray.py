@@ -14,6 +14,8 @@ import preparing
 import pytest
 from ray.data import DataContext, ExecutionResources
 
+from raydc.data import small_jobs
+
 PREPARE_TIMEOUT_S = 300
 # Prepares one data set with a Ray of its own, and prints the hash of each file.
 _PREPARE = """
@@ -43,10 +45,14 @@ def context() -> Iterator[DataContext]:
 
 
 @pytest.mark.usefixtures("ray_engine")
-def test_content_depends_on_neither_cpus_nor_blocks(tmp_path: Path, context: DataContext) -> None:
+def test_content_depends_on_neither_cpus_nor_blocks(
+    tmp_path: Path, context: DataContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dates, texts, encodings, scales and pictures in one Parquet file."""
     data = mixed_sources.parquet(tmp_path)
-    found = []
+    here, _ = preparing.run(tmp_path / "here", data)
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
+    found = [preparing.contents(here)]
     for num_cpus, block_bytes, parallelism in ((1, None, 1), (4, 2_000, None)):
         context.execution_options.resource_limits = ExecutionResources(cpu=num_cpus)
         if block_bytes is not None:
@@ -54,6 +60,7 @@ def test_content_depends_on_neither_cpus_nor_blocks(tmp_path: Path, context: Dat
         made, _ = preparing.run(tmp_path / f"cpus-{num_cpus}", data, parallelism=parallelism)
         found.append(preparing.contents(made))
     assert found[1] == found[0]
+    assert found[2] == found[0]
     assert any(name.startswith("train-") for name in found[0])
 
 
@@ -63,7 +70,11 @@ def test_content_of_every_source_is_the_same_on_every_ray(tmp_path: Path, kind: 
     data = json.dumps(mixed_sources.SOURCES[kind](tmp_path))
     tests = Path(__file__).resolve().parent
     paths = [str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        small_jobs.SMALL_VARIABLE: "0",
+    }
     found = []
     for num_cpus, block_bytes in ((1, 0), (2, 8_000), (4, 2_000)):
         arguments = [str(tmp_path / f"cpus-{num_cpus}"), str(num_cpus), str(block_bytes), data]

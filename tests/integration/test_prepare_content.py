@@ -87,6 +87,10 @@ def _image_folder(folder: Path) -> dict[str, Any]:
     return {"source": str(folder / "photos"), "features": {"image_size": [6, 7]}}
 
 
+def no_ray() -> None:
+    raise AssertionError("a small source needs no Ray")
+
+
 SOURCES = [_csv_files, _parquet_file, _json_lines, _regression, _idx_files, _image_folder]
 
 
@@ -112,6 +116,9 @@ def test_prepare_content_is_the_same_at_any_parallelism(
     assert seven.folder.local_path.name == one.folder.local_path.name
     assert preparing.contents(seven) == preparing.contents(one)
     assert one.num_rows["train"] > 0
+    monkeypatch.undo()
+    here, _ = preparing.run(tmp_path / "here", data, connect=no_ray)
+    assert preparing.contents(here) == preparing.contents(one)
 
 
 @pytest.mark.parametrize("make", SOURCES)
