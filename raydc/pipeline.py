@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from raydc import spec
-from raydc.checkpoint import run_files, run_name
 from raydc.data import prepare
 from raydc.data.prepared import Prepared
 from raydc.engine import interruption
@@ -71,6 +70,9 @@ def begin_run(context: RunContext, given_text: str | None, resume: bool, new: bo
         RunError: A run of this name exists and neither flag was given; there is nothing to resume;
             the spec has changed since; or another process drives it.
     """
+    # Imports torch, which a preparation does not need.
+    from raydc.checkpoint import run_files, run_name
+
     folder = context.run_folder
     run_name.refuse_taken_name(context.storage / "runs", context.spec.name, resume, new)
     exists = folder.exists("resolved.yaml")

@@ -24,6 +24,9 @@ def check_early(spec: ResolvedSpec) -> None:
     """
     # Imported late: `raydc --help` loads neither torch nor pyarrow.
     from raydc.data.source_check import check_source
+
+    # First, because the others import torch, which takes seconds.
+    check_source(spec.data)
     from raydc.models.section_check import check_section
 
     check_section(spec.model)
@@ -35,7 +38,6 @@ def check_early(spec: ResolvedSpec) -> None:
         from raydc.data.tokenizer_file import check_tokenizer
 
         check_tokenizer(spec.data.features.text)
-    check_source(spec.data)
 
 
 def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,13 @@ def test_limit_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     result = CliRunner().invoke(main, ["prepare", "small.yaml"])
     assert result.exit_code == 2
     assert "RAYDC_SMALL_MB is '8MB', which is not a number" in result.output
+
+
+def test_preparation_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys; from raydc.cli import main;"
+        "main(['prepare', 'small.yaml'], standalone_mode=False);"
+        "print(sorted({'ray', 'torch'} & set(sys.modules)))"
+    )
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=120)
+    assert output.splitlines()[-1] == "[]"
