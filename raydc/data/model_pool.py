@@ -84,17 +84,20 @@ def batch_rows(features: Features) -> int:
     return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1, signature.row_bytes)))
 
 
-def fits_here(spec: Spec, num_batches: int) -> bool:
-    """Whether this process does the work itself, sooner than a pool of one process would start.
+def fits_here(spec: Spec, num_bytes: int, num_batches: int) -> bool:
+    """Whether this process does the work itself, sooner than a pool would start.
 
     GPUs are left to Ray, which knows who uses them.
 
     Args:
         spec: Spec of the model; `scaling.use_gpu` allows a GPU per process.
+        num_bytes: Bytes of the rows.
         num_batches: Approximate number of batches of the data set.
     """
-    # A larger one would get several processes.
-    if num_batches >= 2 * _BATCHES_PER_PROCESS or not small_jobs.small_bytes():
+    small_bytes = small_jobs.small_bytes()
+    # A pool for fewer batches would have one process, which would be no faster.
+    is_for_one = num_bytes <= small_bytes or num_batches < 2 * _BATCHES_PER_PROCESS
+    if not small_bytes or not is_for_one:
         return False
     return not spec.scaling.use_gpu or not _has_gpu()
 

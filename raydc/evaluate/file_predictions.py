@@ -78,7 +78,10 @@ def predict_file(
         say(note)
     reader = prediction_source.reader(loaded.features, layout, data)
     calls = reader.pieces(layout.files)
-    if model_pool.fits_here(loaded.spec, len(calls)) and small_jobs.is_small(layout, data):
+    num_bytes = sum(file.num_bytes for file in layout.files)
+    if small_jobs.is_small(layout, data) and model_pool.fits_here(
+        loaded.spec, num_bytes, len(calls)
+    ):
         tables = _predict_here(_Predictor(loaded, layout), calls)
     else:
         connect()

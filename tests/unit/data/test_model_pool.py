@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from training import training_spec
 
-from raydc.data import model_pool
+from raydc.data import model_pool, small_jobs
 from raydc.data.model_pool import Pool, choose_pool
 from raydc.errors import ClusterError
 
@@ -55,3 +55,29 @@ def test_wait_for_a_pool_is_said_once_and_has_a_limit(monkeypatch: pytest.Monkey
     ):
         model_pool.wait_for_pool(training_spec("x"), 1, "predict", lines.append)
     assert lines == ["predict   waits for resources; free now: 0.5 of 2 CPU"]
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "num_batches", "has_gpu", "expected"),
+    [
+        (1_000, MANY, False, True),
+        # For few batches a pool would have one process.
+        (10**12, 15, False, True),
+        (10**12, 16, False, False),
+        (1_000, 1, True, False),
+    ],
+)
+def test_small_work_is_done_here_where_no_gpu_is(
+    monkeypatch: pytest.MonkeyPatch,
+    num_bytes: int,
+    num_batches: int,
+    has_gpu: bool,
+    expected: bool,
+) -> None:
+    monkeypatch.setattr(model_pool, "_has_gpu", lambda: has_gpu)
+    spec = training_spec("store")
+    assert model_pool.fits_here(spec, num_bytes, num_batches) is expected
+    without = training_spec("store", scaling={"use_gpu": False})
+    assert model_pool.fits_here(without, 1_000, 1)
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
+    assert not model_pool.fits_here(without, 1_000, 1)
