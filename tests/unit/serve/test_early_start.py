@@ -40,9 +40,11 @@ def progress(step: int, rows_per_s: float) -> dict[str, Any]:
 
 def test_short_training_starts_it_at_once_and_only_once(tmp_path: Path, starts: list[str]) -> None:
     early = early_start(tmp_path, max_steps=5)
-    early.watch(progress(999, 1000.0))
     early.wait()
     assert starts == ["raydc-early-serve"]
+    early.watch(progress(999, 1000.0))
+    early.wait()
+    assert len(starts) == 1
 
 
 def test_long_training_starts_it_near_its_end(tmp_path: Path, starts: list[str]) -> None:
