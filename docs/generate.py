@@ -37,8 +37,9 @@ OWN = {
     "RAYDC_SMALL_MB": (
         "raydc/data/small_jobs.py",
         "8",
-        "Megabytes of rows up to which a command prepares, inspects, evaluates and predicts in its "
-        "own process, sooner than tasks of Ray would start; 0 gives everything to Ray.",
+        "Megabytes of files (compressed ones count four times) up to which a command prepares, "
+        "inspects and predicts in its own process, sooner than tasks of Ray would start; as many "
+        "of rows for an evaluation. 0 gives everything to Ray.",
     ),
     "RAYDC_PROJECT": (
         "examples/submit.py",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from raydc import spec
 from raydc.data import prepare
 from raydc.data.prepared import Prepared
 from raydc.engine import interruption
@@ -83,10 +81,7 @@ def begin_run(context: RunContext, given_text: str | None, resume: bool, new: bo
         if exists and resume:
             run_files.compare_resolved(context.spec, folder, context.report)
             return True
-        resolved = yaml.safe_dump(spec.to_dict(context.spec), sort_keys=False)
-        folder.write_bytes("spec.yaml", (resolved if given_text is None else given_text).encode())
-        # Last, because this file makes the folder a run.
-        folder.write_bytes("resolved.yaml", resolved.encode())
+        run_files.write_spec(context.spec, folder, given_text)
         return False
 
 
@@ -296,18 +291,20 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
     check_model(context, data)
     weights = load_fork(context, data, fork)
     resumed = begin_run(context, text, resume, new)
-    early = None
-    # A cluster may serve something already, and a search does not say when it ends.
-    if context.spec.serve is not None and context.spec.sweep is None and context.engine.local:
-        from raydc.serve.control.early_start import EarlyStart
+    with contextlib.ExitStack() as leaving:
+        early = None
+        # A cluster may serve something already, and a search does not say when it ends.
+        if context.spec.serve is not None and context.spec.sweep is None and context.engine.local:
+            from raydc.serve.control.early_start import EarlyStart
 
-        early = EarlyStart(context.spec, data)
-    model = (
-        train_model(context, data, resumed, weights, early.watch if early else None)
-        if context.spec.sweep is None
-        else search(context, data)
-    )
-    with interruption.resumable():
+            early = EarlyStart(context.spec, data)
+            leaving.callback(early.leave)
+        if context.spec.sweep is not None:
+            model = search(context, data)
+        else:
+            watch = early.watch if early else None
+            model = train_model(context, data, resumed, weights, watch)
+        leaving.enter_context(interruption.resumable())
         metrics = evaluate_model(context, model, data)
         version = register_model(context, model, metrics)
         write_report(context, data)

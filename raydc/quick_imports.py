@@ -12,6 +12,7 @@ import gc
 # New objects between two collections; Python's own number is 700. More of them save nothing more.
 _IMPORTING = 10_000
 _normal = gc.get_threshold()
+_has_ended = False
 
 
 def begin() -> None:
@@ -22,10 +23,17 @@ def begin() -> None:
 def end() -> None:
     """Collects garbage as usual again, but leaves out what there is now; it will hardly go.
 
-    Call it when a process begins its real work: garbage may then hold a step's tensors.
+    Call it when a process begins its real work: garbage may then hold a step's tensors. Only the
+    first call does something, because later there may be more than imports.
     """
-    gc.set_threshold(*_normal)
-    gc.freeze()
+    global _has_ended
+    if gc.get_threshold() == (_IMPORTING, *_normal[1:]):
+        gc.set_threshold(*_normal)
+    if not _has_ended:
+        _has_ended = True
+        # What is garbage now would stay for ever.
+        gc.collect()
+        gc.freeze()
 
 
 def leave() -> None:

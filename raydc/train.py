@@ -122,7 +122,9 @@ def run(
 
         def pass_on(record: dict[str, Any]) -> None:
             if watch is not None:
-                watch(record)
+                # Whoever watches must end neither the run nor its metrics.
+                with contextlib.suppress(Exception):
+                    watch(record)
             run_metrics.add(record)
 
         with Progress(report, spec.train.global_batch_size, pass_on) as progress:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from raydc import spec as specs
 from raydc.checkpoint import resume
 from raydc.checkpoint.store import CheckpointStore, name_of
 from raydc.checksummed_folder import is_damage, read_one
@@ -54,6 +55,20 @@ def require_run(folder: Storage, runs: Storage, name: str) -> None:
         f"there is no run {name!r} at {folder.uri}; {there}",
         "Check name and storage; `raydc runs` lists what there is.",
     )
+
+
+def write_spec(spec: ResolvedSpec, folder: Storage, given_text: str | None) -> None:
+    """Writes both forms of the spec of a new run, which makes its folder a run.
+
+    Args:
+        spec: The resolved spec.
+        folder: Folder of the run.
+        given_text: The spec file as the user wrote it; None stores the resolved one in its place.
+    """
+    resolved = yaml.safe_dump(specs.to_dict(spec), sort_keys=False)
+    folder.write_bytes("spec.yaml", (resolved if given_text is None else given_text).encode())
+    # Last, because this file makes the folder a run.
+    folder.write_bytes("resolved.yaml", resolved.encode())
 
 
 def compare_resolved(spec: ResolvedSpec, folder: Storage, report: Say) -> None:

@@ -147,7 +147,7 @@ def _read(listing: StoreListing, name: str) -> Run:
 
 
 def _spec_name(listing: StoreListing, name: str) -> str:
-    """`name` of the resolved spec; that of the folder if the spec cannot be read."""
+    """`name` of the resolved spec, of which no more is read; else that of the folder."""
     path = f"runs/{name}/resolved.yaml"
     content = listing.read_bytes(path) if "resolved.yaml" in listing.files("runs", name) else None
     if content is None:

@@ -1,4 +1,4 @@
-"""What a preparation does with blocks, inside tasks of Ray Data or in the driver (`tasks.placed`).
+"""What a preparation does with blocks, in tasks of Ray Data or in the driver (`run_placed`).
 
 Each function resolves references to blocks and hands the tables to pure code.
 Results are plain JSON values, as `tasks.run_calls` requires.

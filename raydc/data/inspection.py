@@ -144,14 +144,17 @@ def run(
 
     # Nothing is written below this folder, except snapshots of sources that are not files.
     folder = Storage(spec.storage) / "data"
-    with (
-        snapshot_source.located(spec.data, folder, report) as (data, layout),
-        tasks.placed(parallelism is None and small_jobs.is_small(layout, data), connect),
-    ):
-        spec = spec.model_copy(update={"data": data})
-        stages = PrepareStages(spec, layout, folder, listen, parallelism, _REPORT_EVERY_S)
-        blocks, cleaner, columns = stages.open_sources()
-        return _Inspector(spec, layout, blocks, cleaner).inspect(columns.ignored, notes)
+    with snapshot_source.located(spec.data, folder, report) as (data, layout):
+        located = spec.model_copy(update={"data": data})
+
+        def inspect() -> Inspection:
+            notes.clear()
+            stages = PrepareStages(located, layout, folder, listen, parallelism, _REPORT_EVERY_S)
+            blocks, cleaner, columns = stages.open_sources()
+            return _Inspector(located, layout, blocks, cleaner).inspect(columns.ignored, notes)
+
+        is_small = parallelism is None and small_jobs.is_small(layout, data)
+        return tasks.run_placed(is_small, connect, inspect)
 
 
 class _Inspector:

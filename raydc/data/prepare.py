@@ -110,12 +110,13 @@ def run(
             storage.
     """
     store = Storage(spec.storage) / "data"
-    with (
-        snapshot_source.located(spec.data, store, report) as (data, layout),
-        tasks.placed(parallelism is None and small_jobs.is_small(layout, data), connect),
-    ):
+    with snapshot_source.located(spec.data, store, report) as (data, layout):
         located = spec.model_copy(update={"data": data})
-        return _prepare(located, layout, store, report, parallelism, report_every_s)
+        return tasks.run_placed(
+            parallelism is None and small_jobs.is_small(layout, data),
+            connect,
+            lambda: _prepare(located, layout, store, report, parallelism, report_every_s),
+        )
 
 
 def _prepare(

@@ -2,7 +2,7 @@
 
 Every stage is a set of tasks over the blocks of the first. Blocks stay in Ray's object store from
 the first stage to the last; the driver sees counts and places only. Of a small source, all of it
-happens in the driver (`tasks.placed`).
+happens in the driver (`tasks.run_placed`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 
@@ -16,9 +17,9 @@ _SMALL_MB = 8.0
 SMALL_VARIABLE = "RAYDC_SMALL_MB"
 # Opening files takes longer than reading small ones.
 _MAX_FILES = 512
-# Compressed rows are about this much larger in memory.
+# Compressed rows are about this much larger in memory. `tasks.read_blocks` sees the rest.
 _EXPANSION = 4
-_COMPRESSED = (".gz", ".bz2", ".zst", ".xz", ".npz", ".parquet")
+_COMPRESSED = (".gz", ".bz2", ".zst", ".xz", ".npz", ".tgz")
 
 
 def is_small(layout: Layout, data: Data) -> bool:
@@ -40,23 +41,31 @@ def is_small(layout: Layout, data: Data) -> bool:
 
 
 def small_bytes() -> float:
-    """Bytes of rows up to which this process does the work itself; see `RAYDC_SMALL_MB`.
+    """Bytes of files up to which this process does the work itself; see `RAYDC_SMALL_MB`.
 
     Raises:
-        UsageError: The variable is not a number.
+        UsageError: The variable is not a number from 0 on.
     """
     given = os.environ.get(SMALL_VARIABLE)
-    try:
-        return 1e6 * (_SMALL_MB if given is None else float(given))
-    except ValueError:
-        raise UsageError(
-            f"the environment variable {SMALL_VARIABLE} is {given!r}, which is not a number",
-            "Give megabytes, such as 8, or 0 to use Ray for all data.",
-        ) from None
+    with contextlib.suppress(ValueError):
+        megabytes = _SMALL_MB if given is None else float(given)
+        # Not a number fails, too.
+        if megabytes >= 0:
+            return 1e6 * megabytes
+    raise UsageError(
+        f"the environment variable {SMALL_VARIABLE} is {given!r}, which is not a number from 0 on",
+        "Give megabytes, such as 8, or 0 to use Ray for all data.",
+    )
 
 
 def _num_bytes(layouts: Iterable[Layout]) -> int:
-    files = [file for layout in layouts for file in layout.files]
     return sum(
-        file.num_bytes * (_EXPANSION if file.path.endswith(_COMPRESSED) else 1) for file in files
+        file.num_bytes * (_EXPANSION if _is_compressed(layout, file.path) else 1)
+        for layout in layouts
+        for file in layout.files
     )
+
+
+def _is_compressed(layout: Layout, path: str) -> bool:
+    is_packed = layout.format in ("parquet", "image_folder", "tar")
+    return is_packed or path.lower().endswith(_COMPRESSED)

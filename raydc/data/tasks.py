@@ -1,8 +1,9 @@
 """Where the work of a preparation runs: in tasks of Ray Data, or in the driver if there is little.
 
 A task of Ray Data costs more than some megabytes of rows: its process starts and imports for
-seconds, and each stage plans, schedules and gathers. `placed` holds for a whole preparation; the
-same code runs on the same rows, so the content does not depend on it. See `raydc.data.small_jobs`.
+seconds, and each stage plans, schedules and gathers. `run_placed` holds for a whole preparation;
+the same code runs on the same rows, so the content does not depend on it. See
+`raydc.data.small_jobs`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from raydc.errors import REPORT_IT, DataError, RaydcError, unexpected
 
+T = TypeVar("T")
 ReadCall = Callable[[], Iterable[pa.Table]]
 BlockRef = Any  # A ray.ObjectRef of a pa.Table, or a `_Kept` one.
 
@@ -35,21 +37,36 @@ def connected() -> None:
     """Does nothing: for callers that have connected to Ray already."""
 
 
-@contextlib.contextmanager
-def placed(is_small: bool, connect: Callable[[], object]) -> Iterator[None]:
-    """Runs all calls of the block in this process if there is little to do, else in Ray tasks.
+# Small files may hold large rows: pictures of one colour, or windows that overlap.
+_MAX_KEPT_BYTES = 256 * 1024 * 1024
+_num_kept_bytes: ContextVar[int] = ContextVar("num_kept_bytes", default=0)
+
+
+class _TooLargeError(Exception):
+    """The rows of a small source do not fit into the driver."""
+
+
+def run_placed(is_small: bool, connect: Callable[[], object], work: Callable[[], T]) -> T:
+    """Does work whose calls run in this process if there is little to do, else in Ray tasks.
+
+    Work whose rows turn out to be large is begun again with Ray.
 
     Args:
         is_small: Whether there is so little work that tasks would only cost time.
         connect: Connects to Ray; called only if Ray is needed.
+        work: Calls `read_blocks`, `run_calls` and the others. It leaves nothing behind if it fails.
     """
-    if not is_small:
-        connect()
-    before = _is_in_process.set(is_small)
-    try:
-        yield
-    finally:
-        _is_in_process.reset(before)
+    if is_small:
+        before, kept_before = _is_in_process.set(True), _num_kept_bytes.set(0)
+        try:
+            return work()
+        except _TooLargeError:
+            pass
+        finally:
+            _is_in_process.reset(before)
+            _num_kept_bytes.reset(kept_before)
+    connect()
+    return work()
 
 
 def fetch(reference: Any) -> Any:
@@ -111,6 +128,9 @@ def read_blocks(
     with named_faults(name):
         for call in calls:
             for table in call():
+                _num_kept_bytes.set(_num_kept_bytes.get() + table.nbytes)
+                if _num_kept_bytes.get() > _MAX_KEPT_BYTES:
+                    raise _TooLargeError
                 blocks.append(_Kept(table))
                 num_rows += table.num_rows
                 if on_rows is not None:
@@ -162,7 +182,7 @@ def named_faults(name: str) -> Iterator[None]:
     try:
         yield
     # The command line explains a full disk, here as elsewhere in this process.
-    except (RaydcError, OSError):
+    except (RaydcError, OSError, _TooLargeError):
         raise
     except Exception as fault:
         raise DataError(f"{name} failed: {unexpected(fault)}", REPORT_IT) from fault

@@ -205,6 +205,9 @@ def _raw(column: pa.Array, is_numeric: bool, missing_values: Sequence[str]) -> A
 
 def _numbers(column: pa.Array, missing_values: Sequence[str]) -> npt.NDArray[np.float64] | None:
     """Numbers of a column, read at once; None if its cells have to be looked at one by one."""
+    # An all-null column of Parquet has no type that a text could be compared with.
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan)
     kind = values.kind_of(column.type)
     # A decimal becomes a number where that of a request does, so that both have the same bits.
     if kind not in ("number", "text") or pa.types.is_decimal(column.type):

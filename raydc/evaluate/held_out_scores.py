@@ -131,11 +131,15 @@ def _no_scores(loaded: bundle.Bundle, num_rows: int) -> Scores:
 def _judge_here(evaluator: _Evaluator, num_rows: int) -> Iterator[Batch]:
     """Judges all rows in this process, in the batches of a pool."""
     size = model_pool.batch_rows(evaluator.bundle.features)
-    starts = range(0, num_rows, size)
-    with tasks.named_faults("evaluate"):
-        parts = [evaluator({"id": np.arange(num_rows)[start : start + size]}) for start in starts]
-    # One update, as with a pool: sums of metrics are taken in the same order.
-    yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # In the updates of a pool: sums of metrics are taken in the same order.
+    for first in range(0, num_rows, _ROWS_PER_UPDATE):
+        last = min(first + _ROWS_PER_UPDATE, num_rows)
+        with tasks.named_faults("evaluate"):
+            parts = [
+                evaluator({"id": np.arange(start, min(start + size, last))})
+                for start in range(first, last, size)
+            ]
+        yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _judge_in_pool(

@@ -27,6 +27,7 @@ from raydc.bundle import Bundle
 from raydc.data import shards, small_jobs
 from raydc.engine import Engine
 from raydc.errors import CheckpointError, DataError, UsageError
+from raydc.evaluate import held_out_scores
 from raydc.features.images import encode_png
 from raydc.storage import Storage
 
@@ -120,7 +121,9 @@ def test_no_free_cpu_is_said_and_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("where")
-def test_evaluate_classification_scores(tmp_path: Path) -> None:
+def test_evaluate_classification_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Several updates of the metrics, the last of them smaller.
+    monkeypatch.setattr(held_out_scores, "_ROWS_PER_UPDATE", 1100)
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(NUM_ROWS)
     x = loaded.features.apply(loaded.features.from_json_rows(rows))

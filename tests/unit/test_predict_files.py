@@ -277,3 +277,16 @@ def test_an_input_that_holds_something_else_is_refused(
     write_rows(source, [{**small_models.table_rows(1)[0], "job": cell}])
     with pytest.raises(DataError, match=r"rows\.jsonl: line 1: job: "):
         predict_to(bundle_folder, Data(source="", target="answer"), source, tmp_path / "out.csv")
+
+
+def test_column_of_nothing_but_nulls_is_predicted(tmp_path: Path) -> None:
+    """pandas writes a column of None with a type of its own."""
+    place = Storage(str(tmp_path / "bundle"))
+    small_models.write_bundle(place, small_models.table_features())
+    rows = pa.table({"age": pa.nulls(3), "hours": [1.0, 2.0, 3.0], "job": ["cook"] * 3})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    output = tmp_path / "out.jsonl"
+    trained = bundle.load(place).spec.data
+    assert predict_to(place, trained, tmp_path / "rows.parquet", output) == 3
+    alone = bundle.load(place).predict_rows([{"age": None, "hours": 1.0, "job": "cook"}])
+    assert read_rows(output)[0]["score"] == alone[0]["score"]

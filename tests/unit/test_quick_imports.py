@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -14,10 +15,12 @@ from raydc import quick_imports
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """Puts the settings of the process back."""
+    """Settings of a process that has just started; they are put back."""
+    quick_imports._has_ended = False
     yield
     gc.set_threshold(*quick_imports._normal)
     gc.unfreeze()
+    quick_imports._has_ended = False
 
 
 def test_work_begins_with_the_usual_collection_and_nothing_to_look_through() -> None:
@@ -31,6 +34,26 @@ def test_work_begins_with_the_usual_collection_and_nothing_to_look_through() -> 
     garbage.append(garbage)
     del garbage
     assert gc.collect() >= 1, "what came later is collected"
+
+
+def test_garbage_of_later_is_never_kept_for_ever() -> None:
+    class Marked(list[object]):
+        pass
+
+    for _ in range(2):
+        cycle = Marked()
+        cycle.append(cycle)
+        gone = weakref.ref(cycle)
+        del cycle
+        quick_imports.end()
+        gc.collect()
+        assert gone() is None
+
+
+def test_thresholds_that_the_user_has_set_stay() -> None:
+    gc.set_threshold(123, 4, 5)
+    quick_imports.end()
+    assert gc.get_threshold() == (123, 4, 5)
 
 
 def test_import_of_torch_collects_a_few_times() -> None:

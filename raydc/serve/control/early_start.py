@@ -19,6 +19,8 @@ from raydc.spec.sections import Serve
 _BEFORE_END_S = 20.0
 # A training that reads fewer bytes of inputs is over in about as long.
 _SHORT_BYTES = 64_000_000
+# A signal leaves a command ten seconds, of which the end of Ray takes some.
+_LEAVE_TIMEOUT_S = 4.0
 
 
 class EarlyStart:
@@ -59,6 +61,11 @@ class EarlyStart:
             return False
         rows = (record["total_steps"] - record["step"]) * self._batch_size
         return bool(rows / record["rows_per_s"] <= _BEFORE_END_S)
+
+    def leave(self) -> None:
+        """Waits a moment for a start that has begun: Ray must not end in the middle of it."""
+        if self._thread.ident is not None:
+            self._thread.join(_LEAVE_TIMEOUT_S)
 
     def wait(self) -> None:
         """Waits until Serve has started or failed to; the deployment finds out which."""
