@@ -69,21 +69,7 @@ def read_blocks(
     num_blocks: int | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[ray.ObjectRef]:
-    """Runs calls that yield tables of rows, and keeps the tables in the object store.
-
-    Args:
-        calls: Each yields any number of tables.
-        name: Name of the operator in Ray Data, for its logs and its dashboard.
-        num_blocks: Blocks to aim at: Ray Data splits the tables of a call to reach it. None means
-            one per call.
-        on_rows: Called with the number of rows read so far, whenever more have arrived.
-
-    Returns:
-        References to the tables, in the order of arrival.
-
-    Raises:
-        RaydcError: A call raised it.
-    """
+    """Does what `tasks.read_blocks` says, and keeps the tables in the object store."""
     with quiet_ray_data():
         data = ray.data.read_datasource(
             _CallDatasource(calls, name), override_num_blocks=num_blocks or len(calls)
@@ -113,20 +99,7 @@ def stream_tables(calls: Sequence[ReadCall], name: str) -> ray.data.Dataset:
 def run_calls(
     calls: Sequence[Callable[[], Any]], name: str, on_done: Callable[[int], None] | None = None
 ) -> list[Any]:
-    """Runs calls that return one small JSON value each.
-
-    Args:
-        calls: Calls without arguments, each in one task.
-        name: Name of the operator in Ray Data, for its logs and its dashboard.
-        on_done: Called with the number of calls done so far, after each.
-
-    Returns:
-        Their values, in the order of the calls.
-
-    Raises:
-        DataError: The error of the first call, in that order, that failed; independent of the
-            parallelism.
-    """
+    """Does what `tasks.run_calls` says, each call in a task."""
     if not calls:
         return []
     values: list[Any] = [None] * len(calls)

@@ -120,10 +120,23 @@ def test_no_free_cpu_is_said_and_waited_for(tmp_path: Path) -> None:
 # Scores -------------------------------------------------------------------------------------------
 
 
+def test_scores_have_the_same_bits_here_and_in_a_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_engine: Engine
+) -> None:
+    # Several updates of the metrics, the last of them smaller: sums depend on their order.
+    monkeypatch.setattr(held_out_scores, "_ROWS_PER_UPDATE", 300)
+    place, loaded = make(tmp_path, small_models.table_features())
+    rows = small_models.table_rows(NUM_ROWS)
+    x = loaded.features.apply(loaded.features.from_json_rows(rows))
+    y = np.random.default_rng(1).integers(0, 3, NUM_ROWS)
+    folder = data_set(tmp_path, loaded.features, x, y)
+    here = evaluate.run(place, folder, slices=("job", "age:30,60"))
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
+    assert evaluate.run(place, folder, slices=("job", "age:30,60")) == here
+
+
 @pytest.mark.usefixtures("where")
-def test_evaluate_classification_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Several updates of the metrics, the last of them smaller.
-    monkeypatch.setattr(held_out_scores, "_ROWS_PER_UPDATE", 1100)
+def test_evaluate_classification_scores(tmp_path: Path) -> None:
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(NUM_ROWS)
     x = loaded.features.apply(loaded.features.from_json_rows(rows))

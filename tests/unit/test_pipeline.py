@@ -15,6 +15,8 @@ from raydc.engine import Engine
 from raydc.errors import CheckpointError, RunError, ServeError, SpecError, UsageError
 from raydc.registry import Registry
 from raydc.run_context import RunContext, open_context
+from raydc.serve.control import early_start
+from raydc.serve.control.early_start import EarlyStart
 from raydc.storage import Storage
 from raydc.tracking import lease
 
@@ -132,3 +134,28 @@ def test_weight_of_an_unknown_class_is_refused_before_the_run(
     context = make_context(tmp_path, lines, train={"epochs": 1, "loss": loss})
     with pytest.raises(SpecError, match=r"train\.loss\.class_weights: 'unknown' is not one of"):
         pipeline.check_model(context, data)
+
+
+def test_run_that_fails_waits_for_the_start_of_serve_before_ray_ends(
+    tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make_context(tmp_path, lines, serve={"port": 0})
+    left: list[str] = []
+
+    class Recorded(EarlyStart):
+        def __init__(self, *_: object) -> None:
+            """Starts nothing."""
+
+        def leave(self) -> None:
+            left.append("left")
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(early_start, "EarlyStart", Recorded)
+    for stage in ("prepare_data", "check_model", "load_fork"):
+        monkeypatch.setattr(pipeline, stage, lambda *_: None)
+    monkeypatch.setattr(pipeline, "train_model", fail)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(context, "name: digits\n", resume=False, new=False)
+    assert left == ["left"]

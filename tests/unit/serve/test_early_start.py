@@ -60,6 +60,29 @@ def test_long_training_starts_it_near_its_end(tmp_path: Path, starts: list[str])
     assert starts == ["raydc-early-serve"]
 
 
+def test_leaving_waits_for_a_start_that_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray must not end in the middle of it."""
+    gate, done = threading.Event(), []
+
+    def listen(_: Serve) -> None:
+        gate.wait(60)
+        done.append("started")
+
+    monkeypatch.setattr(application, "listen", listen)
+    early = early_start(tmp_path, max_steps=5)
+    joined = early._thread.join
+
+    def join(timeout: float | None = None) -> None:
+        gate.set()
+        joined(timeout)
+
+    monkeypatch.setattr(early._thread, "join", join)
+    early.leave()
+    assert done == ["started"]
+
+
 def test_start_that_fails_is_left_to_the_deployment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
