@@ -29,6 +29,8 @@ from raydc.engine import Engine
 from raydc.errors import CheckpointError, DataError, UsageError
 from raydc.evaluate import held_out_scores
 from raydc.features.images import encode_png
+from raydc.models.judged import Judged
+from raydc.models.scores import Scores
 from raydc.storage import Storage
 
 # More than two batches.
@@ -123,16 +125,27 @@ def test_no_free_cpu_is_said_and_waited_for(tmp_path: Path) -> None:
 def test_scores_have_the_same_bits_here_and_in_a_pool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_engine: Engine
 ) -> None:
-    # Several updates of the metrics, the last of them smaller: sums depend on their order.
+    # Several updates of the metrics, the last of them smaller: last bits of sums depend on them.
     monkeypatch.setattr(held_out_scores, "_ROWS_PER_UPDATE", 300)
+    sizes: list[int] = []
+    add = Scores.add
+
+    def count(self: Scores, found: Judged, index: int) -> None:
+        sizes.append(len(found.predicted_B))
+        add(self, found, index)
+
+    monkeypatch.setattr(Scores, "add", count)
     place, loaded = make(tmp_path, small_models.table_features())
     rows = small_models.table_rows(NUM_ROWS)
     x = loaded.features.apply(loaded.features.from_json_rows(rows))
     y = np.random.default_rng(1).integers(0, 3, NUM_ROWS)
     folder = data_set(tmp_path, loaded.features, x, y)
-    here = evaluate.run(place, folder, slices=("job", "age:30,60"))
+    here, sizes_here = evaluate.run(place, folder), sizes.copy()
+    assert sizes_here == [300] * 8 + [100]
+    sizes.clear()
     monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
-    assert evaluate.run(place, folder, slices=("job", "age:30,60")) == here
+    assert evaluate.run(place, folder) == here
+    assert sizes == sizes_here
 
 
 @pytest.mark.usefixtures("where")

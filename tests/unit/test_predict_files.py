@@ -282,7 +282,8 @@ def test_an_input_that_holds_something_else_is_refused(
 def test_column_of_nothing_but_nulls_is_predicted(tmp_path: Path) -> None:
     """pandas writes a column of None with a type of its own."""
     place = Storage(str(tmp_path / "bundle"))
-    small_models.write_bundle(place, small_models.table_features())
+    features = replace(small_models.table_features(), missing_values=("NA",))
+    small_models.write_bundle(place, features)
     rows = pa.table({"age": pa.nulls(3), "hours": [1.0, 2.0, 3.0], "job": ["cook"] * 3})
     pq.write_table(rows, tmp_path / "rows.parquet")
     output = tmp_path / "out.jsonl"
