@@ -184,7 +184,8 @@ def polars_predict(work: Path) -> None:
     from safetensors.torch import load_file
 
     folder = work / "store" / "models" / "scale" / "versions" / "1"
-    fitted = json.loads((folder / "features.json").read_text())["columns"]
+    columns = json.loads((folder / "features.json").read_text())["columns"]
+    fitted = {column["name"]: column for column in columns}
     weights = load_file(folder / "model.safetensors")
     table = pl.read_parquet(work / "table.parquet")
     inputs = []

@@ -36,10 +36,11 @@ OWN = {
     ),
     "RAYDC_SMALL_MB": (
         "raydc/data/small_jobs.py",
-        "8",
-        "Megabytes of files (compressed ones count four times) up to which a command prepares, "
-        "inspects and predicts in its own process, sooner than tasks of Ray would start; as many "
-        "of rows for an evaluation. 0 gives everything to Ray.",
+        "64",
+        "Megabytes of files up to which a command prepares, inspects and predicts in its own "
+        "process, sooner than tasks of Ray would start; an eighth of it of rows for an "
+        "evaluation. Parquet counts half, JSON Lines twice, pictures and compressed files four "
+        "times, a source with a column of texts eight times. 0 gives everything to Ray.",
     ),
     "RAYDC_PROJECT": (
         "examples/submit.py",

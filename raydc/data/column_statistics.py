@@ -7,7 +7,6 @@ were cut into blocks.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -31,6 +30,7 @@ from raydc.data.moments import exact_moments
 from raydc.data.shards import SPLITS
 from raydc.data.target_sums import measure_targets
 from raydc.data.word_counts import count_words
+from raydc.features.coded_texts import CodedTexts
 from raydc.features.number_column import signed_log
 from raydc.order import Ids
 
@@ -109,10 +109,11 @@ def measure_block(table: pa.Table, cleaner: Cleaner) -> RowStatistics:
     if cleaner.data.task == "regression":
         kinds[cleaner.data.target] = "numeric"
     else:
-        texts = values.to_texts(values.column_of(table, cleaner.data.target))
+        texts = values.coded_texts(values.column_of(table, cleaner.data.target))
         several = cleaner.data.task == "multilabel"
-        target = label_sets.parse_all(texts) if several else [[str(text)] for text in texts]
-        labels = _count_labels(target, splits, ids)
+        found = texts.distinct
+        sets = label_sets.parse_all(found) if several else [[str(text)] for text in found]
+        labels = _count_labels(texts, sets, splits, ids)
     return RowStatistics(
         tuple(int((splits == code).sum()) for code in range(len(SPLITS))),
         int((splits == DROPPED).sum()),
@@ -141,14 +142,21 @@ def _measure_column(training: pa.Table, name: str, kind: str, cleaner: Cleaner) 
 
 
 def _count_labels(
-    labels: list[list[str]], splits: SplitCodes, ids: Ids
+    texts: CodedTexts, labels: Sequence[Sequence[str]], splits: SplitCodes, ids: Ids
 ) -> dict[str, dict[str, LabelCount]]:
+    """Counts each label in each split; `labels` has those of each distinct text."""
     result = {}
     for code, name in enumerate(SPLITS):
+        rows = np.flatnonzero(splits == code)
+        used, first, num_rows = np.unique(
+            texts.codes_B[rows], return_index=True, return_counts=True
+        )
         counts: dict[str, list[int]] = {}
-        for index in np.flatnonzero(splits == code).tolist():
-            for label in labels[index]:
-                counts.setdefault(label, [0, int(ids[index])])[0] += 1
+        # In the order of the first rows, as the rows themselves would be counted.
+        for place in np.argsort(first).tolist():
+            for label in labels[int(used[place])]:
+                first_id = int(ids[rows[first[place]]])
+                counts.setdefault(label, [0, first_id])[0] += int(num_rows[place])
         result[name] = {label: LabelCount(*found) for label, found in counts.items()}
     return result
 
@@ -165,9 +173,9 @@ def _measure_numbers(parsed: values.Parsed, has_log: bool = False) -> NumberSums
 
 
 def _measure_categories(column: pa.Array) -> CategoryCounts:
-    texts = values.to_texts(column)
-    counts = Counter(text for text in texts if text is not None)
-    return CategoryCounts(dict(counts), texts.count(None))
+    counts = values.coded_texts(column).counts()
+    missing = counts.pop(None, 0)
+    return CategoryCounts({str(text): count for text, count in counts.items()}, missing)
 
 
 def measure_images(column: pa.Array) -> PixelHistogram:

@@ -20,7 +20,7 @@ from raydc.spec.sections import Spec
 
 # Bytes of the inputs of one batch. The activations of a network need some tens of times as much.
 _BATCH_BYTES = 8 * 1024 * 1024
-_MAX_BATCH_ROWS = 1024
+_MAX_BATCH_ROWS = 8192
 # A process takes seconds to start and to load the model; that is worth it for this many batches.
 _BATCHES_PER_PROCESS = 8
 # Other jobs may end within minutes; an endpoint or a long training does not.
@@ -84,19 +84,26 @@ def batch_rows(features: Features) -> int:
     return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1, signature.row_bytes)))
 
 
-def fits_here(spec: Spec, num_bytes: int, num_batches: int) -> bool:
+_WEIGHT = 8
+
+
+def fits_here(spec: Spec, features: Features, num_bytes: float, num_batches: int) -> bool:
     """Whether this process does the work itself, sooner than a pool would start.
 
     GPUs are left to Ray, which knows who uses them.
 
     Args:
         spec: Spec of the model; `scaling.use_gpu` allows a GPU per process.
+        features: Features of the model.
         num_bytes: Bytes of the rows.
         num_batches: Approximate number of batches of the data set.
     """
     small_bytes = small_jobs.small_bytes()
+    # A network computes longer on a byte of a picture or a text than a preparation does.
+    weight = 1 if features.signature.kind == "vector" else _WEIGHT
+    is_little = num_bytes * weight <= small_bytes
     # A pool for fewer batches would have one process, which would be no faster.
-    is_for_one = num_bytes <= small_bytes or num_batches < 2 * _BATCHES_PER_PROCESS
+    is_for_one = is_little or num_batches < 2 * _BATCHES_PER_PROCESS
     if not small_bytes or not is_for_one:
         return False
     return not spec.scaling.use_gpu or not _has_gpu()

@@ -6,6 +6,7 @@ merge. Adding them would round again, in a way that depends on where the blocks 
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -52,10 +53,10 @@ def _exact_sum(part: npt.NDArray[np.int64]) -> int:
 
 def _exact_sum_of_squares(part: npt.NDArray[np.int64]) -> int:
     limbs = _limbs(part)
+    # A product of two different limbs occurs twice in the square.
     return sum(
-        int((low * high).sum()) << _LIMB_BITS * (i + j)
-        for i, low in enumerate(limbs)
-        for j, high in enumerate(limbs)
+        int((limbs[i] * limbs[j]).sum()) << _LIMB_BITS * (i + j) + (i != j)
+        for i, j in itertools.combinations_with_replacement(range(len(limbs)), 2)
     )
 
 

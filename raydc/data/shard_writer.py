@@ -27,6 +27,7 @@ from raydc.data.file_decoder import probe_of
 from raydc.data.shard_file import shard_bytes
 from raydc.data.shards import SPLITS, shard_name
 from raydc.features import Features
+from raydc.features.coded_texts import CodedTexts
 from raydc.features.images import encode_png
 from raydc.spec.windows import WINDOW
 from raydc.storage import Storage
@@ -109,7 +110,7 @@ def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
             parsed = values.parse_numbers(column)
             column = pa.array(parsed.values, mask=parsed.missing)
         elif kind == "categorical":
-            column = pa.array(values.to_texts(column), pa.string())
+            column = _text_column(values.coded_texts(column))
         elif kind == "text":
             column = pa.array(values.to_strings(column), pa.string())
         elif kind == "list":
@@ -121,6 +122,11 @@ def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
     for name in (values.WINDOW, values.TARGETS) if cleaner.data.windows is not None else ():
         columns[name] = rows.column(name)
     return pa.table(columns)
+
+
+def _text_column(texts: CodedTexts) -> pa.Array:
+    # Taken from the distinct texts: a list would hold an object of Python for each row.
+    return pa.array(texts.distinct, pa.string()).take(pa.array(texts.codes_B))
 
 
 def raw_columns(rows: pa.Table, cleaner: Cleaner, num_rows: int | None = None) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def raw_columns(rows: pa.Table, cleaner: Cleaner, num_rows: int | None = None) -
 
 def _raw_values(column: pa.Array, kind: str) -> Any:
     if kind == "categorical":
-        return values.to_texts(column)
+        return values.coded_texts(column)
     if kind == "text":
         return values.to_strings(column)
     if kind == "numeric":
@@ -170,15 +176,13 @@ def raw_target(rows: pa.Table, cleaner: Cleaner) -> Any:
 
 def query_numbers(column: pa.Array) -> npt.NDArray[np.int64]:
     """A number for the group of each row, which depends on the text of its value only."""
-    encoded = pa.array(values.to_texts(column), pa.string()).dictionary_encode()
-    numbers = [
-        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-        for text in encoded.dictionary.to_pylist()
-    ]
-    # A row without a group is dropped or refused before.
-    codes = np.asarray(encoded.indices.fill_null(0))
-    chosen: npt.NDArray[np.int64] = np.array(numbers or [0], dtype=np.int64)[codes]
-    return chosen
+
+    def number_of(text: str | None) -> int:
+        # A row without a group is dropped or refused before.
+        digest = hashlib.blake2b((text or "").encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1
+
+    return values.coded_texts(column).map(number_of, np.int64)
 
 
 def write_shard(

@@ -116,14 +116,12 @@ class SplitRule:
         return codes
 
     def _group_draws(self, column: pa.Array) -> Keys:
-        encoded = pa.array(values.to_texts(column), pa.string()).dictionary_encode()
-        digests = [
-            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-            for text in encoded.dictionary.to_pylist()
-        ]
-        # The code is unused for rows without a group: they are refused or dropped.
-        codes = np.asarray(encoded.indices.fill_null(0))
-        hashes = np.array(digests or [0], dtype=np.uint64)[codes]
+        def hash_of(text: str | None) -> int:
+            # That of rows without a group is unused: they are refused or dropped.
+            digest = hashlib.blake2b((text or "").encode(), digest_size=8).digest()
+            return int.from_bytes(digest, "little")
+
+        hashes = values.coded_texts(column).map(hash_of, np.uint64)
         return mix(hashes ^ mix(np.array([self.seed + 1], dtype=np.uint64)))
 
     def series(self, table: pa.Table) -> Iterator[tuple[str, Mask, Keys]]:
@@ -133,10 +131,11 @@ class SplitRule:
             yield _TIME, ~parsed.missing & ~parsed.wrong, rank_search.keys_of(parsed.values)
             return
         column = values.column_of(table, self.column)
-        texts = np.array([text or "" for text in values.to_texts(column)], dtype=object)
+        texts = values.coded_texts(column)
         draw = draws(values.row_ids(table), self.seed)
-        for text in sorted(set(texts)):
-            yield text, texts == text, draw
+        for text in sorted({text or "" for text in texts.distinct}):
+            places = [place for place, one in enumerate(texts.distinct) if (one or "") == text]
+            yield text, np.isin(texts.codes_B, places), draw
 
     @property
     def _time_column(self) -> str:
@@ -212,5 +211,8 @@ class SplitRule:
 
 def named_codes(column: pa.Array) -> SplitCodes:
     """Splits that the cells name; -1 for a cell that names none."""
-    texts = values.to_texts(column)
-    return np.array([_NAMES.get((text or "").strip().lower(), -1) for text in texts], dtype=np.int8)
+
+    def code_of(text: str | None) -> int:
+        return _NAMES.get((text or "").strip().lower(), -1)
+
+    return values.coded_texts(column).map(code_of, np.int8)

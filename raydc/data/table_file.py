@@ -20,6 +20,10 @@ from raydc.errors import DataError, UsageError, first_line
 from raydc.storage import Storage, split_query
 
 
+# Readers fetch and skip row groups as a whole, and each has statistics of its own.
+_ROW_GROUP_BYTES = 32 * 1024 * 1024
+
+
 class TableWriter:
     """A context manager that appends tables to a file; the first table sets the columns.
 
@@ -85,6 +89,32 @@ class TableWriter:
         self._folder.move(self._temporary, self._name)
 
 
+class _ParquetWriter(pq.ParquetWriter):
+    """A writer of Parquet that gathers small tables to row groups of a usual size."""
+
+    def __init__(self, stream: pa.NativeFile, schema: pa.Schema) -> None:
+        super().__init__(stream, schema)
+        self._waiting: list[pa.Table] = []
+        self._num_bytes = 0
+
+    def write_table(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        self._num_bytes += table.nbytes
+        if self._num_bytes >= _ROW_GROUP_BYTES:
+            self._write_waiting()
+
+    def _write_waiting(self) -> None:
+        tables, self._waiting, self._num_bytes = self._waiting, [], 0
+        if tables:
+            super().write_table(pa.concat_tables(tables))
+
+    def close(self) -> None:
+        try:
+            self._write_waiting()
+        finally:
+            super().close()
+
+
 class _JsonLinesWriter:
     """A JSON Lines writer with the methods of pyarrow's writers."""
 
@@ -105,7 +135,7 @@ class _JsonLinesWriter:
 
 _FORMATS: dict[str, Callable[[pa.NativeFile, pa.Schema], Any]] = {
     "csv": pacsv.CSVWriter,
-    "parquet": pq.ParquetWriter,
+    "parquet": _ParquetWriter,
     "jsonl": _JsonLinesWriter,
 }
 

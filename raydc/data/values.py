@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from raydc.data import list_values
 from raydc.errors import DataError
+from raydc.features.coded_texts import CodedTexts
 from raydc.spec.label_text import text_of
 
 ROW_ID = "__row_id"
@@ -133,7 +134,11 @@ def column_of(table: pa.Table, name: str) -> pa.Array:
     """
     if name not in table.column_names:
         return pa.nulls(table.num_rows, pa.string())
-    combined = table.column(name).combine_chunks()
+    column = table.column(name)
+    # A slice of a nested column keeps all values of its parent, which not all readers expect.
+    if column.num_chunks == 1 and not pa.types.is_nested(column.type):
+        return column.chunk(0)
+    combined = column.combine_chunks()
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
@@ -157,15 +162,28 @@ class Parsed:
     missing: npt.NDArray[np.bool_]
 
 
+# A column whose texts occur this often on average is read by its distinct texts.
+_FEW = 4
+
+
 def parse_numbers(column: pa.Array) -> Parsed:
     """Reads a column of numbers or text as numbers."""
-    null = np.asarray(column.is_null())
     if kind_of(column.type) == "number":
+        null = np.asarray(column.is_null())
         values = np.asarray(
             column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64
         )
         return Parsed(values, np.zeros(len(values), dtype=bool), null | np.isnan(values))
-    text = column.cast(pa.string())
+    # A column of categories is not read cell by cell to find that it has no numbers.
+    encoded = column.cast(pa.string()).dictionary_encode(null_encoding="encode")
+    if len(encoded.dictionary) * _FEW <= len(column):
+        each, codes_B = _parse_texts(encoded.dictionary), np.asarray(encoded.indices)
+        return Parsed(each.values[codes_B], each.wrong[codes_B], each.missing[codes_B])
+    return _parse_texts(column.cast(pa.string()))
+
+
+def _parse_texts(text: pa.Array) -> Parsed:
+    null = np.asarray(text.is_null())
     # One vectorised cast instead of a `float` per cell; Arrow's cast takes neither "+1" nor " 1".
     finite = pc.fill_null(pc.match_substring_regex(text, _NUMBER), False)
     special = pc.fill_null(pc.match_substring_regex(text, _NOT_FINITE), False)
@@ -191,20 +209,32 @@ def has_line_break(column: pa.Array) -> npt.NDArray[np.bool_]:
     return np.asarray(pc.fill_null(pc.match_substring(column, "\n"), False))
 
 
-def to_texts(column: pa.Array) -> list[str | None]:
-    """Text of each label or category; None for a missing one."""
-    if pa.types.is_string(column.type):
-        # Most columns have few different texts, which are looked at once each.
-        encoded = column.dictionary_encode()
-        found = encoded.dictionary.to_pylist()
-        texts = [*(text_of(text) if "." in text else text for text in found), None]
-        codes = encoded.indices.fill_null(len(texts) - 1)
-        return [texts[code] for code in codes.to_numpy().tolist()]
+def coded_texts(column: pa.Array) -> CodedTexts:
+    """Texts of the labels or categories of a column; None for a missing one."""
+    # Arrow finds equal cells of plain types only.
+    if pa.types.is_nested(column.type):
+        column = pa.array(_texts_of_cells(column), pa.string())
+    encoded = column.dictionary_encode(null_encoding="encode")
+    texts = _texts_of_cells(encoded.dictionary)
+    codes_B = np.asarray(encoded.indices)
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    if len(places) == len(texts):
+        return CodedTexts(texts, codes_B)
+    # Cells of one text in several spellings, such as 1.0 and 1.
+    return CodedTexts(list(places), np.array([places[text] for text in texts])[codes_B])
+
+
+def _texts_of_cells(column: pa.Array) -> list[str | None]:
     absent = missing_mask(column)
     return [
         None if gone else text_of(value)
         for value, gone in zip(column.to_pylist(), absent, strict=True)
     ]
+
+
+def to_texts(column: pa.Array) -> list[str | None]:
+    """Text of each label or category; None for a missing one."""
+    return coded_texts(column).to_list()
 
 
 def to_strings(column: pa.Array) -> list[str | None]:

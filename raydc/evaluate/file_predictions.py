@@ -31,6 +31,7 @@ from raydc.data.layout import Layout
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError, Say
 from raydc.features import Numeric
+from raydc.features.coded_texts import CodedTexts
 from raydc.models.allocator import begin_work
 from raydc.storage import Storage
 
@@ -78,9 +79,9 @@ def predict_file(
         say(note)
     reader = prediction_source.reader(loaded.features, layout, data)
     calls = reader.pieces(layout.files)
-    num_bytes = sum(file.num_bytes for file in layout.files)
+    num_bytes = small_jobs.weighted_bytes([layout])
     if small_jobs.is_small(layout, data) and model_pool.fits_here(
-        loaded.spec, num_bytes, len(calls)
+        loaded.spec, loaded.features, num_bytes, len(calls)
     ):
         tables = _predict_here(_Predictor(loaded, layout), calls)
     else:
@@ -196,6 +197,10 @@ def _raw(column: pa.Array, is_numeric: bool, missing_values: Sequence[str]) -> A
     """
     if is_numeric and (numbers_B := _numbers(column, missing_values)) is not None:
         return numbers_B
+    if pa.types.is_string(column.type):
+        # A list would hold an object of Python for each cell.
+        encoded = column.dictionary_encode(null_encoding="encode")
+        return CodedTexts(encoded.dictionary.to_pylist(), np.asarray(encoded.indices))
     if values.kind_of(column.type) != "image":
         return column.to_pylist()
     # Images are decoded without the missing ones, which are put back as None.

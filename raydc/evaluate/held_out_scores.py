@@ -92,7 +92,7 @@ def run(
     arguments = (data_folder, split, len(rows), slices)
     num_batches = math.ceil(len(rows) / model_pool.batch_rows(loaded.features))
     num_bytes = len(rows) * loaded.features.signature.row_bytes
-    if model_pool.fits_here(loaded.spec, num_bytes, num_batches):
+    if model_pool.fits_here(loaded.spec, loaded.features, num_bytes, num_batches):
         batches = _judge_here(_Evaluator(loaded, *arguments), len(rows))
     else:
         connect()

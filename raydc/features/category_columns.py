@@ -79,8 +79,8 @@ class Categorical(TableColumn):
             return missing if is_missing(value, missing_values) else self._code_of(value)
 
         kind = smallest_type(self.num_inputs + 1)
-        if (found := map_distinct(values, code_of)) is not None:
-            return np.array(found, dtype=kind)
+        if (found := map_distinct(values, code_of, kind)) is not None:
+            return found
         codes_B = np.empty(len(values), dtype=kind)
         for row, value in enumerate(values):
             if value is not None and not isinstance(value, str | bool | int | float | np.generic):

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, shown
+from raydc.features.coded_texts import CodedTexts
 
-T = TypeVar("T")
 Values = Sequence[Any] | npt.NDArray[Any]
 
 
@@ -80,24 +80,29 @@ def _read_at_once(values: Values) -> npt.NDArray[np.float64] | None:
         return None
 
 
-def map_distinct(values: Values, function: Callable[[Any], T]) -> list[T] | None:
+def map_distinct(
+    values: Values, function: Callable[[Any], Any], dtype: npt.DTypeLike
+) -> npt.NDArray[Any] | None:
     """Applies a function once to each distinct value: most columns of categories have few.
 
     Args:
         values: Raw values of B rows.
         function: Gives equal results for equal values.
+        dtype: Type of its results.
 
     Returns:
-        A result for each row; None if values have to be looked at one by one: there are few of
-        them, or they may be equal without being the same.
+        A result for each row, [B]; None if values have to be looked at one by one: there are few
+        of them, or they may be equal without being the same.
     """
+    if isinstance(values, CodedTexts):
+        return values.map(function, dtype)
     if len(values) < _MANY_ROWS or isinstance(values, np.ndarray):
         return None
     types = frozenset(map(type, values))
     if not types <= _PLAIN and not types <= _MARKS:
         return None
     results = {value: function(value) for value in dict.fromkeys(values)}
-    return [results[value] for value in values]
+    return np.array([results[value] for value in values], dtype=dtype)
 
 
 def missing_of(values: Values, missing_values: frozenset[str]) -> npt.NDArray[np.bool_]:
@@ -114,8 +119,10 @@ def missing_of(values: Values, missing_values: frozenset[str]) -> npt.NDArray[np
     def is_gone(value: Any) -> bool:
         return is_missing(value, missing_values)
 
-    found = map_distinct(values, is_gone)
-    return np.array([is_gone(one) for one in values] if found is None else found, dtype=np.bool_)
+    found = map_distinct(values, is_gone, np.bool_)
+    if found is None:
+        return np.array([is_gone(one) for one in values], dtype=np.bool_)
+    return found
 
 
 def _number(value: Any, row: int, column: str, missing_values: frozenset[str]) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, shown
+from raydc.features.coded_texts import CodedTexts
 from raydc.features.raw_values import Values
 from raydc.spec.label_text import find_position
 
@@ -32,6 +33,16 @@ def class_positions(
     Raises:
         DataError: A label is not a class; the message names its row.
     """
+    if isinstance(values, CodedTexts):
+
+        def position_of(value: str | None) -> int:
+            position = find_position(positions, value)
+            return -1 if position is None else position
+
+        found_B = values.map(position_of, np.int64)
+        if (found_B >= 0).all():
+            return found_B
+        # The loop below names the first row that has none.
     labels_B = np.empty(len(values), dtype=np.int64)
     for row, value in enumerate(values):
         label = find_position(positions, value)

@@ -142,7 +142,12 @@ class _Tower(nn.Module):
 
 
 class _Product(nn.Module):
-    """Product of the vectors plus the biases: one value, or the score of the second class."""
+    """Product of the vectors plus the biases: one value, or the score of the second class.
+
+    Without hidden layers, a vector is a table of numbers for each code. Dropout then sets terms of
+    the product to zero, as in a factorisation: nothing else would keep wide vectors from learning
+    the rows by heart.
+    """
 
     def __init__(self, model: TwoTowers, towers: Sequence[_Tower], signature: Signature) -> None:
         super().__init__()
@@ -151,6 +156,7 @@ class _Product(nn.Module):
         first = _FIRST_SCALE if self.is_cosine else 1.0 / math.sqrt(model.width)
         self.scale = nn.Parameter(torch.tensor(first))
         self.bias = nn.Parameter(torch.zeros(()))
+        self.dropout = nn.Dropout(0.0 if model.hidden else model.dropout)
         self.num_outputs = signature.num_outputs
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -158,7 +164,7 @@ class _Product(nn.Module):
         item_BD, item_bias_B = self.item(inputs)
         if self.is_cosine:
             user_BD, item_BD = functional.normalize(user_BD), functional.normalize(item_BD)
-        product_B: Tensor = self.scale * (user_BD * item_BD).sum(dim=1)
+        product_B: Tensor = self.scale * self.dropout(user_BD * item_BD).sum(dim=1)
         score_B: Tensor = product_B + user_bias_B + item_bias_B + self.bias
         if self.num_outputs == 1:
             return score_B[:, None]

@@ -159,7 +159,11 @@ class TwoTowers(ModelSection):
     similarity: Literal["dot", "cosine"] = Field(
         "dot", description="dot: the product of the vectors; cosine: that of their directions."
     )
-    dropout: Fraction = Field(0.0, description="Dropout after each hidden layer.")
+    dropout: Fraction = Field(
+        0.0,
+        description="Dropout after each hidden layer; without hidden layers, of the terms of the "
+        "product.",
+    )
     activation: ActivationName = Field("relu", description=ACTIVATION_TEXT)
 
     @model_validator(mode="after")

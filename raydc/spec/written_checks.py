@@ -74,9 +74,9 @@ def _of_model(model: ModelSection) -> _Found:
         if _is_given(model, "kernel"):
             yield ("model", "kernel"), "nlinear has no moving average; it is for dlinear"
     elif isinstance(model, TwoTowers) and not model.hidden:
-        for name in ("dropout", "activation"):
-            if _is_given(model, name):
-                yield ("model", name), "it is for hidden layers, and there are none; set hidden"
+        if _is_given(model, "activation"):
+            message = "it is for hidden layers, and there are none; set hidden"
+            yield ("model", "activation"), message
     elif isinstance(model, Fusion):
         if model.image is not None:
             yield from _of_weights(model.image, ("model", "image"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
+from records import record_features
 from training import training_spec
 
 from raydc.data import model_pool, small_jobs
@@ -12,6 +15,7 @@ from raydc.data.model_pool import Pool, choose_pool
 from raydc.errors import ClusterError
 
 MANY = 10_000
+SIGNATURE = record_features().signature
 
 
 @pytest.mark.parametrize(
@@ -58,17 +62,23 @@ def test_wait_for_a_pool_is_said_once_and_has_a_limit(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("num_bytes", "num_batches", "has_gpu", "expected"),
+    ("kind", "num_bytes", "num_batches", "has_gpu", "expected"),
     [
-        (1_000, MANY, False, True),
+        ("vector", 64_000_000, MANY, False, True),
+        ("vector", 64_000_001, MANY, False, False),
+        # A network computes longer on a byte of a picture.
+        ("image", 8_000_000, MANY, False, True),
+        ("image", 8_000_001, MANY, False, False),
+        ("record", 8_000_001, MANY, False, False),
         # For few batches a pool would have one process.
-        (10**12, 15, False, True),
-        (10**12, 16, False, False),
-        (1_000, 1, True, False),
+        ("image", 10**12, 15, False, True),
+        ("image", 10**12, 16, False, False),
+        ("vector", 1_000, 1, True, False),
     ],
 )
 def test_small_work_is_done_here_where_no_gpu_is(
     monkeypatch: pytest.MonkeyPatch,
+    kind: Literal["vector", "image", "record"],
     num_bytes: int,
     num_batches: int,
     has_gpu: bool,
@@ -76,8 +86,9 @@ def test_small_work_is_done_here_where_no_gpu_is(
 ) -> None:
     monkeypatch.setattr(model_pool, "_has_gpu", lambda: has_gpu)
     spec = training_spec("store")
-    assert model_pool.fits_here(spec, num_bytes, num_batches) is expected
+    features = replace(record_features(), signature=replace(SIGNATURE, kind=kind))
+    assert model_pool.fits_here(spec, features, num_bytes, num_batches) is expected
     without = training_spec("store", scaling={"use_gpu": False})
-    assert model_pool.fits_here(without, 1_000, 1)
+    assert model_pool.fits_here(without, features, 1_000, 1)
     monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
-    assert not model_pool.fits_here(without, 1_000, 1)
+    assert not model_pool.fits_here(without, features, 1_000, 1)

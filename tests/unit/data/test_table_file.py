@@ -10,6 +10,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from raydc.data import table_file
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError, UsageError
 
@@ -31,6 +32,20 @@ def test_table_writer_appends_tables_in_each_format(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == ROWS
     assert pacsv.read_csv(tmp_path / "rows.csv").column("a").to_pylist() == [1, 2, None]
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_small_tables_share_a_row_group_up_to_its_size(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"a": pa.array(range(100))})
+    monkeypatch.setattr(table_file, "_ROW_GROUP_BYTES", 3 * table.nbytes)
+    with TableWriter(str(path)) as writer:
+        for _ in range(7):
+            writer.write(table)
+    groups = pq.ParquetFile(path).metadata
+    assert [groups.row_group(n).num_rows for n in range(groups.num_row_groups)] == [300, 300, 100]
+    assert pq.read_table(path).column("a").to_pylist() == 7 * list(range(100))
 
 
 def test_table_writer_leaves_nothing_after_an_error(tmp_path: Path) -> None:

@@ -52,6 +52,18 @@ def test_the_score_is_the_product_of_the_vectors_and_the_biases(similarity: str)
     assert (two(inputs)[:, 0] == 0).all()
 
 
+def test_without_hidden_layers_dropout_drops_terms_of_the_product() -> None:
+    network, inputs = build(REGRESSION, dropout=0.5, width=1).train(), inputs_of(20)
+    torch.manual_seed(0)
+    body, fields = network.body, network.input(inputs)
+    (user, user_bias), (item, item_bias) = body.user(fields), body.item(fields)
+    biases = user_bias + item_bias + body.bias
+    terms = (network(inputs)[:, 0] - biases) / (body.scale * (user * item).sum(1))
+    # A vector of one number has one term: it is left out, or doubled so that the mean stays.
+    assert {round(float(term), 2) for term in terms.detach()} == {0.0, 2.0}
+    assert build(REGRESSION, dropout=0.5, hidden=[4]).body.dropout.p == 0.0
+
+
 @pytest.mark.parametrize(
     ("changed", "side"),
     [

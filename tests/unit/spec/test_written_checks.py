@@ -57,7 +57,6 @@ UNUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (made(train={"ndcg_k": 5}), "train.ndcg_k: no rows are ranked"),
     (made(SERIES, {"name": "nlinear", "kernel": 5}), "model.kernel: nlinear has no moving average"),
-    (made(model={**TOWERS, "dropout": 0.2}), "model.dropout: it is for hidden layers"),
     (made(model={**TOWERS, "activation": "gelu"}), "model.activation: it is for hidden layers"),
     (made(model={"name": "fusion", "table": []}), "model.table: there is at least one layer"),
     (
@@ -101,6 +100,7 @@ READ = [
     made(LABELS, train={"loss": {"name": "focal", "positive_weights": "balanced"}}),
     made(SERIES, {"name": "dlinear", "kernel": 5}),
     made(model={**TOWERS, "hidden": [4], "dropout": 0.2}),
+    made(model={**TOWERS, "dropout": 0.2}),
     made({**NUMBER, "query": "u"}, train={"ndcg_k": 5}),
     made({"clean": {"outlier_quantile": 0.1, "columns": {"a": {"outliers": "clip"}}}}),
     made({"features": {"hash_buckets": 8, "encodings": {"a": "hashing"}}}),

@@ -1,0 +1,42 @@
+"""Which sources are small enough for the driver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydc import spec as specs
+from raydc.data import small_jobs, sources
+from raydc.spec.data import Data
+
+LIMIT_MB = 0.008
+
+
+def data_of(path: Path, **more: Any) -> Data:
+    data = {"source": str(path), "target": "y", **more}
+    return specs.from_dict(
+        {"name": "x", "storage": "s", "data": data, "model": {"name": "mlp"}}
+    ).data
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "largest"),
+    [
+        ("rows.csv", {}, 8000),
+        ("rows.csv.gz", {}, 2000),
+        ("rows.parquet", {}, 16000),
+        ("rows.jsonl", {}, 4000),
+        ("rows.csv", {"features": {"columns": {"x": "text"}}}, 1000),
+    ],
+)
+def test_a_source_is_small_up_to_the_work_of_so_much_csv(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, more: dict[str, Any], largest: int
+) -> None:
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, str(LIMIT_MB))
+    path = tmp_path / name
+    for num_bytes, expected in ((largest, True), (largest + 1, False)):
+        path.write_bytes(bytes(num_bytes))
+        data = data_of(path, **more)
+        assert small_jobs.is_small(sources.locate(data), data) is expected
