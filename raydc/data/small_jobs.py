@@ -43,7 +43,8 @@ def is_small(layout: Layout, data: Data) -> bool:
     layouts = [layout]
     if weighted_bytes(layouts) <= limit:
         layouts += [sources.locate(joins.data_of(join, data)) for join in data.joins]
-    return weighted_bytes(layouts) <= limit and sum(len(each.files) for each in layouts) <= _MAX_FILES
+    num_files = sum(len(each.files) for each in layouts)
+    return weighted_bytes(layouts) <= limit and num_files <= _MAX_FILES
 
 
 def small_bytes() -> float:

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from raydc.errors import DataError, UsageError, first_line
 from raydc.storage import Storage, split_query
 
-
 # Readers fetch and skip row groups as a whole, and each has statistics of its own.
 _ROW_GROUP_BYTES = 32 * 1024 * 1024
 
@@ -89,11 +88,11 @@ class TableWriter:
         self._folder.move(self._temporary, self._name)
 
 
-class _ParquetWriter(pq.ParquetWriter):
+class _ParquetWriter:
     """A writer of Parquet that gathers small tables to row groups of a usual size."""
 
     def __init__(self, stream: pa.NativeFile, schema: pa.Schema) -> None:
-        super().__init__(stream, schema)
+        self._writer = pq.ParquetWriter(stream, schema)
         self._waiting: list[pa.Table] = []
         self._num_bytes = 0
 
@@ -106,13 +105,13 @@ class _ParquetWriter(pq.ParquetWriter):
     def _write_waiting(self) -> None:
         tables, self._waiting, self._num_bytes = self._waiting, [], 0
         if tables:
-            super().write_table(pa.concat_tables(tables))
+            self._writer.write_table(pa.concat_tables(tables))
 
     def close(self) -> None:
         try:
             self._write_waiting()
         finally:
-            super().close()
+            self._writer.close()
 
 
 class _JsonLinesWriter:

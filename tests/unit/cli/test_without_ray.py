@@ -5,20 +5,15 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from pyarrow import fs
 
 from raydc import engine
 from raydc.cli import main
 from raydc.data import small_jobs, tasks
-from raydc.data.layout import Layout, SourceFile
 from raydc.engine import Engine
-from raydc.spec.data import Data
 
 SPEC = """
 name: small
@@ -104,21 +99,6 @@ def test_rows_that_turn_out_to_be_large_go_to_ray(
     with pytest.raises(RayStartedError):
         run(command, "small.yaml")
     assert not [path for path in (here / "store").rglob("*") if path.is_file()]
-
-
-@pytest.mark.parametrize(
-    ("name", "num_files"), [("rows.CSV.GZ", 1), ("rows.pq", 1), ("rows.csv", 4)]
-)
-def test_compressed_files_count_four_times(
-    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, num_files: int
-) -> None:
-    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0.001")
-    kind: Any = "parquet" if name.endswith("pq") else "csv"
-    file = SourceFile(name, name, 250, "train")
-    layout = Layout(kind, fs.LocalFileSystem(), (file,) * num_files)
-    assert small_jobs.is_small(layout, Data(source="x"))
-    larger = replace(layout, files=(*layout.files, replace(file, num_bytes=1)))
-    assert not small_jobs.is_small(larger, Data(source="x"))
 
 
 @pytest.mark.parametrize("limit", ["8MB", "-1", "nan"])

@@ -25,7 +25,7 @@ def data_of(path: Path, **more: Any) -> Data:
     ("name", "more", "largest"),
     [
         ("rows.csv", {}, 8000),
-        ("rows.csv.gz", {}, 2000),
+        ("rows.CSV.GZ", {}, 2000),
         ("rows.parquet", {}, 16000),
         ("rows.jsonl", {}, 4000),
         ("rows.csv", {"features": {"columns": {"x": "text"}}}, 1000),
@@ -39,4 +39,14 @@ def test_a_source_is_small_up_to_the_work_of_so_much_csv(
     for num_bytes, expected in ((largest, True), (largest + 1, False)):
         path.write_bytes(bytes(num_bytes))
         data = data_of(path, **more)
+        assert small_jobs.is_small(sources.locate(data), data) is expected
+
+
+def test_the_files_of_a_source_count_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, str(LIMIT_MB))
+    data = data_of(tmp_path / "*.csv")
+    for number, expected in enumerate([True] * 4 + [False]):
+        (tmp_path / f"{number}.csv").write_bytes(bytes(2000))
         assert small_jobs.is_small(sources.locate(data), data) is expected

@@ -67,6 +67,9 @@ def test_a_function_is_called_once_for_each_value() -> None:
         calls.append(value)
         return len(value)
 
-    assert raw_values.map_distinct(["a", "bb"] * 50, note) == [1, 2] * 50
+    lengths_B = raw_values.map_distinct(["a", "bb"] * 50, note, np.int16)
+    assert lengths_B is not None
+    assert lengths_B.dtype == np.int16
+    assert lengths_B.tolist() == [1, 2] * 50
     assert calls == ["a", "bb"]
-    assert raw_values.map_distinct([1, True] * 50, lambda value: value) is None
+    assert raw_values.map_distinct([1, True] * 50, lambda value: value, object) is None
