@@ -1,11 +1,13 @@
-"""Preparation and batch prediction of tables of growing size, beside polars and plain Ray Data.
+"""Preparation, reading and batch prediction of growing tables, beside polars, Ray Data and torch.
 
     python -m bench.scale [--rows 10000 100000 1000000] [--rounds 3]
 
 A table has twelve columns of numbers, eight of thirty categories and a target of two classes, as
 Parquet. `prepare` reads it, splits it by row, standardises numbers by the training rows, turns
-categories into numbers and writes each split. `predict` adds the answers of a network of 64 hidden
-units to each row. Each contender is a command of its own, in turn; CPU counts all of its processes
+categories into numbers and writes each split. `feed` reads the training rows three times in batches
+of 256, in a new order each time: raydc with one input per category, as a network takes it, the
+others with a number. `predict` adds the answers of a network of 64 hidden units to each row. Each
+contender is a command of its own, in turn; CPU counts all of its processes
 (Linux). Predictions of both are compared. Prints one table, writes bench/results/scale.json.
 """
 
@@ -25,6 +27,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = [f"n{index}" for index in range(12)]
 CATEGORIES = [f"c{index}" for index in range(8)]
+BATCH = 256
+EPOCHS = 3
 SPEC = """
 name: scale
 storage: {store}
@@ -65,15 +69,21 @@ def measure(num_rows: int, rounds: int) -> list[dict[str, Any]]:
             ("prepare", "raydc"): [*raydc, "prepare", str(spec)],
             ("prepare", "polars"): peer("polars-prepare", work),
             ("prepare", "Ray Data alone"): peer("ray-floor", work),
+            ("feed", "raydc"): peer("raydc-feed", work),
+            ("feed", "DataLoader"): peer("loader-feed", work),
+            ("feed", "Ray Data"): peer("ray-feed", work),
             ("predict", "raydc"): [*raydc, *predict, "--output", str(work / "out.parquet")],
             ("predict", "polars + torch"): peer("polars-predict", work),
         }
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for round_number in range(rounds):
             for (stage, contender), command in commands.items():
+                if stage == "feed":
+                    write_training_rows(work)
                 if stage == "predict" and not (work / "store" / "models").exists():
                     train(raydc, spec)
-                remove(work / "store" / "data" if stage == "prepare" else work / "unused")
+                if (stage, contender) == ("prepare", "raydc"):
+                    remove(work / "store" / "data")
                 found.setdefault((stage, contender), []).append(run(command))
                 one = found[stage, contender][-1]
                 print(
@@ -214,6 +224,59 @@ def polars_predict(work: Path) -> None:
     )
 
 
+def write_training_rows(work: Path) -> None:
+    """The rows that polars has prepared, as Parquet, which Ray Data reads best."""
+    import polars as pl
+
+    target = work / "train.parquet"
+    if not target.exists():
+        pl.read_ipc(work / "polars" / "train.arrow").drop("row").write_parquet(target)
+
+
+def raydc_feed(work: Path) -> None:
+    import torch
+
+    from raydc.data.shards import open_rows
+    from raydc.loop.feed import Feed
+    from raydc.loop.group import World
+    from raydc.models.row_tensors import network_inputs
+    from raydc.storage import Storage
+
+    (folder,) = (work / "store" / "data").glob("scale-*")
+    rows, world = open_rows(Storage(str(folder)), "train"), World(0, 1, torch.device("cpu"))
+    feed = Feed(rows, 0, BATCH, 1, world)
+    for epoch in range(EPOCHS):
+        for batch in feed.batches(epoch, 0, feed.steps_per_epoch):
+            assert isinstance(network_inputs(batch.x), torch.Tensor)
+
+
+def loader_feed(work: Path) -> None:
+    """The quickest use of torch's loader: whole batches from arrays in memory, by index."""
+    import pyarrow.parquet as pq
+    import torch
+    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+    table = pq.read_table(work / "train.parquet")
+    numbers = torch.stack([torch.from_numpy(table[n].to_numpy()) for n in NUMBERS], dim=1)
+    codes = torch.stack([torch.from_numpy(table[n].to_numpy()) for n in CATEGORIES], dim=1)
+    rows = TensorDataset(numbers, codes, torch.from_numpy(table["y"].to_numpy()))
+    sampler = BatchSampler(RandomSampler(rows), BATCH, drop_last=False)
+    for _ in range(EPOCHS):
+        for batch in DataLoader(rows, sampler=sampler, batch_size=None):
+            assert len(batch) == 3
+
+
+def ray_feed(work: Path) -> None:
+    import ray
+
+    ray.init(log_to_driver=False, include_dashboard=False)
+    rows = ray.data.read_parquet(str(work / "train.parquet")).materialize()
+    for _ in range(EPOCHS):
+        for batch in rows.random_shuffle().iter_torch_batches(batch_size=BATCH):
+            assert len(batch) == 21
+    ray.shutdown()
+
+
 def compare_predictions(work: Path) -> None:
     """Ends the benchmark if the two do not predict the same."""
     import numpy as np
@@ -244,6 +307,9 @@ PEERS: dict[str, Callable[[Path], None]] = {
     "polars-prepare": polars_prepare,
     "polars-predict": polars_predict,
     "ray-floor": ray_floor,
+    "raydc-feed": raydc_feed,
+    "loader-feed": loader_feed,
+    "ray-feed": ray_feed,
 }
 
 
