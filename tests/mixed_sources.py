@@ -179,6 +179,31 @@ def function(folder: Path) -> dict[str, Any]:
     return _table({"function": "mixed_sources:stream", "key": "id"}, is_keyed=True)
 
 
+def hugging_face(folder: Path) -> dict[str, Any]:
+    """Rows without a key, with lists and a picture, and lists of another table beside them."""
+    import datasets
+
+    found = [
+        {**row, "steps": _steps(row["id"]), "photo": _picture(row["id"], "PNG")} for row in rows()
+    ]
+    columns = {name: [row[name] for row in found] for name in found[0] if name != "id"}
+    made = datasets.Dataset.from_dict(columns).cast_column("photo", datasets.Image())
+    made.save_to_disk(str(folder / "set"))
+    users = {"user": [f"u{n}" for n in range(25)], "visits": [_steps(n + 1) for n in range(25)]}
+    pq.write_table(pa.table(users), folder / "users.parquet")
+    joins = [{"path": str(folder / "users.parquet"), "key": "user", "on": "user"}]
+    return {**_table({"huggingface": str(folder / "set")}, is_keyed=True), "joins": joins}
+
+
+def torchvision(folder: Path) -> dict[str, Any]:
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind, content in _idx_files():
+            (raw / f"{part}-{kind}-ubyte").write_bytes(content)
+    return {"source": {"torchvision": "MNIST", "folder": str(folder)}}
+
+
 def numpy(folder: Path) -> dict[str, Any]:
     """Numbers, categories and dates in arrays; a series of numbers is columns of its own."""
     found = [{**row, "plain": row["plain"] or 0.0} for row in rows()]
@@ -227,14 +252,20 @@ def tar(folder: Path) -> dict[str, Any]:
     return {"source": str(folder / "photos.tar")}
 
 
-def idx(folder: Path) -> dict[str, Any]:
+def _idx_files() -> Iterator[tuple[str, bytes]]:
+    """Kind and content of a file of pictures and of one of labels."""
     choose = np.random.default_rng(0)
-    for name, values in (
+    for kind, values in (
         ("images-idx3", choose.integers(0, 256, (NUM_IMAGES, 6, 5), dtype=np.uint8)),
         ("labels-idx1", choose.integers(0, 3, NUM_IMAGES, dtype=np.uint8)),
     ):
         head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes()
-        (folder / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
+        yield kind, head + values.tobytes()
+
+
+def idx(folder: Path) -> dict[str, Any]:
+    for kind, content in _idx_files():
+        (folder / f"train-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
     return {
         "source": {
             "images": str(folder / "train-images-idx3-ubyte.gz"),
@@ -254,6 +285,8 @@ SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
         windows,
         sql,
         function,
+        hugging_face,
+        torchvision,
         numpy,
         encoded_images,
         decoded_images,
