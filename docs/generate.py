@@ -38,9 +38,10 @@ OWN = {
         "raydc/data/small_jobs.py",
         "64",
         "Megabytes of files up to which a command prepares, inspects and predicts in its own "
-        "process, sooner than tasks of Ray would start; as many of rows of a table "
-        "for an evaluation, or an eighth of that of other rows. Parquet counts half, JSON Lines twice, pictures and compressed files four "
-        "times, a source with a column of texts eight times. 0 gives everything to Ray.",
+        "process, sooner than tasks of Ray would start; as many of rows of a table for an "
+        "evaluation, or an eighth of that of other rows. Parquet counts half, JSON Lines twice, "
+        "pictures and compressed files four times, a source with a column of texts eight times. "
+        "0 gives everything to Ray.",
     ),
     "RAYDC_PROJECT": (
         "examples/submit.py",

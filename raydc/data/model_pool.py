@@ -20,7 +20,9 @@ from raydc.spec.sections import Spec
 
 # Bytes of the inputs of one batch. The activations of a network need some tens of times as much.
 _BATCH_BYTES = 8 * 1024 * 1024
-_MAX_BATCH_ROWS = 8192
+# Rows of a table are computed in microseconds, others in milliseconds.
+_MAX_TABLE_ROWS = 8192
+_MAX_BATCH_ROWS = 1024
 # A process takes seconds to start and to load the model; that is worth it for this many batches.
 _BATCHES_PER_PROCESS = 8
 # Other jobs may end within minutes; an endpoint or a long training does not.
@@ -81,7 +83,8 @@ def batch_rows(features: Features) -> int:
         features: Features of the model.
     """
     signature = features.signature
-    return max(1, min(_MAX_BATCH_ROWS, _BATCH_BYTES // max(1, signature.row_bytes)))
+    most = _MAX_TABLE_ROWS if signature.kind == "vector" else _MAX_BATCH_ROWS
+    return max(1, min(most, _BATCH_BYTES // max(1, signature.row_bytes)))
 
 
 _WEIGHT = 8

@@ -74,18 +74,26 @@ class TableWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            # A full disk fails again here, which must not hide the first error.
-            with contextlib.suppress(OSError, pa.ArrowException):
-                # A writer that stays open warns when it is garbage-collected.
-                if self._file is not None:
-                    self._file.close()
-                self._stream.close()
-            self._folder.delete(self._temporary)
+            self._give_up()
             return
-        if self._file is not None:
-            self._file.close()
-        self._stream.close()
+        try:
+            # Writes the rows that wait.
+            if self._file is not None:
+                self._file.close()
+            self._stream.close()
+        except BaseException:
+            self._give_up()
+            raise
         self._folder.move(self._temporary, self._name)
+
+    def _give_up(self) -> None:
+        # A full disk fails again here, which must not hide the first error.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            # A writer that stays open warns when it is garbage-collected.
+            if self._file is not None:
+                self._file.close()
+            self._stream.close()
+        self._folder.delete(self._temporary)
 
 
 class _ParquetWriter:

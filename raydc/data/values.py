@@ -211,8 +211,7 @@ def has_line_break(column: pa.Array) -> npt.NDArray[np.bool_]:
 
 def coded_texts(column: pa.Array) -> CodedTexts:
     """Texts of the labels or categories of a column; None for a missing one."""
-    # Arrow finds equal cells of plain types only.
-    if pa.types.is_nested(column.type):
+    if not _has_codes(column.type):
         column = pa.array(_texts_of_cells(column), pa.string())
     encoded = column.dictionary_encode(null_encoding="encode")
     texts = _texts_of_cells(encoded.dictionary)
@@ -222,6 +221,12 @@ def coded_texts(column: pa.Array) -> CodedTexts:
         return CodedTexts(texts, codes_B)
     # Cells of one text in several spellings, such as 1.0 and 1.
     return CodedTexts(list(places), np.array([places[text] for text in texts])[codes_B])
+
+
+def _has_codes(kind: pa.DataType) -> bool:
+    """Whether Arrow finds equal cells of a type; it does not for lists, UUIDs and some decimals."""
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return is_number or pa.types.is_string(kind) or pa.types.is_null(kind)
 
 
 def _texts_of_cells(column: pa.Array) -> list[str | None]:

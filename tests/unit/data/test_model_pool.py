@@ -92,3 +92,11 @@ def test_small_work_is_done_here_where_no_gpu_is(
     assert model_pool.fits_here(without, features, 1_000, 1)
     monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
     assert not model_pool.fits_here(without, features, 1_000, 1)
+
+
+def test_a_batch_has_more_rows_of_a_table_than_of_others() -> None:
+    found = {}
+    for kind in ("vector", "record"):
+        signature = replace(SIGNATURE, kind=kind, shape=(4,), dtype="float32")
+        found[kind] = model_pool.batch_rows(replace(record_features(), signature=signature))
+    assert found == {"vector": 8192, "record": 1024}

@@ -62,6 +62,21 @@ def test_table_writer_leaves_nothing_after_an_error(tmp_path: Path) -> None:
     assert (tmp_path / "rows.parquet").read_bytes() == b"old"
 
 
+def test_table_writer_leaves_nothing_if_the_last_rows_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(table_file.pq.ParquetWriter, "write_table", fail)
+    with pytest.raises(OSError, match="no space left"):
+        _write(path)
+    assert [one.name for one in tmp_path.iterdir()] == ["rows.parquet"]
+    assert path.read_bytes() == b"old"
+
+
 def test_table_writer_refuses_a_column_that_the_first_table_lacks(tmp_path: Path) -> None:
     with TableWriter(str(tmp_path / "rows.csv")) as writer:
         writer.write(TABLES[0])
