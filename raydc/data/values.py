@@ -226,7 +226,7 @@ def coded_texts(column: pa.Array) -> CodedTexts:
 def _has_codes(kind: pa.DataType) -> bool:
     """Whether Arrow finds equal cells of a type; it does not for lists, UUIDs and some decimals."""
     is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return is_number or pa.types.is_string(kind) or pa.types.is_null(kind)
+    return bool(is_number or pa.types.is_string(kind) or pa.types.is_null(kind))
 
 
 def _texts_of_cells(column: pa.Array) -> list[str | None]:
