@@ -23,6 +23,8 @@ _BATCH_BYTES = 8 * 1024 * 1024
 # Rows of a table are computed in microseconds, others in milliseconds.
 _MAX_TABLE_ROWS = 8192
 _MAX_BATCH_ROWS = 1024
+# A network computes longer on a byte of a picture or a text than a preparation does.
+_WEIGHT = 8
 # A process takes seconds to start and to load the model; that is worth it for this many batches.
 _BATCHES_PER_PROCESS = 8
 # Other jobs may end within minutes; an endpoint or a long training does not.
@@ -87,9 +89,6 @@ def batch_rows(features: Features) -> int:
     return max(1, min(most, _BATCH_BYTES // max(1, signature.row_bytes)))
 
 
-_WEIGHT = 8
-
-
 def fits_here(spec: Spec, features: Features, num_bytes: float, num_batches: int) -> bool:
     """Whether this process does the work itself, sooner than a pool would start.
 
@@ -102,7 +101,6 @@ def fits_here(spec: Spec, features: Features, num_bytes: float, num_batches: int
         num_batches: Approximate number of batches of the data set.
     """
     small_bytes = small_jobs.small_bytes()
-    # A network computes longer on a byte of a picture or a text than a preparation does.
     weight = 1 if features.signature.kind == "vector" else _WEIGHT
     is_little = num_bytes * weight <= small_bytes
     # A pool for fewer batches would have one process, which would be no faster.

@@ -90,12 +90,11 @@ def _hash_column(name: str, column: pa.Array, kind: str) -> list[_Hashes]:
         bits = np.where(np.isnan(numbers), _MISSING, bits)
         return [mix(bits), mix(bits ^ _SECOND)]
     if kind == "categorical":
-        texts = pa.array(values.to_texts(column), pa.string()).dictionary_encode()
-        known = [_hash_bytes(text.encode()) for text in texts.dictionary.to_pylist()]
-        known.append((int(_MISSING), int(_MISSING)))
-        table = np.array(known, dtype=np.uint64)
-        places = texts.indices.fill_null(len(known) - 1).to_numpy()
-        return [table[places, 0], table[places, 1]]
+        texts = values.coded_texts(column)
+        none = (int(_MISSING), int(_MISSING))
+        known = [none if text is None else _hash_bytes(text.encode()) for text in texts.distinct]
+        table = np.array(known, dtype=np.uint64).reshape(-1, 2)
+        return [table[texts.codes_B, 0], table[texts.codes_B, 1]]
     digests = digest_rows({name: pa.chunked_array([column])}, len(column))
     table = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
     return [table[:, 0], table[:, 1]]

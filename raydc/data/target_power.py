@@ -69,11 +69,11 @@ class Binning:
             found = np.searchsorted(np.array(self.edges), parsed.values, side="right")
             return np.where(parsed.missing, missing, found)
         known = {name: index for index, name in enumerate(self.categories)}
-        texts = pa.array(values.to_texts(column), pa.string()).dictionary_encode()
-        bins = [known.get(text, missing - 1) for text in texts.dictionary.to_pylist()]
-        codes = texts.indices.fill_null(len(bins)).to_numpy()
-        chosen: _Places = np.array([*bins, missing], dtype=np.int64)[codes]
-        return chosen
+
+        def place_of(text: str | None) -> int:
+            return missing if text is None else known.get(text, missing - 1)
+
+        return values.coded_texts(column).map(place_of, np.int64)
 
 
 def count_block(
