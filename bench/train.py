@@ -198,6 +198,15 @@ def read(data: Path) -> tuple[Any, Any]:
     return images, content("train-labels-idx1-ubyte", 8).astype(np.int64)
 
 
+def normalised_rows(data: Path) -> tuple[Any, Any]:
+    """Tensors [60000, 1, 28, 28] and [60000], ready to be sliced."""
+    import torch
+
+    images, labels = read(data)
+    x = torch.from_numpy(images.copy()).float().div_(255).sub_(MEAN).div_(STD).unsqueeze(1)
+    return x, torch.from_numpy(labels)
+
+
 def network(model: str, tuned: bool = False) -> Any:
     import torch
     from torch import nn
@@ -222,9 +231,7 @@ def bare(model: str, data: Path, tuned: bool = False) -> float:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    images, labels = read(data)
-    x = torch.from_numpy(images.copy()).float().div_(255).sub_(MEAN).div_(STD).unsqueeze(1)
-    y = torch.from_numpy(labels)
+    x, y = normalised_rows(data)
     if tuned:
         x = x.contiguous(memory_format=torch.channels_last)
     net = network(model, tuned)
