@@ -13,6 +13,12 @@ from pyarrow import fs as pafs
 from raydc.data import csv_rows, file_kind, text_formats, values
 from raydc.data.layout import SourceFile
 
+# Limits of a table that has more rows than `text_formats.ROWS_PER_TABLE`. Beyond them its columns
+# leave the caches of a CPU, and larger tables save nothing.
+_MAX_TABLE_ROWS = 65_536
+_TABLE_BYTES = 16 * 1024 * 1024
+_TABLE_CELLS = 2 * 1024 * 1024
+
 
 @contextmanager
 def open_file(filesystem: pafs.FileSystem, path: str) -> Iterator[pq.ParquetFile]:
@@ -45,6 +51,14 @@ def group_starts(parquet: pq.ParquetFile) -> list[int]:
     return list(itertools.accumulate(sizes, initial=0))[:-1]
 
 
+def _rows_per_table(group: pq.RowGroupMetaData) -> int:
+    """Rows of a table: many of a narrow table, because each column of each table has a cost."""
+    bytes_per_row = group.total_byte_size / max(1, group.num_rows)
+    by_bytes = int(_TABLE_BYTES / max(1.0, bytes_per_row))
+    wanted = min(_MAX_TABLE_ROWS, by_bytes, _TABLE_CELLS // max(1, group.num_columns))
+    return max(text_formats.ROWS_PER_TABLE, wanted)
+
+
 def read_group(
     filesystem: pafs.FileSystem, file: SourceFile, group: int, first: int, keeps_faulty: bool
 ) -> Iterator[tuple[pa.Table, int]]:
@@ -61,9 +75,8 @@ def read_group(
         DataError: The file cannot be read, or a cell is not text and `keeps_faulty` is false.
     """
     with open_file(filesystem, file.path) as parquet:
-        for batch in parquet.iter_batches(
-            text_formats.ROWS_PER_TABLE, row_groups=[group], use_threads=False
-        ):
+        num_rows = _rows_per_table(parquet.metadata.row_group(group))
+        for batch in parquet.iter_batches(num_rows, row_groups=[group], use_threads=False):
             table = pa.Table.from_batches([batch])
             yield csv_rows.valid_texts(file.path, table, first, keeps_faulty), first
             first += table.num_rows

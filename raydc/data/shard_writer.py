@@ -27,7 +27,6 @@ from raydc.data.file_decoder import probe_of
 from raydc.data.shard_file import shard_bytes
 from raydc.data.shards import SPLITS, shard_name
 from raydc.features import Features
-from raydc.features.coded_texts import CodedTexts
 from raydc.features.images import encode_png
 from raydc.spec.windows import WINDOW
 from raydc.storage import Storage
@@ -107,10 +106,9 @@ def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
         # A block of JSON Lines lacks a column that no line of it has, which is then all null.
         column = values.column_of(rows, name)
         if kind == "numeric":
-            parsed = values.parse_numbers(column)
-            column = pa.array(parsed.values, mask=parsed.missing)
+            column = _number_column(column)
         elif kind == "categorical":
-            column = _text_column(values.coded_texts(column))
+            column = values.text_column(column)
         elif kind == "text":
             column = pa.array(values.to_strings(column), pa.string())
         elif kind == "list":
@@ -124,9 +122,11 @@ def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
     return pa.table(columns)
 
 
-def _text_column(texts: CodedTexts) -> pa.Array:
-    # Taken from the distinct texts: a list would hold an object of Python for each row.
-    return pa.array(texts.distinct, pa.string()).take(pa.array(texts.codes_B))
+def _number_column(column: pa.Array) -> pa.Array:
+    parsed = values.parse_numbers(column)
+    if column.type == pa.float64() and not column.null_count and not parsed.missing.any():
+        return column
+    return pa.array(parsed.values, mask=parsed.missing)
 
 
 def raw_columns(rows: pa.Table, cleaner: Cleaner, num_rows: int | None = None) -> dict[str, Any]:

@@ -169,11 +169,11 @@ _FEW = 4
 def parse_numbers(column: pa.Array) -> Parsed:
     """Reads a column of numbers or text as numbers."""
     if kind_of(column.type) == "number":
-        null = np.asarray(column.is_null())
-        values = np.asarray(
-            column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64
-        )
-        return Parsed(values, np.zeros(len(values), dtype=bool), null | np.isnan(values))
+        if column.type != pa.float64():
+            column = column.cast(pa.float64(), safe=False)
+        values = column.to_numpy(zero_copy_only=False)
+        # A null has become NaN.
+        return Parsed(values, np.zeros(len(values), dtype=bool), np.isnan(values))
     # A column of categories is not read cell by cell to find that it has no numbers.
     encoded = column.cast(pa.string()).dictionary_encode(null_encoding="encode")
     if len(encoded.dictionary) * _FEW <= len(column):
@@ -211,16 +211,34 @@ def has_line_break(column: pa.Array) -> npt.NDArray[np.bool_]:
 
 def coded_texts(column: pa.Array) -> CodedTexts:
     """Texts of the labels or categories of a column; None for a missing one."""
-    if not _has_codes(column.type):
-        column = pa.array(_texts_of_cells(column), pa.string())
-    encoded = column.dictionary_encode(null_encoding="encode")
-    texts = _texts_of_cells(encoded.dictionary)
-    codes_B = np.asarray(encoded.indices)
+    return _coded(_with_codes(column).dictionary_encode(null_encoding="encode"))
+
+
+def text_column(column: pa.Array) -> pa.Array:
+    """The texts of `coded_texts` as a column of text; null for a missing one."""
+    encoded = _with_codes(column).dictionary_encode(null_encoding="encode")
+    texts = _coded(encoded)
+    # Most columns of text hold their texts as they are written.
+    if column.type == pa.string() and texts.distinct == encoded.dictionary.to_pylist():
+        return column
+    # Taken from the distinct texts: a list would hold an object of Python for each row.
+    return pa.array(texts.distinct, pa.string()).take(pa.array(texts.codes_B))
+
+
+def _coded(encoded: pa.DictionaryArray) -> CodedTexts:
+    texts, codes_B = _texts_of_cells(encoded.dictionary), np.asarray(encoded.indices)
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     if len(places) == len(texts):
         return CodedTexts(texts, codes_B)
     # Cells of one text in several spellings, such as 1.0 and 1.
     return CodedTexts(list(places), np.array([places[text] for text in texts])[codes_B])
+
+
+def _with_codes(column: pa.Array) -> pa.Array:
+    """The column, or its texts if Arrow finds no equal cells of its type."""
+    if _has_codes(column.type):
+        return column
+    return pa.array(_texts_of_cells(column), pa.string())
 
 
 def _has_codes(kind: pa.DataType) -> bool:
