@@ -1,6 +1,6 @@
 """Preparation, reading and batch prediction of growing tables, beside polars, Ray Data and torch.
 
-    python -m bench.scale [--rows 10000 100000 1000000] [--rounds 3]
+    python -m bench.scale [--rows 10000 100000 1000000] [--rounds 3] [--stages prepare predict]
 
 A table has twelve columns of numbers, eight of thirty categories and a target of two classes, as
 Parquet. `prepare` reads it, splits it by row, standardises numbers by the training rows, turns
@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = [f"n{index}" for index in range(12)]
 CATEGORIES = [f"c{index}" for index in range(8)]
+STAGES = ("prepare", "feed", "predict")
 BATCH = 256
 EPOCHS = 3
 SPEC = """
@@ -45,17 +46,18 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "WORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         contender, work = options.one
         PEERS[contender](Path(work))
         return
-    rows = [row for num_rows in options.rows for row in measure(num_rows, options.rounds)]
+    rows = [row for num_rows in options.rows for row in measure(num_rows, options)]
     show(rows)
 
 
-def measure(num_rows: int, rounds: int) -> list[dict[str, Any]]:
+def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures all contenders on a table of so many rows, in turn."""
     with tempfile.TemporaryDirectory(prefix="raydc-bench-") as folder:
         work = Path(folder)
@@ -76,7 +78,8 @@ def measure(num_rows: int, rounds: int) -> list[dict[str, Any]]:
             ("predict", "polars + torch"): peer("polars-predict", work),
         }
         found: dict[tuple[str, str], list[dict[str, float]]] = {}
-        for round_number in range(rounds):
+        commands = {key: one for key, one in commands.items() if key[0] in options.stages}
+        for round_number in range(options.rounds):
             for (stage, contender), command in commands.items():
                 if stage == "feed":
                     write_training_rows(work)
@@ -91,7 +94,8 @@ def measure(num_rows: int, rounds: int) -> list[dict[str, Any]]:
                     f"{one['cpu_s']:.1f} CPU s, {one['wall_s']:.1f} s",
                     file=sys.stderr,
                 )
-        compare_predictions(work)
+        if "predict" in options.stages:
+            compare_predictions(work)
         sizes = {"raydc": "store/data", "polars": "polars", "Ray Data alone": "floor"}
         return [
             {
