@@ -139,7 +139,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
             callbacks=[
                 callback
                 for callback in self._create_default_callbacks()
-                if not _is_cleaner(callback)
+                if not _starts_unused_process(callback)
             ],
         )
         running = controller.run.remote()
@@ -163,12 +163,15 @@ def _keep_state(controller: Any, running: Any) -> None:
             ray.get(running, timeout=interruption.KEEP_TIMEOUT_S)
 
 
-def _is_cleaner(callback: Any) -> bool:
-    """Whether it is Ray's process that cleans up after a controller dies without its driver.
+def _starts_unused_process(callback: Any) -> bool:
+    """Whether a callback of Ray starts a process for which a run has no use.
 
-    Here the controller is an actor of the driver, so neither outlives the other.
+    One cleans up after a controller dies without its driver; here the controller is an actor of the
+    driver, so neither outlives the other. One divides data sets of Ray Data among the workers,
+    which read their rows themselves.
     """
-    return isinstance(callback, internals.PlacementGroupCleanerCallback)
+    unused = (internals.PlacementGroupCleanerCallback, internals.DatasetsCallback)
+    return isinstance(callback, unused)
 
 
 def _trainer(

@@ -70,6 +70,7 @@ NAMES: Names = {
         "DataParallelTrainer._get_train_func": ("self",),
         "DataParallelTrainer._initialize_and_run_controller": ("self",),
     },
+    f"{_TRAIN}.callbacks.datasets": {"DatasetsCallback": None},
     f"{_TRAIN}.callbacks.placement_group_callback": {"PlacementGroupCleanerCallback": None},
     f"{_TRAIN}.constants": {"get_env_vars_to_propagate": ()},
     f"{_TRAIN}.exceptions": {
