@@ -152,7 +152,7 @@ def _worker(model: str, num_shards: int, data: Path, work: Path, num_turns: int)
     class TurnsBeforeSteps(FaultInjector):
         """Waits before steps for the turn of this process."""
 
-        def before_step(self, step: int) -> None:
+        def before_step(self, step: int) -> None:  # noqa: ARG002
             turns.before_step()
 
     hooks = Hooks(faults=TurnsBeforeSteps(folder, 0, 1))
@@ -191,7 +191,8 @@ def _round(
         # Turned round each time, so that none is always behind the same one.
         order = list(processes.items())[:: 1 if turn % 2 else -1]
         for name, process in order:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             process.stdin.write("go\n")
             process.stdin.flush()
             line = next((line for line in process.stdout if line.startswith("[")), None)

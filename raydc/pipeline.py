@@ -11,6 +11,7 @@ from raydc.data import prepare
 from raydc.data.prepared import Prepared
 from raydc.engine import interruption
 from raydc.errors import ServeError
+from raydc.look_ahead import LookAhead
 from raydc.registry import Registry, user
 from raydc.run_context import RunContext
 from raydc.spec.sections import Serve
@@ -292,18 +293,13 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
     weights = load_fork(context, data, fork)
     resumed = begin_run(context, text, resume, new)
     with contextlib.ExitStack() as leaving:
-        early = None
-        # A cluster may serve something already, and a search does not say when it ends.
-        if context.spec.serve is not None and context.spec.sweep is None and context.engine.local:
-            from raydc.serve.control.early_start import EarlyStart
-
-            early = EarlyStart(context.spec, data)
-            leaving.callback(early.leave)
+        ahead = LookAhead(context, data)
+        leaving.callback(ahead.leave)
         if context.spec.sweep is not None:
             model = search(context, data)
         else:
-            watch = early.watch if early else None
-            model = train_model(context, data, resumed, weights, watch)
+            model = train_model(context, data, resumed, weights, ahead.watch)
+        ahead.wait_for_imports()
         leaving.enter_context(interruption.resumable())
         metrics = evaluate_model(context, model, data)
         version = register_model(context, model, metrics)
@@ -312,8 +308,7 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
             return Served(version, metrics)
         from raydc import serve
 
-        if early is not None:
-            early.wait()
+        ahead.wait_for_serve()
         url = serve_registered(context, version)
         answer, expected = serve.ask_held_out(context.spec, context.storage, data, url)
         return Served(version, metrics, url, answer, expected)

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from raydc.data import values
 from raydc.data.column_statistics import RowStatistics
 from raydc.data.column_sums import PixelHistogram
 from raydc.features import Features, Image, Inputs, Ragged, Record
@@ -62,6 +61,11 @@ def with_files(x: Inputs, rows: pa.Table, names: Sequence[str]) -> Inputs:
         return x
     fields: dict[str, Any] = dict(x.fields) if isinstance(x, Record) else {}
     for name in names:
-        files = [np.frombuffer(file, np.uint8) for file in values.to_files(rows.column(name))]
+        files = [np.frombuffer(file, np.uint8) for file in _files_of(rows.column(name))]
         fields[name] = Ragged.of_lists(files, np.empty(0, np.uint8))
     return Record(fields, x.layout if isinstance(x, Record) else None)
+
+
+def _files_of(column: pa.ChunkedArray) -> list[bytes]:
+    """Files of the images of a column, each of which has one."""
+    return [file for chunk in column.chunks for file in chunk.field("file").to_pylist()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,7 @@ def _exact_moments(numbers: npt.NDArray[np.float64]) -> tuple[int, int]:
     return total << shift, squares << 2 * shift
 
 
-def _shifted_sum(sums: npt.NDArray[np.float64], factor: int) -> int:
+def _shifted_sum(sums: npt.NDArray[Any], factor: int) -> int:
     """Adds whole numbers, each shifted to the left by its index times a factor."""
     return sum(int(sums[index]) << factor * int(index) for index in np.flatnonzero(sums))
 

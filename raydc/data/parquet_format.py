@@ -55,7 +55,7 @@ def _rows_per_table(group: pq.RowGroupMetaData) -> int:
     """Rows of a table: many of a narrow table, because each column of each table has a cost."""
     bytes_per_row = group.total_byte_size / max(1, group.num_rows)
     by_bytes = int(_TABLE_BYTES / max(1.0, bytes_per_row))
-    wanted = min(_MAX_TABLE_ROWS, by_bytes, _TABLE_CELLS // max(1, group.num_columns))
+    wanted: int = min(_MAX_TABLE_ROWS, by_bytes, _TABLE_CELLS // max(1, group.num_columns))
     return max(text_formats.ROWS_PER_TABLE, wanted)
 
 

@@ -236,9 +236,8 @@ def _coded(encoded: pa.DictionaryArray) -> CodedTexts:
 
 def _with_codes(column: pa.Array) -> pa.Array:
     """The column, or its texts if Arrow finds no equal cells of its type."""
-    if _has_codes(column.type):
-        return column
-    return pa.array(_texts_of_cells(column), pa.string())
+    has_codes = _has_codes(column.type)
+    return column if has_codes else pa.array(_texts_of_cells(column), pa.string())
 
 
 def _has_codes(kind: pa.DataType) -> bool:
@@ -299,11 +298,6 @@ def file_sizes(column: pa.Array) -> list[int]:
     if not len(column):
         return []
     return list(pc.binary_length(column.field("file").drop_null()).to_pylist())
-
-
-def to_files(column: pa.ChunkedArray) -> list[bytes]:
-    """Files of the images of a column, each of which has one."""
-    return [file for chunk in column.chunks for file in chunk.field("file").to_pylist()]
 
 
 def to_images(column: pa.Array) -> list[npt.NDArray[np.uint8]]:

@@ -22,7 +22,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from raydc import engine, plan
 from raydc import spec as specs
-from raydc.elastic import mailbox, peer_memory, run_errors, scaling_policy, worker_failure
+from raydc.elastic import (
+    mailbox,
+    peer_memory,
+    preload,
+    run_errors,
+    scaling_policy,
+    worker_failure,
+)
 from raydc.elastic.builder_import import add_import_folder
 from raydc.elastic.controller import ElasticController
 from raydc.elastic.failure_policy import ElasticFailurePolicy
@@ -32,6 +39,7 @@ from raydc.loop import planned_stop, worker
 from raydc.loop.group import Alone, Workers
 from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
+from raydc.spec.metric import validation_names
 from raydc.spec.model import Builder
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
@@ -180,7 +188,8 @@ def _trainer(
     resources = ray.cluster_resources()
     workers, tolerance = spec.scaling.num_workers, spec.fault_tolerance
     use_gpu = plan.uses_gpu(spec, resources)
-    standby = StandbyProcesses(tolerance.spare_workers, "raydc.elastic.preload.run")
+    validated = validation_names(spec.data.task, spec.train.metrics, spec.train.metric)
+    standby = StandbyProcesses(tolerance.spare_workers, preload.entry_of(validated))
     return _Trainer(
         _work,
         spec=spec,

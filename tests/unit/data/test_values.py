@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from raydc.data import values
 
@@ -49,3 +52,21 @@ def test_images_keep_their_pixels_in_arrow() -> None:
         assert column.type == values.IMAGE
         for index, image in enumerate(values.to_images(column.slice(1, 3))):
             np.testing.assert_array_equal(image[:, :, 0], block[index + 1])
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array(["a", None, "b", "a"]), ["a", None, "b", "a"]),
+        # Each cell of a category has one spelling.
+        (pa.array(["1.0", "1", None]), ["1", "1", None]),
+        (pa.array([1.0, 2.5, math.nan, None]), ["1", "2.5", None, None]),
+        (pa.array([3, 3, None]), ["3", "3", None]),
+    ],
+)
+def test_column_of_texts_holds_what_the_coded_texts_say(
+    column: pa.Array, expected: list[str | None]
+) -> None:
+    texts = values.text_column(column)
+    assert texts.type == pa.string()
+    assert texts.to_pylist() == expected == values.coded_texts(column).to_list()
