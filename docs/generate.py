@@ -43,6 +43,12 @@ OWN = {
         "pictures and compressed files four times, a source with a column of texts eight times. "
         "0 gives everything to Ray.",
     ),
+    "RAYDC_WINDOW_MB": (
+        "raydc/data/cold_rows.py",
+        "half of the free memory",
+        "Megabytes of rows that a worker reads at once if its rows do not fit into memory and are "
+        "small: each such window is a sequential pass over the files. 0 reads each row by itself.",
+    ),
     "RAYDC_PROJECT": (
         "examples/submit.py",
         "`~/project`",

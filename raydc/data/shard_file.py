@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,17 +149,18 @@ class Shard:
         return values.reshape(len(values), *self.shapes[name])
 
 
-def map_shard(path: Path) -> Shard:
+def map_shard(path: Path, advice: int | None = None) -> Shard:
     """Maps a shard into memory.
 
     Args:
         path: A file that `shard_bytes` made, on a disk of this machine.
+        advice: How its rows are going to be read, for `mmap.madvise`; None says nothing.
 
     Raises:
         DataError: The file is not a shard.
     """
     try:
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        with _mapped(path, advice) as source, pa.ipc.open_file(source) as reader:
             batch = reader.get_batch(0)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
@@ -183,6 +185,16 @@ def map_shard(path: Path) -> Shard:
     fields = {name: _values(batch.column(_FIELD + name), form) for name, form in forms.items()}
     shapes = {name: tuple(form["shape"]) for name, form in forms.items()}
     return Shard(Record(fields, layout), shapes, y, row_ids, queries)
+
+
+def _mapped(path: Path, advice: int | None) -> pa.NativeFile:
+    if advice is None:
+        return pa.memory_map(str(path))
+    # Arrow's own mapping takes no advice.
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapping.madvise(advice)
+    return pa.BufferReader(pa.py_buffer(mapping))
 
 
 def _values(column: pa.Array, form: dict[str, Any]) -> Any:

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydc.data import content_check, manifest
+from raydc.data import cold_rows, content_check, manifest
+from raydc.data.cold_rows import Reading
 from raydc.data.file_decoder import FileDecoder
 from raydc.data.shard_file import Shard, map_shard, shard_bytes, take_rows
-from raydc.features import Features, Inputs
+from raydc.features import Features, Inputs, Ragged, Record
 from raydc.features.record import join_rows
 from raydc.order import Ids
 from raydc.storage import Storage, sha256
@@ -30,6 +31,8 @@ SPLITS = ("train", "validation", "test")
 # Large enough for few files and few requests to a store, small enough for many tasks to write.
 _SHARD_BYTES = 64 * 1024 * 1024
 _NUM_HASH_THREADS = 4
+# Rows of a window that are copied at once.
+_ROWS_PER_PART = 65_536
 _Array = npt.NDArray[Any]
 
 
@@ -121,6 +124,52 @@ class Rows:
         return take_rows(x, back), take_rows(y, back)
 
     @cached_property
+    def reading(self) -> Reading:
+        """How the rows are read; decided once, by the memory that is there at the first use."""
+        num_bytes = sum(self._files[name]["bytes"] for name in self._names)
+        may_keep = self._decode is None
+        return cold_rows.choose(self._num_rows, num_bytes, may_keep, cold_rows.available_bytes())
+
+    def gather_window(self, positions: Ids) -> tuple[Inputs, _Array]:
+        """Copies many rows, from the front of the shards to their back; see `gather`.
+
+        Besides the result it takes the memory of a part of a shard only, unless rows are lists.
+
+        Args:
+            positions: int64 [B], each in [0, len(self)), in any order.
+        """
+        order = np.argsort(positions)
+        ordered = positions[order]
+        x: Any = None
+        y: Any = None
+        for start, stop in self._parts_of(ordered):
+            part_x, part_y = self.gather(ordered[start:stop])
+            fields: dict[str, Any] = (
+                dict(part_x.fields) if isinstance(part_x, Record) else {"": part_x}
+            )
+            if any(isinstance(values, Ragged) for values in fields.values()):
+                return self.gather(positions)
+            if x is None:
+                x = {name: _room_for(values, len(order)) for name, values in fields.items()}
+                y = _room_for(part_y, len(order))
+            for name, values in fields.items():
+                x[name][order[start:stop]] = values
+            y[order[start:stop]] = part_y
+        if x is None:
+            return self.gather(positions)
+        return (Record(x, part_x.layout) if isinstance(part_x, Record) else x[""]), y
+
+    def _parts_of(self, ordered: Ids) -> list[tuple[int, int]]:
+        """Slices of ascending positions, each inside one shard and of limited length."""
+        bounds = np.arange(len(self._names) + 1) * self._per_shard
+        cuts = np.searchsorted(ordered, bounds).tolist()
+        return [
+            (first, min(first + _ROWS_PER_PART, stop))
+            for start, stop in itertools.pairwise(cuts)
+            for first in range(start, stop, _ROWS_PER_PART)
+        ]
+
+    @cached_property
     def ids(self) -> Ids:
         """Id of each row in its sources, int64 [N], ascending."""
         parts = [self._shard(index).row_ids for index in range(len(self._names))]
@@ -148,7 +197,8 @@ class Rows:
 
     def _shard(self, index: int) -> Shard:
         if index not in self._open:
-            self._open[index] = map_shard(self._intact_path(self._names[index]))
+            path = self._intact_path(self._names[index])
+            self._open[index] = map_shard(path, self.reading.advice)
         return self._open[index]
 
     def _intact_path(self, name: str) -> Path:
@@ -157,6 +207,10 @@ class Rows:
         path = self._folder.local_path / name
         manifest.check_local(self._folder, name, path, self._files[name])
         return path
+
+
+def _room_for(example: _Array, num_rows: int) -> _Array:
+    return np.empty((num_rows, *example.shape[1:]), example.dtype)
 
 
 def _fetch(folder: Storage, name: str, entry: Mapping[str, Any]) -> Path:

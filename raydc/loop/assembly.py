@@ -98,6 +98,8 @@ def keep_outputs(
 ) -> Iterator[None]:
     """Computes the outputs of a frozen body before the first step, and records whether it can.
 
+    Also records how rows are read that do not fit into memory.
+
     Yields after each part, equally often on every rank.
 
     Args:
@@ -110,6 +112,8 @@ def keep_outputs(
     Raises:
         PeerLostError: Another worker is gone or hangs.
     """
+    if (note := parts.feed.reading_note) is not None:
+        journal.record_event("reading", text=note)
     if parts.bodies:
         yield from fill(parts.bodies, spec, data, group, partial(journal.record_event, "frozen"))
     elif parts.without_body is not None:

@@ -7,6 +7,7 @@ Shape suffixes: B rows of this worker, G rows of the step over all workers.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from raydc import order
+from raydc.data.shard_file import take_rows
 from raydc.data.shards import Rows
 from raydc.loop.augment import Augmenter
 from raydc.loop.body_outputs import BodyOutputs
@@ -38,6 +40,8 @@ _PUT_TIMEOUT_S = 0.1
 _MAX_SHOWN_ROWS = 64
 
 T = TypeVar("T")
+# Row ids of a step over all workers, and the keys from which the changes of the rows are drawn.
+_Drawn = tuple[order.Ids, order.Ids]
 
 
 @dataclass(frozen=True)
@@ -97,15 +101,19 @@ class Feed:
             start: First step to yield, counted inside the epoch from 0.
             stop: End of the steps, exclusive.
         """
-        batches = (self._load(epoch, *drawn) for drawn in self._ids(epoch, start, stop))
+        batches = self._load_all(epoch, self._ids(epoch, start, stop))
         # On a CPU a thread would only take cores away from the step that it tries to hide behind.
         return batches if self.world.device.type == "cpu" else read_ahead(batches)
+
+    @property
+    def reading_note(self) -> str | None:
+        """Why rows are not read in the plain way; None if they are."""
+        return self.rows.reading.reason if isinstance(self.rows, Rows) else None
 
     def ids_of(self, epoch: int, step: int) -> order.Ids:
         """Row ids of this worker in a step of an epoch, both counted from 0."""
         ((ids_G, _),) = self._ids(epoch, step, step + 1)
-        shards, mine = self._shards_of(len(ids_G))
-        return ids_G[shards[mine[0]].start : shards[mine[-1]].stop]
+        return self._own(ids_G)
 
     def describe_rows(self, epoch: int, step: int) -> str:
         """Names the rows of this worker in a step of an epoch, for an error message."""
@@ -114,7 +122,7 @@ class Feed:
         shown = ", ".join(map(str, ids_B[:_MAX_SHOWN_ROWS]))
         return f"its {len(ids_B)} training rows there: {shown}{more}"
 
-    def _ids(self, epoch: int, start: int, stop: int) -> Iterator[tuple[order.Ids, order.Ids]]:
+    def _ids(self, epoch: int, start: int, stop: int) -> Iterator[_Drawn]:
         """Yields the row ids of each step, and keys from which their changes are drawn."""
         for first in range(start, stop, _STEPS_AT_ONCE):
             low = first * self.batch_size
@@ -135,11 +143,40 @@ class Feed:
         mine = order.shards_of_rank(self.num_shards, self.world.rank, self.world.world_size)
         return order.logical_shards(num_rows, self.num_shards), mine
 
-    def _load(self, epoch: int, ids_G: order.Ids, keys_G: order.Ids) -> Batch:
+    def _load_all(self, epoch: int, steps: Iterator[_Drawn]) -> Iterator[Batch]:
+        """Yields the batches of some steps, whose rows are read by step or in windows."""
+        rows = self.rows
+        num_kept = rows.reading.window_rows if isinstance(rows, Rows) else 0
+        if not isinstance(rows, Rows) or num_kept == 0:
+            for ids_G, keys_G in steps:
+                yield self._make(epoch, ids_G, keys_G, *rows.gather(self._own(ids_G)))
+            return
+        # A window holds whole steps, and one at least.
+        num_steps = max(1, num_kept * self.num_shards // (self.batch_size * self._num_own_shards))
+        while window := list(itertools.islice(steps, num_steps)):
+            own = [self._own(ids_G) for ids_G, _ in window]
+            x, y = rows.gather_window(np.concatenate(own))
+            ends = itertools.accumulate(map(len, own))
+            for (ids_G, keys_G), mine, end in zip(window, own, ends, strict=True):
+                # Copies, or the last batch would keep this window while the next one is read.
+                part = np.arange(end - len(mine), end)
+                yield self._make(epoch, ids_G, keys_G, take_rows(x, part), take_rows(y, part))
+            del x, y
+
+    @property
+    def _num_own_shards(self) -> int:
+        mine = order.shards_of_rank(self.num_shards, self.world.rank, self.world.world_size)
+        return max(1, len(mine))
+
+    def _own(self, ids_G: order.Ids) -> order.Ids:
+        """The rows of this worker: its shards are contiguous, so they are one slice."""
         shards, mine = self._shards_of(len(ids_G))
-        # The shards of a worker are contiguous, so its rows are one slice of the step.
+        return ids_G[shards[mine[0]].start : shards[mine[-1]].stop]
+
+    def _make(self, epoch: int, ids_G: order.Ids, keys_G: order.Ids, x: Any, y_B: Any) -> Batch:
+        """Makes a batch of the rows of this worker as they are stored."""
+        shards, mine = self._shards_of(len(ids_G))
         first, last = shards[mine[0]].start, shards[mine[-1]].stop
-        x, y_B = self.rows.gather(ids_G[first:last])
         if self.augment is not None:
             x = self.augment.change_rows(epoch, keys_G[first:last], x)
         own = [

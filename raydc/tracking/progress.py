@@ -31,6 +31,7 @@ _MESSAGES = {
     "drain_noticed": "a node is about to leave: {nodes}",
     "resize_planned": "there is room for more: {world_size} -> {to} workers",
     "frozen": "{text}",
+    "reading": "{text}",
     "environment_changed": "the environment has changed, so bits may differ: {changes}",
 }
 _SHOWN = ("loss", *ALL_SCORES)

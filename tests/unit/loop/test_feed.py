@@ -8,16 +8,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from training import write_pictures
+from records import write_records
+from training import write_line, write_pictures
 
 from raydc import order
-from raydc.data.shards import open_rows
+from raydc.data import shards
+from raydc.data.cold_rows import PLAIN, Reading
+from raydc.data.shards import Rows, open_rows
 from raydc.loop.feed import Feed, read_ahead
 from raydc.loop.group import World
+from raydc.models.row_tensors import RowTensors
 from raydc.storage import Storage
 
 CPU = torch.device("cpu")
 BATCH_ROWS = 256
+FOLDERS = {"pictures": write_pictures, "line": write_line, "records": write_records}
 
 
 class VirtualRows:
@@ -31,6 +36,22 @@ class VirtualRows:
 
     def gather(self, ids: order.Ids) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         return ids[:, None], ids
+
+
+def tensors_of(x: RowTensors) -> list[torch.Tensor]:
+    """The tensors of rows, in the order of their fields."""
+    if isinstance(x, torch.Tensor):
+        return [x]
+    fields = x.fields.values()
+    return [
+        part
+        for one in fields
+        for part in (
+            [one]
+            if isinstance(one, torch.Tensor)
+            else [one.values_N, torch.from_numpy(one.offsets)]
+        )
+    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
@@ -63,6 +84,44 @@ def test_batches_of_all_workers_together_follow_the_order(
         assert shards == cuts
         count += 1
     assert count == num_steps - start
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("rows_of", [*FOLDERS])
+def test_windows_give_the_batches_of_the_plain_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_size: int, rows_of: str
+) -> None:
+    """A window of some steps is one pass over the shards, and changes nothing else."""
+    rows = open_rows(FOLDERS[rows_of](Storage(str(tmp_path))), "train")
+    gathered: list[int] = []
+    plain = Rows.gather_window
+
+    def counting(self: Rows, positions: order.Ids) -> object:
+        gathered.append(len(positions))
+        return plain(self, positions)
+
+    monkeypatch.setattr(Rows, "gather_window", counting)
+    for rank in range(world_size):
+        feed = Feed(rows, 5, 7, 4, World(rank, world_size, CPU))
+        num_steps = order.num_steps(len(rows), 7)
+        monkeypatch.setattr(Rows, "reading", PLAIN)
+        expected = list(feed.batches(1, 2, num_steps))
+        assert gathered == []
+        monkeypatch.setattr(Rows, "reading", Reading(None, 20, "small"))
+        monkeypatch.setattr(shards, "_ROWS_PER_PART", 3)
+        found = list(feed.batches(1, 2, num_steps))
+        assert len(found) == len(expected) == num_steps - 2
+        for a, b in zip(found, expected, strict=True):
+            assert np.array_equal(a.ids_G, b.ids_G)
+            assert a.shards == b.shards
+            assert torch.equal(a.y_B, b.y_B)
+            for x, y in zip(tensors_of(a.x), tensors_of(b.x), strict=True):
+                assert torch.equal(x, y)
+        # The rows of the last window are fewer.
+        assert len(gathered) > 1
+        assert max(gathered) <= 20 + 7
+        assert sum(gathered) == sum(len(b.y_B) for b in expected)
+        gathered.clear()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])

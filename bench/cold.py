@@ -1,0 +1,176 @@
+"""Bytes that are read from the disk for an epoch of rows that do not fit into memory.
+
+    python -m bench.cold [--megabytes 1000] [--part 4]
+
+Rows of 100 bytes and of 64 KiB are read in shuffled steps of 256 by the feed of a worker, in a
+process whose memory for rows and pages of files is limited to a part of the data by a cgroup.
+Beside it the same with the kernel's own way of reading, for some steps only. Prints one table,
+writes one JSON file. Needs root, and cgroups that may be made (version 1 or 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.train import ROOT
+
+BATCH = 256
+ROW_BYTES = {"100 B": 100, "64 KiB": 64 * 1024}
+PLAIN_STEPS = 100
+# Windows of half of the memory are raydc's own choice; more of it makes the passes fewer.
+WINDOWS = {"raydc": None, "raydc, RAYDC_WINDOW_MB": 0.7, "kernel's own way": None}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the data")
+    parser.add_argument("--part", type=float, default=4.0, help="data / memory")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        contender, folder, limit = options.one
+        print(json.dumps(_read(contender, Path(folder), int(limit))))
+        return
+    rows = []
+    for name, row_bytes in ROW_BYTES.items():
+        with tempfile.TemporaryDirectory(prefix="raydc-bench-") as work:
+            num_bytes = _write(Path(work), options.megabytes * 10**6 // row_bytes, row_bytes)
+            limit = int(num_bytes / options.part)
+            for contender, part in WINDOWS.items():
+                if part is not None and row_bytes > 4096:
+                    continue
+                variables = {} if part is None else {"RAYDC_WINDOW_MB": f"{part * limit / 2**20}"}
+                print(f"{name}: {contender}", file=sys.stderr)
+                found = _run(contender, Path(work), limit, variables)
+                rows.append(
+                    {"rows": name, "contender": contender, "data_bytes": num_bytes, **found}
+                )
+    _show(rows)
+
+
+def _write(folder: Path, num_rows: int, row_bytes: int) -> int:
+    """Writes a data set of random rows; returns the bytes of its training shards."""
+    import numpy as np
+
+    from raydc.data import shards
+    from raydc.features import Features, Numeric, Signature
+    from raydc.storage import Storage
+
+    width = row_bytes // 4
+    signature = Signature("vector", (width,), "float32", (), (), "regression")
+    columns = {f"c{index}": Numeric(0.0, 0.0, 1.0) for index in range(width)}
+    features = Features(signature, "y", columns, target_mean=0.0, target_scale=1.0)
+    x = np.random.default_rng(0).random((num_rows, width), np.float32)
+    target = Storage(str(folder))
+    shards.write_data_set(target, features, {"train": (x, x[:, 0].copy())})
+    return sum(path.stat().st_size for path in folder.glob("train-*"))
+
+
+def _run(contender: str, folder: Path, limit: int, variables: dict[str, str]) -> dict[str, Any]:
+    for path in folder.glob("train-*"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    command = [sys.executable, "-m", "bench.cold", "--one", contender, str(folder), str(limit)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{contender} failed:\n{done.stdout}\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _read(contender: str, folder: Path, limit: int) -> dict[str, Any]:
+    import torch
+
+    from raydc.data.cold_rows import PLAIN
+    from raydc.data.shards import Rows, open_rows
+    from raydc.loop.feed import Feed
+    from raydc.loop.group import World
+    from raydc.storage import Storage
+
+    rows = open_rows(Storage(str(folder)), "train")
+    feed = Feed(rows, 0, BATCH, 4, World(0, 1, torch.device("cpu")))
+    # The hashes of the shards are compared before, and so are the pages of the files gone.
+    rows.gather(torch.arange(0, len(rows), max(1, len(rows) // 1000)).numpy())
+    for path in folder.glob("train-*"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    group = _limit_memory(limit)
+    is_plain = contender.startswith("kernel")
+    rows = open_rows(Storage(str(folder)), "train")
+    rows.__dict__["reading"] = PLAIN if is_plain else rows.reading
+    feed = Feed(rows, 0, BATCH, 4, World(0, 1, torch.device("cpu")))
+    num_steps = min(PLAIN_STEPS, feed.steps_per_epoch) if is_plain else feed.steps_per_epoch
+    assert isinstance(rows, Rows)
+    bytes_before, started_s, asked = _bytes_read(), time.perf_counter(), 0
+    for batch in feed.batches(0, 0, num_steps):
+        assert isinstance(batch.x, torch.Tensor)
+        asked += batch.x.nbytes
+    found = {
+        "steps": num_steps,
+        "asked_bytes": asked,
+        "read_bytes": _bytes_read() - bytes_before,
+        "wall_s": time.perf_counter() - started_s,
+        "reason": rows.reading.reason,
+    }
+    _leave(group)
+    return found
+
+
+def _bytes_read() -> int:
+    """Bytes that this process has read from disks, mapped files included."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
+
+
+def _limit_memory(limit: int) -> Path:
+    """Limits what this process takes from now on: memory that it has already does not count."""
+    roots = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))
+    root = next(root for root in roots if (root / "cgroup.procs").exists())
+    group = root / f"raydc-bench-{os.getpid()}"
+    group.mkdir()
+    is_v1 = (group / "memory.limit_in_bytes").exists()
+    (group / ("memory.limit_in_bytes" if is_v1 else "memory.max")).write_text(str(limit))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    return group
+
+
+def _leave(group: Path) -> None:
+    (group.parent / "cgroup.procs").write_text(str(os.getpid()))
+    group.rmdir()
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    print(f"{'rows':8}{'contender':26}{'steps':>8}{'read / asked':>14}{'passes':>8}{'wall s':>8}")
+    for row in rows:
+        ratio = row["read_bytes"] / row["asked_bytes"]
+        passes = row["read_bytes"] / row["data_bytes"]
+        print(
+            f"{row['rows']:8}{row['contender']:26}{row['steps']:8}{ratio:14.2f}{passes:8.2f}"
+            f"{row['wall_s']:8.1f}"
+        )
+    target = ROOT / "bench" / "results" / "cold.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+    print(f"written to {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""How rows are read that do not fit into memory. Pure, but for the size of the memory; in workers.
+
+A training reads its rows in a new random order in each epoch. As long as all of them fit into the
+page cache, that costs nothing. Otherwise each row is a read of the disk, of whole pages and, unless
+told otherwise, of 128 KiB around it: a hundred times what was asked for if rows are small. So small
+rows are read in windows: those of many coming steps at once, from the front of the files to their
+back, which is one sequential pass for each window. Large rows are read one by one, without the
+surroundings.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raydc.errors import UsageError
+
+WINDOW_VARIABLE = "RAYDC_WINDOW_MB"
+_PAGE_BYTES = mmap.PAGESIZE
+# Part of the free memory that rows may fill up and still be called to fit.
+_FITS = 0.9
+# Part of the free memory that the windows of all workers on a machine take. The rest is for what
+# the machine does besides, and for the pages that a pass reads.
+_WINDOW = 0.5
+# Besides its values, a row in a window has an id, a key, a position, and two numbers of its place.
+_PLACE_BYTES = 48
+_MEBIBYTE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the rows of one split are read.
+
+    Attributes:
+        advice: What the kernel is told about the mapped files, for `mmap.madvise`; None for its own
+            way, which reads ahead and keeps what it has read.
+        window_rows: Rows that are read together; 0 reads the rows of each step by themselves.
+        reason: Why it is not the plain way, for the events of a run; None for the plain way.
+    """
+
+    advice: int | None = None
+    window_rows: int = 0
+    reason: str | None = None
+
+
+PLAIN = Reading()
+
+
+def choose(num_rows: int, num_bytes: int, may_keep: bool, available_bytes: int) -> Reading:
+    """Chooses how rows are read that a training takes in random order.
+
+    Args:
+        num_rows: Rows of the split.
+        num_bytes: Bytes of its files.
+        may_keep: Whether rows take no more memory than they do in the files. Files of images do,
+            once they are pixels.
+        available_bytes: Memory that this process may fill, pages of files included.
+
+    Raises:
+        UsageError: `RAYDC_WINDOW_MB` is not a number.
+    """
+    # Other systems than Linux keep their own way.
+    if num_bytes <= _FITS * available_bytes or not hasattr(mmap, "MADV_RANDOM"):
+        return PLAIN
+    row_bytes = max(1, num_bytes // max(1, num_rows))
+    window_bytes = _window_bytes(available_bytes)
+    window_rows = window_bytes // (row_bytes + _PLACE_BYTES)
+    # A row begins and ends somewhere in a page.
+    times_scattered = (row_bytes // _PAGE_BYTES + 2) * _PAGE_BYTES / row_bytes
+    size = f"{num_bytes / 1e9:.2f} GB of rows do not fit into {available_bytes / 1e9:.2f} GB"
+    if not may_keep or window_rows == 0 or num_rows / window_rows > times_scattered:
+        reason = f"{size}: each is read by itself, about {times_scattered:.1f} times its bytes"
+        return Reading(mmap.MADV_RANDOM, 0, reason)
+    passes = -(-num_rows // window_rows)
+    reason = (
+        f"{size}: windows of {window_rows:,} rows, {passes} sequential pass(es) over the files an "
+        f"epoch. More memory, or {WINDOW_VARIABLE}, makes them fewer"
+    )
+    return Reading(mmap.MADV_SEQUENTIAL, window_rows, reason)
+
+
+def _window_bytes(available_bytes: int) -> int:
+    given = os.environ.get(WINDOW_VARIABLE)
+    if given is None:
+        return int(_WINDOW * available_bytes)
+    try:
+        return int(float(given) * _MEBIBYTE)
+    except ValueError as error:
+        raise UsageError(f"{WINDOW_VARIABLE}: {given!r} is not a number of megabytes") from error
+
+
+def available_bytes(
+    cgroups: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
+    meminfo: Path = Path("/proc/meminfo"),
+) -> int:
+    """Memory that this process may fill: a share of what the machine and its cgroups have left.
+
+    Pages of files count as free, because the kernel drops them. Workers on one machine share.
+
+    Args:
+        cgroups: Where the cgroup filesystem is mounted.
+        own: File that names the cgroups of this process.
+        meminfo: File with the memory of the machine.
+    """
+    free = [*_free_of_machine(meminfo), *_free_of_cgroups(cgroups, own)]
+    # Set by Ray Train and by torchrun.
+    num_workers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return max(0, min(free, default=1 << 62)) // num_workers
+
+
+def _free_of_machine(meminfo: Path) -> Iterator[int]:
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _free_of_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
+    """What each cgroup around this process has left; nothing for those without a limit."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        is_v2 = not controllers
+        if not is_v2 and "memory" not in controllers.split(","):
+            continue
+        root = cgroups if is_v2 else cgroups / "memory"
+        # In a container the path may be that of the host; the root then is its own group.
+        parts = Path(path.lstrip("/")).parts
+        for depth in range(len(parts), -1, -1):
+            yield from _free_of_cgroup(root.joinpath(*parts[:depth]), is_v2)
+
+
+def _free_of_cgroup(group: Path, is_v2: bool) -> Iterator[int]:
+    names = ("memory.max", "memory.current")
+    if not is_v2:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in names)
+        # Without a limit it is the word max, or a number beyond all memory.
+        if limit == "max" or int(limit) >= 1 << 60:
+            return
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        prefix = "" if is_v2 else "total_"
+        of_files = sum(int(stat.get(f"{prefix}{one}_file", 0)) for one in ("active", "inactive"))
+        yield int(limit) - int(used) + of_files
+    except (OSError, ValueError):
+        return
