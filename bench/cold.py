@@ -11,15 +11,16 @@ writes one JSON file. Needs root, and cgroups that may be made (version 1 or 2).
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from bench.measured import run_for_json
 from bench.train import ROOT
 
 BATCH = 256
@@ -82,43 +83,30 @@ def _run(contender: str, folder: Path, limit: int, variables: dict[str, str]) ->
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     command = [sys.executable, "-m", "bench.cold", "--one", contender, str(folder), str(limit)]
-    done = subprocess.run(
-        command,
-        env={**os.environ, **variables},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{contender} failed:\n{done.stdout}\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return run_for_json(command, variables)
 
 
 def _read(contender: str, folder: Path, limit: int) -> dict[str, Any]:
     import torch
 
-    from raydc.data.cold_rows import PLAIN
-    from raydc.data.shards import Rows, open_rows
+    from raydc.data.shards import open_rows
     from raydc.loop.feed import Feed
     from raydc.loop.group import World
     from raydc.storage import Storage
 
+    # The hashes of the shards are compared before. Mapped pages would stay, so nothing is mapped.
     rows = open_rows(Storage(str(folder)), "train")
-    feed = Feed(rows, 0, BATCH, 4, World(0, 1, torch.device("cpu")))
-    # The hashes of the shards are compared before, and so are the pages of the files gone.
     rows.gather(torch.arange(0, len(rows), max(1, len(rows) // 1000)).numpy())
+    del rows
+    gc.collect()
     for path in folder.glob("train-*"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     group = _limit_memory(limit)
     is_plain = contender.startswith("kernel")
-    rows = open_rows(Storage(str(folder)), "train")
-    rows.__dict__["reading"] = PLAIN if is_plain else rows.reading
+    rows = open_rows(Storage(str(folder)), "train", is_shuffled=not is_plain)
     feed = Feed(rows, 0, BATCH, 4, World(0, 1, torch.device("cpu")))
     num_steps = min(PLAIN_STEPS, feed.steps_per_epoch) if is_plain else feed.steps_per_epoch
-    assert isinstance(rows, Rows)
     bytes_before, started_s, asked = _bytes_read(), time.perf_counter(), 0
     for batch in feed.batches(0, 0, num_steps):
         assert isinstance(batch.x, torch.Tensor)

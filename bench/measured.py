@@ -16,8 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_EVERY_S = 0.1
@@ -50,6 +51,29 @@ def measure(command: list[str]) -> dict[str, float]:
             os.wait()
     watch.end()
     return {"wall_s": wall_s, "cpu_s": sum(watch.cpu_s.values()), "peak_bytes": watch.peak_bytes}
+
+
+def run_for_json(command: list[str], variables: Mapping[str, str] | None = None) -> Any:
+    """Runs a command and returns what the last line of its output says, as JSON.
+
+    Args:
+        command: Program and arguments; it can import this checkout.
+        variables: Environment variables that are set besides those of this process.
+
+    Raises:
+        SystemExit: The command failed.
+    """
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": paths, **(variables or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class _Watch(threading.Thread):

@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.measured import run_for_json
+
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = [f"n{index}" for index in range(12)]
 CATEGORIES = [f"c{index}" for index in range(8)]
@@ -114,18 +116,7 @@ def peer(contender: str, work: Path) -> list[str]:
 
 
 def run(command: list[str]) -> dict[str, float]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.measured", *command],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return run_for_json([sys.executable, "-m", "bench.measured", *command])
 
 
 def train(raydc: list[str], spec: Path) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from raydc.data import prepare
 from raydc.data.prepared import Prepared
+from raydc.elastic.look_ahead import LookAhead
 from raydc.engine import interruption
 from raydc.errors import ServeError
-from raydc.look_ahead import LookAhead
 from raydc.registry import Registry, user
 from raydc.run_context import RunContext
 from raydc.spec.sections import Serve

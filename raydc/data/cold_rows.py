@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from raydc.cgroups import OWN, ROOT, groups_of
 from raydc.errors import UsageError
 
 WINDOW_VARIABLE = "RAYDC_WINDOW_MB"
@@ -93,8 +94,8 @@ def _window_bytes(available_bytes: int) -> int:
 
 
 def available_bytes(
-    cgroups: Path = Path("/sys/fs/cgroup"),
-    own: Path = Path("/proc/self/cgroup"),
+    cgroups: Path = ROOT,
+    own: Path = OWN,
     meminfo: Path = Path("/proc/meminfo"),
 ) -> int:
     """Memory that this process may fill: a share of what the machine and its cgroups have left.
@@ -106,7 +107,9 @@ def available_bytes(
         own: File that names the cgroups of this process.
         meminfo: File with the memory of the machine.
     """
-    free = [*_free_of_machine(meminfo), *_free_of_cgroups(cgroups, own)]
+    free = list(_free_of_machine(meminfo))
+    for group, is_v2 in groups_of("memory", cgroups, own):
+        free += _free_of_cgroup(group, is_v2)
     # Set by Ray Train and by torchrun.
     num_workers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     return max(0, min(free, default=1 << 62)) // num_workers
@@ -122,25 +125,8 @@ def _free_of_machine(meminfo: Path) -> Iterator[int]:
             yield int(line.split()[1]) * 1024
 
 
-def _free_of_cgroups(cgroups: Path, own: Path) -> Iterator[int]:
-    """What each cgroup around this process has left; nothing for those without a limit."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        is_v2 = not controllers
-        if not is_v2 and "memory" not in controllers.split(","):
-            continue
-        root = cgroups if is_v2 else cgroups / "memory"
-        # In a container the path may be that of the host; the root then is its own group.
-        parts = Path(path.lstrip("/")).parts
-        for depth in range(len(parts), -1, -1):
-            yield from _free_of_cgroup(root.joinpath(*parts[:depth]), is_v2)
-
-
 def _free_of_cgroup(group: Path, is_v2: bool) -> Iterator[int]:
+    """What a group has left; nothing without a limit."""
     names = ("memory.max", "memory.current")
     if not is_v2:
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes")

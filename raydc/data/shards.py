@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.data import cold_rows, content_check, manifest
-from raydc.data.cold_rows import Reading
+from raydc.data.cold_rows import PLAIN, Reading
 from raydc.data.file_decoder import FileDecoder
 from raydc.data.shard_file import Shard, map_shard, shard_bytes, take_rows
 from raydc.features import Features, Inputs, Ragged, Record
@@ -59,6 +59,7 @@ class Rows:
         per_shard: Rows of every shard but the last, so that a position gives its shard.
         files: `bytes` and `sha256` by file name, which a fetched shard is compared with.
         decode: Turns stored images into pixels; None if there are none.
+        is_shuffled: Whether the rows are going to be read in random order, again and again.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Rows:
         per_shard: int,
         files: Mapping[str, Any],
         decode: Callable[[Inputs], Inputs] | None = None,
+        is_shuffled: bool = False,
     ) -> None:
         self._folder = folder
         self._names = list(names)
@@ -76,6 +78,7 @@ class Rows:
         self._per_shard = per_shard
         self._files = files
         self._decode = decode
+        self._is_shuffled = is_shuffled
         self._open: dict[int, Shard] = {}
 
     def __len__(self) -> int:
@@ -126,6 +129,8 @@ class Rows:
     @cached_property
     def reading(self) -> Reading:
         """How the rows are read; decided once, by the memory that is there at the first use."""
+        if not self._is_shuffled:
+            return PLAIN
         num_bytes = sum(self._files[name]["bytes"] for name in self._names)
         may_keep = self._decode is None
         return cold_rows.choose(self._num_rows, num_bytes, may_keep, cold_rows.available_bytes())
@@ -228,12 +233,14 @@ def _fetch(folder: Storage, name: str, entry: Mapping[str, Any]) -> Path:
     return path
 
 
-def open_rows(folder: Storage, split: str) -> Rows:
+def open_rows(folder: Storage, split: str, is_shuffled: bool = False) -> Rows:
     """Opens a split of a prepared data set.
 
     Args:
         folder: Folder of the prepared data set; its manifest is verified first.
         split: One of `SPLITS`.
+        is_shuffled: Whether the rows are going to be read in random order, again and again. If they
+            do not fit into memory, they are read in another way then (`Rows.reading`).
 
     Raises:
         DataError: The folder is not a prepared data set, or a file is missing or damaged; or this
@@ -243,12 +250,12 @@ def open_rows(folder: Storage, split: str) -> Rows:
     manifest.verify(folder, facts)
     parts = facts["shards"], facts["rows"], facts["rows_per_shard"], facts["files"]
     if "images" not in facts:
-        return _rows(folder, split, *parts)
+        return _rows(folder, split, *parts, is_shuffled=is_shuffled)
     features = Features.from_dict(manifest.read_json(folder, facts, "features.json"))
     decoder = FileDecoder(features, facts["images"], folder.uri)
     first, _ = _rows(folder, "train", *parts).gather(np.zeros(1, dtype=np.int64))
     decoder.check(first)
-    return _rows(folder, split, *parts, decoder)
+    return _rows(folder, split, *parts, decoder, is_shuffled)
 
 
 def _rows(
@@ -259,8 +266,9 @@ def _rows(
     per_shard: int,
     files: Mapping[str, Any],
     decode: FileDecoder | None = None,
+    is_shuffled: bool = False,
 ) -> Rows:
-    return Rows(folder, names[split], num_rows[split], per_shard, files, decode)
+    return Rows(folder, names[split], num_rows[split], per_shard, files, decode, is_shuffled)
 
 
 def write_data_set(

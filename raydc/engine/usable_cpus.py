@@ -6,12 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from raydc.cgroups import OWN, ROOT, groups_of
 from raydc.engine import internals
 
-_CGROUPS = Path("/sys/fs/cgroup")
 
-
-def count(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+def count(cgroups: Path = ROOT, own: Path = OWN) -> int:
     """Counts CPUs within the limits of affinity (SLURM, `taskset`) and cgroup quotas (containers).
 
     Args:
@@ -19,28 +18,11 @@ def count(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> in
         own: File that names the cgroups of this process.
     """
     counts = [float(internals.get_num_cpus()), float(len(os.sched_getaffinity(0)))]
-    counts += _quotas(cgroups, own)
+    # Nothing comes from groups without a limit.
+    for group, is_v2 in groups_of("cpu", cgroups, own):
+        counts += _quota(group, is_v2)
     # Half a CPU is still one that a worker can run on, slowly.
     return max(1, int(min(counts)))
-
-
-def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """CPUs that each cgroup around this process may use; nothing for those without a limit."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        is_v2 = not controllers
-        if not is_v2 and "cpu" not in controllers.split(","):
-            continue
-        root = cgroups if is_v2 else cgroups / "cpu"
-        # A limit of an outer group holds for the inner ones. In a container the path may be that
-        # of the host, which is not there; the root then is its own group.
-        parts = Path(path.lstrip("/")).parts
-        for depth in range(len(parts), -1, -1):
-            yield from _quota(root.joinpath(*parts[:depth]), is_v2)
 
 
 def _quota(group: Path, is_v2: bool) -> Iterator[float]:

@@ -62,7 +62,8 @@ def assemble(spec: ResolvedSpec, data: Prepared, group: Group) -> Assembly:
     train, signature = spec.train, data.features.signature
     augmenter = make_augmenter(spec.data.augment, signature, spec.seed)
     mixer = make_mixer(spec.data.augment, signature, spec.seed)
-    rows, validation_rows = open_rows(data.folder, "train"), open_rows(data.folder, "validation")
+    rows = open_rows(data.folder, "train", is_shuffled=True)
+    validation_rows = open_rows(data.folder, "validation")
     # Built on the CPU and moved, so that the first weights do not depend on the device.
     network = models.build(spec.model, signature, spec.seed).to(group.world.device).train()
     body = None

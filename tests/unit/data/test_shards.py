@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from raydc.checksummed_folder import MANIFEST
-from raydc.data import content_check, shards
+from raydc.data import cold_rows, content_check, shards
 from raydc.data.shard_file import shard_bytes
 from raydc.errors import DataError
 from raydc.features import Features, Image, Numeric, Ragged, Record, Signature
@@ -310,3 +311,41 @@ def test_rows_without_items_come_back(tmp_path: Path) -> None:
     shards.write_data_set(Storage(str(tmp_path)), VECTORS, {"train": (rows, np.arange(3))})
     x, _ = shards.open_rows(Storage(str(tmp_path)), "train").gather(np.array([2, 0]))
     _assert_same(x, rows[:2])
+
+
+@pytest.mark.parametrize(
+    ("available", "advice", "has_windows"),
+    [
+        (10**9, None, False),
+        (2000, mmap.MADV_SEQUENTIAL, True),
+        (20, mmap.MADV_RANDOM, False),
+    ],
+)
+def test_rows_that_do_not_fit_are_mapped_in_another_way_and_are_the_same(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    available: int,
+    advice: int | None,
+    has_windows: bool,
+) -> None:
+    monkeypatch.setattr(cold_rows, "available_bytes", lambda: available)
+    folder, (x, y) = Storage(str(tmp_path)), _vectors(100)
+    shards.write_data_set(folder, VECTORS, {"train": (x, y)}, num_rows_per_shard=30)
+    asked: list[int | None] = []
+    map_shard = shards.map_shard
+
+    def recorded(path: Path, given: int | None) -> Any:
+        asked.append(given)
+        return map_shard(path, given)
+
+    monkeypatch.setattr(shards, "map_shard", recorded)
+    rows = shards.open_rows(folder, "train", is_shuffled=True)
+    positions = np.random.default_rng(0).permutation(100)
+    for gather in (rows.gather, rows.gather_window):
+        found_x, found_y = gather(positions)
+        assert np.array_equal(found_x, x[positions])
+        assert np.array_equal(found_y, y[positions])
+    assert asked == [advice] * 4
+    assert (rows.reading.window_rows > 0) == has_windows
+    # What is read once and in order keeps the kernel's own way.
+    assert shards.open_rows(folder, "train").reading is cold_rows.PLAIN

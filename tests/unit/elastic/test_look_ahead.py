@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from training import training_spec, write_pictures
 
-from raydc import look_ahead
 from raydc.data import prepared
-from raydc.elastic import preload
+from raydc.elastic import look_ahead, preload
+from raydc.elastic.look_ahead import LookAhead
 from raydc.engine import Engine
-from raydc.look_ahead import LookAhead
 from raydc.run_context import RunContext
 from raydc.storage import Storage
 
