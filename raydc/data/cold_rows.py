@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydc.cgroups import OWN, ROOT, groups_of
-from raydc.errors import UsageError
+from raydc.data import megabytes
 
 WINDOW_VARIABLE = "RAYDC_WINDOW_MB"
 _PAGE_BYTES = mmap.PAGESIZE
@@ -28,7 +28,8 @@ _FITS = 0.9
 _WINDOW = 0.5
 # Besides its values, a row in a window has an id, a key, a position, and two numbers of its place.
 _PLACE_BYTES = 48
-_MEBIBYTE = 1024 * 1024
+# A pass over more would hold a step up for minutes, and the other workers wait for two at most.
+_MAX_PASS_BYTES = 16e9
 
 
 @dataclass(frozen=True)
@@ -61,18 +62,20 @@ def choose(num_rows: int, num_bytes: int, may_keep: bool, available_bytes: int) 
         available_bytes: Memory that this process may fill, pages of files included.
 
     Raises:
-        UsageError: `RAYDC_WINDOW_MB` is not a number.
+        UsageError: `RAYDC_WINDOW_MB` is not a number from 0 on.
     """
-    # Other systems than Linux keep their own way.
+    # Systems that say nothing about their memory, or take no advice, keep their own way.
     if num_bytes <= _FITS * available_bytes or not hasattr(mmap, "MADV_RANDOM"):
         return PLAIN
     row_bytes = max(1, num_bytes // max(1, num_rows))
-    window_bytes = _window_bytes(available_bytes)
-    window_rows = window_bytes // (row_bytes + _PLACE_BYTES)
+    hint = "Give megabytes, such as 4000, or 0 to read each row by itself."
+    window_bytes = megabytes.read_bytes(WINDOW_VARIABLE, _WINDOW * available_bytes, hint)
+    window_rows = int(window_bytes) // (row_bytes + _PLACE_BYTES)
     # A row begins and ends somewhere in a page.
     times_scattered = (row_bytes // _PAGE_BYTES + 2) * _PAGE_BYTES / row_bytes
     size = f"{num_bytes / 1e9:.2f} GB of rows do not fit into {available_bytes / 1e9:.2f} GB"
-    if not may_keep or window_rows == 0 or num_rows / window_rows > times_scattered:
+    has_windows = may_keep and window_rows > 0 and num_bytes <= _MAX_PASS_BYTES
+    if not has_windows or num_rows / window_rows > times_scattered:
         reason = f"{size}: each is read by itself, about {times_scattered:.1f} times its bytes"
         return Reading(mmap.MADV_RANDOM, 0, reason)
     passes = -(-num_rows // window_rows)
@@ -81,16 +84,6 @@ def choose(num_rows: int, num_bytes: int, may_keep: bool, available_bytes: int) 
         f"epoch. More memory, or {WINDOW_VARIABLE}, makes them fewer"
     )
     return Reading(mmap.MADV_SEQUENTIAL, window_rows, reason)
-
-
-def _window_bytes(available_bytes: int) -> int:
-    given = os.environ.get(WINDOW_VARIABLE)
-    if given is None:
-        return int(_WINDOW * available_bytes)
-    try:
-        return int(float(given) * _MEBIBYTE)
-    except ValueError as error:
-        raise UsageError(f"{WINDOW_VARIABLE}: {given!r} is not a number of megabytes") from error
 
 
 def available_bytes(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterable
 
-from raydc.data import joins, sources
+from raydc.data import joins, megabytes, sources
 from raydc.data.layout import Layout
-from raydc.errors import UsageError
 from raydc.spec.data import Data
 
 # The tasks of a preparation start and import for 10 seconds and more. In that time one CPU prepares
 # about so much CSV, and of other sources what their weights say.
-_SMALL_MB = 64.0
+_SMALL_BYTES = 64e6
 SMALL_VARIABLE = "RAYDC_SMALL_MB"
 # Opening files takes longer than reading small ones.
 _MAX_FILES = 512
@@ -53,16 +50,8 @@ def small_bytes() -> float:
     Raises:
         UsageError: The variable is not a number from 0 on.
     """
-    given = os.environ.get(SMALL_VARIABLE)
-    with contextlib.suppress(ValueError):
-        megabytes = _SMALL_MB if given is None else float(given)
-        # Not a number fails, too.
-        if megabytes >= 0:
-            return 1e6 * megabytes
-    raise UsageError(
-        f"the environment variable {SMALL_VARIABLE} is {given!r}, which is not a number from 0 on",
-        "Give megabytes, such as 64, or 0 to use Ray for all data.",
-    )
+    hint = "Give megabytes, such as 64, or 0 to use Ray for all data."
+    return megabytes.read_bytes(SMALL_VARIABLE, _SMALL_BYTES, hint)
 
 
 def weighted_bytes(layouts: Iterable[Layout]) -> float:

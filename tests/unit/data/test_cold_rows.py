@@ -39,13 +39,24 @@ def test_rows_that_grow_in_memory_are_read_one_by_one() -> None:
 
 def test_window_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cold_rows.WINDOW_VARIABLE, "100")
-    assert choose(10**7, GB, True, GB // 4).window_rows == 100 * 1024 * 1024 // 148
+    assert choose(10**7, GB, True, GB // 4).window_rows == 10**8 // 148
     # A window of less than a row is none.
     monkeypatch.setenv(cold_rows.WINDOW_VARIABLE, "0")
     assert choose(10**7, GB, True, GB // 4).window_rows == 0
-    monkeypatch.setenv(cold_rows.WINDOW_VARIABLE, "much")
-    with pytest.raises(UsageError, match="RAYDC_WINDOW_MB: 'much' is not a number of megabytes"):
+
+
+@pytest.mark.parametrize("given", ["much", "-1", "nan", "inf", ""])
+def test_window_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv(cold_rows.WINDOW_VARIABLE, given)
+    with pytest.raises(UsageError, match=f"RAYDC_WINDOW_MB is '{given}'") as caught:
         choose(10**7, GB, True, GB // 4)
+    assert "such as 4000" in str(caught.value)
+
+
+def test_pass_over_files_is_not_so_long_that_other_workers_give_up() -> None:
+    assert choose(16 * 10**7, 16 * GB, True, 8 * GB).window_rows > 0
+    found = choose(17 * 10**7, 17 * GB, True, 8 * GB)
+    assert (found.advice, found.window_rows) == (mmap.MADV_RANDOM, 0)
 
 
 def machine(folder: Path, own: str, groups: dict[str, dict[str, str]]) -> tuple[Path, Path, Path]:
