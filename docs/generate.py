@@ -47,7 +47,7 @@ OWN = {
         "raydc/data/cold_rows.py",
         "half of the free memory",
         "Megabytes of rows that a worker reads at once if its rows do not fit into memory and are "
-        "small, up to 16 GB of files: each such window is a sequential pass over them. 0 reads each "
+        "small, up to 16 GB of files: each window is a sequential pass over them. 0 reads each "
         "row by itself.",
     ),
     "RAYDC_PROJECT": (
