@@ -23,6 +23,9 @@ _BATCH_BYTES = 8 * 1024 * 1024
 # Rows of a table are computed in microseconds, others in milliseconds.
 _MAX_TABLE_ROWS = 8192
 _MAX_BATCH_ROWS = 1024
+# A pool of processes starts and loads torch and the model for 10 seconds and more. In that time one
+# process computes about so many bytes of a table.
+_SMALL_BYTES = 64e6
 # A network computes longer on a byte of a picture or a text than a preparation does.
 _WEIGHT = 8
 # A process takes seconds to start and to load the model; that is worth it for this many batches.
@@ -100,7 +103,7 @@ def fits_here(spec: Spec, features: Features, num_bytes: float, num_batches: int
         num_bytes: Bytes of the rows.
         num_batches: Approximate number of batches of the data set.
     """
-    small_bytes = small_jobs.small_bytes()
+    small_bytes = small_jobs.small_bytes(_SMALL_BYTES)
     weight = 1 if features.signature.kind == "vector" else _WEIGHT
     is_little = num_bytes * weight <= small_bytes
     # A pool for fewer batches would have one process, which would be no faster.

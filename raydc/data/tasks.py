@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -37,13 +39,16 @@ def connected() -> None:
     """Does nothing: for callers that have connected to Ray already."""
 
 
-# Small files may hold large rows: pictures of one colour, or windows that overlap.
+# Further rows are moved to files that are mapped: the kernel may drop their pages.
 _MAX_KEPT_BYTES = 256 * 1024 * 1024
+# Small files may hold large rows: pictures of one colour, or windows that overlap. So many bytes
+# are too much work for one process.
+_MAX_MAPPED_BYTES = 4 * 1024 * 1024 * 1024
 _num_kept_bytes: ContextVar[int] = ContextVar("num_kept_bytes", default=0)
 
 
 class _TooLargeError(Exception):
-    """The rows of a small source do not fit into the driver."""
+    """The rows of a small source are too many for the driver."""
 
 
 def run_placed(is_small: bool, connect: Callable[[], object], work: Callable[[], T]) -> T:
@@ -128,14 +133,29 @@ def read_blocks(
     with named_faults(name):
         for call in calls:
             for table in call():
-                _num_kept_bytes.set(_num_kept_bytes.get() + table.nbytes)
-                if _num_kept_bytes.get() > _MAX_KEPT_BYTES:
-                    raise _TooLargeError
-                blocks.append(_Kept(table))
+                blocks.append(_Kept(_keep(table)))
                 num_rows += table.num_rows
                 if on_rows is not None:
                     on_rows(num_rows)
     return blocks
+
+
+def _keep(table: pa.Table) -> pa.Table:
+    """The same rows, in memory or in a file that no name leads to any more."""
+    before = _num_kept_bytes.get()
+    _num_kept_bytes.set(before + table.nbytes)
+    if before + table.nbytes <= _MAX_KEPT_BYTES:
+        return table
+    # Not more than half of what is free: other programs need some as well.
+    if before + table.nbytes > min(_MAX_MAPPED_BYTES, shutil.disk_usage(gettempdir()).free // 2):
+        raise _TooLargeError
+    with NamedTemporaryFile(prefix="raydc-rows-") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+        file.flush()
+        # The mapping outlives the name, and ends with the last array.
+        with pa.memory_map(file.name) as mapped:
+            return pa.ipc.open_file(mapped).read_all()
 
 
 def run_calls(

@@ -11,13 +11,25 @@ from raydc.engine import internals
 
 
 def count(cgroups: Path = ROOT, own: Path = OWN) -> int:
-    """Counts CPUs within the limits of affinity (SLURM, `taskset`) and cgroup quotas (containers).
+    """Counts the CPUs that a local Ray may use: as `of_process`, and as Ray itself counts.
 
     Args:
         cgroups: Where the cgroup filesystem is mounted.
         own: File that names the cgroups of this process.
     """
-    counts = [float(internals.get_num_cpus()), float(len(os.sched_getaffinity(0)))]
+    return max(1, min(int(internals.get_num_cpus()), of_process(cgroups, own)))
+
+
+def of_process(cgroups: Path = ROOT, own: Path = OWN) -> int:
+    """Counts CPUs within the limits of affinity (SLURM, `taskset`) and cgroup quotas (containers).
+
+    Ray is not imported for it.
+
+    Args:
+        cgroups: Where the cgroup filesystem is mounted.
+        own: File that names the cgroups of this process.
+    """
+    counts = [float(len(os.sched_getaffinity(0)))]
     # Nothing comes from groups without a limit.
     for group, is_v2 in groups_of("cpu", cgroups, own):
         counts += _quota(group, is_v2)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
@@ -54,6 +57,16 @@ def run(*arguments: str) -> str:
     return result.output
 
 
+def contents(storage: Path) -> dict[str, bytes]:
+    """The files of the data sets of a storage, without the logs of when they were made."""
+    data = storage / "data"
+    return {
+        str(path.relative_to(data)): path.read_bytes()
+        for path in data.rglob("*")
+        if path.suffix in (".arrow", ".json")
+    }
+
+
 def test_each_stage_runs_here(here: Path) -> None:
     assert "look " in run("inspect", "small.yaml")
     assert "200 rows" in run("prepare", "small.yaml")
@@ -96,9 +109,37 @@ def test_rows_that_turn_out_to_be_large_go_to_ray(
     here: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setattr(tasks, "_MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr(tasks, "_MAX_MAPPED_BYTES", 1000)
     with pytest.raises(RayStartedError):
         run(command, "small.yaml")
     assert not [path for path in (here / "store").rglob("*") if path.is_file()]
+
+
+def test_rows_beyond_the_memory_for_them_are_mapped_files(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("prepare", "small.yaml")
+    expected = contents(here / "store")
+    scratch = here / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(tasks, "_MAX_KEPT_BYTES", 1000)
+    opened: list[str] = []
+    map_file = pa.memory_map
+    monkeypatch.setattr(pa, "memory_map", lambda path: (opened.append(path), map_file(path))[1])
+    run("prepare", "small.yaml", "--set", "storage=other")
+    assert [Path(path).parent for path in opened] == [scratch]
+    assert contents(here / "other") == expected
+    assert not list(scratch.iterdir())
+
+
+def test_rows_go_to_ray_before_they_fill_the_disk(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "_MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9000, 7000, 2000))
+    with pytest.raises(RayStartedError):
+        run("prepare", "small.yaml")
 
 
 @pytest.mark.parametrize("limit", ["8MB", "-1", "nan"])

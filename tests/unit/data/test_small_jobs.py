@@ -27,7 +27,7 @@ def data_of(path: Path, **more: Any) -> Data:
         ("rows.csv", {}, 8000),
         ("rows.CSV.GZ", {}, 2000),
         ("rows.parquet", {}, 16000),
-        ("rows.jsonl", {}, 4000),
+        ("rows.jsonl", {}, 3200),
         ("rows.csv", {"features": {"columns": {"x": "text"}}}, 1000),
     ],
 )
@@ -39,6 +39,22 @@ def test_a_source_is_small_up_to_the_work_of_so_much_csv(
     for num_bytes, expected in ((largest, True), (largest + 1, False)):
         path.write_bytes(bytes(num_bytes))
         data = data_of(path, **more)
+        assert small_jobs.is_small(sources.locate(data), data) is expected
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "megabytes"), [(1, 800), (2, 800), (4, 320), (8, 246), (1000, 200)]
+)
+def test_few_cpus_of_ray_catch_up_later(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, num_cpus: int, megabytes: int
+) -> None:
+    monkeypatch.delenv(small_jobs.SMALL_VARIABLE, raising=False)
+    monkeypatch.setattr(small_jobs, "_num_cpus", lambda: num_cpus)
+    path = tmp_path / "rows.csv"
+    data = data_of(path)
+    for more, expected in ((0, True), (1, False)):
+        with path.open("wb") as file:
+            file.truncate((megabytes + more) * 1_000_000)
         assert small_jobs.is_small(sources.locate(data), data) is expected
 
 
