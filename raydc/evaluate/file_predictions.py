@@ -27,6 +27,7 @@ from raydc.data import (
     tasks,
     values,
 )
+from raydc.data.ahead import make_ahead
 from raydc.data.layout import Layout
 from raydc.data.table_file import TableWriter
 from raydc.errors import DataError, Say
@@ -95,13 +96,16 @@ def predict_file(
 
 
 def _predict_here(predictor: _Predictor, calls: Sequence[tasks.ReadCall]) -> Iterator[pa.Table]:
-    """Predicts the rows that calls yield in this process."""
+    """Predicts the rows that calls yield in this process: reads, computes and writes at once."""
     size = model_pool.batch_rows(predictor.bundle.features)
+    tables = make_ahead(table for call in calls for table in call())
+    predicted = make_ahead(
+        predictor(table.slice(start, size))
+        for table in tables
+        for start in range(0, table.num_rows, size)
+    )
     with tasks.named_faults("predict"):
-        for call in calls:
-            for table in call():
-                for start in range(0, table.num_rows, size):
-                    yield predictor(table.slice(start, size))
+        yield from predicted
 
 
 def _predict_in_pool(
