@@ -104,7 +104,7 @@ def _load_data(store: Storage, folder: Storage) -> Prepared:
 
 
 def _print(found: Inspection) -> None:
-    from raydc.cli.tables import print_table
+    from raydc.cli.aligned_table import print_table
     from raydc.report.axes import number_text
     from raydc.report.column_texts import distinct_text, summary_text
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from raydc.cli.aligned_table import print_table
 from raydc.cli.data_inventory import DataSet
 from raydc.cli.model_inventory import Model, ModelVersion
 from raydc.cli.run_inventory import Run
 from raydc.cli.store_listing import Extent, StoreListing
 from raydc.cli.texts import age_text, number_ranges, size_text
 
-# A pipe has no width; wrapped cells would break `grep` and `awk`.
-_PIPE_WIDTH = 240
 Lines = Iterable[tuple[str, str]]
 
 
@@ -242,32 +238,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return value
-
-
-def _console() -> Console:
-    # Markup would take brackets in names for styles.
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(width=width, highlight=False, emoji=False, markup=False)
-
-
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[str]) -> None:
-    """Prints aligned columns; those in `numbers` to the right, and only the first may wrap."""
-    # A header without rows looks like a failure; the total says that there is nothing.
-    if not rows:
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, title in enumerate(titles):
-        # Names and lists fold in a narrow terminal; numbers and ages stay on one line.
-        free = index == 0 or title in ("used by", "aliases", "used as", "versions", "data set")
-        table.add_column(
-            title,
-            justify="right" if title in numbers else "left",
-            no_wrap=not free,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table)
 
 
 def _print_total(noun: str, listing: StoreListing, extents: Sequence[Extent]) -> None:
