@@ -26,7 +26,7 @@ from raydc.data import (
 from raydc.data.clean import Cleaner
 from raydc.data.column_scan import scan_block
 from raydc.data.row_faults import FaultFinder
-from raydc.data.shard_writer import PlannedShard
+from raydc.data.shard_writer import PlannedShard, ShardRows
 from raydc.data.tasks import BlockRef
 from raydc.errors import DataError, os_error_hint
 from raydc.storage import Storage
@@ -168,11 +168,23 @@ def write_shard(
         DataError: A row does not fit the features, or the storage cannot be written.
     """
     cleaner, features, file_columns, without = tasks.fetch(shared)
-    rows = shard_writer.take_rows(shard, [tasks.fetch(block) for block in blocks], cleaner)
-    if shard.split == clean.TRAIN:
-        features = features.out_of_fold(without, values.row_ids(rows))
+    tables = map(tasks.fetch, blocks)
+    parts: Iterable[pa.Table]
+    if file_columns:
+        # Files are small and their pixels are not: only those of one block are in memory.
+        parts = shard_writer.take_parts(shard, tables, cleaner)
+    else:
+        parts = [shard_writer.take_rows(shard, list(tables), cleaner)]
+
+    def apply(rows: pa.Table) -> ShardRows:
+        fitted = features
+        if shard.split == clean.TRAIN:
+            fitted = features.out_of_fold(without, values.row_ids(rows))
+        return shard_writer.apply_features(rows, fitted, cleaner, file_columns)
+
+    rows = ShardRows.join(list(map(apply, parts)))
     try:
-        return shard_writer.write_shard(rows, shard.name, folder, features, cleaner, file_columns)
+        return shard_writer.write_shard(rows, shard.name, folder, features, file_columns)
     except OSError as error:
         hint = os_error_hint(error) or "Does every node reach it?"
         raise DataError(f"storage {folder.uri} cannot be written: {error}", hint) from error
@@ -188,5 +200,6 @@ def take_golden_rows(
         blocks: References to the blocks of its pieces, in the same order.
         cleaner: Assigns rows to splits, as it did when the shard was planned.
     """
-    rows = shard_writer.take_rows(shard, [tasks.fetch(block) for block in blocks], cleaner)
-    return shard_writer.golden_rows(rows, cleaner)
+    first = shard_writer.first_rows(shard, shard_writer.NUM_GOLDEN_ROWS)
+    tables = [tasks.fetch(block) for block in blocks[: len(first.pieces)]]
+    return shard_writer.golden_rows(shard_writer.take_rows(first, tables, cleaner), cleaner)

@@ -30,6 +30,7 @@ from raydc.data.moments import exact_moments
 from raydc.data.shards import SPLITS
 from raydc.data.target_sums import measure_targets
 from raydc.data.word_counts import count_words
+from raydc.features import images
 from raydc.features.coded_texts import CodedTexts
 from raydc.features.number_column import signed_log
 from raydc.order import Ids
@@ -186,8 +187,8 @@ def measure_images(column: pa.Array) -> PixelHistogram:
     for pixels_HWC in values.to_images(column):
         height, width = max(height, pixels_HWC.shape[0]), max(width, pixels_HWC.shape[1])
         channels = max(channels, pixels_HWC.shape[2])
-        counts = [np.bincount(channel.ravel(), minlength=256) for channel in pixels_HWC.T]
-        histogram += np.array(counts)  # One row of a grey image is added to all three.
+        # The only row of a grey image is added to all three.
+        histogram += images.histogram(pixels_HWC)
     rows = tuple(tuple(row) for row in histogram.tolist())
     files = values.file_sizes(column)
     return PixelHistogram(height, width, channels, rows, len(column), len(files), sum(files))

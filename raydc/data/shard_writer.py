@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ from raydc.data.encoded_images import with_files
 from raydc.data.file_decoder import probe_of
 from raydc.data.shard_file import shard_bytes
 from raydc.data.shards import SPLITS, shard_name
-from raydc.features import Features
+from raydc.features import Features, Inputs
 from raydc.features.images import encode_png
+from raydc.features.record import join_rows
+from raydc.order import Ids
 from raydc.spec.windows import WINDOW
 from raydc.storage import Storage
 
@@ -80,6 +82,22 @@ def plan_shards(num_rows: Sequence[Sequence[int]], rows_per_shard: int) -> list[
     return plan
 
 
+def first_rows(shard: PlannedShard, num_rows: int) -> PlannedShard:
+    """A shard of the first rows of another one, with the pieces of blocks that hold them.
+
+    Args:
+        shard: Planned shard.
+        num_rows: Rows to keep; all if it has fewer.
+    """
+    pieces = []
+    for block, start, stop in shard.pieces:
+        if num_rows <= 0:
+            break
+        pieces.append((block, start, min(stop, start + num_rows)))
+        num_rows -= stop - start
+    return replace(shard, pieces=tuple(pieces))
+
+
 def take_rows(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner) -> pa.Table:
     """Collects the raw rows of a shard.
 
@@ -88,12 +106,18 @@ def take_rows(shard: PlannedShard, blocks: Sequence[pa.Table], cleaner: Cleaner)
         blocks: Blocks of its pieces, in the order of the pieces.
         cleaner: Assigns rows to splits, as it did when the shard was planned.
     """
-    parts = []
-    for table, (_, start, stop) in zip(blocks, shard.pieces, strict=True):
-        where = np.flatnonzero(cleaner.assign_splits(table) == shard.split)[start:stop]
-        parts.append(_of_decided_kinds(table.take(pa.array(where)), cleaner))
+    parts = list(take_parts(shard, blocks, cleaner))
     # A block that has no list at all does not know the type of the others.
     return pa.concat_tables(list_values.with_one_type(parts), promote_options="default")
+
+
+def take_parts(
+    shard: PlannedShard, blocks: Iterable[pa.Table], cleaner: Cleaner
+) -> Iterator[pa.Table]:
+    """Yields the raw rows of a shard, those of one block at a time; arguments as of `take_rows`."""
+    for table, (_, start, stop) in zip(blocks, shard.pieces, strict=True):
+        where = np.flatnonzero(cleaner.assign_splits(table) == shard.split)[start:stop]
+        yield _of_decided_kinds(table.take(pa.array(where)), cleaner)
 
 
 def _of_decided_kinds(rows: pa.Table, cleaner: Cleaner) -> pa.Table:
@@ -185,37 +209,79 @@ def query_numbers(column: pa.Array) -> npt.NDArray[np.int64]:
     return values.coded_texts(column).map(number_of, np.int64)
 
 
-def write_shard(
-    rows: pa.Table,
-    name: str,
-    folder: Storage,
-    features: Features,
-    cleaner: Cleaner,
-    file_columns: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Applies the features and writes one shard.
+@dataclass(frozen=True)
+class ShardRows:
+    """Rows as a shard stores them.
+
+    Attributes:
+        x: Inputs; images that are stored as files are files.
+        y_B: Targets.
+        ids_B: int64 [B], row ids.
+        queries_B: int64 [B], number of the group of each row, or None without groups.
+    """
+
+    x: Inputs
+    y_B: Any
+    ids_B: Ids
+    queries_B: npt.NDArray[np.int64] | None
+
+    @classmethod
+    def join(cls, parts: Sequence[ShardRows]) -> ShardRows:
+        """The rows of all parts, one part after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        queries = [part.queries_B for part in parts if part.queries_B is not None]
+        return cls(
+            join_rows([part.x for part in parts]),
+            np.concatenate([part.y_B for part in parts]),
+            np.concatenate([part.ids_B for part in parts]),
+            np.concatenate(queries) if queries else None,
+        )
+
+
+def apply_features(
+    rows: pa.Table, features: Features, cleaner: Cleaner, file_columns: Sequence[str] = ()
+) -> ShardRows:
+    """Applies the features to raw rows of a shard.
 
     Args:
-        rows: Raw rows of the shard, in the order of their ids.
-        name: File name of the shard.
-        folder: Folder of the new data set.
+        rows: Raw rows, in the order of their ids.
         features: Fitted features, which turn raw rows into the arrays of the shard.
         cleaner: Holds the kind of each column, which decides the type of its values.
         file_columns: Columns of images that are stored as files.
+    """
+    ids_B = values.row_ids(rows)
+    with row_places.with_ids(ids_B):
+        x = features.apply_stored(raw_columns(rows, cleaner))
+        y_B = features.apply_target(raw_target(rows, cleaner))
+    queries_B = None
+    if values.QUERY in rows.column_names:
+        queries_B = np.asarray(rows.column(values.QUERY).to_numpy())
+    return ShardRows(with_files(x, rows, file_columns), y_B, ids_B, queries_B)
+
+
+def write_shard(
+    rows: ShardRows,
+    name: str,
+    folder: Storage,
+    features: Features,
+    file_columns: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes one shard.
+
+    Args:
+        rows: Rows of the shard, in the order of their ids.
+        name: File name of the shard.
+        folder: Folder of the new data set.
+        features: Fitted features, which decode the images that are stored as files.
+        file_columns: Columns of such images.
 
     Returns:
         The entry of the file in the manifest; with files, also `images`, see `probe_of`.
     """
-    with row_places.with_ids(values.row_ids(rows)):
-        x = features.apply_stored(raw_columns(rows, cleaner))
-        y = features.apply_target(raw_target(rows, cleaner))
-    x = with_files(x, rows, file_columns)
-    queries = None
-    if values.QUERY in rows.column_names:
-        queries = np.asarray(rows.column(values.QUERY).to_numpy())
-    content = shard_bytes(x, y, values.row_ids(rows), queries).to_pybytes()
+    content = shard_bytes(rows.x, rows.y_B, rows.ids_B, rows.queries_B).to_pybytes()
     entry = manifest.write_file(folder, name, content)
-    return {**entry, "images": probe_of(x, features, file_columns)} if file_columns else entry
+    return {**entry, "images": probe_of(rows.x, features, file_columns)} if file_columns else entry
 
 
 def golden_rows(rows: pa.Table, cleaner: Cleaner) -> list[dict[str, Any]]:

@@ -118,16 +118,16 @@ def check(case: Dirty, folder: Path) -> None:
 def kept_rows() -> Iterator[dict[int, dict[str, Any]]]:
     """Collects the rows that are written, as a client would send them."""
     found: dict[int, dict[str, Any]] = {}
-    write = shard_writer.write_shard
+    apply = shard_writer.apply_features
 
-    def write_shard(rows: Any, name: str, *args: Any) -> dict[str, Any]:
-        listed = shard_writer.golden_rows(rows, args[2])
+    def apply_features(rows: Any, features: Any, cleaner: Any, *args: Any) -> Any:
+        listed = shard_writer.golden_rows(rows, cleaner)
         for row_id, row in zip(values.row_ids(rows).tolist(), listed, strict=True):
             found[row_number(row_id) + 1000 * (row_id >> 40)] = row
-        return write(rows, name, *args)
+        return apply(rows, features, cleaner, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard_writer, "write_shard", write_shard)
+        patch.setattr(shard_writer, "apply_features", apply_features)
         patch.setattr(shard_writer, "NUM_GOLDEN_ROWS", 1000)
         yield found
 

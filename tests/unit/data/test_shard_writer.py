@@ -22,3 +22,10 @@ def test_plan_shards_takes_every_row_once_and_in_order(rows_per_shard: int) -> N
         sizes = [sum(b - a for _, a, b in shard.pieces) for shard in shards]
         assert all(size == rows_per_shard for size in sizes[:-1])
         assert [shard.index for shard in shards] == list(range(len(shards)))
+
+
+def test_first_rows_keep_the_pieces_that_hold_them() -> None:
+    shard = shard_writer.PlannedShard(2, 0, ((0, 3, 5), (4, 0, 7), (5, 0, 1)))
+    assert shard_writer.first_rows(shard, 1).pieces == ((0, 3, 4),)
+    assert shard_writer.first_rows(shard, 4).pieces == ((0, 3, 5), (4, 0, 2))
+    assert shard_writer.first_rows(shard, 100) == shard

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import fs as pafs
 
 from raydc import spec as specs
 from raydc.data import small_jobs, sources
@@ -61,8 +63,21 @@ def test_few_cpus_of_ray_catch_up_later(
 def test_the_files_of_a_source_count_together(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, str(LIMIT_MB))
+    # Four files, of which three have to be opened besides the first.
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, str(LIMIT_MB + 3 * 0.005))
     data = data_of(tmp_path / "*.csv")
     for number, expected in enumerate([True] * 4 + [False]):
         (tmp_path / f"{number}.csv").write_bytes(bytes(2000))
         assert small_jobs.is_small(sources.locate(data), data) is expected
+
+
+def test_a_file_in_an_object_store_takes_a_hundred_times_as_long_to_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "1")
+    for number in range(4):
+        (tmp_path / f"{number}.csv").write_bytes(bytes(2000))
+    data = data_of(tmp_path / "*.csv")
+    layout = sources.locate(data)
+    assert small_jobs.is_small(layout, data)
+    assert not small_jobs.is_small(replace(layout, filesystem=pafs._MockFileSystem()), data)
