@@ -41,7 +41,8 @@ OWN = {
         "than tasks of Ray would: 800 with one or two CPUs, 320 with four, 200 with very many. "
         "Up to 64 it also predicts there, and evaluates rows of a table, or an eighth of that of "
         "other rows. Parquet counts half, JSON Lines 2.5 times, pictures and compressed files four "
-        "times, a source with a column of texts eight times. 0 gives everything to Ray.",
+        "times, a source with a column of texts eight times, and each further file 5 KB, or 500 KB "
+        "in an object store. 0 gives everything to Ray.",
     ),
     "RAYDC_WINDOW_MB": (
         "raydc/data/cold_rows.py",
