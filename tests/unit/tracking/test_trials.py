@@ -150,13 +150,13 @@ def test_read_trial_gives_best_metric_and_state(tmp_path: Path) -> None:
     sweep_folder = Storage(str(tmp_path))
     values = {"model.depth": 2}
     key = trials.trial_key(spec.to_dict(given), values)
-    assert trials.read_trial(given, sweep_folder, key, values, has_failed=True).state == "failed"
+    assert trials.read_trial(given, sweep_folder, key, values, error="died").state == "failed"
     place = sweep_folder / "trials" / key
     write_epochs(place, [0.5, 0.75, None])
-    read = trials.read_trial(given, sweep_folder, key, values, has_failed=False)
+    read = trials.read_trial(given, sweep_folder, key, values)
     assert read == Trial(key, values, 3, 0.75, "pruned")
     place.write_json(trials.FINISHED_FILE, {})
-    assert trials.read_trial(given, sweep_folder, key, values, has_failed=True).state == "finished"
+    assert trials.read_trial(given, sweep_folder, key, values, error="died").state == "finished"
 
 
 @pytest.mark.parametrize("damage", [None, "metrics", "record"])
@@ -169,14 +169,14 @@ def test_metric_of_a_finished_trial_survives_a_changed_digit(
     key = trials.trial_key(spec.to_dict(given), values)
     place = Storage(str(tmp_path)) / "trials" / key
     write_epochs(place, [0.5, 0.75])
-    trials.mark_finished(place, own, values)
+    trials.mark_ended(place, own, values, trials.FINISHED_FILE)
     # Either of the two files still tells the metric.
     name = {"metrics": "metrics.jsonl", "record": trials.FINISHED_FILE, None: None}[damage]
     if name is not None:
         content = place.read_bytes(name)
         assert b"0.75" in content
         place.write_bytes(name, content.replace(b"0.75", b"0.95"))
-    assert trials.read_trial(given, Storage(str(tmp_path)), key, values, False).metric == 0.75
+    assert trials.read_trial(given, Storage(str(tmp_path)), key, values).metric == 0.75
 
 
 def test_tune_metric_of_a_diverged_trial_is_the_worst() -> None:
