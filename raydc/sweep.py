@@ -29,7 +29,7 @@ from raydc.errors import Say, TrainError
 from raydc.loop import planned_stop
 from raydc.spec import ResolvedSpec
 from raydc.spec.space import Domain
-from raydc.storage import Storage, canonical_json
+from raydc.storage import Storage
 from raydc.tracking import events, lease, trials
 from raydc.tracking.trials import Trial
 
@@ -69,7 +69,7 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
     folder, bundle_folder = run_folder / "sweep", run_folder / "model"
     with interruption.resumable(), lease.hold(run_folder):
         recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
-        drawn = _draw(spec, recorded, folder)
+        drawn = _draw(spec, recorded, folder, report)
         ends = TrialEnds(spec, folder, drawn, report)
         _fit(spec, data, folder, drawn, ends)
         ended = ends.all()
@@ -85,8 +85,12 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
     return SweepResult(ended, winner, bundle_folder)
 
 
-def _draw(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage) -> list[dict[str, Any]]:
+def _draw(
+    spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, report: Say
+) -> list[dict[str, Any]]:
     """Draws the trials: for each its `key` and `all_values`, by spec path.
+
+    Says how many of them are drawn again and run once.
 
     Raises:
         TrainError: The spec has no sweep.
@@ -100,11 +104,18 @@ def _draw(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage) -> list
         sweep.num_samples,
         spec.seed,
     )
-    # A point that is drawn twice would train the same model twice.
-    points = {canonical_json(values): values for values in drawn}.values()
-    keys = [trials.trial_key(recorded, values) for values in points]
-    trials.refuse_unknown(folder, keys)
-    return [{"key": key, "all_values": values} for key, values in zip(keys, points, strict=True)]
+    # A trial that is drawn twice would train the same model twice, in one folder. Different values
+    # may mean the same, such as a name and the same name with its defaults.
+    points: dict[str, dict[str, Any]] = {}
+    for values in drawn:
+        points.setdefault(trials.trial_key(recorded, values), values)
+    if again := len(drawn) - len(points):
+        report(
+            f"sweep     {len(drawn)} samples are {len(points)} different trials; {again} that were "
+            "drawn again are not run again"
+        )
+    trials.refuse_unknown(folder, points)
+    return [{"key": key, "all_values": values} for key, values in points.items()]
 
 
 def _fit(
