@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from raydc.storage import Storage
 from raydc.tracking import events, lease, trials
 from raydc.tracking.trials import Trial
 
+_TUNE_FOLDER = re.compile(r"tune-\d+")
 # ASHA needs a largest epoch; a run that is limited by steps has none.
 _MANY_EPOCHS = 1_000_000
 
@@ -78,7 +80,9 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         for line in trials.format_table(ended, winner, spec.train.metric):
             report(f"sweep     {line}")
         own = trials.trial_spec(spec, winner.values)
-        train.export(own, data, folder / "trials" / winner.key, bundle_folder, report)
+        place = folder / "trials" / winner.key
+        found = train.export(own, data, place, bundle_folder, report)
+        ends.drop_checkpoints(winner, found)
         events.EventLog(run_folder, "events").write(
             kind="sweep_finished", trials=len(ended), winner=winner.key
         )
@@ -132,13 +136,14 @@ def _fit(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Tune's handler would end the sweep as if it were complete, with the trials that there are.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    # A trial that fails before its first epoch has no metric.
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     from ray import tune
 
     assert spec.sweep is not None
     needs = plan.worker_resources(spec, ray.cluster_resources())
     # Tune's own state is never resumed: it gets a new folder for each driver, removed at the end.
+    # This driver holds the run, so those of others are of drivers that were killed.
+    for left in filter(_TUNE_FOLDER.fullmatch, folder.names()):
+        folder.delete(left)
     name = f"tune-{time.time_ns()}"
     handle = mailbox.create()
     trainable = tune.with_parameters(
@@ -148,28 +153,28 @@ def _fit(
         folder_uri=folder.uri,
         handle=handle,
     )
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, needs),
-        # The points are drawn already, so that they do not depend on Tune's order; Tune only
-        # walks through them.
-        param_space={"trial": tune.grid_search(drawn)},
-        tune_config=tune.TuneConfig(
-            metric="metric",
-            mode=spec.train.mode,
-            max_concurrent_trials=spec.sweep.max_concurrent_trials,
-            scheduler=_scheduler(spec),
-            # The next trial gets a warm process: importing torch takes longer than a small trial.
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=folder.uri,
-            verbose=0,
-            callbacks=[_callback(ends)],
-            failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
-        ),
-    )
     try:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, needs),
+            # The points are drawn already, so that they do not depend on Tune's order; Tune only
+            # walks through them.
+            param_space={"trial": tune.grid_search(drawn)},
+            tune_config=tune.TuneConfig(
+                metric="metric",
+                mode=spec.train.mode,
+                max_concurrent_trials=spec.sweep.max_concurrent_trials,
+                scheduler=_scheduler(spec),
+                # The next trial gets a warm process: to import torch takes longer than to train it.
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=folder.uri,
+                verbose=0,
+                callbacks=[_callback(ends)],
+                failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
+            ),
+        )
         with _silent_tune():
             tuner.fit()
         interruption.raise_received()

@@ -1,4 +1,7 @@
-"""How the trials of a sweep end: a line and a record for each. Runs in the driver."""
+"""How the trials of a sweep end: a line and a record for each, and which checkpoints remain.
+
+Runs in the driver.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from raydc.checkpoint import best
+from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.engine import interruption
 from raydc.errors import Say
 from raydc.spec import ResolvedSpec
@@ -33,6 +38,7 @@ class TrialEnds:
     ) -> None:
         self._spec, self._folder, self._drawn, self._report = spec, folder, drawn, report
         self._ended: dict[str, Trial] = {}
+        self._without_checkpoints: set[str] = set()
 
     def add(self, drawn: dict[str, Any], error: str | None = None) -> None:
         """Records that a trial has ended, and says so.
@@ -53,6 +59,7 @@ class TrialEnds:
                 trials.mark_ended(place, own, values, trials.PRUNED_FILE)
         trial = self._read(drawn, None if error is None else _line(error))
         self._ended[key] = trial
+        self._drop_losers(but=key)
         count = f"{len(self._ended)} of {len(self._drawn)}"
         self._report(f"sweep     {count} {self._describe(trial)}")
 
@@ -65,6 +72,49 @@ class TrialEnds:
         """
         values = trials.format_values(drawn["all_values"])
         self._report(f"sweep     a trial is tried again after {_line(error)}: {values}")
+
+    def drop_checkpoints(self, winner: Trial, found: Found) -> None:
+        """Removes the checkpoints that neither the model nor a continued sweep needs.
+
+        The winner keeps up to three, all other trials that have ended none. One that Tune has given
+        up keeps its own, because `--resume` goes on with it. Called when no trial runs any more,
+        and the model is written.
+
+        Args:
+            winner: Trial whose model is that of the sweep.
+            found: Its checkpoint that became the model.
+        """
+        self._remove([trial for trial in self.all() if trial.key != winner.key])
+        best.keep_model(self._store(winner), found)
+
+    def _drop_losers(self, but: str) -> None:
+        """Removes checkpoints of trials that cannot win any more, so that few are there at a time.
+
+        Args:
+            but: Key of the trial that has ended just now, and may still be writing.
+        """
+        ended = [self._ended[one["key"]] for one in self._drawn if one["key"] in self._ended]
+        leader = trials.pick_best(ended, self._spec.train.mode)
+        # All checkpoints of a trial that has finished are there; a pruned one may still write some.
+        if leader is None or leader.state != "finished":
+            return
+        done = {leader.key, but, *self._without_checkpoints}
+        losers = [trial for trial in ended if trial.key not in done]
+        # The end of the sweep comes back to all of them.
+        with contextlib.suppress(OSError):
+            self._remove(losers)
+            self._without_checkpoints |= {loser.key for loser in losers}
+
+    def _remove(self, losers: Sequence[Trial]) -> None:
+        for loser in losers:
+            place = self._folder / "trials" / loser.key
+            if trials.has_ended(place) or trials.is_failed(place):
+                # First one by one: what is left of an interrupted removal is no checkpoint.
+                self._store(loser).keep_only(())
+                self._store(loser).folder.delete()
+
+    def _store(self, trial: Trial) -> CheckpointStore:
+        return CheckpointStore(self._folder / "trials" / trial.key / "checkpoints", 1)
 
     def all(self) -> tuple[Trial, ...]:
         """The trials in the order of sampling."""

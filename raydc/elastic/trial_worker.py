@@ -5,6 +5,7 @@ Runs in Tune's actors.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,7 @@ def run_trial(
 
     Raises:
         WorkerFailure: An error that may pass; Tune tries the trial again.
+        SystemExit: Tune has ended the trial.
     """
     key, values = config["trial"]["key"], config["trial"]["all_values"]
     own = trials.trial_spec(specs.resolve(specs.from_dict(spec)), values)
@@ -60,12 +62,17 @@ def run_trial(
         _keep_failure(
             lambda: _train(own, folder, Storage(data_uri), key, handle, told.tell), folder, values
         )
-        if not trials.is_failed(folder):
+        if trials.is_failed(folder):
+            told.tell_anything()
+        else:
             # Before the last epoch is told, because Tune ends the trial with it.
             trials.mark_ended(folder, own, values, trials.FINISHED_FILE)
             told.tell_all(folder)
-    except PlannedStopError:
-        return  # Pruned; or the driver ends, and the next one continues from the checkpoint.
+    except PlannedStopError as stop:
+        # Tune's way again: after a return it would report once more, and wait for ever.
+        if stop.reason == planned_stop.PRUNE:
+            sys.exit(0)
+        # Otherwise the driver ends, and the next one continues from the checkpoint.
 
 
 class _Told:
@@ -83,6 +90,13 @@ class _Told:
         """Tells the epochs that are recorded and that Tune does not know yet."""
         for record in trials.read_epochs(folder):
             self.tell(record)
+
+    def tell_anything(self) -> None:
+        """Tells the worst metric if Tune knows no epoch: it refuses trials that end without any."""
+        from ray import tune
+
+        if self._epoch == 0:
+            tune.report({"epoch": 0, "metric": trials.tune_metric(self._own, {})})
 
     def tell(self, record: dict[str, Any]) -> None:
         """Tells an epoch, and waits until Tune has decided whether the trial goes on.

@@ -151,7 +151,7 @@ def test_sweep_that_was_widened_is_not_narrowed_again(tmp_path: Path) -> None:
     assert lines == ["run       the sweep is widened from 2 to 5 samples"]
     resume(5)
     assert len(lines) == 1
-    with pytest.raises(RunError, match="sweep.num_samples: 5 then, 4 now"):
+    with pytest.raises(RunError, match="num_samples: 5 then, 4 now"):
         resume(4)
 
 

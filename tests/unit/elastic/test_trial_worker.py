@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,12 @@ class TrialHere:
         if metrics["epoch"] == self.ends_at:
             raise SystemExit(0)
 
-    def run(self) -> None:
+    def run(self, is_ended_by_tune: bool = False) -> None:
+        """Runs the trial, whose thread has to end as Tune ends it."""
+        with pytest.raises(SystemExit) if is_ended_by_tune else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         silent = SimpleNamespace(remote=lambda *_: None)
         handle = SimpleNamespace(enter=silent, leave=silent, stop_reason=silent)
         config = {"trial": {"key": self._key, "all_values": VALUES}}
@@ -85,11 +91,11 @@ def test_trial_tells_tune_its_last_epoch_once_it_is_recorded_as_finished(
     trial = make_trial(train=train)
     # Tune ends a trial with its last epoch, which must not keep it from its record.
     trial.ends_at = epochs
-    trial.run()
+    trial.run(is_ended_by_tune=True)
     assert trial.told == list(range(1, epochs + 1))
     assert trial.had_ended == [False] * (epochs - 1) + [True]
     # Another driver tells the same, and trains nothing.
-    trial.run()
+    trial.run(is_ended_by_tune=True)
     assert trial.told == [*range(1, epochs + 1)] * 2
 
 
@@ -98,7 +104,7 @@ def test_pruned_trial_has_its_epoch_in_a_checkpoint_and_is_no_failure(
 ) -> None:
     trial = make_trial()
     trial.ends_at = 2
-    trial.run()
+    trial.run(is_ended_by_tune=True)
     assert trial.told == [1, 2]
     assert CheckpointStore(trial.folder / "checkpoints", 1).steps()[-1] == 14
     assert not trials.is_failed(trial.folder)
@@ -110,7 +116,7 @@ def test_trial_that_was_pruned_before_is_told_and_not_trained(
 ) -> None:
     trial = make_trial()
     trial.ends_at = 2
-    trial.run()
+    trial.run(is_ended_by_tune=True)
     trials.mark_ended(trial.folder, trial.spec, VALUES, trials.PRUNED_FILE)
     trial.ends_at = None
     trial.run()
@@ -143,7 +149,8 @@ def test_error_that_would_come_again_is_recorded_and_tune_tries_no_more(
         patch.setattr(worker, "fit", raising(error))
         trial.run()
     assert trials.is_failed(trial.folder)
-    assert trial.told == []
+    # Tune wants to know something of each trial.
+    assert trial.told == [0]
     record = trial.folder.read_json(trials.FAILED_FILE)
     assert record["error"].startswith(type(error).__name__)
     if isinstance(error, ValueError):

@@ -131,9 +131,7 @@ def test_wider_sweep_begins_with_the_same_trials(tmp_path: Path) -> None:
     }
     model, drawn = {"name": "mlp", "depth": 1}, {}
     for num_samples in (3, 7):
-        given = training_spec(
-            "/a", model=model, sweep={"space": space, "num_samples": num_samples}
-        )
+        given = training_spec("/a", model=model, sweep={"space": space, "num_samples": num_samples})
         drawn[num_samples] = sweep._draw(given, spec.to_dict(given), Storage(str(tmp_path)), print)
     assert len(drawn[7]) == 7
     assert drawn[7][:3] == drawn[3]
