@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +109,10 @@ def test_sweep_of_one_epoch_has_a_winner(
 INFINITE_RATE = 1e30
 
 
-def rate_spec(folder: Path, rates: list[float]) -> Spec:
+def rate_spec(folder: Path, rates: list[float], epochs: int = 3) -> Spec:
     """A sweep over learning rates, one trial after the other in one process."""
     space = {"train.learning_rate": {"grid": rates}}
-    sections = {"train": {"optimizer": {"name": "sgd"}}}
+    sections = {"train": {"optimizer": {"name": "sgd"}, "epochs": epochs}}
     fields = {"num_samples": 1, "scheduler": "fifo", "max_concurrent_trials": 1}
     return sweep_spec(folder, sections, space=space, **fields)
 
@@ -122,25 +124,33 @@ def test_trial_that_would_fail_again_is_tried_once_and_a_lost_one_again(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    given = rate_spec(tmp_path, [1e-2, INFINITE_RATE, 2e-2, 3e-2])
+    given = rate_spec(tmp_path, [1e-2, INFINITE_RATE], epochs=30)
     folder, lines = Storage(str(tmp_path / "run")), []
-
-    def report(line: str) -> None:
-        lines.append(line)
-        # The process that has just trained the third trial dies instead of training the last one.
-        if line.startswith("sweep     3 of 4"):
-            os.kill(pids(folder, 2e-2, given)[-1], signal.SIGKILL)
-
-    result = sweep.run(given, data, folder, report)
-    states = {trial.values["train.learning_rate"]: trial.state for trial in result.trials}
-    assert states == {1e-2: "finished", INFINITE_RATE: "failed", 2e-2: "finished", 3e-2: "finished"}
+    killing = threading.Thread(target=kill_once, args=(folder, 1e-2, given), daemon=True)
+    killing.start()
+    result = sweep.run(given, data, folder, lines.append)
+    killing.join()
+    assert [(trial.state, trial.epochs) for trial in result.trials] == [
+        ("finished", 30),
+        ("failed", 0),
+    ]
+    assert len(pids(folder, 1e-2, given)) == 2
     assert len(pids(folder, INFINITE_RATE, given)) == 1
+    assert sum("a trial is tried again after " in line for line in lines) == 1
     failed = [line for line in lines if " failed: " in line]
     assert len(failed) == 1
-    assert failed[0].startswith("sweep     2 of 4 failed: TrainError: the loss is ")
-    assert pids(folder, 3e-2, given)[-1] != pids(folder, 2e-2, given)[-1]
+    assert failed[0].startswith("sweep     2 of 2 failed: TrainError: the loss is ")
     said = "".join([*(record.getMessage() for record in caplog.records), *capfd.readouterr()])
     assert "Traceback" not in said
+
+
+def kill_once(folder: Storage, rate: float, given: Spec) -> None:
+    """Kills the process of a trial as soon as it trains."""
+    found: list[int] = []
+    while not found:
+        time.sleep(0.01)
+        found = pids(folder, rate, given)
+    os.kill(found[0], signal.SIGKILL)
 
 
 def pids(folder: Storage, rate: float, given: Spec) -> list[int]:
