@@ -1,37 +1,40 @@
 """The search over spec paths: Ray Tune samples and prunes, raydc's own loop trains.
 
-Runs in the driver; `_run_trial` in Tune's actors. A trial is one worker in one Tune actor, whatever
-`scaling` says: logical shards make it the model that more workers would train, and many small
-trials use a cluster better than few wide ones. A trial's folder is named by its
-resolved spec, so a finished trial is read instead of trained, and an interrupted one continues from
+Runs in the driver; `raydc.elastic.trial_worker` in Tune's actors. A trial is one worker in one Tune
+actor, whatever `scaling` says: logical shards make it the model that more workers would train, and
+many small trials use a cluster better than few wide ones. A trial's folder is named by its resolved
+spec, so a trial that has ended is read instead of trained, and an interrupted one continues from
 its checkpoint. The winner's bundle goes to the registry as it is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from raydc import engine, plan, train
 from raydc import spec as specs
 from raydc.checkpoint import run_files
-from raydc.data.prepared import Prepared, load
-from raydc.elastic import mailbox, worker_failure
+from raydc.data.prepared import Prepared
+from raydc.elastic import mailbox, trial_worker
+from raydc.elastic.trial_ends import TrialEnds
 from raydc.engine import interruption
 from raydc.errors import Say, TrainError
-from raydc.loop import planned_stop, worker
-from raydc.loop.hooks import Hooks
-from raydc.loop.planned_stop import PlannedStopError
-from raydc.loop.state_proof import prove_state
+from raydc.loop import planned_stop
 from raydc.spec import ResolvedSpec
 from raydc.spec.space import Domain
-from raydc.storage import Storage, canonical_json
+from raydc.storage import Storage
 from raydc.tracking import events, lease, trials
 from raydc.tracking.trials import Trial
 
+_TUNE_FOLDER = re.compile(r"tune-\d+")
 # ASHA needs a largest epoch; a run that is limited by steps has none.
 _MANY_EPOCHS = 1_000_000
 
@@ -65,34 +68,33 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         RunError: Another process drives this run, or another version of raydc has begun trials
             that this one does not know.
     """
-    folder = run_folder / "sweep"
+    folder, bundle_folder = run_folder / "sweep", run_folder / "model"
     with interruption.resumable(), lease.hold(run_folder):
         recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
-        results = _fit(spec, data, folder, _draw(spec, recorded, folder), report)
-    ended = tuple(
-        trials.read_trial(spec, folder, **result.config["trial"], has_failed=bool(result.error))
-        for result in results
-    )
-    folder.write_json("trials.json", [asdict(trial) for trial in ended])
-    winner = trials.pick_winner(ended, spec.train.mode)
-    for line in trials.format_table(ended, winner, spec.train.metric):
-        report(f"sweep     {line}")
-    bundle_folder = run_folder / "model"
-    train.export(
-        trials.trial_spec(spec, winner.values),
-        data,
-        folder / "trials" / winner.key,
-        bundle_folder,
-        report,
-    )
-    events.EventLog(run_folder, "events").write(
-        kind="sweep_finished", trials=len(ended), winner=winner.key
-    )
+        drawn = _draw(spec, recorded, folder, report)
+        ends = TrialEnds(spec, folder, drawn, report)
+        _fit(spec, data, folder, drawn, ends)
+        ended = ends.all()
+        folder.write_json("trials.json", [asdict(trial) for trial in ended])
+        winner = trials.pick_winner(ended, spec.train.mode)
+        for line in trials.format_table(ended, winner, spec.train.metric):
+            report(f"sweep     {line}")
+        own = trials.trial_spec(spec, winner.values)
+        place = folder / "trials" / winner.key
+        found = train.export(own, data, place, bundle_folder, report)
+        ends.drop_checkpoints(winner, found)
+        events.EventLog(run_folder, "events").write(
+            kind="sweep_finished", trials=len(ended), winner=winner.key
+        )
     return SweepResult(ended, winner, bundle_folder)
 
 
-def _draw(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage) -> list[dict[str, Any]]:
+def _draw(
+    spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, report: Say
+) -> list[dict[str, Any]]:
     """Draws the trials: for each its `key` and `all_values`, by spec path.
+
+    Says how many of them are drawn again and run once.
 
     Raises:
         TrainError: The spec has no sweep.
@@ -106,16 +108,27 @@ def _draw(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage) -> list
         sweep.num_samples,
         spec.seed,
     )
-    # A point that is drawn twice would train the same model twice.
-    points = {canonical_json(values): values for values in drawn}.values()
-    keys = [trials.trial_key(recorded, values) for values in points]
-    trials.refuse_unknown(folder, keys)
-    return [{"key": key, "all_values": values} for key, values in zip(keys, points, strict=True)]
+    # A trial that is drawn twice would train the same model twice, in one folder. Different values
+    # may mean the same, such as a name and the same name with its defaults.
+    points: dict[str, dict[str, Any]] = {}
+    for values in drawn:
+        points.setdefault(trials.trial_key(recorded, values), values)
+    if again := len(drawn) - len(points):
+        report(
+            f"sweep     {len(drawn)} samples are {len(points)} different trials; {again} that were "
+            "drawn again are not run again"
+        )
+    trials.refuse_unknown(folder, points)
+    return [{"key": key, "all_values": values} for key, values in points.items()]
 
 
 def _fit(
-    spec: ResolvedSpec, data: Prepared, folder: Storage, drawn: list[dict[str, Any]], report: Say
-) -> Any:
+    spec: ResolvedSpec,
+    data: Prepared,
+    folder: Storage,
+    drawn: list[dict[str, Any]],
+    ends: TrialEnds,
+) -> None:
     import ray
 
     # Read by Tune when it is imported. Its new console output prints tables whatever `verbose`
@@ -128,40 +141,43 @@ def _fit(
     assert spec.sweep is not None
     needs = plan.worker_resources(spec, ray.cluster_resources())
     # Tune's own state is never resumed: it gets a new folder for each driver, removed at the end.
+    # This driver holds the run, so those of others are of drivers that were killed.
+    for left in filter(_TUNE_FOLDER.fullmatch, folder.names()):
+        folder.delete(left)
     name = f"tune-{time.time_ns()}"
     handle = mailbox.create()
     trainable = tune.with_parameters(
-        _run_trial,
+        trial_worker.run_trial,
         spec=specs.to_dict(spec),
         data_uri=data.folder.uri,
         folder_uri=folder.uri,
         handle=handle,
     )
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, needs),
-        # The points are drawn already, so that they do not depend on Tune's order; Tune only
-        # walks through them.
-        param_space={"trial": tune.grid_search(drawn)},
-        tune_config=tune.TuneConfig(
-            metric="metric",
-            mode=spec.train.mode,
-            max_concurrent_trials=spec.sweep.max_concurrent_trials,
-            scheduler=_scheduler(spec),
-            # The next trial gets a warm process: importing torch takes longer than a small trial.
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=folder.uri,
-            verbose=0,
-            callbacks=[_progress(spec, folder, len(drawn), report)],
-            failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
-        ),
-    )
     try:
-        results = tuner.fit()
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, needs),
+            # The points are drawn already, so that they do not depend on Tune's order; Tune only
+            # walks through them.
+            param_space={"trial": tune.grid_search(drawn)},
+            tune_config=tune.TuneConfig(
+                metric="metric",
+                mode=spec.train.mode,
+                max_concurrent_trials=spec.sweep.max_concurrent_trials,
+                scheduler=_scheduler(spec),
+                # The next trial gets a warm process: to import torch takes longer than to train it.
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=folder.uri,
+                verbose=0,
+                callbacks=[_callback(ends)],
+                failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
+            ),
+        )
+        with _silent_tune():
+            tuner.fit()
         interruption.raise_received()
-        return results
     except KeyboardInterrupt:
         _keep_states(handle)
         raise
@@ -214,72 +230,38 @@ def _scheduler(spec: ResolvedSpec) -> Any:
     )
 
 
-def _progress(spec: ResolvedSpec, folder: Storage, num_trials: int, report: Say) -> Any:
-    from ray import tune
-
-    class TrialLines(tune.Callback):  # type: ignore[misc]
-        """Shows a line for each trial that ends."""
-
-        num_ended = 0
-
-        def on_trial_complete(
-            self,
-            iteration: int,  # noqa: ARG002
-            trials: list[Any],  # noqa: ARG002
-            trial: Any,
-            **info: Any,  # noqa: ARG002
-        ) -> None:
-            self.num_ended += 1
-            report(f"sweep     {self.num_ended} of {num_trials} {_describe(trial.config['trial'])}")
-
-    def _describe(drawn: dict[str, Any]) -> str:
-        ended = trials.read_trial(spec, folder, **drawn, has_failed=False)
-        score = "no metric" if ended.metric is None else f"{ended.metric:.4f}"
-        result = f"{ended.epochs} epoch(s), best {spec.train.metric} {score}"
-        return f"ended after {result}: {trials.format_values(ended.values)}"
-
-    return TrialLines()
-
-
-def _run_trial(
-    config: dict[str, Any], spec: dict[str, Any], data_uri: str, folder_uri: str, handle: Any
-) -> None:
-    """Trains one trial in a Tune actor, from where an earlier sweep left it.
-
-    Args:
-        config: The trial as it was drawn, with its key and values, as Tune passes it.
-        spec: Resolved spec of the sweep, as plain values.
-        data_uri: URI of the folder of the prepared data set.
-        folder_uri: URI of the folder of the sweep.
-        handle: Mailbox, which says when to stop.
-    """
-    from ray import tune
-
-    key, values = config["trial"]["key"], config["trial"]["all_values"]
-    own = trials.trial_spec(specs.resolve(specs.from_dict(spec)), values)
-    folder = Storage(folder_uri) / "trials" / key
-
-    def report_epoch(record: dict[str, Any]) -> bool:
-        tune.report({"epoch": record["epoch"], "metric": trials.tune_metric(own, record)})
-        return True
-
-    # The scheduler starts anew with each driver and has to see the epochs that are done.
-    for record in trials.read_epochs(folder):
-        report_epoch(record)
-    if folder.exists(trials.FINISHED_FILE):
-        return
-    data = load(Storage(data_uri))
-    # The values of a trial may build a different network from the one that the driver tried.
-    prove_state(own, data)
-    mailbox.get_reply(handle.enter.remote(key))
-    hooks = Hooks(
-        on_epoch=report_epoch,
-        stop_request=lambda: mailbox.get_reply(handle.stop_reason.remote()),
-    )
+@contextlib.contextmanager
+def _silent_tune() -> Iterator[None]:
+    """Silences Tune's log, which has a traceback for each attempt: raydc shows a line for each."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        worker_failure.guard(0, lambda: worker.fit(own, folder, data.folder, hooks=hooks))
-    except PlannedStopError:
-        return  # The driver ends; the next one continues from the checkpoint.
+        yield
     finally:
-        handle.leave.remote(key)
-    trials.mark_finished(folder, own, values)
+        logger.setLevel(before)
+
+
+def _callback(ends: TrialEnds) -> Any:
+    from ray import tune
+
+    class TrialCallback(tune.Callback):  # type: ignore[misc]
+        """Passes on what Tune tells about a trial."""
+
+        def on_trial_complete(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            ends.add(trial.config["trial"])
+
+        def on_trial_recover(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            ends.retry(trial.config["trial"], _read_error(trial))
+
+        def on_trial_error(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            ends.add(trial.config["trial"], _read_error(trial))
+
+    return TrialCallback()
+
+
+def _read_error(trial: Any) -> str:
+    """The errors of a trial so far, as Tune writes them on this machine."""
+    with contextlib.suppress(OSError):
+        return Path(trial.error_file).read_text(errors="replace")
+    return ""

@@ -49,7 +49,7 @@ class TrainResult:
         epochs: Epochs, a last partial one included.
         metrics: Validation metrics of the checkpoint that became the model; None if not finite.
         checkpoint: Name of that checkpoint.
-        reason: completed, early_stop or stopped.
+        reason: completed or early_stop.
         restarts: Starts of the workers by this driver after the first.
     """
 

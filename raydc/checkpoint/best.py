@@ -45,6 +45,19 @@ def newest_before(store: CheckpointStore, step: int) -> Found | None:
     return None
 
 
+def keep_model(store: CheckpointStore, found: Found) -> None:
+    """Removes the checkpoints of a run that has ended, but for those that its model needs.
+
+    Args:
+        store: The checkpoints of the run. The newest one that verifies remains, and the best one,
+            which it names.
+        found: The checkpoint that became the model, which remains. It differs from the best one if
+            that one is lost.
+    """
+    newest = store.require_newest()
+    store.keep_only({newest.step, unpack_state(newest).best_step, found.step})
+
+
 def choose(
     store: CheckpointStore, newest: Found, train: ResolvedTrain
 ) -> tuple[Found, Skipped | None]:

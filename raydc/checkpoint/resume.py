@@ -26,12 +26,16 @@ from raydc.errors import (
     os_error_hint,
 )
 from raydc.spec import ResolvedSpec
+from raydc.spec.changes import Change
 from raydc.storage import Storage
 from raydc.tracking.journal import Journal
 
 T = TypeVar("T")
 # Sections that may differ between a run and its continuation, because they do not change the model.
 _MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "serve"}
+# A sweep may be widened: its first trials stay the same.
+_WIDTH = "sweep.num_samples"
+_MAY_CHANGE_ALONE = {"sweep.max_concurrent_trials"}
 
 
 class Source(IntEnum):
@@ -219,7 +223,7 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
         RunError: A field that changes the model differs; the message has both values of each.
     """
     changed = specs.differences(specs.with_defaults(before), specs.to_dict(spec))
-    relevant = [change for change in changed if change.path.split(".")[0] not in _MAY_CHANGE]
+    relevant = [change for change in changed if not _may_change(change)]
     if not relevant:
         return
     hint = (
@@ -232,5 +236,14 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
             "To keep the number of logical shards of the run: "
             f"--set train.logical_shards={relevant[0].before}"
         )
+    if any(change.path == _WIDTH for change in relevant):
+        hint = f"A sweep can be widened, not narrowed. {hint}"
     lines = "\n    ".join(map(str, relevant))
     raise RunError(f"run {spec.name!r} was started with a different spec:\n    {lines}", hint)
+
+
+def _may_change(change: Change) -> bool:
+    """Whether a continuation may differ in this field."""
+    if change.path == _WIDTH:
+        return change.before is not None and change.after > change.before
+    return change.path in _MAY_CHANGE_ALONE or change.path.split(".")[0] in _MAY_CHANGE

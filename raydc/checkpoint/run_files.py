@@ -75,7 +75,7 @@ def compare_resolved(spec: ResolvedSpec, folder: Storage, report: Say) -> None:
     """Refuses to continue a run with a different spec from its `resolved.yaml`.
 
     The newest checkpoint that verifies decides if that file is damaged, and the file is written
-    again.
+    again. So is that of a sweep that gets more samples.
 
     Args:
         spec: The resolved spec of this attempt.
@@ -91,6 +91,7 @@ def compare_resolved(spec: ResolvedSpec, folder: Storage, report: Say) -> None:
     if before is not None:
         try:
             resume.refuse_other_spec(spec, before)
+            _widen(spec, before, folder, report)
             return
         except RunError as error:
             refusal = error
@@ -107,6 +108,19 @@ def compare_resolved(spec: ResolvedSpec, folder: Storage, report: Say) -> None:
         "from a checkpoint"
     )
     folder.write_bytes(RESOLVED, kept)
+
+
+def _widen(spec: ResolvedSpec, before: dict[str, Any], folder: Storage, report: Say) -> None:
+    """Records that a sweep has more samples than before, below which it cannot go any more."""
+    if spec.sweep is None or spec.sweep.num_samples == before["sweep"]["num_samples"]:
+        return
+    report(
+        f"run       the sweep is widened from {before['sweep']['num_samples']} to "
+        f"{spec.sweep.num_samples} samples"
+    )
+    # Nothing else changes: trials are named by what the run has recorded.
+    before["sweep"]["num_samples"] = spec.sweep.num_samples
+    folder.write_bytes(RESOLVED, yaml.safe_dump(before, sort_keys=False).encode())
 
 
 def read_resolved(folder: Storage) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ class State:
             of older versions, and without a loss.
         epochs_without: Epochs since the last improvement that counts for early stop.
         metrics: Metrics of the last complete epoch.
-        reason: Why the run has ended: completed, early_stop or stopped; None before.
+        reason: Why the run has ended: completed or early_stop; None before.
     """
 
     step: int = 0

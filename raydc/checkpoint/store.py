@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,9 +154,14 @@ class CheckpointStore:
             raise
 
     def _prune(self, best_step: int | None) -> None:
-        steps = self.steps()
-        kept = {*steps[-self.num_to_keep :], best_step}
-        for step in steps:
+        self.keep_only({*self.steps()[-self.num_to_keep :], best_step})
+
+    def keep_only(self, kept: Collection[int | None]) -> None:
+        """Removes the checkpoints of all other steps.
+
+        Only the process that writes may call it, or the driver after its end.
+        """
+        for step in self.steps():
             if step not in kept:
                 self._remove(name_of(step))
 

@@ -11,8 +11,8 @@ from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.planned_stop import StopRequest
 from raydc.tracking.journal import Publish
 
-# Takes the record of an epoch with its `metric`; returns False to stop the run.
-OnEpoch = Callable[[dict[str, Any]], bool]
+# Takes the record of an epoch.
+OnEpoch = Callable[[dict[str, Any]], None]
 
 
 def _no_stop() -> None:
@@ -24,7 +24,8 @@ class Hooks:
     """Connections of a run with the process around it. Each of them is optional.
 
     Attributes:
-        on_epoch: Called by rank 0 at the end of each epoch.
+        on_epoch: Called by rank 0 at the end of each epoch but the last one, once its state is
+            copied. What it raises ends the run.
         publish: Called by rank 0 with events and progress.
         post_event: Called by other ranks with the kind and fields of an event, which they do not
             write themselves.

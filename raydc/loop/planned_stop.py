@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from raydc.loop.group import Group
 
-# Why workers stop: the group can grow, a node of it is about to be taken away, or a signal asked
-# the driver to end.
-GROW, DRAIN, INTERRUPT = "grow", "drain", "interrupt"
-REASONS = (GROW, DRAIN, INTERRUPT)
+# Why workers stop: the group can grow, a node of it is about to be taken away, a signal asked the
+# driver to end, or the scheduler of a sweep has ended the trial.
+GROW, DRAIN, INTERRUPT, PRUNE = "grow", "drain", "interrupt", "prune"
+REASONS = (GROW, DRAIN, INTERRUPT, PRUNE)
 # Seconds between two checks. Clouds announce the end of an instance 30 s before it or earlier.
 _CHECK_EVERY_S = 0.5
 _MAX_STEPS_BETWEEN_CHECKS = 1000

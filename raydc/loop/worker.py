@@ -284,16 +284,12 @@ class _Run:
         self.state = judge_epoch(self.state, record, self.spec.train, self.length.total_steps)
         self.journal.record_epoch({"kind": "epoch", **record})
         self.journal.record_event("epoch", **record)
-        if self.hooks.on_epoch is not None and self.state.reason is None:
-            record = {**record, "metric": record.get(self.spec.train.metric)}
-            # Only rank 0 calls it, and all ranks follow.
-            wants_more = self.group.world.rank != 0 or self.hooks.on_epoch(record)
-            (continues,) = self.group.broadcast([int(wants_more)])
-            if not continues:
-                self.state = replace(self.state, reason="stopped")
         if self.saver:
             with self.clock.phase(CHECKPOINT):
                 self.saver.save(self._parts(), force=True)
+            # Last, because whoever is told may end this process. The end of a run is its own news.
+            if self.hooks.on_epoch is not None and self.state.reason is None:
+                self.hooks.on_epoch(record)
         self.journal.restart_rate()
 
     def _validate(self) -> dict[str, Any]:

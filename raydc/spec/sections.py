@@ -100,7 +100,9 @@ class Sweep(Section):
     space: dict[str, Domain] = Field(
         min_length=1, description="Search domain of each field, by its path."
     )
-    num_samples: Count = Field(8, description="Number of trials, or repetitions of a grid.")
+    num_samples: Count = Field(
+        8, description="Number of trials, or repetitions of a grid. --resume may add some."
+    )
     max_concurrent_trials: Count | None = Field(
         None, description="Most trials at a time. Default: as many as fit the cluster."
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,11 @@ from raydc.spec import ResolvedSpec
 from raydc.storage import OWN_HASH, Storage, broken_seal, canonical_json, seal, sha256
 from raydc.tracking import events
 
-# Its presence says that a trial has trained to its end; a trial without it is continued.
+# One of them says how a trial has ended: trained to its end, stopped by the scheduler, or failed in
+# a way that another attempt meets again. A trial without any is continued.
 FINISHED_FILE = "finished.json"
+PRUNED_FILE = "pruned.json"
+FAILED_FILE = "failed.json"
 _KEY = re.compile(r"[0-9a-f]{16}")
 
 
@@ -32,6 +35,7 @@ class Trial:
         epochs: Epochs that it has done.
         metric: Its best validation metric; None if it has none, or only infinite ones.
         state: "finished", "pruned" or "failed".
+        error: First line of the error of a trial that has failed, as far as it is known.
     """
 
     key: str
@@ -39,6 +43,7 @@ class Trial:
     epochs: int
     metric: float | None
     state: str
+    error: str | None = None
 
 
 def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
@@ -103,7 +108,11 @@ def refuse_unknown(folder: Storage, keys: Collection[str]) -> None:
 
 
 def read_trial(
-    spec: ResolvedSpec, folder: Storage, key: str, all_values: dict[str, Any], has_failed: bool
+    spec: ResolvedSpec,
+    folder: Storage,
+    key: str,
+    all_values: dict[str, Any],
+    error: str | None = None,
 ) -> Trial:
     """Reads how far a trial got.
 
@@ -112,31 +121,67 @@ def read_trial(
         folder: `sweep/` in the run folder; the trial is in `trials/<key>` of it.
         key: Key of the trial.
         all_values: Values of the trial by spec path, in any order.
-        has_failed: Whether Tune reports an error of the trial.
+        error: The error with which Tune has given it up, in a line; None without one.
     """
     # In the order of the spec, which is the order of the table's columns.
     values = {path: all_values[path] for path in (spec.sweep.space if spec.sweep else ())}
     own = trial_spec(spec, values)
     place = folder / "trials" / key
     records = read_epochs(place)
-    best = _finished_metric(place)
+    best = _sealed_metric(place)
     if best is None:
         best = _best_metric(own, records)
-    state = "finished" if place.exists(FINISHED_FILE) else "failed" if has_failed else "pruned"
-    return Trial(key, values, len(records), best if math.isfinite(best) else None, state)
+    state = "finished" if place.exists(FINISHED_FILE) else "pruned"
+    if has_ended(place):
+        error = None
+    elif is_failed(place) or error is not None:
+        state, error = "failed", _error_line(place) or error
+    metric = best if math.isfinite(best) else None
+    return Trial(key, values, len(records), metric, state, error)
 
 
-def mark_finished(folder: Storage, own: ResolvedSpec, values: dict[str, Any]) -> None:
-    """Records that a trial has trained to its end, with its best metric.
+def mark_ended(folder: Storage, own: ResolvedSpec, values: dict[str, Any], name: str) -> None:
+    """Records that a trial trains no more, with its best metric.
 
     Args:
         folder: Folder of the trial, which gets the record.
         own: The resolved spec of the trial.
         values: Searched values by spec path.
+        name: FINISHED_FILE or PRUNED_FILE.
     """
     best = _best_metric(own, read_epochs(folder))
     metric = best if math.isfinite(best) else None
-    folder.write_json(FINISHED_FILE, seal({"values": values, "metric": metric}))
+    folder.write_json(name, seal({"values": values, "metric": metric}))
+
+
+def mark_failed(folder: Storage, values: dict[str, Any], error: str, page: str) -> None:
+    """Records that a trial has failed, and would fail again.
+
+    Args:
+        folder: Folder of the trial, which gets the record.
+        values: Searched values by spec path.
+        error: The error in a line.
+        page: All that is known about it, on several lines.
+    """
+    record = {"values": values, "error": error, "page": page.splitlines()}
+    folder.write_json(FAILED_FILE, record)
+
+
+def has_ended(folder: Storage) -> bool:
+    """Whether a trial trains no more, by its folder: it has finished or was pruned."""
+    return folder.exists(FINISHED_FILE) or folder.exists(PRUNED_FILE)
+
+
+def is_failed(folder: Storage) -> bool:
+    """Whether a trial has failed in a way that another attempt meets again, by its folder."""
+    return folder.exists(FAILED_FILE) and not has_ended(folder)
+
+
+def _error_line(folder: Storage) -> str | None:
+    try:
+        return str(folder.read_json(FAILED_FILE)["error"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # Tune knows it, or the record is damaged.
 
 
 def _best_metric(own: ResolvedSpec, records: list[dict[str, Any]]) -> float:
@@ -145,18 +190,20 @@ def _best_metric(own: ResolvedSpec, records: list[dict[str, Any]]) -> float:
     return (max if own.train.mode == "max" else min)(metrics, default=math.inf)
 
 
-def _finished_metric(folder: Storage) -> float | None:
-    """The metric of a finished trial, if its record verifies; it decides the winner.
+def _sealed_metric(folder: Storage) -> float | None:
+    """The metric of a trial that has ended, if its record verifies; it decides the winner.
 
     Lines of metrics have no hash: a changed digit there must not choose a different model.
     """
-    try:
-        record = folder.read_json(FINISHED_FILE)
-    except (FileNotFoundError, ValueError):
-        return None
-    if not isinstance(record, dict) or OWN_HASH not in record or broken_seal(record) is not None:
-        return None  # Damaged, or of an older raydc.
-    return math.inf if record["metric"] is None else float(record["metric"])
+    for name in (FINISHED_FILE, PRUNED_FILE):
+        try:
+            record = folder.read_json(name)
+        except (FileNotFoundError, ValueError):
+            continue
+        if not isinstance(record, dict) or OWN_HASH not in record or broken_seal(record):
+            continue  # Damaged, or of an older raydc.
+        return math.inf if record["metric"] is None else float(record["metric"])
+    return None
 
 
 def read_epochs(folder: Storage) -> list[dict[str, Any]]:
@@ -174,21 +221,31 @@ def tune_metric(spec: ResolvedSpec, record: dict[str, Any]) -> float:
     return float(metric)
 
 
-def pick_winner(trials: tuple[Trial, ...], mode: str) -> Trial:
+def pick_winner(trials: Sequence[Trial], mode: str) -> Trial:
     """The trial with the best metric; among equals the one that was sampled first.
 
+    Args:
+        trials: Trials in the order of sampling.
+        mode: Whether the largest or the smallest metric is the best: "max" or "min".
+
     Raises:
-        TrainError: No trial has a metric.
+        TrainError: No trial has a metric; the message has the error of one.
     """
+    if (best := pick_best(trials, mode)) is not None:
+        return best
+    errors = [f"; the first error: {trial.error}" for trial in trials if trial.error][:1]
+    raise TrainError(
+        f"none of the {len(trials)} trials finished an epoch{''.join(errors)}",
+        "Train one of them alone to see its error: raydc train with --set for each value.",
+    )
+
+
+def pick_best(trials: Sequence[Trial], mode: str) -> Trial | None:
+    """As `pick_winner`; None if no trial has a metric."""
     measured = [trial for trial in trials if trial.metric is not None]
-    if not measured:
-        raise TrainError(
-            f"none of the {len(trials)} trials finished an epoch",
-            "Train one of them alone to see its error: raydc train with --set for each value.",
-        )
     sign = 1.0 if mode == "max" else -1.0
     # max() keeps the first of equals.
-    return max(measured, key=lambda trial: sign * (trial.metric or 0.0))
+    return max(measured, key=lambda trial: sign * (trial.metric or 0.0), default=None)
 
 
 def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[str]:

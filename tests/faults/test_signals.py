@@ -65,6 +65,7 @@ KINDS = {
     "train-new": Kind(("train", "spec.yaml"), "done      ", keeps=(), resumes=True),
     "train-2": training("train", 2),
     "sweep": training("sweep", 1),
+    "run-sweep": training("run", 1, "--once"),
     # The same without a search.
     "run": Kind(("run", "plain.yaml", "--once"), "done      ", resumes=True),
     "evaluate": Kind(
@@ -198,6 +199,10 @@ def test_disturbed_command_ends_with_its_code_and_leaves_nothing(
     if kind.end == "register  " and (code == 0 or phase == "end"):
         assert versions == [1]
     if kind.resumes and phase.startswith("work"):
+        if code != 0:
+            # What is not complete becomes no model and no version.
+            assert not list((tmp_path / "store").glob(f"runs/{NAME}/model"))
+            assert not list((tmp_path / "store").glob("models/*/versions/*"))
         resume(tmp_path, root, kind, how)
 
 
@@ -227,7 +232,10 @@ def resume(folder: Path, root: Path, kind: Kind, how: str) -> None:
             assert "starting at step 0" not in command.out
     run = Storage(str(folder / "store" / "runs" / NAME))
     check_store(folder / "store")
-    if kind.arguments[0] == "sweep":
+    if run.exists("sweep"):
+        # As of a sweep that was left alone: all trials, to their end.
+        ended = [(trial["state"], trial["epochs"]) for trial in run.read_json("sweep/trials.json")]
+        assert ended == [("finished", 8)] * 2
         return
     spec = specs.resolve(specs.from_dict(yaml.safe_load(run.read_bytes("resolved.yaml"))))
     (data,) = (folder / "store" / "data").iterdir()

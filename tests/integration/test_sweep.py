@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,12 @@ import pytest
 from training import training_spec, write_pictures
 
 from raydc import bundle, engine, sweep
+from raydc import spec as specs
 from raydc.data import prepared
+from raydc.errors import RunError, TrainError
 from raydc.spec.sections import Spec
 from raydc.storage import Storage
-from raydc.tracking import events
+from raydc.tracking import events, lease, trials
 
 SPACE = {
     "train.learning_rate": {"loguniform": [1e-4, 1e-1]},
@@ -21,9 +27,10 @@ SPACE = {
 }
 
 
-def sweep_spec(folder: Path, **fields: Any) -> Spec:
+def sweep_spec(folder: Path, sections: dict[str, Any] | None = None, **fields: Any) -> Spec:
     section = {"space": SPACE, "num_samples": 4, "max_concurrent_trials": 2, **fields}
-    return training_spec(str(folder), sweep=section, model={"name": "mlp", "depth": 1, "width": 8})
+    model = {"name": "mlp", "depth": 1, "width": 8}
+    return training_spec(str(folder), **{"sweep": section, "model": model, **(sections or {})})
 
 
 @pytest.fixture
@@ -47,15 +54,26 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert sum(line.startswith("sweep     *") for line in lines) == 1
     assert folder.names("sweep") == ["trials", "trials.json"]
 
-    # The same sweep again: the same trials, and a finished one is read, not trained again.
+    assert 1 <= num_checkpoints(folder) <= 3
+
+    # A wider sweep begins with the same trials, which are read and not trained again, whatever the
+    # concurrency. A driver that was killed has left its folder.
+    folder.write_json("sweep/tune-1700000000000000000/tuner.json", {})
     starts = {key: attempts(folder, key) for key in folder.names("sweep/trials")}
-    again = sweep.run(given, data, folder, lines.append)
-    assert [trial.values for trial in again.trials] == [trial.values for trial in result.trials]
-    finished = [trial.key for trial in result.trials if trial.state == "finished"]
-    assert finished
-    assert {key: attempts(folder, key) for key in finished} == {
-        key: starts[key] for key in finished
-    }
+    wider = sweep_spec(tmp_path, num_samples=6, max_concurrent_trials=1)
+    again = sweep.run(wider, data, folder, lines.append)
+    assert len(again.trials) == 6
+    assert again.trials[:4] == result.trials
+    assert {key: attempts(folder, key) for key in starts} == starts
+    assert folder.names("sweep") == ["trials", "trials.json"]
+    assert 1 <= num_checkpoints(folder) <= 3
+    assert bundle.load(again.bundle_folder).facts["metrics"]["accuracy"] == pytest.approx(
+        again.winner.metric
+    )
+
+
+def num_checkpoints(folder: Storage) -> int:
+    return len(list(folder.local_path.glob("sweep/trials/*/checkpoints/step_*")))
 
 
 def attempts(folder: Storage, key: str) -> int:
@@ -75,3 +93,93 @@ def test_sweep_grid_runs_every_point_and_fifo_prunes_none(
     }
     assert points == {(width, name) for width in (4, 8) for name in ("sgd", "adam")}
     assert [(trial.state, trial.epochs) for trial in result.trials] == [("finished", 3)] * 4
+
+
+@pytest.mark.parametrize("train", [{"epochs": 1}, {"epochs": None, "max_steps": 1}])
+def test_sweep_of_one_epoch_has_a_winner(
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared, train: dict[str, Any]
+) -> None:
+    given = sweep_spec(tmp_path, {"train": train}, num_samples=3)
+    result = sweep.run(given, data, Storage(str(tmp_path / "run")), lambda line: None)
+    assert [(trial.state, trial.epochs) for trial in result.trials] == [("finished", 1)] * 3
+    assert result.winner.metric == max(trial.metric or 0.0 for trial in result.trials)
+
+
+# The loss is no number after the first step.
+INFINITE_RATE = 1e30
+
+
+def rate_spec(folder: Path, rates: list[float], epochs: int = 3) -> Spec:
+    """A sweep over learning rates, one trial after the other in one process."""
+    space = {"train.learning_rate": {"grid": rates}}
+    sections = {"train": {"optimizer": {"name": "sgd"}, "epochs": epochs}}
+    fields = {"num_samples": 1, "scheduler": "fifo", "max_concurrent_trials": 1}
+    return sweep_spec(folder, sections, space=space, **fields)
+
+
+def test_trial_that_would_fail_again_is_tried_once_and_a_lost_one_again(
+    ray_engine: engine.Engine,
+    tmp_path: Path,
+    data: prepared.Prepared,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    given = rate_spec(tmp_path, [1e-2, INFINITE_RATE], epochs=30)
+    folder, lines = Storage(str(tmp_path / "run")), []
+    killing = threading.Thread(target=kill_once, args=(folder, 1e-2, given), daemon=True)
+    killing.start()
+    result = sweep.run(given, data, folder, lines.append)
+    killing.join()
+    assert [(trial.state, trial.epochs) for trial in result.trials] == [
+        ("finished", 30),
+        ("failed", 0),
+    ]
+    assert len(pids(folder, 1e-2, given)) == 2
+    assert len(pids(folder, INFINITE_RATE, given)) == 1
+    assert sum("a trial is tried again after " in line for line in lines) == 1
+    failed = [line for line in lines if " failed: " in line]
+    assert len(failed) == 1
+    assert failed[0].startswith("sweep     2 of 2 failed: TrainError: the loss is ")
+    said = "".join([*(record.getMessage() for record in caplog.records), *capfd.readouterr()])
+    assert "Traceback" not in said
+
+
+def kill_once(folder: Storage, rate: float, given: Spec) -> None:
+    """Kills the process of a trial as soon as it trains."""
+    found: list[int] = []
+    while not found:
+        time.sleep(0.01)
+        found = pids(folder, rate, given)
+    os.kill(found[0], signal.SIGKILL)
+
+
+def pids(folder: Storage, rate: float, given: Spec) -> list[int]:
+    """The processes that have trained a trial, one for each attempt."""
+    key = trials.trial_key(specs.to_dict(given), {"train.learning_rate": rate})
+    log = events.read(folder / "sweep" / "trials" / key, "events")
+    return [record["pids"][0] for record in log if record["kind"] == "attempt_started"]
+
+
+def test_sweep_of_which_every_trial_fails_says_the_first_error(
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
+) -> None:
+    given = rate_spec(tmp_path, [INFINITE_RATE, 2 * INFINITE_RATE])
+    with pytest.raises(TrainError, match=r"none of the 2 trials .*first error: .*the loss is "):
+        sweep.run(given, data, Storage(str(tmp_path / "run")), lambda line: None)
+
+
+def test_sweep_of_a_live_driver_is_left_alone(
+    ray_engine: engine.Engine,
+    tmp_path: Path,
+    data: prepared.Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Storage(str(tmp_path / "run"))
+    folder.write_json("sweep/tune-1700000000000000000/tuner.json", {})
+    with lease.hold(folder):
+        # As another process sees it.
+        monkeypatch.setattr(lease, "_held", {})
+        with pytest.raises(RunError, match="is driven by process"):
+            sweep.run(sweep_spec(tmp_path), data, folder, lambda line: None)
+        monkeypatch.undo()
+    assert folder.exists("sweep/tune-1700000000000000000/tuner.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,38 @@ def test_refuse_other_spec_names_each_changed_field_with_both_values() -> None:
     with pytest.raises(RunError, match=r"logical_shards: 3 then, 1 now") as caught:
         resume.refuse_other_spec(training_spec("x"), specs.to_dict(other))
     assert "--set train.logical_shards=3" in (caught.value.hint or "")
+
+
+SWEEP = {
+    "space": {"train.learning_rate": {"loguniform": [1e-4, 1e-1]}},
+    "num_samples": 4,
+    "max_concurrent_trials": 2,
+}
+
+
+def test_sweep_may_be_widened_and_run_at_any_concurrency() -> None:
+    before = specs.to_dict(training_spec("x", sweep=SWEEP))
+    for change in ({"num_samples": 6}, {"max_concurrent_trials": 1}):
+        resume.refuse_other_spec(training_spec("x", sweep={**SWEEP, **change}), before)
+    unlimited = {name: SWEEP[name] for name in ("space", "num_samples")}
+    resume.refuse_other_spec(training_spec("x", sweep=unlimited), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"num_samples": 3}, "sweep.num_samples: 4 then, 3 now"),
+        ({"scheduler": "fifo"}, "sweep.scheduler.name: 'asha' then, 'fifo' now"),
+        ({"space": {"train.learning_rate": {"choice": [0.1]}}}, "sweep.space.train.learning_rate"),
+    ],
+    ids=["fewer samples", "another scheduler", "another space"],
+)
+def test_sweep_with_other_trials_or_prunings_is_refused(change: dict[str, Any], said: str) -> None:
+    before = specs.to_dict(training_spec("x", sweep=SWEEP))
+    with pytest.raises(RunError, match=re.escape(said)) as error:
+        resume.refuse_other_spec(training_spec("x", sweep={**SWEEP, **change}), before)
+    narrower = "A sweep can be widened, not narrowed."
+    assert (narrower in str(error.value.hint)) == ("num_samples" in change)
 
 
 def test_resume_with_other_data_is_refused_before_workers_start(

@@ -138,6 +138,23 @@ def test_damaged_resolved_spec_is_taken_from_a_checkpoint(
         run_files.compare_resolved(training_spec("x", name="first", seed=7), folder, lines.append)
 
 
+def test_sweep_that_was_widened_is_not_narrowed_again(tmp_path: Path) -> None:
+    folder, lines = Storage(str(tmp_path)), []
+    space = {"train.learning_rate": {"choice": [0.1, 0.2]}}
+
+    def resume(num_samples: int) -> None:
+        sweep = {"space": space, "num_samples": num_samples}
+        run_files.compare_resolved(training_spec("x", sweep=sweep), folder, lines.append)
+
+    run_files.write_spec(training_spec("x", sweep={"space": space, "num_samples": 2}), folder, None)
+    resume(5)
+    assert lines == ["run       the sweep is widened from 2 to 5 samples"]
+    resume(5)
+    assert len(lines) == 1
+    with pytest.raises(RunError, match="num_samples: 5 then, 4 now"):
+        resume(4)
+
+
 def test_resolved_spec_without_a_copy_is_refused_by_name(
     run: tuple[ResolvedSpec, Storage], runs: Storage
 ) -> None:

@@ -29,6 +29,7 @@ from raydc.errors import CheckpointError, RunError, TrainError
 from raydc.loop import planned_stop, worker
 from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.hooks import Hooks
+from raydc.loop.planned_stop import PlannedStopError
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -197,18 +198,24 @@ def test_fit_stops_early_after_patience(tmp_path: Path, data: Storage) -> None:
     assert (state.reason, state.step) == ("early_stop", 3 * STEPS_PER_EPOCH)
 
 
-def test_on_epoch_returning_false_stops_the_run(tmp_path: Path, data: Storage) -> None:
-    seen: list[dict[str, Any]] = []
+def test_on_epoch_is_told_every_epoch_but_the_last_and_its_error_ends_the_run(
+    tmp_path: Path, data: Storage
+) -> None:
+    seen: list[int] = []
+    spec = training_spec(str(tmp_path))
 
-    def on_epoch(record: dict[str, Any]) -> bool:
-        seen.append(record)
-        return record["epoch"] < 2
+    def stop_in_second(record: dict[str, Any]) -> None:
+        seen.append(record["epoch"])
+        if seen == [1, 2]:
+            raise PlannedStopError(planned_stop.PRUNE, record["step"])
 
-    state = worker.fit(
-        training_spec(str(tmp_path)), folder(tmp_path), data, hooks=Hooks(on_epoch=on_epoch)
-    )
-    assert (state.reason, state.step) == ("stopped", 2 * STEPS_PER_EPOCH)
-    assert [record["metric"] == record["accuracy"] for record in seen] == [True, True]
+    hooks = Hooks(on_epoch=stop_in_second)
+    with pytest.raises(PlannedStopError, match="prune"):
+        worker.fit(spec, folder(tmp_path), data, hooks=hooks)
+    # The epoch is in a checkpoint all the same.
+    assert folder(tmp_path).exists(f"checkpoints/step_{2 * STEPS_PER_EPOCH:08d}/MANIFEST.json")
+    state = worker.fit(spec, folder(tmp_path), data, hooks=hooks)
+    assert (state.reason, seen) == ("completed", [1, 2])
 
 
 def test_fit_with_max_steps_ends_inside_an_epoch(tmp_path: Path, data: Storage) -> None:

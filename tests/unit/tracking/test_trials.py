@@ -110,18 +110,48 @@ def test_trials_that_are_none_of_the_sweep_are_refused(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     given = training_spec("/a", **SWEEP, name="swept")
     recorded = spec.to_dict(given)
-    drawn = sweep._draw(given, recorded, folder)
+    drawn = sweep._draw(given, recorded, folder, print)
     assert [trial["key"] for trial in drawn] == [
         trials.trial_key(recorded, trial["all_values"]) for trial in drawn
     ]
     (folder / "trials" / drawn[0]["key"]).write_json("metrics.json", {})
     # What a file browser leaves is no trial.
     (folder / "trials" / ".thumbnails").write_json("a.json", {})
-    assert sweep._draw(given, recorded, folder) == drawn
+    assert sweep._draw(given, recorded, folder, print) == drawn
     (folder / "trials" / "0123456789abcdef").write_json("metrics.json", {})
     with pytest.raises(RunError, match="0123456789abcdef: another version of raydc or Ray") as one:
-        sweep._draw(given, recorded, folder)
+        sweep._draw(given, recorded, folder, print)
     assert "--new" in (one.value.hint or "")
+
+
+def test_wider_sweep_begins_with_the_same_trials(tmp_path: Path) -> None:
+    space = {
+        "train.learning_rate": {"loguniform": [1e-4, 1e-1]},
+        "model.depth": {"choice": [1, 2]},
+    }
+    model, drawn = {"name": "mlp", "depth": 1}, {}
+    for num_samples in (3, 7):
+        given = training_spec("/a", model=model, sweep={"space": space, "num_samples": num_samples})
+        drawn[num_samples] = sweep._draw(given, spec.to_dict(given), Storage(str(tmp_path)), print)
+    assert len(drawn[7]) == 7
+    assert drawn[7][:3] == drawn[3]
+
+
+def test_samples_that_are_the_same_trial_are_one_and_counted(tmp_path: Path) -> None:
+    # Four points, of which two pairs mean the same.
+    space = {
+        "model.depth": {"choice": [1, 2]},
+        "train.optimizer": {"choice": ["sgd", {"name": "sgd"}]},
+    }
+    given = training_spec(
+        "/a", model={"name": "mlp", "depth": 1}, sweep={"space": space, "num_samples": 24}
+    )
+    lines: list[str] = []
+    drawn = sweep._draw(given, spec.to_dict(given), Storage(str(tmp_path)), lines.append)
+    assert sorted(trial["all_values"]["model.depth"] for trial in drawn) == [1, 2]
+    assert lines == [
+        "sweep     24 samples are 2 different trials; 22 that were drawn again are not run again"
+    ]
 
 
 def test_trial_spec_keeps_the_logical_shards() -> None:
@@ -150,13 +180,13 @@ def test_read_trial_gives_best_metric_and_state(tmp_path: Path) -> None:
     sweep_folder = Storage(str(tmp_path))
     values = {"model.depth": 2}
     key = trials.trial_key(spec.to_dict(given), values)
-    assert trials.read_trial(given, sweep_folder, key, values, has_failed=True).state == "failed"
+    assert trials.read_trial(given, sweep_folder, key, values, error="died").state == "failed"
     place = sweep_folder / "trials" / key
     write_epochs(place, [0.5, 0.75, None])
-    read = trials.read_trial(given, sweep_folder, key, values, has_failed=False)
+    read = trials.read_trial(given, sweep_folder, key, values)
     assert read == Trial(key, values, 3, 0.75, "pruned")
     place.write_json(trials.FINISHED_FILE, {})
-    assert trials.read_trial(given, sweep_folder, key, values, has_failed=True).state == "finished"
+    assert trials.read_trial(given, sweep_folder, key, values, error="died").state == "finished"
 
 
 @pytest.mark.parametrize("damage", [None, "metrics", "record"])
@@ -169,14 +199,14 @@ def test_metric_of_a_finished_trial_survives_a_changed_digit(
     key = trials.trial_key(spec.to_dict(given), values)
     place = Storage(str(tmp_path)) / "trials" / key
     write_epochs(place, [0.5, 0.75])
-    trials.mark_finished(place, own, values)
+    trials.mark_ended(place, own, values, trials.FINISHED_FILE)
     # Either of the two files still tells the metric.
     name = {"metrics": "metrics.jsonl", "record": trials.FINISHED_FILE, None: None}[damage]
     if name is not None:
         content = place.read_bytes(name)
         assert b"0.75" in content
         place.write_bytes(name, content.replace(b"0.75", b"0.95"))
-    assert trials.read_trial(given, Storage(str(tmp_path)), key, values, False).metric == 0.75
+    assert trials.read_trial(given, Storage(str(tmp_path)), key, values).metric == 0.75
 
 
 def test_tune_metric_of_a_diverged_trial_is_the_worst() -> None:

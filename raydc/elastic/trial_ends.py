@@ -1,0 +1,139 @@
+"""How the trials of a sweep end: a line and a record for each, and which checkpoints remain.
+
+Runs in the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from raydc.checkpoint import best
+from raydc.checkpoint.store import CheckpointStore, Found
+from raydc.engine import interruption
+from raydc.errors import Say
+from raydc.spec import ResolvedSpec
+from raydc.storage import Storage
+from raydc.tracking import trials
+from raydc.tracking.trials import Trial
+
+# A line of a traceback that names an error, and what it says.
+_ERROR = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception)\w*: .+)$", re.MULTILINE)
+
+
+class TrialEnds:
+    """The trials of a sweep that have ended so far.
+
+    Args:
+        spec: The resolved spec of the sweep.
+        folder: Folder of the sweep; trials are in `trials/<key>` of it.
+        drawn: The trials in the order of sampling, each with `key` and `all_values`.
+        report: Shows a line of progress.
+    """
+
+    def __init__(
+        self, spec: ResolvedSpec, folder: Storage, drawn: Sequence[dict[str, Any]], report: Say
+    ) -> None:
+        self._spec, self._folder, self._drawn, self._report = spec, folder, drawn, report
+        self._ended: dict[str, Trial] = {}
+        self._without_checkpoints: set[str] = set()
+
+    def add(self, drawn: dict[str, Any], error: str | None = None) -> None:
+        """Records that a trial has ended, and says so.
+
+        Args:
+            drawn: The trial as it was drawn.
+            error: Text of the error with which it has failed as often as the spec allows; None if
+                it has finished, was pruned, or has a record of its own failure.
+        """
+        key, place = drawn["key"], self._folder / "trials" / drawn["key"]
+        is_over = trials.has_ended(place) or trials.is_failed(place)
+        # A trial that stops for a driver that ends is not pruned: the next driver continues it.
+        if error is None and not is_over and interruption.received() is None:
+            values = drawn["all_values"]
+            own = trials.trial_spec(self._spec, values)
+            # Without a record the next driver asks the scheduler again.
+            with contextlib.suppress(OSError):
+                trials.mark_ended(place, own, values, trials.PRUNED_FILE)
+        trial = self._read(drawn, None if error is None else _line(error))
+        self._ended[key] = trial
+        self._drop_losers(but=key)
+        count = f"{len(self._ended)} of {len(self._drawn)}"
+        self._report(f"sweep     {count} {self._describe(trial)}")
+
+    def retry(self, drawn: dict[str, Any], error: str) -> None:
+        """Says that a trial has failed and is tried again.
+
+        Args:
+            drawn: The trial as it was drawn.
+            error: Text of the error.
+        """
+        values = trials.format_values(drawn["all_values"])
+        self._report(f"sweep     a trial is tried again after {_line(error)}: {values}")
+
+    def drop_checkpoints(self, winner: Trial, found: Found) -> None:
+        """Removes the checkpoints that neither the model nor a continued sweep needs.
+
+        The winner keeps up to three, all other trials that have ended none. One that Tune has given
+        up keeps its own, because `--resume` goes on with it. Called when no trial runs any more,
+        and the model is written.
+
+        Args:
+            winner: Trial whose model is that of the sweep.
+            found: Its checkpoint that became the model.
+        """
+        self._remove([trial for trial in self.all() if trial.key != winner.key])
+        best.keep_model(self._store(winner), found)
+
+    def _drop_losers(self, but: str) -> None:
+        """Removes checkpoints of trials that cannot win any more, so that few are there at a time.
+
+        Args:
+            but: Key of the trial that has ended just now, and may still be writing.
+        """
+        ended = [self._ended[one["key"]] for one in self._drawn if one["key"] in self._ended]
+        leader = trials.pick_best(ended, self._spec.train.mode)
+        # All checkpoints of a trial that has finished are there; a pruned one may still write some.
+        if leader is None or leader.state != "finished":
+            return
+        done = {leader.key, but, *self._without_checkpoints}
+        losers = [trial for trial in ended if trial.key not in done]
+        # The end of the sweep comes back to all of them.
+        with contextlib.suppress(OSError):
+            self._remove(losers)
+            self._without_checkpoints |= {loser.key for loser in losers}
+
+    def _remove(self, losers: Sequence[Trial]) -> None:
+        for loser in losers:
+            place = self._folder / "trials" / loser.key
+            if trials.has_ended(place) or trials.is_failed(place):
+                # First one by one: what is left of an interrupted removal is no checkpoint.
+                self._store(loser).keep_only(())
+                self._store(loser).folder.delete()
+
+    def _store(self, trial: Trial) -> CheckpointStore:
+        return CheckpointStore(self._folder / "trials" / trial.key / "checkpoints", 1)
+
+    def all(self) -> tuple[Trial, ...]:
+        """The trials in the order of sampling."""
+        return tuple(self._ended.get(one["key"]) or self._read(one) for one in self._drawn)
+
+    def _read(self, drawn: dict[str, Any], error: str | None = None) -> Trial:
+        return trials.read_trial(self._spec, self._folder, **drawn, error=error)
+
+    def _describe(self, trial: Trial) -> str:
+        values = trials.format_values(trial.values)
+        if trial.state == "failed":
+            return f"failed: {trial.error}: {values}"
+        score = "no metric" if trial.metric is None else f"{trial.metric:.4f}"
+        result = f"{trial.epochs} epoch(s), best {self._spec.train.metric} {score}"
+        return f"ended after {result}: {values}"
+
+
+def _line(text: str) -> str:
+    """The line of an error's text that says most: the last one that names an error."""
+    named = _ERROR.findall(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return str(named[-1]) if named else lines[-1] if lines else "an unknown error"
