@@ -8,7 +8,7 @@ from raydc.errors import Problem
 from raydc.spec.document import Path
 from raydc.spec.loss import LOSSES
 from raydc.spec.metric import RANKED_TASKS, RANKING, known_names
-from raydc.spec.sections import Sources, Spec
+from raydc.spec.sections import HuggingFace, Sources, Spec
 from raydc.spec.windows import window_problems
 
 
@@ -20,6 +20,11 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         where: Maps a path to its place in the file, for the message.
     """
     yield from window_problems(spec, where)
+    texts = [name for name, kind in spec.data.features.columns.items() if kind == "text"]
+    if isinstance(spec.model, HuggingFace) and len(texts) != 1:
+        found = f"{', '.join(texts)} are several" if texts else "there is none"
+        message = f"huggingface reads one text, and {found}; data.features.columns: {{COLUMN: text}}"
+        yield Problem(where(("model", "name")), "model.name", message)
     allowed = (*known_names(spec.data.task, spec.data.query), "loss")
     named = {
         "metric": [spec.train.metric] if spec.train.metric else [],
