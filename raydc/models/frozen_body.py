@@ -25,6 +25,7 @@ from raydc.models.row_tensors import (
     RowTensors,
     network_inputs,
 )
+from raydc.models.text_encoders import PooledEncoder
 
 # Sizes of blocks to try by device; the last is one row, which cannot depend on others. A GPU needs
 # more rows to be busy.
@@ -60,6 +61,9 @@ def _tail_of(module: nn.Module, kept: set[nn.Module]) -> list[nn.Module]:
     if _is_live(module, kept) or not children:
         return [module]
     live = [child for child in children if any(_is_live(m, kept) for m in child.modules())]
+    # Its layers take a mask beside the vectors, so there is no place to cut inside.
+    if isinstance(module, PooledEncoder) and live:
+        return [module]
     if type(module) is nn.Sequential and live:
         first = children.index(live[0])
         return [*_tail_of(live[0], kept), *children[first + 1 :]]
