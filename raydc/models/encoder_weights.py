@@ -94,7 +94,9 @@ def find_names(
         for ending, old in _OLD_ENDINGS.items():
             forms += [name.removesuffix(ending) + old] if name.endswith(ending) else []
         # Files of a network with a head have the name of the encoder in front.
-        given = next((one for form in forms for one in (form, prefix + form) if one in shapes), None)
+        given = next(
+            (one for form in forms for one in (form, prefix + form) if one in shapes), None
+        )
         if given is None:
             missing.append(name)
         elif shapes[given] != tuple(tensor.shape):

@@ -29,7 +29,7 @@ from raydc.models.text_encoders import PooledEncoder
 
 # Sizes of blocks to try by device; the last is one row, which cannot depend on others. A GPU needs
 # more rows to be busy.
-_BLOCKS = {"cpu": (8, 1), "cuda": (64, 1)}
+_BLOCKS: dict[str, tuple[int, ...]] = {"cpu": (8, 1), "cuda": (64, 1)}
 _RANDOM = (nn.modules.dropout._DropoutNd,)
 # Classes of torchvision and of users whose layers draw random numbers.
 _RANDOM_NAMES = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")

@@ -140,7 +140,9 @@ def make_config(model: HuggingFace) -> Any:
     from transformers import AutoConfig
 
     if model.content is None:
-        raise model_problem("model.path", "the spec is not resolved; nothing is known of the folder")
+        raise model_problem(
+            "model.path", "the spec is not resolved; nothing is known of the folder"
+        )
     values = dict(model.content.config)
     try:
         config = AutoConfig.for_model(values.pop("model_type"), **values)
@@ -192,6 +194,13 @@ def _text_of(signature: Signature, config: Any) -> str:
             "model.name",
             f"huggingface reads rows of one text and nothing else, and {what}; name the text in "
             "data.features.columns: {COLUMN: text}, and the others in data.features.exclude",
+        )
+    longest, most = fields[texts[0]].max_length, positions_of(config.to_dict())
+    if longest > most:
+        raise model_problem(
+            "data.features.text.max_tokens",
+            f"{longest} tokens are more than the {most} positions of the network; give at most "
+            f"{most}",
         )
     require_codes(fields[texts[0]].num_codes, config.vocab_size)
     return texts[0]

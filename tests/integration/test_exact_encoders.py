@@ -70,13 +70,9 @@ def test_encoders(
 
 
 @pytest.mark.parametrize("task", ["regression", "multilabel"])
-def test_values_and_labels_of_texts(
-    ranks: Ranks, folder: Path, tmp_path: Path, task: str
-) -> None:
+def test_values_and_labels_of_texts(ranks: Ranks, folder: Path, tmp_path: Path, task: str) -> None:
     data = write_texts(Storage(str(tmp_path / "data")), task)
-    spec = spec_of(
-        {"learning_rate": 5e-3}, model=section(folder), data=data_of(folder, task=task)
-    )
+    spec = spec_of({"learning_rate": 5e-3}, model=section(folder), data=data_of(folder, task=task))
     first, last = lines_of(check_exact(ranks, spec, data, tmp_path), "epoch")
     assert last["train_loss"] < first["train_loss"]
 
