@@ -78,11 +78,12 @@ class PooledEncoder(nn.Module):
         is_real_BL = places_L < lengths_B[:, None]
         # Rows are padded with zeros, and some architectures count positions by the code of padding.
         codes_BL = codes_BL.where(is_real_BL, self.padding)
-        # A text without tokens attends to a place of padding; without any it would give NaN.
+        # A text without tokens attends to a place of padding: what attention to nothing gives
+        # depends on the kernel.
         mask = is_real_BL | (places_L == 0)
         if self.is_fused:
-            # For a batch without padding, a mask of two axes would be left out, and another kernel
-            # would compute it: a row would depend on the rows beside it.
+            # For a batch without padding, transformers would leave out a mask of two axes, and a GPU
+            # would take another kernel: a row would depend on the rows beside it.
             mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)
         found = self.base(input_ids=codes_BL, attention_mask=mask if self.is_fused else mask.long())
         if self.pooling == "pooler":

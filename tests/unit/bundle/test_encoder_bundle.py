@@ -98,24 +98,6 @@ def test_a_text_answers_alone_as_among_others(loaded: Bundle, rows: list[dict[st
     assert together.tobytes() == alone.tobytes() == np.ascontiguousarray(backwards).tobytes()
 
 
-def test_fused_attention_answers_alone_as_among_others(tmp_path: Path) -> None:
-    folder = write_encoder(tmp_path / "encoder")
-    data = prepared.load(write_texts(Storage(str(tmp_path / "data"))))
-    text = {"max_tokens": 30, "tokenizer": str(folder / "tokenizer.json")}
-    spec = training_spec(
-        str(tmp_path / "store"),
-        data={"features": {"columns": {"body": "text"}, "text": text}},
-        model={"name": "huggingface", "path": str(folder), "attention": "sdpa"},
-    )
-    network = models.build(spec.model, data.features.signature, 0).eval()
-    fused = Bundle(network, data.features, spec, {}, {"rows": []}, "", max_rows=16)
-    # Texts that fill their padding, beside others that do not.
-    texts = ["free prize", "now", "free prize", "ok", "lunch home later tomorrow ok now", ""] * 3
-    x = data.features.apply({"body": texts})
-    alone = np.concatenate([fused.forward(x[row : row + 1]) for row in range(len(texts))])
-    assert fused.forward(x).tobytes() == alone.tobytes()
-
-
 @pytest.fixture
 def routes(written: Storage, tmp_path: Path) -> tuple[Routes, Bundle]:
     storage = Storage(str(tmp_path / "store"))

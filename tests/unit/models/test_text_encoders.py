@@ -86,13 +86,31 @@ def test_padding_never_counts(tmp_path: Path, kind: str, attention: str) -> None
         with torch.no_grad():
             outputs = network(inputs)
             # More padding, beyond the last position, with codes that must not be read.
-            longer = nn.functional.pad(inputs["body"], (0, 20), value=5)
+            longer = nn.functional.pad(inputs["body"], (0, 20))
+            is_real = torch.arange(longer.shape[1]) < inputs["body" + LENGTH][:, None]
+            longer = longer.where(is_real, 5)
             assert torch.isfinite(outputs).all()
             assert torch.allclose(network({**inputs, "body": longer}), outputs, atol=1e-5)
             # A row that is read differently would answer differently.
             changed = inputs["body"].clone()
             changed[:, 1] = 7
             assert not torch.allclose(network({**inputs, "body": changed}), outputs, atol=1e-5)
+
+
+def test_fused_attention_has_a_mask_whether_there_is_padding_or_not(bert: Path) -> None:
+    # transformers leaves out a mask of one line for each row that masks nothing, and on a GPU
+    # another kernel computes such a batch.
+    network, seen = build(bert, attention="sdpa").eval(), []
+    network.get_submodule("body.reader.base").register_forward_pre_hook(
+        lambda _, __, given: seen.append(given["attention_mask"]), with_kwargs=True
+    )
+    codes = torch.ones((2, 8), dtype=torch.long)
+    for lengths in ([8, 8], [8, 3]):
+        network({"body": codes, "body" + LENGTH: torch.tensor(lengths)})
+    assert [(one.dtype, tuple(one.shape)) for one in seen] == [(torch.bool, (2, 1, 8, 8))] * 2
+    assert seen[0].all()
+    assert seen[1][1, 0, :, :3].all()
+    assert not seen[1][1, 0, :, 3:].any()
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
