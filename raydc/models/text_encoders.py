@@ -82,8 +82,8 @@ class PooledEncoder(nn.Module):
         # depends on the kernel.
         mask = is_real_BL | (places_L == 0)
         if self.is_fused:
-            # For a batch without padding, transformers would leave out a mask of two axes, and a GPU
-            # would take another kernel: a row would depend on the rows beside it.
+            # For a batch without padding, transformers would leave out a mask of two axes, and a
+            # GPU would take another kernel: a row would depend on the rows beside it.
             mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)
         found = self.base(input_ids=codes_BL, attention_mask=mask if self.is_fused else mask.long())
         if self.pooling == "pooler":
