@@ -44,7 +44,7 @@ from raydc.features.record import bucket_length, buckets_up_to, contiguous, expa
 from raydc.models.device import fixed_threads
 from raydc.models.row_tensors import RowTensors, move, to_tensors
 from raydc.spec import ResolvedSpec
-from raydc.spec.sections import Serve
+from raydc.spec.sections import HuggingFace, Serve
 from raydc.storage import Storage, canonical_json, sha256
 
 Array = npt.NDArray[Any]
@@ -215,7 +215,7 @@ def write(
     """
     # safetensors stores contiguous tensors only.
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    facts = {**facts, "libraries": _libraries()}
+    facts = {**facts, "libraries": _libraries(spec)}
     model = _model(spec, features, weights)
     bundle = Bundle(model, features, spec, facts, {}, "", max_rows=_max_rows(spec))
     expected = golden.compute(golden_rows, features, bundle.run)
@@ -301,8 +301,10 @@ def _model(
     return model.eval()
 
 
-def _libraries() -> dict[str, str]:
+def _libraries(spec: ResolvedSpec) -> dict[str, str]:
+    own = ("transformers", "tokenizers") if isinstance(spec.model, HuggingFace) else ()
     return {
+        **{name: importlib.metadata.version(name) for name in own},
         "raydc": _version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -34,7 +34,8 @@ from raydc.storage import Storage
 FILE = "fork.json"
 _INPUT = "input."
 # Where the weights of a run started from, and which of them it trained, is not part of its model.
-_MAY_DIFFER = ("weights", "weights_sha256", "freeze", "initialisation")
+_MAY_DIFFER = ("weights", "weights_sha256", "freeze", "initialisation", "path")
+_MAY_DIFFER_INSIDE = ("content.files", "content.revision")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,11 @@ def _find_checkpoint(store: CheckpointStore, step: int | None) -> Found:
 
 def _refuse_other_model(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     changes = specs.differences(specs.with_defaults(before)["model"], specs.to_dict(spec)["model"])
-    relevant = [f"model.{change}" for change in changes if change.path not in _MAY_DIFFER]
+    relevant = [
+        f"model.{change}"
+        for change in changes
+        if change.path not in _MAY_DIFFER and not change.path.startswith(_MAY_DIFFER_INSIDE)
+    ]
     if relevant:
         raise RunError(
             f"run {before['name']!r} has a different model:\n    " + "\n    ".join(relevant),

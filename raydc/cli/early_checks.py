@@ -6,6 +6,7 @@ import os
 
 from raydc.errors import UsageError
 from raydc.spec import ResolvedSpec
+from raydc.spec.sequence_models import HuggingFace
 
 
 def check_early(spec: ResolvedSpec) -> None:
@@ -37,7 +38,11 @@ def check_early(spec: ResolvedSpec) -> None:
     if spec.data.features.text.tokenizer is not None:
         from raydc.data.tokenizer_file import check_tokenizer
 
-        check_tokenizer(spec.data.features.text)
+        text = check_tokenizer(spec.data.features.text)
+        if isinstance(spec.model, HuggingFace):
+            from raydc.models.encoder_weights import check_folder
+
+            check_folder(spec.model, text.num_codes)
 
 
 def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:

@@ -31,6 +31,7 @@ from raydc.models.network_parts import Network
 from raydc.models.row_tensors import move, to_tensors
 from raydc.order import Ids
 from raydc.spec import ResolvedSpec
+from raydc.spec.sequence_models import HuggingFace
 from raydc.storage import canonical_json, sha256
 
 _FORMAT = 1
@@ -192,6 +193,9 @@ def _key(
         for name, value in itertools.chain(network.named_parameters(), network.named_buffers())
         if id(value) not in tail
     }
+    if isinstance(spec.model, HuggingFace):
+        # Its network is code of a library, too; other keys stay as they were.
+        weights["transformers"] = [importlib.metadata.version("transformers")]
     facts = {
         "format": _FORMAT,
         "data": data.data_hash,

@@ -5,9 +5,10 @@ Runs in the driver.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from raydc.features import Signature
 from raydc.models import networks
 from raydc.models.frozen_body import find_tail, why_no_cut
 from raydc.models.frozen_layers import count_trained
@@ -16,6 +17,7 @@ from raydc.models.weights_check import imagine
 from raydc.spec.data import Data
 from raydc.spec.feature_options import FeatureOptions
 from raydc.spec.model import OF_FIELDS, Builder, Linear, Mlp, Model, Torchvision
+from raydc.spec.sequence_models import HuggingFace
 
 _MOST_NAMED = 4
 
@@ -50,27 +52,31 @@ def describe_early(model: Model, data: Data, caches: bool = True) -> list[str]:
         SpecError: Frozen layers name nothing, or all that could train.
     """
     # A builder of the user's own may need the real data, as does a network of fields.
-    starts_plain = not (model.freeze or model.weights or model.normalisation)
-    if starts_plain or isinstance(model, (Builder, *OF_FIELDS)) or _has_codes(model, data):
+    is_encoder = isinstance(model, HuggingFace)
+    starts_plain = not (model.freeze or model.weights or model.normalisation or is_encoder)
+    is_open = isinstance(model, (Builder, *OF_FIELDS)) and not is_encoder
+    if starts_plain or is_open or _has_codes(model, data):
         return []
     example, _ = imagine(model)
     classes = tuple(data.classes or data.label_columns or ())
     num_classes = len(classes)
+    of_outputs = f"{num_classes or 'two'} classes"
     if num_classes:
-        example = Signature(
-            "image", example.shape, "uint8", example.mean, example.scale, "classification", classes
-        )
+        example = replace(example, classes=classes)
+    elif data.task == "regression":
+        example, of_outputs = replace(example, task="regression", classes=()), "one value"
     plain = model if isinstance(model, Torchvision) and not model.weights_file else _plain(model)
     with torch.device("meta"):
         network = networks.build(plain, example, 0, downloads=False)
     lines = []
     if model.weights_file is not None:
         lines.append(f"starts with the weights of {model.weights_file}")
-    if model.freeze and isinstance(model, Torchvision):
+    elif isinstance(model, HuggingFace):
+        lines.append(f"starts with the weights of {model.path}")
+    if model.freeze and isinstance(model, Torchvision | HuggingFace):
         trained, everything = count_trained(network)
-        of_classes = f"{num_classes or 'two'} classes"
         lines.append(
-            f"trains {trained:,} of {everything:,} parameters with {of_classes}: {_names(network)}"
+            f"trains {trained:,} of {everything:,} parameters with {of_outputs}: {_names(network)}"
         )
     elif model.freeze:
         lines.append(f"trains {_names(network)}; the others are frozen")

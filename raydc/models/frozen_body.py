@@ -18,11 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from raydc.models.network_parts import Network
-from raydc.models.row_tensors import NetworkInputs, RowTensors, network_inputs
+from raydc.models.row_tensors import (
+    NetworkInputs,
+    RaggedTensor,
+    RecordTensors,
+    RowTensors,
+    network_inputs,
+)
+from raydc.models.text_encoders import PooledEncoder
 
 # Sizes of blocks to try by device; the last is one row, which cannot depend on others. A GPU needs
 # more rows to be busy.
-_BLOCKS = {"cpu": (8, 1), "cuda": (64, 1)}
+_BLOCKS: dict[str, tuple[int, ...]] = {"cpu": (8, 1), "cuda": (64, 1)}
 _RANDOM = (nn.modules.dropout._DropoutNd,)
 # Classes of torchvision and of users whose layers draw random numbers.
 _RANDOM_NAMES = ("StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d")
@@ -54,6 +61,9 @@ def _tail_of(module: nn.Module, kept: set[nn.Module]) -> list[nn.Module]:
     if _is_live(module, kept) or not children:
         return [module]
     live = [child for child in children if any(_is_live(m, kept) for m in child.modules())]
+    # Its layers take a mask beside the vectors, so there is no place to cut inside.
+    if isinstance(module, PooledEncoder) and live:
+        return [module]
     if type(module) is nn.Sequential and live:
         first = children.index(live[0])
         return [*_tail_of(live[0], kept), *children[first + 1 :]]
@@ -66,7 +76,7 @@ def _is_live(module: nn.Module, kept: set[nn.Module]) -> bool:
         return True
     if isinstance(module, nn.modules.batchnorm._NormBase):
         return module.track_running_stats and module not in kept
-    return _is_random(module)
+    return _is_random(module) and module not in kept
 
 
 def _is_random(module: nn.Module) -> bool:
@@ -117,25 +127,28 @@ class FrozenBody:
         Args:
             x: Any number of rows on the device of the network.
         """
-        inputs = _one_tensor(x)
+        rows = _one_field(x)
         return torch.cat(
             [
-                self._block(inputs[start : start + self.block_rows])
-                for start in range(0, len(inputs), self.block_rows)
+                self._block(rows[start : min(start + self.block_rows, len(rows))])
+                for start in range(0, len(rows), self.block_rows)
             ]
         )
 
-    def _block(self, inputs: Tensor) -> Tensor:
-        num_rows = len(inputs)
-        if num_rows < self.block_rows:
+    def _block(self, rows: RowTensors) -> Tensor:
+        num_rows = len(rows)
+        # A block of texts is one row, and so never too short.
+        if num_rows < self.block_rows and isinstance(rows, Tensor):
             # Copies of the last row, because a network may raise for zeros.
-            copies = inputs[-1:].expand(self.block_rows - num_rows, *inputs.shape[1:])
-            inputs = torch.cat([inputs, copies])
-        found = self.reach(_one_tensor(inputs))
+            copies = rows[-1:].expand(self.block_rows - num_rows, *rows.shape[1:])
+            rows = torch.cat([rows, copies])
+        found = self.reach(rows)
         return found[:num_rows].float().cpu().contiguous()
 
-    def reach(self, inputs: Tensor) -> Tensor:
-        """Inputs of the first layer of the tail, at which the pass ends."""
+    def reach(self, rows: RowTensors) -> Tensor:
+        """Inputs of the first layer of the tail for some rows, at which the pass ends."""
+        inputs = network_inputs(rows)
+        device = next(self.network.parameters()).device
         caught: list[Tensor] = []
 
         def catch(_: nn.Module, given: tuple[Any, ...]) -> None:
@@ -144,14 +157,14 @@ class FrozenBody:
 
         hook = self.tail[0].register_forward_pre_hook(catch)
         try:
-            with contextlib.suppress(_ReachedError), _precision(inputs.device, self.mixed):
+            with contextlib.suppress(_ReachedError), _precision(device, self.mixed):
                 self.network(inputs)
         finally:
             hook.remove()
         if len(caught) != 1 or not isinstance(caught[0], Tensor):
             # Also raised if the pass never reached that layer.
             raise _NoBodyError("the layers behind it do not take exactly one tensor")
-        if len(caught[0]) != len(inputs):
+        if len(caught[0]) != len(rows):
             raise _NoBodyError("its outputs and its inputs differ in their number of rows")
         return caught[0]
 
@@ -168,12 +181,20 @@ class FrozenBody:
         return result
 
 
-def _one_tensor(x: RowTensors) -> Tensor:
-    """Rows as a network takes them, in aligned memory."""
+def _one_field(x: RowTensors) -> RowTensors:
+    """Rows as a network takes them, in aligned memory; lists as they are, to be padded later."""
+    if _are_lists(x):
+        return x
     inputs = network_inputs(x)
     if not isinstance(inputs, Tensor):
         raise _NoBodyError("rows of several fields are not one tensor")
     return inputs
+
+
+def _are_lists(x: RowTensors) -> bool:
+    """Whether each row is one list, such as the tokens of a text."""
+    fields = list(x.fields.values()) if isinstance(x, RecordTensors) else []
+    return len(fields) == 1 and isinstance(fields[0], RaggedTensor)
 
 
 class _NoBodyError(Exception):
@@ -203,6 +224,9 @@ def cut(network: Network, x: RowTensors, mixed: bool) -> FrozenBody | str:
         return reason
     was_training = network.training
     blocks = _BLOCKS["cuda" if next(network.parameters()).is_cuda else "cpu"]
+    # A list is padded by its own length if it is alone. With others, libraries might choose
+    # kernels by the length, and each length would have to be tried.
+    blocks = (1,) if _are_lists(x) else blocks
     try:
         with torch.random.fork_rng():
             for block_rows in blocks:
@@ -228,7 +252,8 @@ def _keep_mode(body: FrozenBody) -> FrozenBody:
 def _is_independent(body: FrozenBody, x: RowTensors) -> bool:
     """Whether a row gets the same bits in other places of a block and beside other rows."""
     body.network.eval()
-    inputs = _one_tensor(x)[: body.block_rows]
+    inputs = _one_field(x)[slice(0, min(body.block_rows, len(x)))]
+    assert isinstance(inputs, Tensor), "lists are computed one by one"
     together = body.outputs(inputs)
     backwards = body.outputs(inputs.flip(0)).flip(0)
     ends = [body.outputs(inputs[:1]), body.outputs(inputs[-1:])]
@@ -240,7 +265,7 @@ def _is_independent(body: FrozenBody, x: RowTensors) -> bool:
 @torch.no_grad()
 def _refusal(body: FrozenBody, x: RowTensors) -> str | None:
     """Why the parts differ from the network; None if they compute the same."""
-    network, inputs = body.network, _one_tensor(x)[:_NUM_COMPARED]
+    network, inputs = body.network, _one_field(x)[slice(0, min(_NUM_COMPARED, len(x)))]
     network.eval()
     outputs = body.outputs(inputs)
     # Rounding differs with the number of rows, so only large differences count.
@@ -259,7 +284,7 @@ def _refusal(body: FrozenBody, x: RowTensors) -> str | None:
         return "it computes different outputs while the network trains"
     network.eval()
     # In full precision, because outputs of the body are rounded where the network is cut.
-    expected = network(inputs)
+    expected = network(network_inputs(inputs))
     outputs = replace(body, mixed=False).outputs(inputs).to(expected.device)
     found = body.finish(outputs)
     if found.shape != expected.shape or not torch.allclose(found, expected, *_GROSS):

@@ -8,13 +8,15 @@ from torch import nn
 
 from raydc.models.network_parts import Network, model_problem
 from raydc.models.parameter_names import head_names, matches, require_matches
+from raydc.models.text_encoders import PooledEncoder
 from raydc.spec.model_section import BODY
 
 _FIELD = "model.freeze"
 
 
 def freeze(network: Network, patterns: Sequence[str]) -> None:
-    """Freezes parameters, and the statistics of wholly frozen batch normalisations.
+    """Freezes parameters, the statistics of wholly frozen batch normalisations, and the dropout of
+    wholly frozen layers of a pretrained encoder.
 
     Args:
         network: Network that was just built; it is changed in place.
@@ -40,7 +42,7 @@ def freeze(network: Network, patterns: Sequence[str]) -> None:
         parameters[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in parameters.values()):
         raise model_problem(_FIELD, "no weight is left to train; leave the last layer out")
-    network.keep_in_evaluation_mode(_frozen_norms(network, frozen))
+    network.keep_in_evaluation_mode([*_frozen_norms(network, frozen), *_frozen_parts(network)])
 
 
 def _frozen_norms(network: Network, frozen: set[str]) -> list[nn.Module]:
@@ -52,6 +54,19 @@ def _frozen_norms(network: Network, frozen: set[str]) -> list[nn.Module]:
             if own and frozen.issuperset(own):
                 found.append(module)
     return found
+
+
+def _frozen_parts(network: Network) -> list[nn.Module]:
+    """Modules inside frozen layers of a pretrained encoder."""
+    encoders = [one for one in network.modules() if isinstance(one, PooledEncoder)]
+    layers = [
+        layer
+        for encoder in encoders
+        for layer in encoder.modules()
+        if (own := list(layer.parameters())) and not any(one.requires_grad for one in own)
+    ]
+    # A layer of a layer comes up once.
+    return list(dict.fromkeys(part for layer in layers for part in layer.modules()))
 
 
 def count_trained(network: Network) -> tuple[int, int]:

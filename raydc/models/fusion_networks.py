@@ -20,7 +20,8 @@ from raydc.models.layer_options import make_activation
 from raydc.models.network_parts import Network, RecordInput, model_problem
 from raydc.models.record_networks import FieldVector
 from raydc.models.sequence_networks import Reader, make_reader
-from raydc.spec.model import Cnn, Fusion, Recurrent, Torchvision
+from raydc.spec.model import Cnn, Fusion, Torchvision
+from raydc.spec.sequence_models import Recurrent
 
 # Makes the network for images with a signature; the number tells the images of a row apart.
 BuildImage = Callable[[Cnn | Torchvision, Signature, int], Network]

@@ -12,11 +12,13 @@ from torch import nn
 
 from raydc.features import Signature
 from raydc.models import (
+    encoder_weights,
     forecasters,
     frozen_layers,
     fusion_networks,
     sequence_networks,
     starting_weights,
+    text_encoders,
     torchvision_models,
     tower_networks,
     user_models,
@@ -38,11 +40,10 @@ from raydc.spec.model import (
     Linear,
     Mlp,
     Model,
-    Recurrent,
     Torchvision,
-    Transformer,
     TwoTowers,
 )
+from raydc.spec.sequence_models import HuggingFace, Recurrent, Transformer
 
 
 def build(model: Model, signature: Signature, seed: int, downloads: bool = True) -> Network:
@@ -63,6 +64,8 @@ def build(model: Model, signature: Signature, seed: int, downloads: bool = True)
             weights do not fit, or there is nothing of the name of a frozen layer.
     """
     network = _build(model, signature, seed, downloads)
+    if isinstance(model, HuggingFace) and model.reads_folder:
+        encoder_weights.load(network, model)
     starting_weights.load(network, model)
     frozen_layers.freeze(network, model.freeze)
     return network
@@ -82,6 +85,8 @@ def _build(model: Model, signature: Signature, seed: int, downloads: bool) -> Ne
             return _to_channels_last(Network(first, _make_cnn(model, signature)))
         if isinstance(model, Recurrent | Transformer):
             return sequence_networks.build(model, signature)
+        if isinstance(model, HuggingFace):
+            return text_encoders.build(model, signature)
         if isinstance(model, LinearForecaster | TemporalConvolution):
             return forecasters.build(model, signature)
         if isinstance(model, Factorisation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raydc.spec.model import Builder, Fusion, Model, Torchvision
+from raydc.spec.sequence_models import HuggingFace
 
 
 def check_section(model: Model) -> None:
@@ -15,7 +16,8 @@ def check_section(model: Model) -> None:
 
     Raises:
         SpecError: torchvision has no such model or weights, the file of weights cannot be read or
-            does not fit, the builder cannot be imported, or it does not take its arguments.
+            does not fit, the builder cannot be imported, or it does not take its arguments; or a
+            package for pretrained encoders is missing.
     """
     # Imported only where they are needed: torch and torchvision take seconds.
     if isinstance(model, Torchvision):
@@ -26,6 +28,10 @@ def check_section(model: Model) -> None:
         from raydc.models import user_models
 
         user_models.require_builder(model)
+    elif isinstance(model, HuggingFace):
+        from raydc.models import text_encoders
+
+        text_encoders.require_packages()
     elif isinstance(model, Fusion) and isinstance(model.image, Torchvision):
         from raydc.models import torchvision_models
 

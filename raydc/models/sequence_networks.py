@@ -22,7 +22,7 @@ from raydc.features.record import LENGTH
 from raydc.models import forecasters
 from raydc.models.network_parts import Network, RecordInput, model_problem
 from raydc.models.record_networks import FieldVector, mean_of_lists
-from raydc.spec.model import Recurrent, Transformer
+from raydc.spec.sequence_models import Recurrent, Transformer
 
 # Wavelengths of sinusoidal positions reach from 2 pi to this times 2 pi.
 _LONGEST_WAVE = 10_000.0

@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from raydc.features import Signature
+from raydc.features import Field, Signature
 from raydc.models import networks, weights_file
 from raydc.models.starting_weights import AUXILIARY_HEADS
 from raydc.spec.model import OF_FIELDS, Builder, Cnn, Linear, Mlp, Model, Torchvision
+from raydc.spec.sequence_models import HuggingFace
 
 # A side that every network of torchvision accepts; some refuse small images.
 _SIDE = 224
@@ -51,6 +52,13 @@ def check_file(model: Model) -> None:
 
 def imagine(model: Model) -> list[Signature]:
     """Signatures of two data sets that differ in everything that a data set decides."""
+    if isinstance(model, HuggingFace):
+        # One token is enough to know the shapes, which follow from the folder.
+        text = {"text": Field("list", "uint8", num_codes=1, max_length=1)}
+        return [
+            Signature("record", (), "", (), (), "classification", classes, text)
+            for classes in _CLASSES
+        ]
     if isinstance(model, Torchvision):
         # torchvision's networks take three channels, and grey images are repeated.
         shapes = [(3, _SIDE, _SIDE)] * 2

@@ -7,12 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from raydc.spec.base import Count, Fraction, Section
-from raydc.spec.forecast_models import (
-    NORMALISE_TEXT,
-    LinearForecaster,
-    Normalise,
-    TemporalConvolution,
-)
+from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
 from raydc.spec.model_section import (
     ACTIVATION_TEXT,
     FILE_ENDINGS,
@@ -21,6 +16,7 @@ from raydc.spec.model_section import (
     InitialisationName,
     ModelSection,
 )
+from raydc.spec.sequence_models import HuggingFace, Recurrent, Transformer
 
 Widths = list[Count]
 
@@ -101,36 +97,6 @@ class Cnn(ModelSection):
         return self.channels or [first << block for block in range(depth)]
 
 
-class Recurrent(ModelSection):
-    """Layers of recurrent cells that read texts or series item by item."""
-
-    name: Literal["lstm", "gru"]
-    width: Count = Field(128, description="Width of the state, and of the vector of an item.")
-    depth: Count = Field(1, description="Number of layers.")
-    bidirectional: bool = Field(True, description="Whether lists are read from both ends.")
-    dropout: Fraction = Field(0.0, description="Dropout between layers and before the last one.")
-    normalise: Normalise = Field("none", description=NORMALISE_TEXT)
-
-
-class Transformer(ModelSection):
-    """Layers of attention over the items of texts or series, then their mean."""
-
-    name: Literal["transformer"]
-    width: Count = Field(128, description="Width of the vector of an item.")
-    depth: Count = Field(2, description="Number of layers.")
-    heads: Count = Field(4, description="Heads of attention; the width is a multiple of it.")
-    positions: Literal["learned", "sinusoidal"] = Field(
-        "learned", description="Whether the vectors of positions are learned or given by waves."
-    )
-    dropout: Fraction = Field(0.1, description="Dropout in each layer and before the last one.")
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Transformer:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
-
-
 class Factorisation(ModelSection):
     """Products of the vectors of categories, such as those of a user and a film.
 
@@ -176,7 +142,16 @@ class TwoTowers(ModelSection):
 
 
 # Names that each select a form of the section.
-_NAMED = ("linear", "mlp", "cnn", "transformer", "factorisation", "two_towers", "fusion")
+_NAMED = (
+    "linear",
+    "mlp",
+    "cnn",
+    "transformer",
+    "huggingface",
+    "factorisation",
+    "two_towers",
+    "fusion",
+)
 _SEVERAL = {
     **dict.fromkeys(("lstm", "gru"), "recurrent"),
     **dict.fromkeys(("dlinear", "nlinear"), "linearforecaster"),
@@ -296,6 +271,7 @@ Model = Annotated[
     | Annotated[Cnn, Tag("cnn")]
     | Annotated[Recurrent, Tag("recurrent")]
     | Annotated[Transformer, Tag("transformer")]
+    | Annotated[HuggingFace, Tag("huggingface")]
     | Annotated[Factorisation, Tag("factorisation")]
     | Annotated[TwoTowers, Tag("two_towers")]
     | Annotated[Fusion, Tag("fusion")]
@@ -311,6 +287,7 @@ OF_FIELDS = (
     Factorisation,
     Recurrent,
     Transformer,
+    HuggingFace,
     TwoTowers,
     Fusion,
     LinearForecaster,

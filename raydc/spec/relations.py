@@ -8,7 +8,7 @@ from raydc.errors import Problem
 from raydc.spec.document import Path
 from raydc.spec.loss import LOSSES
 from raydc.spec.metric import RANKED_TASKS, RANKING, known_names
-from raydc.spec.sections import Sources, Spec
+from raydc.spec.sections import HuggingFace, Sources, Spec
 from raydc.spec.windows import window_problems
 
 
@@ -20,6 +20,8 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         where: Maps a path to its place in the file, for the message.
     """
     yield from window_problems(spec, where)
+    if isinstance(spec.model, HuggingFace):
+        yield from _encoder_problems(spec, where)
     allowed = (*known_names(spec.data.task, spec.data.query), "loss")
     named = {
         "metric": [spec.train.metric] if spec.train.metric else [],
@@ -89,6 +91,20 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
             "a sweep compares trials on validation rows; set data.split.validation_fraction above 0"
         )
         yield Problem(where(("sweep",)), "sweep", message)
+
+
+def _encoder_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
+    texts = [name for name, kind in spec.data.features.columns.items() if kind == "text"]
+    if len(texts) != 1:
+        found = f"{', '.join(texts)} are several" if texts else "there is none"
+        message = (
+            f"huggingface reads one text, and {found}; data.features.columns: {{COLUMN: text}}"
+        )
+        yield Problem(where(("model", "name")), "model.name", message)
+    # All trials share what the run has noted of one folder.
+    if spec.sweep and "model.path" in spec.sweep.space:
+        message = "trials share one pretrained model; give each model a sweep of its own"
+        yield Problem(where(("sweep", "space", "model.path")), "sweep.space.model.path", message)
 
 
 def _threshold_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:

@@ -20,12 +20,11 @@ from raydc.spec.model import (
     Linear,
     Mlp,
     Model,
-    Recurrent,
     Torchvision,
-    Transformer,
     TwoTowers,
     model_kind,
 )
+from raydc.spec.sequence_models import HuggingFace, Recurrent, Transformer
 from raydc.spec.space import Domain
 from raydc.spec.train import (
     Checkpoint,
@@ -53,6 +52,7 @@ __all__ = [
     "Factorisation",
     "FaultTolerance",
     "Fusion",
+    "HuggingFace",
     "IdxFiles",
     "Linear",
     "LinearForecaster",

@@ -23,7 +23,7 @@ from raydc.spec.metric import RANKED_TASKS
 from raydc.spec.model import Fusion, TwoTowers
 from raydc.spec.model_section import ModelSection
 from raydc.spec.row_sources import SqlQuery
-from raydc.spec.sections import Spec
+from raydc.spec.sections import HuggingFace, Spec
 
 _Found = Iterator[tuple[Path, str]]
 # Parameters of libpq that hold a secret.
@@ -44,7 +44,7 @@ def written_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Probl
         message = "holds a password; give it as $NAME, an environment variable"
         yield Problem(where(path), ".".join(map(str, path)), message)
     searched = tuple(spec.sweep.space) if spec.sweep else ()
-    for path, message in (*_of_model(spec.model), *_of_train(spec), *_of_data(spec.data)):
+    for path, message in (*_of_model(spec), *_of_train(spec), *_of_data(spec.data)):
         section = ".".join(map(str, path[:1] if path[0] == "model" else path[:2]))
         # A trial of a sweep may read what the spec alone would not.
         if not any(name == section or name.startswith(f"{section}.") for name in searched):
@@ -68,7 +68,11 @@ def _is_given(section: Section, name: str) -> bool:
     return bool(getattr(section, name) != field.get_default(call_default_factory=True))
 
 
-def _of_model(model: ModelSection) -> _Found:
+def _of_model(spec: Spec) -> _Found:
+    model, text = spec.model, spec.data.features.text
+    if isinstance(model, HuggingFace) and text.tokenizer is None and _is_given(text, "vocabulary"):
+        message = "the tokenizer of the model has its own; leave it out"
+        yield ("data", "features", "text", "vocabulary"), message
     yield from _of_weights(model, ("model",))
     if isinstance(model, LinearForecaster) and model.name == "nlinear":
         if _is_given(model, "kernel"):

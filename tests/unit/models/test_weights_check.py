@@ -8,13 +8,14 @@ from typing import Any, get_args
 
 import pytest
 import safetensors.torch
+from encoder_folders import SIZES, require_library
 from records import FIELDS, record_features
 from signatures import COLOUR, TABLE, TINY
 from window_rows import window_features
 
 from raydc import models
 from raydc.errors import SpecError
-from raydc.features import Signature
+from raydc.features import Field, Signature
 from raydc.models import description, section_check, weights_check
 from raydc.spec.data import Data
 from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
@@ -31,10 +32,22 @@ from raydc.spec.model import (
     Transformer,
     TwoTowers,
 )
+from raydc.spec.sequence_models import FolderContent, HuggingFace
 
 RECORD, WINDOWS = record_features().signature, window_features().signature
 COLUMNS = replace(RECORD, fields={name: FIELDS[name] for name in ("columns", "city")})
 CITIES = replace(RECORD, fields={"city": FIELDS["city"], "town": FIELDS["city"]})
+TEXT = replace(RECORD, fields={"body": Field("list", "uint8", num_codes=14, max_length=9)})
+# What a run has noted of a folder is enough to build its network.
+ENCODER = HuggingFace(
+    name="huggingface",
+    path="gone",
+    pooling="mean",
+    content=FolderContent(
+        config={"model_type": "bert", "vocab_size": 14, "max_position_embeddings": 9, **SIZES},
+        files={},
+    ),
+)
 EXAMPLES: list[tuple[Any, Signature]] = [
     (Linear(name="linear"), TABLE),
     (Linear(name="linear"), COLUMNS),
@@ -44,6 +57,7 @@ EXAMPLES: list[tuple[Any, Signature]] = [
     (Cnn(name="cnn", channels=[3], hidden=4), TINY),
     (Recurrent(name="gru", width=4), WINDOWS),
     (Transformer(name="transformer", width=4, heads=2), WINDOWS),
+    (ENCODER, TEXT),
     (Factorisation(name="factorisation", width=3), CITIES),
     (TwoTowers(name="two_towers", user=["height", "color"], item=["city"]), COLUMNS),
     (Fusion(name="fusion", image={"name": "cnn", "channels": [3]}), RECORD),  # type: ignore[arg-type]
@@ -77,6 +91,8 @@ def test_every_form_has_an_example() -> None:
 def test_what_a_network_takes_is_not_refused_before_there_is_data(
     tmp_path: Path, section: Any, signature: Signature
 ) -> None:
+    if isinstance(section, HuggingFace):
+        require_library()
     path = write(tmp_path / "w.safetensors", models.build(section, signature, 3))
     given = section.model_copy(update={"weights": path})
     assert models.build(given, signature, 0).notes[0].startswith("starts with")

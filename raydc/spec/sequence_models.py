@@ -1,0 +1,96 @@
+"""Forms of section `model` that read texts and series item by item. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from raydc.spec.base import Count, Fraction, Section
+from raydc.spec.forecast_models import NORMALISE_TEXT, Normalise
+from raydc.spec.model_section import ModelSection
+
+Pooling = Literal["mean", "cls", "pooler"]
+_SHA256 = r"^[0-9a-f]{64}$"
+
+
+class Recurrent(ModelSection):
+    """Layers of recurrent cells that read texts or series item by item."""
+
+    name: Literal["lstm", "gru"]
+    width: Count = Field(128, description="Width of the state, and of the vector of an item.")
+    depth: Count = Field(1, description="Number of layers.")
+    bidirectional: bool = Field(True, description="Whether lists are read from both ends.")
+    dropout: Fraction = Field(0.0, description="Dropout between layers and before the last one.")
+    normalise: Normalise = Field("none", description=NORMALISE_TEXT)
+
+
+class Transformer(ModelSection):
+    """Layers of attention over the items of texts or series, then their mean."""
+
+    name: Literal["transformer"]
+    width: Count = Field(128, description="Width of the vector of an item.")
+    depth: Count = Field(2, description="Number of layers.")
+    heads: Count = Field(4, description="Heads of attention; the width is a multiple of it.")
+    positions: Literal["learned", "sinusoidal"] = Field(
+        "learned", description="Whether the vectors of positions are learned or given by waves."
+    )
+    dropout: Fraction = Field(0.1, description="Dropout in each layer and before the last one.")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Transformer:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class FolderContent(Section):
+    """What a run noted of the folder of a pretrained model when it began."""
+
+    config: dict[str, Any] = Field(description="Values of `config.json`.")
+    files: dict[str, Annotated[str, Field(pattern=_SHA256)]] = Field(
+        description="sha256 of each file by its name; empty where no weights are read from them."
+    )
+    revision: str | None = Field(None, description="Commit of a model on the hub.")
+
+
+class HuggingFace(ModelSection):
+    """A pretrained encoder of texts, from a folder of Hugging Face, with a new last layer."""
+
+    name: Literal["huggingface"]
+    path: str = Field(
+        min_length=1,
+        description="Folder with `config.json`, `tokenizer.json` and weights as safetensors that "
+        "every worker reaches, or the name of a model on the hub, which is downloaded. Needs "
+        "`pip install 'raydc[language]'`.",
+    )
+    pooling: Pooling | None = Field(
+        None,
+        description="How the vectors of a text's tokens become one: their mean, that of the first "
+        "token (`cls`), or a layer over that one (`pooler`). Default: what `1_Pooling/config.json` "
+        "or `classifier_pooling` of the folder says; else `pooler` if the folder has weights for "
+        "it, else `cls`.",
+    )
+    attention: Literal["eager", "sdpa"] = Field(
+        "eager",
+        description="Implementation of attention: `eager` computes plain products; `sdpa` is "
+        "torch's fused attention, faster for long texts, with other last bits.",
+    )
+    dropout: Fraction | None = Field(
+        None,
+        description="Dropout in all layers and before the last one. Default: what the folder says. "
+        "Layers that are frozen as a whole have none.",
+    )
+    content: FolderContent | None = Field(
+        None, description="What the folder holds. A run notes it, and refuses a different content."
+    )
+
+    @property
+    def reads_folder(self) -> bool:
+        """Whether the first weights are those of the folder."""
+        return self.weights is None and bool(self.content and self.content.files)
+
+    def without_weights(self) -> Self:
+        """This section without weights; the network is built from the content that was noted."""
+        content = self.content and self.content.model_copy(update={"files": {}})
+        return super().without_weights().model_copy(update={"content": content})
