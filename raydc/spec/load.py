@@ -26,7 +26,7 @@ from raydc.spec.row_sources import (
     SqlQuery,
     TorchvisionRows,
 )
-from raydc.spec.sections import IdxFiles, Sources, Spec
+from raydc.spec.sections import IdxFiles, Sources, Spec, model_kind
 
 AnySpec = TypeVar("AnySpec", bound=Spec)
 
@@ -262,6 +262,10 @@ def _message(item: Any) -> str:
 def _document_path(location: tuple[Any, ...], value: Any) -> Path:
     """Returns the part of an error's location that is in the file, without union member names."""
     path: list[str | int] = []
+    model = value.get("model") if isinstance(value, dict) else None
+    # `builder` names a member of the union and a field of it.
+    if location[:2] == ("model", "builder") and model_kind(model) == "builder":
+        location = (*location[:1], *location[2:])
     for part in location:
         # The names of union members are not keys of the file, so they fall out here.
         in_mapping = isinstance(value, dict) and part in value

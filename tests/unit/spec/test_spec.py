@@ -68,6 +68,16 @@ WRONG = [
     ),
     ("  learning_rate: 1e-3", "  learning_rate: .nan", "train.learning_rate:"),
     ("  depth: 2", "  depht: 2", "spec.yaml:7:3: model.depht: unknown field; did you mean depth?"),
+    (
+        "  name: mlp\n  depth: 2",
+        "  builder: nets:make\n  argumants: {}",
+        "spec.yaml:7:3: model.argumants: unknown field; did you mean arguments?",
+    ),
+    (
+        "  name: mlp\n  depth: 2",
+        "  builder: nets:make\n  arguments: 3",
+        "spec.yaml:7:3: model.arguments: input should be a valid dictionary, not 3",
+    ),
     ("  depth: 2", "  depth: 2\n  hidden: [3]", "model: give hidden, or depth and width, not both"),
     (
         "  depth: 2",
