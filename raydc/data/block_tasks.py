@@ -26,7 +26,8 @@ from raydc.data import (
 from raydc.data.clean import Cleaner
 from raydc.data.column_scan import scan_block
 from raydc.data.row_faults import FaultFinder
-from raydc.data.shard_writer import PlannedShard, ShardRows
+from raydc.data.shard_plan import PlannedShard, first_rows
+from raydc.data.shard_writer import ShardRows
 from raydc.data.tasks import BlockRef
 from raydc.errors import DataError, os_error_hint
 from raydc.storage import Storage
@@ -200,6 +201,6 @@ def take_golden_rows(
         blocks: References to the blocks of its pieces, in the same order.
         cleaner: Assigns rows to splits, as it did when the shard was planned.
     """
-    first = shard_writer.first_rows(shard, shard_writer.NUM_GOLDEN_ROWS)
+    first = first_rows(shard, shard_writer.NUM_GOLDEN_ROWS)
     tables = [tasks.fetch(block) for block in blocks[: len(first.pieces)]]
     return shard_writer.golden_rows(shard_writer.take_rows(first, tables, cleaner), cleaner)

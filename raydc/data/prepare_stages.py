@@ -22,7 +22,6 @@ from raydc.data import (
     fit,
     manifest,
     rank_stage,
-    shard_writer,
     shards,
     split_stage,
     tasks,
@@ -38,7 +37,7 @@ from raydc.data.layout import Layout
 from raydc.data.lines import count_of, describe_features
 from raydc.data.readers import Reader
 from raydc.data.row_faults import QUARANTINE, Refused
-from raydc.data.shard_writer import PlannedShard
+from raydc.data.shard_plan import PlannedShard, plan_shards
 from raydc.data.shards import SPLITS
 from raydc.errors import DataError, Say
 from raydc.features import Features, TargetMean
@@ -98,7 +97,7 @@ class PrepareStages:
         # x alone counts: y and the row id add at most 16 bytes.
         row_bytes = stored_row_bytes(features.signature, features.layout, as_files)
         rows_per_shard = shards.rows_per_shard(row_bytes)
-        plan = shard_writer.plan_shards(num_rows, rows_per_shard)
+        plan = plan_shards(num_rows, rows_per_shard)
         shared = (cleaner, features, list(as_files), without)
         files = self._write(blocks, plan, shared)
         # Facts about the first training row, with which each reader checks its own decoder.
