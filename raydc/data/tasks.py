@@ -150,12 +150,13 @@ def _keep(table: pa.Table) -> pa.Table:
     if before + table.nbytes > min(_MAX_MAPPED_BYTES, shutil.disk_usage(gettempdir()).free // 2):
         raise _TooLargeError
     with NamedTemporaryFile(prefix="raydc-rows-") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
+        # A stream, because the dictionaries of a column may differ between its chunks.
+        with pa.ipc.new_stream(file, table.schema) as writer:
             writer.write_table(table)
         file.flush()
         # The mapping outlives the name, and ends with the last array.
         with pa.memory_map(file.name) as mapped:
-            return pa.ipc.open_file(mapped).read_all()
+            return pa.ipc.open_stream(mapped).read_all()
 
 
 def run_calls(

@@ -120,9 +120,12 @@ def weight_files(folder: Path) -> list[str]:
         return [WEIGHTS]
     if not (folder / INDEX).is_file():
         return []
-    named = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+    files = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        message = f"{folder / INDEX} does not say in which file each tensor is (weight_map)"
+        raise SpecError([Problem("", _FIELD, message)])
     # A name from a file of the folder must not lead out of it.
-    return [name for name in map(str, named) if Path(name).name == name]
+    return [name for name in sorted(set(files.values())) if Path(name).name == name != ".."]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -177,7 +180,9 @@ def pooling_of(folder: Path, config: dict[str, Any]) -> str:
         modes = {k.removeprefix("pooling_mode_") for k, on in given.items() if on is True}
         # Newer folders have one field, which may be a text or a list.
         newer = given.get("pooling_mode")
-        modes |= {newer} if isinstance(newer, str) else set(newer or ())
+        modes |= (
+            set(map(str, newer)) if isinstance(newer, list) else {str(newer)} if newer else set()
+        )
         modes -= {"include_prompt"}
         only = next(iter(modes)).removesuffix("_tokens").removesuffix("_token") if modes else ""
         is_known = len(modes) == 1 and only in ("mean", "cls")
@@ -192,6 +197,9 @@ def pooling_of(folder: Path, config: dict[str, Any]) -> str:
 def positions_of(config: dict[str, Any]) -> int:
     """Most tokens of a text, special ones included."""
     unused = ENCODERS[config["model_type"]]
+    if unused:
+        # Positions begin behind the code of padding, which is 1 unless the folder says otherwise.
+        unused = max(unused, (config.get("pad_token_id") or 0) + 1)
     return int(config.get("max_position_embeddings", 512)) - unused
 
 
@@ -214,12 +222,16 @@ def _problems(
         return
     config = read_json(folder / CONFIG)
     if config.get("auto_map"):
-        names = ", ".join(map(str, dict(config["auto_map"]).values()))
+        given = config["auto_map"]
+        names = ", ".join(map(str, given.values())) if isinstance(given, dict) else str(given)
         yield (
             _FIELD,
             f"{folder / CONFIG} names code of its own (auto_map: {names}), and code of a model is "
             "never run; take a model whose architecture is part of transformers",
         )
+    if wrong := list(_value_problems(folder / CONFIG, config)):
+        yield from wrong
+        return
     yield from _architecture_problems(folder / CONFIG, config, model)
     if not (folder / TOKENIZER).is_file():
         yield (
@@ -245,6 +257,20 @@ def _problems(
                 f"{folder / POOLING / CONFIG} says {modes}, which is not supported; choose mean, "
                 "cls or pooler",
             )
+
+
+def _value_problems(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yields what is wrong with the values that are read here; transformers checks the others."""
+    if not isinstance(config.get("model_type"), str | None):
+        yield _FIELD, f"{path}: model_type {config['model_type']!r} is not a name"
+    for name in ("max_position_embeddings", "vocab_size"):
+        value = config.get(name, 1)
+        if type(value) is not int or value < 1:
+            yield _FIELD, f"{path}: {name} {value!r} is not a whole number above 0"
+            return
+    padding, most = config.get("pad_token_id"), config.get("vocab_size", 2**31)
+    if padding is not None and (type(padding) is not int or not 0 <= padding < most):
+        yield _FIELD, f"{path}: pad_token_id {padding!r} is not one of the {most:,} tokens"
 
 
 def _architecture_problems(

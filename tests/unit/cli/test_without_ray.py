@@ -133,6 +133,13 @@ def test_rows_beyond_the_memory_for_them_are_mapped_files(
     assert not list(scratch.iterdir())
 
 
+def test_mapped_rows_may_have_a_dictionary_for_each_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_MAX_KEPT_BYTES", 0)
+    parts = [pa.table({"c": pa.array(texts).dictionary_encode()}) for texts in (["a"], ["b"])]
+    table = pa.concat_tables(parts)
+    assert tasks._keep(table).equals(table)
+
+
 def test_rows_go_to_ray_before_they_fill_the_disk(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

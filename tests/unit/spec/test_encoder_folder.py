@@ -14,7 +14,7 @@ from encoder_folders import change_config, write_encoder
 from raydc import spec as specs
 from raydc.errors import SpecError
 from raydc.spec import ResolvedSpec
-from raydc.spec.encoder_folder import file_sha256
+from raydc.spec.encoder_folder import file_sha256, positions_of
 from raydc.spec.sequence_models import HuggingFace
 
 
@@ -102,6 +102,47 @@ def test_a_config_that_cannot_be_used_is_refused(
     assert found.startswith("model.path: ")
     assert f"{folder}/config.json" in found
     assert message in found
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": ["bert"]}, "model_type ['bert'] is not a name"),
+        ({"max_position_embeddings": None}, "max_position_embeddings None is not a whole number"),
+        ({"max_position_embeddings": "many"}, "max_position_embeddings 'many' is not a whole"),
+        ({"vocab_size": 0}, "vocab_size 0 is not a whole number above 0"),
+        ({"pad_token_id": -1}, "pad_token_id -1 is not one of the"),
+        ({"pad_token_id": 10**6}, "pad_token_id 1000000 is not one of the"),
+        ({"auto_map": ["own.py"]}, "code of its own (auto_map: ['own.py'])"),
+    ],
+)
+def test_a_value_of_the_config_that_makes_no_sense_is_named(
+    folder: Path, values: dict[str, Any], message: str
+) -> None:
+    change_config(folder, **values)
+    assert message in refusal(folder)
+
+
+@pytest.mark.parametrize("weight_map", [None, ["a"], {"a": ["x.safetensors"]}])
+def test_an_index_without_names_of_files_is_refused(folder: Path, weight_map: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert "does not say in which file each tensor is" in refusal(folder)
+
+
+@pytest.mark.parametrize("given", [3, ["mean", ["x"]]])
+def test_pooling_that_is_no_name_is_refused(folder: Path, given: Any) -> None:
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": given}))
+    assert "which is not supported; choose mean, cls or pooler" in refusal(folder)
+
+
+def test_positions_begin_behind_the_code_of_padding() -> None:
+    config = {"model_type": "roberta", "max_position_embeddings": 16}
+    assert positions_of(config) == 14
+    assert positions_of({**config, "pad_token_id": 3}) == 12
+    assert positions_of({**config, "model_type": "bert", "pad_token_id": 3}) == 16
 
 
 def test_a_folder_with_pickles_only_is_refused_by_name(folder: Path) -> None:
