@@ -42,7 +42,8 @@ OWN = {
         "Up to 64 it also predicts there, and evaluates rows of a table, or an eighth of that of "
         "other rows. Parquet counts half, JSON Lines 2.5 times, pictures and compressed files four "
         "times, a source with a column of texts eight times, and each further file 5 KB, or 500 KB "
-        "in an object store. 0 gives everything to Ray.",
+        "in an object store. 0 gives everything to Ray. Rows beyond 256 MB are files below TMPDIR, "
+        "unless that is memory.",
     ),
     "RAYDC_WINDOW_MB": (
         "raydc/data/cold_rows.py",

@@ -24,6 +24,10 @@ def make_ahead(items: Iterable[T]) -> Iterator[T]:
     iterator = iter(items)
     with ThreadPoolExecutor(1, "ahead") as thread:
         waiting = deque(thread.submit(next, iterator, _END) for _ in range(_NUM_AHEAD))
-        while (item := waiting.popleft().result()) is not _END:
-            waiting.append(thread.submit(next, iterator, _END))
-            yield item  # type: ignore[misc]
+        try:
+            while (item := waiting.popleft().result()) is not _END:
+                waiting.append(thread.submit(next, iterator, _END))
+                yield item  # type: ignore[misc]
+        finally:
+            # A caller that stops waits for the item in the making only.
+            thread.shutdown(wait=False, cancel_futures=True)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any, TypeVar
 
@@ -147,7 +148,8 @@ def _keep(table: pa.Table) -> pa.Table:
     if before + table.nbytes <= _MAX_KEPT_BYTES:
         return table
     # Not more than half of what is free: other programs need some as well.
-    if before + table.nbytes > min(_MAX_MAPPED_BYTES, shutil.disk_usage(gettempdir()).free // 2):
+    most = min(_MAX_MAPPED_BYTES, shutil.disk_usage(gettempdir()).free // 2)
+    if before + table.nbytes > most or _is_in_memory(gettempdir()):
         raise _TooLargeError
     with NamedTemporaryFile(prefix="raydc-rows-") as file:
         # A stream, because the dictionaries of a column may differ between its chunks.
@@ -157,6 +159,18 @@ def _keep(table: pa.Table) -> pa.Table:
         # The mapping outlives the name, and ends with the last array.
         with pa.memory_map(file.name) as mapped:
             return pa.ipc.open_stream(mapped).read_all()
+
+
+def _is_in_memory(folder: str, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether files of a folder are memory that the kernel cannot drop, as on tmpfs."""
+    try:
+        entries = [line.split()[1:3] for line in mounts.read_text().splitlines()]
+    except OSError:
+        return False
+    parents = {str(path) for path in (Path(folder).resolve() / "_").parents}
+    # A later mount hides an earlier one.
+    found = [(len(place), at, kind) for at, (place, kind) in enumerate(entries) if place in parents]
+    return max(found, default=(0, 0, ""))[2] in ("tmpfs", "ramfs")
 
 
 def run_calls(

@@ -54,9 +54,11 @@ def run_trial(
     told = _Told(own)
     try:
         # The scheduler starts anew with each driver and has to see the epochs that are done.
-        told.tell_all(folder)
         if trials.has_ended(folder):
+            told.tell_all(folder)
             return
+        # Tune ends a trial with its last epoch, whose checkpoint may be missing after a crash.
+        told.tell_all(folder, below=own.train.epochs)
         # A trial that has failed gets another chance with each driver: its code may be another one.
         folder.delete(trials.FAILED_FILE)
         _keep_failure(
@@ -86,10 +88,16 @@ class _Told:
         self._own = own
         self._epoch = 0
 
-    def tell_all(self, folder: Storage) -> None:
-        """Tells the epochs that are recorded and that Tune does not know yet."""
+    def tell_all(self, folder: Storage, below: int | None = None) -> None:
+        """Tells the epochs that are recorded and that Tune does not know yet.
+
+        Args:
+            folder: Folder of the trial.
+            below: The first epoch that is not told; None tells all.
+        """
         for record in trials.read_epochs(folder):
-            self.tell(record)
+            if below is None or record["epoch"] < below:
+                self.tell(record)
 
     def tell_anything(self) -> None:
         """Tells the worst metric if Tune knows no epoch: it refuses trials that end without any."""

@@ -43,7 +43,11 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 # A name on the hub, such as `bert-base-uncased` or `google/electra-small-discriminator`.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # Where the library and the version of a file are named, or code that would be loaded.
-_UNUSED_KEYS = ("architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype")
+_UNUSED_KEYS = (
+    *("architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype"),
+    # They change what a pass returns, and for which lengths it can be computed.
+    *("return_dict", "chunk_size_feed_forward"),
+)
 _MOST_HEADER_BYTES = 100 * 1024 * 1024
 
 

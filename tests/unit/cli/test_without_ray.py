@@ -140,6 +140,22 @@ def test_mapped_rows_may_have_a_dictionary_for_each_chunk(monkeypatch: pytest.Mo
     assert tasks._keep(table).equals(table)
 
 
+def test_files_in_memory_save_none(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"a / ext4 rw 0 0\nb {tmp_path} tmpfs rw 0 0\nc {tmp_path}/disk ext4 rw 0 0\n"
+    )
+    assert tasks._is_in_memory(str(tmp_path / "x"), mounts)
+    assert not tasks._is_in_memory(str(tmp_path / "disk" / "x"), mounts)
+    assert not tasks._is_in_memory("/", mounts)
+    monkeypatch.setattr(tasks, "_MAX_KEPT_BYTES", 1000)
+    monkeypatch.setattr(tasks, "_is_in_memory", lambda _: True)
+    with pytest.raises(RayStartedError):
+        run("prepare", "small.yaml")
+
+
 def test_rows_go_to_ray_before_they_fill_the_disk(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,18 @@ def test_trial_tells_tune_its_last_epoch_once_it_is_recorded_as_finished(
     assert trial.told == [*range(1, epochs + 1)] * 2
 
 
+def test_trial_that_crashed_after_its_last_epoch_is_finished_and_not_pruned(
+    make_trial: Callable[..., TrialHere],
+) -> None:
+    trial = make_trial(train={"epochs": 3})
+    trial.ends_at = 3
+    trial.run(is_ended_by_tune=True)
+    trial.folder.delete(trials.FINISHED_FILE)
+    trial.run(is_ended_by_tune=True)
+    assert trial.told == [1, 2, 3] * 2
+    assert trial.had_ended[-1]
+
+
 def test_pruned_trial_has_its_epoch_in_a_checkpoint_and_is_no_failure(
     make_trial: Callable[..., TrialHere],
 ) -> None:
