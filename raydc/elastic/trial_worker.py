@@ -134,7 +134,8 @@ def _train(
     tell: Callable[[dict[str, Any]], None],
 ) -> None:
     def tell_epoch(record: dict[str, Any]) -> None:
-        # The epoch is in a checkpoint. A driver that ends answers no more, and need not wait.
+        # The state is copied, and a thread writes it. A driver that ends answers no more, and need
+        # not wait: a checkpoint that is cut off costs its steps, not a bit of the model.
         handle.leave.remote(key)
         tell(record)
         mailbox.get_reply(handle.enter.remote(key))

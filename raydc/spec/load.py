@@ -263,8 +263,8 @@ def _document_path(location: tuple[Any, ...], value: Any) -> Path:
     """Returns the part of an error's location that is in the file, without union member names."""
     path: list[str | int] = []
     model = value.get("model") if isinstance(value, dict) else None
-    # `builder` names a member of the union and a field of it.
-    if location[:2] == ("model", "builder") and model_kind(model) == "builder":
+    # The name of a kind of model may be that of a field as well, such as `builder`.
+    if location[:2] == ("model", model_kind(model)):
         location = (*location[:1], *location[2:])
     for part in location:
         # The names of union members are not keys of the file, so they fall out here.
