@@ -47,10 +47,10 @@ OWN = {
     ),
     "RAYDC_WINDOW_MB": (
         "raydc/data/cold_rows.py",
-        "half of the free memory",
-        "Megabytes of rows that a worker reads at once if its rows do not fit into memory and are "
-        "small, up to 16 GB of files: each window is a sequential pass over them. 0 reads each "
-        "row by itself.",
+        "0.6 of the free memory",
+        "Megabytes of rows that a worker collects by sequential passes over its files, if its rows "
+        "do not fit into memory and are small. A pass lasts for the steps of twice these rows. 0 "
+        "reads each row by itself.",
     ),
     "RAYDC_PROJECT": (
         "examples/submit.py",

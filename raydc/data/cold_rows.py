@@ -3,9 +3,8 @@
 A training reads its rows in a new random order in each epoch. As long as all of them fit into the
 page cache, that costs nothing. Otherwise each row is a read of the disk, of whole pages and, unless
 told otherwise, of 128 KiB around it: a hundred times what was asked for if rows are small. So small
-rows are read in windows: those of many coming steps at once, from the front of the files to their
-back, which is one sequential pass for each window. Large rows are read one by one, without the
-surroundings.
+rows are collected in sequential passes over the files, as many of them as memory holds
+(`raydc.data.circular_scan`). Large rows are read one by one, without the surroundings.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ WINDOW_VARIABLE = "RAYDC_WINDOW_MB"
 _PAGE_BYTES = mmap.PAGESIZE
 # Part of the free memory that rows may fill up and still be called to fit.
 _FITS = 0.9
-# Part of the free memory that the windows of all workers on a machine take. The rest is for what
-# the machine does besides, and for the pages that a pass reads.
-_WINDOW = 0.5
-# Besides its values, a row in a window has an id, a key, a position, and two numbers of its place.
-_PLACE_BYTES = 48
-# A pass over more would hold a step up for minutes, and the other workers wait for two at most.
-_MAX_PASS_BYTES = 16e9
+# Part of the free memory that the rows of all workers on a machine take. The rest is for what the
+# machine does besides, and for the pages that a pass reads.
+_KEPT = 0.6
+# Besides its values, a row that is kept has its place in its steps; another one, that is not read
+# yet, has its place in the files too.
+_PLACE_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,13 @@ class Reading:
     Attributes:
         advice: What the kernel is told about the mapped files, for `mmap.madvise`; None for its own
             way, which reads ahead and keeps what it has read.
-        window_rows: Rows that are read together; 0 reads the rows of each step by themselves.
+        kept_rows: Rows that are collected in memory by sequential passes over the files; 0 reads
+            the rows of each step by themselves.
         reason: Why it is not the plain way, for the events of a run; None for the plain way.
     """
 
     advice: int | None = None
-    window_rows: int = 0
+    kept_rows: int = 0
     reason: str | None = None
 
 
@@ -69,21 +68,16 @@ def choose(num_rows: int, num_bytes: int, may_keep: bool, available_bytes: int) 
         return PLAIN
     row_bytes = max(1, num_bytes // max(1, num_rows))
     hint = "Give megabytes, such as 4000, or 0 to read each row by itself."
-    window_bytes = megabytes.read_bytes(WINDOW_VARIABLE, _WINDOW * available_bytes, hint)
-    window_rows = int(window_bytes) // (row_bytes + _PLACE_BYTES)
+    kept_bytes = megabytes.read_bytes(WINDOW_VARIABLE, _KEPT * available_bytes, hint)
+    kept_rows = int(kept_bytes) // (row_bytes + _PLACE_BYTES)
     # A row begins and ends somewhere in a page.
     times_scattered = (row_bytes // _PAGE_BYTES + 2) * _PAGE_BYTES / row_bytes
     size = f"{num_bytes / 1e9:.2f} GB of rows do not fit into {available_bytes / 1e9:.2f} GB"
-    has_windows = may_keep and window_rows > 0 and num_bytes <= _MAX_PASS_BYTES
-    if not has_windows or num_rows / window_rows > times_scattered:
+    if not may_keep or kept_rows == 0 or num_rows / (2 * kept_rows) > times_scattered:
         reason = f"{size}: each is read by itself, about {times_scattered:.1f} times its bytes"
         return Reading(mmap.MADV_RANDOM, 0, reason)
-    passes = -(-num_rows // window_rows)
-    reason = (
-        f"{size}: windows of {window_rows:,} rows, {passes} sequential pass(es) over the files an "
-        f"epoch. More memory, or {WINDOW_VARIABLE}, makes them fewer"
-    )
-    return Reading(mmap.MADV_SEQUENTIAL, window_rows, reason)
+    reason = f"{size}: memory holds {kept_rows:,} of them, which sequential passes collect"
+    return Reading(mmap.MADV_SEQUENTIAL, kept_rows, reason)
 
 
 def available_bytes(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raydc.data.mapped_file import MappedFile
 from raydc.errors import DataError
 from raydc.features import Inputs, Ragged, Record
 from raydc.features.table_layout import TableLayout
@@ -122,6 +123,7 @@ class Shard:
         y: Targets [B] or [B, K].
         row_ids: Ids of the rows in their sources.
         queries: The group of each row in which it is ranked, int64 [B]; None without groups.
+        file: The mapping, if the kernel was told how it is going to be read.
     """
 
     x: Inputs
@@ -129,6 +131,7 @@ class Shard:
     y: _Array
     row_ids: Ids
     queries: Ids | None = None
+    file: MappedFile | None = None
 
     def take(self, positions: Ids) -> tuple[Inputs, _Array]:
         """Copies rows and their targets out of the shard.
@@ -142,6 +145,27 @@ class Shard:
             fields = {name: self._shaped(name, values) for name, values in x.fields.items()}
             return Record(fields, x.layout), take_rows(self.y, positions)
         return self._shaped("", x), take_rows(self.y, positions)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Makes the kernel read some neighbouring rows, without waiting for them."""
+        if self.file is not None:
+            self.file.prefetch(self._arrays(start, stop))
+
+    def forget(self, start: int, stop: int) -> None:
+        """Drops the pages of some neighbouring rows from memory."""
+        if self.file is not None:
+            self.file.forget(self._arrays(start, stop))
+
+    def _arrays(self, start: int, stop: int) -> Iterator[_Array]:
+        """The memory that `take` reads for some neighbouring rows."""
+        fields = self.x.fields.values() if isinstance(self.x, Record) else [self.x]
+        for values in fields:
+            if isinstance(values, Ragged):
+                yield values.offsets[start : stop + 1]
+                yield values.values_N[values.offsets[start] : values.offsets[stop]]
+            else:
+                yield values[start:stop]
+        yield self.y[start:stop]
 
     def _shaped(self, name: str, values: Any) -> Any:
         if isinstance(values, Ragged):
@@ -160,9 +184,13 @@ def map_shard(path: Path, advice: int | None = None) -> Shard:
         DataError: The file is not a shard.
     """
     try:
-        with _mapped(path, advice) as source, pa.ipc.open_file(source) as reader:
+        # Arrow's own mapping takes no advice.
+        file = None if advice is None else MappedFile(path, advice)
+        opened = pa.memory_map(str(path)) if file is None else pa.BufferReader(file.buffer)
+        with opened as source, pa.ipc.open_file(source) as reader:
             batch = reader.get_batch(0)
-    except (pa.ArrowInvalid, OSError) as error:
+    # An empty file cannot be mapped, which is a ValueError, as is what Arrow calls invalid.
+    except (ValueError, OSError) as error:
         raise DataError(
             f"{path} is not a shard: {error}", "Delete the data set's folder and prepare it again."
         ) from error
@@ -178,23 +206,13 @@ def map_shard(path: Path, advice: int | None = None) -> Shard:
     if "fields" not in metadata:
         form = {"form": "array", "dtype": metadata["dtype"], "shape": json.loads(metadata["shape"])}
         x = _values(batch.column("x"), form)
-        return Shard(x, {"": tuple(form["shape"])}, y, row_ids, queries)
+        return Shard(x, {"": tuple(form["shape"])}, y, row_ids, queries, file)
     forms = {one["name"]: one for one in json.loads(metadata["fields"])}
     widths = json.loads(metadata.get("columns", "null"))
     layout = None if widths is None else TableLayout(tuple(widths))
     fields = {name: _values(batch.column(_FIELD + name), form) for name, form in forms.items()}
     shapes = {name: tuple(form["shape"]) for name, form in forms.items()}
-    return Shard(Record(fields, layout), shapes, y, row_ids, queries)
-
-
-def _mapped(path: Path, advice: int | None) -> pa.NativeFile:
-    if advice is None:
-        return pa.memory_map(str(path))
-    # Arrow's own mapping takes no advice.
-    with path.open("rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    mapping.madvise(advice)
-    return pa.BufferReader(pa.py_buffer(mapping))
+    return Shard(Record(fields, layout), shapes, y, row_ids, queries, file)
 
 
 def _values(column: pa.Array, form: dict[str, Any]) -> Any:

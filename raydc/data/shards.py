@@ -9,7 +9,7 @@ Shape suffixes: B rows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from raydc.data import cold_rows, content_check, manifest
 from raydc.data.cold_rows import PLAIN, Reading
 from raydc.data.file_decoder import FileDecoder
 from raydc.data.shard_file import Shard, map_shard, shard_bytes, take_rows
-from raydc.features import Features, Inputs, Ragged, Record
+from raydc.features import Features, Inputs
 from raydc.features.record import join_rows
 from raydc.order import Ids
 from raydc.storage import Storage, sha256
@@ -31,8 +31,6 @@ SPLITS = ("train", "validation", "test")
 # Large enough for few files and few requests to a store, small enough for many tasks to write.
 _SHARD_BYTES = 64 * 1024 * 1024
 _NUM_HASH_THREADS = 4
-# Rows of a window that are copied at once.
-_ROWS_PER_PART = 65_536
 _Array = npt.NDArray[Any]
 
 
@@ -135,44 +133,25 @@ class Rows:
         may_keep = self._decode is None
         return cold_rows.choose(self._num_rows, num_bytes, may_keep, cold_rows.available_bytes())
 
-    def gather_window(self, positions: Ids) -> tuple[Inputs, _Array]:
-        """Copies many rows, from the front of the shards to their back; see `gather`.
+    def prefetch(self, start: int, stop: int) -> None:
+        """Makes the kernel read the rows from `start` to `stop`, without waiting for them."""
+        for shard, first, end in self._parts_of(start, stop):
+            shard.prefetch(first, end)
 
-        Besides the result it takes the memory of a part of a shard only, unless rows are lists.
+    def forget(self, start: int, stop: int) -> None:
+        """Drops the pages of the rows from `start` to `stop` from memory; the rows stay there."""
+        for shard, first, end in self._parts_of(start, stop):
+            shard.forget(first, end)
 
-        Args:
-            positions: int64 [B], each in [0, len(self)), in any order.
-        """
-        order = np.argsort(positions)
-        ordered = positions[order]
-        x: Any = None
-        y: Any = None
-        for start, stop in self._parts_of(ordered):
-            part_x, part_y = self.gather(ordered[start:stop])
-            fields: dict[str, Any] = (
-                dict(part_x.fields) if isinstance(part_x, Record) else {"": part_x}
+    def _parts_of(self, start: int, stop: int) -> Iterator[tuple[Shard, int, int]]:
+        """The shards of some neighbouring rows, and which of their rows those are."""
+        for index in range(start // self._per_shard, -(-stop // self._per_shard)):
+            before = index * self._per_shard
+            yield (
+                self._shard(index),
+                max(start, before) - before,
+                min(stop - before, self._per_shard),
             )
-            if any(isinstance(values, Ragged) for values in fields.values()):
-                return self.gather(positions)
-            if x is None:
-                x = {name: _room_for(values, len(order)) for name, values in fields.items()}
-                y = _room_for(part_y, len(order))
-            for name, values in fields.items():
-                x[name][order[start:stop]] = values
-            y[order[start:stop]] = part_y
-        if x is None:
-            return self.gather(positions)
-        return (Record(x, part_x.layout) if isinstance(part_x, Record) else x[""]), y
-
-    def _parts_of(self, ordered: Ids) -> list[tuple[int, int]]:
-        """Slices of ascending positions, each inside one shard and of limited length."""
-        bounds = np.arange(len(self._names) + 1) * self._per_shard
-        cuts = np.searchsorted(ordered, bounds).tolist()
-        return [
-            (first, min(first + _ROWS_PER_PART, stop))
-            for start, stop in itertools.pairwise(cuts)
-            for first in range(start, stop, _ROWS_PER_PART)
-        ]
 
     @cached_property
     def ids(self) -> Ids:
@@ -212,10 +191,6 @@ class Rows:
         path = self._folder.local_path / name
         manifest.check_local(self._folder, name, path, self._files[name])
         return path
-
-
-def _room_for(example: _Array, num_rows: int) -> _Array:
-    return np.empty((num_rows, *example.shape[1:]), example.dtype)
 
 
 def _fetch(folder: Storage, name: str, entry: Mapping[str, Any]) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from raydc import models
 from raydc.data.prepared import Prepared
 from raydc.data.shards import Rows, open_rows
@@ -94,12 +96,12 @@ def assemble(spec: ResolvedSpec, data: Prepared, group: Group) -> Assembly:
     return Assembly(validation, feed, length, network, step, bodies, reason)
 
 
-def keep_outputs(
-    parts: Assembly, spec: ResolvedSpec, data: Prepared, group: Group, journal: Journal
+def read_and_keep(
+    parts: Assembly, spec: ResolvedSpec, data: Prepared, group: Group, journal: Journal, step: int
 ) -> Iterator[None]:
-    """Computes the outputs of a frozen body before the first step, and records whether it can.
+    """Does what takes long before the first step, and records it.
 
-    Also records how rows are read that do not fit into memory.
+    Outputs of a frozen body are computed, and rows are read that do not fit into memory.
 
     Yields after each part, equally often on every rank.
 
@@ -108,13 +110,19 @@ def keep_outputs(
         spec: Resolved spec of the run.
         data: Prepared data set, in whose folder outputs are stored.
         group: Process group; every rank must call this.
-        journal: Takes an event; without frozen layers there is none.
+        journal: Takes an event; without frozen layers, or such rows, there is none.
+        step: Completed steps of the run.
 
     Raises:
         PeerLostError: Another worker is gone or hangs.
     """
     if (note := parts.feed.reading_note) is not None:
         journal.record_event("reading", text=note)
+    # The memory of workers differs, but all have to take part in what is agreed on in between.
+    num_collecting = torch.tensor([float(parts.feed.kept_rows > 0)], device=group.world.device)
+    group.sum_(num_collecting)
+    if num_collecting.item():
+        yield from parts.feed.read_first(step, parts.length.total_steps)
     if parts.bodies:
         yield from fill(parts.bodies, spec, data, group, partial(journal.record_event, "frozen"))
     elif parts.without_body is not None:

@@ -7,11 +7,10 @@ Shape suffixes: B rows of this worker, G rows of the step over all workers.
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from raydc import order
-from raydc.data.shard_file import take_rows
+from raydc.data.circular_scan import MOST_PARTS, CircularScan
 from raydc.data.shards import Rows
 from raydc.loop.augment import Augmenter
 from raydc.loop.body_outputs import BodyOutputs
@@ -61,7 +60,22 @@ class Batch:
     shards: Shards
 
 
-@dataclass(frozen=True)
+@dataclass
+class _Scan:
+    """A reading of rows in passes over the files, that goes on from one epoch to the next.
+
+    Attributes:
+        epoch: Epoch of the next step.
+        step: The next step, counted inside its epoch.
+        rows: x and y of each step.
+    """
+
+    epoch: int
+    step: int
+    rows: Iterator[tuple[Any, Any]]
+
+
+@dataclass
 class Feed:
     """Reads the training rows of one worker.
 
@@ -82,6 +96,7 @@ class Feed:
     world: World
     augment: Augmenter | None = None
     sampler: Sampler | None = None
+    _scan: _Scan | None = field(default=None, init=False, repr=False)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -101,14 +116,47 @@ class Feed:
             start: First step to yield, counted inside the epoch from 0.
             stop: End of the steps, exclusive.
         """
-        batches = self._load_all(epoch, self._ids(epoch, start, stop))
+        batches = self._load_all(epoch, start, stop)
         # On a CPU a thread would only take cores away from the step that it tries to hide behind.
         return batches if self.world.device.type == "cpu" else read_ahead(batches)
 
     @property
+    def kept_rows(self) -> int:
+        """Rows that passes over the files collect in memory; 0 if rows are not read so."""
+        return self.rows.reading.kept_rows if isinstance(self.rows, Rows) else 0
+
+    @property
     def reading_note(self) -> str | None:
         """Why rows are not read in the plain way; None if they are."""
-        return self.rows.reading.reason if isinstance(self.rows, Rows) else None
+        reason = self.rows.reading.reason if isinstance(self.rows, Rows) else None
+        if reason is None or not self.kept_rows:
+            return reason
+        own_rows = self.rows_per_epoch * self._num_own_shards / self.num_shards
+        passes = own_rows / (2 * self.kept_rows)
+        return (
+            f"{reason}, {passes:.1f} in an epoch and one before the first step. More memory, or "
+            "RAYDC_WINDOW_MB, makes them fewer"
+        )
+
+    def read_first(self, step: int, num_steps: int) -> Iterator[None]:
+        """Reads from the files what the first step needs, if rows are collected in passes.
+
+        Without it, `batches` does so, and reads nothing beyond its last step.
+
+        Yields `MOST_PARTS` times, so that workers can tell each other that they are alive.
+
+        Args:
+            step: Completed steps of the run, from 0.
+            num_steps: Steps of the whole run.
+        """
+        scan = None
+        if self.kept_rows:
+            scan = self._circular_scan(self._own_of_run(step, num_steps))
+            self._scan = _Scan(*divmod(step, self.steps_per_epoch), iter(scan))
+        for part in range(MOST_PARTS):
+            while scan is not None and scan.num_read < scan.num_parts * part // MOST_PARTS:
+                scan.read_part()
+            yield
 
     def ids_of(self, epoch: int, step: int) -> order.Ids:
         """Row ids of this worker in a step of an epoch, both counted from 0."""
@@ -143,25 +191,37 @@ class Feed:
         mine = order.shards_of_rank(self.num_shards, self.world.rank, self.world.world_size)
         return order.logical_shards(num_rows, self.num_shards), mine
 
-    def _load_all(self, epoch: int, steps: Iterator[_Drawn]) -> Iterator[Batch]:
-        """Yields the batches of some steps, whose rows are read by step or in windows."""
-        rows = self.rows
-        num_kept = rows.reading.window_rows if isinstance(rows, Rows) else 0
-        if not isinstance(rows, Rows) or num_kept == 0:
+    def _load_all(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
+        """Yields the batches of some steps, whose rows are read by step or in passes."""
+        steps = self._ids(epoch, start, stop)
+        if not self.kept_rows:
             for ids_G, keys_G in steps:
-                yield self._make(epoch, ids_G, keys_G, *rows.gather(self._own(ids_G)))
+                yield self._make(epoch, ids_G, keys_G, *self.rows.gather(self._own(ids_G)))
             return
-        # A window holds whole steps, and one at least.
-        num_steps = max(1, num_kept * self.num_shards // (self.batch_size * self._num_own_shards))
-        while window := list(itertools.islice(steps, num_steps)):
-            own = [self._own(ids_G) for ids_G, _ in window]
-            x, y = rows.gather_window(np.concatenate(own))
-            ends = itertools.accumulate(map(len, own))
-            for (ids_G, keys_G), mine, end in zip(window, own, ends, strict=True):
-                # Copies, or the last batch would keep this window while the next one is read.
-                part = np.arange(end - len(mine), end)
-                yield self._make(epoch, ids_G, keys_G, take_rows(x, part), take_rows(y, part))
-            del x, y
+        scan = self._scan
+        if scan is None or (scan.epoch, scan.step) != (epoch, start):
+            own = (self._own(ids_G) for ids_G, _ in self._ids(epoch, start, stop))
+            scan = _Scan(epoch, start, iter(self._circular_scan(own)))
+        # Their order is computed once more, because to keep it would take the place of rows.
+        for ids_G, keys_G in steps:
+            x, y = next(scan.rows)
+            is_last = scan.step + 1 == self.steps_per_epoch
+            scan.epoch, scan.step = (epoch + 1, 0) if is_last else (epoch, scan.step + 1)
+            yield self._make(epoch, ids_G, keys_G, x, y)
+
+    def _circular_scan(self, steps: Iterator[order.Ids]) -> CircularScan:
+        assert isinstance(self.rows, Rows)
+        rows_per_step = -(-self.batch_size * self._num_own_shards // self.num_shards)
+        return CircularScan(self.rows, steps, rows_per_step, self.kept_rows)
+
+    def _own_of_run(self, step: int, num_steps: int) -> Iterator[order.Ids]:
+        """Yields the rows of this worker in each step from `step` on, through all epochs."""
+        while step < num_steps:
+            epoch, start = divmod(step, self.steps_per_epoch)
+            stop = min(self.steps_per_epoch, start + num_steps - step)
+            for ids_G, _ in self._ids(epoch, start, stop):
+                yield self._own(ids_G)
+            step += stop - start
 
     @property
     def _num_own_shards(self) -> int:

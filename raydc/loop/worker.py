@@ -29,7 +29,7 @@ from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.checkpoint.timing import Timing
 from raydc.data import prepared
 from raydc.errors import CheckpointError, with_notes
-from raydc.loop.assembly import assemble, keep_outputs
+from raydc.loop.assembly import assemble, read_and_keep
 from raydc.loop.early_stop import judge_epoch
 from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.feed import Batch
@@ -183,7 +183,8 @@ class _Run:
         # Memory forgets it once newer states come, and no later checkpoint stands in for the best.
         if self.saver and source is Source.MEMORY and self.state.best_step == self.state.step:
             self.saver.save(self._parts(), force=True)
-        for _ in keep_outputs(self.parts, self.spec, self.data, self.group, self.journal):
+        parts, step = self.parts, self.state.step
+        for _ in read_and_keep(parts, self.spec, self.data, self.group, self.journal, step):
             self.stop_if_agreed()
         self.journal.restart_rate()
 

@@ -19,30 +19,30 @@ def test_rows_that_fit_are_read_in_the_plain_way() -> None:
     assert PLAIN.reason is None
 
 
-def test_small_rows_are_read_in_windows_of_half_the_memory() -> None:
-    # 100 bytes a row, and 48 for its place.
+def test_small_rows_are_collected_in_a_part_of_the_memory() -> None:
+    # 100 bytes a row, and 8 for its place.
     found = choose(10**7, GB, True, GB // 4)
-    assert found.window_rows == GB // 8 // 148
+    assert found.kept_rows == int(0.6 * GB / 4) // 108
     assert found.advice == mmap.MADV_SEQUENTIAL
-    assert "12 sequential pass(es)" in (found.reason or "")
+    assert "memory holds 1,388,888 of them" in (found.reason or "")
 
 
 def test_large_rows_are_read_one_by_one() -> None:
     found = choose(10**4, 100 * 10**4 * 1024, True, GB // 4)
-    assert (found.advice, found.window_rows) == (mmap.MADV_RANDOM, 0)
+    assert (found.advice, found.kept_rows) == (mmap.MADV_RANDOM, 0)
     assert "1.1 times its bytes" in (found.reason or "")
 
 
 def test_rows_that_grow_in_memory_are_read_one_by_one() -> None:
-    assert choose(10**7, GB, False, GB // 4).window_rows == 0
+    assert choose(10**7, GB, False, GB // 4).kept_rows == 0
 
 
 def test_window_may_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cold_rows.WINDOW_VARIABLE, "100")
-    assert choose(10**7, GB, True, GB // 4).window_rows == 10**8 // 148
-    # A window of less than a row is none.
+    assert choose(10**7, GB, True, GB // 4).kept_rows == 10**8 // 108
+    # Less than a row is none.
     monkeypatch.setenv(cold_rows.WINDOW_VARIABLE, "0")
-    assert choose(10**7, GB, True, GB // 4).window_rows == 0
+    assert choose(10**7, GB, True, GB // 4).kept_rows == 0
 
 
 @pytest.mark.parametrize("given", ["much", "-1", "nan", "inf", ""])
@@ -51,12 +51,6 @@ def test_window_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, give
     with pytest.raises(UsageError, match=f"RAYDC_WINDOW_MB is '{given}'") as caught:
         choose(10**7, GB, True, GB // 4)
     assert "such as 4000" in str(caught.value)
-
-
-def test_pass_over_files_is_not_so_long_that_other_workers_give_up() -> None:
-    assert choose(16 * 10**7, 16 * GB, True, 8 * GB).window_rows > 0
-    found = choose(17 * 10**7, 17 * GB, True, 8 * GB)
-    assert (found.advice, found.window_rows) == (mmap.MADV_RANDOM, 0)
 
 
 def machine(folder: Path, own: str, groups: dict[str, dict[str, str]]) -> tuple[Path, Path, Path]:

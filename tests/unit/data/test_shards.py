@@ -314,7 +314,7 @@ def test_rows_without_items_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("available", "advice", "has_windows"),
+    ("available", "advice", "is_collected"),
     [
         (10**9, None, False),
         (2000, mmap.MADV_SEQUENTIAL, True),
@@ -326,7 +326,7 @@ def test_rows_that_do_not_fit_are_mapped_in_another_way_and_are_the_same(
     monkeypatch: pytest.MonkeyPatch,
     available: int,
     advice: int | None,
-    has_windows: bool,
+    is_collected: bool,
 ) -> None:
     monkeypatch.setattr(cold_rows, "available_bytes", lambda: available)
     folder, (x, y) = Storage(str(tmp_path)), _vectors(100)
@@ -341,11 +341,10 @@ def test_rows_that_do_not_fit_are_mapped_in_another_way_and_are_the_same(
     monkeypatch.setattr(shards, "map_shard", recorded)
     rows = shards.open_rows(folder, "train", is_shuffled=True)
     positions = np.random.default_rng(0).permutation(100)
-    for gather in (rows.gather, rows.gather_window):
-        found_x, found_y = gather(positions)
-        assert np.array_equal(found_x, x[positions])
-        assert np.array_equal(found_y, y[positions])
+    found_x, found_y = rows.gather(positions)
+    assert np.array_equal(found_x, x[positions])
+    assert np.array_equal(found_y, y[positions])
     assert asked == [advice] * 4
-    assert (rows.reading.window_rows > 0) == has_windows
+    assert (rows.reading.kept_rows > 0) == is_collected
     # What is read once and in order keeps the kernel's own way.
     assert shards.open_rows(folder, "train").reading is cold_rows.PLAIN

@@ -12,7 +12,7 @@ from records import write_records
 from training import write_line, write_pictures
 
 from raydc import order
-from raydc.data import shards
+from raydc.data.circular_scan import MOST_PARTS
 from raydc.data.cold_rows import PLAIN, Reading
 from raydc.data.shards import Rows, open_rows
 from raydc.loop.feed import Feed, read_ahead
@@ -86,42 +86,64 @@ def test_batches_of_all_workers_together_follow_the_order(
     assert count == num_steps - start
 
 
+@pytest.mark.parametrize("reads_first", [False, True])
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize("rows_of", [*FOLDERS])
-def test_windows_give_the_batches_of_the_plain_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world_size: int, rows_of: str
+def test_rows_collected_in_passes_give_the_batches_of_the_plain_way(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    world_size: int,
+    rows_of: str,
+    reads_first: bool,
 ) -> None:
-    """A window of some steps is one pass over the shards, and changes nothing else."""
     rows = open_rows(FOLDERS[rows_of](Storage(str(tmp_path))), "train")
-    gathered: list[int] = []
-    plain = Rows.gather_window
-
-    def counting(self: Rows, positions: order.Ids) -> object:
-        gathered.append(len(positions))
-        return plain(self, positions)
-
-    monkeypatch.setattr(Rows, "gather_window", counting)
     for rank in range(world_size):
-        feed = Feed(rows, 5, 7, 4, World(rank, world_size, CPU))
+        plain = Feed(rows, 5, 7, 4, World(rank, world_size, CPU))
         num_steps = order.num_steps(len(rows), 7)
+        places = [(1, 2, num_steps), (2, 0, num_steps), (3, 0, 3)]
         monkeypatch.setattr(Rows, "reading", PLAIN)
-        expected = list(feed.batches(1, 2, num_steps))
-        assert gathered == []
+        expected = [batch for place in places for batch in plain.batches(*place)]
         monkeypatch.setattr(Rows, "reading", Reading(None, 20, "small"))
-        monkeypatch.setattr(shards, "_ROWS_PER_PART", 3)
-        found = list(feed.batches(1, 2, num_steps))
-        assert len(found) == len(expected) == num_steps - 2
+        feed = Feed(rows, 5, 7, 4, World(rank, world_size, CPU))
+        if reads_first:
+            # The same number of times, however few parts the files have.
+            assert len([*feed.read_first(num_steps + 2, 3 * num_steps + 3)]) == MOST_PARTS
+        found = [batch for place in places for batch in feed.batches(*place)]
+        assert len(found) == len(expected) == 2 * num_steps + 1
         for a, b in zip(found, expected, strict=True):
             assert np.array_equal(a.ids_G, b.ids_G)
             assert a.shards == b.shards
             assert torch.equal(a.y_B, b.y_B)
             for x, y in zip(tensors_of(a.x), tensors_of(b.x), strict=True):
                 assert torch.equal(x, y)
-        # The rows of the last window are fewer.
-        assert len(gathered) > 1
-        assert max(gathered) <= 20 + 7
-        assert sum(gathered) == sum(len(b.y_B) for b in expected)
+
+
+def test_passes_go_on_into_the_next_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = open_rows(write_pictures(Storage(str(tmp_path))), "train")
+    monkeypatch.setattr(Rows, "reading", Reading(None, len(rows) // 4, "small"))
+    gathered: list[int] = []
+    plain = Rows.gather
+
+    def counting(self: Rows, positions: order.Ids) -> object:
+        gathered.append(len(positions))
+        return plain(self, positions)
+
+    monkeypatch.setattr(Rows, "gather", counting)
+    feed = Feed(rows, 5, 2, 2, World(0, 1, CPU))
+    steps = feed.steps_per_epoch
+    for _ in feed.read_first(0, 2 * steps):
+        pass
+    numbers = []
+    for epoch in range(2):
+        assert len([*feed.batches(epoch, 0, steps)]) == steps
+        numbers.append(sum(gathered))
         gathered.clear()
+    # Some rows of the second epoch are read in the first one, and none of a third.
+    assert numbers[0] > len(rows)
+    assert sum(numbers) == 2 * len(rows)
+    # A jump, as after another state, begins anew.
+    batch = next(feed.batches(1, 3, steps))
+    assert np.array_equal(batch.ids_G, order.batch_rows(5, 1, 3, len(rows), 2))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
