@@ -23,7 +23,9 @@ from training import (
 from raydc import train
 from raydc.checkpoint.state import State
 from raydc.checkpoint.store import CheckpointStore
+from raydc.data.cold_rows import Reading
 from raydc.data.prepared import load
+from raydc.data.shards import Rows
 from raydc.engine import interruption
 from raydc.errors import CheckpointError, RunError, TrainError
 from raydc.loop import planned_stop, worker
@@ -51,6 +53,23 @@ def fit_and_kill(spec: ResolvedSpec, run_folder: Storage, data: Storage, step: i
     """Trains until `step` steps are completed, then dies."""
     with pytest.raises(KeyboardInterrupt):
         worker.fit(spec, run_folder, data, hooks=Hooks(faults=StopsAfter(step)))
+
+
+def test_rows_collected_in_passes_train_the_same_model(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = training_spec(str(tmp_path), train={"epochs": 3})
+    worker.fit(spec, folder(tmp_path, "plain"), data)
+    monkeypatch.setattr(Rows, "reading", Reading(None, 60, "too many rows"))
+    # Killed in the second epoch, so that the passes begin in its middle.
+    fit_and_kill(spec, folder(tmp_path), data, 10)
+    worker.fit(spec, folder(tmp_path), data)
+    last = 3 * STEPS_PER_EPOCH
+    assert weights_hash(folder(tmp_path), last) == weights_hash(folder(tmp_path, "plain"), last)
+    check_ledger(folder(tmp_path), spec)
+    notes = [e["text"] for e in events.read(folder(tmp_path), "events") if e["kind"] == "reading"]
+    assert len(notes) == 2
+    assert notes[0].startswith("too many rows, ")
 
 
 def test_fit_learns_and_uses_each_row_once_per_epoch(tmp_path: Path, data: Storage) -> None:
