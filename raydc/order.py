@@ -12,6 +12,7 @@ spec. A world size appears only in `shards_of_rank` and `num_ranks_with_rows`.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -167,11 +168,21 @@ def num_ranks_with_rows(num_rows: int, num_shards: int, world_size: int) -> int:
     return len(firsts | {num_rows}) - 1
 
 
-def fingerprint(ids: Ids) -> int:
-    """Fingerprint of a set of ids in 64 bits, whatever their order.
+def fingerprints(parts: Sequence[Ids]) -> list[int]:
+    """Fingerprints of some sets of ids, in 64 bits each, whatever the order of a set.
 
     Fingerprints of disjoint sets add up modulo 2**64, by which `raydc.chaos.ledger` proves that
     every row was used once.
+
+    Args:
+        parts: Sets of at least one id.
     """
-    # The sum of scrambled ids wraps around; uint64 arithmetic does that without a warning.
-    return int(mix(ids.astype(np.uint64) + np.uint64(_GOLDEN)).sum(dtype=np.uint64))
+    starts = np.cumsum([0, *map(len, parts[:-1])])
+    # The sums of scrambled ids wrap around; uint64 arithmetic does that without a warning.
+    scrambled = mix(np.concatenate(parts).astype(np.uint64) + np.uint64(_GOLDEN))
+    return [int(total) for total in np.add.reduceat(scrambled, starts)]
+
+
+def fingerprint(ids: Ids) -> int:
+    """Fingerprint of a set of at least one id, see `fingerprints`."""
+    return fingerprints([ids])[0]

@@ -177,6 +177,11 @@ class Saver:
             self._to_memory.submit(copy)
         return copy
 
+    @property
+    def is_copying(self) -> bool:
+        """Whether something of the last state is left to copy."""
+        return self._copy is not None
+
     def finish_copy(self) -> None:
         """Returns when nothing of the last state is left to copy: before the optimiser's update."""
         if self._copy is not None:

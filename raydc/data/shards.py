@@ -96,7 +96,8 @@ class Rows:
             IndexError: A position lies outside.
             DataError: A shard is damaged.
         """
-        if len(positions) and not 0 <= positions.min() <= positions.max() < self._num_rows:
+        # A negative position is a huge one without its sign, so one look finds both.
+        if len(positions) and positions.view(np.uint64).max() >= self._num_rows:
             raise IndexError(f"positions must be in [0, {self._num_rows})")
         if len(self._names) == 1 or not len(positions):
             x, y = self._shard(0).take(positions)

@@ -60,6 +60,19 @@ class Batch:
     shards: Shards
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What of a step is a worker's.
+
+    Attributes:
+        rows: Its rows among those of the step.
+        shards: As `Batch.shards`.
+    """
+
+    rows: slice
+    shards: Shards
+
+
 @dataclass
 class _Scan:
     """A reading of rows in passes over the files, that goes on from one epoch to the next.
@@ -97,6 +110,8 @@ class Feed:
     augment: Augmenter | None = None
     sampler: Sampler | None = None
     _scan: _Scan | None = field(default=None, init=False, repr=False)
+    # By the rows of a step: only the last one of an epoch has fewer.
+    _shares: dict[int, _Share] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -186,10 +201,21 @@ class Feed:
                 rows = slice(offset, offset + self.batch_size)
                 yield ids[rows], keys[rows]
 
-    def _shards_of(self, num_rows: int) -> tuple[list[slice], range]:
-        """Slices of a step of `num_rows` rows by logical shard, and the shards of this worker."""
-        mine = order.shards_of_rank(self.num_shards, self.world.rank, self.world.world_size)
-        return order.logical_shards(num_rows, self.num_shards), mine
+    def _share(self, num_rows: int) -> _Share:
+        """What of a step of `num_rows` rows is this worker's."""
+        share = self._shares.get(num_rows)
+        if share is None:
+            shards = order.logical_shards(num_rows, self.num_shards)
+            mine = order.shards_of_rank(self.num_shards, self.world.rank, self.world.world_size)
+            first, last = shards[mine[0]].start, shards[mine[-1]].stop
+            # A step of fewer rows than logical shards leaves some shards empty.
+            own = [
+                (shard, slice(shards[shard].start - first, shards[shard].stop - first))
+                for shard in mine
+                if shards[shard].start < shards[shard].stop
+            ]
+            share = self._shares[num_rows] = _Share(slice(first, last), own)
+        return share
 
     def _load_all(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         """Yields the batches of some steps, whose rows are read by step or in passes."""
@@ -230,23 +256,18 @@ class Feed:
 
     def _own(self, ids_G: order.Ids) -> order.Ids:
         """The rows of this worker: its shards are contiguous, so they are one slice."""
-        shards, mine = self._shards_of(len(ids_G))
-        return ids_G[shards[mine[0]].start : shards[mine[-1]].stop]
+        return ids_G[self._share(len(ids_G)).rows]
 
     def _make(self, epoch: int, ids_G: order.Ids, keys_G: order.Ids, x: Any, y_B: Any) -> Batch:
         """Makes a batch of the rows of this worker as they are stored."""
-        shards, mine = self._shards_of(len(ids_G))
-        first, last = shards[mine[0]].start, shards[mine[-1]].stop
+        share = self._share(len(ids_G))
         if self.augment is not None:
-            x = self.augment.change_rows(epoch, keys_G[first:last], x)
-        own = [
-            (shard, slice(shards[shard].start - first, shards[shard].stop - first))
-            for shard in mine
-        ]
-        # A step of fewer rows than logical shards leaves some shards empty.
-        own = [(shard, rows) for shard, rows in own if rows.start < rows.stop]
+            x = self.augment.change_rows(epoch, keys_G[share.rows], x)
         return Batch(
-            ids_G, self._to_device(to_tensors(x)), self._to_device(torch.from_numpy(y_B)), own
+            ids_G,
+            self._to_device(to_tensors(x)),
+            self._to_device(torch.from_numpy(y_B)),
+            share.shards,
         )
 
     def _to_device(self, rows: Any) -> Any:

@@ -36,6 +36,7 @@ from raydc.spec.resolved import ResolvedTrain
 
 # Index of a logical shard, and its slice of the rows of a worker.
 Shards = Sequence[tuple[int, slice]]
+_AS_IT_IS = contextlib.nullcontext()
 
 
 def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
@@ -56,13 +57,9 @@ def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def _running_statistics_for_one_row(network: nn.Module, num_rows: int) -> Iterator[None]:
-    """Batch normalisation uses the running statistics inside if the shard has a single row.
-
-    One row has no variance.
-    """
-    # Every shard of every step comes here, so modules are only walked if it is necessary.
-    modules = network.modules() if num_rows == 1 else ()
+def _running_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch normalisation uses the running statistics inside: one row has no variance."""
+    modules = network.modules()
     norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for norm in norms:
         norm.eval()
@@ -153,7 +150,9 @@ class Step:
         Returns:
             The loss of the step, the mean over the rows of all workers; a scalar on the device.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        # As `zero_grad` of the optimiser, without its hooks and records for a profiler.
+        for parameter in self._parameters:
+            parameter.grad = None
         self._buffers.start_step()
         self._reduction.start_step()
         rows_of = dict(shards) if self._exact else {self._rank: slice(0, len(x))}
@@ -205,7 +204,7 @@ class Step:
         seed_shard(self._seed, step, shard, self._device)
         self._buffers.restore()
         self._reduction.start_shard(shard)
-        with _running_statistics_for_one_row(self.network, len(x)):
+        with _running_statistics(self.network) if len(x) == 1 else _AS_IT_IS:
             loss = self._loss_of(step, shard, x, y_B)
         # Starting the backward pass with 1 / rows divides all gradients without a pass over them.
         loss.backward(torch.full_like(loss, 1.0 / num_rows))  # type: ignore[no-untyped-call]

@@ -270,7 +270,7 @@ class _Run:
             self.fence.check()
 
     def _finish_copy(self) -> None:
-        if self.saver:
+        if self.saver and self.saver.is_copying:
             with self.clock.phase(CHECKPOINT):
                 self.saver.finish_copy()
 

@@ -55,6 +55,7 @@ class Journal:
         # One record and one loss for each step since the last flush.
         self._pending: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
+        self._row_ids: list[order.Ids] = []
         # TensorBoard appends to its files, which an object store cannot do.
         self._tensorboard = (
             _TensorBoard(run_folder.local_path / "tensorboard")
@@ -114,11 +115,9 @@ class Journal:
             "lr": rate,
             "rows": len(ids),
         }
-        if self.writes:
-            # As text: JSON readers elsewhere turn integers beyond 2**53 into floats.
-            record["row_fingerprint"] = str(order.fingerprint(ids))
         self._pending.append(record)
         self._losses.append(loss)
+        self._row_ids.append(ids)
         self._rows_since += len(ids)
 
     def flush(self, loss_sum: float) -> float:
@@ -139,6 +138,12 @@ class Journal:
         # One transfer from the device for all losses.
         losses: list[float] = torch.stack(self._losses).tolist()
         records, self._pending, self._losses = self._pending, [], []
+        row_ids, self._row_ids = self._row_ids, []
+        if self.writes:
+            # Of all steps at once, because a call of numpy costs more than the rows of a step.
+            for record, fingerprint in zip(records, order.fingerprints(row_ids), strict=True):
+                # As text: JSON readers elsewhere turn integers beyond 2**53 into floats.
+                record["row_fingerprint"] = str(fingerprint)
         for record, loss in zip(records, losses, strict=True):
             if not math.isfinite(loss):
                 raise TrainError(
@@ -224,16 +229,18 @@ class _TensorBoard:
     def write(self, numbers: dict[str, float], step: int) -> None:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
         from tensorboardX.summary import scalar
 
         # Made with the first number, where a failure is a warning.
         if self._writer is None:
             os.makedirs(self._folder, exist_ok=True)
             self._writer = EventsWriter(f"{self._folder}/events")
+        # One event for all numbers: its checksum is computed in Python.
+        summary = Summary()
         for name, number in numbers.items():
-            self._writer.write_event(
-                Event(wall_time=time.time(), step=step, summary=scalar(name, number))
-            )
+            summary.MergeFrom(scalar(name, number))
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         if self._writer is not None:

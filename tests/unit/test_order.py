@@ -91,3 +91,11 @@ def test_num_ranks_with_rows_counts_ranks_whose_slices_have_rows(
         owned = [order.shards_of_rank(num_shards, rank, world_size) for rank in range(world_size)]
         expected = sum(slices[own[-1]].stop > slices[own[0]].start for own in owned)
         assert order.num_ranks_with_rows(num_rows, num_shards, world_size) == expected
+
+
+def test_fingerprints_of_several_sets_are_those_of_each() -> None:
+    parts = [np.arange(5), np.array([7]), np.arange(10**6, 10**6 + 300), np.arange(5)]
+    found = order.fingerprints(parts)
+    assert found == [order.fingerprint(part[::-1]) for part in parts]
+    assert found[0] == found[3] != found[1]
+    assert (found[1] + found[2]) % 2**64 == order.fingerprint(np.concatenate(parts[1:3]))
