@@ -51,6 +51,15 @@ class DecisionLog:
         ends = (_parse(line) for line in self.lines)
         return sorted({end["samples"] for end in ends if end.get("kind") in ("closing", "end")})
 
+    def results(self) -> dict[tuple[int, int], float | None]:
+        """The metrics that were decided upon, by number of the trial and of the rung."""
+        entries = (_parse(line) for line in self.lines)
+        return {
+            (entry["trial"], entry["rung"]): entry["metric"]
+            for entry in entries
+            if entry.get("kind") == "entry"
+        }
+
     def extend(self, lines: Sequence[bytes]) -> None:
         """Writes what is new of a journal.
 

@@ -118,9 +118,9 @@ class DecisionFold:
         """What may run now: the longest trials first, among equals the lower number."""
         return sorted(self._wanted, key=lambda result: (-result[1], result[0]))
 
-    def metric(self, result: Result) -> float | None:
-        """A result that is known. Raises KeyError if it is not."""
-        return self._rungs[result[1]].metrics[result[0]]
+    def has_result(self, result: Result) -> bool:
+        """Whether a result is known."""
+        return result[0] in self._rungs[result[1]].metrics
 
     def stopped_after(self, trial: int) -> int | None:
         """The rung after which a trial does not go on, once that is certain; else None."""
@@ -130,14 +130,11 @@ class DecisionFold:
         return None
 
     def describe_stop(self, trial: int) -> str:
-        """Why a trial does not go on: `place 9 of 12 after 1 epoch, 4 go on`.
-
-        Args:
-            trial: Number of a trial for which `stopped_after` has a rung.
-        """
+        """Why a trial does not go on: `place 9 of 12 after 1 epoch, 4 go on`; empty if it may."""
         number = self.stopped_after(trial)
-        if number is None:
-            return "undecided"
+        # The last rung chooses nobody, so a trial that has got there was not stopped.
+        if number is None or number == len(self._rungs) - 1:
+            return ""
         epochs = self.method.epochs[number]
         after = f"after {epochs} epoch{'' if epochs == 1 else 's'}"
         if self._rungs[number].metrics[trial] is None:
