@@ -53,8 +53,10 @@ class TrialQueue:
             # A trial that is trained again may get other numbers, so what was decided counts.
             for result, metric in self._log.results().items():
                 self._fold.add(result, metric)
-        for number in range(len(drawn)):
-            self._read(number)
+        begun = set((folder / "trials").names())
+        for number, one in enumerate(drawn):
+            if one["key"] in begun:
+                self._read(number)
         self._write()
 
     def _method(self) -> Method:

@@ -194,6 +194,7 @@ def test_error_that_would_come_again_is_recorded_and_tune_tries_no_more(
     assert trial.rungs(1, 3) == {0: None, 1: None}
     trial.run()
     assert trials.is_failed(trial.folder)
+    assert trials.read_epochs(trial.folder) == []
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
