@@ -1,4 +1,4 @@
-"""The search over spec paths: Ray Tune samples and prunes, raydc's own loop trains.
+"""The search over spec paths: a fold decides, Ray Tune runs, raydc's own loop trains.
 
 Runs in the driver; `raydc.elastic.trial_worker` in Tune's actors. A trial is one worker in one Tune
 actor, whatever `scaling` says: logical shards make it the model that more workers would train, and
@@ -25,6 +25,7 @@ from raydc.checkpoint import run_files
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker
 from raydc.elastic.trial_ends import TrialEnds
+from raydc.elastic.trial_queue import TrialQueue
 from raydc.engine import interruption
 from raydc.errors import Say, TrainError
 from raydc.loop import planned_stop
@@ -35,8 +36,6 @@ from raydc.tracking import events, lease, trials
 from raydc.tracking.trials import Trial
 
 _TUNE_FOLDER = re.compile(r"tune-\d+")
-# ASHA needs a largest epoch; a run that is limited by steps has none.
-_MANY_EPOCHS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,10 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
         drawn = _draw(spec, recorded, folder, report)
         ends = TrialEnds(spec, folder, drawn, report)
-        _fit(spec, data, folder, drawn, ends)
+        queue = TrialQueue(spec, folder, drawn, ends)
+        if not queue.is_over:
+            _fit(spec, data, folder, queue)
+        queue.raise_failed()
         ended = ends.all()
         folder.write_json("trials.json", [asdict(trial) for trial in ended])
         winner = trials.pick_winner(ended, spec.train.mode)
@@ -126,8 +128,7 @@ def _fit(
     spec: ResolvedSpec,
     data: Prepared,
     folder: Storage,
-    drawn: list[dict[str, Any]],
-    ends: TrialEnds,
+    queue: TrialQueue,
 ) -> None:
     import ray
 
@@ -156,14 +157,13 @@ def _fit(
     try:
         tuner = tune.Tuner(
             tune.with_resources(trainable, needs),
-            # The points are drawn already, so that they do not depend on Tune's order; Tune only
-            # walks through them.
-            param_space={"trial": tune.grid_search(drawn)},
             tune_config=tune.TuneConfig(
                 metric="metric",
                 mode=spec.train.mode,
                 max_concurrent_trials=spec.sweep.max_concurrent_trials,
-                scheduler=_scheduler(spec),
+                search_alg=_searcher(queue),
+                # As many as the searcher has.
+                num_samples=-1,
                 # The next trial gets a warm process: to import torch takes longer than to train it.
                 reuse_actors=True,
             ),
@@ -171,7 +171,7 @@ def _fit(
                 name=name,
                 storage_path=folder.uri,
                 verbose=0,
-                callbacks=[_callback(ends)],
+                callbacks=[_callback(queue)],
                 failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
             ),
         )
@@ -213,21 +213,28 @@ def _tune_domain(domain: Domain) -> Any:
     return tune.randint(int(low), int(high))
 
 
-def _scheduler(spec: ResolvedSpec) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+def _searcher(queue: TrialQueue) -> Any:
+    from ray.tune.search import Searcher
 
-    sweep = spec.sweep
-    if sweep is None or sweep.scheduler.name == "fifo":
-        return FIFOScheduler()
-    longest = spec.train.epochs or _MANY_EPOCHS
-    return ASHAScheduler(
-        # Not Tune's training_iteration, which starts again when a trial is restored.
-        time_attr="epoch",
-        # ASHA refuses a grace period that is longer than the trial.
-        max_t=max(longest, sweep.scheduler.grace_period),
-        grace_period=sweep.scheduler.grace_period,
-        reduction_factor=sweep.scheduler.reduction_factor,
-    )
+    class QueueSearcher(Searcher):  # type: ignore[misc]
+        """Gives Tune what may run now."""
+
+        def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
+            if (segment := queue.next_segment()) is not None:
+                return {"segment": segment}
+            # Without a word Tune asks again when something has ended.
+            return Searcher.FINISHED if queue.is_over else None
+
+        def on_trial_complete(self, trial_id: str, **info: Any) -> None:
+            """The callback does it, which knows the error of a trial."""
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing is kept: Tune's own state is never resumed."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """As `save`."""
+
+    return QueueSearcher()
 
 
 @contextlib.contextmanager
@@ -242,20 +249,20 @@ def _silent_tune() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _callback(ends: TrialEnds) -> Any:
+def _callback(queue: TrialQueue) -> Any:
     from ray import tune
 
     class TrialCallback(tune.Callback):  # type: ignore[misc]
         """Passes on what Tune tells about a trial."""
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            ends.add(trial.config["trial"])
+            queue.end(trial.config["segment"])
 
         def on_trial_recover(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            ends.retry(trial.config["trial"], _read_error(trial))
+            queue.retry(trial.config["segment"], _read_error(trial))
 
         def on_trial_error(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
-            ends.add(trial.config["trial"], _read_error(trial))
+            queue.lose(trial.config["segment"], _read_error(trial))
 
     return TrialCallback()
 

@@ -40,11 +40,12 @@ class TrialEnds:
         self._ended: dict[str, Trial] = {}
         self._without_checkpoints: set[str] = set()
 
-    def add(self, drawn: dict[str, Any], error: str | None = None) -> None:
+    def add(self, drawn: dict[str, Any], error: str | None = None, why: str = "") -> None:
         """Records that a trial has ended, and says so.
 
         Args:
             drawn: The trial as it was drawn.
+            why: Why it does not go on; empty if it has trained to its end.
             error: Text of the error with which it has failed as often as the spec allows; None if
                 it has finished, was pruned, or has a record of its own failure.
         """
@@ -54,14 +55,14 @@ class TrialEnds:
         if error is None and not is_over and interruption.received() is None:
             values = drawn["all_values"]
             own = trials.trial_spec(self._spec, values)
-            # Without a record the next driver asks the scheduler again.
+            # Without a record the next driver decides it again, from the same results.
             with contextlib.suppress(OSError):
                 trials.mark_ended(place, own, values, trials.PRUNED_FILE)
         trial = self._read(drawn, None if error is None else _line(error))
         self._ended[key] = trial
         self._drop_losers(but=key)
         count = f"{len(self._ended)} of {len(self._drawn)}"
-        self._report(f"sweep     {count} {self._describe(trial)}")
+        self._report(f"sweep     {count} {self._describe(trial, why)}")
 
     def retry(self, drawn: dict[str, Any], error: str) -> None:
         """Says that a trial has failed and is tried again.
@@ -123,13 +124,15 @@ class TrialEnds:
     def _read(self, drawn: dict[str, Any], error: str | None = None) -> Trial:
         return trials.read_trial(self._spec, self._folder, **drawn, error=error)
 
-    def _describe(self, trial: Trial) -> str:
+    def _describe(self, trial: Trial, why: str) -> str:
         values = trials.format_values(trial.values)
         if trial.state == "failed":
             return f"failed: {trial.error}: {values}"
         score = "no metric" if trial.metric is None else f"{trial.metric:.4f}"
         result = f"{trial.epochs} epoch(s), best {self._spec.train.metric} {score}"
-        return f"ended after {result}: {values}"
+        # The word is that of the state in the table.
+        stopped = f", {trial.state}: {why}" if why and trial.state == "pruned" else ""
+        return f"ended after {result}{stopped}: {values}"
 
 
 def _line(text: str) -> str:

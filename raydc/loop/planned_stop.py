@@ -12,9 +12,9 @@ from collections.abc import Callable
 from raydc.loop.group import Group
 
 # Why workers stop: the group can grow, a node of it is about to be taken away, a signal asked the
-# driver to end, or the scheduler of a sweep has ended the trial.
-GROW, DRAIN, INTERRUPT, PRUNE = "grow", "drain", "interrupt", "prune"
-REASONS = (GROW, DRAIN, INTERRUPT, PRUNE)
+# driver to end, or a trial has reached the epoch at which its sweep compares it with others.
+GROW, DRAIN, INTERRUPT, RUNG = "grow", "drain", "interrupt", "rung"
+REASONS = (GROW, DRAIN, INTERRUPT, RUNG)
 # Seconds between two checks. Clouds announce the end of an instance 30 s before it or earlier.
 _CHECK_EVERY_S = 0.5
 _MAX_STEPS_BETWEEN_CHECKS = 1000

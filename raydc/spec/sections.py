@@ -86,7 +86,15 @@ class SweepScheduler(Section):
     """Early stopping of trials."""
 
     name: Literal["asha", "fifo"] = Field(
-        "asha", description="asha stops the worse trials early; fifo runs all."
+        "asha",
+        description="asha stops the worse trials early, by decisions that do not depend on which "
+        "trial is first; fifo runs all.",
+    )
+    type: Literal["stopping", "promotion"] = Field(
+        "stopping",
+        description="stopping: of the first m trials of a rung, in the order of sampling, the last "
+        "one goes on if it is among the best m / reduction_factor, rounded up. promotion: for each "
+        "m the best m / reduction_factor go on, rounded down. For asha only.",
     )
     grace_period: Count = Field(1, description="Epochs before a trial may be stopped.")
     reduction_factor: Annotated[int, Field(ge=2)] = Field(

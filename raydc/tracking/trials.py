@@ -17,8 +17,8 @@ from raydc.spec import ResolvedSpec
 from raydc.storage import OWN_HASH, Storage, broken_seal, canonical_json, seal, sha256
 from raydc.tracking import events
 
-# One of them says how a trial has ended: trained to its end, stopped by the scheduler, or failed in
-# a way that another attempt meets again. A trial without any is continued.
+# One of them says how a trial has ended: trained to its end, not among those that go on, or failed
+# in a way that another attempt meets again. A trial without any is continued.
 FINISHED_FILE = "finished.json"
 PRUNED_FILE = "pruned.json"
 FAILED_FILE = "failed.json"
@@ -175,6 +175,36 @@ def has_ended(folder: Storage) -> bool:
 def is_failed(folder: Storage) -> bool:
     """Whether a trial has failed in a way that another attempt meets again, by its folder."""
     return folder.exists(FAILED_FILE) and not has_ended(folder)
+
+
+def rung_metrics(
+    own: ResolvedSpec, folder: Storage, epochs: Sequence[int]
+) -> dict[int, float | None]:
+    """What a sweep compares of one trial, as far as the trial has recorded it.
+
+    Args:
+        own: The resolved spec of the trial.
+        folder: Folder of the trial.
+        epochs: Epochs after which trials are compared, ascending; the last ones are its own end,
+            whenever that is.
+
+    Returns:
+        By the index of `epochs` the best metric up to there, for a trial that has ended before that
+        of all its epochs. None where it has none, or has failed before.
+    """
+    records = read_epochs(folder)
+    is_over, has_failed = folder.exists(FINISHED_FILE), is_failed(folder)
+    found: dict[int, float | None] = {}
+    for index, limit in enumerate(epochs):
+        is_last = index == len(epochs) - 1
+        has_reached = not is_last and any(record["epoch"] >= limit for record in records)
+        if is_over or has_reached:
+            there = [record for record in records if is_last or record["epoch"] <= limit]
+            best = _best_metric(own, there)
+            found[index] = best if math.isfinite(best) else None
+        elif has_failed:
+            found[index] = None
+    return found
 
 
 def _error_line(folder: Storage) -> str | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -52,7 +55,8 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert winner.spec.model.depth == result.winner.values["model.depth"]  # type: ignore[union-attr]
     assert winner.facts["metrics"]["accuracy"] == pytest.approx(result.winner.metric)
     assert sum(line.startswith("sweep     *") for line in lines) == 1
-    assert folder.names("sweep") == ["trials", "trials.json"]
+    assert folder.names("sweep") == ["journal", "trials", "trials.json"]
+    decisions = journal(folder)
 
     assert 1 <= num_checkpoints(folder) <= 3
 
@@ -65,11 +69,75 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert len(again.trials) == 6
     assert again.trials[:4] == result.trials
     assert {key: attempts(folder, key) for key in starts} == starts
-    assert folder.names("sweep") == ["trials", "trials.json"]
+    assert folder.names("sweep") == ["journal", "trials", "trials.json"]
+    assert journal(folder)[: len(decisions)] == decisions
+    assert b'"kind":"end"' in decisions[-1]
+    assert b'"kind":"end"' in journal(folder)[-1]
     assert 1 <= num_checkpoints(folder) <= 3
     assert bundle.load(again.bundle_folder).facts["metrics"]["accuracy"] == pytest.approx(
         again.winner.metric
     )
+
+
+def journal(folder: Storage) -> list[bytes]:
+    """The decisions of a sweep, in order."""
+    names = folder.names("sweep/journal")
+    return [folder.read_bytes(f"sweep/journal/{name}") for name in names]
+
+
+# What a driver of its own does, so that it can be killed.
+DRIVER = """
+import json, sys
+from raydc import engine, spec, sweep
+from raydc.data import prepared
+from raydc.storage import Storage
+address, given, data, folder = json.loads(sys.argv[1])
+engine.connect(address)
+sweep.run(spec.resolve(spec.from_dict(given)), prepared.load(Storage(data)), Storage(folder), print)
+"""
+
+
+def kill_driver_after(
+    decisions: int, address: str, given: Spec, data: Storage, run: Storage
+) -> None:
+    """Runs a sweep in a driver of its own, which is killed once it has decided something."""
+    arguments = json.dumps([address, specs.to_dict(given), data.uri, run.uri])
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, arguments], stdout=subprocess.DEVNULL)
+    while len(run.names("sweep/journal")) < decisions and driver.poll() is None:
+        time.sleep(0.01)
+    driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+
+
+def test_sweep_decides_the_same_at_any_concurrency_and_after_a_killed_driver(
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
+) -> None:
+    scheduler = {"name": "asha", "type": "promotion", "reduction_factor": 2}
+    fields = {"num_samples": 5, "scheduler": scheduler}
+    given = sweep_spec(tmp_path, **fields, max_concurrent_trials=1)
+    killed, undisturbed = Storage(str(tmp_path / "killed")), Storage(str(tmp_path / "undisturbed"))
+    kill_driver_after(4, ray_engine.address, given, data.folder, killed)
+    before = journal(killed)
+    assert b'"kind":"end"' not in before[-1]
+    one = sweep.run(given, data, killed, lambda line: None)
+
+    lines: list[str] = []
+    wide = sweep_spec(tmp_path, **fields, max_concurrent_trials=2)
+    two = sweep.run(wide, data, undisturbed, lines.append)
+    assert journal(killed)[: len(before)] == before
+    assert journal(killed) == journal(undisturbed)
+    assert one.trials == two.trials
+    assert one.winner == two.winner
+    entries = [json.loads(line) for line in journal(killed) if b'"kind":"entry"' in line]
+    ran = [(entry["trial"], entry["epochs"]) for entry in entries]
+    # Of five trials two at least go on, of which one trains to the end.
+    assert [epochs for _, epochs in ran].count(1) == 5
+    assert [epochs for _, epochs in ran].count(3) >= 1
+    # Each trial has trained as far as the journal says, and no further.
+    furthest = [max(epochs for trial, epochs in ran if trial == number) for number in range(5)]
+    assert [trial.epochs for trial in two.trials] == furthest
+    stopped = [line for line in lines if ", pruned: place " in line]
+    assert len(stopped) == sum(trial.state == "pruned" for trial in two.trials) >= 1
 
 
 def num_checkpoints(folder: Storage) -> int:

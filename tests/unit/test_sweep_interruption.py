@@ -44,31 +44,34 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     monkeypatch.setattr(planned_stop, "_CHECK_EVERY_S", 0.0)
     actor = Mailbox()
     handle = handle_of(actor)
-    epochs: list[int] = []
-    waiting: list[int] = []
+    told: list[int] = []
+    training: list[int] = []
 
-    def report(record: dict[str, Any]) -> None:
-        epochs.append(record["epoch"])
-        # The driver is interrupted at the end of the first epoch, and need not wait for it: whoever
-        # waits for Tune has nothing left to keep.
-        if len(epochs) == 1:
-            waiting.append(actor.num_training())
+    def stop_reason() -> str | None:
+        # The driver is interrupted in the middle of the second epoch.
+        training.append(actor.num_training())
+        if len(training) == 10:
             sweep._keep_states(
                 SimpleNamespace(
                     request_stop=handle.request_stop,
                     num_training=SimpleNamespace(remote=lambda: 0),
                 )
             )
+        return actor.stop_reason()
 
-    monkeypatch.setattr(tune, "report", report)
+    handle.stop_reason = SimpleNamespace(remote=stop_reason)
+    monkeypatch.setattr(tune, "report", lambda record: told.append(record["epoch"]))
 
     def run_trial(handle: Any) -> None:
-        trial = {"key": key, "all_values": values}
-        trial_worker.run_trial({"trial": trial}, specs.to_dict(spec), data.uri, folder.uri, handle)
+        segment = {"key": key, "all_values": values, "epochs": None}
+        config = {"segment": segment}
+        trial_worker.run_trial(config, specs.to_dict(spec), data.uri, folder.uri, handle)
 
     run_trial(handle)
-    assert waiting == [0]
+    assert set(training) == {1}
     assert actor.num_training() == 0
+    # It has not come to a rung, so Tune is told nothing.
+    assert told == []
     assert not own.exists(trials.FINISHED_FILE)
     assert CheckpointStore(own / "checkpoints", 1).steps()
     assert "resize" in event_kinds(own)

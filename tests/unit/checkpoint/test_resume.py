@@ -68,6 +68,15 @@ def test_sweep_may_be_widened_and_run_at_any_concurrency() -> None:
     resume.refuse_other_spec(training_spec("x", sweep=unlimited), before)
 
 
+def test_sweep_of_an_older_raydc_has_the_default_type_of_scheduler() -> None:
+    before = specs.to_dict(training_spec("x", sweep=SWEEP))
+    del before["sweep"]["scheduler"]["type"]
+    resume.refuse_other_spec(training_spec("x", sweep=SWEEP), before)
+    promoting = training_spec("x", sweep={**SWEEP, "scheduler": {"type": "promotion"}})
+    with pytest.raises(RunError, match=r"sweep\.scheduler\.type: .*'promotion' now"):
+        resume.refuse_other_spec(promoting, before)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

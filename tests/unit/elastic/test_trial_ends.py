@@ -61,7 +61,7 @@ class SweptTrials:
 
         def stop(record: dict[str, Any]) -> None:
             if record["epoch"] == until:
-                raise PlannedStopError(planned_stop.PRUNE, record["step"])
+                raise PlannedStopError(planned_stop.RUNG, record["step"])
 
         try:
             worker.fit(own, place, self.data.folder, hooks=Hooks(on_epoch=stop))

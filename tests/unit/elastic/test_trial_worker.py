@@ -1,8 +1,7 @@
-"""A trial of a sweep in this process: what Tune is told, and what is recorded of its end."""
+"""A trial of a sweep in this process: where it stops, and what is recorded of it."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import ray
 import torch
 from ray import tune
-from training import training_spec, write_pictures
+from training import training_spec, weights_hash, write_pictures
 
 from raydc import spec as specs
 from raydc.checkpoint.store import CheckpointStore
@@ -22,7 +21,7 @@ from raydc.elastic.worker_failure import WorkerFailure
 from raydc.errors import CheckpointError, SpecError, TrainError
 from raydc.loop import worker
 from raydc.storage import Storage
-from raydc.tracking import trials
+from raydc.tracking import events, trials
 
 VALUES = {"train.learning_rate": 0.02}
 
@@ -37,30 +36,30 @@ class TrialHere:
         self._key = trials.trial_key(specs.to_dict(self.spec), VALUES)
         self.folder = self._sweep / "trials" / self._key
         self.told: list[int] = []
-        # Whether the trial had its record when Tune was told of the epoch.
+        # Whether the trial had its record when Tune was told.
         self.had_ended: list[bool] = []
-        self.ends_at: int | None = None
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Takes the place of `tune.report`."""
         self.told.append(metrics["epoch"])
         self.had_ended.append(trials.has_ended(self.folder))
-        # So does Tune end the thread of a trial that it stops.
-        if metrics["epoch"] == self.ends_at:
-            raise SystemExit(0)
 
-    def run(self, is_ended_by_tune: bool = False) -> None:
-        """Runs the trial, whose thread has to end as Tune ends it."""
-        with pytest.raises(SystemExit) if is_ended_by_tune else contextlib.nullcontext():
-            self._run()
-
-    def _run(self) -> None:
+    def run(self, until: int | None = None) -> None:
+        """Runs the trial up to an epoch, or to its end."""
         silent = SimpleNamespace(remote=lambda *_: None)
         handle = SimpleNamespace(enter=silent, leave=silent, stop_reason=silent)
-        config = {"trial": {"key": self._key, "all_values": VALUES}}
+        config = {"segment": {"key": self._key, "all_values": VALUES, "epochs": until}}
         trial_worker.run_trial(
             config, specs.to_dict(self.spec), self._data.uri, self._sweep.uri, handle
         )
+
+    def rungs(self, *epochs: int) -> dict[int, float | None]:
+        """What the sweep compares of it."""
+        return trials.rung_metrics(self.spec, self.folder, epochs)
+
+    def accuracy(self) -> list[float]:
+        """Of each epoch."""
+        return [record["accuracy"] for record in trials.read_epochs(self.folder)]
 
 
 @pytest.fixture
@@ -85,55 +84,78 @@ def make_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     ],
     ids=["one epoch", "one step", "early stop", "three epochs"],
 )
-def test_trial_tells_tune_its_last_epoch_once_it_is_recorded_as_finished(
+def test_trial_is_told_once_it_is_recorded_as_finished(
     make_trial: Callable[..., TrialHere], train: dict[str, Any], epochs: int
 ) -> None:
     trial = make_trial(train=train)
-    # Tune ends a trial with its last epoch, which must not keep it from its record.
-    trial.ends_at = epochs
-    trial.run(is_ended_by_tune=True)
-    assert trial.told == list(range(1, epochs + 1))
-    assert trial.had_ended == [False] * (epochs - 1) + [True]
-    # Another driver tells the same, and trains nothing.
-    trial.run(is_ended_by_tune=True)
-    assert trial.told == [*range(1, epochs + 1)] * 2
+    trial.run()
+    assert trial.told == [epochs]
+    assert trial.had_ended == [True]
+    # Its best epoch counts, at rungs behind its end as well.
+    best = max(trial.accuracy())
+    assert trial.rungs(1, 20, 30) == {0: trial.accuracy()[0], 1: best, 2: best}
+    # Another driver reads the same, and trains nothing.
+    before = trial.folder.read_bytes("events.jsonl")
+    trial.run()
+    assert trial.told == [epochs] * 2
+    assert trial.folder.read_bytes("events.jsonl") == before
 
 
-def test_trial_that_crashed_after_its_last_epoch_is_finished_and_not_pruned(
+def test_trial_stops_at_each_rung_and_goes_on_from_its_checkpoint(
+    make_trial: Callable[..., TrialHere], tmp_path: Path
+) -> None:
+    whole = make_trial(train={"epochs": 3})
+    whole.run()
+    expected = weights_hash(whole.folder, 21)
+    whole.folder.delete()
+
+    trial = make_trial(train={"epochs": 3})
+    trial.run(until=1)
+    assert len(trials.read_epochs(trial.folder)) == 1
+    assert not trials.has_ended(trial.folder)
+    assert not trials.is_failed(trial.folder)
+    assert CheckpointStore(trial.folder / "checkpoints", 1).steps()[-1] == 7
+    assert trial.rungs(1, 2, 3) == {0: trial.accuracy()[0]}
+    trial.run(until=2)
+    assert trial.rungs(1, 2, 3) == {0: trial.accuracy()[0], 1: max(trial.accuracy())}
+    trial.run()
+    assert trial.told == [1, 2, 3]
+    assert trial.rungs(1, 2, 3)[2] == max(trial.accuracy())
+    # Nothing is trained twice, and it is the model of a trial that never stopped.
+    starts = [
+        record for record in events.read(trial.folder, "metrics") if record["kind"] == "start"
+    ]
+    assert [record["step"] for record in starts] == [0, 7, 14]
+    assert weights_hash(trial.folder, 21) == expected
+
+
+def test_trial_that_crashed_after_its_last_epoch_is_finished_by_the_next_driver(
     make_trial: Callable[..., TrialHere],
 ) -> None:
     trial = make_trial(train={"epochs": 3})
-    trial.ends_at = 3
-    trial.run(is_ended_by_tune=True)
-    trial.folder.delete(trials.FINISHED_FILE)
-    trial.run(is_ended_by_tune=True)
-    assert trial.told == [1, 2, 3] * 2
-    assert trial.had_ended[-1]
-
-
-def test_pruned_trial_has_its_epoch_in_a_checkpoint_and_is_no_failure(
-    make_trial: Callable[..., TrialHere],
-) -> None:
-    trial = make_trial()
-    trial.ends_at = 2
-    trial.run(is_ended_by_tune=True)
-    assert trial.told == [1, 2]
-    assert CheckpointStore(trial.folder / "checkpoints", 1).steps()[-1] == 14
-    assert not trials.is_failed(trial.folder)
-    assert not trials.has_ended(trial.folder)
-
-
-def test_trial_that_was_pruned_before_is_told_and_not_trained(
-    make_trial: Callable[..., TrialHere],
-) -> None:
-    trial = make_trial()
-    trial.ends_at = 2
-    trial.run(is_ended_by_tune=True)
-    trials.mark_ended(trial.folder, trial.spec, VALUES, trials.PRUNED_FILE)
-    trial.ends_at = None
     trial.run()
-    assert trial.told == [1, 2, 1, 2]
-    assert len(trials.read_epochs(trial.folder)) == 2
+    trial.folder.delete(trials.FINISHED_FILE)
+    # Its model may not be written, so that it has no result yet.
+    assert 2 not in trial.rungs(1, 2, 3)
+    trial.run()
+    assert trial.folder.exists(trials.FINISHED_FILE)
+    assert trial.rungs(1, 2, 3)[2] == max(trial.accuracy())
+
+
+def test_pruned_trial_goes_on_when_a_wider_sweep_wants_it(
+    make_trial: Callable[..., TrialHere],
+) -> None:
+    trial = make_trial(train={"epochs": 3})
+    trial.run(until=1)
+    trials.mark_ended(trial.folder, trial.spec, VALUES, trials.PRUNED_FILE)
+    # Whoever stays behind loses its checkpoints.
+    (trial.folder / "checkpoints").delete()
+    first = trial.accuracy()
+    trial.run()
+    assert trial.folder.exists(trials.FINISHED_FILE)
+    assert not trial.folder.exists(trials.PRUNED_FILE)
+    assert trial.accuracy()[:1] == first
+    assert len(trial.accuracy()) == 3
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -168,10 +190,11 @@ def test_error_that_would_come_again_is_recorded_and_tune_tries_no_more(
     if isinstance(error, ValueError):
         assert record["error"] == "ValueError: width 3 does not fit"
         assert "in fit" in "".join(record["page"])
-    # The next driver tries it again: the code may be another one by then.
+    # That is its result, in the journal of the sweep: no driver tries it again.
+    assert trial.rungs(1, 3) == {0: None, 1: None}
     trial.run()
-    assert trial.folder.exists(trials.FINISHED_FILE)
-    assert not trial.folder.exists(trials.FAILED_FILE)
+    assert trials.is_failed(trial.folder)
+    assert trials.read_epochs(trial.folder) == []
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

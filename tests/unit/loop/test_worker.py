@@ -226,10 +226,10 @@ def test_on_epoch_is_told_every_epoch_but_the_last_and_its_error_ends_the_run(
     def stop_in_second(record: dict[str, Any]) -> None:
         seen.append(record["epoch"])
         if seen == [1, 2]:
-            raise PlannedStopError(planned_stop.PRUNE, record["step"])
+            raise PlannedStopError(planned_stop.RUNG, record["step"])
 
     hooks = Hooks(on_epoch=stop_in_second)
-    with pytest.raises(PlannedStopError, match="prune"):
+    with pytest.raises(PlannedStopError, match="rung"):
         worker.fit(spec, folder(tmp_path), data, hooks=hooks)
     # The epoch is in a checkpoint all the same.
     assert folder(tmp_path).exists(f"checkpoints/step_{2 * STEPS_PER_EPOCH:08d}/MANIFEST.json")

@@ -209,6 +209,23 @@ def test_metric_of_a_finished_trial_survives_a_changed_digit(
     assert trials.read_trial(given, Storage(str(tmp_path)), key, values).metric == 0.75
 
 
+def test_rung_metrics_are_the_best_up_to_each_rung(tmp_path: Path) -> None:
+    given = training_spec("x", sweep={"space": {"train.learning_rate": {"choice": [0.1, 0.2]}}})
+    own = trials.trial_spec(given, {"train.learning_rate": 0.1})
+    place = Storage(str(tmp_path))
+    assert trials.rung_metrics(own, place, (1, 3, 9)) == {}
+    write_epochs(place, [None, 0.5, 0.4, 0.75])
+    # The last rung has a result only when the trial says that it has finished.
+    assert trials.rung_metrics(own, place, (1, 3, 4)) == {0: None, 1: 0.5}
+    trials.mark_failed(place, {}, "ValueError: no", "page")
+    assert trials.rung_metrics(own, place, (1, 3, 9)) == {0: None, 1: 0.5, 2: None}
+    place.delete(trials.FAILED_FILE)
+    trials.mark_ended(place, own, {}, trials.FINISHED_FILE)
+    assert trials.rung_metrics(own, place, (2, 3, 7, 9)) == {0: 0.5, 1: 0.5, 2: 0.75, 3: 0.75}
+    # A trial whose own training is longer than that of the others counts as a whole.
+    assert trials.rung_metrics(own, place, (1, 3)) == {0: None, 1: 0.75}
+
+
 def test_tune_metric_of_a_diverged_trial_is_the_worst() -> None:
     given = training_spec("/a", model={"name": "mlp"})
     assert trials.tune_metric(given, {"accuracy": None}) == -math.inf
