@@ -17,7 +17,7 @@ from raydc.errors import first_line
 from raydc.models import text_encoders
 from raydc.models.network_parts import Network, model_problem
 from raydc.models.text_encoders import PooledEncoder
-from raydc.spec import encoder_folder
+from raydc.spec import model_files
 from raydc.spec.sequence_models import HuggingFace
 from raydc.storage import sha256
 
@@ -45,7 +45,7 @@ def check_folder(model: HuggingFace, num_codes: int) -> None:
         with torch.device("meta"):
             base = PooledEncoder(text_encoders.make_base(model, config), model, "").base
         folder = _folder(model)
-        find_names(base, encoder_folder.read_shapes(folder), folder)
+        find_names(base, model_files.read_shapes(folder), folder)
 
 
 def load(network: Network, model: HuggingFace) -> None:
@@ -112,7 +112,7 @@ def find_names(
 
 def _folder(model: HuggingFace) -> Path:
     revision = model.content.revision if model.content else None
-    return encoder_folder.locate(model.path, revision)[0]
+    return model_files.locate(model.path, revision)[0]
 
 
 def _read(folder: Path, model: HuggingFace) -> dict[str, Tensor]:

@@ -101,6 +101,18 @@ def test_a_problem_of_the_folder_has_its_place_in_the_file(spec: Path) -> None:
             "sweep={space: {model.path: {choice: [encoder, other]}}}",
             "sweep.space.model.path: trials share one pretrained model",
         ),
+        (
+            "sweep={space: {model: {choice: [{name: huggingface, path: other}]}}}",
+            "sweep.space.model: trials share one pretrained model and its tokenizer; search fields",
+        ),
+        (
+            "sweep={space: {model: {choice: [{name: transformer}]}}}",
+            "sweep.space.model: trials share one pretrained model and its tokenizer; search fields",
+        ),
+        (
+            "sweep={space: {model.content: {choice: [null]}}}",
+            "sweep.space.model.content: trials share one pretrained model",
+        ),
         ("data.features.text.max_tokens=41", "41 tokens are more than the 40 positions of"),
         ("model.freeze=[bert.embeddings]", "'bert.embeddings' names no weight of this network"),
     ],
@@ -108,6 +120,18 @@ def test_a_problem_of_the_folder_has_its_place_in_the_file(spec: Path) -> None:
 def test_a_spec_that_does_not_fit_is_refused(spec: Path, override: str, message: str) -> None:
     code, output = invoke("validate", str(spec), "--set", override)
     assert (code, message in output) == (2, True), output
+
+
+def test_a_choice_of_models_with_a_pretrained_one_is_refused(spec: Path) -> None:
+    choice = "sweep={space: {model: {choice: [{name: mlp}, {name: huggingface, path: encoder}]}}}"
+    code, output = invoke("validate", str(spec), "--set", "model={name: mlp}", "--set", choice)
+    assert code == 2
+    assert "sweep.space.model: trials share one pretrained model and its tokenizer" in output
+    # Fields of one model may be searched.
+    code, output = invoke(
+        "validate", str(spec), "--set", "sweep={space: {model.dropout: {uniform: [0.0, 0.3]}}}"
+    )
+    assert code == 0, output
 
 
 def test_sizes_that_disagree_are_refused(spec: Path) -> None:
