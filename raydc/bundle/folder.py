@@ -302,7 +302,9 @@ def _model(
 
 
 def _libraries(spec: ResolvedSpec) -> dict[str, str]:
-    own = ("transformers", "tokenizers") if isinstance(spec.model, HuggingFace) else ()
+    own: tuple[str, ...] = ()
+    if isinstance(spec.model, HuggingFace):
+        own = ("transformers", "tokenizers", *(("peft",) if spec.model.lora else ()))
     return {
         **{name: importlib.metadata.version(name) for name in own},
         "raydc": _version(),
