@@ -185,6 +185,9 @@ def test_adapters_in_their_own_format_load_in_peft(
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folder)
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8.0, "LORA")
+    # In full: peft would look for a short name in other places, too.
+    layers = {name.split(".base.")[1].split(".lora_")[0] for name in added(network)}
+    assert set(config["target_modules"]) == layers
     with warnings.catch_warnings():
         # peft warns of tensors that a file lacks.
         warnings.simplefilter("error", UserWarning)
