@@ -302,9 +302,7 @@ def _model(
 
 
 def _libraries(spec: ResolvedSpec) -> dict[str, str]:
-    own: tuple[str, ...] = ()
-    if isinstance(spec.model, HuggingFace):
-        own = ("transformers", "tokenizers", *(("peft",) if spec.model.lora else ()))
+    own = spec.model.libraries if isinstance(spec.model, HuggingFace) else ()
     return {
         **{name: importlib.metadata.version(name) for name in own},
         "raydc": _version(),

@@ -60,9 +60,7 @@ class Lora(Section):
     rank: Count = Field(
         8, description="Rank of an adapter: a layer of n inputs and m outputs gets rank * (n + m)."
     )
-    alpha: Positive = Field(
-        16.0, description="What an adapter adds is multiplied by alpha / rank."
-    )
+    alpha: Positive = Field(16.0, description="What an adapter adds is multiplied by alpha / rank.")
     dropout: Fraction = Field(0.0, description="Dropout in front of an adapter.")
     targets: Annotated[list[str], BeforeValidator(one_or_more), Field(min_length=1)] | None = Field(
         None,
@@ -111,6 +109,11 @@ class HuggingFace(ModelSection):
     def reads_folder(self) -> bool:
         """Whether the first weights are those of the folder."""
         return self.weights is None and bool(self.content and self.content.files)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Packages that compute the network, beside torch."""
+        return ("transformers", "tokenizers", *(("peft",) if self.lora else ()))
 
     def without_weights(self) -> Self:
         """This section without weights; the network is built from the content that was noted."""
