@@ -79,7 +79,7 @@ def write_onnx(loaded: Bundle, folder: Path) -> list[str]:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"--format onnx needs {', '.join(missing)}", f"pip install {' '.join(missing)}"
+            f"--format onnx needs {', '.join(missing)}", "pip install 'raydc[onnx]'"
         )
     import onnxruntime
 

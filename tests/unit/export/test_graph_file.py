@@ -141,4 +141,4 @@ def test_missing_packages_are_named_with_their_command(
     )
     with pytest.raises(UsageError, match="--format onnx needs onnxscript") as refused:
         exported_folder.write(loaded, "onnx", tmp_path / "out")
-    assert refused.value.hint == "pip install onnxscript"
+    assert refused.value.hint == "pip install 'raydc[onnx]'"
