@@ -34,7 +34,7 @@ _FORMS = ("huggingface", "torch_export", "onnx")
     help="With huggingface, also write the encoder under the adapters of model.lora.",
 )
 def export(model: str, storage: str, form: Form, to: str | None, with_base: bool) -> None:
-    """Write a model for other libraries, once it computes the same there.
+    """Write a model for other libraries, and compare it there.
 
     RUN is the best model of a run; MODEL:VERSION a registered one, by number or alias. What is
     written is loaded again, and its outputs are compared before the folder gets its name."""

@@ -78,9 +78,7 @@ def write_onnx(loaded: Bundle, folder: Path) -> list[str]:
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"--format onnx needs {', '.join(missing)}", "pip install 'raydc[onnx]'"
-        )
+        raise UsageError(f"--format onnx needs {', '.join(missing)}", "pip install 'raydc[onnx]'")
     import onnxruntime
 
     path, program = folder / ONNX, _trace(loaded)
