@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -58,8 +59,7 @@ def write(loaded: Bundle, form: Form, folder: Path, with_base: bool = False) -> 
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
     try:
         lines = writers[form](draft)
-        # As other folders of the user, not for the owner only.
-        draft.chmod(0o777 & ~_umask())
+        _open_up(draft)
         if folder.is_dir():
             folder.rmdir()
         draft.rename(folder)
@@ -69,10 +69,15 @@ def write(loaded: Bundle, form: Form, folder: Path, with_base: bool = False) -> 
     return lines
 
 
-def _umask() -> int:
-    found = os.umask(0)
-    os.umask(found)
-    return found
+def _open_up(draft: Path) -> None:
+    """Gives files and folders the permissions of others of the user.
+
+    Drafts and files of safetensors are made for their owner only.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (draft, *draft.rglob("*")):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 @contextlib.contextmanager
@@ -87,7 +92,10 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft asks transformers under a name that is going to change.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if shows_bars:

@@ -189,6 +189,9 @@ def _write_head(loaded: Bundle, model: HuggingFace, folder: Path) -> None:
             "pooling_mode_mean_tokens": model.pooling == "mean",
         },
     )
+    # An encoder in another folder is none that sentence-transformers could name.
+    if model.lora is not None:
+        return
     kinds = {"": "Transformer", "1_Pooling": "Pooling", HEAD: "Dense"}
     _write_json(
         folder / "modules.json",

@@ -145,6 +145,8 @@ def test_adapters_are_exported_beside_their_encoder(folder: Path, tmp_path: Path
     exported_folder.write(loaded, "huggingface", tmp_path / "small")
     assert not (tmp_path / "small" / "base").exists()
     assert not (tmp_path / "small" / "model.safetensors").exists()
+    # sentence-transformers would look for the encoder in this folder.
+    assert not (tmp_path / "small" / "modules.json").exists()
 
 
 def test_the_shown_code_of_a_readme_runs(folder: Path, tmp_path: Path) -> None:
@@ -234,6 +236,10 @@ def test_a_run_or_a_version_is_exported(store: Storage, tmp_path: Path, given: s
     assert "loaded again: outputs differ by" in output
     assert output.endswith(f"done {tmp_path}/spam-huggingface")
     assert (tmp_path / "spam-huggingface" / "config.json").is_file()
+    (tmp_path / "usual").touch()
+    usual = (tmp_path / "usual").stat().st_mode
+    files = [path for path in (tmp_path / "spam-huggingface").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode for path in files} == {usual}
     # A second export takes nothing away.
     code, output = export(given, "--format", "huggingface")
     assert (code, "spam-huggingface is not empty" in output) == (2, True), output
