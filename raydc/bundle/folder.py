@@ -302,7 +302,7 @@ def _model(
 
 
 def _libraries(spec: ResolvedSpec) -> dict[str, str]:
-    own = ("transformers", "tokenizers") if isinstance(spec.model, HuggingFace) else ()
+    own = spec.model.libraries if isinstance(spec.model, HuggingFace) else ()
     return {
         **{name: importlib.metadata.version(name) for name in own},
         "raydc": _version(),

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -36,6 +37,8 @@ _MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "s
 # A sweep may be widened: its first trials stay the same.
 _WIDTH = "sweep.num_samples"
 _MAY_CHANGE_ALONE = {"sweep.max_concurrent_trials"}
+# Where a pretrained model and its tokenizer were found. Their content is compared instead.
+_REVISION, _TOKENIZER = "model.content.revision", "data.features.text.tokenizer"
 
 
 class Source(IntEnum):
@@ -223,7 +226,9 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
         RunError: A field that changes the model differs; the message has both values of each.
     """
     changed = specs.differences(specs.with_defaults(before), specs.to_dict(spec))
-    relevant = [change for change in changed if not _may_change(change)]
+    relevant = [
+        change for change in changed if not (_may_change(change) or _is_same_content(change))
+    ]
     if not relevant:
         return
     hint = (
@@ -247,3 +252,20 @@ def _may_change(change: Change) -> bool:
     if change.path == _WIDTH:
         return change.before is not None and change.after > change.before
     return change.path in _MAY_CHANGE_ALONE or change.path.split(".")[0] in _MAY_CHANGE
+
+
+def _is_same_content(change: Change) -> bool:
+    """Whether only the place differs in which equal files of a pretrained model were found.
+
+    The hub has a new commit, or another machine has its cache elsewhere. `model.content` has the
+    hashes of the files.
+    """
+    if change.path == _REVISION:
+        return True
+    if change.path != _TOKENIZER or None in (change.before, change.after):
+        return False
+    try:
+        return Path(change.before).read_bytes() == Path(change.after).read_bytes()
+    except OSError:
+        # A cache may be gone. The hash of the data set covers the content, and is compared too.
+        return True

@@ -4,7 +4,7 @@ Exit codes are those of `raydc.errors`. Commands import what they need when they
 `raydc --help` loads neither Ray nor torch.
 """
 
-from raydc.cli import canary, endpoint, init, inventory, pages, rm, show, stages, token
+from raydc.cli import canary, endpoint, export, init, inventory, pages, rm, show, stages, token
 from raydc.cli.app import main
 
 __all__ = ["main"]
@@ -32,5 +32,11 @@ main.add_section(
     token.token,
 )
 main.add_section(
-    "Storage", inventory.runs, pages.report_runs, inventory.data, inventory.models, rm.rm
+    "Storage",
+    inventory.runs,
+    pages.report_runs,
+    inventory.data,
+    inventory.models,
+    export.export,
+    rm.rm,
 )

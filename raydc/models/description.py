@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from raydc.models import networks
+from raydc.models import adapters, networks
 from raydc.models.frozen_body import find_tail, why_no_cut
 from raydc.models.frozen_layers import count_trained
 from raydc.models.network_parts import Input, Network
@@ -33,9 +33,11 @@ def describe(model: Model, network: Network, data: Data, caches: bool = True) ->
         caches: Whether outputs of a frozen body are kept, `train.cache_frozen`.
     """
     lines = list(network.notes)
-    if model.freeze:
+    has_adapters = isinstance(model, HuggingFace) and model.lora is not None
+    if model.freeze or has_adapters:
         trained, everything = count_trained(network)
         lines.append(f"trains {trained:,} of {everything:,} parameters: {_names(network)}")
+    if model.freeze:
         lines.append(_frozen_part(network, data, caches))
     return lines + _contradictions(model, network, data.features)
 
@@ -73,7 +75,8 @@ def describe_early(model: Model, data: Data, caches: bool = True) -> list[str]:
         lines.append(f"starts with the weights of {model.weights_file}")
     elif isinstance(model, HuggingFace):
         lines.append(f"starts with the weights of {model.path}")
-    if model.freeze and isinstance(model, Torchvision | HuggingFace):
+    has_adapters = isinstance(model, HuggingFace) and model.lora is not None
+    if (model.freeze and isinstance(model, Torchvision | HuggingFace)) or has_adapters:
         trained, everything = count_trained(network)
         lines.append(
             f"trains {trained:,} of {everything:,} parameters with {of_outputs}: {_names(network)}"
@@ -109,6 +112,11 @@ def _plain(model: Model) -> Model:
 
 def _names(network: Network) -> str:
     names = [name for name, value in network.named_parameters() if value.requires_grad]
+    added = [name for name in names if adapters.is_added(name)]
+    if added:
+        names = [name for name in names if name not in added]
+        # Two tensors for each layer.
+        names.insert(0, f"adapters of {len(added) // 2} linear layers")
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(names[:_MOST_NAMED]) + more
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from raydc.errors import first_line
-from raydc.models import text_encoders
+from raydc.models import adapters, text_encoders
 from raydc.models.network_parts import Network, model_problem
 from raydc.models.text_encoders import PooledEncoder
-from raydc.spec import encoder_folder
+from raydc.spec import model_files
 from raydc.spec.sequence_models import HuggingFace
 from raydc.storage import sha256
 
@@ -35,17 +35,22 @@ def check_folder(model: HuggingFace, num_codes: int) -> None:
         num_codes: Number of codes of the tokenizer.
 
     Raises:
-        SpecError: A package is missing, the config cannot be used, or sizes do not agree.
+        SpecError: A package is missing, the config cannot be used, sizes do not agree, or a target
+            of adapters is no layer.
     """
     text_encoders.require_packages()
     config = text_encoders.make_config(model)
     text_encoders.require_codes(num_codes, config.vocab_size)
+    if model.lora is None and not model.reads_folder:
+        return
+    # On the meta device a network has shapes and no numbers.
+    with torch.device("meta"):
+        base = PooledEncoder(text_encoders.make_base(model, config), model, "").base
+    if model.lora is not None:
+        adapters.find_targets(base, model.lora)
     if model.reads_folder:
-        # On the meta device a network has shapes and no numbers.
-        with torch.device("meta"):
-            base = PooledEncoder(text_encoders.make_base(model, config), model, "").base
         folder = _folder(model)
-        find_names(base, encoder_folder.read_shapes(folder), folder)
+        find_names(base, model_files.read_shapes(folder), folder)
 
 
 def load(network: Network, model: HuggingFace) -> None:
@@ -112,7 +117,7 @@ def find_names(
 
 def _folder(model: HuggingFace) -> Path:
     revision = model.content.revision if model.content else None
-    return encoder_folder.locate(model.path, revision)[0]
+    return model_files.locate(model.path, revision)[0]
 
 
 def _read(folder: Path, model: HuggingFace) -> dict[str, Tensor]:

@@ -25,7 +25,9 @@ def freeze(network: Network, patterns: Sequence[str]) -> None:
     Raises:
         SpecError: A pattern names nothing, or no parameter is left to train.
     """
-    if not patterns:
+    encoders = [one for one in network.modules() if isinstance(one, PooledEncoder)]
+    # Adapters have frozen the encoder already.
+    if not patterns and not encoders:
         return
     parameters = dict(network.named_parameters())
     names = [*parameters, *(name for name, _ in network.named_buffers())]

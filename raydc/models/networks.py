@@ -12,6 +12,7 @@ from torch import nn
 
 from raydc.features import Signature
 from raydc.models import (
+    adapters,
     encoder_weights,
     forecasters,
     frozen_layers,
@@ -66,9 +67,24 @@ def build(model: Model, signature: Signature, seed: int, downloads: bool = True)
     network = _build(model, signature, seed, downloads)
     if isinstance(model, HuggingFace) and model.reads_folder:
         encoder_weights.load(network, model)
-    starting_weights.load(network, model)
+    if isinstance(model, HuggingFace) and model.lora is not None:
+        _add_adapters(network, model, seed)
+    else:
+        starting_weights.load(network, model)
     frozen_layers.freeze(network, model.freeze)
+    adapters.require_trained(network)
     return network
+
+
+def _add_adapters(network: Network, model: HuggingFace, seed: int) -> None:
+    """Adds adapters to an encoder, and loads a file of weights before or behind that."""
+    # A file without adapters has the weights under the names of a plain encoder.
+    if adapters.are_in_file(model):
+        adapters.add(network, model, seed)
+        starting_weights.load(network, model)
+    else:
+        starting_weights.load(network, model)
+        adapters.add(network, model, seed)
 
 
 def _build(model: Model, signature: Signature, seed: int, downloads: bool) -> Network:

@@ -29,9 +29,11 @@ def check_section(model: Model) -> None:
 
         user_models.require_builder(model)
     elif isinstance(model, HuggingFace):
-        from raydc.models import text_encoders
+        from raydc.models import adapters, text_encoders
 
         text_encoders.require_packages()
+        if model.lora is not None:
+            adapters.require_peft()
     elif isinstance(model, Fusion) and isinstance(model.image, Torchvision):
         from raydc.models import torchvision_models
 

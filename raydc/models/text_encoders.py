@@ -21,7 +21,8 @@ from raydc.features import Signature
 from raydc.features.record import LENGTH
 from raydc.models.network_parts import Network, RecordInput, model_problem
 from raydc.models.record_networks import mean_of_lists
-from raydc.spec.encoder_folder import INSTALL, positions_of
+from raydc.spec.encoder_folder import positions_of
+from raydc.spec.model_files import INSTALL
 from raydc.spec.sequence_models import HuggingFace
 
 # Names of dropouts among the values of a config, whatever the architecture.

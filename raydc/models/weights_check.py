@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raydc.features import Field, Signature
-from raydc.models import networks, weights_file
+from raydc.models import adapters, networks, weights_file
 from raydc.models.starting_weights import AUXILIARY_HEADS
 from raydc.spec.model import OF_FIELDS, Builder, Cnn, Linear, Mlp, Model, Torchvision
 from raydc.spec.sequence_models import HuggingFace
@@ -44,6 +44,8 @@ def check_file(model: Model) -> None:
         tensors = {name: t for name, t in tensors.items() if not name.startswith(_EMBEDDINGS)}
     # Frozen layers have no effect on shapes, and their names are checked with the data.
     plain = model.without_weights().model_copy(update={"freeze": [], "normalisation": None})
+    if isinstance(plain, HuggingFace) and not any(map(adapters.is_added, tensors)):
+        plain = plain.model_copy(update={"lora": None})
     with torch.device("meta"):
         first, second = (networks.build(plain, one, 0) for one in imagine(model))
     unused = AUXILIARY_HEADS.get(model.name, ()) if isinstance(model, Torchvision) else ()

@@ -21,7 +21,8 @@ INITIALISATION_TEXT = (
 BODY = "body"
 
 
-def _one_or_more(value: Any) -> Any:
+def one_or_more(value: Any) -> Any:
+    """Expands the short form of a list: `freeze: layer1` to `freeze: [layer1]`."""
     # Layers of a sequence are named by numbers.
     given = value if isinstance(value, list) else [value]
     return [str(one) if type(one) is int else one for one in given]
@@ -54,7 +55,7 @@ def _normalisation_kind(value: Any) -> str:
 class ModelSection(Section):
     """Fields and methods that all forms of section `model` share."""
 
-    freeze: Annotated[list[str], BeforeValidator(_one_or_more)] = Field(
+    freeze: Annotated[list[str], BeforeValidator(one_or_more)] = Field(
         default_factory=list,
         description="Weights that training leaves as they are: `body` for all layers but the last, "
         "or names and patterns of layers or weights, such as `layer1` or `features.*.weight`. "

@@ -22,6 +22,7 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     yield from window_problems(spec, where)
     if isinstance(spec.model, HuggingFace):
         yield from _encoder_problems(spec, where)
+    yield from _folder_problems(spec, where)
     allowed = (*known_names(spec.data.task, spec.data.query), "loss")
     named = {
         "metric": [spec.train.metric] if spec.train.metric else [],
@@ -101,10 +102,28 @@ def _encoder_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
             f"huggingface reads one text, and {found}; data.features.columns: {{COLUMN: text}}"
         )
         yield Problem(where(("model", "name")), "model.name", message)
-    # All trials share what the run has noted of one folder.
-    if spec.sweep and "model.path" in spec.sweep.space:
-        message = "trials share one pretrained model; give each model a sweep of its own"
-        yield Problem(where(("sweep", "space", "model.path")), "sweep.space.model.path", message)
+
+
+def _folder_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
+    """Yields the paths of a search space that would give trials different pretrained models.
+
+    All trials share what the run has noted of one folder, and rows with the tokens of it.
+    """
+    for path, domain in spec.sweep.space.items() if spec.sweep else ():
+        parts = path.split(".")
+        sections = [one for one in domain.examples() if isinstance(one, dict)]
+        names = [one.get("name") for one in sections] if path == "model" else []
+        of_folder = isinstance(spec.model, HuggingFace) and parts[:1] == ["model"]
+        if of_folder and parts[1:2] in (["path"], ["content"]):
+            message = "trials share one pretrained model; give each model a sweep of its own"
+        elif "huggingface" in names or (of_folder and path == "model"):
+            message = (
+                "trials share one pretrained model and its tokenizer; search fields of one model, "
+                "such as model.freeze, and give each other model a sweep of its own"
+            )
+        else:
+            continue
+        yield Problem(where(("sweep", "space", path)), f"sweep.space.{path}", message)
 
 
 def _threshold_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from raydc.spec.base import Count, Fraction, Section
+from raydc.spec.base import Count, Fraction, Positive, Section
 from raydc.spec.forecast_models import NORMALISE_TEXT, Normalise
-from raydc.spec.model_section import ModelSection
+from raydc.spec.model_section import ModelSection, one_or_more
 
 Pooling = Literal["mean", "cls", "pooler"]
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -54,6 +54,21 @@ class FolderContent(Section):
     revision: str | None = Field(None, description="Commit of a model on the hub.")
 
 
+class Lora(Section):
+    """Adapters of low rank beside frozen linear layers (LoRA, Hu et al. 2021)."""
+
+    rank: Count = Field(
+        8, description="Rank of an adapter: a layer of n inputs and m outputs gets rank * (n + m)."
+    )
+    alpha: Positive = Field(16.0, description="What an adapter adds is multiplied by alpha / rank.")
+    dropout: Fraction = Field(0.0, description="Dropout in front of an adapter.")
+    targets: Annotated[list[str], BeforeValidator(one_or_more), Field(min_length=1)] | None = Field(
+        None,
+        description="Linear layers of the encoder that get an adapter, by the end of their name or "
+        "a pattern: `query`, `attention.*.dense`, `encoder.layer.[45].*`. Default: all.",
+    )
+
+
 class HuggingFace(ModelSection):
     """A pretrained encoder of texts, from a folder of Hugging Face, with a new last layer."""
 
@@ -81,6 +96,11 @@ class HuggingFace(ModelSection):
         description="Dropout in all layers and before the last one. Default: what the folder says. "
         "Layers that are frozen as a whole have none.",
     )
+    lora: Lora | None = Field(
+        None,
+        description="Adapters that are trained in place of the encoder, which stays as it is; the "
+        "new last layer is trained, too. Default: none, and the encoder trains.",
+    )
     content: FolderContent | None = Field(
         None, description="What the folder holds. A run notes it, and refuses a different content."
     )
@@ -89,6 +109,11 @@ class HuggingFace(ModelSection):
     def reads_folder(self) -> bool:
         """Whether the first weights are those of the folder."""
         return self.weights is None and bool(self.content and self.content.files)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Packages that compute the network, beside torch."""
+        return ("transformers", "tokenizers", *(("peft",) if self.lora else ()))
 
     def without_weights(self) -> Self:
         """This section without weights; the network is built from the content that was noted."""

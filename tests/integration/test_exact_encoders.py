@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import test_exact_frozen_body as frozen
+import torch
 from encoder_folders import write_encoder, write_texts
 from ranks import Ranks
 from test_exact_options import NUM_STEPS, check_exact, lines_of, outcome, spec_of
 
+from raydc.checkpoint.state import unpack_model
+from raydc.checkpoint.store import CheckpointStore
 from raydc.storage import Storage
 
 
@@ -75,6 +79,31 @@ def test_values_and_labels_of_texts(ranks: Ranks, folder: Path, tmp_path: Path, 
     spec = spec_of({"learning_rate": 5e-3}, model=section(folder), data=data_of(folder, task=task))
     first, last = lines_of(check_exact(ranks, spec, data, tmp_path), "epoch")
     assert last["train_loss"] < first["train_loss"]
+
+
+def test_adapters(ranks: Ranks, data: Storage, folder: Path, tmp_path: Path) -> None:
+    lora = {"rank": 4, "dropout": 0.2, "targets": ["query", "value", "intermediate.dense"]}
+    spec = spec_of(
+        {"learning_rate": 2e-2, "gradient_clip_norm": 1.0, "precision": "bf16"},
+        model=section(folder, lora=lora),
+        data=data_of(folder),
+    )
+    run = check_exact(ranks, spec, data, tmp_path)
+    first, last = lines_of(run, "epoch")
+    assert last["train_loss"] < first["train_loss"]
+    # No resume has added further tensors, or changed those of the folder.
+    given = safetensors.torch.load_file(folder / "model.safetensors")
+    for name in ("of_1", "resized"):
+        found = CheckpointStore(Storage(str(tmp_path / name)) / "checkpoints", 1).read(NUM_STEPS)
+        weights = unpack_model(found)
+        kept = {
+            key.removeprefix("body.reader.base.").replace(".base_layer", ""): one
+            for key, one in weights.items()
+            if "lora" not in key and "head" not in key
+        }
+        assert len(weights) == len(kept) + 2 * 3 * 2 + 2
+        assert kept.keys() == {one for one in given if not one.startswith("pooler")}
+        assert all(torch.equal(one, given[key]) for key, one in kept.items())
 
 
 def test_a_frozen_encoder_is_computed_once(ranks: Ranks, folder: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from raydc.bundle import Bundle
 from raydc.checkpoint import fork
 from raydc.data import prepared
 from raydc.errors import RunError
+from raydc.models.row_tensors import network_inputs, to_tensors
 from raydc.registry import Registry
 from raydc.serve.http.routes import Routes
 from raydc.serve.replica.service import Service
@@ -137,6 +138,38 @@ def test_a_fork_keeps_the_network_and_not_the_folder(written: Storage, tmp_path:
     change_config(other, hidden_act="relu")
     with pytest.raises(RunError, match=r"model\.content\.config\.hidden_act"):
         fork.load(spec_of(other), data, Storage(str(place)), "run")
+
+
+def test_a_bundle_with_adapters_answers_without_the_folder(
+    written: Storage, tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    folder = write_encoder(tmp_path / "encoder", seed=5)
+    spec = training_spec(
+        "store",
+        data={"features": {"columns": {"body": "text"}, "text": {"max_tokens": 30}}},
+        model={"name": "huggingface", "path": str(folder), "lora": {"rank": 2}},
+    )
+    features = bundle.load(written).features
+    network = models.build(spec.model, features.signature, 0)
+    for name, one in network.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(one, std=0.1)
+    weights = network.eval().state_dict()
+    shutil.rmtree(folder)
+    bundle.write(Storage(str(tmp_path / "model")), spec, features, weights, rows[:3], {})
+    loaded = bundle.load(Storage(str(tmp_path / "model")))
+    loaded.check_golden()
+    assert "peft" in loaded.facts["libraries"]
+    x = features.apply(features.from_json_rows(rows))
+    with torch.no_grad():
+        expected = network(network_inputs(to_tensors(x))).numpy()
+    np.testing.assert_allclose(loaded.forward(x), expected, rtol=1e-4, atol=1e-5)
+    # Adapters change the answers, and their layers are as they were.
+    for name, one in network.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.zeros_(one)
+    with torch.no_grad():
+        assert not np.allclose(network(network_inputs(to_tensors(x))).numpy(), expected, atol=1e-3)
 
 
 def test_a_training_goes_on_from_a_registered_version(written: Storage, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ COMMANDS = {
     "runs": {"--storage", "--json"},
     "data": {"--storage", "--json"},
     "models": {"--storage", "--json", "--address"},
+    "export": {"--storage", "--format", "--to", "--base"},
     "rm run": {"--storage", "--yes"},
     "rm data": {"--storage", "--yes"},
     "rm model": {"--storage", "--yes", "--version", "--address"},

@@ -71,6 +71,18 @@ def test_what_trains_and_what_is_computed_once_is_said(spec: Path, command: str)
     ) in output
 
 
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_parameters_of_adapters_are_counted(spec: Path, command: str) -> None:
+    # Query and value of two layers, from 16 numbers to 16; and the last layer.
+    lora = "model.lora={rank: 2, targets: [query, value]}"
+    code, output = invoke(command, str(spec), "--set", lora)
+    assert code == 0, output
+    trained = 2 * 2 * 2 * (16 + 16) + 2 * 16 + 2
+    found = re.search(rf"trains {trained} of ([\d,]+) parameters with two classes: (.*)", output)
+    assert found is not None, output
+    assert found[2].startswith("adapters of 4 linear layers, body.head.weight, body.head.bias")
+
+
 def test_a_problem_of_the_folder_has_its_place_in_the_file(spec: Path) -> None:
     (spec.parent / "encoder" / "model.safetensors").rename("encoder/pytorch_model.bin")
     code, output = invoke("validate", str(spec))
@@ -98,8 +110,31 @@ def test_a_problem_of_the_folder_has_its_place_in_the_file(spec: Path) -> None:
             "data.features.text.vocabulary: the tokenizer of the model has its own; leave it out",
         ),
         (
+            "model.lora={targets: [query, c_attn]}",
+            "model.lora.targets: 'c_attn' names no linear layer of the encoder; there are "
+            "attention.self.query, attention.self.key, attention.self.value, ",
+        ),
+        ("model.lora={rank: 0}", "model.lora.rank: input should be greater than or equal to 1"),
+        ("model.lora={r: 8}", "model.lora.r: unknown field; "),
+        (
+            "model={name: huggingface, path: encoder, freeze: body, lora: {}}",
+            "model.freeze: it freezes all adapters of model.lora",
+        ),
+        (
             "sweep={space: {model.path: {choice: [encoder, other]}}}",
             "sweep.space.model.path: trials share one pretrained model",
+        ),
+        (
+            "sweep={space: {model: {choice: [{name: huggingface, path: other}]}}}",
+            "sweep.space.model: trials share one pretrained model and its tokenizer; search fields",
+        ),
+        (
+            "sweep={space: {model: {choice: [{name: transformer}]}}}",
+            "sweep.space.model: trials share one pretrained model and its tokenizer; search fields",
+        ),
+        (
+            "sweep={space: {model.content: {choice: [null]}}}",
+            "sweep.space.model.content: trials share one pretrained model",
         ),
         ("data.features.text.max_tokens=41", "41 tokens are more than the 40 positions of"),
         ("model.freeze=[bert.embeddings]", "'bert.embeddings' names no weight of this network"),
@@ -108,6 +143,18 @@ def test_a_problem_of_the_folder_has_its_place_in_the_file(spec: Path) -> None:
 def test_a_spec_that_does_not_fit_is_refused(spec: Path, override: str, message: str) -> None:
     code, output = invoke("validate", str(spec), "--set", override)
     assert (code, message in output) == (2, True), output
+
+
+def test_a_choice_of_models_with_a_pretrained_one_is_refused(spec: Path) -> None:
+    choice = "sweep={space: {model: {choice: [{name: mlp}, {name: huggingface, path: encoder}]}}}"
+    code, output = invoke("validate", str(spec), "--set", "model={name: mlp}", "--set", choice)
+    assert code == 2
+    assert "sweep.space.model: trials share one pretrained model and its tokenizer" in output
+    # Fields of one model may be searched.
+    code, output = invoke(
+        "validate", str(spec), "--set", "sweep={space: {model.dropout: {uniform: [0.0, 0.3]}}}"
+    )
+    assert code == 0, output
 
 
 def test_sizes_that_disagree_are_refused(spec: Path) -> None:
@@ -135,6 +182,17 @@ def test_a_missing_package_is_named_with_its_command(
     assert "needs transformers; install them: pip install 'raydc[language]'" in output
 
 
+def test_adapters_without_peft_are_refused(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "peft" else find(name)
+    )
+    assert invoke("validate", str(spec))[0] == 0
+    code, output = invoke("validate", str(spec), "--set", "model.lora={rank: 4}")
+    assert code == 2
+    assert "model.lora: adapters need peft; install it: pip install 'raydc[language]'" in output
+
+
 def test_weights_are_not_read_by_validate(spec: Path) -> None:
     # All that is behind the header is gone: sizes of a file that was cut are no shapes.
     path = spec.parent / "encoder" / "model.safetensors"
@@ -157,7 +215,7 @@ def test_other_models_do_not_import_transformers(spec: Path) -> None:
         "    assert found.exit_code == 0, found.output\n"
         "from raydc import bundle, models\n"
         "from raydc.loop import worker\n"
-        "names = ('transformers', 'tokenizers')\n"
+        "names = ('transformers', 'tokenizers', 'peft', 'accelerate')\n"
         "print(json.dumps([name for name in names if name in sys.modules]))\n"
     )
     done = subprocess.run(

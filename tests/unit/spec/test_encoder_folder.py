@@ -12,9 +12,11 @@ import pytest
 from encoder_folders import change_config, write_encoder
 
 from raydc import spec as specs
-from raydc.errors import SpecError
+from raydc.checkpoint import resume
+from raydc.errors import RunError, SpecError
 from raydc.spec import ResolvedSpec
-from raydc.spec.encoder_folder import file_sha256, positions_of
+from raydc.spec.encoder_folder import positions_of
+from raydc.spec.model_files import file_sha256
 from raydc.spec.sequence_models import HuggingFace
 
 
@@ -131,6 +133,18 @@ def test_an_index_without_names_of_files_is_refused(folder: Path, weight_map: An
     assert "does not say in which file each tensor is" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    "entry", ["../model-2.safetensors", "/etc/passwd", "..", "", "a/b.safetensors", "model.bin"]
+)
+def test_an_index_that_leads_out_of_the_folder_is_refused(folder: Path, entry: str) -> None:
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": entry}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = refusal(folder)
+    assert found.startswith(f"model.path: {folder}/model.safetensors.index.json names {entry!r}")
+    assert "copy all files of the model again" in found
+
+
 @pytest.mark.parametrize("given", [3, ["mean", ["x"]]])
 def test_pooling_that_is_no_name_is_refused(folder: Path, given: Any) -> None:
     (folder / "1_Pooling").mkdir(exist_ok=True)
@@ -239,11 +253,10 @@ def test_fused_attention_is_refused_where_there_is_none(folder: Path) -> None:
 
 def test_weights_in_several_files_are_all_noted(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "../model-2.safetensors"}}
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-1.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     content = model_of(resolve(folder)).content
     assert content is not None
-    # A name that leads out of the folder is left out.
     assert list(content.files) == ["config.json", "tokenizer.json", "model-1.safetensors"]
     (folder / "model-1.safetensors").unlink()
     assert "lacks model-1.safetensors, which model.safetensors.index.json names" in refusal(folder)
@@ -268,6 +281,29 @@ def test_a_name_on_the_hub_is_downloaded_and_its_commit_noted(
     assert (model_of(spec).path, content.revision) == ("someone/small-encoder", commit.name)
     assert spec.data.features.text.tokenizer == str(commit / "tokenizer.json")
     assert asked[0] == ("someone/small-encoder", None)
+
+
+def test_a_new_commit_or_another_cache_of_equal_files_may_be_resumed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = folder.rename(tmp_path / ("a1" * 20))
+    second = Path(shutil.copytree(first, tmp_path / "elsewhere" / ("b2" * 20)))
+    newest = first
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(newest))
+    before = specs.to_dict(resolve("someone/small-encoder"))
+    newest = second
+    resume.refuse_other_spec(resolve("someone/small-encoder"), before)
+    (second / "tokenizer.json").write_text((second / "tokenizer.json").read_text() + " ")
+    after = resolve("someone/small-encoder")
+    assert model_of(after).content is not None
+    with pytest.raises(RunError, match=r"model\.content\.files\.tokenizer\.json: ") as refused:
+        resume.refuse_other_spec(after, before)
+    assert f"data.features.text.tokenizer: '{first}/tokenizer.json' then" in str(refused.value)
+    # The hash of the data set tells whether a tokenizer that is gone had the same content.
+    shutil.rmtree(first)
+    with pytest.raises(RunError) as refused:
+        resume.refuse_other_spec(resolve("someone/small-encoder"), before)
+    assert "features.text.tokenizer" not in str(refused.value)
 
 
 def test_what_is_neither_a_folder_nor_on_the_hub_is_refused(

@@ -1,0 +1,1 @@
+"""Models in the formats of other libraries: written, loaded again and compared. In the driver."""
