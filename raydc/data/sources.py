@@ -21,7 +21,7 @@ _PART_OF_FOLDER: dict[str, Part] = {
 _PART_ORDER: tuple[Part, ...] = ("train", "validation", "test")
 _PART_NAME = re.compile(rf"({'|'.join(_PART_OF_FOLDER)})(?![a-z])")
 _TABLES = ("csv", "parquet", "jsonl")
-_FORMATS = "CSV, Parquet, JSON Lines, folders of images by class, IDX, NumPy and tar"
+_FORMATS = "CSV, Parquet, JSON Lines, folders of images by class, IDX, NumPy, tar and text"
 
 
 def locate(data: Data) -> Layout:
