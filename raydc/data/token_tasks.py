@@ -153,6 +153,7 @@ def take_texts(
         most: Characters of each.
     """
     table = tasks.fetch(block)
-    chosen = np.flatnonzero(cleaner.assign_splits(table) == split)[:count]
-    texts = values.to_strings(values.column_of(table.take(pa.array(chosen)), cleaner.data.target))
-    return [text[:most] for text in texts if text]
+    chosen = table.filter(pa.array(cleaner.assign_splits(table) == split))
+    texts = values.to_strings(values.column_of(chosen, cleaner.data.target))
+    # Empty ones are left out first: how many a block has must not matter.
+    return [text[:most] for text in texts if text][:count]

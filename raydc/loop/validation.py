@@ -17,20 +17,18 @@ from raydc.loop.step import Step
 from raydc.models.row_tensors import move, to_tensors
 from raydc.models.score_threshold import choose_thresholds
 from raydc.models.scores import Scores
-from raydc.spec.language import LANGUAGE
+from raydc.spec.language import LANGUAGE, rows_per_pass
 from raydc.spec.metric import validation_names
 from raydc.spec.resolved import ResolvedTrain
 
 # Fixed, so that each row shares its forward pass with the same rows for every number of workers.
 _BLOCK_ROWS = 512
-# Texts have an output for each token, behind which is a score of each token of the vocabulary.
-_BLOCK_TOKENS = 8192
 
 
 def _block_rows(signature: Signature) -> int:
     """Rows of a forward pass, a function of the data set alone."""
     is_text = signature.task == LANGUAGE
-    return max(1, _BLOCK_TOKENS // signature.num_values) if is_text else _BLOCK_ROWS
+    return rows_per_pass(signature.num_values) if is_text else _BLOCK_ROWS
 
 
 @torch.inference_mode()

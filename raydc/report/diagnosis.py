@@ -27,6 +27,7 @@ from raydc.features.record import expanded
 from raydc.order import Ids, mix
 from raydc.report import importance, raw_rows, slices
 from raydc.report.raw_rows import RawRows
+from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
 
 FILE = "diagnosis.json"
@@ -91,7 +92,7 @@ def diagnose(bundle_folder: Storage, data: Prepared, limit_s: float) -> dict[str
         "classes": list(loaded.features.signature.classes),
         "left_out": [],
     }
-    if not found["num_rows"]:
+    if not found["num_rows"] or task == LANGUAGE:
         found["left_out"].append(f"no diagnosis of {found['num_rows']} rows of a {task}")
         return found
     judged = _judge(loaded, data, split, until_s)

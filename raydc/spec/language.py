@@ -21,6 +21,17 @@ TEXT = "text"
 # Fields of `data` that say something about inputs, labels or rows of a table.
 _NOT_READ = ("augment", "classes", "joins", "query", "windows")
 _CLEANS = ("missing_values", "missing_target", "duplicates")
+# Scores of all codes for so many tokens fit into memory: 2 GiB for 65,536 codes.
+_TOKENS_PER_PASS = 8192
+
+
+def rows_per_pass(length: int) -> int:
+    """Rows of a forward pass without gradients, a function of the data set alone.
+
+    Args:
+        length: Tokens that a row predicts.
+    """
+    return max(1, _TOKENS_PER_PASS // length)
 
 
 class TokenBlocks(Section):
