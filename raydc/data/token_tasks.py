@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raydc.data import clean, row_places, shard_writer, tasks, values, word_counts
 from raydc.data.clean import Cleaner
@@ -83,10 +84,13 @@ def count_tokens(block: tasks.BlockRef, dtype: str) -> dict[str, Any]:
     """
     table = tasks.fetch(block)
     found = {"first": values.row_ids(table)[0].item() if table.num_rows else None}
-    streams = [_stream(table, split, dtype, 0) for split in range(len(SPLITS))]
     splits = table.column(_SPLIT).to_numpy()
+    num_bytes = np.asarray(pc.binary_length(table.column(_CODES)))
+    # An end for each document.
+    lengths = num_bytes // np.dtype(dtype).itemsize + 1
     documents = [int((splits == split).sum()) for split in range(len(SPLITS))]
-    return {**found, "documents": documents, "tokens": [len(stream) for stream in streams]}
+    tokens = [int(lengths[splits == split].sum()) for split in range(len(SPLITS))]
+    return {**found, "documents": documents, "tokens": tokens}
 
 
 def _stream(table: pa.Table, split: int, dtype: str, end_code: int) -> npt.NDArray[Any]:

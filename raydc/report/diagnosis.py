@@ -92,7 +92,10 @@ def diagnose(bundle_folder: Storage, data: Prepared, limit_s: float) -> dict[str
         "classes": list(loaded.features.signature.classes),
         "left_out": [],
     }
-    if not found["num_rows"] or task == LANGUAGE:
+    if task == LANGUAGE:
+        found["left_out"].append("a language model gives no answers by row to diagnose")
+        return found
+    if not found["num_rows"]:
         found["left_out"].append(f"no diagnosis of {found['num_rows']} rows of a {task}")
         return found
     judged = _judge(loaded, data, split, until_s)
