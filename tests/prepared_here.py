@@ -12,6 +12,8 @@ from raydc.data import prepare
 from raydc.data.prepared import Prepared
 from raydc.spec import from_dict, resolve
 
+MODEL_OF_TASK = {"language_modelling": "decoder"}
+
 
 def cut_blocks(num_rows: int) -> Callable[..., list[Any]]:
     """A `read_blocks` that cuts blocks of a number of rows."""
@@ -43,7 +45,7 @@ def prepare_here(
             "seed": 3,
             "storage": str(folder / "storage"),
             "data": data,
-            "model": {"name": "linear"},
+            "model": {"name": MODEL_OF_TASK.get(data.get("task", ""), "linear")},
         }
     )
     lines: list[str] = []

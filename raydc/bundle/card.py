@@ -10,6 +10,8 @@ from raydc.features import Features
 from raydc.spec import ResolvedSpec
 from raydc.spec.model import Builder
 
+_KINDS = {"multilabel": "multilabel model", "language_modelling": "language model"}
+
 
 def render(
     spec: ResolvedSpec, features: Features, model: torch.nn.Module, facts: dict[str, Any]
@@ -29,9 +31,7 @@ def render(
     lines = [
         f"# {spec.name}",
         "",
-        f"A {signature.task} model of `{features.target}`, trained by raydc."
-        if features.has_label_sets
-        else f"A {signature.task} of `{features.target}`, trained by raydc.",
+        f"A {_KINDS.get(signature.task, signature.task)} of `{features.target}`, trained by raydc.",
         "",
         f"- Model: {name}, {num_weights:,} parameters",
         f"- Inputs: {inputs}",

@@ -44,6 +44,7 @@ from raydc.features.record import bucket_length, buckets_up_to, contiguous, expa
 from raydc.models.device import fixed_threads
 from raydc.models.row_tensors import RowTensors, move, to_tensors
 from raydc.spec import ResolvedSpec
+from raydc.spec.language import LANGUAGE, rows_per_pass
 from raydc.spec.sections import HuggingFace, Serve
 from raydc.storage import Storage, canonical_json, sha256
 
@@ -266,22 +267,14 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
         ) from error
     model = _model(spec, features, weights).to(device)
     digest = sha256(folder.read_bytes(checksummed_folder.MANIFEST))
-    return Bundle(
-        model,
-        features,
-        spec,
-        facts,
-        golden_rows,
-        digest,
-        device,
-        num_threads,
-        max_rows=_max_rows(spec),
-    )
+    origin = (facts, golden_rows, digest)
+    return Bundle(model, features, spec, *origin, device, num_threads, max_rows=_max_rows(spec))
 
 
 def _max_rows(spec: ResolvedSpec) -> int:
-    serve = spec.serve or Serve()
-    return serve.max_batch_size
+    if spec.data.task == LANGUAGE:
+        return rows_per_pass(spec.data.blocks.length)
+    return (spec.serve or Serve()).max_batch_size
 
 
 def _model(
@@ -303,8 +296,7 @@ def _model(
 
 def _libraries(spec: ResolvedSpec) -> dict[str, str]:
     own = spec.model.libraries if isinstance(spec.model, HuggingFace) else ()
-    return {
-        **{name: importlib.metadata.version(name) for name in own},
+    return {name: importlib.metadata.version(name) for name in own} | {
         "raydc": _version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

@@ -6,6 +6,7 @@ import os
 
 from raydc.errors import UsageError
 from raydc.spec import ResolvedSpec
+from raydc.spec.language import LANGUAGE
 from raydc.spec.sequence_models import HuggingFace
 
 
@@ -36,8 +37,11 @@ def check_early(spec: ResolvedSpec) -> None:
 
         check_names(spec.data)
     if spec.data.features.text.tokenizer is not None:
-        from raydc.data.tokenizer_file import check_tokenizer
+        from raydc.data.tokenizer_file import check_blocks, check_tokenizer
 
+        if spec.data.task == LANGUAGE:
+            check_blocks(spec.data)
+            return
         text = check_tokenizer(spec.data.features.text)
         if isinstance(spec.model, HuggingFace):
             from raydc.models.encoder_weights import check_folder

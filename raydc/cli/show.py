@@ -64,11 +64,11 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
 
 def _report_network(spec: ResolvedSpec) -> None:
     """Says where the weights come from, what trains, and which options the weights contradict."""
-    from raydc.spec.sequence_models import HuggingFace
+    from raydc.spec.sequence_models import Decoder, HuggingFace
 
     # Most networks have nothing to say, and need not be built.
-    is_encoder = isinstance(spec.model, HuggingFace)
-    if spec.model.freeze or spec.model.weights or spec.model.normalisation or is_encoder:
+    is_of_texts = isinstance(spec.model, Decoder | HuggingFace)
+    if spec.model.freeze or spec.model.weights or spec.model.normalisation or is_of_texts:
         from raydc.models import description
 
         for line in description.describe_early(spec.model, spec.data, spec.train.cache_frozen):

@@ -29,7 +29,6 @@ from raydc.data.row_faults import FaultFinder
 from raydc.data.shard_plan import PlannedShard, first_rows
 from raydc.data.shard_writer import ShardRows
 from raydc.data.tasks import BlockRef
-from raydc.errors import DataError, os_error_hint
 from raydc.storage import Storage
 
 
@@ -184,11 +183,7 @@ def write_shard(
         return shard_writer.apply_features(rows, fitted, cleaner, file_columns)
 
     rows = ShardRows.join(list(map(apply, parts)))
-    try:
-        return shard_writer.write_shard(rows, shard.name, folder, features, file_columns)
-    except OSError as error:
-        hint = os_error_hint(error) or "Does every node reach it?"
-        raise DataError(f"storage {folder.uri} cannot be written: {error}", hint) from error
+    return shard_writer.write_shard(rows, shard.name, folder, features, file_columns)
 
 
 def take_golden_rows(

@@ -31,8 +31,9 @@ from raydc.data.prepare_stages import PrepareStages
 from raydc.data.row_copies import RowCopies
 from raydc.data.shards import SPLITS
 from raydc.data.target_power import Binning
-from raydc.errors import Say
+from raydc.errors import Say, UsageError
 from raydc.spec import ResolvedSpec
+from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
 
 _ROWS_PER_COPIES_TASK = 4_000_000
@@ -133,8 +134,11 @@ def run(
         connect: Connects to Ray; called only if the source is not small. Default: Ray is connected.
 
     Raises:
+        UsageError: The data are the texts of a language model.
         DataError: A source, a column or a row that a preparation would refuse.
     """
+    if spec.data.task == LANGUAGE:
+        raise UsageError("raydc inspect is for rows of a table", "raydc prepare counts the tokens.")
     notes: list[str] = []
 
     def listen(line: str) -> None:

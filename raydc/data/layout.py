@@ -19,7 +19,7 @@ from pyarrow import fs as pafs
 from raydc.errors import REPORT_IT, DataError, RaydcError, first_line, unexpected
 from raydc.order import Ids
 
-Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx", "numpy", "tar"]
+Format = Literal["csv", "parquet", "jsonl", "image_folder", "idx", "numpy", "tar", "text"]
 Part = Literal["train", "validation", "test"]
 
 # 2**40 rows per file leave 23 bits, 8 million files, below the sign bit of an int64.
@@ -52,7 +52,9 @@ class SourceFile:
         """Names a row of this file for messages: its path, and its number counted from 1."""
         if format_ == "image_folder":
             return self.path
-        unit = {"jsonl": "line", "idx": "image", "tar": "sample"}.get(format_, "row")
+        unit = {"jsonl": "line", "idx": "image", "tar": "sample", "text": "line"}.get(
+            format_, "row"
+        )
         return f"{self.path}: {unit} {row_number(row_id)}"
 
 

@@ -31,9 +31,11 @@ from raydc.data.file_decoder import decoder_version
 from raydc.data.layout import Layout, SourceFile, name_errors
 from raydc.data.prepare_stages import PrepareStages
 from raydc.data.prepared import Prepared, load
+from raydc.data.token_stages import TokenStages
 from raydc.errors import DataError, Say
 from raydc.spec import ResolvedSpec
 from raydc.spec.data import Data
+from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage, canonical_json, sha256
 
 # Enough small files to be worth a task.
@@ -82,6 +84,7 @@ _LATER_FIELDS = (
     ("label_columns",),
     ("query",),
     ("windows",),
+    ("blocks",),
 )
 
 
@@ -156,7 +159,8 @@ def _prepare(
             )
     with _new_folder(store, name) as folder:
         facts = {**made_from, "name": name, "data_hash": data_hash}
-        PrepareStages(spec, layout, folder, report, parallelism, report_every_s).run(facts)
+        kind = TokenStages if spec.data.task == LANGUAGE else PrepareStages
+        kind(spec, layout, folder, report, parallelism, report_every_s).run(facts)
     prepared = load(store / name)
     report(f"data set {name}: {_count_rows(prepared)}")
     return replace(prepared, reused=False)

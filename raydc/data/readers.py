@@ -23,6 +23,7 @@ from raydc.data import (
     list_texts,
     parquet_format,
     partitions,
+    plain_texts,
     row_faults,
     row_places,
     sources,
@@ -41,7 +42,6 @@ from raydc.order import Ids
 from raydc.spec.sections import Data
 
 Tables = Iterable[pa.Table]
-
 
 _PARTITIONED = ("csv", "parquet", "jsonl")
 _SAME_COLUMNS = "All files of a source must have the same columns."
@@ -140,6 +140,7 @@ class Reader:
             "idx": self._read_idx,
             "numpy": self._read_numpy,
             "tar": self._read_tar,
+            "text": self._read_documents,
         }
         return [
             partial(self._read_whole, read[self.format], index, file) for index, file in numbered
@@ -274,6 +275,9 @@ class Reader:
 
     def _read_tar(self, file: SourceFile) -> Tables:
         return array_formats.read_tar(self.filesystem, file, self.nested)
+
+    def _read_documents(self, file: SourceFile) -> Tables:
+        return plain_texts.read_documents(self.filesystem, file, self.data.blocks.documents)
 
     def _read_image_folder(self, numbered: list[tuple[int, SourceFile]]) -> Tables:
         table, ids = image_formats.read_image_files(

@@ -25,6 +25,7 @@ from raydc.data.encoded_images import with_files
 from raydc.data.file_decoder import probe_of
 from raydc.data.shard_file import shard_bytes
 from raydc.data.shard_plan import PlannedShard
+from raydc.errors import DataError, os_error_hint
 from raydc.features import Features, Inputs
 from raydc.features.images import encode_png
 from raydc.features.record import join_rows
@@ -216,9 +217,16 @@ def write_shard(
 
     Returns:
         The entry of the file in the manifest; with files, also `images`, see `probe_of`.
+
+    Raises:
+        DataError: The storage cannot be written.
     """
     content = shard_bytes(rows.x, rows.y_B, rows.ids_B, rows.queries_B).to_pybytes()
-    entry = manifest.write_file(folder, name, content)
+    try:
+        entry = manifest.write_file(folder, name, content)
+    except OSError as error:
+        hint = os_error_hint(error) or "Does every node reach it?"
+        raise DataError(f"storage {folder.uri} cannot be written: {error}", hint) from error
     return {**entry, "images": probe_of(rows.x, features, file_columns)} if file_columns else entry
 
 

@@ -11,6 +11,7 @@ from raydc.data import joins, megabytes, sources
 from raydc.data.layout import Layout
 from raydc.engine import usable_cpus
 from raydc.spec.data import Data
+from raydc.spec.language import LANGUAGE
 
 # The tasks of a preparation start and import for 20 seconds. In that time one CPU prepares about so
 # much CSV, and of other sources what their weights say.
@@ -45,7 +46,7 @@ def is_small(layout: Layout, data: Data) -> bool:
         UsageError: `RAYDC_SMALL_MB` is not a number.
     """
     limit = small_bytes(_SMALL_BYTES * _factor(_num_cpus()))
-    if "text" in data.features.columns.values():
+    if "text" in data.features.columns.values() or data.task == LANGUAGE:
         limit /= _TEXT_WEIGHT
     layouts = [layout]
     if weighted_bytes(layouts) <= limit:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from raydc.data import partitions
-from raydc.data.layout import Format, Layout, Part, SourceFile, without_compression
+from raydc.data.layout import Format, Layout, Part, SourceFile, plain_suffix, without_compression
 from raydc.data.source_listing import IDX_NAME, format_of_name, list_files, notes_on_names
 from raydc.errors import DataError
+from raydc.spec.language import LANGUAGE
 from raydc.spec.row_sources import RowSource
 from raydc.spec.sections import Data, IdxFiles, Sources
 
@@ -20,6 +21,7 @@ _PART_OF_FOLDER: dict[str, Part] = {
 }
 _PART_ORDER: tuple[Part, ...] = ("train", "validation", "test")
 _PART_NAME = re.compile(rf"({'|'.join(_PART_OF_FOLDER)})(?![a-z])")
+_TEXT_ENDING = ".txt"
 _TABLES = ("csv", "parquet", "jsonl")
 _FORMATS = "CSV, Parquet, JSON Lines, folders of images by class, IDX, NumPy and tar"
 
@@ -112,11 +114,18 @@ def _keep_format(
     source: str | IdxFiles, files: Sequence[SourceFile], format_: Format
 ) -> tuple[list[SourceFile], list[SourceFile]]:
     """Splits the files of a source into those of a format and others, such as a README."""
-    kept = [file for file in files if format_of_name(file.name) == format_]
+    kept = [file for file in files if _shows(file.name, format_)]
     # If no name shows the format, `data.format` overrides all of them.
     if isinstance(source, IdxFiles) or not kept:
         return list(files), []
-    return kept, [file for file in files if format_of_name(file.name) != format_]
+    return kept, [file for file in files if not _shows(file.name, format_)]
+
+
+def _shows(name: str, format_: Format) -> bool:
+    # The ending says nothing where the format is not known: rows of a table have it, too.
+    return format_of_name(name) == format_ or (
+        format_ == "text" and plain_suffix(name) == _TEXT_ENDING
+    )
 
 
 def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFile]) -> Format:
@@ -127,6 +136,8 @@ def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFil
     formats = {format_ for file in files if (format_ := format_of_name(file.name)) is not None}
     if len(formats) == 1:
         return formats.pop()
+    if not formats and data.task == LANGUAGE:
+        return "text"
     names = ", ".join(file.name for file in files[:3])
     if formats:
         message = f"source {source} holds several formats: {', '.join(sorted(formats))}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from raydc.errors import DataError
-from raydc.features import text_column
+from raydc.features import TokenBlock, text_column, token_block
+from raydc.spec.data import Data
 from raydc.spec.feature_options import TextOptions
 
 _FIELD = "data.features.text.tokenizer"
@@ -37,5 +38,26 @@ def check_tokenizer(options: TextOptions) -> text_column.Text:
     content = read(path)
     try:
         return text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
+    except DataError as error:
+        raise DataError(f"{_FIELD}: {path}: {error.message}", error.hint) from error
+
+
+def check_blocks(data: Data) -> TokenBlock:
+    """Makes the column of documents that a tokenizer file gives.
+
+    Args:
+        data: Section `data` of a language model, with a tokenizer.
+
+    Raises:
+        DataError: The file cannot be used or has no such end token, or the library for it is not
+            installed.
+    """
+    options, blocks = data.features.text, data.blocks
+    path = options.tokenizer or ""
+    content = read(path)
+    try:
+        return token_block.of_tokenizer(
+            content, blocks.end_token, blocks.length, options.normalisation
+        )
     except DataError as error:
         raise DataError(f"{_FIELD}: {path}: {error.message}", error.hint) from error

@@ -30,10 +30,11 @@ from raydc.data import (
 from raydc.data.ahead import make_ahead
 from raydc.data.layout import Layout
 from raydc.data.table_file import TableWriter
-from raydc.errors import DataError, Say
+from raydc.errors import DataError, Say, UsageError
 from raydc.features import Numeric
 from raydc.features.coded_texts import CodedTexts
 from raydc.models.allocator import begin_work
+from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
 
 # Columns of a table that stands for an error; see `_Predictor`.
@@ -67,12 +68,17 @@ def predict_file(
         Number of rows.
 
     Raises:
-        UsageError: The name of the output has no known format.
+        UsageError: The name of the output has no known format; or it is a language model.
         CheckpointError: The bundle does not verify.
         DataError: A source or a row cannot be used; the message names its place.
         ClusterError: No CPU became free.
     """
     loaded = bundle.load(bundle_folder)
+    if loaded.features.signature.task == LANGUAGE:
+        raise UsageError(
+            "a language model predicts tokens and no column of a table",
+            "raydc evaluate gives its perplexity.",
+        )
     writer = TableWriter(output)
     data = prediction_source.section(loaded.spec.data, source)
     layout = sources.locate(data)

@@ -13,6 +13,7 @@ from raydc.features.series_window import SeriesWindow
 from raydc.features.signature import Field, Signature
 from raydc.features.table_column import TableColumn
 from raydc.features.text_column import Text
+from raydc.features.token_block import TokenBlock
 
 __all__ = [
     "CATEGORIES",
@@ -35,4 +36,5 @@ __all__ = [
     "TableColumn",
     "TargetMean",
     "Text",
+    "TokenBlock",
 ]

@@ -15,8 +15,9 @@ from raydc.features.number_column import Numeric
 from raydc.features.series_window import SeriesWindow
 from raydc.features.table_column import TableColumn
 from raydc.features.text_column import Text
+from raydc.features.token_block import TokenBlock
 
-Column = TableColumn | Image | Text | NumberList | SeriesWindow
+Column = TableColumn | Image | Text | TokenBlock | NumberList | SeriesWindow
 # Columns whose raw values are categories, whatever becomes of them.
 CATEGORIES = (Categorical, CategoryNumbers)
 
@@ -39,6 +40,7 @@ _KINDS: dict[str, Callable[..., Column]] = {
     "target": TargetMean,
     "image": Image,
     "text": Text,
+    "tokens": TokenBlock,
     "window": SeriesWindow,
     "list": NumberList,
 }

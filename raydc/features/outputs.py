@@ -16,6 +16,7 @@ from raydc.features import answers, targets
 from raydc.features.raw_values import Values, numbers
 from raydc.features.signature import Signature
 from raydc.spec.label_text import positions_of
+from raydc.spec.language import LANGUAGE
 
 
 class Outputs:
@@ -72,8 +73,11 @@ class Outputs:
         return self.answers(self.values(outputs_BK))
 
     def values(self, outputs_BK: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Turns raw outputs into probabilities [B, K], or values [B, K] in units of the target."""
-        if self.signature.task == "regression":
+        """Turns raw outputs into probabilities [B, K], or values [B, K] in units of the target.
+
+        Of a language model, these are the losses of the tokens.
+        """
+        if self.signature.task in ("regression", LANGUAGE):
             return self.unscale(outputs_BK).reshape(len(outputs_BK), -1)
         return self.scores(outputs_BK)
 

@@ -23,6 +23,7 @@ from raydc.features.signature import Signature
 from raydc.features.table_column import TableColumn
 from raydc.features.table_layout import COLUMNS, TableLayout
 from raydc.features.text_column import Text
+from raydc.features.token_block import TokenBlock
 
 
 def is_in_table(column: Column) -> bool:
@@ -77,7 +78,7 @@ def make_inputs(
     for name, column in columns.items():
         if isinstance(column, Image):
             fields[name] = column.apply(raw[name], name, max_pixels)
-        elif isinstance(column, Text | NumberList | SeriesWindow):
+        elif isinstance(column, Text | TokenBlock | NumberList | SeriesWindow):
             fields[name] = column.apply(raw[name], name, missing)
         elif isinstance(column, CategoryCodes):
             fields[name] = column.codes(raw[name], name, missing)

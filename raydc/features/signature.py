@@ -28,6 +28,7 @@ class Field:
         widths: Numbers of inputs of these columns.
         own_column: Of the past steps of a series: which of its columns is the target; None if none
             is.
+        end_code: Of documents: the code that ends one and begins the next; None for other fields.
     """
 
     form: Literal["array", "list"]
@@ -41,6 +42,7 @@ class Field:
     columns: tuple[str, ...] = field(default=(), compare=False)
     widths: tuple[int, ...] = field(default=(), compare=False)
     own_column: int | None = None
+    end_code: int | None = None
 
     @property
     def is_window(self) -> bool:
@@ -75,10 +77,12 @@ class Signature:
             which is stored scaled.
         scale: Divisor of each channel, in the same units. The network itself computes
             (x - mean) / scale, so that images stay bytes until then.
-        task: Whether the outputs are scores of classes, a value, or a score of each label.
+        task: Whether the outputs are scores of classes, a value, a score of each label, or the loss
+            of each token of a text.
         classes: Names of the classes or labels in the order of the outputs; empty for a regression.
         fields: Fields of a record by name; empty for one array.
-        num_values: Values that a regression predicts for a row: the steps of a forecast.
+        num_values: Values that a regression predicts for a row: the steps of a forecast. Of a
+            language model the tokens that a row predicts.
     """
 
     kind: Literal["vector", "image", "record"]
@@ -86,15 +90,16 @@ class Signature:
     dtype: Literal["float32", "uint8", ""]
     mean: tuple[float, ...]
     scale: tuple[float, ...]
-    task: Literal["classification", "regression", "multilabel"]
+    task: Literal["classification", "regression", "multilabel", "language_modelling"]
     classes: tuple[str, ...] = ()
     fields: Mapping[str, Field] = field(default_factory=dict)
     num_values: int = 1
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of the network: one per class or label, or one for a regression."""
-        return self.num_values if self.task == "regression" else len(self.classes)
+        """Outputs of the network: one per class or label, one for a regression, one per token."""
+        has_values = self.task in ("regression", "language_modelling")
+        return self.num_values if has_values else len(self.classes)
 
     @property
     def has_lists(self) -> bool:

@@ -60,9 +60,9 @@ class Text:
         return smallest_type(self.num_codes)
 
     @cached_property
-    def _encoder(self) -> BytePairs | _GivenTokenizer:
+    def _encoder(self) -> BytePairs | GivenTokenizer:
         if self.tokenizer:
-            return _GivenTokenizer(self.tokenizer, self.max_tokens)
+            return GivenTokenizer(self.tokenizer, self.max_tokens)
         return BytePairs(list(zip(self.merges[::2], self.merges[1::2], strict=True)))
 
     def apply(self, values: Values, column: str, missing_values: Collection[str]) -> Ragged:
@@ -79,7 +79,7 @@ class Text:
         codes: list[int] = []
         offsets = np.zeros(len(values) + 1, dtype=np.int64)
         for row, value in enumerate(values):
-            if not _is_missing(value, missing_values):
+            if not is_missing(value, missing_values):
                 codes += self._encode(value, row, column)
             offsets[row + 1] = len(codes)
         return Ragged(np.array(codes, dtype=self._dtype), offsets)
@@ -103,7 +103,8 @@ class Text:
             raise DataError(f"rows[{row}].{column}: {error}") from error
 
 
-def _is_missing(value: Any, missing_values: Collection[str]) -> bool:
+def is_missing(value: Any, missing_values: Collection[str]) -> bool:
+    """Whether a raw value of a text stands for none."""
     # A column of texts that has no text in some rows may hold NaN there.
     is_nan = isinstance(value, float | np.floating) and bool(np.isnan(value))
     return value is None or is_nan or (isinstance(value, str) and value in missing_values)
@@ -143,22 +144,23 @@ def of_tokenizer(content: str, max_tokens: int, normalisation: Normalisation) ->
     Raises:
         DataError: `tokenizers` is not installed, or cannot use the file.
     """
-    num_codes = _GivenTokenizer(content, max_tokens).num_codes
+    num_codes = GivenTokenizer(content, max_tokens).num_codes
     return Text(num_codes, max_tokens, normalisation, tokenizer=content)
 
 
-class _GivenTokenizer:
+class GivenTokenizer:
     """A tokenizer of the user.
 
     Args:
         content: JSON text of its file.
-        max_tokens: Maximum number of tokens in a text, special ones included.
+        max_tokens: Maximum number of tokens in a text, special ones included. None for whole texts
+            without special tokens: what is written like one is text.
 
     Raises:
         DataError: `tokenizers` is not installed, or cannot use the file.
     """
 
-    def __init__(self, content: str, max_tokens: int) -> None:
+    def __init__(self, content: str, max_tokens: int | None) -> None:
         try:
             from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
@@ -169,16 +171,22 @@ class _GivenTokenizer:
             # Padding of the file would be taken for text. Its special tokens stay when a text is
             # cut, as they do where such a tokenizer comes from.
             self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(max_tokens)
+            if max_tokens is None:
+                self._tokenizer.no_truncation()
+                self._tokenizer.encode_special_tokens = True
+            else:
+                self._tokenizer.enable_truncation(max_tokens)
         # The library raises its own types, none of them public.
         except Exception as error:
             raise DataError(f"not a tokenizer file: {error}") from error
-        codes = self._tokenizer.get_vocab(with_added_tokens=True).values()
-        self.num_codes = max(codes, default=0) + 1
+        self._is_whole = max_tokens is None
+        self.codes = dict(self._tokenizer.get_vocab(with_added_tokens=True))
+        self.num_codes = max(self.codes.values(), default=0) + 1
 
     def encode(self, text: bytes, max_codes: int) -> list[int]:
         """Encodes a text. Raises ValueError if the tokenizer has no token for a part of it."""
         try:
-            return list(self._tokenizer.encode(text.decode()).ids[:max_codes])
+            found = self._tokenizer.encode(text.decode(), add_special_tokens=not self._is_whole)
+            return list(found.ids[:max_codes])
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error

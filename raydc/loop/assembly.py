@@ -20,7 +20,7 @@ from raydc.loop.mixing import make_mixer
 from raydc.loop.sampler import make_sampler
 from raydc.loop.step import Step
 from raydc.models.frozen_body import FrozenBody
-from raydc.models.losses import make_loss
+from raydc.models.losses import divisor_of, make_loss
 from raydc.models.network_parts import Network
 from raydc.spec import ResolvedSpec
 from raydc.tracking.journal import Journal
@@ -90,7 +90,8 @@ def assemble(spec: ResolvedSpec, data: Prepared, group: Group) -> Assembly:
     length = Length(train.total_steps(feed.steps_per_epoch), feed.steps_per_epoch)
     loss_sum = make_loss(train.loss, signature, lambda: rows.targets, group.world.device)
     found = body if isinstance(body, FrozenBody) else None
-    step = Step(network, loss_sum, train, spec.seed, length, group, mixer, found)
+    divisor = divisor_of(signature.task)
+    step = Step(network, loss_sum, train, spec.seed, length, group, mixer, found, divisor)
     validation = bodies[1] if bodies else validation_rows
     reason = body if isinstance(body, str) else None
     return Assembly(validation, feed, length, network, step, bodies, reason)

@@ -2,7 +2,8 @@
 
 A step is V logical shards, whoever computes them. Each shard starts from the same weights and
 buffers and from its own random state. Gradients, losses and changes of buffers are summed over all
-shards along one tree, and divided once by the rows (buffers: by the shards) of the whole step. With
+shards along one tree, and divided once by the rows (buffers: by the shards; texts: by the predicted
+tokens, which only the sum knows) of the whole step. With
 `exact: false` in the spec, the rows of a worker are one shard, as in plain data parallelism.
 
 Shape suffixes: B rows of this worker, K outputs.
@@ -83,6 +84,8 @@ class Step:
         mixer: Mixes the rows of each shard; None leaves them as they are.
         body: Frozen body of the network, whose outputs take the place of rows; None if rows are
             given.
+        divisor: What the targets of some rows add to the divisor of the losses, a float32 scalar
+            (`losses.divisor_of`); None divides by the number of rows.
 
     Attributes:
         before_update: Called when the gradients are known, before weights and optimiser change.
@@ -102,6 +105,7 @@ class Step:
         group: Group,
         mixer: Mixer | None = None,
         body: FrozenBody | None = None,
+        divisor: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.before_update: Callable[[], None] = lambda: None
         self.network = network
@@ -109,6 +113,7 @@ class Step:
         self.scheduler = make_scheduler(train, self.optimizer, length)
         self.average = None if train.ema_decay is None else WeightAverage(network, train.ema_decay)
         self._loss_sum = loss_sum
+        self._divisor = divisor
         self._seed = seed
         self._mixer = mixer
         self._compute = network if body is None else body.finish
@@ -127,7 +132,8 @@ class Step:
         ]
         self._buffers = ShardBuffers(network, self._num_shards)
         # The loss travels with the changes of the buffers, in the last bucket of gradients.
-        extras = [*self._buffers.changes, torch.zeros((), device=self._device)]
+        sums = [torch.zeros((), device=self._device) for _ in range(1 if divisor is None else 2)]
+        extras = [*self._buffers.changes, *sums]
         self._reduction = Reduction(self._parameters, extras, self._num_shards, group, train.exact)
 
     @property
@@ -148,7 +154,8 @@ class Step:
             shards: Index and slice of B of each logical shard of this worker that has rows.
 
         Returns:
-            The loss of the step, the mean over the rows of all workers; a scalar on the device.
+            The loss of the step, the mean over the rows or tokens of all workers; a scalar on the
+            device.
         """
         # As `zero_grad` of the optimiser, without its hooks and records for a profiler.
         for parameter in self._parameters:
@@ -163,7 +170,7 @@ class Step:
                 self.compute_shard(step, shard, num_rows, x[rows], y_B[rows]) if has_rows else None
             )
             self._reduction.finish_shard(shard, extras)
-        *changes, loss = self._reduction.finish_step()
+        *changes, loss = self._finish_reduction(num_rows)
         # With fewer rows than shards, some of the shards are empty and changed nothing.
         num_shares = order.num_ranks_with_rows(num_rows, self._num_logical, self._num_shards)
         self._buffers.finish_step(changes, num_shares)
@@ -177,7 +184,20 @@ class Step:
             self.scheduler.step()
         if self.average is not None:
             self.average.update(step)
-        return loss / num_rows
+        return loss
+
+    @torch.no_grad()
+    def _finish_reduction(self, num_rows: int) -> list[Tensor]:
+        """Sums over all shards: the changes of the buffers, and the mean loss, which comes last."""
+        sums = self._reduction.finish_step()
+        if self._divisor is None:
+            return [*sums[:-1], sums[-1] / num_rows]
+        # Gradients were divided by the number of rows, because no worker knows all tokens.
+        factor = num_rows / sums[-1]
+        for parameter in self._parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        return [*sums[:-2], sums[-2] / sums[-1]]
 
     @torch.no_grad()
     def _add_penalty(self) -> None:
@@ -199,7 +219,8 @@ class Step:
             y_B: Targets of the rows of this shard.
 
         Returns:
-            The changes of the buffers, then the loss, summed over the rows.
+            The changes of the buffers, then the loss, summed over the rows, then what the rows add
+            to the divisor, if there is one.
         """
         seed_shard(self._seed, step, shard, self._device)
         self._buffers.restore()
@@ -208,7 +229,8 @@ class Step:
             loss = self._loss_of(step, shard, x, y_B)
         # Starting the backward pass with 1 / rows divides all gradients without a pass over them.
         loss.backward(torch.full_like(loss, 1.0 / num_rows))  # type: ignore[no-untyped-call]
-        return [*self._buffers.collect(), loss.detach()]
+        divisor = [] if self._divisor is None else [self._divisor(y_B)]
+        return [*self._buffers.collect(), loss.detach(), *divisor]
 
     def _loss_of(self, step: int, shard: int, x: RowTensors, y_B: Tensor) -> Tensor:
         if self._mixer is None:

@@ -10,18 +10,25 @@ from torch import Tensor
 
 from raydc import order
 from raydc.data.shards import Rows
-from raydc.features import Features
+from raydc.features import Features, Signature
 from raydc.loop.body_outputs import BodyOutputs
 from raydc.loop.group import Group
 from raydc.loop.step import Step
 from raydc.models.row_tensors import move, to_tensors
 from raydc.models.score_threshold import choose_thresholds
 from raydc.models.scores import Scores
+from raydc.spec.language import LANGUAGE, rows_per_pass
 from raydc.spec.metric import validation_names
 from raydc.spec.resolved import ResolvedTrain
 
 # Fixed, so that each row shares its forward pass with the same rows for every number of workers.
 _BLOCK_ROWS = 512
+
+
+def _block_rows(signature: Signature) -> int:
+    """Rows of a forward pass, a function of the data set alone."""
+    is_text = signature.task == LANGUAGE
+    return rows_per_pass(signature.num_values) if is_text else _BLOCK_ROWS
 
 
 @torch.inference_mode()
@@ -50,11 +57,12 @@ def compute_scores(
     wants_scores = train.threshold is not None
     found = Scores(features, names, len(rows), wants_scores, train.ndcg_k)
     world = group.world
-    blocks = range(world.rank, order.num_steps(len(rows), _BLOCK_ROWS), world.world_size)
+    block_rows = _block_rows(features.signature)
+    blocks = range(world.rank, order.num_steps(len(rows), block_rows), world.world_size)
     with step.judged_network():
         for block in blocks:
-            first = block * _BLOCK_ROWS
-            ids_B = np.arange(first, min(first + _BLOCK_ROWS, len(rows)), dtype=np.int64)
+            first = block * block_rows
+            ids_B = np.arange(first, min(first + block_rows, len(rows)), dtype=np.int64)
             x, y_B = rows.gather(ids_B)
             outputs_BK = step.forward(move(to_tensors(x), world.device))
             queries = None if rows.queries is None else rows.queries[ids_B]
@@ -65,7 +73,7 @@ def compute_scores(
         group.sum_(on_device)
         return on_device.cpu()
 
-    found.share(add_up, len(rows), _BLOCK_ROWS)
+    found.share(add_up, len(rows), block_rows)
     record = {"split": "validation", **found.compute().to_dict()}
     if train.threshold is not None and found.keeps_scores:
         for name, chosen in choose_thresholds(train.threshold, found).items():

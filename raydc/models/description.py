@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import torch
 
+from raydc.features import Signature, TokenBlock
+from raydc.features.byte_pairs import NUM_BYTES
 from raydc.models import adapters, networks
 from raydc.models.frozen_body import find_tail, why_no_cut
 from raydc.models.frozen_layers import count_trained
@@ -16,15 +18,16 @@ from raydc.models.network_parts import Input, Network
 from raydc.models.weights_check import imagine
 from raydc.spec.data import Data
 from raydc.spec.feature_options import FeatureOptions
+from raydc.spec.language import LANGUAGE, TEXT
 from raydc.spec.model import OF_FIELDS, Builder, Linear, Mlp, Model, Torchvision
-from raydc.spec.sequence_models import HuggingFace
+from raydc.spec.sequence_models import Decoder, HuggingFace
 
 _MOST_NAMED = 4
 
 
 def describe(model: Model, network: Network, data: Data, caches: bool = True) -> list[str]:
     """Describes a network that was built for its data; no lines for one that starts and trains as
-    usual.
+    usual, unless it is a decoder.
 
     Args:
         model: Section `model` of the spec.
@@ -34,6 +37,8 @@ def describe(model: Model, network: Network, data: Data, caches: bool = True) ->
     """
     lines = list(network.notes)
     has_adapters = isinstance(model, HuggingFace) and model.lora is not None
+    if isinstance(model, Decoder):
+        lines.append(_parameters_of(network))
     if model.freeze or has_adapters:
         trained, everything = count_trained(network)
         lines.append(f"trains {trained:,} of {everything:,} parameters: {_names(network)}")
@@ -53,6 +58,8 @@ def describe_early(model: Model, data: Data, caches: bool = True) -> list[str]:
     Raises:
         SpecError: Frozen layers name nothing, or all that could train.
     """
+    if isinstance(model, Decoder):
+        return _of_decoder(model, data)
     # A builder of the user's own may need the real data, as does a network of fields.
     is_encoder = isinstance(model, HuggingFace)
     starts_plain = not (model.freeze or model.weights or model.normalisation or is_encoder)
@@ -86,6 +93,26 @@ def describe_early(model: Model, data: Data, caches: bool = True) -> list[str]:
     if model.freeze:
         lines.append(_frozen_part(network, data, caches))
     return lines + _contradictions(model, network, data.features)
+
+
+def _of_decoder(model: Decoder, data: Data) -> list[str]:
+    """Number of parameters, which depends on the number of codes."""
+    options = data.features.text
+    if options.tokenizer is not None:
+        return []
+    most = max(options.vocabulary, NUM_BYTES + 1)
+    block = TokenBlock(most, data.blocks.length, most - 1)
+    signature = Signature(
+        "record", (), "", (), (), LANGUAGE, fields={TEXT: block.field}, num_values=block.length
+    )
+    with torch.device("meta"):
+        network = networks.build(_plain(model), signature, 0)
+    return [f"{_parameters_of(network)} with {most:,} codes, the most that are learnt"]
+
+
+def _parameters_of(network: Network) -> str:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return f"decoder of {count:,} parameters"
 
 
 def _has_codes(model: Model, data: Data) -> bool:

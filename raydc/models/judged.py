@@ -15,6 +15,7 @@ from torch import Tensor
 from raydc.features import Features
 from raydc.models.losses import plain_losses
 from raydc.models.metric_values import Value
+from raydc.spec.language import LANGUAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +24,9 @@ class Judged:
 
     Attributes:
         predicted_B: Predicted class positions, float64 values in units of the target, or marks of
-            labels [B, K].
-        expected_B: True class positions, values or marks, in the same form.
+            labels [B, K]; of texts what `expected_B` holds.
+        expected_B: True class positions, values or marks, in the same form; of texts the number of
+            tokens of each row.
         losses_B: Loss of each row, float64.
         scores_BK: Probabilities, float64; empty where no metric needs them.
         queries_B: Numbers of the groups in which rows are ranked, int64; empty without groups.
@@ -84,7 +86,11 @@ def judge(
     # The rest is done on the CPU in float64, which gives the same digits on every device.
     outputs_BK, targets_B = outputs_BK.detach().cpu(), targets_B.cpu()
     task = features.signature.task
-    losses_B = plain_losses(task, outputs_BK, targets_B).double()
+    # Tokens of a text are added up in float64, values of other tasks few.
+    precise_BK = outputs_BK.double() if task == LANGUAGE else outputs_BK
+    losses_B = plain_losses(task, precise_BK, targets_B).double()
+    if task == LANGUAGE:
+        return Judged(targets_B, targets_B, losses_B)
     if task == "regression":
         predicted_B = _to_target_units(features, outputs_BK)
         expected_B = _to_target_units(features, targets_B)

@@ -18,6 +18,7 @@ from raydc.errors import Problem, SpecError, did_you_mean
 from raydc.features import Signature
 from raydc.models import own_scores, user_models
 from raydc.models.label_losses import make_label_loss
+from raydc.spec.language import LANGUAGE
 from raydc.spec.loss import LOSSES, Loss
 
 # Maps outputs [B, K] and targets, [B] or [B, K], to the sum of the rows' losses, a float32 scalar.
@@ -31,19 +32,19 @@ def plain_loss_sum(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
 
     Args:
         task: `classification` for the cross entropy, `regression` for the squared error of the
-            standardised target, `multilabel` for the mean binary cross entropy over the labels.
+            standardised target, `multilabel` for the mean binary cross entropy over the labels,
+            `language_modelling` for the sum of the outputs, which are losses of tokens.
         outputs_BK: Raw outputs of the network.
         targets_B: int64 class positions; float32 standardised targets, [B], or [B, K] of forecasts
-            of several steps, over which the mean is taken; or marks of labels [B, K].
+            of several steps, over which the mean is taken; marks of labels [B, K]; or the number of
+            tokens of each row whose losses count, int64.
 
     Returns:
         float32, a scalar.
     """
     if task == "classification":
         return functional.cross_entropy(outputs_BK, targets_B, reduction="sum")
-    if task == "multilabel":
-        return plain_losses(task, outputs_BK, targets_B).sum()
-    if targets_B.ndim == 2:
+    if task in ("multilabel", LANGUAGE) or targets_B.ndim == 2:
         return plain_losses(task, outputs_BK, targets_B).sum()
     return functional.mse_loss(outputs_BK.squeeze(1), targets_B, reduction="sum")
 
@@ -52,12 +53,17 @@ def plain_losses(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
     """The default loss of each row, [B]; see `plain_loss_sum`.
 
     Args:
-        task: `classification`, `regression` or `multilabel`.
+        task: `classification`, `regression`, `multilabel` or `language_modelling`; the loss of a
+            row of tokens is the sum over its tokens.
         outputs_BK: Raw outputs of the network.
         targets_B: See `plain_loss_sum`.
     """
     if task == "classification":
         return functional.cross_entropy(outputs_BK, targets_B, reduction="none")
+    if task == LANGUAGE:
+        places_K = torch.arange(outputs_BK.shape[1], device=outputs_BK.device)
+        # Chosen, not multiplied: what stands behind the last token may be of any size.
+        return outputs_BK.where(places_K < targets_B[:, None], 0.0).sum(1)
     if task == "multilabel":
         marks_BK = targets_B.to(outputs_BK.dtype)
         losses_BK = functional.binary_cross_entropy_with_logits(
@@ -67,6 +73,23 @@ def plain_losses(task: str, outputs_BK: Tensor, targets_B: Tensor) -> Tensor:
     if targets_B.ndim == 2:
         return functional.mse_loss(outputs_BK, targets_B, reduction="none").mean(1)
     return functional.mse_loss(outputs_BK.squeeze(1), targets_B, reduction="none")
+
+
+def divisor_of(task: str) -> Callable[[Tensor], Tensor] | None:
+    """What the sum of the losses of a step is divided by, from the targets of some rows.
+
+    Args:
+        task: Task of the data set.
+
+    Returns:
+        A function of targets [B] to a float32 scalar, which is added up over all rows of a step;
+        None if losses are divided by the number of rows.
+    """
+    return _num_tokens if task == LANGUAGE else None
+
+
+def _num_tokens(targets_B: Tensor) -> Tensor:
+    return targets_B.sum().float()
 
 
 def check_loss(loss: Loss | None, signature: Signature) -> None:

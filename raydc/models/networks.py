@@ -13,6 +13,7 @@ from torch import nn
 from raydc.features import Signature
 from raydc.models import (
     adapters,
+    decoders,
     encoder_weights,
     forecasters,
     frozen_layers,
@@ -44,7 +45,7 @@ from raydc.spec.model import (
     Torchvision,
     TwoTowers,
 )
-from raydc.spec.sequence_models import HuggingFace, Recurrent, Transformer
+from raydc.spec.sequence_models import Decoder, HuggingFace, Recurrent, Transformer
 
 
 def build(model: Model, signature: Signature, seed: int, downloads: bool = True) -> Network:
@@ -101,6 +102,8 @@ def _build(model: Model, signature: Signature, seed: int, downloads: bool) -> Ne
             return _to_channels_last(Network(first, _make_cnn(model, signature)))
         if isinstance(model, Recurrent | Transformer):
             return sequence_networks.build(model, signature)
+        if isinstance(model, Decoder):
+            return decoders.build(model, signature)
         if isinstance(model, HuggingFace):
             return text_encoders.build(model, signature)
         if isinstance(model, LinearForecaster | TemporalConvolution):

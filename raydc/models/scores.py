@@ -25,6 +25,7 @@ from raydc.models.judged import Judged, Result, judge
 from raydc.models.metric_values import Value
 from raydc.models.own_scores import own_value
 from raydc.order import Ids
+from raydc.spec.language import LANGUAGE
 from raydc.spec.metric import OF_ALL_ROWS, SCORES
 
 # Rows times classes whose scores are kept, 128 MiB: bounds the memory of one process.
@@ -36,6 +37,7 @@ _SUMS = {
     "classification": ("loss",),
     "multilabel": ("loss", "exact"),
     "regression": ("loss", "error", "error2", "target", "target2", "rest", "part", "zeros"),
+    LANGUAGE: ("loss", "tokens"),
 }
 # Types of the true values that the workers add up in `share`.
 _EXPECTED = {
@@ -119,6 +121,8 @@ class Scores:
         sums = {"loss": judged.losses_B}
         if self.task == "regression":
             sums |= self._sums_of_errors(judged)
+        elif self.task == LANGUAGE:
+            sums["tokens"] = judged.expected_B.double()
         elif self.task == "multilabel":
             sums["exact"] = self._count_labels(judged)
         else:
@@ -204,16 +208,19 @@ class Scores:
     def compute(self) -> Result:
         """Computes the metrics over all rows added.
 
-        The loss is the mean over rows, for a regression in standardised units; rmse and mae are in
-        units of the target.
+        The loss is the mean over rows, for a regression in standardised units, and for texts over
+        tokens; rmse and mae are in units of the target.
         """
         columns = zip(*(self._sums[block].tolist() for block in sorted(self._sums)), strict=True)
         sums = dict(zip(_SUMS[self.task], map(metric_values.total, columns), strict=False))
-        found: dict[str, Value] = {"loss": sums.get("loss", 0.0) / max(1, self.num_rows)}
+        count = sums.get("tokens", 0.0) if self.task == LANGUAGE else self.num_rows
+        found: dict[str, Value] = {"loss": sums.get("loss", 0.0) / max(1, count)}
         if self.task == "regression":
             # Each step of a forecast counts as a value of its own.
             num_values = self.num_rows * self.features.signature.num_values
             values = metric_values.from_sums(num_values, sums)
+        elif self.task == LANGUAGE:
+            values = {"perplexity": metric_values.perplexity(float(found["loss"]))}
         elif self.task == "multilabel":
             counted = metric_values.from_label_counts(
                 self._counts_K3, self.num_rows, sums.get("exact", 0.0)

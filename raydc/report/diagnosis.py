@@ -27,6 +27,7 @@ from raydc.features.record import expanded
 from raydc.order import Ids, mix
 from raydc.report import importance, raw_rows, slices
 from raydc.report.raw_rows import RawRows
+from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
 
 FILE = "diagnosis.json"
@@ -91,6 +92,9 @@ def diagnose(bundle_folder: Storage, data: Prepared, limit_s: float) -> dict[str
         "classes": list(loaded.features.signature.classes),
         "left_out": [],
     }
+    if task == LANGUAGE:
+        found["left_out"].append("a language model gives no answers by row to diagnose")
+        return found
     if not found["num_rows"]:
         found["left_out"].append(f"no diagnosis of {found['num_rows']} rows of a {task}")
         return found

@@ -11,6 +11,7 @@ from raydc.spec.base import Section
 from raydc.spec.cleaning import Cell, Clean, Split
 from raydc.spec.feature_options import FeatureOptions
 from raydc.spec.joined_table import JoinedTable
+from raydc.spec.language import LANGUAGE, TEXT, TokenBlocks
 from raydc.spec.row_sources import (
     HuggingFaceRows,
     RowFunction,
@@ -127,13 +128,13 @@ class Data(Section):
         "these; or {train, test} for a data set with an official split. "
         "Relative paths start at the current directory."
     )
-    format: Literal["auto", "csv", "parquet", "jsonl", "image_folder", "idx", "numpy", "tar"] = (
-        Field(
-            "auto",
-            description="File format. auto: by the file names. `numpy` is `.npz` and `.npy`; "
-            "`tar` has images and labels in the layout of WebDataset, `7.jpg` beside `7.cls` or "
-            "`7.json`.",
-        )
+    format: Literal[
+        "auto", "csv", "parquet", "jsonl", "image_folder", "idx", "numpy", "tar", "text"
+    ] = Field(
+        "auto",
+        description="File format. auto: by the file names. `numpy` is `.npz` and `.npy`; "
+        "`tar` has images and labels in the layout of WebDataset, `7.jpg` beside `7.cls` or "
+        "`7.json`; `text` is plain text in UTF-8, for language_modelling.",
     )
     csv: Csv = Field(Csv(), description="Form of CSV files: header, delimiter, encoding and so on.")
     partitioning: Literal["hive", "ignore"] = Field(
@@ -146,12 +147,15 @@ class Data(Section):
         max_length=32,
         description="Tables whose columns are added to the rows, by a key.",
     )
-    task: Literal["classification", "regression", "multilabel"] = Field(
+    task: Literal["classification", "regression", "multilabel", "language_modelling"] = Field(
         "classification",
-        description="Kind of prediction: a class, a number, or any number of labels.",
+        description="Kind of prediction: a class, a number, any number of labels, or the next "
+        "token of a text.",
     )
     target: str = Field(
-        "label", description="Column to predict. In image folders and IDX files it is `label`."
+        "label",
+        description="Column to predict. In image folders and IDX files it is `label`; for "
+        "language_modelling the default is `text`, which is the column of files of plain text.",
     )
     label_delimiter: str = Field(
         "|",
@@ -181,6 +185,9 @@ class Data(Section):
         description="Makes the rows of a series into windows: the past steps are the input, the "
         "next values of the target are predicted.",
     )
+    blocks: TokenBlocks = Field(
+        TokenBlocks(), description="Rows of tokens, for task: language_modelling."
+    )
     split: Split = Field(Split(), description="Fractions of the hash split.")
     clean: Clean = Field(Clean(), description="Missing values, outliers and duplicates.")
     features: FeatureOptions = Field(FeatureOptions(), description="From columns to tensors.")
@@ -191,6 +198,13 @@ class Data(Section):
         "files take less. Images that come as arrays are pixels.",
     )
     augment: Augment | None = Field(None, description="Random changes of training images.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts_are_predicted(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("task") == LANGUAGE:
+            return {"target": TEXT, **value}
+        return value
 
     @model_validator(mode="after")
     def _classes_fit_task(self) -> Data:

@@ -41,6 +41,7 @@ def _model_class(value: dict[str, Any]) -> type[BaseModel]:
         "mlp": sections.Mlp,
         "cnn": sections.Cnn,
         "recurrent": sections.Recurrent,
+        "decoder": sections.Decoder,
         "huggingface": sections.HuggingFace,
         "factorisation": sections.Factorisation,
         "two_towers": sections.TwoTowers,

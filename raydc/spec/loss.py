@@ -13,6 +13,8 @@ LOSSES = {
     "classification": ("cross_entropy", "focal"),
     "regression": ("mse", "mae", "huber"),
     "multilabel": ("binary_cross_entropy", "focal"),
+    # Always the cross entropy of each token.
+    "language_modelling": (),
 }
 # Fields that only some losses read.
 _READERS = {

@@ -45,6 +45,7 @@ SCORES = {
         "auroc",
         "auprc",
     ),
+    "language_modelling": ("perplexity",),
 }
 # Only for tasks whose answers are ranked by a number, and only if the spec groups rows.
 RANKING = ("ndcg",)
@@ -55,6 +56,7 @@ ALWAYS = {
     "classification": ("accuracy", "f1"),
     "regression": ("rmse", "mae", "r2"),
     "multilabel": ("f1", "f1_micro", "exact_match"),
+    "language_modelling": ("perplexity",),
 }
 # These need the scores of all rows at once; the others are sums over rows.
 OF_ALL_ROWS = frozenset({"auroc", "auprc", "ece", "ndcg"})

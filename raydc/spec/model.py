@@ -16,7 +16,7 @@ from raydc.spec.model_section import (
     InitialisationName,
     ModelSection,
 )
-from raydc.spec.sequence_models import HuggingFace, Recurrent, Transformer
+from raydc.spec.sequence_models import Decoder, HuggingFace, Recurrent, Transformer
 
 Widths = list[Count]
 
@@ -147,6 +147,7 @@ _NAMED = (
     "mlp",
     "cnn",
     "transformer",
+    "decoder",
     "huggingface",
     "factorisation",
     "two_towers",
@@ -271,6 +272,7 @@ Model = Annotated[
     | Annotated[Cnn, Tag("cnn")]
     | Annotated[Recurrent, Tag("recurrent")]
     | Annotated[Transformer, Tag("transformer")]
+    | Annotated[Decoder, Tag("decoder")]
     | Annotated[HuggingFace, Tag("huggingface")]
     | Annotated[Factorisation, Tag("factorisation")]
     | Annotated[TwoTowers, Tag("two_towers")]
@@ -287,6 +289,7 @@ OF_FIELDS = (
     Factorisation,
     Recurrent,
     Transformer,
+    Decoder,
     HuggingFace,
     TwoTowers,
     Fusion,

@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterator
 
 from raydc.errors import Problem
 from raydc.spec.document import Path
+from raydc.spec.language import LANGUAGE, language_problems
 from raydc.spec.loss import LOSSES
 from raydc.spec.metric import RANKED_TASKS, RANKING, known_names
 from raydc.spec.sections import HuggingFace, Sources, Spec
 from raydc.spec.windows import window_problems
+
+_WITHOUT_CLASSES = {
+    "regression": "a regression has none",
+    "multilabel": "these have labels",
+    LANGUAGE: "texts have none",
+}
 
 
 def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
@@ -20,6 +27,7 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         where: Maps a path to its place in the file, for the message.
     """
     yield from window_problems(spec, where)
+    yield from language_problems(spec, where)
     if isinstance(spec.model, HuggingFace):
         yield from _encoder_problems(spec, where)
     yield from _folder_problems(spec, where)
@@ -38,7 +46,7 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
                     message = f"{name} ranks rows in groups; name their column in data.query"
                 yield Problem(where(("train", field)), f"train.{field}", message)
     if spec.train.sampling is not None and spec.data.task != "classification":
-        has = "a regression has none" if spec.data.task == "regression" else "these have labels"
+        has = _WITHOUT_CLASSES[spec.data.task]
         message = f"rows are sampled by class, and {has}"
         yield Problem(where(("train", "sampling")), "train.sampling", message)
     if spec.train.threshold is not None:
@@ -47,7 +55,8 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         message = "say whether more or less of your own metric is better: max or min"
         yield Problem(where(("train", "metric")), "train.mode", message)
     losses, loss = LOSSES[spec.data.task], spec.train.loss
-    if loss is not None and loss.name not in losses and ":" not in loss.name:
+    is_named = loss is not None and ":" not in loss.name
+    if loss is not None and is_named and losses and loss.name not in losses:
         message = f"{loss.name!r} is not a loss of {spec.data.task}; choose {', '.join(losses)}"
         yield Problem(where(("train", "loss")), "train.loss", message)
     # A worker without a shard would hold resources and compute nothing.
@@ -128,7 +137,7 @@ def _folder_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Probl
 
 def _threshold_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     path, section = ("train", "threshold"), spec.train.threshold
-    if spec.data.task == "regression":
+    if spec.data.task in ("regression", LANGUAGE):
         yield Problem(where(path), "train.threshold", "a threshold is for classes and labels")
     elif section is not None and section.positive is not None and spec.data.task == "multilabel":
         message = "one of two classes is positive; each label is for itself"

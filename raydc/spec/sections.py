@@ -24,7 +24,7 @@ from raydc.spec.model import (
     TwoTowers,
     model_kind,
 )
-from raydc.spec.sequence_models import HuggingFace, Recurrent, Transformer
+from raydc.spec.sequence_models import Decoder, HuggingFace, Recurrent, Transformer
 from raydc.spec.space import Domain
 from raydc.spec.train import (
     Checkpoint,
@@ -47,6 +47,7 @@ __all__ = [
     "Cnn",
     "ColumnCleaning",
     "Data",
+    "Decoder",
     "Domain",
     "EarlyStop",
     "Factorisation",

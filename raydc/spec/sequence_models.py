@@ -44,6 +44,44 @@ class Transformer(ModelSection):
         return self
 
 
+class Decoder(ModelSection):
+    """A decoder of texts from scratch: causal attention with rotary positions."""
+
+    name: Literal["decoder"]
+    width: Count = Field(256, description="Width of the vector of a token.")
+    depth: Count = Field(4, description="Number of layers.")
+    heads: Count = Field(
+        4, description="Heads of attention; the width is a multiple of twice their number."
+    )
+    feed_forward: Count | None = Field(
+        None, description="Width of the hidden layer behind each attention. Default: 4 widths."
+    )
+    activation: Literal["gelu", "swiglu"] = Field(
+        "gelu", description="Activation of that layer; `swiglu` multiplies by a gate of its own."
+    )
+    norm: Literal["rms", "layer"] = Field(
+        "rms", description="Normalisation before each part of a layer: RMSNorm or LayerNorm."
+    )
+    rotary_base: Positive = Field(
+        10_000.0, description="Longest wavelength of the rotary positions, over 2 pi."
+    )
+    tied: bool = Field(
+        True, description="Whether the last layer has the vectors of the tokens as its weights."
+    )
+    dropout: Fraction = Field(
+        0.0, description="Dropout of the vectors of tokens and behind each part of a layer."
+    )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Decoder:
+        # Rotary positions turn pairs of numbers of a head.
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} is not a multiple of twice the heads, {2 * self.heads}"
+            )
+        return self
+
+
 class FolderContent(Section):
     """What a run noted of the folder of a pretrained model when it began."""
 

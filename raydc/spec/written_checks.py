@@ -18,6 +18,7 @@ from raydc.spec.data import Csv, Data, Sources
 from raydc.spec.document import Path
 from raydc.spec.feature_options import FeatureOptions, TextOptions
 from raydc.spec.forecast_models import LinearForecaster
+from raydc.spec.language import LANGUAGE
 from raydc.spec.loss import LOSSES
 from raydc.spec.metric import RANKED_TASKS
 from raydc.spec.model import Fusion, TwoTowers
@@ -131,20 +132,24 @@ def _of_data(data: Data) -> _Found:
     is_other = data.format not in ("auto", "csv") and not data.joins
     if is_other and data.csv != Csv():
         yield ("data", "csv"), f"the rows are {data.format}, not CSV"
-    yield from _of_features(data.features)
+    yield from _of_features(data.features, is_text=data.task == LANGUAGE)
     yield from _of_cleaning(data.clean)
 
 
-def _of_features(features: FeatureOptions) -> _Found:
+def _of_features(features: FeatureOptions, is_text: bool) -> _Found:
     path = ("data", "features")
     for name, encoding in (("hash_buckets", "hashing"), ("target_smoothing", "target")):
         if encoding not in features.encodings.values() and _is_given(features, name):
             yield (*path, name), f"no column has it; set encodings: {{COLUMN: {encoding}}}"
     # A text is never told from categories by its content.
-    if "text" not in features.columns.values():
+    if "text" not in features.columns.values() and not is_text:
         if features.text != TextOptions():
             yield (*path, "text"), "no column is a text; set columns: {COLUMN: text}"
-    elif features.text.tokenizer is not None and _is_given(features.text, "vocabulary"):
+    elif (
+        not is_text
+        and features.text.tokenizer is not None
+        and _is_given(features.text, "vocabulary")
+    ):
         yield (*path, "text", "vocabulary"), "the tokenizer has its own; leave it out"
 
 

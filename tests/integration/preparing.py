@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import yaml
+from prepared_here import MODEL_OF_TASK
 
 from raydc.data import prepare, shards, tasks
 from raydc.data.prepared import Prepared
@@ -27,7 +28,7 @@ def spec_text(storage: Path, data: dict[str, Any], seed: int = 0) -> str:
             "seed": seed,
             "storage": str(storage),
             "data": data,
-            "model": {"name": "linear"},
+            "model": {"name": MODEL_OF_TASK.get(data.get("task", ""), "linear")},
         }
     )
 

@@ -87,6 +87,19 @@ def _image_folder(folder: Path) -> dict[str, Any]:
     return {"source": str(folder / "photos"), "features": {"image_size": [6, 7]}}
 
 
+def _documents(folder: Path) -> dict[str, Any]:
+    (folder / "texts").mkdir()
+    for index in range(8):
+        rows = people(40, index)
+        text = "\n\n".join(f"{row['city']} {row['age']}\n{row}" for row in rows)
+        (folder / "texts" / f"{index}.txt").write_text(text)
+    return {
+        "source": str(folder / "texts"),
+        "task": "language_modelling",
+        "blocks": {"length": 16, "documents": "paragraph"},
+    }
+
+
 def no_ray() -> None:
     raise AssertionError("a small source needs no Ray")
 
@@ -95,7 +108,7 @@ SOURCES = [_csv_files, _parquet_file, _json_lines, _regression, _idx_files, _ima
 
 
 @pytest.mark.usefixtures("tiny_blocks")
-@pytest.mark.parametrize("make", SOURCES)
+@pytest.mark.parametrize("make", [*SOURCES, _documents])
 def test_prepare_content_is_the_same_at_any_parallelism(
     tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,13 +18,14 @@ from raydc import bundle as bundles
 from raydc.bundle import Bundle
 from raydc.bundle.optimize import optimize
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
-from raydc.errors import CheckpointError, RaydcError
+from raydc.errors import CheckpointError, RaydcError, ServeError
 from raydc.features import Inputs
 from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica import batch_size
 from raydc.serve.replica.batching import Batcher
 from raydc.serve.settings import Settings
+from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
 
 Array = npt.NDArray[Any]
@@ -123,6 +124,8 @@ def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any
     loaded = bundles.load(
         registry.folder(settings.model, version), settings.device, settings.num_threads
     )
+    if loaded.features.signature.task == LANGUAGE:
+        raise ServeError("language models are not served yet", "Evaluate it with raydc evaluate.")
     bundle = replace(loaded, max_rows=settings.max_batch_size)
     # Before it is compiled: the golden rows prove the network as it was trained, and `optimize`
     # compares the compiled one with that.

@@ -11,6 +11,7 @@ import safetensors.torch
 from encoder_folders import SIZES, require_library
 from records import FIELDS, record_features
 from signatures import COLOUR, TABLE, TINY
+from token_rows import token_features
 from window_rows import window_features
 
 from raydc import models
@@ -32,7 +33,7 @@ from raydc.spec.model import (
     Transformer,
     TwoTowers,
 )
-from raydc.spec.sequence_models import FolderContent, HuggingFace
+from raydc.spec.sequence_models import Decoder, FolderContent, HuggingFace
 
 RECORD, WINDOWS = record_features().signature, window_features().signature
 COLUMNS = replace(RECORD, fields={name: FIELDS[name] for name in ("columns", "city")})
@@ -58,6 +59,7 @@ EXAMPLES: list[tuple[Any, Signature]] = [
     (Recurrent(name="gru", width=4), WINDOWS),
     (Transformer(name="transformer", width=4, heads=2), WINDOWS),
     (ENCODER, TEXT),
+    (Decoder(name="decoder", width=16), token_features().signature),
     (Factorisation(name="factorisation", width=3), CITIES),
     (TwoTowers(name="two_towers", user=["height", "color"], item=["city"]), COLUMNS),
     (Fusion(name="fusion", image={"name": "cnn", "channels": [3]}), RECORD),  # type: ignore[arg-type]

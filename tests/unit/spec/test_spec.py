@@ -94,7 +94,8 @@ WRONG = [
     (
         "  target: y",
         "  target: y\n  task: ranking",
-        "data.task: input should be 'classification', 'regression' or 'multilabel', not 'ranking'",
+        "data.task: input should be 'classification', 'regression', 'multilabel' or "
+        "'language_modelling', not 'ranking'",
     ),
     (
         "  target: y",

@@ -1,0 +1,120 @@
+"""Language modelling from scratch: section `data.blocks`, and what it excludes elsewhere. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from raydc.errors import Problem
+from raydc.spec.base import Section
+from raydc.spec.document import Path
+from raydc.spec.feature_options import FeatureOptions, TextOptions
+
+if TYPE_CHECKING:
+    from raydc.spec.sections import Spec
+
+LANGUAGE: Literal["language_modelling"] = "language_modelling"
+# Column of the documents in files of text, and the default target of the task.
+TEXT = "text"
+# Fields of `data` that say something about inputs, labels or rows of a table.
+_NOT_READ = ("augment", "classes", "joins", "query", "windows")
+_CLEANS = ("missing_values", "missing_target", "duplicates")
+# Scores of all codes for so many tokens fit into memory: 2 GiB for 65,536 codes.
+_TOKENS_PER_PASS = 8192
+
+
+def rows_per_pass(length: int) -> int:
+    """Rows of a forward pass without gradients, a function of the data set alone.
+
+    Args:
+        length: Tokens that a row predicts.
+    """
+    return max(1, _TOKENS_PER_PASS // length)
+
+
+class TokenBlocks(Section):
+    """How documents become rows of tokens, for task: language_modelling."""
+
+    length: Annotated[int, Field(ge=2, le=65536)] = Field(
+        256,
+        description="Tokens that a row predicts, each from those before it in its document. "
+        "Documents stand one behind the other, so that all rows but the last are full; a document "
+        "that reaches beyond a row goes on in the next one.",
+    )
+    documents: Literal["file", "paragraph", "line"] = Field(
+        "file",
+        description="What a document is in files of plain text: the `file`, a `paragraph` between "
+        "blank lines, or a `line`. Splits take whole documents.",
+    )
+    end_token: str | None = Field(
+        None,
+        min_length=1,
+        description="Token of `data.features.text.tokenizer` that ends a document and begins the "
+        "next one. Default: a token of its own behind those of the tokenizer.",
+    )
+
+
+def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
+    """Yields conflicts between the task language_modelling and the rest of a spec.
+
+    Args:
+        spec: A spec whose fields are valid.
+        where: Maps a path to its place in the file, for the message.
+    """
+
+    def problem(message: str, *path: str) -> Problem:
+        return Problem(where(path), ".".join(path), message)
+
+    data, train = spec.data, spec.train
+    name = getattr(spec.model, "name", "")
+    is_decoder = name == "decoder"
+    if data.task != LANGUAGE:
+        if is_decoder:
+            yield problem(f"decoder is for data.task: {LANGUAGE}", "model", "name")
+        if data.blocks != TokenBlocks():
+            yield problem(f"blocks are for data.task: {LANGUAGE}", "data", "blocks")
+        elif data.format == "text":
+            yield problem(f"files of text are for data.task: {LANGUAGE}", "data", "format")
+        return
+    if not is_decoder:
+        message = f"{name or 'a builder'} is not for {LANGUAGE}; set model: {{name: decoder}}"
+        yield problem(message, "model")
+    elif spec.model.freeze:
+        yield problem("all weights of a decoder train; leave it out", "model", "freeze")
+    for field in _NOT_READ:
+        if getattr(data, field):
+            yield problem(f"it is not for {LANGUAGE}; leave it out", "data", field)
+    for field in FeatureOptions.model_fields:
+        if field != "text" and getattr(data.features, field) != getattr(FeatureOptions(), field):
+            message = f"{LANGUAGE} reads the text of {data.target!r} only; leave it out"
+            yield problem(message, "data", "features", field)
+    text = data.features.text
+    if text.max_tokens != TextOptions().max_tokens:
+        message = "documents are not cut; data.blocks.length is the length of a row"
+        yield problem(message, "data", "features", "text", "max_tokens")
+    if text.tokenizer is not None and text.vocabulary != TextOptions().vocabulary:
+        message = "the tokenizer has its own; leave it out"
+        yield problem(message, "data", "features", "text", "vocabulary")
+    if data.blocks.end_token is not None and text.tokenizer is None:
+        message = "tokens that are learnt have an end of their own; leave it out"
+        yield problem(message, "data", "blocks", "end_token")
+    default = type(data.clean)()
+    for field in type(data.clean).model_fields:
+        if field not in _CLEANS and getattr(data.clean, field) != getattr(default, field):
+            message = f"it is not for {LANGUAGE}; leave it out"
+            yield problem(message, "data", "clean", field)
+    if data.split.by == "stratified" and data.split.column is None:
+        message = "there are no classes to stratify by; name a column, or set another way"
+        yield problem(message, "data", "split", "by")
+    if train.loss is not None:
+        message = f"the loss of {LANGUAGE} is the cross entropy of each token; leave it out"
+        yield problem(message, "train", "loss")
+    for field in ("metric", "metrics"):
+        named = getattr(train, field) or []
+        if any(":" in one for one in ([named] if isinstance(named, str) else named)):
+            message = f"functions of your own are not for {LANGUAGE}; leave them out"
+            yield problem(message, "train", field)
+    if spec.serve is not None:
+        yield problem("language models are not served yet; remove the section", "serve")

@@ -1,0 +1,93 @@
+"""Specs of language models: what they mean, and what does not go with them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from raydc import spec as specs
+from raydc.errors import SpecError
+from raydc.spec import from_dict, resolve
+
+GOOD: dict[str, Any] = {
+    "name": "words",
+    "data": {"source": "texts", "task": "language_modelling"},
+    "model": {"name": "decoder"},
+}
+TABLE: dict[str, Any] = {
+    "name": "rows",
+    "data": {"source": "rows.csv"},
+    "model": {"name": "linear"},
+}
+
+
+def changed(base: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    found: Any = copy.deepcopy(base)
+    *parts, last = path.split(".")
+    section = found
+    for part in parts:
+        section = section.setdefault(part, {})
+    section[last] = value
+    return dict(found)
+
+
+def test_defaults_of_a_language_model() -> None:
+    found = resolve(from_dict(GOOD))
+    assert (found.data.target, found.train.metric, found.train.mode) == (
+        "text",
+        "perplexity",
+        "min",
+    )
+    assert (found.data.blocks.length, found.data.blocks.documents) == (256, "file")
+    # What is written out can be read again.
+    again = resolve(from_dict(specs.to_dict(found)))
+    assert again == found
+    assert resolve(from_dict(changed(GOOD, "data.target", "body"))).data.target == "body"
+    assert resolve(from_dict(TABLE)).data.target == "label"
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "value", "message"),
+    [
+        (GOOD, "model", {"name": "linear"}, "linear is not for language_modelling"),
+        (GOOD, "model", {"name": "gru"}, "gru is not for language_modelling"),
+        (GOOD, "model", {"builder": "a:b"}, "a builder is not for language_modelling"),
+        (TABLE, "model", {"name": "decoder"}, "decoder is for data.task: language_modelling"),
+        (TABLE, "data.blocks", {"length": 32}, "blocks are for data.task: language_modelling"),
+        (TABLE, "data.format", "text", "files of text are for data.task: language_modelling"),
+        (GOOD, "serve", {}, "language models are not served yet; remove the section"),
+        (GOOD, "model.freeze", ["body"], "all weights of a decoder train"),
+        (GOOD, "model.width", 100, "width 100 is not a multiple of twice the heads, 8"),
+        (GOOD, "data.augment", {"horizontal_flip": True}, "data.augment: it is not for"),
+        (GOOD, "data.query", "q", "data.query: it is not for language_modelling"),
+        (GOOD, "data.classes", ["a", "b"], "data.classes: it is not for language_modelling"),
+        (GOOD, "data.features.exclude", ["a"], "reads the text of 'text' only"),
+        (GOOD, "data.features.text", {"max_tokens": 9}, "documents are not cut"),
+        (GOOD, "data.blocks", {"end_token": "</s>"}, "have an end of their own"),
+        (GOOD, "data.blocks", {"length": 1}, "data.blocks.length"),
+        (GOOD, "data.clean.missing", "drop", "data.clean.missing: it is not for"),
+        (GOOD, "data.clean.on_error", "drop", "data.clean.on_error: it is not for"),
+        (GOOD, "data.split", {"by": "stratified"}, "there are no classes to stratify by"),
+        (GOOD, "train.loss", {"name": "focal"}, "the cross entropy of each token"),
+        (GOOD, "train.metric", "accuracy", "'accuracy' is not a metric of language_modelling"),
+        (GOOD, "train.metrics", ["a:b"], "functions of your own are not for"),
+        (GOOD, "train.sampling", {"name": "balanced"}, "rows are sampled by class, and texts"),
+        (GOOD, "train.threshold", {"name": "f1"}, "a threshold is for classes and labels"),
+        (
+            GOOD,
+            "data.features.text",
+            {"tokenizer": "t.json", "vocabulary": 300},
+            "the tokenizer has its own",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    base: dict[str, Any], path: str, value: Any, message: str
+) -> None:
+    from_dict(base)
+    with pytest.raises(SpecError) as caught:
+        from_dict(changed(base, path, value))
+    assert message in str(caught.value)
+    assert len(caught.value.problems) == 1
