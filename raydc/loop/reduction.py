@@ -58,6 +58,10 @@ class Reduction:
         ranges = [order.shards_of_rank(num_shards, rank, world_size) for rank in range(world_size)]
         self.shards = ranges[group.world.rank]
         self._alone = world_size == 1
+        self._parameters = list(parameters)
+        # Nothing is to be added, so gradients stay where the backward pass has put them.
+        self._has_one_shard = num_shards == 1 and self._alone
+        self._extras: list[Tensor] = []
         members = (
             [list(parameters)]
             if self._alone
@@ -79,6 +83,7 @@ class Reduction:
 
     def start_step(self) -> None:
         """Forgets the sums of the previous step."""
+        self._extras = []
         for bucket in self._buckets:
             bucket.fold.clear()
 
@@ -97,6 +102,13 @@ class Reduction:
             extras: Other tensors of the shard; None for a shard without rows, which counts as zero.
         """
         self._shard = shard
+        if self._has_one_shard and extras is not None:
+            for parameter in self._parameters:
+                # What the shard did not use counts as zero, here as in a sum.
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            self._extras = list(extras)
+            return
         for bucket in self._buckets[self._num_closed :]:
             last = bucket is self._buckets[-1]
             bucket.take_gradients(
@@ -114,6 +126,8 @@ class Reduction:
         Raises:
             PeerLostError: Another worker is gone or hangs.
         """
+        if self._has_one_shard and self._extras:
+            return self._extras
         self._comm_stream.wait()
         for bucket in self._buckets:
             sums = bucket.sums()

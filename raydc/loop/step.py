@@ -186,7 +186,6 @@ class Step:
             self.average.update(step)
         return loss
 
-    @torch.no_grad()
     def _finish_reduction(self, num_rows: int) -> list[Tensor]:
         """Sums over all shards: the changes of the buffers, and the mean loss, which comes last."""
         sums = self._reduction.finish_step()
@@ -194,9 +193,10 @@ class Step:
             return [*sums[:-1], sums[-1] / num_rows]
         # Gradients were divided by the number of rows, because no worker knows all tokens.
         factor = num_rows / sums[-1]
-        for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        with torch.no_grad():
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
         return [*sums[:-2], sums[-2] / sums[-1]]
 
     @torch.no_grad()
