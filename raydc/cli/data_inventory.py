@@ -23,7 +23,7 @@ class DataSet:
     """A prepared data set as `raydc data` shows it.
 
     Attributes:
-        name: Name of its folder: the spec's name and the start of the data hash.
+        name: Name of its folder: that of the spec that prepared it, and the start of the data hash.
         state: `complete`, `incomplete` without a manifest, `damaged` if that cannot be read, or
             `format N` if this version of raydc does not read it.
         extent: Size and age.
@@ -76,12 +76,15 @@ def read_data_set(listing: StoreListing, name: str, runs: Sequence[Run]) -> Data
 
 def versions_trained_on(listing: StoreListing, name: str) -> list[str]:
     """The registered versions that were trained on a data set, such as `digits 2`."""
-    found = re.fullmatch(r"(.+)-[0-9a-f]{12}", name)
-    # A model has the name of its spec, and so has the data set: no other model has to be read.
-    if found is None or found[1] not in listing.names("models"):
-        return []
-    model = read_model(listing, found[1], [])
-    return [f"{model.name} {one.number}" for one in model.versions if one.data_set == name]
+    found = []
+    # Data sets are shared by specs of different names, so any model may have been trained on it.
+    for model_name in listing.names("models"):
+        if not model_name.startswith("."):
+            model = read_model(listing, model_name, [])
+            found += [
+                f"{model.name} {one.number}" for one in model.versions if one.data_set == name
+            ]
+    return found
 
 
 def _read(
@@ -112,7 +115,11 @@ def _read(
 
 
 def _may_use(run: Run, name: str) -> bool:
-    """Whether a run uses a data set; without a record of it, any of the same name may be it."""
+    """Whether a run uses a data set, as far as its records say."""
     if run.data_set is not None:
         return run.data_set == name
+    # One that starts just now may use any, because specs of different names share data sets. One
+    # that has ended without a record has not used any, but would find its own.
+    if run.state == "running":
+        return True
     return re.fullmatch(rf"{re.escape(run.spec_name)}-[0-9a-f]{{12}}", name) is not None

@@ -221,7 +221,7 @@ def _with_origin(
         version.serves,
         run=holder or record.get("run"),
         run_is_here=holder is not None,
-        data_set=data_set_name(name, data_hash) if data_hash else None,
+        data_set=data_set_name(listing, name, data_hash) if data_hash else None,
         by=record.get("by"),
         registered_s=record.get("time_s"),
         metrics=scores(metrics) if isinstance(metrics, dict) else None,

@@ -95,12 +95,14 @@ def _load_data(store: Storage, folder: Storage) -> Prepared:
     """The data set of a run, by the hash that its model names."""
     import yaml
 
-    from raydc.cli.run_inventory import data_set_name
     from raydc.data import prepared
+    from raydc.data.folder_name import folder_name, same_content
 
     facts = folder.read_json("model/facts.json")
     spec = yaml.safe_load(folder.read_bytes("resolved.yaml"))
-    return prepared.load(store / "data" / data_set_name(str(spec["name"]), str(facts["data_hash"])))
+    name, data_hash = str(spec["name"]), str(facts["data_hash"])
+    found = same_content((store / "data").names(), name, data_hash)
+    return prepared.load(store / "data" / next(iter(found), folder_name(name, data_hash)))
 
 
 def _print(found: Inspection) -> None:

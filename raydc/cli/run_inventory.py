@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from raydc.cli.store_listing import Extent, StoreListing
+from raydc.data.folder_name import folder_name, same_content
 from raydc.errors import RunError, did_you_mean, first_line
 from raydc.spec.metric import ALL_SCORES
 from raydc.storage import split_query
@@ -96,9 +97,19 @@ def forks_of(listing: StoreListing, name: str) -> list[str]:
     return found
 
 
-def data_set_name(spec_name: str, data_hash: str) -> str:
-    """Folder of the data set that a spec of this name prepares; see `raydc.data.prepare.run`."""
-    return f"{spec_name}-{data_hash[:12]}"
+def data_set_name(listing: StoreListing, spec_name: str, data_hash: str) -> str:
+    """Folder of the data set that a spec of this name uses; see `raydc.data.prepare.run`.
+
+    Args:
+        listing: Files of the storage: a data set of another name may have the same rows.
+        spec_name: `name` of the spec.
+        data_hash: Hash of the data set.
+    """
+    own = folder_name(spec_name, data_hash)
+    # A look for each of a thousand runs; most of them need no other.
+    if listing.files("data", own):
+        return own
+    return next(iter(same_content(listing.names("data"), spec_name, data_hash)), own)
 
 
 def scores(record: Mapping[str, Any]) -> dict[str, float]:
@@ -139,7 +150,7 @@ def _read(listing: StoreListing, name: str) -> Run:
         step=progress.last.get("step"),
         validation=scores(progress.epoch),
         held_out=scores(held_out or {}),
-        data_set=data_set_name(spec_name, data_hash) if data_hash else None,
+        data_set=data_set_name(listing, spec_name, data_hash) if data_hash else None,
         forked_from=f"{fork['run']}:{fork['step']}" if {"run", "step"} <= set(fork) else None,
         num_trials=len(trials),
         has_scalars=any("tensorboard/" in path for path in files),

@@ -18,16 +18,9 @@ from typing import Any
 from pyarrow import fs as pafs
 
 from raydc.checksummed_folder import MANIFEST
-from raydc.data import (
-    joins,
-    manifest,
-    small_jobs,
-    snapshot_source,
-    sources,
-    tasks,
-    tokenizer_file,
-)
+from raydc.data import joins, manifest, small_jobs, snapshot_source, sources, tasks, tokenizer_file
 from raydc.data.file_decoder import decoder_version
+from raydc.data.folder_name import folder_name, same_content
 from raydc.data.layout import Layout, SourceFile, name_errors
 from raydc.data.prepare_stages import PrepareStages
 from raydc.data.prepared import Prepared, load
@@ -132,9 +125,9 @@ def _prepare(
 ) -> Prepared:
     made_from = _hash_inputs(spec, layout)
     data_hash = sha256(canonical_json(made_from))
-    name = f"{spec.name}-{data_hash[:12]}"
+    name = folder_name(spec.name, data_hash)
     for reading, known_hash in ((_READING, data_hash), *_older_hashes(made_from)):
-        known = f"{spec.name}-{known_hash[:12]}"
+        known = folder_name(spec.name, known_hash)
         if not store.exists(f"{known}/{MANIFEST}"):
             continue
         prepared = load(store / known)
@@ -147,6 +140,10 @@ def _prepare(
                 f"data {known} makes room for a new one"
             )
         return prepared
+    if (other := _find_of_other_name(store, spec.name, data_hash)) is not None:
+        known = other.folder.uri.rsplit("/", 1)[-1]
+        report(f"data set {known} has the same rows: {_count_rows(other)}; nothing to do")
+        return other
     split = spec.data.split
     for part, first_id, fraction in (
         ("validation", layout.first_validation_id, split.validation_fraction),
@@ -164,6 +161,19 @@ def _prepare(
     prepared = load(store / name)
     report(f"data set {name}: {_count_rows(prepared)}")
     return replace(prepared, reused=False)
+
+
+def _find_of_other_name(store: Storage, spec_name: str, data_hash: str) -> Prepared | None:
+    """The same data set, prepared by a spec of another name; None if there is none."""
+    for name in same_content(store.names(), spec_name, data_hash):
+        if not store.exists(f"{name}/{MANIFEST}"):
+            continue
+        # One that somebody has damaged, or is removing, is a matter of its own spec.
+        with contextlib.suppress(DataError):
+            found = load(store / name)
+            if found.data_hash == data_hash:
+                return found
+    return None
 
 
 def _count_rows(prepared: Prepared) -> str:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from stores import make_data_set, make_run, make_storage, make_version
+from stores import DATA_HASH, make_data_set, make_run, make_storage, make_version
 from test_store_listing import remote
 
 from raydc.cli import data_inventory, inventory, main, model_inventory, run_inventory
@@ -15,6 +15,7 @@ from raydc.cli.store_listing import StoreListing
 from raydc.errors import DataError, RegistryError
 from raydc.registry import Registry
 from raydc.storage import Storage
+from raydc.tracking import lease
 from raydc.tracking.alias_history import Move
 from raydc.tracking.endpoint_record import make_record, write_record
 
@@ -117,6 +118,39 @@ def test_data_set_is_needed_by_unfinished_runs_only(tmp_path: Path) -> None:
     assert (one.runs, one.needed_by) == ([], ["digits"])
     make_data_set(storage, "digits-small-0123456789ab")
     assert data_set(storage, "digits-small-0123456789ab").needed_by == []
+
+
+def test_data_set_of_another_name_is_needed_by_runs_of_its_content(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    make_data_set(storage, "first-0123456789ab")
+    make_data_set(storage, "first-ba9876543210")
+    make_run(storage, "second", finished=False)
+    assert data_set(storage, "first-0123456789ab").needed_by == ["second"]
+    assert data_set(storage, "first-ba9876543210").needed_by == []
+    # A data set of its own name is the one that the run uses.
+    make_data_set(storage, "second-0123456789ab")
+    assert data_set(storage, "first-0123456789ab").needed_by == []
+    assert data_set(storage, "second-0123456789ab").needed_by == ["second"]
+
+
+def test_run_that_starts_may_need_any_data_set(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    make_data_set(storage, "first-0123456789ab")
+    with lease.hold(make_run(storage, "second", finished=False, data_hash=None)):
+        assert data_set(storage, "first-0123456789ab").needed_by == ["second"]
+    assert data_set(storage, "first-0123456789ab").needed_by == []
+
+
+def test_versions_of_any_model_name_the_data_set_they_were_trained_on(tmp_path: Path) -> None:
+    storage = make_storage(tmp_path)
+    (storage / "models/digits/versions/1").write_json("facts.json", {"data_hash": DATA_HASH})
+    own, other = "digits-0123456789ab", "other-0123456789ab"
+    make_data_set(storage, other)
+    listing = StoreListing(storage)
+    assert data_inventory.versions_trained_on(listing, own) == ["digits 1"]
+    assert data_inventory.versions_trained_on(listing, other) == []
+    (storage / "data" / own).delete()
+    assert data_inventory.versions_trained_on(StoreListing(storage), other) == ["digits 1"]
 
 
 @pytest.mark.parametrize(

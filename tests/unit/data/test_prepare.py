@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from prepared_here import prepare_here
 
+from raydc.checksummed_folder import MANIFEST
 from raydc.data import manifest, prepare, shards
 from raydc.data.prepared import Prepared, read_golden_rows
 from raydc.features.record import expanded
@@ -216,3 +217,38 @@ def test_data_set_of_each_version_of_reading_is_found_with_a_note(tmp_path: Path
         assert any("was prepared by an older raydc" in line for line in lines)
         assert not any("turned photographs" in line for line in lines)
         folder = older
+
+
+def test_spec_of_another_name_uses_the_same_data_set(tmp_path: Path) -> None:
+    data = _numbers(tmp_path)
+    first, _ = prepare_here(tmp_path, data, name="first")
+    again, lines = prepare_here(tmp_path, data, name="second")
+    name = first.folder.local_path.name
+    assert again.reused
+    assert again.folder.local_path == first.folder.local_path
+    assert lines == [f"data set {name} has the same rows: 90 rows; nothing to do"]
+    # Rows are equal, but another seed draws other splits.
+    other, _ = prepare_here(tmp_path, {**data, "split": {"test_fraction": 0.2}}, name="second")
+    assert not other.reused
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "torn manifest", "other content"])
+def test_data_set_of_another_name_that_is_not_whole_is_prepared_anew(
+    tmp_path: Path, damage: str
+) -> None:
+    data = _numbers(tmp_path)
+    first, _ = prepare_here(tmp_path, data, name="first")
+    path = first.folder.local_path / MANIFEST
+    if damage == "no manifest":
+        path.unlink()
+    elif damage == "torn manifest":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        facts = json.loads(path.read_bytes())
+        # A hash that begins in the same way.
+        changed = facts["data_hash"][:12] + facts["data_hash"][:11:-1]
+        path.write_bytes(canonical_json(seal({**facts, "data_hash": changed})))
+    again, _ = prepare_here(tmp_path, data, name="second")
+    assert not again.reused
+    assert again.folder.local_path.name.startswith("second-")
+    assert again.data_hash == first.data_hash
