@@ -46,9 +46,11 @@ class MappedFile:
         """Makes the kernel read pages that will be used soon. Does not wait for them.
 
         Args:
-            arrays: Contiguous arrays in the mapping.
+            arrays: Contiguous arrays in the mapping; those without items may lie anywhere.
         """
         for array in arrays:
+            if not array.nbytes:
+                continue
             first = array.ctypes.data - self.buffer.address
             stop, start = first + array.nbytes, first // _PAGE_BYTES * _PAGE_BYTES
             for begin in range(start, stop, _ADVICE_BYTES):

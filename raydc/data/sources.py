@@ -123,9 +123,11 @@ def _keep_format(
 
 def _shows(name: str, format_: Format) -> bool:
     # The ending says nothing where the format is not known: rows of a table have it, too.
-    return format_of_name(name) == format_ or (
-        format_ == "text" and plain_suffix(name) == _TEXT_ENDING
-    )
+    return format_of_name(name) == format_ or (format_ == "text" and _is_text(name))
+
+
+def _is_text(name: str) -> bool:
+    return plain_suffix(name) == _TEXT_ENDING
 
 
 def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFile]) -> Format:
@@ -134,10 +136,11 @@ def _detect_format(data: Data, source: str | IdxFiles, files: Sequence[SourceFil
     if data.format != "auto":
         return data.format
     formats = {format_ for file in files if (format_ := format_of_name(file.name)) is not None}
+    # Elsewhere such a file is a README beside the rows.
+    if data.task == LANGUAGE and (not formats or any(_is_text(file.name) for file in files)):
+        formats.add("text")
     if len(formats) == 1:
         return formats.pop()
-    if not formats and data.task == LANGUAGE:
-        return "text"
     names = ", ".join(file.name for file in files[:3])
     if formats:
         message = f"source {source} holds several formats: {', '.join(sorted(formats))}"

@@ -71,7 +71,8 @@ class TokenLosses(nn.Module):
         losses = functional.cross_entropy(
             logits_BLV.float().flatten(0, 1), tokens_BM[:, 1:].flatten(), reduction="none"
         )
-        return losses.view(len(tokens_BM), -1)
+        # `len` would fix the number of rows of a graph that is exported.
+        return losses.view(tokens_BM.shape[0], -1)
 
 
 class CausalDecoder(nn.Module):

@@ -87,7 +87,7 @@ def _lengths(inputs: Mapping[str, Tensor], name: str) -> Tensor:
     if name + LENGTH in inputs:
         return inputs[name + LENGTH]
     steps_BLC = inputs[name]
-    return torch.full((len(steps_BLC),), steps_BLC.shape[1], device=steps_BLC.device)
+    return torch.full((steps_BLC.shape[0],), steps_BLC.shape[1], device=steps_BLC.device)
 
 
 class _Readers(nn.Module):

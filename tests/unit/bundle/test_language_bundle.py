@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ from in_process import settings_of
 from prepared_here import prepare_here
 from training import step_records, training_spec
 
-from raydc import bundle, evaluate, train
+from raydc import bundle, evaluate, models, train
 from raydc.cli.show import _report_network
 from raydc.data import inspection
 from raydc.data.prepared import Prepared
 from raydc.data.shards import open_rows
 from raydc.errors import CheckpointError, ServeError, UsageError
+from raydc.export import exported_folder
 from raydc.models import description
 from raydc.models.losses import plain_losses
+from raydc.models.row_tensors import network_inputs, to_tensors
 from raydc.registry import Registry
 from raydc.report import diagnosis
 from raydc.serve.replica.loaded_version import load_bundle
@@ -63,6 +66,28 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.mark.parametrize("norm", ["rms", "layer"])
+def test_an_exported_program_computes_the_losses_of_any_number_of_rows(
+    trained: Trained, tmp_path: Path, norm: str
+) -> None:
+    loaded = bundle.load(trained.folder)
+    if norm == "layer":
+        section = {**MODEL, "norm": norm, "activation": "swiglu", "tied": False}
+        spec = training_spec("x", model=section, data=trained.section)
+        other = models.build(spec.model, loaded.features.signature, 0).eval()
+        loaded = replace(loaded, model=other, spec=spec)
+    exported_folder.write(loaded, "torch_export", tmp_path / "out")
+    program: Any = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    rows = open_rows(trained.data.folder, "train")
+    for count in (1, 2, 7, len(rows)):
+        x, _ = rows.gather(np.arange(count))
+        inputs = network_inputs(to_tensors(x))
+        with torch.no_grad():
+            expected = loaded.model(inputs)
+            assert torch.allclose(program(inputs), expected, rtol=1e-5, atol=1e-6)
+        assert expected.shape == (count, LENGTH)
 
 
 def test_an_evaluation_has_the_losses_of_all_tokens(trained: Trained) -> None:

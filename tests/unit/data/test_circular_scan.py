@@ -124,6 +124,18 @@ def test_mapped_pages_are_the_same_after_they_were_dropped(tmp_path: Path) -> No
     assert np.array_equal(mapped, values)
 
 
+def test_lists_without_items_have_no_pages(tmp_path: Path) -> None:
+    lists = Ragged(np.empty(0, np.float32), np.zeros(101, np.int64))
+    content = shards.shard_bytes(Record({"list": lists}), np.arange(100), np.arange(100))
+    (tmp_path / "shard").write_bytes(content)
+    shard = shards.map_shard(tmp_path / "shard", mapped_file.mmap.MADV_SEQUENTIAL)
+    assert shard.file is not None
+    # Arrow leaves their buffer out, so that they lie anywhere, mostly not in the file.
+    shard.prefetch(10, 90)
+    shard.forget(10, 90)
+    assert shard.take(np.array([0, 99]))[1].tolist() == [0, 99]
+
+
 def test_parts_of_rows_are_those_of_their_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

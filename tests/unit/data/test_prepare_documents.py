@@ -209,6 +209,17 @@ def test_bad_sources_are_named(tmp_path: Path) -> None:
         prepare_texts(tmp_path, tmp_path / "d.txt")
 
 
+def test_texts_beside_a_table_are_not_left_out_for_it(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    write_text(folder, make_documents())
+    (folder / "index.csv").write_text("text\none\ntwo\nthree\n")
+    with pytest.raises(DataError, match="holds several formats: csv, text"):
+        prepare_texts(tmp_path, folder)
+    _, lines = prepare_texts(tmp_path, folder, format="text")
+    assert any("60 documents" in line or "read 60 rows" in line for line in lines)
+
+
 def test_other_blocks_are_another_data_set(tmp_path: Path) -> None:
     source = write_text(tmp_path, make_documents())
     paragraphs, _ = prepare_texts(tmp_path, source)

@@ -15,6 +15,7 @@ from encoder_folders import make_texts, text_features, write_encoder
 from required import absent
 from torch import nn
 from training import training_spec
+from window_rows import window_features, window_requests
 
 from raydc import bundle, models
 from raydc.bundle import Bundle
@@ -80,6 +81,19 @@ def test_a_program_takes_any_number_of_rows(
         np.testing.assert_allclose(program(inputs).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
     described = json.loads((tmp_path / "out" / "signature.json").read_text())
     assert described["classes"] == list(loaded.features.signature.classes)
+
+
+@pytest.mark.parametrize("name", ["gru", "transformer"])
+def test_a_program_of_series_takes_any_number_of_windows(tmp_path: Path, name: str) -> None:
+    loaded = small_bundle(tmp_path / "model", window_features())
+    section = training_spec("store", model={"name": name}).model
+    network = models.build(section, loaded.features.signature, 0).eval()
+    object.__setattr__(loaded, "model", network)
+    exported_folder.write(loaded, "torch_export", tmp_path / "out")
+    program: Any = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    for count in (1, 3, 50):
+        inputs, expected = given(loaded, window_requests(count))
+        np.testing.assert_allclose(program(inputs).detach().numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_onnxruntime_computes_texts_of_any_length(tmp_path: Path) -> None:
