@@ -91,7 +91,8 @@ def write_onnx(loaded: Bundle, folder: Path) -> list[str]:
     # Its translation raises errors of many kinds.
     except Exception as error:
         raise UsageError(
-            f"the network of {loaded.spec.name} cannot be written as ONNX: {first_line(error)}",
+            f"the network of {loaded.spec.name} cannot be written as ONNX: "
+            f"{first_line(_first_cause(error))}",
             "--format torch_export writes what torch itself runs.",
         ) from error
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -196,3 +197,10 @@ def _finish(loaded: Bundle, folder: Path, run: Run, name: str) -> list[str]:
         + b"\n"
     )
     return [f"{name} for any number of rows", f"loaded again: outputs differ by {difference:.1g}"]
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The error from which another one was raised: torch wraps it in advice for its developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

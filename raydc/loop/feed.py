@@ -226,6 +226,8 @@ class Feed:
             return
         scan = self._scan
         if scan is None or (scan.epoch, scan.step) != (epoch, start):
+            # Another place than the one that was read for: its rows would take memory for nothing.
+            self._scan = None
             own = (self._own(ids_G) for ids_G, _ in self._ids(epoch, start, stop))
             scan = _Scan(epoch, start, iter(self._circular_scan(own)))
         # Their order is computed once more, because to keep it would take the place of rows.

@@ -129,6 +129,23 @@ def test_a_network_that_cannot_become_a_graph_is_refused(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_onnx_is_refused_with_the_first_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        try:
+            raise RuntimeError("no such operator: nll_loss2d")
+        except RuntimeError as error:
+            raise ValueError("\x1b[96mThis is step 2/3 of the conversion\x1b[0m") from error
+
+    loaded = small_bundle(tmp_path / "model", small_models.table_features())
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(UsageError, match="as ONNX: no such operator: nll_loss2d") as refused:
+        exported_folder.write(loaded, "onnx", tmp_path / "out")
+    assert "torch_export" in (refused.value.hint or "")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_that_computes_something_else_is_not_handed_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
