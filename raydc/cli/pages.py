@@ -95,14 +95,17 @@ def _load_data(store: Storage, folder: Storage) -> Prepared:
     """The data set of a run, by the hash that its model names."""
     import yaml
 
+    from raydc.checksummed_folder import MANIFEST
     from raydc.data import prepared
     from raydc.data.folder_name import folder_name, same_content
 
     facts = folder.read_json("model/facts.json")
     spec = yaml.safe_load(folder.read_bytes("resolved.yaml"))
     name, data_hash = str(spec["name"]), str(facts["data_hash"])
-    found = same_content((store / "data").names(), name, data_hash)
-    return prepared.load(store / "data" / next(iter(found), folder_name(name, data_hash)))
+    folders = store / "data"
+    known = same_content(folders.names(), name, data_hash)
+    whole = (one for one in known if folders.exists(f"{one}/{MANIFEST}"))
+    return prepared.load(folders / next(whole, folder_name(name, data_hash)))
 
 
 def _print(found: Inspection) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from raydc.checksummed_folder import MANIFEST
 from raydc.cli.store_listing import Extent, StoreListing
 from raydc.data.folder_name import folder_name, same_content
 from raydc.errors import RunError, did_you_mean, first_line
@@ -107,9 +108,11 @@ def data_set_name(listing: StoreListing, spec_name: str, data_hash: str) -> str:
     """
     own = folder_name(spec_name, data_hash)
     # A look for each of a thousand runs; most of them need no other.
-    if listing.files("data", own):
+    if MANIFEST in listing.files("data", own):
         return own
-    return next(iter(same_content(listing.names("data"), spec_name, data_hash)), own)
+    others = same_content(listing.names("data"), spec_name, data_hash)
+    # As `prepare`, which uses none that is not complete.
+    return next((name for name in others if MANIFEST in listing.files("data", name)), own)
 
 
 def scores(record: Mapping[str, Any]) -> dict[str, float]:

@@ -131,6 +131,9 @@ def test_data_set_of_another_name_is_needed_by_runs_of_its_content(tmp_path: Pat
     make_data_set(storage, "second-0123456789ab")
     assert data_set(storage, "first-0123456789ab").needed_by == []
     assert data_set(storage, "second-0123456789ab").needed_by == ["second"]
+    # What is left of a removal is used by nobody.
+    (storage / "data/second-0123456789ab").delete("MANIFEST.json")
+    assert data_set(storage, "first-0123456789ab").needed_by == ["second"]
 
 
 def test_run_that_starts_may_need_any_data_set(tmp_path: Path) -> None:

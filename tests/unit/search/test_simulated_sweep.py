@@ -35,6 +35,34 @@ def test_idle_workers_join_the_last_trial_and_are_charged() -> None:
     assert makespan_s == pytest.approx(expected)
 
 
+class Given:
+    """Results in waves: each is runnable once all before it are there, but for the long first."""
+
+    def __init__(self) -> None:
+        self.waves = [[(1, 0)], [(1, 1), (2, 1)]]
+        self.long = [(0, 0)]
+
+    def runnable(self) -> list[tuple[int, int]]:
+        return [*self.long, *(self.waves[0] if self.waves else [])]
+
+    def add(self, result: tuple[int, int], metric: float) -> None:
+        if result in self.long:
+            self.long.remove(result)
+            return
+        self.waves[0].remove(result)
+        if not self.waves[0]:
+            self.waves.pop(0)
+
+
+def test_a_worker_that_is_taken_back_stops_the_trial_that_it_had_joined() -> None:
+    costs = Costs(shards=1.0, join_s=2.0, num_shards=2)
+    work = np.array([[100.0, 0.0], [10.0, 10.0], [0.0, 10.0]])
+    makespan_s, _ = simulate(Given(), 3, np.zeros((3, 2)), work, costs)
+    # Two workers from 2 s to 10 s, one from 12 s to 20 s, and two again from 22 s on.
+    left = 100.0 - 8.0 * costs.speed(2) - 8.0
+    assert makespan_s == pytest.approx(22.0 + left / costs.speed(2))
+
+
 def test_joining_that_takes_longer_than_it_saves_is_left_alone() -> None:
     dear = Costs(shards=1.0, join_s=1000.0, num_shards=4)
     makespan_s, busy = simulate(ByFold("stopping", 1), 4, METRICS, WORK, dear)
