@@ -77,12 +77,13 @@ class Storage:
         return bool(self.filesystem.get_file_info(self._path(name)).type != pafs.FileType.NotFound)
 
     def names(self, name: str = "") -> list[str]:
-        """Names in a folder, sorted; empty if there is no such folder."""
+        """Names in a folder, sorted; empty if there is no such folder, or a file in its place."""
         selector = pafs.FileSelector(self._path(name), allow_not_found=True)
         try:
             found = self.filesystem.get_file_info(selector)
-        except FileNotFoundError:
-            # Arrow raises it in spite of `allow_not_found` if somebody makes the folder meanwhile.
+        except (FileNotFoundError, NotADirectoryError):
+            # Arrow raises FileNotFoundError in spite of `allow_not_found` if somebody makes the
+            # folder meanwhile.
             return []
         return sorted(info.base_name for info in found)
 

@@ -26,6 +26,7 @@ def test_storage_reads_lists_moves_and_deletes_what_it_wrote(store: Storage) -> 
     assert store.read_json("a/c.json") == {"x": [1, 2]}
     assert store.names("a") == ["b.bin", "c.json"]
     assert (store.exists("a"), store.exists("z"), store.names("z")) == (True, False, [])
+    assert store.names("a/b.bin") == []
     assert store.size("a/b.bin") == 3
     store.move("a", "m")
     assert store.names() == ["m"]

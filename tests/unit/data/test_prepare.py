@@ -16,7 +16,7 @@ from raydc.data import manifest, prepare, shards
 from raydc.data.prepared import Prepared, read_golden_rows
 from raydc.features.record import expanded
 from raydc.serve.control import held_out_request
-from raydc.storage import OWN_HASH, canonical_json, seal, sha256
+from raydc.storage import OWN_HASH, Storage, canonical_json, seal, sha256
 
 
 def _prepare(folder: Path, data: dict[str, Any]) -> Prepared:
@@ -252,3 +252,14 @@ def test_data_set_of_another_name_that_is_not_whole_is_prepared_anew(
     assert not again.reused
     assert again.folder.local_path.name.startswith("second-")
     assert again.data_hash == first.data_hash
+
+
+def test_data_is_prepared_where_the_storage_cannot_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> list[str]:
+        raise PermissionError("ListBucket is denied")
+
+    monkeypatch.setattr(Storage, "names", denied)
+    made, _ = prepare_here(tmp_path, _numbers(tmp_path))
+    assert not made.reused
