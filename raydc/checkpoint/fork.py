@@ -17,7 +17,7 @@ from torch import Tensor
 
 from raydc import models
 from raydc import spec as specs
-from raydc.checkpoint import run_files
+from raydc.checkpoint import run_name
 from raydc.checkpoint.state import (
     State,
     constants_of,
@@ -144,7 +144,7 @@ def _find_run(runs: Storage, given: str) -> tuple[Storage, int | None]:
         )
     # A name of a run has no slash; a path or URI has one.
     folder = Storage(name) if "/" in name else runs / name
-    run_files.require_run(folder, runs, name)
+    run_name.require_run(folder, runs, name)
     return folder, int(step) if step else None
 
 

@@ -13,48 +13,18 @@ import yaml
 
 from raydc import spec as specs
 from raydc.checkpoint import resume
+from raydc.checkpoint.run_name import RESOLVED
 from raydc.checkpoint.store import CheckpointStore, name_of
 from raydc.checksummed_folder import is_damage, read_one
-from raydc.errors import CheckpointError, RunError, Say, close_names, first_line
+from raydc.errors import CheckpointError, RunError, Say, first_line
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
 from raydc.tracking.journal import Journal
 
-RESOLVED = "resolved.yaml"
 LOCK_FILE = "run.lock.yaml"
 # Facts about a run that nothing but its tables and its model card need.
 _FACTS = ("fork.json", "evaluation.json")
-_NUM_NAMES = 5
-
-
-def require_run(folder: Storage, runs: Storage, name: str) -> None:
-    """Refuses to continue a run that does not exist.
-
-    Args:
-        folder: Folder in which the run is expected.
-        runs: Folder of all runs, from which the message takes similar names.
-        name: Name as the user typed it, for the message.
-
-    Raises:
-        RunError: There is no such run; the message lists similar names.
-    """
-    if folder.exists(RESOLVED):
-        return
-    if folder.exists("checkpoints"):
-        raise RunError(
-            f"{folder.uri}/{RESOLVED} is missing: it was lost, or a removal of the run was "
-            "interrupted",
-            "To continue the run, put it back: checkpoints/step_*/spec.yaml there is a copy. To "
-            f"remove the rest: raydc rm run {name} --yes",
-        )
-    known = [known for known in runs.names() if (runs / known).exists(RESOLVED)]
-    close = close_names(name, known, num=3) or known[:_NUM_NAMES]
-    there = f"there are: {', '.join(close)}" if close else "there is none"
-    raise RunError(
-        f"there is no run {name!r} at {folder.uri}; {there}",
-        "Check name and storage; `raydc runs` lists what there is.",
-    )
 
 
 def write_spec(spec: ResolvedSpec, folder: Storage, given_text: str | None) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from raydc.checkpoint.run_files import require_run
-from raydc.errors import RunError
+from raydc.errors import RunError, close_names
 from raydc.storage import Storage
 from raydc.tracking import lease
+
+# The file that makes a folder a run.
+RESOLVED = "resolved.yaml"
+_NUM_NAMES = 5
 
 
 def refuse_taken_name(runs: Storage, name: str, resume: bool, new: bool) -> None:
@@ -24,7 +27,7 @@ def refuse_taken_name(runs: Storage, name: str, resume: bool, new: bool) -> None
     folder = runs / name
     if resume:
         require_run(folder, runs, name)
-    exists = folder.exists("resolved.yaml")
+    exists = folder.exists(RESOLVED)
     if exists and not resume and not new:
         raise RunError(
             f"run {name!r} exists already at {folder.uri}",
@@ -45,6 +48,35 @@ def _refuse_leftovers(folder: Storage, name: str) -> None:
             "removal leaves them",
             f"Remove the rest: raydc rm run {name} --yes",
         )
+
+
+def require_run(folder: Storage, runs: Storage, name: str) -> None:
+    """Refuses to continue a run that does not exist.
+
+    Args:
+        folder: Folder in which the run is expected.
+        runs: Folder of all runs, from which the message takes similar names.
+        name: Name as the user typed it, for the message.
+
+    Raises:
+        RunError: There is no such run; the message lists similar names.
+    """
+    if folder.exists(RESOLVED):
+        return
+    if folder.exists("checkpoints"):
+        raise RunError(
+            f"{folder.uri}/{RESOLVED} is missing: it was lost, or a removal of the run was "
+            "interrupted",
+            "To continue the run, put it back: checkpoints/step_*/spec.yaml there is a copy. To "
+            f"remove the rest: raydc rm run {name} --yes",
+        )
+    known = [known for known in runs.names() if (runs / known).exists(RESOLVED)]
+    close = close_names(name, known, num=3) or known[:_NUM_NAMES]
+    there = f"there are: {', '.join(close)}" if close else "there is none"
+    raise RunError(
+        f"there is no run {name!r} at {folder.uri}; {there}",
+        "Check name and storage; `raydc runs` lists what there is.",
+    )
 
 
 def set_aside(runs: Storage, name: str) -> str:

@@ -68,10 +68,10 @@ def _find(store: Storage, given: str) -> Storage:
     if colon:
         registry = Registry(store)
         return registry.folder(name, registry.resolve(name, which))
-    from raydc.checkpoint import run_files
+    from raydc.checkpoint import run_name
 
     run = store / "runs" / name
-    run_files.require_run(run, store / "runs", name)
+    run_name.require_run(run, store / "runs", name)
     if not run.exists(f"model/{MANIFEST}"):
         raise RunError(
             f"run {name!r} has no model yet", "It is written when the run ends: pass --resume."

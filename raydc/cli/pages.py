@@ -69,14 +69,14 @@ def report_runs(runs: tuple[str, ...], storage: str, path: str) -> None:
 
     Everything is read from the storage. A model that was not diagnosed yet is, which needs its data
     set there."""
-    from raydc.checkpoint import run_files
+    from raydc.checkpoint import run_name
     from raydc.report import comparison_page, run_report
     from raydc.storage import Storage
 
     store = Storage(storage)
     names = list(dict.fromkeys(runs))
     for name in names:
-        run_files.require_run(store / "runs" / name, store / "runs", name)
+        run_name.require_run(store / "runs" / name, store / "runs", name)
     records = []
     for name in names:
         folder = store / "runs" / name

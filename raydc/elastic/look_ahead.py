@@ -6,10 +6,10 @@ no model is begun then: Ray Serve, and the import of torchmetrics, which takes a
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import threading
 from typing import TYPE_CHECKING, Any
+
+from raydc import quick_imports
 
 if TYPE_CHECKING:
     from raydc.data.prepared import Prepared
@@ -30,8 +30,7 @@ class LookAhead:
         # A search does not say when it ends, and the steps of this process would wait for it.
         is_watched = spec.sweep is None and spec.scaling.max_workers > 0
         self._needs_import = is_watched and spec.data.task != "regression"
-        # Daemon: a run that fails does not wait for it.
-        self._import = threading.Thread(target=_import, name="raydc-early-import", daemon=True)
+        self._import: threading.Thread | None = None
         self._serve: EarlyStart | None = None
         # A cluster may serve something already.
         if spec.serve is not None and spec.sweep is None and context.engine.local:
@@ -47,14 +46,14 @@ class LookAhead:
         """
         # Not before the first steps: workers that start import too, and each core is in use.
         is_step = record["kind"] in ("progress", "epoch")
-        if self._needs_import and is_step and self._import.ident is None:
-            self._import.start()
+        if self._needs_import and is_step and self._import is None:
+            self._import = quick_imports.start("torchmetrics.classification")
         if self._serve is not None:
             self._serve.watch(record)
 
     def wait_for_imports(self) -> None:
         """Waits for an import that has begun, so that the evaluation finds no half of it."""
-        if self._import.ident is not None:
+        if self._import is not None:
             self._import.join()
 
     def wait_for_serve(self) -> None:
@@ -66,9 +65,3 @@ class LookAhead:
         """Waits a moment for a start of Serve: Ray must not end in the middle of it."""
         if self._serve is not None:
             self._serve.leave()
-
-
-def _import() -> None:
-    # What is missing is reported where it is needed.
-    with contextlib.suppress(Exception):
-        importlib.import_module("torchmetrics.classification")

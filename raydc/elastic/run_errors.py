@@ -9,7 +9,7 @@ from typing import Any
 from raydc import plan
 from raydc.elastic.worker_failure import WorkerFailure
 from raydc.errors import ClusterError, TrainError, describe, first_line
-from raydc.loop.group import PeerLostError
+from raydc.loop.lost_peer import PeerLostError
 from raydc.spec import ResolvedSpec
 
 _RESUME = "Pass --resume to continue from the last checkpoint once the cause is gone."

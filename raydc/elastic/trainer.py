@@ -18,7 +18,7 @@ import ray
 import ray.train
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from raydc import engine, plan
 from raydc import spec as specs
@@ -33,6 +33,7 @@ from raydc.elastic import (
 from raydc.elastic.builder_import import add_import_folder
 from raydc.elastic.controller import ElasticController
 from raydc.elastic.failure_policy import ElasticFailurePolicy
+from raydc.elastic.process_group import ProcessGroupConfig
 from raydc.elastic.standby_processes import StandbyProcesses
 from raydc.engine import internals, interruption
 from raydc.loop import planned_stop, worker
@@ -209,7 +210,7 @@ def _trainer(
             resources_per_worker=plan.worker_resources(spec, resources),
         ),
         # Gradients are reduced on the GPU, metrics of a validation on the CPU.
-        torch_config=TorchConfig(
+        torch_config=ProcessGroupConfig(
             "cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S
         ),
         run_config=RunConfig(

@@ -14,7 +14,7 @@ from typing import Any
 
 from raydc.engine.interruption import Interruption
 from raydc.errors import RaydcError
-from raydc.loop.group import PeerLostError
+from raydc.loop.lost_peer import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
 
 _NUM_FRAMES = 4

@@ -13,19 +13,13 @@ import torch
 from torch import Tensor
 
 from raydc.errors import first_line
+from raydc.loop.lost_peer import PeerLostError
 
 # The size that DistributedDataParallel uses. On CPUs, buckets of 1 MiB cost an MLP a fifth of its
 # speed; 4 MiB was no better than 25 MiB.
 BUCKET_BYTES = 25 << 20
 
 _CPU = torch.device("cpu")
-
-
-class PeerLostError(RuntimeError):
-    """A collective operation failed because another worker is gone or hangs.
-
-    The worker that raises it did nothing wrong: the cause is known to the other one.
-    """
 
 
 @dataclass(frozen=True)

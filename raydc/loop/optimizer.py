@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,8 +16,28 @@ from raydc.models.parameter_names import names_of, require_matches
 from raydc.spec.resolved import ResolvedTrain
 from raydc.spec.train import Train
 
+Kind = TypeVar("Kind", bound=Optimizer)
 # In `no_decay`: all parameters of one dimension.
 _ONE_DIMENSION = "1d"
+# Methods of an optimiser that torch wraps for its compiler.
+_WRAPPED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+
+
+def _without_compiler(kind: type[Kind]) -> type[Kind]:
+    """An optimiser of torch that loads no `torch._dynamo`, which takes as long as torch itself.
+
+    torch keeps its compiler out of some methods, and loads it for that at their first call, in
+    every worker that starts. Nothing is compiled here, so the methods are called without.
+    """
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
+    # The wrapper of a step also keeps it out of autograd. Hooks of a step are added by torch again.
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
+
+
+_SGD = _without_compiler(torch.optim.SGD)
+_ADAM = _without_compiler(torch.optim.Adam)
+_ADAMW = _without_compiler(torch.optim.AdamW)
 
 
 def make_optimizer(train: ResolvedTrain, network: nn.Module) -> Optimizer:
@@ -39,12 +60,10 @@ def make_optimizer(train: ResolvedTrain, network: nn.Module) -> Optimizer:
     if section.weight_decay is not None:
         arguments["weight_decay"] = section.weight_decay
     if section.name == "sgd":
-        return torch.optim.SGD(
-            parameters, momentum=section.momentum, nesterov=section.nesterov, **arguments
-        )
+        return _SGD(parameters, momentum=section.momentum, nesterov=section.nesterov, **arguments)
     if section.name == "adam":
-        return torch.optim.Adam(parameters, **arguments)
-    return torch.optim.AdamW(parameters, **arguments)
+        return _ADAM(parameters, **arguments)
+    return _ADAMW(parameters, **arguments)
 
 
 def check_names(train: Train, network: nn.Module) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from raydc.loop.group import Group
+if TYPE_CHECKING:
+    # The controller uses this module too, and loads no torch.
+    from raydc.loop.group import Group
 
 # Why workers stop: the group can grow, a node of it is about to be taken away, a signal asked the
 # driver to end, or a trial has reached the epoch at which its sweep compares it with others.

@@ -227,8 +227,9 @@ class Step:
         self._reduction.start_shard(shard)
         with _running_statistics(self.network) if len(x) == 1 else _AS_IT_IS:
             loss = self._loss_of(step, shard, x, y_B)
-        # Starting the backward pass with 1 / rows divides all gradients without a pass over them.
-        loss.backward(torch.full_like(loss, 1.0 / num_rows))  # type: ignore[no-untyped-call]
+        # Dividing the one number divides all gradients without a pass over them. A gradient that is
+        # passed to `backward` would make torch import sympy, at the first step of each worker.
+        (loss * (1.0 / num_rows)).backward()  # type: ignore[no-untyped-call]
         divisor = [] if self._divisor is None else [self._divisor(y_B)]
         return [*self._buffers.collect(), loss.detach(), *divisor]
 

@@ -9,6 +9,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -18,6 +19,8 @@ from raydc.errors import TrainError
 _CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 # Eight workspaces of 4 MiB: with a fixed set of them, cuBLAS adds in a fixed order.
 _CUBLAS_WORKSPACES = ":4096:8"
+# torch's compiler reads it when it is imported.
+_COMPILER_VARIABLE = "TORCHINDUCTOR_DETERMINISTIC"
 
 
 def choose(use_gpu: bool | str) -> torch.device:
@@ -73,10 +76,11 @@ def settings(num_threads: int, device: torch.device, exact: bool) -> Iterator[No
     threads_before, mode_before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     memory = torch.utils.deterministic
     fills_before = memory.fill_uninitialized_memory  # type: ignore[attr-defined]
+    compiler_before = os.environ.get(_COMPILER_VARIABLE)
     with gpu_settings(device) if device.type == "cuda" else contextlib.nullcontext():
         torch.set_num_threads(num_threads)
         # On a CPU as well: there the gradient of indexing depends on the order of its threads.
-        torch.use_deterministic_algorithms(True, warn_only=not exact)
+        _use_deterministic_algorithms(warn_only=not exact)
         # Filling memory with NaN finds bugs, but takes time in every step.
         memory.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
@@ -95,6 +99,21 @@ def settings(num_threads: int, device: torch.device, exact: bool) -> Iterator[No
             torch.set_num_threads(threads_before)
             torch.set_deterministic_debug_mode(mode_before)
             memory.fill_uninitialized_memory = fills_before  # type: ignore[attr-defined]
+            if compiler_before is None:
+                os.environ.pop(_COMPILER_VARIABLE, None)
+
+
+def _use_deterministic_algorithms(warn_only: bool) -> None:
+    """Does what the function of this name of torch does, and does not import its compiler.
+
+    The import takes as long as that of torch itself, in every worker that starts.
+    """
+    if "torch._inductor" in sys.modules:
+        torch.use_deterministic_algorithms(True, warn_only=warn_only)
+        return
+    # For a network that is compiled later, in this process.
+    os.environ.setdefault(_COMPILER_VARIABLE, "1")
+    torch.set_deterministic_debug_mode("warn" if warn_only else "error")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from raydc.checkpoint import run_files
+from raydc.checkpoint import run_name
 from raydc.report import diagnosis
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -89,7 +89,7 @@ def read(folder: Storage, name: str) -> RunRecord:
     happened = list(events.read(folder, "events"))
     return RunRecord(
         name,
-        reader.yaml(run_files.RESOLVED),
+        reader.yaml(run_name.RESOLVED),
         reader.text("spec.yaml"),
         _curves(folder),
         read_account(folder),

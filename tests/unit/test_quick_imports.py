@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import subprocess
 import sys
 import weakref
@@ -54,6 +56,16 @@ def test_thresholds_that_the_user_has_set_stay() -> None:
     gc.set_threshold(123, 4, 5)
     quick_imports.end()
     assert gc.get_threshold() == (123, 4, 5)
+
+
+def test_imports_beside_a_wait_leave_out_what_is_missing() -> None:
+    sys.modules.pop("this", None)
+    # `this` prints when it is imported.
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        thread = quick_imports.start("raydc_has_no_such_module", "this")
+        thread.join()
+    assert "Zen" in shown.getvalue()
+    assert thread.daemon
 
 
 def test_import_of_torch_collects_a_few_times() -> None:

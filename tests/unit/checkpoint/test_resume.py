@@ -11,7 +11,7 @@ from training import event_kinds, resume_run, train_one_epoch, training_spec, wr
 
 from raydc import spec as specs
 from raydc import train
-from raydc.checkpoint import resume, run_files
+from raydc.checkpoint import resume, run_name
 from raydc.cli import run_inventory
 from raydc.cli.store_listing import StoreListing
 from raydc.data import prepared
@@ -22,13 +22,13 @@ from raydc.tracking import lease
 
 def test_require_run_for_unknown_name_suggests_similar_ones(runs: Storage) -> None:
     with pytest.raises(RunError, match=r"there is no run 'digit' at .*/digit; there is none"):
-        run_files.require_run(runs / "digit", runs, "digit")
+        run_name.require_run(runs / "digit", runs, "digit")
     for name in ("digits", "adult"):
         (runs / name).write_bytes("resolved.yaml", b"")
     with pytest.raises(RunError, match=r"there are: digits\n") as caught:
-        run_files.require_run(runs / "digit", runs, "digit")
+        run_name.require_run(runs / "digit", runs, "digit")
     assert "raydc runs" in (caught.value.hint or "")
-    run_files.require_run(runs / "digits", runs, "digits")
+    run_name.require_run(runs / "digits", runs, "digits")
 
 
 def test_refuse_other_spec_names_each_changed_field_with_both_values() -> None:

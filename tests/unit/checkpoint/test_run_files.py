@@ -9,7 +9,7 @@ import yaml
 from training import event_kinds, resume_run, train_one_epoch, training_spec, weights_hash
 
 from raydc import spec as specs
-from raydc.checkpoint import run_files
+from raydc.checkpoint import run_files, run_name
 from raydc.data import prepared
 from raydc.errors import RunError
 from raydc.spec import ResolvedSpec
@@ -127,13 +127,13 @@ def test_damaged_resolved_spec_is_taken_from_a_checkpoint(
     run: tuple[ResolvedSpec, Storage], content: bytes
 ) -> None:
     spec, folder = run
-    folder.write_bytes(run_files.RESOLVED, content)
+    folder.write_bytes(run_name.RESOLVED, content)
     lines: list[str] = []
     run_files.compare_resolved(spec, folder, lines.append)
     assert f"{folder.uri}/resolved.yaml is damaged" in lines[0]
-    assert yaml.safe_load(folder.read_bytes(run_files.RESOLVED)) == specs.to_dict(spec)
+    assert yaml.safe_load(folder.read_bytes(run_name.RESOLVED)) == specs.to_dict(spec)
     # A spec that has changed is refused all the same.
-    folder.write_bytes(run_files.RESOLVED, content)
+    folder.write_bytes(run_name.RESOLVED, content)
     with pytest.raises(RunError, match="seed: 0 then, 7 now"):
         run_files.compare_resolved(training_spec("x", name="first", seed=7), folder, lines.append)
 
@@ -159,15 +159,15 @@ def test_resolved_spec_without_a_copy_is_refused_by_name(
     run: tuple[ResolvedSpec, Storage], runs: Storage
 ) -> None:
     spec, folder = run
-    folder.write_bytes(run_files.RESOLVED, b"{: [\n")
+    folder.write_bytes(run_name.RESOLVED, b"{: [\n")
     folder.delete("checkpoints")
     with pytest.raises(RunError, match=r"resolved\.yaml cannot be read") as caught:
         run_files.compare_resolved(spec, folder, lambda _line: None)
     assert "--new" in str(caught.value)
     (folder / "checkpoints").write_bytes("step_00000007/spec.yaml", b"")
-    folder.delete(run_files.RESOLVED)
+    folder.delete(run_name.RESOLVED)
     with pytest.raises(RunError, match=r"resolved\.yaml is missing") as caught:
-        run_files.require_run(folder, runs, "first")
+        run_name.require_run(folder, runs, "first")
     assert "checkpoints/step_*/spec.yaml there is a copy" in str(caught.value)
 
 

@@ -16,7 +16,7 @@ from raydc.elastic.failure_policy import (
 )
 from raydc.engine import internals
 from raydc.errors import DataError
-from raydc.loop.group import PeerLostError
+from raydc.loop.lost_peer import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
 
 RETRY, RAISE = internals.FailureDecision.RETRY, internals.FailureDecision.RAISE

@@ -7,7 +7,7 @@ from training import training_spec
 from worker_failures import make_failure
 
 from raydc.elastic import run_errors
-from raydc.loop.group import PeerLostError
+from raydc.loop.lost_peer import PeerLostError
 
 SPEC = training_spec("/store", scaling={"num_workers": {"min": 2, "max": 4}})
 

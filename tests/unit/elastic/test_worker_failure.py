@@ -11,7 +11,7 @@ from raydc.elastic import worker_failure
 from raydc.elastic.worker_failure import WorkerFailure
 from raydc.engine.interruption import Interruption
 from raydc.errors import DataError, with_notes
-from raydc.loop.group import PeerLostError
+from raydc.loop.lost_peer import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
 
 

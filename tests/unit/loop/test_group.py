@@ -8,7 +8,8 @@ import socket
 import pytest
 import torch
 
-from raydc.loop.group import Alone, PeerLostError, peers
+from raydc.loop.group import Alone, peers
+from raydc.loop.lost_peer import PeerLostError
 
 
 def test_peers_with_runtime_error_raises_peer_lost_with_first_line() -> None:

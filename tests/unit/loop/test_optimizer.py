@@ -130,3 +130,29 @@ def test_schedule_keeps_the_ratio_of_the_rates(name: str, warmup_steps: int) -> 
             optimizer.step()
             if schedule is not None:
                 schedule.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimizer_computes_the_bits_of_torchs_own_and_calls_hooks(name: str) -> None:
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    networks = [nn.Linear(5, 3), nn.Linear(5, 3)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    train = resolved_train(optimizer={"name": name})
+    momentum = {"momentum": train.optimizer.momentum} if name == "sgd" else {}
+    ours = make_optimizer(train, networks[0])
+    plain = kinds[name](networks[1].parameters(), lr=train.learning_rate, fused=True, **momentum)
+    called: list[str] = []
+    ours.register_step_post_hook(lambda *_: called.append("post"))
+    for step in range(3):
+        rows = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
+        for network, optimizer in zip(networks, (ours, plain), strict=True):
+            optimizer.zero_grad()
+            network(rows).square().sum().backward()
+            optimizer.step()
+    for mine, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(mine, other)
+    assert called == ["post"] * 3
+    assert isinstance(ours, kinds[name])
+    state = ours.state_dict()
+    ours.load_state_dict(state)
+    assert str(ours.state_dict()) == str(state) == str(plain.state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 import torch
@@ -41,6 +42,22 @@ def test_settings_are_put_back_when_the_block_ends() -> None:
             True,
         )
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+def test_settings_make_a_compiler_that_is_loaded_later_deterministic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch._inductor", raising=False)
+    name = "TORCHINDUCTOR_DETERMINISTIC"
+    monkeypatch.delenv(name, raising=False)
+    with device.settings(1, CPU, exact=True):
+        assert os.environ[name] == "1"
+        assert torch.get_deterministic_debug_mode() == 2
+    assert name not in os.environ
+    monkeypatch.setenv(name, "0")
+    with device.settings(1, CPU, exact=False):
+        assert torch.get_deterministic_debug_mode() == 1
+    assert os.environ[name] == "0", "the user's own stays"
 
 
 def test_settings_make_the_gradient_of_indexing_repeatable() -> None:
