@@ -11,6 +11,7 @@ import contextlib
 import gc
 import importlib
 import threading
+from collections.abc import Iterator
 
 # New objects between two collections; Python's own number is 700. More of them save nothing more.
 _IMPORTING = 10_000
@@ -54,6 +55,24 @@ def start(*names: str) -> threading.Thread:
     thread = threading.Thread(target=import_all, args=names, name="raydc-imports", daemon=True)
     thread.start()
     return thread
+
+
+@contextlib.contextmanager
+def beside(*names: str) -> Iterator[None]:
+    """Imports modules while the block waits for something else, and ends with the later of both.
+
+    The block must not import what these modules import too, unless one of both comes from a package
+    that knows nothing of the other: modules that import each other, begun from two sides, can come
+    out half made.
+
+    Args:
+        names: As for `start`.
+    """
+    thread = start(*names)
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def import_all(*names: str) -> None:

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from raydc.run_context import RunContext
 
 
-# Ray Train reads its environment only when a trainer is made, so these may come before the
-# connection, which sets it. That is not so of Ray Serve: it comes with the deployment.
-_OF_RAY = ("ray.train.torch", "pandas", "fastapi")
+# What a training needs of torch, and third parties of Ray Serve. Nothing of Ray, see `beside`.
+_WITHOUT_RAY = ("raydc.models.networks", "raydc.loop.worker", "pandas", "fastapi")
 # More lines than this would push the rest of the output off the screen.
 _MOST_CLASSES = 20
 
@@ -78,9 +77,8 @@ def run(
     check_port(resolved, address)
     # Training in this process and no endpoint leave nothing for Ray to do.
     needs_ray = resolved.scaling.max_workers or resolved.sweep or resolved.serve
-    if needs_ray:
-        _import_ahead()
-    context = open_context(spec, overrides, address, dashboard, deferred=not needs_ray)
+    with _imports_beside(bool(needs_ray)):
+        context = open_context(spec, overrides, address, dashboard, deferred=not needs_ray)
     with own_endpoint(context):
         # The text as the user wrote it goes into the run folder, with comments.
         served = pipeline.run(context, Path(spec).read_text(), resume, new, fork)
@@ -89,9 +87,9 @@ def run(
             stay(context, once)
 
 
-def _import_ahead() -> None:
-    """Imports what a training needs while Ray starts, for which the driver only waits."""
-    quick_imports.start("raydc.train", "raydc.models.networks", "raydc.loop.state_proof", *_OF_RAY)
+def _imports_beside(wanted: bool = True) -> contextlib.AbstractContextManager[None]:
+    """Imports torch in the block, which starts Ray and mostly waits for it."""
+    return quick_imports.beside(*_WITHOUT_RAY) if wanted else contextlib.nullcontext()
 
 
 # Checked before Ray starts: a contradiction should not cost twenty seconds.
@@ -169,9 +167,8 @@ def train(
     resolved = resolve(spec, overrides)
     check_run(resolved, resume, new)
     trains_here = resolved.scaling.max_workers == 0
-    if not trains_here:
-        _import_ahead()
-    context = open_context(spec, overrides, address, dashboard, deferred=trains_here)
+    with _imports_beside(not trains_here):
+        context = open_context(spec, overrides, address, dashboard, deferred=trains_here)
     data = _prepare_checked(context)
     weights = pipeline.load_fork(context, data, fork)
     resumed = pipeline.begin_run(context, Path(spec).read_text(), resume, new)
@@ -208,8 +205,8 @@ def sweep(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
         )
     check_run(resolved, resume, new)
-    _import_ahead()
-    context = open_context(spec, overrides, address, dashboard)
+    with _imports_beside():
+        context = open_context(spec, overrides, address, dashboard)
     data = _prepare_checked(context)
     pipeline.begin_run(context, Path(spec).read_text(), resume, new)
     folder = pipeline.search(context, data)

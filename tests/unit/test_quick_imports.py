@@ -68,6 +68,13 @@ def test_imports_beside_a_wait_leave_out_what_is_missing() -> None:
     assert thread.daemon
 
 
+def test_block_ends_with_the_later_of_itself_and_its_imports() -> None:
+    sys.modules.pop("this", None)
+    with contextlib.redirect_stdout(io.StringIO()), quick_imports.beside("this"):
+        pass
+    assert "this" in sys.modules
+
+
 def test_import_of_torch_collects_a_few_times() -> None:
     """A count, because times depend on the machine."""
     code = "import gc; {}; import torch;print(sum(one['collections'] for one in gc.get_stats()))"
