@@ -1,14 +1,17 @@
-"""Preparation, reading and batch prediction of growing tables, beside polars, Ray Data and torch.
+"""Whole commands on growing tables, beside polars, Ray Data, torch and scikit-learn.
 
     python -m bench.scale [--rows 10000 100000 1000000] [--rounds 3] [--stages prepare predict]
+                          [--shares]
 
 A table has twelve columns of numbers, eight of thirty categories and a target of two classes, as
 Parquet. `prepare` reads it, splits it by row, standardises numbers by the training rows, turns
 categories into numbers and writes each split. `feed` reads the training rows three times in batches
 of 256, in a new order each time: raydc with one input per category, as a network takes it, the
-others with a number. `predict` adds the answers of a network of 64 hidden units to each row. Each
-contender is a command of its own, in turn; CPU counts all of its processes
-(Linux). Predictions of both are compared. Prints one table, writes bench/results/scale.json.
+others with a number. `evaluate` gives the scores of a network of 64 hidden units on the held-out
+rows, `predict` adds its answers to each row of the file. Each contender is a command of its own, in
+turn; CPU counts all of its processes (Linux). Predictions of both are compared. Prints a table, the
+fixed part and the slope of each contender, and with `--shares` in which functions of raydc the time
+of the largest table goes. Writes bench/results/scale.json.
 """
 
 from __future__ import annotations
@@ -20,18 +23,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bench.measured import run_for_json
+from bench.scale_peers import write_table
 
 ROOT = Path(__file__).resolve().parent.parent
-NUMBERS = [f"n{index}" for index in range(12)]
-CATEGORIES = [f"c{index}" for index in range(8)]
-STAGES = ("prepare", "feed", "predict")
-BATCH = 256
-EPOCHS = 3
+STAGES = ("prepare", "feed", "evaluate", "predict")
 SPEC = """
 name: scale
 storage: {store}
@@ -49,12 +48,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--one", nargs=2, metavar=("CONTENDER", "WORK"), help=argparse.SUPPRESS)
+    parser.add_argument("--shares", action="store_true", help="also the shares of functions")
     options = parser.parse_args()
-    if options.one:
-        contender, work = options.one
-        PEERS[contender](Path(work))
-        return
     rows = [row for num_rows in options.rows for row in measure(num_rows, options)]
     show(rows)
 
@@ -76,6 +71,8 @@ def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
             ("feed", "raydc"): peer("raydc-feed", work),
             ("feed", "DataLoader"): peer("loader-feed", work),
             ("feed", "Ray Data"): peer("ray-feed", work),
+            ("evaluate", "raydc"): [*raydc, "evaluate", str(spec)],
+            ("evaluate", "scikit-learn + torch"): peer("sklearn-evaluate", work),
             ("predict", "raydc"): [*raydc, *predict, "--output", str(work / "out.parquet")],
             ("predict", "polars + torch"): peer("polars-predict", work),
         }
@@ -83,10 +80,7 @@ def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
         commands = {key: one for key, one in commands.items() if key[0] in options.stages}
         for round_number in range(options.rounds):
             for (stage, contender), command in commands.items():
-                if stage == "feed":
-                    write_training_rows(work)
-                if stage == "predict" and not (work / "store" / "models").exists():
-                    train(raydc, spec)
+                prepare_for(stage, work, [*raydc, "train", str(spec)])
                 if (stage, contender) == ("prepare", "raydc"):
                     remove(work / "store" / "data")
                 found.setdefault((stage, contender), []).append(run(command))
@@ -98,6 +92,8 @@ def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
                 )
         if "predict" in options.stages:
             compare_predictions(work)
+        if options.shares and num_rows == max(options.rows):
+            show_shares(commands, work)
         sizes = {"raydc": "store/data", "polars": "polars", "Ray Data alone": "floor"}
         return [
             {
@@ -112,17 +108,24 @@ def measure(num_rows: int, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def peer(contender: str, work: Path) -> list[str]:
-    return [sys.executable, "-m", "bench.scale", "--one", contender, str(work)]
+    return [sys.executable, "-m", "bench.scale_peers", contender, str(work)]
 
 
 def run(command: list[str]) -> dict[str, float]:
     return run_for_json([sys.executable, "-m", "bench.measured", *command])
 
 
-def train(raydc: list[str], spec: Path) -> None:
-    """Trains and registers the network that both contenders predict with."""
-    for stage in ("train", "evaluate"):
-        subprocess.run([*raydc, stage, str(spec)], check=True, stdout=subprocess.DEVNULL)
+def prepare_for(stage: str, work: Path, train: list[str]) -> None:
+    """Makes what a stage reads, if it is not there: it is no part of the measurement."""
+    if stage in ("feed", "evaluate") and not (work / "polars").exists():
+        subprocess.run(peer("polars-prepare", work), check=True)
+    if stage == "feed":
+        subprocess.run(peer("training-rows", work), check=True)
+    # The network that all contenders evaluate and predict with.
+    if stage in ("evaluate", "predict") and not (work / "store" / "models").exists():
+        subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
+        evaluate = [*train[:-2], "evaluate", train[-1]]
+        subprocess.run(evaluate, check=True, stdout=subprocess.DEVNULL)
 
 
 def remove(folder: Path) -> None:
@@ -131,145 +134,6 @@ def remove(folder: Path) -> None:
 
 def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def write_table(num_rows: int, path: Path) -> None:
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    choose = np.random.default_rng(0)
-    words = np.array([f"word{index}" for index in range(30)])
-    columns = {name: pa.array(choose.normal(size=num_rows)) for name in NUMBERS}
-    columns |= {name: pa.array(words[choose.integers(0, 30, num_rows)]) for name in CATEGORIES}
-    is_yes = columns["n0"].to_numpy() + choose.normal(size=num_rows) > 0
-    columns["y"] = pa.array(np.where(is_yes, "yes", "no"))
-    pq.write_table(pa.table(columns), path, row_group_size=100_000)
-
-
-def polars_prepare(work: Path) -> None:
-    import polars as pl
-
-    table = pl.read_parquet(work / "table.parquet").with_row_index("row")
-    draws = (pl.col("row").hash(0) % 1000) / 1000
-    split = pl.when(draws < 0.8).then(0).when(draws < 0.9).then(1).otherwise(2)
-    table = table.with_columns(split.cast(pl.UInt8).alias("split"))
-    training = table.filter(pl.col("split") == 0)
-    means = training.select(pl.col(NUMBERS).mean()).row(0)
-    deviations = training.select(pl.col(NUMBERS).std(ddof=0)).row(0)
-    steps = [
-        ((pl.col(name) - mean) / deviation).cast(pl.Float32)
-        for name, mean, deviation in zip(NUMBERS, means, deviations, strict=True)
-    ]
-    for name in CATEGORIES:
-        counts = training[name].value_counts().sort(["count", name], descending=[True, False])
-        codes = {text: code for code, text in enumerate(counts[name].to_list())}
-        steps.append(pl.col(name).replace_strict(codes, default=255, return_dtype=pl.UInt8))
-    table = table.with_columns(*steps, (pl.col("y") == "yes").cast(pl.UInt8))
-    (work / "polars").mkdir(exist_ok=True)
-    for split_code, part in enumerate(("train", "validation", "test")):
-        rows = table.filter(pl.col("split") == split_code).drop("split")
-        rows.write_ipc(work / "polars" / f"{part}.arrow")
-
-
-def ray_floor(work: Path) -> None:
-    import ray
-
-    ray.init(log_to_driver=False, include_dashboard=False)
-    rows = ray.data.read_parquet(str(work / "table.parquet"))
-    rows.map_batches(lambda batch: batch, batch_format="pyarrow").write_parquet(str(work / "floor"))
-    ray.shutdown()
-
-
-def polars_predict(work: Path) -> None:
-    """The same network on the same inputs, from the features and weights that raydc wrote."""
-    import numpy as np
-    import polars as pl
-    import torch
-    from safetensors.torch import load_file
-
-    folder = work / "store" / "models" / "scale" / "versions" / "1"
-    columns = json.loads((folder / "features.json").read_text())["columns"]
-    fitted = {column["name"]: column for column in columns}
-    weights = load_file(folder / "model.safetensors")
-    table = pl.read_parquet(work / "table.parquet")
-    inputs = []
-    for name in NUMBERS:
-        column = table[name].to_numpy()
-        scaled = (column - fitted[name]["shift"]) / fitted[name]["scale"]
-        inputs.append(torch.from_numpy(scaled.astype(np.float32))[:, None])
-    for name in CATEGORIES:
-        known = fitted[name]["categories"]
-        codes = {text: code for code, text in enumerate(known)}
-        found = table[name].replace_strict(codes, return_dtype=pl.Int64).to_numpy()
-        inputs.append(torch.nn.functional.one_hot(torch.tensor(found), len(known)).float())
-    with torch.inference_mode():
-        values = torch.cat(inputs, dim=1)
-        layers = sorted({name.rpartition(".")[0] for name in weights})
-        for index, layer in enumerate(layers):
-            values = torch.nn.functional.linear(
-                values, weights[f"{layer}.weight"], weights[f"{layer}.bias"]
-            )
-            values = values.relu() if index < len(layers) - 1 else values
-        scores = values.double().softmax(dim=1)
-        best = scores.argmax(dim=1)
-    answers = {"prediction": np.array(["no", "yes"])[best.numpy()], "score": scores.amax(1).numpy()}
-    table.with_columns(**{key: pl.Series(key, one) for key, one in answers.items()}).write_parquet(
-        work / "peer.parquet"
-    )
-
-
-def write_training_rows(work: Path) -> None:
-    """The rows that polars has prepared, as Parquet, which Ray Data reads best."""
-    import polars as pl
-
-    target = work / "train.parquet"
-    if not target.exists():
-        pl.read_ipc(work / "polars" / "train.arrow").drop("row").write_parquet(target)
-
-
-def raydc_feed(work: Path) -> None:
-    import torch
-
-    from raydc.data.shards import open_rows
-    from raydc.loop.feed import Feed
-    from raydc.loop.group import World
-    from raydc.models.row_tensors import network_inputs
-    from raydc.storage import Storage
-
-    (folder,) = (work / "store" / "data").glob("scale-*")
-    rows, world = open_rows(Storage(str(folder)), "train"), World(0, 1, torch.device("cpu"))
-    feed = Feed(rows, 0, BATCH, 1, world)
-    for epoch in range(EPOCHS):
-        for batch in feed.batches(epoch, 0, feed.steps_per_epoch):
-            assert isinstance(network_inputs(batch.x), torch.Tensor)
-
-
-def loader_feed(work: Path) -> None:
-    """The quickest use of torch's loader: whole batches from arrays in memory, by index."""
-    import pyarrow.parquet as pq
-    import torch
-    from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
-
-    table = pq.read_table(work / "train.parquet")
-    numbers = torch.stack([torch.from_numpy(table[n].to_numpy()) for n in NUMBERS], dim=1)
-    codes = torch.stack([torch.from_numpy(table[n].to_numpy()) for n in CATEGORIES], dim=1)
-    rows = TensorDataset(numbers, codes, torch.from_numpy(table["y"].to_numpy()))
-    sampler = BatchSampler(RandomSampler(rows), BATCH, drop_last=False)
-    for _ in range(EPOCHS):
-        for batch in DataLoader(rows, sampler=sampler, batch_size=None):
-            assert len(batch) == 3
-
-
-def ray_feed(work: Path) -> None:
-    import ray
-
-    ray.init(log_to_driver=False, include_dashboard=False)
-    rows = ray.data.read_parquet(str(work / "train.parquet")).materialize()
-    for _ in range(EPOCHS):
-        for batch in rows.random_shuffle().iter_torch_batches(batch_size=BATCH):
-            assert len(batch) == 21
-    ray.shutdown()
 
 
 def compare_predictions(work: Path) -> None:
@@ -285,27 +149,46 @@ def compare_predictions(work: Path) -> None:
 
 def show(rows: list[dict[str, Any]]) -> None:
     print(
-        f"{'rows':>9}  {'stage':8}{'contender':16}{'CPU s':>8}{'wall s':>8}{'MB':>7}{'disk MB':>9}"
+        f"{'rows':>9}  {'stage':9}{'contender':22}{'CPU s':>8}{'wall s':>8}{'MB':>7}{'disk MB':>9}"
     )
     for row in rows:
         disk = "" if row["disk_bytes"] is None else f"{row['disk_bytes'] / 1e6:.1f}"
         print(
-            f"{row['rows']:9,}  {row['stage']:8}{row['contender']:16}{row['cpu_s']:8.1f}"
+            f"{row['rows']:9,}  {row['stage']:9}{row['contender']:22}{row['cpu_s']:8.1f}"
             f"{row['wall_s']:8.1f}{row['peak_bytes'] / 1e6:7.0f}{disk:>9}"
         )
+    if len({row["rows"] for row in rows}) > 1:
+        show_slopes(rows)
     target = ROOT / "bench" / "results" / "scale.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"cpus": os.cpu_count(), "rows": rows}, indent=2) + "\n")
 
 
-PEERS: dict[str, Callable[[Path], None]] = {
-    "polars-prepare": polars_prepare,
-    "polars-predict": polars_predict,
-    "ray-floor": ray_floor,
-    "raydc-feed": raydc_feed,
-    "loader-feed": loader_feed,
-    "ray-feed": ray_feed,
-}
+def show_slopes(rows: list[dict[str, Any]]) -> None:
+    """The line through the smallest and the largest table: what is there anyway, and for a row."""
+    print(f"\n{'stage':9}{'contender':22}{'fixed CPU s':>12}{'us a row':>9}{'wall us a row':>14}")
+    for stage, contender in dict.fromkeys((row["stage"], row["contender"]) for row in rows):
+        mine = [row for row in rows if (row["stage"], row["contender"]) == (stage, contender)]
+        least, most = (choose(mine, key=lambda row: row["rows"]) for choose in (min, max))
+        more = most["rows"] - least["rows"]
+        cpu_s, wall_s = ((most[key] - least[key]) / more for key in ("cpu_s", "wall_s"))
+        fixed_s = least["cpu_s"] - cpu_s * least["rows"]
+        figures = f"{fixed_s:12.1f}{1e6 * cpu_s:9.2f}{1e6 * wall_s:14.2f}"
+        print(f"{stage:9}{contender:22}{figures}")
+
+
+def show_shares(commands: dict[tuple[str, str], list[str]], work: Path) -> None:
+    """Runs the commands of raydc once more, with a look at their threads."""
+    for (stage, contender), command in commands.items():
+        if contender != "raydc" or stage == "feed":
+            continue
+        if stage == "prepare":
+            remove(work / "store" / "data")
+        # What follows `-c CODE` are the arguments of raydc.
+        shares = run_for_json([sys.executable, "-m", "bench.shares", *command[3:]])
+        print(f"\n{stage}: shares of the time in which a thread worked")
+        for name, share in shares.items():
+            print(f"  {share:5.1%}  {name}")
 
 
 if __name__ == "__main__":

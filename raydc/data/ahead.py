@@ -1,12 +1,14 @@
-"""Items that a thread makes before they are wanted. In the driver."""
+"""Items that threads make before they are wanted. In the driver."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 # One that is ready, and one in the making.
 _NUM_AHEAD = 2
@@ -31,3 +33,26 @@ def make_ahead(items: Iterable[T]) -> Iterator[T]:
         finally:
             # A caller that stops waits for the item in the making only.
             thread.shutdown(wait=False, cancel_futures=True)
+
+
+def map_ahead(function: Callable[[S], T], items: Iterable[S], num_threads: int) -> Iterator[T]:
+    """Results of a function in the order of its arguments, computed by several threads ahead.
+
+    Args:
+        function: Called in any of the threads, at the same time in several of them. Its error is
+            raised where its result would have come.
+        items: Arguments; only the caller's thread goes through them, as far as results are wanted.
+        num_threads: Threads; one more result than this is kept ahead of the caller.
+    """
+    iterator = iter(items)
+    with ThreadPoolExecutor(num_threads, "ahead") as threads:
+        waiting: deque[Future[T]] = deque()
+        try:
+            while True:
+                for item in islice(iterator, num_threads + 1 - len(waiting)):
+                    waiting.append(threads.submit(function, item))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)

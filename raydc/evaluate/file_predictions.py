@@ -27,18 +27,22 @@ from raydc.data import (
     tasks,
     values,
 )
-from raydc.data.ahead import make_ahead
+from raydc.data.ahead import make_ahead, map_ahead
 from raydc.data.layout import Layout
 from raydc.data.table_file import TableWriter
+from raydc.engine import usable_cpus
 from raydc.errors import DataError, Say, UsageError
 from raydc.features import Numeric
 from raydc.features.coded_texts import CodedTexts
 from raydc.models.allocator import begin_work
 from raydc.spec.language import LANGUAGE
+from raydc.spec.model import Builder
 from raydc.storage import Storage
 
 # Columns of a table that stands for an error; see `_Predictor`.
 _ERROR, _HINT = "__error", "__hint"
+# Beyond these, the threads would mostly wait for Python's lock.
+_MAX_THREADS = 4
 
 
 def predict_file(
@@ -105,13 +109,24 @@ def _predict_here(predictor: _Predictor, calls: Sequence[tasks.ReadCall]) -> Ite
     """Predicts the rows that calls yield in this process: reads, computes and writes at once."""
     size = model_pool.batch_rows(predictor.bundle.features)
     tables = make_ahead(table for call in calls for table in call())
-    predicted = make_ahead(
-        predictor(table.slice(start, size))
-        for table in tables
-        for start in range(0, table.num_rows, size)
+    pieces = (
+        table.slice(start, size) for table in tables for start in range(0, table.num_rows, size)
     )
+    predicted = map_ahead(predictor, pieces, _num_threads(predictor.bundle))
     with tasks.named_faults("predict"):
         yield from predicted
+
+
+def _num_threads(loaded: bundle.Bundle) -> int:
+    """Threads that predict at the same time.
+
+    Columns and small networks keep one CPU busy, most of the time without Python's lock. Larger
+    networks use several by themselves, and a network of the user's own may not expect threads.
+    """
+    is_table = loaded.features.signature.kind == "vector"
+    if not is_table or isinstance(loaded.spec.model, Builder):
+        return 1
+    return min(usable_cpus.count(), _MAX_THREADS)
 
 
 def _predict_in_pool(

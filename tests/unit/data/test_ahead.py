@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raydc.data.ahead import make_ahead
+from raydc.data.ahead import make_ahead, map_ahead
 
 
 def test_items_keep_their_order() -> None:
@@ -46,3 +46,42 @@ def test_a_caller_that_stops_ends_the_thread() -> None:
     next(ahead)
     ahead.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread not in started]
+
+
+def test_results_of_several_threads_keep_their_order() -> None:
+    # The first result can only come after the second one.
+    is_second_done = threading.Event()
+
+    def square(number: int) -> int:
+        if number == 0:
+            assert is_second_done.wait(60)
+        if number == 1:
+            is_second_done.set()
+        return number * number
+
+    assert list(map_ahead(square, range(50), 2)) == [number * number for number in range(50)]
+    assert list(map_ahead(square, [], 2)) == []
+
+
+def test_arguments_are_taken_only_as_far_as_results_are_wanted() -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = map_ahead(str, numbers(), 3)
+    assert [next(results), next(results)] == ["0", "1"]
+    assert len(taken) <= 6
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_an_error_of_a_result_comes_in_its_place() -> None:
+    def inverse(number: int) -> float:
+        return 1 / number
+
+    results = map_ahead(inverse, [1, 2, 0, 4], 3)
+    assert [next(results), next(results)] == [1.0, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
