@@ -230,8 +230,13 @@ def _describe(local: bool, dashboard_url: str | None = None) -> Engine:
     return Engine(local, gcs_address, len(nodes), resources, dashboard_url)
 
 
-def runtime_environment() -> dict[str, Any]:
-    """Returns the uploaded runtime environment of this driver, for endpoints that outlive it."""
+def runtime_environment(setup_hook: str) -> dict[str, Any]:
+    """Returns the uploaded runtime environment of this driver, for endpoints that outlive it.
+
+    Args:
+        setup_hook: `module.function` that is called in each process as it starts; only on a Ray
+            that this process has started, whose processes have its modules.
+    """
     import ray
 
     known = (
@@ -251,6 +256,10 @@ def runtime_environment() -> dict[str, Any]:
     environment["env_vars"] = {
         name: value for name, value in variables.items() if name not in serve_environment.SETTINGS
     }
+    if internals.is_own_ray():
+        # Under the name that Ray itself gives to a hook of the whole job.
+        variable = internals.WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+        environment["env_vars"][variable] = setup_hook
     return {name: environment[name] for name in known if environment.get(name)}
 
 

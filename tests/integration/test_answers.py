@@ -45,7 +45,7 @@ def endpoint(
             (folder / "sitecustomize.py").write_text(CHANGED_UVICORN)
             path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
             variables = {"env_vars": {"PYTHONPATH": path.rstrip(os.pathsep)}}
-            patch.setattr(application_module.engine, "runtime_environment", lambda: variables)
+            patch.setattr(application_module.engine, "runtime_environment", lambda _: variables)
         yield serve.deploy(given, storage, 1)
     take_down()
 

@@ -14,6 +14,7 @@ from raydc.storage import Storage
 
 _LOOPBACK = {"127.0.0.1", "localhost"}
 IMPORT_PATH = "raydc.serve.app:build"
+_SETUP_HOOK = "raydc.serve.preload.begin"
 # Serve counts its health checks as ongoing requests, and requests on their way to a replica as
 # queued; these allowances keep both from using up the limits of clients.
 _SPARE_REQUESTS = 16
@@ -75,7 +76,7 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
         "route_prefix": route_prefix,
         "import_path": IMPORT_PATH,
         "args": {"direct": section.direct},
-        "runtime_env": engine.runtime_environment(),
+        "runtime_env": engine.runtime_environment(_SETUP_HOOK),
         "deployments": [
             {
                 "name": DEPLOYMENT,
