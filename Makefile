@@ -7,6 +7,8 @@ INSTALLED_DEMO := $(VENV)/.installed-demo
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
 INSTALLED_BENCH := $(VENV)/.installed-bench
+# Unit tests beside all others, which come first because they take longer.
+TWO_AT_ONCE := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
@@ -24,7 +26,7 @@ demo: $(INSTALLED_DEMO) ## Handwritten digits, from the data set to an answered 
 	$(BIN)/raydc run examples/digits/spec.yaml --new --once $(DEMO_FLAGS)
 
 test: $(INSTALLED_DEV) ## All tests; the summary names those that could not run here, and why.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO_AT_ONCE)
 
 lint: $(INSTALLED_DEV) $(INSTALLED_DOCS) ## ruff, mypy --strict, layers, style, documentation.
 	$(BIN)/ruff check .
