@@ -36,6 +36,8 @@ class Trial:
         metric: Its best validation metric; None if it has none, or only infinite ones.
         state: "finished", "pruned" or "failed".
         error: First line of the error of a trial that has failed, as far as it is known.
+        twin: Number of the first trial with the same point, which was run for both; None if this
+            is the first.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Trial:
     metric: float | None
     state: str
     error: str | None = None
+    twin: int | None = None
 
 
 def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
@@ -292,7 +295,8 @@ def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[
         score = "" if trial.metric is None else f"{trial.metric:.4f}"
         values = [_short(trial.values[path]) for path in paths]
         mark = "*" if trial == winner else ""
-        cells.append([mark, str(number), *values, str(trial.epochs), score, trial.state])
+        again = "" if trial.twin is None else f", trial {trial.twin} drawn again"
+        cells.append([mark, str(number), *values, str(trial.epochs), score, trial.state + again])
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
