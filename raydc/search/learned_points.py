@@ -67,6 +67,9 @@ class LearnedPoints:
     ) -> None:
         import optuna
 
+        if name == "cmaes":
+            # Optuna imports it for the first draw that needs it, when trials have run.
+            import cmaes  # noqa: F401
         # Its lines would be between those of the sweep.
         logging.getLogger("optuna").setLevel(logging.ERROR)
         self._name, self._space, self._seed = name, space, seed
