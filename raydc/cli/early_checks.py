@@ -67,6 +67,23 @@ def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:
     run_name.refuse_taken_name(Storage(spec.storage) / "runs", spec.name, resume, new)
 
 
+def check_points(spec: ResolvedSpec, resume: bool) -> None:
+    """Refuses a sweep with points whose networks cannot be built.
+
+    Args:
+        spec: Resolved spec, with or without a sweep.
+        resume: Whether an existing run is continued. Then such a point is a trial that has failed,
+            and the others go on.
+
+    Raises:
+        SpecError: The networks that cannot be built, by the values of their points.
+    """
+    if spec.sweep is not None and not resume:
+        from raydc.elastic.trial_sizes import describe_points
+
+        describe_points(spec)
+
+
 def check_port(spec: ResolvedSpec, address: str | None) -> None:
     """Refuses an endpoint whose port another process has.
 
