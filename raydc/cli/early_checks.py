@@ -68,7 +68,7 @@ def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:
 
 
 def check_points(spec: ResolvedSpec, resume: bool) -> None:
-    """Refuses a sweep with points whose networks cannot be built.
+    """Refuses a sweep whose networks cannot be built, or whose earlier results cannot be read.
 
     Args:
         spec: Resolved spec, with or without a sweep.
@@ -77,10 +77,13 @@ def check_points(spec: ResolvedSpec, resume: bool) -> None:
 
     Raises:
         SpecError: The networks that cannot be built, by the values of their points.
+        UsageError: Results of `sweep.warm_start` cannot be read.
     """
     if spec.sweep is not None and not resume:
+        from raydc.elastic.trial_draws import read_results
         from raydc.elastic.trial_sizes import describe_points
 
+        read_results(spec, lambda _: None)
         describe_points(spec)
 
 

@@ -56,8 +56,10 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
         report(line)
     _report_network(resolved)
     if resolved.sweep is not None:
+        from raydc.elastic.trial_draws import read_results
         from raydc.elastic.trial_sizes import describe_points
 
+        read_results(resolved, report)
         for line in describe_points(resolved):
             report(f"sweep     {line}")
     if resolved.serve is not None:

@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from raydc import engine
-from raydc.errors import Say, TrainError
+from raydc import spec as specs
+from raydc.checkpoint import run_files
+from raydc.elastic import earlier_studies
+from raydc.errors import Say, TrainError, UsageError
+from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import Draws, LearnedDraws
+from raydc.search.learned_points import Observation
 from raydc.search.point import (
     SpreadPoints,
     grid_points,
     has_inner_domains,
+    locate,
     make_point,
     random_point,
 )
@@ -41,6 +47,7 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
     Raises:
         TrainError: The spec has no sweep.
         RunError: Trials were begun that are none of these.
+        UsageError: Results of `sweep.warm_start` cannot be read.
     """
     sweep = spec.sweep
     if sweep is None:
@@ -60,6 +67,7 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
             spec.train.mode,
             sweep.num_samples,
             make_key,
+            lambda: read_results(spec, report),
         )
     else:
         drawn = known_points(sweep, spec.seed)
@@ -72,6 +80,66 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
         draws = Draws([{"key": key, "all_values": one} for key, one in points.items()])
     trials.refuse_unknown(folder, {one["key"] for one in draws.trials})
     return draws
+
+
+def read_results(spec: ResolvedSpec, report: Say) -> list[Observation]:
+    """Reads the results of `sweep.warm_start`, and says how many of them fit the space.
+
+    Args:
+        spec: The resolved spec of a sweep.
+        report: Shows a line of progress.
+
+    Raises:
+        UsageError: A run or a study does not exist, cannot be read, or has another metric.
+    """
+    assert spec.sweep is not None
+    found = []
+    for name in spec.sweep.warm_start:
+        if earlier_studies.is_study(name):
+            results = earlier_studies.read_study(name, spec.train.mode)
+        else:
+            results = _read_sweep(spec, name)
+        located = [(locate(spec.sweep.space, point), metric) for point, metric in results]
+        fitting = [
+            Observation(numbers, metric) for numbers, metric in located if isinstance(numbers, dict)
+        ]
+        why = next((reason for reason, _ in located if isinstance(reason, str)), "")
+        others = f"; {len(located) - len(fitting)} do not fit the space, the first: {why}"
+        report(
+            f"sweep     begins with {len(fitting)} of {len(located)} results of {name}"
+            f"{others if why else ''}"
+        )
+        found += fitting
+    return found
+
+
+def _read_sweep(spec: ResolvedSpec, name: str) -> list[tuple[dict[str, Any], float | None]]:
+    """Points and first results of an earlier sweep, in the order of its journal."""
+    folder = Storage(spec.storage) / "runs" / name
+    recorded = run_files.read_resolved(folder)
+    if recorded is None or not recorded.get("sweep"):
+        raise UsageError(
+            f"sweep.warm_start: {name} is no run with a sweep in {spec.storage}/runs",
+            "`raydc runs` lists them; a study of Optuna is a URL or a path that ends in .log.",
+        )
+    earlier = specs.resolve(specs.from_dict(recorded))
+    then, now = earlier.train, spec.train
+    if (then.metric, then.mode) != (now.metric, now.mode):
+        raise UsageError(
+            f"sweep.warm_start: {name} compares {then.metric} ({then.mode}), and this sweep "
+            f"{now.metric} ({now.mode})",
+            "Set train.metric and train.mode as there, or leave it out.",
+        )
+    metrics = DecisionLog(folder / "sweep" / "journal").results()
+    if not metrics:
+        return []
+    # Nothing is drawn: all samples of a journal are there.
+    draws = make_draws(earlier, recorded, folder / "sweep", lambda _: None)
+    return [
+        (trial["all_values"], metrics[number, 0])
+        for number, trial in enumerate(draws.trials)
+        if (number, 0) in metrics
+    ]
 
 
 def known_points(sweep: Sweep, seed: int) -> list[dict[str, Any]]:

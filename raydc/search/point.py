@@ -141,6 +141,59 @@ def _every(value: Any) -> list[Any]:
     return [value]
 
 
+def locate(space: Space, point: Mapping[str, Any]) -> dict[str, Any] | str:
+    """Finds what would have to be drawn for a point.
+
+    Args:
+        space: Domains by spec path.
+        point: Values by spec path, such as a point of another space.
+
+    Returns:
+        A number, or a place in a list, by the name of each domain; for a point that is not of the
+        space why not.
+    """
+    numbers: dict[str, Any] = {}
+    if others := sorted(set(point) - set(space)):
+        return f"{others[0]} is not searched"
+    for path, domain in space.items():
+        if path not in point:
+            return f"it has no {path}"
+        if (found := _locate(path, domain, point[path])) is None:
+            return f"{path} of {point[path]!r} is outside"
+        numbers |= found
+    return numbers
+
+
+def _locate(name: str, template: Any, value: Any) -> dict[str, Any] | None:
+    """What was drawn inside a value, by name; None if the value is not of its template."""
+    domain = template if isinstance(template, Domain) else as_domain(template)
+    if domain is None and isinstance(template, dict) and isinstance(value, Mapping):
+        if set(template) != set(value):
+            return None
+        parts = [_locate(f"{name}.{key}", one, value[key]) for key, one in template.items()]
+        return _merge(parts)
+    if domain is None:
+        # True is no 1 in a spec.
+        return {} if template == value and type(template) is type(value) else None
+    if domain.values is None:
+        low, high = domain.bounds
+        is_number = type(value) is int or (type(value) is float and not domain.is_whole)
+        return {name: value} if is_number and low <= value <= high else None
+    for place, one in enumerate(domain.values):
+        if (found := _locate(f"{name}[{place}]", one, value)) is not None:
+            return {name: place, **found}
+    return None
+
+
+def _merge(parts: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        if part is None:
+            return None
+        merged |= part
+    return merged
+
+
 class SpreadPoints:
     """Points that are spread evenly: a Sobol sequence (Sobol', 1967), scrambled (Owen, 1998).
 

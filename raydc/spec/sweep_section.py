@@ -62,4 +62,12 @@ class Sweep(Section):
         "to i - lag, on every cluster. So this many trials may run at a time; fewer learn faster.",
     )
 
+    warm_start: list[str] = Field(
+        default_factory=list,
+        description="For tpe, gp and cmaes: earlier results to begin with. Names of runs with a "
+        "sweep in the same storage, or studies of Optuna: a URL of its storage such as "
+        "sqlite:///study.db, or the path of a journal file (.log), with #NAME if there are several "
+        "studies. What does not fit the space is left out and counted.",
+    )
+
     _expand_names = field_validator("scheduler", mode="before")(named)

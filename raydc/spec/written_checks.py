@@ -45,9 +45,11 @@ def written_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Probl
     for path in _passwords(spec.data):
         message = "holds a password; give it as $NAME, an environment variable"
         yield Problem(where(path), ".".join(map(str, path)), message)
-    if spec.sweep and spec.sweep.search_alg not in LEARNING and _is_given(spec.sweep, "lag"):
-        message = f"it is for {', '.join(LEARNING)}, not for search_alg: {spec.sweep.search_alg}"
-        yield Problem(where(("sweep", "lag")), "sweep.lag", message)
+    for name in ("lag", "warm_start"):
+        sweep = spec.sweep
+        if sweep and sweep.search_alg not in LEARNING and _is_given(sweep, name):
+            message = f"it is for {', '.join(LEARNING)}, not for search_alg: {sweep.search_alg}"
+            yield Problem(where(("sweep", name)), f"sweep.{name}", message)
     searched = tuple(spec.sweep.space) if spec.sweep else ()
     for path, message in (*_of_model(spec), *_of_train(spec), *_of_data(spec.data)):
         section = ".".join(map(str, path[:1] if path[0] == "model" else path[:2]))

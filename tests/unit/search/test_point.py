@@ -14,6 +14,7 @@ from raydc.search.point import (
     derive_seed,
     grid_points,
     has_inner_domains,
+    locate,
     make_point,
     random_point,
     spread,
@@ -135,3 +136,33 @@ def test_seeds_of_draws_differ() -> None:
 def test_mistake_in_a_domain_is_found_with_its_place(domain: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Domain.model_validate(domain)
+
+
+def test_point_of_the_space_is_located_by_what_was_drawn() -> None:
+    for number in range(50):
+        drawn: dict[str, Any] = {}
+
+        def choose(name: str, domain: Domain, drawn: dict[str, Any] = drawn) -> Any:
+            drawn[name] = spread(domain, random.Random(f"{number}{name}").random())
+            return drawn[name]
+
+        point = make_point(SPACE, choose)
+        assert locate(SPACE, point) == drawn
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model": {"name": "mlp", "depth": 4, "width": 8}}, "model of {'name': 'mlp', "),
+        ({"model": {"name": "mlp", "depth": 1}}, "model of {'name': 'mlp', 'depth': 1} is outside"),
+        ({"model": {"name": "mlp", "depth": 1, "width": 8.0}}, "is outside"),
+        ({"model": {"name": "mlp", "depth": True, "width": 8}}, "is outside"),
+        ({"train.learning_rate": 0.5}, "train.learning_rate of 0.5 is outside"),
+        ({"seed": 1}, "seed is not searched"),
+    ],
+)
+def test_point_of_another_space_is_not_located(change: dict[str, Any], reason: str) -> None:
+    point = {"model": "linear", "train.learning_rate": 0.01}
+    assert locate(SPACE, point) == {"model": 2, "train.learning_rate": 0.01}
+    assert reason in str(locate(SPACE, {**point, **change}))
+    assert locate(SPACE, {"model": "linear"}) == "it has no train.learning_rate"

@@ -107,6 +107,11 @@ def test_sections_with_domains_inside_are_valid(search_alg: str) -> None:
             "lag",
             "it is for tpe, gp, cmaes, not for search_alg: quasi_random",
         ),
+        (
+            {"warm_start": ["older"], "space": {"model.depth": {"choice": [1]}}},
+            "warm_start",
+            "it is for tpe, gp, cmaes, not for search_alg: random",
+        ),
     ],
 )
 def test_mistake_in_a_sweep_is_said_with_its_place(
