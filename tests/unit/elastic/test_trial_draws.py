@@ -28,10 +28,11 @@ SCHEDULER = {"name": "asha", "type": "promotion", "reduction_factor": 2}
 class SampledSweep:
     """A sweep whose trials are records of this process, in a folder of its own."""
 
-    def __init__(self, folder: Path, **sweep: Any) -> None:
+    def __init__(self, folder: Path, exact: bool = True, **sweep: Any) -> None:
         given = {"space": SPACE, "scheduler": SCHEDULER, "search_alg": "tpe", "lag": 2, **sweep}
         model = {"name": "mlp", "depth": 1, "width": 8}
-        self.spec = training_spec(str(folder), model=model, sweep=given)
+        train = {"exact": exact}
+        self.spec = training_spec(str(folder), model=model, sweep=given, train=train)
         self.folder = Storage(str(folder / "sweep"))
         self.lines: list[str] = []
         self.ran: list[tuple[str, int | None]] = []
@@ -160,6 +161,26 @@ def test_twin_waits_for_the_trial_that_runs(tmp_path: Path) -> None:
     sweep.queue.end(first)
     sweep.run()
     assert {key for key, _ in sweep.ran} <= {first["key"]}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_result_that_a_draw_has_seen_counts_unless_it_can_be_had_again(
+    tmp_path: Path, exact: bool
+) -> None:
+    sweep = SampledSweep(tmp_path, exact=exact, num_samples=4, lag=1)
+    segment = sweep.queue.next_segment()
+    assert segment is not None
+    sweep.train(segment)
+    sweep.queue.end(segment)
+    assert len(sweep.draws.trials) == 2
+    (sweep.folder / "trials" / segment["key"]).delete()
+    sweep.begin()
+    again = sweep.queue.next_segment()
+    assert again is not None
+    # Exact training gives the same result again; other training would give another one.
+    assert again["number"] == (0 if exact else 1)
+    # The draw is still the one that was written.
+    assert len(sweep.draws.trials) == 2
 
 
 def test_random_points_of_flat_spaces_have_no_journal_of_draws(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def test_sweep_begins_with_the_results_of_an_earlier_one(
         one.metric for one in found if one.numbers[DEPTH] > 0
     ]
     assert lines[1].startswith(
-        f"sweep     begins with {len(fitting)} of 5 results of older; {5 - len(fitting)} do not fit "
-        "the space, the first: model.depth of 1 is outside"
+        f"sweep     begins with {len(fitting)} of 5 results of older; {5 - len(fitting)} do not "
+        "fit the space, the first: model.depth of 1 is outside"
     )
 
 

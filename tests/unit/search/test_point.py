@@ -139,13 +139,15 @@ def test_mistake_in_a_domain_is_found_with_its_place(domain: Any, message: str) 
 
 
 def test_point_of_the_space_is_located_by_what_was_drawn() -> None:
-    for number in range(50):
-        drawn: dict[str, Any] = {}
+    generator = random.Random(5)
+    drawn: dict[str, Any] = {}
 
-        def choose(name: str, domain: Domain, drawn: dict[str, Any] = drawn) -> Any:
-            drawn[name] = spread(domain, random.Random(f"{number}{name}").random())
-            return drawn[name]
+    def choose(name: str, domain: Domain) -> Any:
+        drawn[name] = spread(domain, generator.random())
+        return drawn[name]
 
+    for _ in range(50):
+        drawn.clear()
         point = make_point(SPACE, choose)
         assert locate(SPACE, point) == drawn
 
