@@ -282,7 +282,7 @@ def pick_best(trials: Sequence[Trial], mode: str) -> Trial | None:
 
 
 def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[str]:
-    """Formats all trials as aligned lines, the first of them a header.
+    """Formats all trials as aligned lines, after a header, and says how many were drawn again.
 
     Args:
         trials: Trials in the order of sampling.
@@ -298,10 +298,13 @@ def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[
         again = "" if trial.twin is None else f", trial {trial.twin} drawn again"
         cells.append([mark, str(number), *values, str(trial.epochs), score, trial.state + again])
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
+    if again := sum(trial.twin is not None for trial in trials):
+        lines.append(f"{again} of {len(trials)} samples were drawn again, and run once")
+    return lines
 
 
 def format_values(values: dict[str, Any]) -> str:
@@ -310,4 +313,8 @@ def format_values(values: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        # A section: `sgd(momentum=0.9)`.
+        rest = ", ".join(f"{key}={_short(one)}" for key, one in value.items() if key != "name")
+        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

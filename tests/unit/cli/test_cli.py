@@ -174,7 +174,7 @@ def test_plan_of_a_sweep_builds_its_networks_and_a_sweep_refuses_what_cannot_be_
     for command in ("plan", "sweep", "run"):
         result = CliRunner().invoke(main, [command, str(good), "--set", space])
         assert result.exit_code == 2
-        assert "sweep.space: model={'name': 'resnet18'" in result.output
+        assert "sweep.space: model=resnet18(arguments=(no_such=1))" in result.output
         assert "no_such" in result.output
 
 

@@ -145,6 +145,8 @@ def test_point_that_is_drawn_again_takes_the_results_of_its_twin(tmp_path: Path)
     assert winner.twin is None
     table = trials.format_table(ended, winner, "accuracy")
     assert sum(f"trial {ended[again[0]].twin} drawn again" in line for line in table) >= 1
+    assert table[-1] == f"{len(again)} of 10 samples were drawn again, and run once"
+    assert len(table) == 12
     assert [line.split(" ended ")[0] for line in sweep.lines] == [
         f"sweep     {number} of 10" for number in range(1, 11)
     ]

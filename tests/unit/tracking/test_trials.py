@@ -164,6 +164,17 @@ def test_trial_spec_keeps_the_logical_shards() -> None:
     assert trials.trial_spec(given, {}).train.logical_shards == 4
 
 
+def test_sections_that_were_drawn_are_written_short() -> None:
+    values = {
+        "train.optimizer": {"name": "sgd", "momentum": 0.87654321},
+        "model": {"name": "linear"},
+        "train.learning_rate": 0.00123456,
+    }
+    assert trials.format_values(values) == (
+        "train.optimizer=sgd(momentum=0.8765), model=linear, train.learning_rate=0.001235"
+    )
+
+
 def test_format_table_marks_the_winner() -> None:
     sampled = (trial(0, 0.25), trial(1, None))
     lines = trials.format_table(sampled, sampled[0], "accuracy")
