@@ -302,8 +302,8 @@ def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
-    if again := sum(trial.twin is not None for trial in trials):
-        lines.append(f"{again} of {len(trials)} samples were drawn again, and run once")
+    if num_again := sum(trial.twin is not None for trial in trials):
+        lines.append(f"{num_again} of {len(trials)} samples were drawn again, and run once")
     return lines
 
 
