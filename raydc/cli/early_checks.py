@@ -83,8 +83,7 @@ def check_points(spec: ResolvedSpec, resume: bool) -> None:
         from raydc.elastic.trial_draws import read_results
         from raydc.elastic.trial_sizes import describe_points
 
-        read_results(spec, lambda _: None)
-        describe_points(spec)
+        describe_points(spec, read_results(spec, lambda _: None))
 
 
 def check_port(spec: ResolvedSpec, address: str | None) -> None:

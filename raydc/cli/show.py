@@ -59,8 +59,7 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
         from raydc.elastic.trial_draws import read_results
         from raydc.elastic.trial_sizes import describe_points
 
-        read_results(resolved, report)
-        for line in describe_points(resolved):
+        for line in describe_points(resolved, read_results(resolved, report)):
             report(f"sweep     {line}")
     if resolved.serve is not None:
         report(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raydc import engine
@@ -17,7 +17,7 @@ from raydc.elastic import earlier_studies
 from raydc.errors import Say, TrainError, UsageError
 from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import Draws, LearnedDraws
-from raydc.search.learned_points import Observation
+from raydc.search.learned_points import LearnedPoints, Observation
 from raydc.search.point import (
     SpreadPoints,
     grid_points,
@@ -70,7 +70,7 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
             lambda: read_results(spec, report),
         )
     else:
-        drawn = known_points(sweep, spec.seed)
+        drawn = known_points(spec)
         # A trial that is drawn twice would train the same model twice, in one folder. Different
         # values may mean the same, such as a name and the same name with its defaults.
         points: dict[str, dict[str, Any]] = {}
@@ -142,26 +142,29 @@ def _read_sweep(spec: ResolvedSpec, name: str) -> list[tuple[dict[str, Any], flo
     ]
 
 
-def known_points(sweep: Sweep, seed: int) -> list[dict[str, Any]]:
-    """The points that depend on no result, in the order of sampling.
+def known_points(spec: ResolvedSpec, known: Sequence[Observation] = ()) -> list[dict[str, Any]]:
+    """The points that depend on no result of the sweep, in the order of sampling.
 
     Args:
-        sweep: Section `sweep`. Of an algorithm that learns it is the points before the first
-            result.
-        seed: Seed of the spec.
+        spec: The resolved spec of a sweep. If its algorithm learns, these are the points before
+            the first result.
+        known: Results of other sweeps, for an algorithm that learns.
     """
+    assert spec.sweep is not None
+    sweep, seed = spec.sweep, spec.seed
     space, number = sweep.space, sweep.num_samples
+    if sweep.search_alg in LEARNING:
+        points = LearnedPoints(sweep.search_alg, space, seed, spec.train.mode, known)
+        return [points.draw().point for _ in range(min(number, sweep.lag))]
     if sweep.search_alg == "grid":
         return grid_points(space, seed)[:number]
-    if sweep.search_alg == "random" and has_inner_domains(space):
+    if sweep.search_alg == "quasi_random":
+        spread = SpreadPoints(space, seed)
+        return [make_point(space, spread.choice(sample)) for sample in range(number)]
+    if has_inner_domains(space):
         return [random_point(space, seed, sample) for sample in range(number)]
-    if sweep.search_alg == "random":
-        domains = {path: _tune_domain(domain) for path, domain in space.items()}
-        return engine.sample(domains, number, seed)
-    spread = SpreadPoints(space, seed)
-    if sweep.search_alg in LEARNING:
-        number = min(number, sweep.lag)
-    return [make_point(space, spread.choice(sample)) for sample in range(number)]
+    domains = {path: _tune_domain(domain) for path, domain in space.items()}
+    return engine.sample(domains, number, seed)
 
 
 def _say_numbers(sweep: Sweep, num_drawn: int, num_points: int, report: Say) -> None:

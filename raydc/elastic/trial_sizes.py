@@ -6,6 +6,8 @@ follow from the data are not known yet: weights whose shape they change are left
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from raydc.elastic.trial_draws import known_points
@@ -13,6 +15,7 @@ from raydc.errors import Problem, SpecError
 from raydc.models import networks
 from raydc.models.section_check import check_section
 from raydc.models.weights_check import imagine
+from raydc.search.learned_points import Observation
 from raydc.spec import ResolvedSpec
 from raydc.spec.model import OF_FIELDS, Builder, Model
 from raydc.spec.sequence_models import HuggingFace
@@ -21,26 +24,27 @@ from raydc.tracking import trials
 _MOST_NAMED = 3
 
 
-def describe_points(spec: ResolvedSpec) -> list[str]:
+def describe_points(spec: ResolvedSpec, known: Sequence[Observation] = ()) -> list[str]:
     """Builds the networks of the points that depend on no result, and says how large they are.
 
     Args:
         spec: The resolved spec of a sweep.
+        known: Results of other sweeps, with which it begins.
 
     Raises:
         SpecError: Networks that cannot be built, by the values of their points.
     """
     assert spec.sweep is not None
-    points = known_points(spec.sweep, spec.seed)
+    points = known_points(spec, known)
     sizes: dict[str, int | None] = {}
     problems = []
     for point in points:
         try:
             model = trials.trial_spec(spec, point).model
             # Points that differ in their training only have one network.
-            if (known := model.model_dump_json()) not in sizes:
+            if (section := model.model_dump_json()) not in sizes:
                 check_section(model)
-                sizes[known] = count_parameters(model)
+                sizes[section] = count_parameters(model)
         except SpecError as error:
             text = f"{trials.format_values(point)}: {error.problems[0].message}"
             problems.append(Problem("", "sweep.space", text))

@@ -15,7 +15,6 @@ from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
 from raydc.errors import RunError
 from raydc.search.draws import Draws
-from raydc.spec.sections import Sweep
 from raydc.storage import Storage
 from raydc.tracking import events, trials
 
@@ -199,11 +198,6 @@ def test_random_points_of_flat_spaces_have_no_journal_of_draws(tmp_path: Path) -
     assert not (tmp_path / "sweep" / "draws").exists()
 
 
-def known(search_alg: str, space: dict[str, Any], num_samples: int = 20) -> list[dict[str, Any]]:
-    values = {"space": space, "search_alg": search_alg, "num_samples": num_samples}
-    return known_points(Sweep.model_validate(values), 5)
-
-
 @pytest.mark.parametrize("search_alg", ["random", "quasi_random", "grid"])
 def test_points_with_domains_inside_sections_are_valid_trials(
     tmp_path: Path, search_alg: str
@@ -215,19 +209,19 @@ def test_points_with_domains_inside_sections_are_valid_trials(
             "choice": ["adam", {"name": "sgd", "momentum": {"choice": [0.5, 0.9]}}]
         },
     }
-    spec = training_spec(str(tmp_path), sweep={"space": space, "search_alg": search_alg})
-    points = known(search_alg, space)
+    given = {"space": space, "search_alg": search_alg, "num_samples": 20}
+    spec = training_spec(str(tmp_path), sweep=given)
+    points = known_points(spec)
     drawn = [trials.trial_spec(spec, point) for point in points]
     assert len(drawn) == (9 if search_alg == "grid" else 20)
     assert {one.train.optimizer.momentum for one in drawn} == {0.0, 0.5, 0.9}
     assert {one.model.name for one in drawn} == {"mlp", "linear"}  # type: ignore[union-attr]
-    assert points == known(search_alg, space)
+    assert points == known_points(spec)
 
 
 def test_points_before_results_are_those_that_a_learning_sweep_begins_with(tmp_path: Path) -> None:
     sweep = SampledSweep(tmp_path, num_samples=9, lag=3)
-    assert sweep.spec.sweep is not None
-    points = known_points(sweep.spec.sweep, sweep.spec.seed)
+    points = known_points(sweep.spec)
     assert points == [one["all_values"] for one in sweep.draws.trials]
     assert len(points) == 3
 

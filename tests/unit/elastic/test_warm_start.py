@@ -12,7 +12,7 @@ import yaml
 from training import training_spec
 
 from raydc import spec as specs
-from raydc.elastic.trial_draws import make_draws, read_results
+from raydc.elastic.trial_draws import known_points, make_draws, read_results
 from raydc.errors import UsageError
 from raydc.search import DecisionFold, Method
 from raydc.search.decision_log import DecisionLog
@@ -77,6 +77,8 @@ def test_results_are_copied_into_the_journal_of_the_sweep(tmp_path: Path) -> Non
     lines: list[str] = []
     draws = make_draws(spec, specs.to_dict(spec), folder, lines.append)
     draws.extend({})
+    points = known_points(spec, read_results(spec, lambda _: None))
+    assert points == [one["all_values"] for one in draws.trials]
     head = json.loads(folder.read_bytes("draws/00000001.json"))
     assert [metric for _, metric in head["known"]] == [0.1, 0.2, 0.3, 0.9, 0.2]
     # A sweep that continues needs the earlier one no more.

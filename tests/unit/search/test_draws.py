@@ -218,6 +218,6 @@ def test_failed_trials_are_the_worst(tmp_path: Path) -> None:
     points = LearnedPoints("tpe", space, 5, "max")
     for number in range(16):
         rate = points.draw().point[RATE]
-        points.tell(number, None if rate > 1e-3 else 0.5)
+        points.tell(number, None if rate > 1e-3 else -0.5)
     later = [points.draw().point[RATE] for _ in range(8)]
     assert sum(rate <= 1e-3 for rate in later) >= 6
