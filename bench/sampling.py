@@ -177,7 +177,9 @@ def measure_samplers(surrogate: Surrogate, options: argparse.Namespace) -> list[
                 return float(finals(task, np.array([[point[name] for name in SPACE]]))[0])
 
             for seed in range(options.seeds):
-                found = list(search(one.make(seed), one.lag, train))
+                # Of its own for each task: the luck of the first points must not add up.
+                points = one.make(1000 * int(task) + seed)
+                found = list(search(points, one.lag, train))
                 span = best[task] - median[task]
                 regrets.append([float(best[task] - found[n - 1]) / float(span) for n in COUNTS])
         last = [regret[-1] for regret in regrets]

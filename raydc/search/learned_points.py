@@ -203,7 +203,7 @@ def _make_sampler(name: str, seed: int) -> Any:
             seed=seed,
             n_startup_trials=_NUM_SPREAD[name],
             # Of few results more can be made than by Optuna's 24 candidates for each draw.
-            n_ei_candidates=192,
+            n_ei_candidates=96,
             # Samples that still run differ by their seeds, and are no bad results.
             constant_liar=False,
             # Domains inside sections are not drawn for all points.
