@@ -1,6 +1,7 @@
 """Makespan of a sweep whose decisions do not depend on the order of results, in simulated time.
 
     python -m bench.sweep --simulate [--tasks 34] [--seeds 3]
+    python -m bench.sweep --samplers [--tasks 34] [--seeds 3] [--gp]
 
 Simulates sweeps over the learning curves of LCBench (bench/lcbench.py), whose epochs take as long
 as they took there, by 25 % more or less at random for each run and rung. `Tune's ASHA` is Ray
@@ -17,8 +18,9 @@ with a shard each compute m ** 0.8 as fast as one. `joining, free` charges neith
 
 `same` is the part of runs whose decisions are those of one worker, `winner` the part with the same
 winner, `regret` how many points of accuracy the winner is below the best of all at full length.
-Prints one table and writes bench/results/sweep.json. Needs `onnxruntime` and the data of LCBench:
-`--data FOLDER`.
+Prints one table and writes bench/results/sweep.json. `--samplers` measures search algorithms
+instead (bench/sampling.py) and writes bench/results/samplers.json. Needs `onnxruntime` and the data
+of LCBench: `--data FOLDER`.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bench import sampling
 from bench.lcbench import Floats, Surrogate, draw
 from raydc.search import DecisionFold, Method
 
@@ -326,9 +329,12 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             f"{row['trials']:6}{row['workers']:8}  {row['policy']:30}{numbers}"
             f"{row['winner']:8.2f}{row['regret']:8.2f}"
         )
-    target = ROOT / "bench" / "results" / "sweep.json"
+    write("sweep", {"shard_costs": SHARD_COSTS, "join_s": options.join_s, "rows": rows})
+
+
+def write(name: str, found: dict[str, Any]) -> None:
+    target = ROOT / "bench" / "results" / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
-    found = {"shard_costs": SHARD_COSTS, "join_s": options.join_s, "rows": rows}
     target.write_text(json.dumps(found, indent=2) + "\n")
     print(f"written to {target.relative_to(ROOT)}")
 
@@ -338,13 +344,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     data = Path(os.environ.get("RAYDC_TEST_DATA", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--simulate", action="store_true", required=True)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--simulate", action="store_true", help="makespans of sweeps")
+    kind.add_argument("--samplers", action="store_true", help="regret of search algorithms")
+    parser.add_argument("--gp", action="store_true", help="with Gaussian processes: an hour more")
     parser.add_argument("--tasks", type=int, default=34, help="data sets of LCBench")
     parser.add_argument("--seeds", type=int, default=3, help="sweeps of each data set")
     parser.add_argument("--join-s", type=float, default=2.7)
     parser.add_argument("--data", type=Path, default=data / "lcbench")
     options = parser.parse_args()
-    show(measure(Surrogate(options.data), options), options)
+    surrogate = Surrogate(options.data)
+    if options.samplers:
+        sampling.show_header()
+        write("samplers", {"rows": sampling.measure_samplers(surrogate, options)})
+    else:
+        show(measure(surrogate, options), options)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raydc import order
@@ -96,30 +96,54 @@ def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
     return min(fits, default=1_000_000)
 
 
-def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | None = None) -> Plan:
+def count_placeable(
+    needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]], group_size: int = 1
+) -> int:
+    """Counts the groups of processes that run at the same time on some nodes.
+
+    A process is on one node, the processes of a group may be on several.
+
+    Args:
+        needs: Ray resources of one process, by name.
+        nodes: Resources of each node, by the same names.
+        group_size: Processes of a group, such as the workers of a trial.
+    """
+    return sum(how_many(needs, node) for node in nodes) // group_size
+
+
+def make(
+    spec: ResolvedSpec,
+    resources: Mapping[str, float],
+    num_rows: int | None = None,
+    nodes: Sequence[Mapping[str, float]] = (),
+) -> Plan:
     """Plans the stages of a spec.
 
     Args:
         spec: The resolved spec, whose stages are planned.
         resources: Totals of the cluster or of this machine, by Ray's names (`CPU`, `GPU`, ...).
         num_rows: Number of training rows; None if the data set is not prepared yet.
+        nodes: Resources of each node; empty if they are not known, or there is one.
 
     Raises:
         ClusterError: The resources cannot hold the fewest workers or replicas of a stage.
     """
     worker = worker_resources(spec, resources)
-    fits = how_many(worker, resources)
+    nodes = nodes or [resources]
+    fits = count_placeable(worker, nodes)
     # Zero workers train in this process, which is there in any case.
     if spec.scaling.max_workers > 0 and fits < max(1, spec.scaling.min_workers):
-        raise _too_small("train", f"{spec.scaling.min_workers} worker(s)", worker, resources)
+        raise _too_small("train", f"{spec.scaling.min_workers} worker(s)", worker, nodes)
+    if spec.sweep is not None and fits < 1:
+        raise _too_small("sweep", "1 trial", worker, nodes)
     if resources.get("CPU", 0.0) < 1:
-        raise _too_small("evaluate", "1 process", {"CPU": 1.0}, resources)
+        raise _too_small("evaluate", "1 process", {"CPU": 1.0}, nodes)
     replica = replica_resources(spec)
-    if spec.serve is not None and how_many(replica, resources) < max(
+    if spec.serve is not None and count_placeable(replica, nodes) < max(
         1, spec.serve.autoscaling_config.min_replicas
     ):
         least = max(1, spec.serve.autoscaling_config.min_replicas)
-        raise _too_small("serve", f"{least} replica(s)", replica, resources)
+        raise _too_small("serve", f"{least} replica(s)", replica, nodes)
     stages = ["prepare", "sweep" if spec.sweep else "train", "evaluate", "register"]
     stages += ["serve"] if spec.serve else []
     concurrent = min(spec.sweep.max_concurrent_trials or fits, fits) if spec.sweep else 0
@@ -139,11 +163,16 @@ def make(spec: ResolvedSpec, resources: Mapping[str, float], num_rows: int | Non
 
 
 def _too_small(
-    stage: str, what: str, needs: Mapping[str, float], resources: Mapping[str, float]
+    stage: str, what: str, needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
 ) -> ClusterError:
-    have = {name: resources.get(name, 0.0) for name in needs}
+    have = [_amounts({name: node.get(name, 0.0) for name in needs}) for node in nodes]
+    where = have[0]
+    if len(nodes) > 1:
+        # Many nodes are of few kinds.
+        kinds = (f"{have.count(kind)} of {kind}" for kind in dict.fromkeys(have))
+        where = f"{len(nodes)} nodes, {'; '.join(kinds)}"
     return ClusterError(
-        f"{stage}: {what} of {_amounts(needs)} each do not fit into {_amounts(have)}",
+        f"{stage}: {what} of {_amounts(needs)} each do not fit into {where}",
         "Use fewer or smaller ones (scaling.num_workers, scaling.resources_per_worker, "
         "serve.ray_actor_options) "
         "or give --address of a larger cluster.",
@@ -174,8 +203,9 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
     else:
         crew = f"{workers} worker(s)" if workers else "the calling process"
     if spec.sweep:
+        by = "" if spec.sweep.search_alg == "random" else f" by {spec.sweep.search_alg}"
         lines.append(
-            f"sweep     {spec.sweep.num_samples} samples over {', '.join(spec.sweep.space)}; "
+            f"sweep     {spec.sweep.num_samples} samples{by} over {', '.join(spec.sweep.space)}; "
             f"{plan.num_concurrent_trials} at a time, {length} each, {shards}"
         )
     else:

@@ -126,7 +126,7 @@ def _connect(resolved: ResolvedSpec, address: str | None, report: Say, dashboard
     waiting = False
     while True:
         try:
-            plan.make(resolved, connected.resources)
+            plan.make(resolved, connected.resources, nodes=connected.nodes)
             return connected
         except ClusterError as error:
             # A local Ray does not grow.

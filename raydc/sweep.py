@@ -19,18 +19,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raydc import engine, plan, train
+from raydc import plan, train
 from raydc import spec as specs
 from raydc.checkpoint import run_files
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker
+from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
 from raydc.engine import interruption
-from raydc.errors import Say, TrainError
+from raydc.errors import Say
 from raydc.loop import planned_stop
 from raydc.spec import ResolvedSpec
-from raydc.spec.space import Domain
 from raydc.storage import Storage
 from raydc.tracking import events, lease, trials
 from raydc.tracking.trials import Trial
@@ -70,9 +70,9 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
     folder, bundle_folder = run_folder / "sweep", run_folder / "model"
     with interruption.resumable(), lease.hold(run_folder):
         recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
-        drawn = _draw(spec, recorded, folder, report)
-        ends = TrialEnds(spec, folder, drawn, report)
-        queue = TrialQueue(spec, folder, drawn, ends)
+        draws = make_draws(spec, recorded, folder, report)
+        ends = TrialEnds(spec, folder, draws, report)
+        queue = TrialQueue(spec, folder, draws, ends)
         if not queue.is_over:
             _fit(spec, data, folder, queue)
         queue.raise_failed()
@@ -89,39 +89,6 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
             kind="sweep_finished", trials=len(ended), winner=winner.key
         )
     return SweepResult(ended, winner, bundle_folder)
-
-
-def _draw(
-    spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, report: Say
-) -> list[dict[str, Any]]:
-    """Draws the trials: for each its `key` and `all_values`, by spec path.
-
-    Says how many of them are drawn again and run once.
-
-    Raises:
-        TrainError: The spec has no sweep.
-        RunError: Trials were begun that are none of these.
-    """
-    sweep = spec.sweep
-    if sweep is None:
-        raise TrainError("this spec has no sweep", "Add a section `sweep` with a `space`.")
-    drawn = engine.sample(
-        {path: _tune_domain(domain) for path, domain in sweep.space.items()},
-        sweep.num_samples,
-        spec.seed,
-    )
-    # A trial that is drawn twice would train the same model twice, in one folder. Different values
-    # may mean the same, such as a name and the same name with its defaults.
-    points: dict[str, dict[str, Any]] = {}
-    for values in drawn:
-        points.setdefault(trials.trial_key(recorded, values), values)
-    if again := len(drawn) - len(points):
-        report(
-            f"sweep     {len(drawn)} samples are {len(points)} different trials; {again} that were "
-            "drawn again are not run again"
-        )
-    trials.refuse_unknown(folder, points)
-    return [{"key": key, "all_values": values} for key, values in points.items()]
 
 
 def _fit(
@@ -195,22 +162,6 @@ def _keep_states(handle: Any) -> None:
         mailbox.get_reply(handle.request_stop.remote(planned_stop.INTERRUPT))
         while time.monotonic() < deadline_s and mailbox.get_reply(handle.num_training.remote()):
             time.sleep(0.1)
-
-
-def _tune_domain(domain: Domain) -> Any:
-    from ray import tune
-
-    if domain.choice is not None:
-        return tune.choice(domain.choice)
-    if domain.grid is not None:
-        return tune.grid_search(domain.grid)
-    if domain.uniform is not None:
-        return tune.uniform(*domain.uniform)
-    if domain.loguniform is not None:
-        return tune.loguniform(*domain.loguniform)
-    # The spec allows exactly one kind of domain, so only this one is left.
-    low, high = domain.randint or (0, 1)
-    return tune.randint(int(low), int(high))
 
 
 def _searcher(queue: TrialQueue) -> Any:

@@ -67,6 +67,25 @@ def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:
     run_name.refuse_taken_name(Storage(spec.storage) / "runs", spec.name, resume, new)
 
 
+def check_points(spec: ResolvedSpec, resume: bool) -> None:
+    """Refuses a sweep whose networks cannot be built, or whose earlier results cannot be read.
+
+    Args:
+        spec: Resolved spec, with or without a sweep.
+        resume: Whether an existing run is continued. Then such a point is a trial that has failed,
+            and the others go on.
+
+    Raises:
+        SpecError: The networks that cannot be built, by the values of their points.
+        UsageError: Results of `sweep.warm_start` cannot be read.
+    """
+    if spec.sweep is not None and not resume:
+        from raydc.elastic.trial_draws import read_results
+        from raydc.elastic.trial_sizes import describe_points
+
+        describe_points(spec, read_results(spec, lambda _: None))
+
+
 def check_port(spec: ResolvedSpec, address: str | None) -> None:
     """Refuses an endpoint whose port another process has.
 

@@ -43,15 +43,24 @@ def plan(spec: str, overrides: tuple[str, ...], address: str | None) -> None:
     check_early(resolved)
     # Unlike other commands, a plan starts no Ray: without a cluster it counts this machine's CPUs.
     address = address or os.environ.get("RAY_ADDRESS")
+    nodes: tuple[dict[str, float], ...] = ()
     if address:
-        resources, where = engine.connect(address).resources, f"the cluster at {address}"
+        connected = engine.connect(address)
+        resources, nodes = connected.resources, connected.nodes
+        where = f"the cluster at {address}"
     else:
         resources, where = engine.machine(), "this machine"
-    made = planning.make(resolved, resources)
+    made = planning.make(resolved, resources, nodes=nodes)
     report(f"on {where}: {resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU")
     for line in made.lines:
         report(line)
     _report_network(resolved)
+    if resolved.sweep is not None:
+        from raydc.elastic.trial_draws import read_results
+        from raydc.elastic.trial_sizes import describe_points
+
+        for line in describe_points(resolved, read_results(resolved, report)):
+            report(f"sweep     {line}")
     if resolved.serve is not None:
         report(
             "direct    serve.direct is "

@@ -63,7 +63,7 @@ def run(
     """Run all stages of a spec, from data to endpoint."""
     _one_of(resume, new, fork)
     from raydc import pipeline
-    from raydc.cli.early_checks import check_port, check_run
+    from raydc.cli.early_checks import check_points, check_port, check_run
     from raydc.cli.endpoint_actions import own_endpoint
 
     resolved = resolve(spec, overrides)
@@ -74,6 +74,7 @@ def run(
             "Use raydc train, which ignores the sweep.",
         )
     check_run(resolved, resume, new)
+    check_points(resolved, resume)
     check_port(resolved, address)
     # Training in this process and no endpoint leave nothing for Ray to do.
     needs_ray = resolved.scaling.max_workers or resolved.sweep or resolved.serve
@@ -196,7 +197,7 @@ def sweep(
     """Search the space of the spec, and keep the best model."""
     _one_of(resume, new)
     from raydc import pipeline
-    from raydc.cli.early_checks import check_run
+    from raydc.cli.early_checks import check_points, check_run
 
     resolved = resolve(spec, overrides)
     # Training the base spec instead would be a surprise that costs hours.
@@ -205,6 +206,7 @@ def sweep(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
         )
     check_run(resolved, resume, new)
+    check_points(resolved, resume)
     with _imports_beside():
         context = open_context(spec, overrides, address, dashboard)
     data = _prepare_checked(context)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from raydc.checkpoint import best
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.engine import interruption
 from raydc.errors import Say
+from raydc.search.draws import Draws
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import trials
@@ -29,15 +31,14 @@ class TrialEnds:
     Args:
         spec: The resolved spec of the sweep.
         folder: Folder of the sweep; trials are in `trials/<key>` of it.
-        drawn: The trials in the order of sampling, each with `key` and `all_values`.
+        draws: The trials in the order of sampling, as far as they are drawn.
         report: Shows a line of progress.
     """
 
-    def __init__(
-        self, spec: ResolvedSpec, folder: Storage, drawn: Sequence[dict[str, Any]], report: Say
-    ) -> None:
-        self._spec, self._folder, self._drawn, self._report = spec, folder, drawn, report
+    def __init__(self, spec: ResolvedSpec, folder: Storage, draws: Draws, report: Say) -> None:
+        self._spec, self._folder, self._draws, self._report = spec, folder, draws, report
         self._ended: dict[str, Trial] = {}
+        self._num_ended = 0
         self._without_checkpoints: set[str] = set()
 
     def add(self, drawn: dict[str, Any], error: str | None = None, why: str = "") -> None:
@@ -60,8 +61,9 @@ class TrialEnds:
                 trials.mark_ended(place, own, values, trials.PRUNED_FILE)
         trial = self._read(drawn, None if error is None else _line(error))
         self._ended[key] = trial
+        self._num_ended += 1
         self._drop_losers(but=key)
-        count = f"{len(self._ended)} of {len(self._drawn)}"
+        count = f"{self._num_ended} of {self._draws.num_samples}"
         self._report(f"sweep     {count} {self._describe(trial, why)}")
 
     def retry(self, drawn: dict[str, Any], error: str) -> None:
@@ -94,7 +96,8 @@ class TrialEnds:
         Args:
             but: Key of the trial that has ended just now, and may still be writing.
         """
-        ended = [self._ended[one["key"]] for one in self._drawn if one["key"] in self._ended]
+        drawn = (one["key"] for one in self._draws.trials)
+        ended = [self._ended[key] for key in drawn if key in self._ended]
         leader = trials.pick_best(ended, self._spec.train.mode)
         # All checkpoints of a trial that has finished are there; a pruned one may still write some.
         if leader is None or leader.state != "finished":
@@ -119,7 +122,10 @@ class TrialEnds:
 
     def all(self) -> tuple[Trial, ...]:
         """The trials in the order of sampling."""
-        return tuple(self._ended.get(one["key"]) or self._read(one) for one in self._drawn)
+        found = (self._ended.get(one["key"]) or self._read(one) for one in self._draws.trials)
+        return tuple(
+            replace(trial, twin=self._draws.twin(number)) for number, trial in enumerate(found)
+        )
 
     def _read(self, drawn: dict[str, Any], error: str | None = None) -> Trial:
         return trials.read_trial(self._spec, self._folder, **drawn, error=error)

@@ -7,15 +7,18 @@ places and retries, and decides nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from raydc import spec as specs
+from raydc.elastic.trial_draws import single_thread
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.engine import interruption
 from raydc.errors import RaydcError, RunError, TrainError
 from raydc.search import DecisionFold, Method, rung_epochs
 from raydc.search.decision_log import DecisionLog
+from raydc.search.draws import Draws
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import trials
@@ -27,7 +30,7 @@ class TrialQueue:
     Args:
         spec: The resolved spec of the sweep.
         folder: Folder of the sweep; trials are in `trials/<key>` of it, the journal in `journal`.
-        drawn: The trials in the order of sampling, each with `key` and `all_values`.
+        draws: The trials in the order of sampling; draws that depend on results are made here.
         ends: Takes the trials that are over.
 
     Raises:
@@ -39,52 +42,79 @@ class TrialQueue:
         self,
         spec: ResolvedSpec,
         folder: Storage,
-        drawn: Sequence[dict[str, Any]],
+        draws: Draws,
         ends: TrialEnds,
     ) -> None:
-        self._spec, self._folder, self._drawn, self._ends = spec, folder, drawn, ends
+        self._spec, self._folder, self._draws, self._ends = spec, folder, draws, ends
         self._log = DecisionLog(folder / "journal")
-        self._fold = DecisionFold(spec.seed, _plain_space(spec), self._method())
-        self._running: set[tuple[int, int]] = set()
-        self._lost: dict[int, str] = {}
+        self._fold = DecisionFold(spec.seed, _plain_space(spec), self._method(), draws.head())
+        # A point that was drawn twice has one folder, in which one process trains.
+        self._running: set[str] = set()
+        self._lost: set[str] = set()
+        self._numbers: dict[str, list[int]] = {}
         self._over: set[int] = set()
         self._error: Exception | None = None
         if not spec.train.exact:
             # A trial that is trained again may get other numbers, so what was decided counts.
-            for result, metric in self._log.results().items():
+            seen = {(number, 0): metric for number, metric in draws.known_metrics().items()}
+            for result, metric in {**seen, **self._log.results()}.items():
                 self._fold.add(result, metric)
         begun = set((folder / "trials").names())
-        for number, one in enumerate(drawn):
-            if one["key"] in begun:
-                self._read(number)
+        for number, one in enumerate(draws.trials):
+            self._numbers.setdefault(one["key"], []).append(number)
+        for key in self._numbers:
+            if key in begun:
+                self._read(key)
+        self._draw()
         self._write()
+
+    def _draw(self) -> None:
+        """Draws what the results allow. A point that was drawn before has its results already."""
+        first = len(self._draws.trials)
+        with single_thread(self._draws):
+            while self._draws.extend(self._fold.first_metrics()):
+                for number in range(first, len(self._draws.trials)):
+                    key = self._draws.trials[number]["key"]
+                    self._numbers.setdefault(key, []).append(number)
+                    if self._draws.twin(number) is not None:
+                        self._read(key)
+                first = len(self._draws.trials)
 
     def _method(self) -> Method:
         past = self._log.past_samples()
-        if past and past[-1] > len(self._drawn):
+        if past and past[-1] > self._draws.num_samples:
             raise RunError(
-                f"this sweep has ended with {past[-1]} trials, and there are {len(self._drawn)} "
+                f"this sweep has ended with {past[-1]} trials, and there are "
+                f"{self._draws.num_samples} "
                 "now",
                 "Give sweep.num_samples as it was or larger, or pass --new.",
             )
-        return make_method(self._spec, (*past, len(self._drawn)))
+        return make_method(self._spec, (*past, self._draws.num_samples))
 
     def next_segment(self) -> dict[str, Any] | None:
         """What Tune runs next, as `trial_worker` takes it; None if nothing may run now."""
-        for number, rung in self._fold.runnable() if self._error is None else ():
-            if (number, rung) in self._running or number in self._lost:
+        for number, rung in self._runnable():
+            drawn = self._draws.trials[number]
+            if drawn["key"] in self._running or drawn["key"] in self._lost:
                 continue
-            self._running.add((number, rung))
+            self._running.add(drawn["key"])
             is_last = rung == len(self._fold.method.epochs) - 1
             epochs = None if is_last else self._fold.method.epochs[rung]
-            return {**self._drawn[number], "number": number, "rung": rung, "epochs": epochs}
+            return {**drawn, "number": number, "rung": rung, "epochs": epochs}
         return None
+
+    def _runnable(self) -> list[tuple[int, int]]:
+        """What may run now, or runs: without the trials that are not drawn yet."""
+        if self._error is not None:
+            return []
+        num_drawn = len(self._draws.trials)
+        return [result for result in self._fold.runnable() if result[0] < num_drawn]
 
     @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can run any more."""
-        waiting = self._fold.runnable() if self._error is None else ()
-        return not self._running and all(number in self._lost for number, _ in waiting)
+        keys = (self._draws.trials[number]["key"] for number, _ in self._runnable())
+        return not self._running and all(key in self._lost for key in keys)
 
     def end(self, segment: dict[str, Any]) -> None:
         """Takes the result of a segment from the records of its trial.
@@ -92,10 +122,11 @@ class TrialQueue:
         Args:
             segment: As `next_segment` gave it.
         """
-        self._running.discard((segment["number"], segment["rung"]))
+        self._running.discard(segment["key"])
         try:
-            self._read(segment["number"])
+            self._read(segment["key"])
             self._refuse_missing(segment)
+            self._draw()
             self._write()
         # Tune would show a traceback. `raise_failed` tells it, once what still runs has ended.
         except (RaydcError, OSError) as error:
@@ -108,10 +139,9 @@ class TrialQueue:
             segment: As `next_segment` gave it.
             error: Text of the error.
         """
-        number = segment["number"]
-        self._running.discard((number, segment["rung"]))
-        self._ends.add(self._drawn[number], error)
-        self._lost[number] = self._drawn[number]["key"]
+        self._running.discard(segment["key"])
+        self._ends.add(self._draws.trials[segment["number"]], error)
+        self._lost.add(segment["key"])
 
     def retry(self, segment: dict[str, Any], error: str) -> None:
         """Says that a trial was lost with its process and is tried again.
@@ -120,7 +150,7 @@ class TrialQueue:
             segment: As `next_segment` gave it.
             error: Text of the error.
         """
-        self._ends.retry(self._drawn[segment["number"]], error)
+        self._ends.retry(self._draws.trials[segment["number"]], error)
 
     def raise_failed(self) -> None:
         """Ends a sweep that is not complete.
@@ -133,18 +163,19 @@ class TrialQueue:
             raise self._error
         if self._lost and not self._fold.is_complete:
             raise TrainError(
-                f"{len(self._lost)} of {len(self._drawn)} trials were lost with their processes "
-                f"as often as fault_tolerance.max_failures allows, such as "
-                f"{next(iter(self._lost.values()))}: which trials go on depends on their results",
+                f"{len(self._lost)} of {self._draws.num_samples} trials were lost with their "
+                f"processes as often as fault_tolerance.max_failures allows, such as "
+                f"{min(self._lost)}: which trials go on depends on their results",
                 "--resume tries them again, and keeps all others.",
             )
 
-    def _read(self, number: int) -> None:
-        """Takes what a trial has recorded."""
-        one = self._drawn[number]
-        place = self._folder / "trials" / one["key"]
-        own = trials.trial_spec(self._spec, one["all_values"])
-        for rung, metric in trials.rung_metrics(own, place, self._fold.method.epochs).items():
+    def _read(self, key: str) -> None:
+        """Takes what a trial has recorded, for all samples with its point."""
+        numbers = self._numbers[key]
+        place = self._folder / "trials" / key
+        own = trials.trial_spec(self._spec, self._draws.trials[numbers[0]]["all_values"])
+        found = trials.rung_metrics(own, place, self._fold.method.epochs)
+        for number, (rung, metric) in itertools.product(numbers, found.items()):
             result = (number, rung)
             if not self._spec.train.exact and self._fold.has_result(result):
                 continue
@@ -171,10 +202,10 @@ class TrialQueue:
     def _write(self) -> None:
         """Writes the decisions that are new, and says which trials are over."""
         self._log.extend(self._fold.lines)
-        for number in range(len(self._drawn)):
+        for number, drawn in enumerate(self._draws.trials):
             if number not in self._over and self._is_over(number):
                 self._over.add(number)
-                self._ends.add(self._drawn[number], why=self._fold.describe_stop(number))
+                self._ends.add(drawn, why=self._fold.describe_stop(number))
 
     def _is_over(self, number: int) -> bool:
         if self._fold.stopped_after(number) is not None:

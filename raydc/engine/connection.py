@@ -50,6 +50,7 @@ class Engine:
         address: `host:port` of its head.
         num_nodes: Nodes that are alive.
         resources: Totals of the cluster, by Ray's names.
+        nodes: Resources of each node that is alive; empty if they are not known.
     """
 
     local: bool
@@ -57,6 +58,7 @@ class Engine:
     num_nodes: int
     resources: dict[str, float]
     dashboard_url: str | None = None
+    nodes: tuple[dict[str, float], ...] = ()
 
 
 def connect(
@@ -227,7 +229,8 @@ def _describe(local: bool, dashboard_url: str | None = None) -> Engine:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     resources = {name: float(amount) for name, amount in ray.cluster_resources().items()}
     gcs_address = ray.get_runtime_context().gcs_address
-    return Engine(local, gcs_address, len(nodes), resources, dashboard_url)
+    each = tuple({key: float(one) for key, one in node["Resources"].items()} for node in nodes)
+    return Engine(local, gcs_address, len(nodes), resources, dashboard_url, each)
 
 
 def runtime_environment(setup_hook: str) -> dict[str, Any]:

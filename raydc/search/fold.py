@@ -52,13 +52,20 @@ class DecisionFold:
         seed: As for `decide`.
         space: As for `decide`.
         method: As for `decide`.
+        draws: What chooses the points, for the first line; None for random points.
 
     Attributes:
         lines: The journal so far, as `decide` returns it.
         is_complete: Whether the sweep has ended: nothing is left to run.
     """
 
-    def __init__(self, seed: int, space: Mapping[str, Any], method: Method) -> None:
+    def __init__(
+        self,
+        seed: int,
+        space: Mapping[str, Any],
+        method: Method,
+        draws: Mapping[str, Any] | None = None,
+    ) -> None:
         self.method = method
         last = len(method.epochs) - 1
         self._rungs = [Rung(method, is_last=number == last) for number in range(last + 1)]
@@ -84,6 +91,8 @@ class DecisionFold:
                 "factor": method.factor,
                 "mode": method.mode,
             },
+            # Journals of random points are older than draws, and stay as they are.
+            **({} if draws is None else {"draws": dict(draws)}),
         )
 
     def add(self, result: Result, metric: float | None) -> None:
@@ -121,6 +130,10 @@ class DecisionFold:
     def has_result(self, result: Result) -> bool:
         """Whether a result is known."""
         return result[0] in self._rungs[result[1]].metrics
+
+    def first_metrics(self) -> Mapping[int, float | None]:
+        """What is known of the first rung, by number of the trial; None for the worst of all."""
+        return self._rungs[0].metrics
 
     def stopped_after(self, trial: int) -> int | None:
         """The rung after which a trial does not go on, once that is certain; else None."""

@@ -5,16 +5,23 @@ Pure. A problem names the entry of the space, not the field that it would set.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from raydc.errors import Problem, SpecError, close_names
 from raydc.spec.document import Path
 from raydc.spec.known_fields import known_keys
-from raydc.spec.sections import Spec
+from raydc.spec.sections import Spec, Sweep
 
 # Sections that say where and how safely a model is trained, not what it becomes.
 _NOT_SEARCHABLE = ("name", "storage", "sweep", "serve", "scaling", "fault_tolerance", "checkpoint")
+
+# A grid is made as a whole, to shuffle it.
+_LARGEST_GRID = 100_000
+# Each pair of values takes a tenth of a millisecond.
+_MOST_OF_A_PAIR = 16
 
 
 def path_problems(value: Any, where: Callable[[Path], str]) -> Iterator[Problem]:
@@ -37,23 +44,77 @@ def domain_problems(
 ) -> Iterator[Problem]:
     """Yields the domains with a value that the spec does not allow at their path.
 
+    That is each value alone, and each two of different paths together, of long lists some of them.
+
     Args:
         spec: A valid spec, with or without a sweep. All paths of its space exist.
         where: Maps a path to its place in the file, for the message.
         make_trial: Sets values by dotted path and validates the result.
     """
-    for dotted, domain in spec.sweep.space.items() if spec.sweep else ():
-        # A trial has no sweep of its own; with one, every trial would check the space again.
-        alone = spec.model_copy(update={"sweep": None})
-        # Limits are intervals: if both ends of a range are allowed, all between them are.
-        for example in domain.examples():
-            try:
-                make_trial(alone, {dotted: example})
-            except SpecError as error:
-                # The path of the trial is not in the user's file; only the reason helps.
-                reason = error.problems[0].message
-                message = f"{example!r} is not allowed there: {reason}"
-                yield Problem(where(("sweep", "space", dotted)), f"sweep.space.{dotted}", message)
+    if spec.sweep is None:
+        return
+    # A trial has no sweep of its own; with one, every trial would check the space again.
+    alone = spec.model_copy(update={"sweep": None})
+    # Limits are intervals: if both ends of a range are allowed, all between them are.
+    examples = {path: domain.examples() for path, domain in spec.sweep.space.items()}
+
+    def refused(values: dict[str, Any]) -> str | None:
+        try:
+            make_trial(alone, values)
+        except SpecError as error:
+            # The path of the trial is not in the user's file; only the reason helps.
+            return error.problems[0].message
+        return None
+
+    def problem(path: str, message: str) -> Problem:
+        return Problem(where(("sweep", "space", path)), f"sweep.space.{path}", message)
+
+    bad = set()
+    for path, values in examples.items():
+        for value in values:
+            if reason := refused({path: value}):
+                bad.add(path)
+                yield problem(path, f"{value!r} is not allowed there: {reason}")
+    good = [path for path in examples if path not in bad]
+    for first, second in itertools.combinations(good, 2):
+        found = (
+            (one, other, refused({first: one, second: other}))
+            for one in _some(examples[first])
+            for other in _some(examples[second])
+        )
+        if worst := next((pair for pair in found if pair[2]), None):
+            one, other, reason = worst
+            message = (
+                f"{other!r} is not allowed with {first}: {one!r}: {reason}; search the section of "
+                "both with choice, and give its values this domain where it is allowed"
+            )
+            yield problem(second, message)
+    yield from _kind_problems(spec.sweep, problem)
+
+
+def _some(values: list[Any]) -> list[Any]:
+    """Values that stand for a long list: evenly spaced, with the first and the last."""
+    if len(values) <= _MOST_OF_A_PAIR:
+        return values
+    last = len(values) - 1
+    return [values[place * last // (_MOST_OF_A_PAIR - 1)] for place in range(_MOST_OF_A_PAIR)]
+
+
+def _kind_problems(sweep: Sweep, problem: Callable[[str, str], Problem]) -> Iterator[Problem]:
+    """Yields the domains of which the search algorithm can make nothing."""
+    size = math.prod(domain.num_points for domain in sweep.space.values())
+    if sweep.search_alg == "grid" and size > _LARGEST_GRID:
+        message = f"the grid has {size:,} points, more than {_LARGEST_GRID:,}; use quasi_random"
+        yield problem(next(iter(sweep.space)), message)
+    for path, domain in sweep.space.items():
+        kinds = {one.kind for one in domain.inner()}
+        if sweep.search_alg == "grid":
+            if ranges := sorted(kinds - {"choice", "grid"}):
+                yield problem(
+                    path, f"search_alg: grid needs values, and {ranges[0]} has none; use choice"
+                )
+        elif "grid" in kinds and (sweep.search_alg != "random" or domain.kind != "grid"):
+            yield problem(path, f"search_alg: {sweep.search_alg} draws a choice; use choice here")
 
 
 def _path_problem(dotted: str, value: Any) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raydc.spec.augmentation import Augment
-from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section, named
+from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section
 from raydc.spec.cleaning import Clean, ColumnCleaning, Split
 from raydc.spec.data import Data, IdxFiles, Sources
 from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
@@ -26,6 +26,7 @@ from raydc.spec.model import (
 )
 from raydc.spec.sequence_models import Decoder, HuggingFace, Recurrent, Transformer
 from raydc.spec.space import Domain
+from raydc.spec.sweep_section import Sweep, SweepScheduler
 from raydc.spec.train import (
     Checkpoint,
     EarlyStop,
@@ -81,45 +82,6 @@ __all__ = [
 
 
 _HOSTS = ("127.0.0.1", "localhost", "0.0.0.0", "::")
-
-
-class SweepScheduler(Section):
-    """Early stopping of trials."""
-
-    name: Literal["asha", "fifo"] = Field(
-        "asha",
-        description="asha stops the worse trials early, by decisions that do not depend on which "
-        "trial is first; fifo runs all.",
-    )
-    type: Literal["stopping", "promotion"] = Field(
-        "stopping",
-        description="stopping: of the first m trials of a rung, in the order of sampling, the last "
-        "one goes on if it is among the best m / reduction_factor, rounded up. promotion: for each "
-        "m the best m / reduction_factor go on, rounded down. For asha only.",
-    )
-    grace_period: Count = Field(1, description="Epochs before a trial may be stopped.")
-    reduction_factor: Annotated[int, Field(ge=2)] = Field(
-        3, description="Of this many trials one continues to the next rung."
-    )
-
-
-class Sweep(Section):
-    """A search over fields of the spec. The names are Ray Tune's."""
-
-    space: dict[str, Domain] = Field(
-        min_length=1, description="Search domain of each field, by its path."
-    )
-    num_samples: Count = Field(
-        8, description="Number of trials, or repetitions of a grid. --resume may add some."
-    )
-    max_concurrent_trials: Count | None = Field(
-        None, description="Most trials at a time. Default: as many as fit the cluster."
-    )
-    scheduler: SweepScheduler = Field(
-        SweepScheduler(), description="A name, or a name with arguments."
-    )
-
-    _expand_names = field_validator("scheduler", mode="before")(named)
 
 
 class AutoscalingConfig(Section):

@@ -36,6 +36,8 @@ class Trial:
         metric: Its best validation metric; None if it has none, or only infinite ones.
         state: "finished", "pruned" or "failed".
         error: First line of the error of a trial that has failed, as far as it is known.
+        twin: Number of the first trial with the same point, which was run for both; None if this
+            is the first.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Trial:
     metric: float | None
     state: str
     error: str | None = None
+    twin: int | None = None
 
 
 def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
@@ -279,7 +282,7 @@ def pick_best(trials: Sequence[Trial], mode: str) -> Trial | None:
 
 
 def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[str]:
-    """Formats all trials as aligned lines, the first of them a header.
+    """Formats all trials as aligned lines, after a header, and says how many were drawn again.
 
     Args:
         trials: Trials in the order of sampling.
@@ -292,12 +295,16 @@ def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[
         score = "" if trial.metric is None else f"{trial.metric:.4f}"
         values = [_short(trial.values[path]) for path in paths]
         mark = "*" if trial == winner else ""
-        cells.append([mark, str(number), *values, str(trial.epochs), score, trial.state])
+        again = "" if trial.twin is None else f", trial {trial.twin} drawn again"
+        cells.append([mark, str(number), *values, str(trial.epochs), score, trial.state + again])
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
+    if num_again := sum(trial.twin is not None for trial in trials):
+        lines.append(f"{num_again} of {len(trials)} samples were drawn again, and run once")
+    return lines
 
 
 def format_values(values: dict[str, Any]) -> str:
@@ -306,4 +313,8 @@ def format_values(values: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        # A section: `sgd(momentum=0.9)`.
+        rest = ", ".join(f"{key}={_short(one)}" for key, one in value.items() if key != "name")
+        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -79,10 +79,10 @@ def test_sweep_best_trial_becomes_the_bundle(
     )
 
 
-def journal(folder: Storage) -> list[bytes]:
-    """The decisions of a sweep, in order."""
-    names = folder.names("sweep/journal")
-    return [folder.read_bytes(f"sweep/journal/{name}") for name in names]
+def journal(folder: Storage, kind: str = "journal") -> list[bytes]:
+    """The decisions of a sweep, or its draws, in order."""
+    names = folder.names(f"sweep/{kind}")
+    return [folder.read_bytes(f"sweep/{kind}/{name}") for name in names]
 
 
 # What a driver of its own does, so that it can be killed.
@@ -109,11 +109,12 @@ def kill_driver_after(
     assert driver.wait() == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("search", [{}, {"search_alg": "tpe", "lag": 2}])
 def test_sweep_decides_the_same_at_any_concurrency_and_after_a_killed_driver(
-    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared, search: dict[str, Any]
 ) -> None:
     scheduler = {"name": "asha", "type": "promotion", "reduction_factor": 2}
-    fields = {"num_samples": 5, "scheduler": scheduler}
+    fields = {"num_samples": 5, "scheduler": scheduler, **search}
     given = sweep_spec(tmp_path, **fields, max_concurrent_trials=1)
     killed, undisturbed = Storage(str(tmp_path / "killed")), Storage(str(tmp_path / "undisturbed"))
     kill_driver_after(4, ray_engine.address, given, data.folder, killed)
@@ -126,6 +127,8 @@ def test_sweep_decides_the_same_at_any_concurrency_and_after_a_killed_driver(
     two = sweep.run(wide, data, undisturbed, lines.append)
     assert journal(killed)[: len(before)] == before
     assert journal(killed) == journal(undisturbed)
+    assert journal(killed, "draws") == journal(undisturbed, "draws")
+    assert len(journal(killed, "draws")) == (6 if search else 0)
     assert one.trials == two.trials
     assert one.winner == two.winner
     entries = [json.loads(line) for line in journal(killed) if b'"kind":"entry"' in line]

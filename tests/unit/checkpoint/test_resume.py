@@ -71,6 +71,7 @@ def test_sweep_may_be_widened_and_run_at_any_concurrency() -> None:
 def test_sweep_of_an_older_raydc_has_the_default_type_of_scheduler() -> None:
     before = specs.to_dict(training_spec("x", sweep=SWEEP))
     del before["sweep"]["scheduler"]["type"]
+    del before["sweep"]["search_alg"], before["sweep"]["lag"]
     resume.refuse_other_spec(training_spec("x", sweep=SWEEP), before)
     promoting = training_spec("x", sweep={**SWEEP, "scheduler": {"type": "promotion"}})
     with pytest.raises(RunError, match=r"sweep\.scheduler\.type: .*'promotion' now"):
@@ -83,8 +84,9 @@ def test_sweep_of_an_older_raydc_has_the_default_type_of_scheduler() -> None:
         ({"num_samples": 3}, "sweep.num_samples: 4 then, 3 now"),
         ({"scheduler": "fifo"}, "sweep.scheduler.name: 'asha' then, 'fifo' now"),
         ({"space": {"train.learning_rate": {"choice": [0.1]}}}, "sweep.space.train.learning_rate"),
+        ({"search_alg": "tpe"}, "sweep.search_alg: 'random' then, 'tpe' now"),
     ],
-    ids=["fewer samples", "another scheduler", "another space"],
+    ids=["fewer samples", "another scheduler", "another space", "another algorithm"],
 )
 def test_sweep_with_other_trials_or_prunings_is_refused(change: dict[str, Any], said: str) -> None:
     before = specs.to_dict(training_spec("x", sweep=SWEEP))

@@ -163,6 +163,21 @@ def test_plan_shows_steps_and_refuses_what_does_not_fit(good: Path) -> None:
     assert (result.exit_code, "do not fit" in result.output) == (9, True)
 
 
+def test_plan_of_a_sweep_builds_its_networks_and_a_sweep_refuses_what_cannot_be_built(
+    good: Path,
+) -> None:
+    space = "sweep={space: {model: {choice: [{name: mlp, width: {choice: [8, 16]}}]}}}"
+    result = CliRunner().invoke(main, ["plan", str(good), "--set", space])
+    assert result.exit_code == 0
+    assert "sweep     2 networks of 80 to 288 parameters, without those that" in result.output
+    space = space.replace("{name: mlp,", "{name: resnet18, arguments: {no_such: 1}}, {name: mlp,")
+    for command in ("plan", "sweep", "run"):
+        result = CliRunner().invoke(main, [command, str(good), "--set", space])
+        assert result.exit_code == 2
+        assert "sweep.space: model=resnet18(arguments=(no_such=1))" in result.output
+        assert "no_such" in result.output
+
+
 def test_schema_prints_json() -> None:
     assert json.loads(CliRunner().invoke(main, ["schema"]).output)["title"] == "Spec"
 

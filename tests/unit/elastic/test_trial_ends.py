@@ -16,6 +16,7 @@ from raydc.elastic.trial_ends import TrialEnds
 from raydc.loop import planned_stop, worker
 from raydc.loop.hooks import Hooks
 from raydc.loop.planned_stop import PlannedStopError
+from raydc.search.draws import Draws
 from raydc.storage import Storage
 from raydc.tracking import trials
 
@@ -48,8 +49,8 @@ class SweptTrials:
 
     def begin(self) -> None:
         """Begins as a driver does."""
-        drawn = list(self.drawn.values())
-        self.ends = TrialEnds(self.spec, self.folder, drawn, self.lines.append)
+        draws = Draws(list(self.drawn.values()))
+        self.ends = TrialEnds(self.spec, self.folder, draws, self.lines.append)
 
     def place(self, name: str) -> Storage:
         return self.folder / "trials" / str(self.drawn[name]["key"])

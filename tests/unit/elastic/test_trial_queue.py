@@ -12,6 +12,7 @@ from raydc import spec as specs
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
 from raydc.errors import RunError, TrainError
+from raydc.search.draws import Draws
 from raydc.storage import Storage
 from raydc.tracking import events, trials
 
@@ -39,8 +40,9 @@ class RecordedSweep:
             values = {PATH: 0.1 * (number + 1)}
             key = trials.trial_key(specs.to_dict(self.spec), values)
             self.drawn.append({"key": key, "all_values": values})
-        ends = TrialEnds(self.spec, self.folder, self.drawn, self.lines.append)
-        self.queue = TrialQueue(self.spec, self.folder, self.drawn, ends)
+        draws = Draws(self.drawn)
+        ends = TrialEnds(self.spec, self.folder, draws, self.lines.append)
+        self.queue = TrialQueue(self.spec, self.folder, draws, ends)
 
     def place(self, number: int) -> Storage:
         return self.folder / "trials" / str(self.drawn[number]["key"])

@@ -215,3 +215,15 @@ def test_rungs_grow_by_the_factor_up_to_the_longest() -> None:
 def test_method_without_sense_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Method(**{**vars(PROMOTION), **fields})
+
+
+def test_first_line_names_what_chooses_the_points_unless_they_are_random() -> None:
+    method = Method("stopping", (1, 3), 3, "max", (2,))
+    old = (
+        b'{"before":"","format":1,"kind":"sweep","method":{"epochs":[1,3],"factor":3,"mode":"max",'
+        b'"type":"stopping"},"number":1,"seed":5,"space":{"a":{"choice":[1]}}}'
+    )
+    space = {"a": {"choice": [1]}}
+    assert DecisionFold(5, space, method).lines == [old]
+    given = DecisionFold(5, space, method, {"search_alg": "tpe", "lag": 8}).lines
+    assert records(given)[0]["draws"] == {"search_alg": "tpe", "lag": 8}

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from training import training_spec
 
-from raydc import spec, sweep
+from raydc import spec
+from raydc.elastic.trial_draws import make_draws
 from raydc.errors import RunError, TrainError
 from raydc.storage import Storage
 from raydc.tracking import events, trials
@@ -110,17 +111,17 @@ def test_trials_that_are_none_of_the_sweep_are_refused(tmp_path: Path) -> None:
     folder = Storage(str(tmp_path))
     given = training_spec("/a", **SWEEP, name="swept")
     recorded = spec.to_dict(given)
-    drawn = sweep._draw(given, recorded, folder, print)
+    drawn = make_draws(given, recorded, folder, print).trials
     assert [trial["key"] for trial in drawn] == [
         trials.trial_key(recorded, trial["all_values"]) for trial in drawn
     ]
     (folder / "trials" / drawn[0]["key"]).write_json("metrics.json", {})
     # What a file browser leaves is no trial.
     (folder / "trials" / ".thumbnails").write_json("a.json", {})
-    assert sweep._draw(given, recorded, folder, print) == drawn
+    assert make_draws(given, recorded, folder, print).trials == drawn
     (folder / "trials" / "0123456789abcdef").write_json("metrics.json", {})
     with pytest.raises(RunError, match="0123456789abcdef: another version of raydc or Ray") as one:
-        sweep._draw(given, recorded, folder, print)
+        make_draws(given, recorded, folder, print)
     assert "--new" in (one.value.hint or "")
 
 
@@ -132,7 +133,8 @@ def test_wider_sweep_begins_with_the_same_trials(tmp_path: Path) -> None:
     model, drawn = {"name": "mlp", "depth": 1}, {}
     for num_samples in (3, 7):
         given = training_spec("/a", model=model, sweep={"space": space, "num_samples": num_samples})
-        drawn[num_samples] = sweep._draw(given, spec.to_dict(given), Storage(str(tmp_path)), print)
+        recorded = spec.to_dict(given)
+        drawn[num_samples] = make_draws(given, recorded, Storage(str(tmp_path)), print).trials
     assert len(drawn[7]) == 7
     assert drawn[7][:3] == drawn[3]
 
@@ -147,7 +149,8 @@ def test_samples_that_are_the_same_trial_are_one_and_counted(tmp_path: Path) -> 
         "/a", model={"name": "mlp", "depth": 1}, sweep={"space": space, "num_samples": 24}
     )
     lines: list[str] = []
-    drawn = sweep._draw(given, spec.to_dict(given), Storage(str(tmp_path)), lines.append)
+    recorded = spec.to_dict(given)
+    drawn = make_draws(given, recorded, Storage(str(tmp_path)), lines.append).trials
     assert sorted(trial["all_values"]["model.depth"] for trial in drawn) == [1, 2]
     assert lines == [
         "sweep     24 samples are 2 different trials; 22 that were drawn again are not run again"
@@ -159,6 +162,17 @@ def test_trial_spec_keeps_the_logical_shards() -> None:
         "/a", scaling={"num_workers": 4}, model={"name": "mlp"}, train={"logical_shards": 4}
     )
     assert trials.trial_spec(given, {}).train.logical_shards == 4
+
+
+def test_sections_that_were_drawn_are_written_short() -> None:
+    values = {
+        "train.optimizer": {"name": "sgd", "momentum": 0.87654321},
+        "model": {"name": "linear"},
+        "train.learning_rate": 0.00123456,
+    }
+    assert trials.format_values(values) == (
+        "train.optimizer=sgd(momentum=0.8765), model=linear, train.learning_rate=0.001235"
+    )
 
 
 def test_format_table_marks_the_winner() -> None:

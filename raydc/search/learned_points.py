@@ -1,0 +1,226 @@
+"""Points that are chosen with the results of earlier ones, by Optuna. Pure; used by the driver.
+
+A draw is a function of (seed, number of the sample, points of all samples before, results of those
+that it sees). Optuna's samplers have random state and caches of their own, so each draw gets a new
+one. What they keep in the study is made again when a draw of the journal is replayed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raydc.search.point import Choose, Space, SpreadPoints, all_domains, derive_seed, make_point
+from raydc.spec.space import Domain
+
+# With fewer results than these, points are spread evenly. Optuna's 10 is for many more trials, and
+# for random points: `python -m bench.sweep --samplers`.
+_NUM_SPREAD = {"tpe": 4, "gp": 4, "cmaes": 1}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw.
+
+    Attributes:
+        numbers: What was drawn of each domain, by its name: a number, or a place in a list.
+        point: Values by spec path.
+    """
+
+    numbers: dict[str, Any]
+    point: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A result of another sweep: what was drawn there, by the names of this space, and its metric.
+
+    Attributes:
+        numbers: As of `Draw`.
+        metric: Its metric; None for the worst of all.
+    """
+
+    numbers: Mapping[str, Any]
+    metric: float | None
+
+
+class LearnedPoints:
+    """A study of Optuna that draws one point after the other.
+
+    Methods: TPE (Bergstra et al., 2011), Gaussian processes with expected improvement (Jones et
+    al., 1998), CMA-ES (Hansen and Ostermeier, 2001).
+
+    Args:
+        name: `tpe`, `gp` or `cmaes`.
+        space: Domains by spec path.
+        seed: Seed of the spec.
+        mode: Whether the largest or the smallest metric is the best: `max` or `min`.
+        known: Results of other sweeps, which come first.
+    """
+
+    def __init__(
+        self, name: str, space: Space, seed: int, mode: str, known: Sequence[Observation] = ()
+    ) -> None:
+        import optuna
+
+        if name == "cmaes":
+            # Optuna imports it for the first draw that needs it, when trials have run.
+            import cmaes  # noqa: F401
+        # Its lines would be between those of the sweep.
+        logging.getLogger("optuna").setLevel(logging.ERROR)
+        self._name, self._space, self._seed = name, space, seed
+        self._worst = -math.inf if mode == "max" else math.inf
+        directions = optuna.study.StudyDirection
+        self._study = optuna.create_study(
+            direction=directions.MAXIMIZE if mode == "max" else directions.MINIMIZE
+        )
+        self._spread = SpreadPoints(space, seed)
+        domains = all_domains(space)
+        self._asked: list[Any] = []
+        self._num_told = 0
+        for one in known:
+            trial = optuna.trial.create_trial(
+                params=dict(one.numbers),
+                distributions={path: _distribution(domains[path]) for path in one.numbers},
+                value=self._worst if one.metric is None else one.metric,
+            )
+            self._study.add_trial(trial)
+            self._num_told += 1
+
+    def draw(self) -> Draw:
+        """Draws the next point."""
+        if self._num_told < _NUM_SPREAD[self._name]:
+            return self._take(self._spread.choice(len(self._asked)))
+        if self._name == "cmaes":
+            return self._take(None)
+        import optuna
+
+        # What a sampler notes in a trial that runs would not be there when the draw is replayed.
+        scratch = self._ask()
+        numbers = self._suggest(scratch).numbers
+        self._study.tell(scratch, state=optuna.trial.TrialState.FAIL)
+        return self.replay(numbers)
+
+    def replay(self, numbers: Mapping[str, Any]) -> Draw:
+        """Takes a draw that was made before, whatever would be drawn now.
+
+        Args:
+            numbers: Those of the next draw.
+        """
+        return self._take(lambda name, _: numbers[name])
+
+    def tell(self, number: int, metric: float | None) -> None:
+        """Gives a result.
+
+        Args:
+            number: Number of a sample that was drawn.
+            metric: Its metric; None for the worst of all.
+        """
+        self._study.tell(self._asked[number], self._worst if metric is None else metric)
+        self._num_told += 1
+
+    def _take(self, fixed: Choose | None) -> Draw:
+        """Adds the next trial to the study, with a given point or one of the sampler."""
+        if fixed is not None:
+            numbers: dict[str, Any] = {}
+            make_point(self._space, _record(fixed, numbers))
+            self._study.enqueue_trial(numbers)
+        trial = self._ask()
+        if self._name == "cmaes":
+            # It keeps its state in the trials, also in those whose point is given.
+            _ = trial.relative_params
+        self._asked.append(trial)
+        return self._suggest(trial)
+
+    def _ask(self) -> Any:
+        seed = derive_seed(self._seed, len(self._asked))
+        with warnings.catch_warnings():
+            # Of options that Optuna calls experimental, and of infinite metrics.
+            warnings.simplefilter("ignore")
+            self._study.sampler = _make_sampler(self._name, seed)
+            return self._study.ask()
+
+    def _suggest(self, trial: Any) -> Draw:
+        """Draws the point of a trial, domain by domain."""
+        numbers: dict[str, Any] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            point = make_point(
+                self._space,
+                _record(lambda name, domain: _suggest(trial, name, domain), numbers),
+            )
+        return Draw(numbers, point)
+
+
+def _record(choose: Choose, numbers: dict[str, Any]) -> Choose:
+    def record(name: str, domain: Domain) -> Any:
+        numbers[name] = choose(name, domain)
+        return numbers[name]
+
+    return record
+
+
+def _suggest(trial: Any, name: str, domain: Domain) -> Any:
+    if domain.values is not None and not _is_ordered(domain):
+        return trial.suggest_categorical(name, range(len(domain.values)))
+    if domain.values is not None:
+        return trial.suggest_int(name, 0, len(domain.values) - 1)
+    suggest = trial.suggest_int if domain.is_whole else trial.suggest_float
+    return suggest(name, *domain.bounds, log=domain.is_logarithmic)
+
+
+def _distribution(domain: Domain) -> Any:
+    """The distribution that `_suggest` asks for."""
+    from optuna import distributions
+
+    if domain.values is not None and not _is_ordered(domain):
+        return distributions.CategoricalDistribution(range(len(domain.values)))
+    if domain.values is not None:
+        return distributions.IntDistribution(0, len(domain.values) - 1)
+    kind: Any = distributions.FloatDistribution
+    if domain.is_whole:
+        kind = distributions.IntDistribution
+    return kind(*domain.bounds, log=domain.is_logarithmic)
+
+
+def _is_ordered(domain: Domain) -> bool:
+    """Whether a list has rising numbers: then values beside each other are alike."""
+    values = domain.values or []
+    numbers = [one for one in values if type(one) in (int, float)]
+    return len(numbers) == len(values) and numbers == sorted({*numbers}) and len(values) > 1
+
+
+def _make_sampler(name: str, seed: int) -> Any:
+    from optuna import samplers
+
+    first = samplers.RandomSampler(seed=derive_seed(seed, "random"))
+    if name == "tpe":
+        return samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=_NUM_SPREAD[name],
+            # Of few results more can be made than by Optuna's 24 candidates for each draw.
+            n_ei_candidates=96,
+            # Samples that still run differ by their seeds, and are no bad results.
+            constant_liar=False,
+            # Domains inside sections are not drawn for all points.
+            group=True,
+        )
+    if name == "gp":
+        # Training is exact: the same point has the same metric.
+        return samplers.GPSampler(
+            seed=seed,
+            n_startup_trials=_NUM_SPREAD[name],
+            deterministic_objective=True,
+            independent_sampler=first,
+            warn_independent_sampling=False,
+        )
+    return samplers.CmaEsSampler(
+        seed=seed,
+        n_startup_trials=_NUM_SPREAD[name],
+        independent_sampler=first,
+        warn_independent_sampling=False,
+    )

@@ -1,0 +1,73 @@
+"""Section `sweep` of a spec: what is searched, and how. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from raydc.spec.base import Count, Section, named
+from raydc.spec.space import Domain
+
+
+class SweepScheduler(Section):
+    """Early stopping of trials."""
+
+    name: Literal["asha", "fifo"] = Field(
+        "asha",
+        description="asha stops the worse trials early, by decisions that do not depend on which "
+        "trial is first; fifo runs all.",
+    )
+    type: Literal["stopping", "promotion"] = Field(
+        "stopping",
+        description="stopping: of the first m trials of a rung, in the order of sampling, the last "
+        "one goes on if it is among the best m / reduction_factor, rounded up. promotion: for each "
+        "m the best m / reduction_factor go on, rounded down. For asha only.",
+    )
+    grace_period: Count = Field(1, description="Epochs before a trial may be stopped.")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(
+        3, description="Of this many trials one continues to the next rung."
+    )
+
+
+SearchAlg = Literal["random", "grid", "quasi_random", "tpe", "gp", "cmaes"]
+# Those that choose a point with the results of trials before.
+LEARNING = ("tpe", "gp", "cmaes")
+
+
+class Sweep(Section):
+    """A search over fields of the spec. The names are Ray Tune's."""
+
+    space: dict[str, Domain] = Field(
+        min_length=1, description="Search domain of each field, by its path."
+    )
+    num_samples: Count = Field(
+        8, description="Number of trials, or repetitions of a grid. --resume may add some."
+    )
+    max_concurrent_trials: Count | None = Field(
+        None, description="Most trials at a time. Default: as many as fit the cluster."
+    )
+    scheduler: SweepScheduler = Field(
+        SweepScheduler(), description="A name, or a name with arguments."
+    )
+    search_alg: SearchAlg = Field(
+        "random",
+        description="What chooses the points. random; grid: all combinations of choices, in a "
+        "random order; quasi_random: evenly spread (Sobol); tpe, gp and cmaes learn from the "
+        "trials before, by Optuna.",
+    )
+    lag: Count = Field(
+        8,
+        description="For tpe, gp and cmaes: trial i is chosen with the first results of trials 0 "
+        "to i - lag, on every cluster. So this many trials may run at a time; fewer learn faster.",
+    )
+
+    warm_start: list[str] = Field(
+        default_factory=list,
+        description="For tpe, gp and cmaes: earlier results to begin with. Names of runs with a "
+        "sweep in the same storage, or studies of Optuna: a URL of its storage such as "
+        "sqlite:///study.db, or the path of a journal file (.log), with #NAME if there are several "
+        "studies. What does not fit the space is left out and counted.",
+    )
+
+    _expand_names = field_validator("scheduler", mode="before")(named)

@@ -1,0 +1,105 @@
+"""How many trials run at a time, compared with all ways to place them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from raydc import plan, spec
+from raydc.errors import ClusterError
+
+KINDS = [{"CPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 3.0}]
+NEEDS = [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5, "GPU": 0.5}]
+
+
+def place(
+    needs: Mapping[str, float], free: list[dict[str, float]], num_processes: int, first: int = 0
+) -> bool:
+    """Whether some processes can be placed, by trying all nodes for each of them."""
+    if num_processes == 0:
+        return True
+    for number in range(first, len(free)):
+        node = free[number]
+        if all(node.get(name, 0.0) >= amount for name, amount in needs.items()):
+            for name, amount in needs.items():
+                node[name] -= amount
+            # Processes are alike, so that the next one need not try the nodes before.
+            if place(needs, free, num_processes - 1, number):
+                return True
+            for name, amount in needs.items():
+                node[name] += amount
+    return False
+
+
+def cases() -> list[tuple[list[dict[str, float]], dict[str, float], int, int]]:
+    """30 cases of a cluster, the needs of a worker, the workers of a trial and trials."""
+    generator = random.Random(14)
+    drawn = [
+        (
+            [dict(generator.choice(KINDS)) for _ in range(generator.randint(1, 3))],
+            generator.choice(NEEDS),
+            generator.choice([1, 1, 2, 3]),
+            generator.choice([1, 2, 3, 4]),
+        )
+        for _ in range(30)
+    ]
+    assert len({str(case) for case in drawn}) == 30
+    return drawn
+
+
+@pytest.mark.parametrize(("nodes", "needs", "workers", "trials"), cases())
+def test_trials_that_are_counted_can_be_placed_and_one_more_cannot(
+    nodes: list[dict[str, float]], needs: dict[str, float], workers: int, trials: int
+) -> None:
+    found = plan.count_placeable(needs, nodes, workers)
+
+    def can_place(number: int) -> bool:
+        return place(needs, [dict(node) for node in nodes], number * workers)
+
+    assert can_place(found)
+    assert not can_place(found + 1)
+    assert (found >= trials) == can_place(trials)
+
+
+def test_cases_have_both_outcomes() -> None:
+    outcomes = {
+        plan.count_placeable(needs, nodes, workers) >= trials
+        for nodes, needs, workers, trials in cases()
+    }
+    assert outcomes == {True, False}
+
+
+BASE = "name: p\ndata: {source: a.csv}\nmodel: {name: linear}\n"
+SWEEP = "sweep={space: {train.learning_rate: {uniform: [0.1, 1]}}}"
+
+
+def made(nodes: Sequence[dict[str, float]], *overrides: str) -> plan.Plan:
+    totals = {
+        name: sum(node.get(name, 0.0) for node in nodes) for name in set(itertools.chain(*nodes))
+    }
+    resolved = spec.resolve(spec.loads(BASE, overrides=[SWEEP, *overrides]))
+    return plan.make(resolved, totals, nodes=nodes)
+
+
+def test_sweep_counts_trials_node_by_node() -> None:
+    wide = "scaling.resources_per_worker={CPU: 2}"
+    assert made([{"CPU": 3}, {"CPU": 3}], wide).num_concurrent_trials == 2
+    assert made([{"CPU": 6}], wide).num_concurrent_trials == 3
+    assert made([{"CPU": 6}], wide, "sweep.max_concurrent_trials=2").num_concurrent_trials == 2
+    assert " samples by tpe over " in made([{"CPU": 6}], "sweep.search_alg=tpe").lines[1]
+
+
+@pytest.mark.parametrize(("workers", "what"), [(0, "sweep: 1 trial"), (1, r"train: 1 worker\(s\)")])
+def test_trial_that_fits_no_node_is_refused_with_the_numbers(workers: int, what: str) -> None:
+    nodes = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}]
+    each = r" of 4 CPU each do not fit into 3 nodes, 2 of 2 CPU; 1 of 3 CPU"
+    with pytest.raises(ClusterError, match=what + each):
+        made(
+            nodes,
+            f"scaling.num_workers={workers}",
+            "scaling.resources_per_worker={CPU: 4}",
+            "scaling.use_gpu=false",
+        )
