@@ -40,13 +40,13 @@ def check_early(spec: ResolvedSpec) -> None:
         from raydc.data.tokenizer_file import check_blocks, check_tokenizer
 
         if spec.data.task == LANGUAGE:
-            check_blocks(spec.data)
-            return
-        text = check_tokenizer(spec.data.features.text)
+            num_codes, length = check_blocks(spec.data).num_codes, spec.data.blocks.length
+        else:
+            num_codes, length = check_tokenizer(spec.data.features.text).num_codes, None
         if isinstance(spec.model, HuggingFace):
             from raydc.models.encoder_weights import check_folder
 
-            check_folder(spec.model, text.num_codes)
+            check_folder(spec.model, num_codes, length)
 
 
 def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:
