@@ -107,8 +107,9 @@ def _build(model: Model, signature: Signature, seed: int, downloads: bool) -> Ne
         if isinstance(model, Decoder):
             return decoders.build(model, signature)
         if isinstance(model, HuggingFace):
-            kind = pretrained_decoders if signature.task == LANGUAGE else text_encoders
-            return kind.build(model, signature)
+            if signature.task == LANGUAGE:
+                return pretrained_decoders.build(model, signature)
+            return text_encoders.build(model, signature)
         if isinstance(model, LinearForecaster | TemporalConvolution):
             return forecasters.build(model, signature)
         if isinstance(model, Factorisation):
