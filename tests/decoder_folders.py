@@ -24,6 +24,11 @@ SIZES: dict[str, Any] = {
     # As of SmolLM2-Instruct: the end is the token of padding, too.
     "pad_token_id": END_CODE,
 }
+# Without marks of what is generated, as in most folders.
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + "
+    "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 _OTHER_SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
 }
@@ -69,6 +74,9 @@ def write_decoder(folder: Path, kind: str = "llama", seed: int = 0, **values: An
                 parameter.add_(0.1 * torch.randn_like(parameter))
     network.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(tokenizer_json())
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    special = {"bos_token": BEGIN, "eos_token": {"content": END}, "pad_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
     return folder
 
 

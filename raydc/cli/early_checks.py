@@ -37,10 +37,11 @@ def check_early(spec: ResolvedSpec) -> None:
 
         check_names(spec.data)
     if spec.data.features.text.tokenizer is not None:
-        from raydc.data.tokenizer_file import check_blocks, check_tokenizer
+        from raydc.data.tokenizer_file import check_blocks, check_conversations, check_tokenizer
 
         if spec.data.task == LANGUAGE:
-            num_codes, length = check_blocks(spec.data).num_codes, spec.data.blocks.length
+            check = check_blocks if spec.data.chat is None else check_conversations
+            num_codes, length = check(spec.data).num_codes, spec.data.blocks.length
         else:
             num_codes, length = check_tokenizer(spec.data.features.text).num_codes, None
         if isinstance(spec.model, HuggingFace):

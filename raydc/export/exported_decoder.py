@@ -16,13 +16,16 @@ from torch import Tensor
 from raydc.bundle import Bundle
 from raydc.errors import CheckpointError, UsageError
 from raydc.export import huggingface_folder
-from raydc.features import TokenBlock
+from raydc.features import Conversations, TokenBlock
+from raydc.features.text_column import GivenTokenizer, to_bytes
 from raydc.models import adapters, text_encoders
 from raydc.models.pretrained_decoders import PretrainedDecoder
 from raydc.models.pretrained_part import HEAD, part_of
 from raydc.spec.sequence_models import HuggingFace
 
 BASE = "base"
+# No text has as many tokens.
+_ALL = 2**62
 _TEXTS = ("A short text, with a number: 42.", "one word after the other")
 _CARD = """\
 # {name}
@@ -98,11 +101,12 @@ def compare(loaded: Bundle, folder: Path) -> float:
     column, part = _column(loaded), part_of(loaded.model)
     assert isinstance(part, PretrainedDecoder)
     network = _load(loaded, folder)
+    own_tokenizer = GivenTokenizer(column.tokenizer, None)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     golden = [row.get(loaded.features.target) for row in loaded.golden.get("rows", [])]
     difference, largest = 0.0, 1e-6
     for text in [*(one for one in golden if isinstance(one, str) and one), *_TEXTS]:
-        codes = column.encode(text, "text")
+        codes = own_tokenizer.encode(to_bytes(text, column.normalisation), _ALL)
         # In raydc a text never holds special tokens.
         options = {"add_special_tokens": False, "split_special_tokens": True}
         if tokenizer(text, **options)["input_ids"] != codes:
@@ -175,8 +179,10 @@ def _weights_of(loaded: Bundle) -> dict[str, Tensor]:
     return {k if k.startswith(f"{HEAD}.") else prefix + k: one for k, one in state.items()}
 
 
-def _column(loaded: Bundle) -> TokenBlock:
-    return next(one for one in loaded.features.columns.values() if isinstance(one, TokenBlock))
+def _column(loaded: Bundle) -> TokenBlock | Conversations:
+    (column,) = loaded.features.columns.values()
+    assert isinstance(column, TokenBlock | Conversations)
+    return column
 
 
 def _write_tokenizer(loaded: Bundle, model: HuggingFace, folder: Path) -> None:
@@ -195,4 +201,11 @@ def _write_tokenizer(loaded: Bundle, model: HuggingFace, folder: Path) -> None:
         pad_token=token_of(config.pad_token_id),
         model_max_length=config.max_position_embeddings,
         model_input_names=["input_ids", "attention_mask"],
+        # A model of conversations is asked in the form in which it learnt to answer.
+        chat_template=_template_of(loaded, model),
     ).save_pretrained(folder)
+
+
+def _template_of(loaded: Bundle, model: HuggingFace) -> str | None:
+    chat = loaded.spec.data.chat
+    return chat.template if chat else model.content.chat_template if model.content else None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raydc.features import Signature
+from raydc.features.conversation_column import LEARNT
 from raydc.models import text_encoders
 from raydc.models.decoders import find_documents
 from raydc.models.network_parts import Network, RecordInput, model_problem
@@ -46,13 +47,18 @@ class PretrainedDecoder(PretrainedPart):
         self.end_code = end_code
         self.is_fused = model.attention == "sdpa"
 
-    def forward(self, tokens_BL: Tensor) -> Tensor:
+    def forward(self, tokens_BL: Tensor, begins_BL: Tensor | None = None) -> Tensor:
         """Scores of the token behind each one, [B, L, V].
 
         Args:
             tokens_BL: Token codes, int64; each row begins a document or goes on with one.
+            begins_BL: 1 where a document begins, int64; None where `end_code` says it.
         """
-        mask_B1LL, positions_BL = find_documents(tokens_BL, self.end_code)
+        mask_B1LL, positions_BL = (
+            find_documents(tokens_BL, self.end_code)
+            if begins_BL is None
+            else find_documents(begins_BL, 1)
+        )
         found = self.base(
             input_ids=tokens_BL,
             attention_mask=mask_B1LL if self.is_fused else _added(mask_B1LL),
@@ -70,21 +76,38 @@ class DocumentLosses(nn.Module):
     Args:
         name: Name of the field of tokens.
         decoder: Gives the scores of each next token.
+        marks_from: Codes with marks begin here; None if there are no marks.
     """
 
-    def __init__(self, name: str, decoder: PretrainedDecoder) -> None:
+    def __init__(
+        self, name: str, decoder: PretrainedDecoder, marks_from: int | None = None
+    ) -> None:
         super().__init__()
         self.name = name
         self.decoder = decoder
+        self.marks_from = marks_from
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Cross entropy of tokens in natural units, float32 [B, L].
+
+        With marks those of the learnt tokens come first, in their order, and then zeros.
 
         Args:
             inputs: Token codes int64 [B, M] under the name of the field.
         """
         tokens_BM = inputs[self.name]
-        logits_BLV = self.decoder(tokens_BM[:, :-1])
+        if self.marks_from is None:
+            return self._losses(tokens_BM, None)
+        marks_BM = tokens_BM // self.marks_from
+        begins_BM = marks_BM % LEARNT
+        losses_BL = self._losses(tokens_BM % self.marks_from, begins_BM[:, :-1])
+        is_learnt_BL = marks_BM[:, 1:] >= LEARNT
+        # A stable sort: which losses of a row are added, and in which order, is its own affair.
+        order_BL = is_learnt_BL.logical_not().byte().argsort(dim=1, stable=True)
+        return losses_BL.where(is_learnt_BL, 0.0).gather(1, order_BL)
+
+    def _losses(self, tokens_BM: Tensor, begins_BL: Tensor | None) -> Tensor:
+        logits_BLV = self.decoder(tokens_BM[:, :-1], begins_BL)
         losses = functional.cross_entropy(
             logits_BLV.float().flatten(0, 1), tokens_BM[:, 1:].flatten(), reduction="none"
         )
@@ -109,7 +132,8 @@ def build(model: HuggingFace, signature: Signature) -> Network:
     assert field.end_code is not None
     require_size(config, field.num_codes, signature.num_values)
     decoder = PretrainedDecoder(model, config, field.end_code)
-    return Network(RecordInput(signature), DocumentLosses(name, decoder))
+    marks_from = field.num_codes if field.has_marks else None
+    return Network(RecordInput(signature), DocumentLosses(name, decoder, marks_from))
 
 
 def require_size(config: Any, num_codes: int, length: int) -> None:

@@ -12,12 +12,20 @@ from typing import Any
 
 from raydc.errors import Problem, SpecError
 from raydc.spec import encoder_folder
-from raydc.spec.model_files import FIELD, TOKENIZER, locate, read_json
+from raydc.spec.model_files import (
+    FIELD,
+    TEMPLATE,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    locate,
+    read_json,
+)
 
 # Architectures that are tested: a document has the same losses alone and in a row with others.
 DECODERS = ("gpt2", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "starcoder2")
 # Their angles depend on the longest text of a pass, and a document would on its neighbours.
 _MOVING_POSITIONS = ("dynamic", "longrope")
+_CLOCK = "strftime_now"
 _END = "data.blocks.end_token"
 
 
@@ -41,13 +49,59 @@ def fill_in(value: dict[str, Any]) -> None:
         problems = list(_problems(folder))
         if problems:
             raise SpecError([Problem("", path, message) for path, message in problems])
-        model["content"] = encoder_folder.note_content(folder, revision)
+        template, special = _chat_of(folder)
+        model["content"] = {
+            **encoder_folder.note_content(folder, revision),
+            "chat_template": template,
+            "special_tokens": special,
+        }
     folder, _ = locate(model["path"], model["content"].get("revision"))
     own_tokenizer = text.get("tokenizer") is None
     if own_tokenizer:
         text["tokenizer"] = str(folder / TOKENIZER)
     if own_tokenizer and blocks.get("end_token") is None:
         blocks["end_token"] = _end_token(folder, model["content"]["config"])
+    if value["data"].get("chat") is not None:
+        _fill_in_chat(value["data"]["chat"], model)
+
+
+def _fill_in_chat(chat: dict[str, Any], model: dict[str, Any]) -> None:
+    content = model["content"]
+    if chat.get("template") is None:
+        chat["template"] = content.get("chat_template")
+    if chat.get("special_tokens") is None:
+        chat["special_tokens"] = content.get("special_tokens") or {}
+    message = None
+    if chat["template"] is None:
+        message = f"{model['path']} has no chat template; give one"
+    elif _CLOCK in chat["template"]:
+        # The same files would be another data set on another day.
+        message = f"the template takes the date of the day ({_CLOCK}); give one without it"
+    if message is not None:
+        raise SpecError([Problem("", "data.chat.template", message)])
+
+
+def _chat_of(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """Chat template of a folder, and the special tokens that it may name."""
+    path = folder / TOKENIZER_CONFIG
+    values = read_json(path) if path.is_file() else {}
+    special = {}
+    for name, given in values.items():
+        # Older folders describe a token by an object.
+        text = given.get("content") if isinstance(given, dict) else given
+        if name.endswith("_token") and isinstance(text, str):
+            special[name] = text
+    template = values.get("chat_template")
+    if isinstance(template, list):
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    if (folder / TEMPLATE).is_file():
+        try:
+            template = (folder / TEMPLATE).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"{folder / TEMPLATE} cannot be read: {error}"
+            raise SpecError([Problem("", FIELD, message)]) from error
+    return (template if isinstance(template, str) else None), special
 
 
 def _problems(folder: Path) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from raydc.spec.base import Section
 from raydc.spec.document import Path
 from raydc.spec.feature_options import FeatureOptions, TextOptions
 from raydc.spec.model_section import BODY
+from raydc.spec.sequence_models import HuggingFace
 
 if TYPE_CHECKING:
     from raydc.spec.sections import Spec
@@ -70,6 +71,9 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
         return Problem(where(path), ".".join(path), message)
 
     data, train = spec.data, spec.train
+    if data.chat is not None and (data.task != LANGUAGE or not isinstance(spec.model, HuggingFace)):
+        message = f"it is for task: {LANGUAGE} with a pretrained decoder, model.name: huggingface"
+        yield problem(message, "data", "chat")
     name = getattr(spec.model, "name", "")
     is_decoder, is_pretrained = name == "decoder", name == "huggingface"
     if data.task != LANGUAGE:
@@ -135,6 +139,15 @@ def _pretrained_problems(spec: Spec, problem: Callable[..., Problem]) -> Iterato
             "'*.layers.[0-3]'"
         )
         yield problem(message, "model", "freeze")
+    if spec.data.chat is not None:
+        if spec.data.format == "text":
+            yield problem("files of text hold no conversations", "data", "format")
+        if spec.data.chat.prompt == spec.data.target:
+            message = "it is data.target, which holds the answers; name the column of prompts"
+            yield problem(message, "data", "chat", "prompt")
+        if spec.data.features.text.normalisation != "none":
+            message = "conversations are read as they are; leave it out"
+            yield problem(message, "data", "features", "text", "normalisation")
     if spec.serve is not None:
         message = "pretrained decoders are not served yet; remove the section, and export the model"
         yield problem(message, "serve")

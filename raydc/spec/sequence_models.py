@@ -90,6 +90,12 @@ class FolderContent(Section):
         description="sha256 of each file by its name; empty where no weights are read from them."
     )
     revision: str | None = Field(None, description="Commit of a model on the hub.")
+    chat_template: str | None = Field(
+        None, description="Chat template of a decoder, in the language of Jinja."
+    )
+    special_tokens: dict[str, str] = Field(
+        default_factory=dict, description="Tokens that its template may name, such as `eos_token`."
+    )
 
 
 class Lora(Section):

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from decoder_folders import END_CODE, VOCABULARY, tokenizer_json, write_decoder
+from decoder_folders import END_CODE, TEMPLATE, VOCABULARY, tokenizer_json, write_decoder
 from ranks import Ranks
 from test_exact_options import check_exact, lines_of, outcome, spec_of
 
 from raydc.checkpoint.state import unpack_model
 from raydc.checkpoint.store import CheckpointStore
 from raydc.data import prepared, shards
-from raydc.features import Features, Record, Signature, token_block
+from raydc.features import Conversations, Features, Record, Signature, token_block
+from raydc.features.conversation_column import BEGINS, LEARNT
 from raydc.storage import Storage
 
 LENGTH = 16
@@ -50,6 +51,45 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Storage:
         place, Features(signature, "text", {"text": block}), splits, num_rows_per_shard=64
     )
     return place
+
+
+def test_answers_of_conversations(ranks: Ranks, folder: Path, tmp_path: Path) -> None:
+    """Logical shards of a step that have nothing to learn change nothing, whoever computes them."""
+    num_codes = len(VOCABULARY)
+    field = Conversations(num_codes, LENGTH, END_CODE, tokenizer_json(), TEMPLATE)
+    signature = Signature(
+        "record",
+        (),
+        "",
+        (),
+        (),
+        "language_modelling",
+        fields={"messages": field.field},
+        num_values=LENGTH,
+    )
+    choose, splits = np.random.default_rng(0), {}
+    for split, count in {"train": 200, "validation": 60, "test": 20}.items():
+        first_B = choose.integers(12, size=(count, 1))
+        codes_BM = (7 + (first_B + np.arange(LENGTH + 1)) % 12).astype(np.int64)
+        marks_BM = np.zeros_like(codes_BM)
+        # Two conversations in a row; in one row of three only the second one has an answer.
+        marks_BM[:, [0, 8]] = BEGINS
+        marks_BM[::3, 10:13] = LEARNT
+        rows_BM = (codes_BM + num_codes * marks_BM).astype(field.dtype)
+        counts_B = (marks_BM >= LEARNT).sum(1)
+        splits[split] = (Record({"messages": rows_BM}), counts_B)
+    data = Storage(str(tmp_path / "data"))
+    features = Features(signature, "messages", {"messages": field})
+    shards.write_data_set(data, features, splits, num_rows_per_shard=64)
+    section = {"name": "huggingface", "path": str(folder), "dropout": 0.1}
+    of_data = {"task": "language_modelling", "blocks": {"length": LENGTH}, "chat": {}}
+    train = {"global_batch_size": 4, "epochs": None, "max_steps": NUM_STEPS, "learning_rate": 5e-3}
+    spec = spec_of({**train, "log_every_steps": 1}, model=section, data=of_data)
+    run = check_exact(ranks, spec, data, tmp_path, NUM_STEPS)
+    losses = [line["loss"] for line in lines_of(run, "step")]
+    assert len(losses) == NUM_STEPS
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from decoder_folders import END_CODE, WORDS, decoder_spec, write_decoder
+from decoder_folders import END, END_CODE, TEMPLATE, WORDS, decoder_spec, write_decoder
 from prepared_here import prepare_here
 from training import training_spec
 
@@ -138,6 +139,37 @@ def test_adapters_load_in_peft(trained: Trained, tmp_path: Path, with_base: bool
     # The folder of the run is the base that the adapters name.
     named = AutoPeftModelForCausalLM.from_pretrained(out).eval()
     torch.testing.assert_close(scores_of(named), found)
+
+
+def test_a_model_of_conversations_is_exported_with_its_template(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = write_decoder(tmp_path / "decoder")
+    talk = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sees a dog"}]
+    source = tmp_path / "talks.jsonl"
+    source.write_text("\n".join(json.dumps({"messages": talk}) for _ in range(60)))
+    data = {"source": str(source), "chat": {}, "blocks": {"length": 30}}
+    value = decoder_spec(folder, data)
+    value["train"] = {"epochs": 12, "learning_rate": 0.02, "global_batch_size": 8}
+    value |= {"storage": str(tmp_path / "storage"), "scaling": {"num_workers": 0}}
+    spec = specs.resolve(specs.from_dict(value))
+    prepared = prepare_here(tmp_path, specs.to_dict(spec))[0]
+    run = Storage(str(tmp_path / "run"))
+    train.run(spec, prepared, run, lambda _: None)
+    loaded = bundle.load(run / "model")
+    # The golden rows are conversations.
+    assert loaded.golden["rows"]
+    loaded.check_golden()
+    exported_folder.write(loaded, "huggingface", tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.chat_template == TEMPLATE
+    given = tokenizer.apply_chat_template(
+        talk[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    found = network.generate(**given, max_new_tokens=10, do_sample=False)
+    # It has learnt the answer, and to stop behind it.
+    assert tokenizer.decode(found[0, given["input_ids"].shape[1] :]) == f"sees a dog {END}"
 
 
 def test_a_folder_that_computes_something_else_is_not_written(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 from raydc import models
 from raydc import spec as specs
 from raydc.errors import SpecError
-from raydc.features import Signature, token_block
+from raydc.features import Field, Signature, token_block
+from raydc.features.conversation_column import BEGINS, LEARNT
 from raydc.models import adapters, encoder_weights
 from raydc.models.network_parts import Network
 from raydc.models.pretrained_part import part_of
@@ -181,6 +183,46 @@ def test_adapters_alone_train_and_begin_without_effect(tmp_path: Path, is_tied: 
     names = [name for name, one in frozen.named_parameters() if one.requires_grad]
     assert len(names) == 2
     assert all("layers.1.self_attn.q_proj.lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_conversations_have_the_losses_that_they_have_alone(
+    folder: Path, attention: str
+) -> None:
+    """Marks tell where one begins: its first token is one that others have in the middle."""
+    from transformers import AutoModelForCausalLM
+
+    begins, learnt, count = 24, 48, len(VOCABULARY)
+    field = Field("array", "uint8", (LENGTH + 1,), count, end_code=END_CODE, has_marks=True)
+    assert (begins, learnt) == (24 * BEGINS, 24 * LEARNT)
+    marked = replace(signature(), fields={"text": replace(field, num_codes=24)})
+    network = models.build(section(folder, attention=attention), marked, 0).eval()
+    own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    filler = END_CODE + begins
+    # The second token and what is behind the third are learnt.
+    talks = [[0, 7, 0, 9, END_CODE], [0, 8, END_CODE, 0, 10, 11, END_CODE]]
+    rows = []
+    for talk in talks:
+        codes = [code + (learnt if place in (1, 4, 5, 6) else 0) for place, code in enumerate(talk)]
+        rows.append([codes[0] + begins, *codes[1:]])
+    packed = torch.tensor([[*rows[0], *rows[1], *[filler] * 5]])
+    alone = torch.tensor([[*row, *[filler] * (LENGTH + 1 - len(row))] for row in rows])
+    with torch.no_grad():
+        found, apart = network({"text": packed})[0], network({"text": alone})
+        expected = []
+        for talk in talks:
+            scores = own(torch.tensor([talk])).logits[0].log_softmax(1)
+            places = [place for place in (1, 4, 5, 6) if place < len(talk)]
+            expected.append([-float(scores[place - 1, talk[place]]) for place in places])
+    assert [len(one) for one in expected] == [2, 4]
+    # Those that are learnt come first, and are all that is not zero.
+    torch.testing.assert_close(
+        found[:6], torch.tensor([*expected[0], *expected[1]]), atol=1e-5, rtol=1e-5
+    )
+    for row, one in enumerate(expected):
+        torch.testing.assert_close(apart[row, : len(one)], torch.tensor(one), atol=1e-5, rtol=1e-5)
+    assert not found[6:].any()
+    assert not apart[0, 2:].any()
 
 
 def test_layers_that_get_no_adapters_are_said(tmp_path: Path) -> None:

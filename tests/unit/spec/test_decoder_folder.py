@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from decoder_folders import END, decoder_spec, write_decoder
+from decoder_folders import END, TEMPLATE, decoder_spec, write_decoder
 from encoder_folders import change_config
 
 from raydc import spec as specs
@@ -78,6 +79,73 @@ def test_pickles_and_missing_tokenizers_are_refused(tmp_path: Path) -> None:
         resolved(folder)
     assert "has its weights only in pytorch_model.bin" in str(caught.value)
     assert "has no tokenizer.json" in str(caught.value)
+
+
+def test_template_and_special_tokens_are_those_of_the_folder(good: Path) -> None:
+    found = resolved(good, {"chat": {}})
+    assert found.data.target == "messages"
+    assert found.data.chat is not None
+    assert found.data.chat.template == TEMPLATE
+    assert found.data.chat.special_tokens == {
+        "bos_token": "<|im_start|>",
+        "eos_token": END,
+        "pad_token": END,
+    }
+    again = specs.resolve(specs.from_dict(specs.to_dict(found)))
+    assert again == found
+    assert resolved(good, {"chat": {"prompt": "ask"}}).data.target == "response"
+    own = resolved(good, {"chat": {"template": "own", "special_tokens": {}}, "target": "talk"})
+    assert (own.data.chat.template, own.data.target) == ("own", "talk")  # type: ignore[union-attr]
+    assert own.data.chat.special_tokens == {}  # type: ignore[union-attr]
+
+
+def test_templates_of_older_folders_and_those_that_cannot_be_used(tmp_path: Path) -> None:
+    folder = write_decoder(tmp_path / "d")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(SpecError, match=r"data.chat.template: .* has no chat template; give one"):
+        resolved(folder, {"chat": {}})
+    path = folder / "tokenizer_config.json"
+    for given in (
+        "old",
+        [{"name": "tools", "template": "x"}, {"name": "default", "template": "old"}],
+    ):
+        path.write_text(json.dumps({"chat_template": given}))
+        chat = resolved(folder, {"chat": {}}).data.chat
+        assert chat is not None
+        assert chat.template == "old"
+    path.write_text(json.dumps({"chat_template": "{{ strftime_now('%d') }}"}))
+    with pytest.raises(SpecError, match="takes the date of the day"):
+        resolved(folder, {"chat": {}})
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "message"),
+    [
+        ({"chat": {"prompt": "response"}}, "prompt", "it is data.target, which holds the answers"),
+        ({"chat": {}, "format": "text"}, "format", "files of text hold no conversations"),
+        ({"chat": {"long": "keep"}}, "long", "'drop' or 'cut'"),
+        (
+            {"chat": {}, "features": {"text": {"normalisation": "NFC"}}},
+            "normalisation",
+            "conversations are read as they are",
+        ),
+        ({"chat": {}, "task": "classification"}, "chat", "it is for task: language_modelling"),
+    ],
+    ids=str,
+)
+def test_fields_that_do_not_go_with_conversations(
+    good: Path, value: dict[str, Any], path: str, message: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        resolved(good, value)
+    assert f"{path}: {message}" in str(caught.value) or message in str(caught.value)
+
+
+def test_a_decoder_from_scratch_has_no_conversations(good: Path) -> None:
+    spec = decoder_spec(good, {"chat": {}})
+    spec["model"] = {"name": "decoder"}
+    with pytest.raises(SpecError, match=r"data\.chat: it is for task: language_modelling with a"):
+        specs.resolve(specs.from_dict(spec))
 
 
 @pytest.mark.parametrize(
