@@ -182,6 +182,9 @@ def make_base(model: HuggingFace, config: Any) -> Any:
         message = f"transformers cannot build the network of {model.path}: {error}"
         raise model_problem("model.path", message) from error
     if model.gradient_checkpointing:
+        if not base.supports_gradient_checkpointing:
+            message = f"{config.model_type} cannot compute its layers again; leave it out"
+            raise model_problem("model.gradient_checkpointing", message)
         # The other form of torch's checkpoints computes no gradients behind frozen inputs.
         base.gradient_checkpointing_enable({"use_reentrant": False})
     return base.train()

@@ -146,7 +146,7 @@ class HuggingFace(ModelSection):
     gradient_checkpointing: bool = Field(
         False,
         description="Whether a step keeps the inputs of layers only and computes the layers again "
-        "when it needs what is inside: less memory, about a third more time, the same bits.",
+        "when it needs what is inside: less memory, more time, the same bits.",
     )
     lora: Lora | None = Field(
         None,
