@@ -23,17 +23,20 @@ TEXT = "text"
 # Fields of `data` that say something about inputs, labels or rows of a table.
 _NOT_READ = ("augment", "classes", "joins", "query", "windows")
 _CLEANS = ("missing_values", "missing_target", "duplicates")
-# Scores of all codes for so many tokens fit into memory: 2 GiB for 65,536 codes.
 _TOKENS_PER_PASS = 8192
+# So many scores of codes fit into memory: 2 GiB, for 65,536 codes those of all tokens of a pass.
+_SCORES_PER_PASS = 2**29
 
 
-def rows_per_pass(length: int) -> int:
+def rows_per_pass(length: int, num_codes: int) -> int:
     """Rows of a forward pass without gradients, a function of the data set alone.
 
     Args:
         length: Tokens that a row predicts.
+        num_codes: Codes of tokens, each of which has a score for each token.
     """
-    return max(1, _TOKENS_PER_PASS // length)
+    num_tokens = min(_TOKENS_PER_PASS, _SCORES_PER_PASS // num_codes)
+    return max(1, num_tokens // length)
 
 
 class TokenBlocks(Section):
