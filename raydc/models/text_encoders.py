@@ -185,8 +185,11 @@ def make_base(model: HuggingFace, config: Any) -> Any:
         if not base.supports_gradient_checkpointing:
             message = f"{config.model_type} cannot compute its layers again; leave it out"
             raise model_problem("model.gradient_checkpointing", message)
-        # The other form of torch's checkpoints computes no gradients behind frozen inputs.
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        # The first is a newer name of the second one. The other form of torch's checkpoints would
+        # compute no gradients behind frozen inputs.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable = next(getattr(base, name) for name in names if hasattr(base, name))
+        enable({"use_reentrant": False})
     return base.train()
 
 
