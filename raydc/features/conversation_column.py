@@ -34,6 +34,7 @@ NUM_MARKS = 4
 # Characters that Unicode gives to nobody: they show what becomes of an answer in a template.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _ASSISTANT = "assistant"
+_HINT = 'Give a list such as [{"role": "user", "content": "..."}, {"role": "assistant", ...}].'
 
 
 @dataclass(frozen=True)
@@ -246,9 +247,6 @@ def read_messages(cell: Any, place: str) -> list[dict[str, Any]]:
                 raise DataError(f"{place}[{number}].{name}: {found} is not text", _HINT)
         messages.append(fields)
     return messages
-
-
-_HINT = 'Give a list such as [{"role": "user", "content": "..."}, {"role": "assistant", ...}].'
 
 
 def _is_answer(message: Mapping[str, Any]) -> bool:
