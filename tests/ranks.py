@@ -50,6 +50,7 @@ class Ranks:
         run_folder: Storage,
         data: Storage,
         stop_after: int | None = None,
+        timeout_s: float = _TIMEOUT_S,
     ) -> State | None:
         """Trains on the first `world_size` processes.
 
@@ -59,6 +60,7 @@ class Ranks:
             run_folder: Folder of the run.
             data: A prepared data set.
             stop_after: Completed steps after which all ranks stop; None trains to the end.
+            timeout_s: Seconds to wait for the ranks.
 
         Returns:
             The final state; None if the ranks stopped before it.
@@ -70,9 +72,9 @@ class Ranks:
             connection.send((where, specs.to_dict(spec), run_folder.uri, data.uri, stop_after))
         answers = []
         for rank, (_, connection) in enumerate(members):
-            if not connection.poll(_TIMEOUT_S):
+            if not connection.poll(timeout_s):
                 raise TimeoutError(
-                    f"rank {rank} of {world_size} did not answer within {_TIMEOUT_S} s"
+                    f"rank {rank} of {world_size} did not answer within {timeout_s} s"
                 )
             answers.append(connection.recv())
         failures = [answer for answer in answers if isinstance(answer, str)]

@@ -218,7 +218,7 @@ def write(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     facts = {**facts, "libraries": _libraries(spec)}
     model = _model(spec, features, weights)
-    bundle = Bundle(model, features, spec, facts, {}, "", max_rows=_max_rows(spec))
+    bundle = Bundle(model, features, spec, facts, {}, "", max_rows=_max_rows(spec, features))
     expected = golden.compute(golden_rows, features, bundle.run)
     bundle = replace(bundle, golden=expected)
     files = {
@@ -268,12 +268,15 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
     model = _model(spec, features, weights).to(device)
     digest = sha256(folder.read_bytes(checksummed_folder.MANIFEST))
     origin = (facts, golden_rows, digest)
-    return Bundle(model, features, spec, *origin, device, num_threads, max_rows=_max_rows(spec))
+    return Bundle(
+        model, features, spec, *origin, device, num_threads, max_rows=_max_rows(spec, features)
+    )
 
 
-def _max_rows(spec: ResolvedSpec) -> int:
+def _max_rows(spec: ResolvedSpec, features: Features) -> int:
     if spec.data.task == LANGUAGE:
-        return rows_per_pass(spec.data.blocks.length)
+        (field,) = features.signature.fields.values()
+        return rows_per_pass(spec.data.blocks.length, field.num_codes)
     return (spec.serve or Serve()).max_batch_size
 
 

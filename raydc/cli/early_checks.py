@@ -37,16 +37,17 @@ def check_early(spec: ResolvedSpec) -> None:
 
         check_names(spec.data)
     if spec.data.features.text.tokenizer is not None:
-        from raydc.data.tokenizer_file import check_blocks, check_tokenizer
+        from raydc.data.tokenizer_file import check_blocks, check_conversations, check_tokenizer
 
         if spec.data.task == LANGUAGE:
-            check_blocks(spec.data)
-            return
-        text = check_tokenizer(spec.data.features.text)
+            check = check_blocks if spec.data.chat is None else check_conversations
+            num_codes, length = check(spec.data).num_codes, spec.data.blocks.length
+        else:
+            num_codes, length = check_tokenizer(spec.data.features.text).num_codes, None
         if isinstance(spec.model, HuggingFace):
             from raydc.models.encoder_weights import check_folder
 
-            check_folder(spec.model, text.num_codes)
+            check_folder(spec.model, num_codes, length)
 
 
 def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:

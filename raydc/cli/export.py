@@ -31,7 +31,7 @@ _FORMS = ("huggingface", "torch_export", "onnx")
     "--base",
     "with_base",
     is_flag=True,
-    help="With huggingface, also write the encoder under the adapters of model.lora.",
+    help="With huggingface, also write the network under the adapters of model.lora.",
 )
 def export(model: str, storage: str, form: Form, to: str | None, with_base: bool) -> None:
     """Write a model for other libraries, and compare it there.

@@ -61,7 +61,7 @@ class NestedCells:
         Args:
             data: Section `data` of the spec.
         """
-        lists = [data.target] if data.task == "multilabel" else []
+        lists = [data.target] if data.task == "multilabel" or data.chat is not None else []
         return cls(frozenset(lists), frozenset(data.features.exclude))
 
     def read(self, place: str, name: str, value: list[Any]) -> str | list[Any] | OtherCell:

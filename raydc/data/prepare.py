@@ -19,6 +19,7 @@ from pyarrow import fs as pafs
 
 from raydc.checksummed_folder import MANIFEST
 from raydc.data import joins, manifest, small_jobs, snapshot_source, sources, tasks, tokenizer_file
+from raydc.data.chat_stages import ChatStages
 from raydc.data.file_decoder import decoder_version
 from raydc.data.folder_name import folder_name, same_content
 from raydc.data.layout import Layout, SourceFile, name_errors
@@ -78,6 +79,7 @@ _LATER_FIELDS = (
     ("query",),
     ("windows",),
     ("blocks",),
+    ("chat",),
 )
 
 
@@ -157,6 +159,7 @@ def _prepare(
     with _new_folder(store, name) as folder:
         facts = {**made_from, "name": name, "data_hash": data_hash}
         kind = TokenStages if spec.data.task == LANGUAGE else PrepareStages
+        kind = ChatStages if spec.data.chat is not None else kind
         kind(spec, layout, folder, report, parallelism, report_every_s).run(facts)
     prepared = load(store / name)
     report(f"data set {name}: {_count_rows(prepared)}")

@@ -19,10 +19,10 @@ from raydc.data.lines import count_of
 from raydc.data.prepare_stages import PrepareStages
 from raydc.data.shard_plan import PlannedShard, plan_shards
 from raydc.data.shards import SPLITS
-from raydc.data.tokenizer_file import check_blocks
+from raydc.data.tokenizer_file import check_blocks, check_conversations
 from raydc.data.word_counts import WordCounts
 from raydc.errors import DataError, did_you_mean
-from raydc.features import Features, Signature, TokenBlock, token_block
+from raydc.features import Conversations, Features, Signature, TokenBlock, token_block
 from raydc.spec.language import LANGUAGE
 
 # A golden row has an output for each of its tokens.
@@ -95,20 +95,13 @@ class TokenStages(PrepareStages):
         return blocks, split_stage.find_split(blocks, cleaner, self._layout)
 
     def _check_column(self, total: BlockScan) -> None:
-        data, first = self._spec.data, self._layout.files[0].path
+        data = self._spec.data
         split = data.split.column
         for path, name in (("data.target", data.target), ("data.split.column", split)):
-            if name is not None and name not in total.columns:
-                near = did_you_mean(name, total.columns, starts_sentence=True)
-                hint = f"{near} There are {', '.join(total.columns)}.".lstrip()
-                raise DataError(f"{path}: there is no column {name!r} in {first}", hint)
-        column = total.columns[data.target]
-        if column.kinds != ("text",):
-            found = " and ".join(column.kinds) or "nothing"
-            raise DataError(
-                f"target {data.target!r} holds {found}, and not texts", "Set data.target."
-            )
-        missing = column.missing
+            if name is not None:
+                self._require_column(path, name, total)
+        self._check_target(total)
+        missing = total.columns[data.target].missing
         if missing.first_row is not None and not data.clean.drops_missing_target:
             place = self._layout.describe_row(missing.first_row)
             raise DataError(
@@ -116,17 +109,38 @@ class TokenStages(PrepareStages):
                 f"{missing.count - 1:,} other rows",
                 "data.clean.missing_target: drop leaves such rows out.",
             )
-        others = [name for name in total.columns if name not in (data.target, split)]
+        prompt = None if data.chat is None else data.chat.prompt
+        read = (data.target, split, prompt)
+        others = [name for name in total.columns if name not in read]
         if others:
             self._report(
                 f"note: only the texts of {data.target!r} are read, not {others[0]!r}"
                 + (f" and {len(others) - 1} more" if len(others) > 1 else "")
             )
 
+    def _require_column(self, path: str, name: str, total: BlockScan) -> None:
+        if name not in total.columns:
+            near = did_you_mean(name, total.columns, starts_sentence=True)
+            hint = f"{near} There are {', '.join(total.columns)}.".lstrip()
+            first = self._layout.files[0].path
+            raise DataError(f"{path}: there is no column {name!r} in {first}", hint)
+
+    def _check_target(self, total: BlockScan) -> None:
+        column = total.columns[self._spec.data.target]
+        if column.kinds != ("text",):
+            found = " and ".join(column.kinds) or "nothing"
+            raise DataError(
+                f"target {self._spec.data.target!r} holds {found}, and not texts",
+                "Set data.target.",
+            )
+
     def _fit_tokens(self, blocks: Sequence[tasks.BlockRef], cleaner: Cleaner) -> Features:
         """Learns the tokens from the training documents, or takes those of a file."""
         data = self._spec.data
-        if data.features.text.tokenizer is not None:
+        column: TokenBlock | Conversations
+        if data.chat is not None:
+            column = check_conversations(data)
+        elif data.features.text.tokenizer is not None:
             column = check_blocks(data)
         else:
             shared = tasks.share(cleaner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raydc.errors import DataError
-from raydc.features import TokenBlock, text_column, token_block
+from raydc.features import Conversations, TokenBlock, text_column, token_block
 from raydc.spec.data import Data
 from raydc.spec.feature_options import TextOptions
 
@@ -61,3 +61,25 @@ def check_blocks(data: Data) -> TokenBlock:
         )
     except DataError as error:
         raise DataError(f"{_FIELD}: {path}: {error.message}", error.hint) from error
+
+
+def check_conversations(data: Data) -> Conversations:
+    """Makes the column of conversations that a tokenizer file and a chat template give.
+
+    Args:
+        data: Section `data` of a resolved spec, with `chat`.
+
+    Raises:
+        DataError: The file or the template cannot be used: as is one that cannot tell an answer.
+    """
+    chat, block = data.chat, check_blocks(data)
+    assert chat is not None
+    tokens = chat.special_tokens or {}
+    flat = tuple(part for pair in sorted(tokens.items()) for part in pair)
+    end_code = min(block.end_code, block.num_codes - 1)
+    column = Conversations(
+        block.num_codes, block.length, end_code, block.tokenizer, chat.template or "", flat
+    )
+    example = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    column.encode(example, "data.chat.template, tried with a question and an answer")
+    return column

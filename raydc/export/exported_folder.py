@@ -16,7 +16,8 @@ from typing import Literal
 
 from raydc.bundle import Bundle
 from raydc.errors import CheckpointError, UsageError
-from raydc.export import graph_file, huggingface_check, huggingface_folder
+from raydc.export import exported_decoder, graph_file, huggingface_check, huggingface_folder
+from raydc.spec.language import LANGUAGE
 
 Form = Literal["huggingface", "torch_export", "onnx"]
 
@@ -40,7 +41,7 @@ def write(loaded: Bundle, form: Form, folder: Path, with_base: bool = False) -> 
         loaded: Model to export.
         form: Format: a folder of Hugging Face, a program of `torch.export`, or an ONNX file.
         folder: Folder to make; it must not exist, or be empty.
-        with_base: Whether to write the encoder under adapters, too, as folder `base`.
+        with_base: Whether to write the network under adapters, too, as folder `base`.
 
     Returns:
         Lines about what was written and compared.
@@ -103,10 +104,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_huggingface(loaded: Bundle, draft: Path, with_base: bool) -> list[str]:
-    huggingface_folder.require_encoder(loaded)
+    huggingface_folder.require_pretrained(loaded)
     with _quiet():
-        lines = huggingface_folder.write(loaded, draft, with_base)
-        difference = huggingface_check.compare(loaded, draft)
+        if loaded.spec.data.task == LANGUAGE:
+            lines = exported_decoder.write(loaded, draft, with_base)
+            difference = exported_decoder.compare(loaded, draft)
+        else:
+            lines = huggingface_folder.write(loaded, draft, with_base)
+            difference = huggingface_check.compare(loaded, draft)
     if difference > huggingface_check.TOLERANCE:
         raise CheckpointError(
             f"the exported model differs from {loaded.spec.name}: by {difference:.2g} of the "

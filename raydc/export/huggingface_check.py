@@ -70,7 +70,7 @@ def _load(loaded: Bundle, folder: Path) -> Any:
     """A function from tokens int64 [1, L] to outputs [1, K], by the libraries of the folder."""
     from transformers import AutoModel, AutoModelForSequenceClassification
 
-    model = huggingface_folder.require_encoder(loaded)
+    model = huggingface_folder.require_pretrained(loaded)
     options = {"local_files_only": True, "trust_remote_code": False, "dtype": torch.float32}
     if huggingface_folder.is_classifier(model):
         network = AutoModelForSequenceClassification.from_pretrained(folder, **options).eval()
@@ -114,10 +114,5 @@ def _state(network: Any) -> Any:
 
 
 def _require_equal(state: dict[str, Tensor], loaded: Bundle) -> None:
-    """Raises CheckpointError unless a network has the weights of a model, bit for bit."""
-    for name, one in huggingface_folder.weights_of_encoder(loaded).items():
-        if name not in state or not torch.equal(state[name], one):
-            raise CheckpointError(
-                f"the exported weight {name} differs from that of {loaded.spec.name}",
-                "Nothing was written. Report it with the version of transformers.",
-            )
+    expected = huggingface_folder.weights_of_encoder(loaded)
+    huggingface_folder.require_equal(state, expected, loaded.spec.name)

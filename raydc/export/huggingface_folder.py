@@ -10,6 +10,7 @@ README.md                         how it is loaded, and what the outputs mean
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from raydc.bundle import Bundle
-from raydc.errors import UsageError
+from raydc.errors import CheckpointError, UsageError
 from raydc.export import huggingface_card
-from raydc.features.text_column import Text
+from raydc.features.text_column import Normalisation, Text
 from raydc.models import adapters, text_encoders
+from raydc.models.pretrained_part import part_of
 from raydc.models.text_encoders import PooledEncoder
 from raydc.spec.model import Builder
 from raydc.spec.sequence_models import HuggingFace
@@ -37,8 +39,8 @@ _PROBLEMS = {
 _ENCODER, _HEAD = "body.reader.base.", "body.head."
 
 
-def require_encoder(loaded: Bundle) -> HuggingFace:
-    """The section of a pretrained encoder. Raises UsageError for any other model."""
+def require_pretrained(loaded: Bundle) -> HuggingFace:
+    """The section of a pretrained network. Raises UsageError for any other model."""
     model = loaded.spec.model
     if not isinstance(model, HuggingFace):
         kind = model.builder if isinstance(model, Builder) else model.name
@@ -66,7 +68,7 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
     Returns:
         Lines about what was written.
     """
-    model = require_encoder(loaded)
+    model = require_pretrained(loaded)
     if with_base and model.lora is None:
         raise UsageError(
             f"{loaded.spec.name} has no adapters", "--base is for models with model.lora."
@@ -136,17 +138,13 @@ def _make_classifier(loaded: Bundle, model: HuggingFace) -> Any:
 
 
 def _write_tokenizer(loaded: Bundle, folder: Path) -> None:
-    from tokenizers import Tokenizer, normalizers
     from transformers import PreTrainedTokenizerFast
 
     column = next(one for one in loaded.features.columns.values() if isinstance(one, Text))
-    tokenizer = Tokenizer.from_str(column.tokenizer)
-    tokenizer.no_padding()
-    if column.normalisation != "none":
-        own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-        form = getattr(normalizers, column.normalisation)()
-        tokenizer.normalizer = normalizers.Sequence([form, *own])
-    padding = _encoder(loaded).padding
+    tokenizer = make_tokenizer(column.tokenizer, column.normalisation)
+    encoder = part_of(loaded.model)
+    assert isinstance(encoder, PooledEncoder)
+    padding = encoder.padding
     # transformers 5 has names of special tokens of its own; only that of padding is needed here.
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -157,8 +155,41 @@ def _write_tokenizer(loaded: Bundle, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _encoder(loaded: Bundle) -> PooledEncoder:
-    return adapters.encoder_of(loaded.model)
+def make_tokenizer(content: str, normalisation: Normalisation) -> Any:
+    """A tokenizer of the library `tokenizers` that gives the tokens of a fitted column.
+
+    Args:
+        content: JSON text of its file.
+        normalisation: Unicode form to which a text is brought first.
+    """
+    from tokenizers import Tokenizer, normalizers
+
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.no_padding()
+    if normalisation != "none":
+        own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+        form = getattr(normalizers, normalisation)()
+        tokenizer.normalizer = normalizers.Sequence([form, *own])
+    return tokenizer
+
+
+def require_equal(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
+    """Refuses a network that was loaded again with other weights than those of a model.
+
+    Args:
+        state: State of the network that was loaded.
+        expected: Weights of the model, under the same names.
+        name: Name of the model, for the message.
+
+    Raises:
+        CheckpointError: A weight is missing, or differs in a bit.
+    """
+    for key, one in expected.items():
+        if key not in state or not torch.equal(state[key], one):
+            raise CheckpointError(
+                f"the exported weight {key} differs from that of {name}",
+                "Nothing was written. Report it with the version of transformers.",
+            )
 
 
 def _write_head(loaded: Bundle, model: HuggingFace, folder: Path) -> None:

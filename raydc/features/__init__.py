@@ -2,6 +2,7 @@
 
 from raydc.features.category_columns import Categorical, CategoryCodes, HashedCategory
 from raydc.features.columns import CATEGORIES, Column
+from raydc.features.conversation_column import Conversations
 from raydc.features.date_column import DateParts
 from raydc.features.encoded_categories import OrdinalCategory, TargetMean
 from raydc.features.feature_set import Features
@@ -20,6 +21,7 @@ __all__ = [
     "Categorical",
     "CategoryCodes",
     "Column",
+    "Conversations",
     "DateParts",
     "Features",
     "Field",

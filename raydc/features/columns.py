@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from raydc.features.category_columns import Categorical, CategoryCodes, HashedCategory
+from raydc.features.conversation_column import Conversations
 from raydc.features.date_column import DateParts
 from raydc.features.encoded_categories import CategoryNumbers, OrdinalCategory, TargetMean
 from raydc.features.image_column import Image
@@ -17,7 +18,7 @@ from raydc.features.table_column import TableColumn
 from raydc.features.text_column import Text
 from raydc.features.token_block import TokenBlock
 
-Column = TableColumn | Image | Text | TokenBlock | NumberList | SeriesWindow
+Column = TableColumn | Image | Text | TokenBlock | Conversations | NumberList | SeriesWindow
 # Columns whose raw values are categories, whatever becomes of them.
 CATEGORIES = (Categorical, CategoryNumbers)
 
@@ -41,6 +42,7 @@ _KINDS: dict[str, Callable[..., Column]] = {
     "image": Image,
     "text": Text,
     "tokens": TokenBlock,
+    "conversations": Conversations,
     "window": SeriesWindow,
     "list": NumberList,
 }

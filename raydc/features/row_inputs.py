@@ -14,6 +14,7 @@ import numpy.typing as npt
 from raydc.errors import DataError
 from raydc.features.category_columns import CategoryCodes
 from raydc.features.columns import Column
+from raydc.features.conversation_column import Conversations
 from raydc.features.image_column import Image
 from raydc.features.list_column import NumberList
 from raydc.features.raw_values import Values
@@ -78,7 +79,7 @@ def make_inputs(
     for name, column in columns.items():
         if isinstance(column, Image):
             fields[name] = column.apply(raw[name], name, max_pixels)
-        elif isinstance(column, Text | TokenBlock | NumberList | SeriesWindow):
+        elif isinstance(column, Text | TokenBlock | Conversations | NumberList | SeriesWindow):
             fields[name] = column.apply(raw[name], name, missing)
         elif isinstance(column, CategoryCodes):
             fields[name] = column.codes(raw[name], name, missing)

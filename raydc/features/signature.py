@@ -29,6 +29,8 @@ class Field:
         own_column: Of the past steps of a series: which of its columns is the target; None if none
             is.
         end_code: Of documents: the code that ends one and begins the next; None for other fields.
+        has_marks: Whether marks are added to the codes of tokens, `num_codes` times each: where a
+            conversation begins, and which tokens are learnt.
     """
 
     form: Literal["array", "list"]
@@ -43,6 +45,7 @@ class Field:
     widths: tuple[int, ...] = field(default=(), compare=False)
     own_column: int | None = None
     end_code: int | None = None
+    has_marks: bool = False
 
     @property
     def is_window(self) -> bool:

@@ -155,12 +155,18 @@ class GivenTokenizer:
         content: JSON text of its file.
         max_tokens: Maximum number of tokens in a text, special ones included. None for whole texts
             without special tokens: what is written like one is text.
+        takes_special: Whether what is written like a special token is one, in whole texts.
+
+    Attributes:
+        codes: Code of each token.
+        num_codes: Number of codes; all are below it.
+        special: Special tokens.
 
     Raises:
         DataError: `tokenizers` is not installed, or cannot use the file.
     """
 
-    def __init__(self, content: str, max_tokens: int | None) -> None:
+    def __init__(self, content: str, max_tokens: int | None, takes_special: bool = False) -> None:
         try:
             from tokenizers import Tokenizer  # type: ignore[import-not-found, unused-ignore]
         except ImportError as error:
@@ -173,7 +179,7 @@ class GivenTokenizer:
             self._tokenizer.no_padding()
             if max_tokens is None:
                 self._tokenizer.no_truncation()
-                self._tokenizer.encode_special_tokens = True
+                self._tokenizer.encode_special_tokens = not takes_special
             else:
                 self._tokenizer.enable_truncation(max_tokens)
         # The library raises its own types, none of them public.
@@ -182,11 +188,24 @@ class GivenTokenizer:
         self._is_whole = max_tokens is None
         self.codes = dict(self._tokenizer.get_vocab(with_added_tokens=True))
         self.num_codes = max(self.codes.values(), default=0) + 1
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self.special = tuple(token.content for token in added if token.special)
 
     def encode(self, text: bytes, max_codes: int) -> list[int]:
         """Encodes a text. Raises ValueError if the tokenizer has no token for a part of it."""
         try:
             found = self._tokenizer.encode(text.decode(), add_special_tokens=not self._is_whole)
             return list(found.ids[:max_codes])
+        except Exception as error:
+            raise ValueError(f"the tokenizer fails on this text: {error}") from error
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Codes of a whole text, and where each token begins and ends in it.
+
+        Raises ValueError if the tokenizer has no token for a part of it.
+        """
+        try:
+            found = self._tokenizer.encode(text, add_special_tokens=False)
+            return list(found.ids), list(found.offsets)
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error

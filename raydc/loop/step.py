@@ -192,12 +192,14 @@ class Step:
         if self._divisor is None:
             return [*sums[:-1], sums[-1] / num_rows]
         # Gradients were divided by the number of rows, because no worker knows all tokens.
-        factor = num_rows / sums[-1]
+        # Rows of questions only add nothing, and must not divide by nothing.
+        num_tokens = sums[-1].clamp(min=1.0)
+        factor = num_rows / num_tokens
         with torch.no_grad():
             for parameter in self._parameters:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
-        return [*sums[:-2], sums[-2] / sums[-1]]
+        return [*sums[:-2], sums[-2] / num_tokens]
 
     @torch.no_grad()
     def _add_penalty(self) -> None:

@@ -27,8 +27,10 @@ _BLOCK_ROWS = 512
 
 def _block_rows(signature: Signature) -> int:
     """Rows of a forward pass, a function of the data set alone."""
-    is_text = signature.task == LANGUAGE
-    return rows_per_pass(signature.num_values) if is_text else _BLOCK_ROWS
+    if signature.task != LANGUAGE:
+        return _BLOCK_ROWS
+    (field,) = signature.fields.values()
+    return rows_per_pass(signature.num_values, field.num_codes)
 
 
 @torch.inference_mode()

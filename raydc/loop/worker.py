@@ -41,6 +41,7 @@ from raydc.loop.validation import compute_scores
 from raydc.models import device as devices
 from raydc.models import user_models
 from raydc.models.allocator import begin_work
+from raydc.models.computed_with import describe_libraries
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events
@@ -175,7 +176,8 @@ class _Run:
         if self.saver:
             hashes = {name: self.constants.meta[name] for name in ("data_hash", "spec_hash")}
             environment = devices.environment(self.group.world.device, plan.num_threads(self.spec))
-            now = {**environment, **hashes, **user_models.hash_functions(self.spec)}
+            computed = describe_libraries(self.spec, self.parts.network)
+            now = {**environment, **hashes, **computed, **user_models.hash_functions(self.spec)}
             run_files.lock_environment(self.folder, now, self.journal)
         # A state in memory brings the lines that its attempt could no longer write.
         lines = found.files.get("metrics.jsonl", b"") if found else b""

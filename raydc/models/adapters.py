@@ -1,4 +1,4 @@
-"""Adapters of low rank (LoRA) on the frozen layers of a pretrained encoder, made by peft.
+"""Adapters of low rank (LoRA) on the frozen layers of a pretrained network, made by peft.
 
 Used where networks are built. A layer W becomes W x + B A x times a factor; W stays as it is and is
 never merged with BA, because W + BA - BA is not W in floating point.
@@ -19,7 +19,8 @@ from raydc.errors import did_you_mean
 from raydc.models import weights_file
 from raydc.models.network_parts import Network, model_problem
 from raydc.models.parameter_names import matches
-from raydc.models.text_encoders import PooledEncoder
+from raydc.models.pretrained_decoders import PretrainedDecoder
+from raydc.models.pretrained_part import part_of
 from raydc.spec.model_files import INSTALL
 from raydc.spec.sequence_models import HuggingFace, Lora
 
@@ -38,12 +39,12 @@ def require_peft() -> None:
 
 
 def add(network: Network, model: HuggingFace, seed: int) -> None:
-    """Freezes the encoder of a new network, and adds adapters to its linear layers.
+    """Freezes the pretrained part of a new network, and adds adapters to its linear layers.
 
     The first B is zero, so that the network computes what it did before.
 
     Args:
-        network: Network that `text_encoders.build` made; changed in place.
+        network: Network that was built from the section; changed in place.
         model: Section `model` of a resolved spec, with `lora`.
         seed: Seed from which the first A is drawn.
 
@@ -52,7 +53,8 @@ def add(network: Network, model: HuggingFace, seed: int) -> None:
     """
     if model.lora is None:
         return
-    base = encoder_of(network).base
+    part = part_of(network)
+    base = part.base
     if hasattr(base, "peft_config"):
         # peft would put new adapters around or beside the trained ones.
         raise ValueError("the network has adapters already")
@@ -71,14 +73,17 @@ def add(network: Network, model: HuggingFace, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, base)
+    # peft freezes what it is given, and a last layer with weights of the folder stays as well.
+    if part.head is not None:
+        part.head.requires_grad_(False)
     network.train(network.training)
 
 
 def find_targets(base: nn.Module, lora: Lora) -> list[str]:
-    """Names of the linear layers of an encoder that get adapters, in its order.
+    """Names of the linear layers of a network that get adapters, in its order.
 
     Args:
-        base: Encoder without adapters, which may be on the meta device.
+        base: Network of transformers without adapters, which may be on the meta device.
         lora: Section `model.lora`.
 
     Raises:
@@ -86,6 +91,9 @@ def find_targets(base: nn.Module, lora: Lora) -> list[str]:
     """
     require_peft()
     layers = [name for name, one in base.named_modules() if type(one) is nn.Linear]
+    if not layers:
+        kinds = type(base).__name__
+        raise model_problem("model.lora", f"{kinds} has no linear layers that get adapters")
     if lora.targets is None:
         return layers
     found: set[str] = set()
@@ -95,7 +103,7 @@ def find_targets(base: nn.Module, lora: Lora) -> list[str]:
             ends = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in layers))
             hint = did_you_mean(target, ends)
             known = ", ".join(_short(layers)[:_MOST_NAMED])
-            message = f"{target!r} names no linear layer of the encoder; there are {known}"
+            message = f"{target!r} names no linear layer of the network; there are {known}"
             raise model_problem(_TARGETS, f"{message}; {hint}" if hint else message)
         found |= named
     return [name for name in layers if name in found]
@@ -107,7 +115,7 @@ def _names(name: str, target: str) -> bool:
 
 
 def _short(layers: list[str]) -> list[str]:
-    """Names of layers behind the number of the layer of the encoder, each once."""
+    """Names of layers behind the number of the layer of the network, each once."""
     short = []
     for name in layers:
         parts = name.split(".")
@@ -137,15 +145,11 @@ def is_added(name: str) -> bool:
     return any(part in f".{name}" for part in _ADDED)
 
 
-def encoder_of(network: nn.Module) -> PooledEncoder:
-    """The pretrained encoder of a network."""
-    return next(one for one in network.modules() if isinstance(one, PooledEncoder))
-
-
 def write_files(network: nn.Module, folder: Path) -> None:
-    """Writes the adapters of a network in peft's own format, for its encoder without a head.
+    """Writes the adapters of a network in peft's own format, for its network of transformers.
 
-    `PeftModel.from_pretrained(AutoModel.from_pretrained(PATH), folder)` loads them.
+    `PeftModel.from_pretrained(BASE, folder)` loads them; BASE is an encoder of AutoModel or a
+    decoder of AutoModelForCausalLM.
 
     Args:
         network: Network with adapters.
@@ -156,15 +160,22 @@ def write_files(network: nn.Module, folder: Path) -> None:
     """
     from peft import get_peft_model_state_dict
 
-    base: Any = encoder_of(network).base
+    part = part_of(network)
+    base: Any = part.base
     if not hasattr(base, "peft_config"):
         raise ValueError("the network has no adapters")
     config = copy.copy(next(iter(base.peft_config.values())))
     # In full and in order: peft shortens the names to what is unique in this network, as a set.
-    config.target_modules = [n for n, one in base.named_modules() if hasattr(one, "lora_A")]
+    prefix = f"{base.base_model_prefix}." if isinstance(part, PretrainedDecoder) else ""
+    config.target_modules = [
+        prefix + name for name, one in base.named_modules() if hasattr(one, "lora_A")
+    ]
+    config.task_type = "CAUSAL_LM" if prefix else None
     config.inference_mode = True
     state = get_peft_model_state_dict(base)
-    tensors = {_PREFIX + name: one.detach().cpu().contiguous() for name, one in state.items()}
+    tensors = {
+        _PREFIX + prefix + name: one.detach().cpu().contiguous() for name, one in state.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     safetensors.torch.save_file(

@@ -37,7 +37,7 @@ def describe(model: Model, network: Network, data: Data, caches: bool = True) ->
     """
     lines = list(network.notes)
     has_adapters = isinstance(model, HuggingFace) and model.lora is not None
-    if isinstance(model, Decoder):
+    if data.task == LANGUAGE:
         lines.append(_parameters_of(network))
     if model.freeze or has_adapters:
         trained, everything = count_trained(network)
@@ -60,6 +60,8 @@ def describe_early(model: Model, data: Data, caches: bool = True) -> list[str]:
     """
     if isinstance(model, Decoder):
         return _of_decoder(model, data)
+    if data.task == LANGUAGE and isinstance(model, HuggingFace):
+        return _of_pretrained_decoder(model, data)
     # A builder of the user's own may need the real data, as does a network of fields.
     is_encoder = isinstance(model, HuggingFace)
     starts_plain = not (model.freeze or model.weights or model.normalisation or is_encoder)
@@ -102,12 +104,27 @@ def _of_decoder(model: Decoder, data: Data) -> list[str]:
         return []
     most = max(options.vocabulary, NUM_BYTES + 1)
     block = TokenBlock(most, data.blocks.length, most - 1)
-    signature = Signature(
-        "record", (), "", (), (), LANGUAGE, fields={TEXT: block.field}, num_values=block.length
-    )
+    with torch.device("meta"):
+        network = networks.build(_plain(model), _imagine_tokens(block), 0)
+    return [f"{_parameters_of(network)} with {most:,} codes, the most that are learnt"]
+
+
+def _of_pretrained_decoder(model: HuggingFace, data: Data) -> list[str]:
+    signature = _imagine_tokens(TokenBlock(2, data.blocks.length, 1))
     with torch.device("meta"):
         network = networks.build(_plain(model), signature, 0)
-    return [f"{_parameters_of(network)} with {most:,} codes, the most that are learnt"]
+    source = model.weights_file or model.path
+    trained, everything = count_trained(network)
+    lines = [f"starts with the weights of {source}", _parameters_of(network)]
+    if model.freeze or model.lora is not None:
+        lines.append(f"trains {trained:,} of {everything:,} parameters: {_names(network)}")
+    return lines
+
+
+def _imagine_tokens(block: TokenBlock) -> Signature:
+    return Signature(
+        "record", (), "", (), (), LANGUAGE, fields={TEXT: block.field}, num_values=block.length
+    )
 
 
 def _parameters_of(network: Network) -> str:

@@ -1,4 +1,4 @@
-"""Weights of a pretrained encoder: found in the files of its folder, compared and loaded.
+"""Weights of a pretrained network: found in the files of its folder, compared and loaded.
 
 Used where networks are built, and by the checks before a run, which read the shapes only.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydc.errors import first_line
-from raydc.models import adapters, text_encoders
+from raydc.models import adapters, pretrained_decoders, text_encoders
 from raydc.models.network_parts import Network, model_problem
+from raydc.models.pretrained_decoders import PretrainedDecoder
+from raydc.models.pretrained_part import PretrainedPart, part_of
 from raydc.models.text_encoders import PooledEncoder
 from raydc.spec import model_files
 from raydc.spec.sequence_models import HuggingFace
@@ -27,12 +30,13 @@ _OLD_ENDINGS = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerN
 _MOST_NAMED = 4
 
 
-def check_folder(model: HuggingFace, num_codes: int) -> None:
+def check_folder(model: HuggingFace, num_codes: int, length: int | None = None) -> None:
     """Refuses a folder whose tokenizer or weights do not fit its config; reads no weights.
 
     Args:
         model: Section `model` of a resolved spec.
         num_codes: Number of codes of the tokenizer.
+        length: Tokens that a row predicts; None for an encoder.
 
     Raises:
         SpecError: A package is missing, the config cannot be used, sizes do not agree, or a target
@@ -40,24 +44,31 @@ def check_folder(model: HuggingFace, num_codes: int) -> None:
     """
     text_encoders.require_packages()
     config = text_encoders.make_config(model)
-    text_encoders.require_codes(num_codes, config.vocab_size)
+    if length is None:
+        text_encoders.require_codes(num_codes, config.vocab_size)
+    else:
+        pretrained_decoders.require_size(config, num_codes, length)
     if model.lora is None and not model.reads_folder:
         return
     # On the meta device a network has shapes and no numbers.
     with torch.device("meta"):
-        base = PooledEncoder(text_encoders.make_base(model, config), model, "").base
+        part: PretrainedPart = (
+            PooledEncoder(text_encoders.make_base(model, config), model, "")
+            if length is None
+            else PretrainedDecoder(model, config, 0)
+        )
     if model.lora is not None:
-        adapters.find_targets(base, model.lora)
+        adapters.find_targets(part.base, model.lora)
     if model.reads_folder:
         folder = _folder(model)
-        find_names(base, model_files.read_shapes(folder), folder)
+        find_names(part, model_files.read_shapes(folder), folder)
 
 
 def load(network: Network, model: HuggingFace) -> None:
     """Copies the weights of the folder into a new network, and notes what it did not take.
 
     Args:
-        network: Network that `text_encoders.build` made; changed in place.
+        network: Network that was built from the section; changed in place.
         model: Section `model` of a resolved spec.
 
     Raises:
@@ -65,9 +76,9 @@ def load(network: Network, model: HuggingFace) -> None:
     """
     folder = _folder(model)
     tensors = _read(folder, model)
-    base = next(one.base for one in network.modules() if isinstance(one, PooledEncoder))
-    names = find_names(base, {name: tuple(one.shape) for name, one in tensors.items()}, folder)
-    state = base.state_dict()
+    part = part_of(network)
+    names = find_names(part, {name: tuple(one.shape) for name, one in tensors.items()}, folder)
+    state = part.pretrained_state()
     with torch.no_grad():
         for name, given in names.items():
             # Weights of half precision become float32.
@@ -79,22 +90,23 @@ def load(network: Network, model: HuggingFace) -> None:
 
 
 def find_names(
-    base: nn.Module, shapes: Mapping[str, tuple[int, ...]], folder: Path
+    part: PretrainedPart, shapes: Mapping[str, tuple[int, ...]], folder: Path
 ) -> dict[str, str]:
-    """Name in the files for each tensor of an encoder.
+    """Name in the files for each tensor of a pretrained network.
 
     Args:
-        base: Encoder, which may be on the meta device.
+        part: Network, which may be on the meta device.
         shapes: Shapes of the tensors in the files, by name.
         folder: Folder of the files, for messages.
 
     Raises:
         SpecError: Tensors are missing or of a different shape.
     """
+    base: Any = part.base
     prefix = f"{base.base_model_prefix}."
     found: dict[str, str] = {}
     missing, different = [], []
-    for name, tensor in base.state_dict().items():
+    for name, tensor in part.pretrained_state().items():
         forms = [name]
         for ending, old in _OLD_ENDINGS.items():
             forms += [name.removesuffix(ending) + old] if name.endswith(ending) else []

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raydc.models.network_parts import Network
+from raydc.models.pretrained_part import PretrainedPart
 from raydc.models.row_tensors import (
     NetworkInputs,
     RaggedTensor,
@@ -25,7 +26,6 @@ from raydc.models.row_tensors import (
     RowTensors,
     network_inputs,
 )
-from raydc.models.text_encoders import PooledEncoder
 
 # Sizes of blocks to try by device; the last is one row, which cannot depend on others. A GPU needs
 # more rows to be busy.
@@ -62,7 +62,7 @@ def _tail_of(module: nn.Module, kept: set[nn.Module]) -> list[nn.Module]:
         return [module]
     live = [child for child in children if any(_is_live(m, kept) for m in child.modules())]
     # Its layers take a mask beside the vectors, so there is no place to cut inside.
-    if isinstance(module, PooledEncoder) and live:
+    if isinstance(module, PretrainedPart) and live:
         return [module]
     if type(module) is nn.Sequential and live:
         first = children.index(live[0])

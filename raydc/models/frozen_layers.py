@@ -8,7 +8,7 @@ from torch import nn
 
 from raydc.models.network_parts import Network, model_problem
 from raydc.models.parameter_names import head_names, matches, require_matches
-from raydc.models.text_encoders import PooledEncoder
+from raydc.models.pretrained_part import PretrainedPart
 from raydc.spec.model_section import BODY
 
 _FIELD = "model.freeze"
@@ -16,7 +16,7 @@ _FIELD = "model.freeze"
 
 def freeze(network: Network, patterns: Sequence[str]) -> None:
     """Freezes parameters, the statistics of wholly frozen batch normalisations, and the dropout of
-    wholly frozen layers of a pretrained encoder.
+    wholly frozen layers of a pretrained network.
 
     Args:
         network: Network that was just built; it is changed in place.
@@ -25,9 +25,9 @@ def freeze(network: Network, patterns: Sequence[str]) -> None:
     Raises:
         SpecError: A pattern names nothing, or no parameter is left to train.
     """
-    encoders = [one for one in network.modules() if isinstance(one, PooledEncoder)]
+    parts = [one for one in network.modules() if isinstance(one, PretrainedPart)]
     # Adapters have frozen the encoder already.
-    if not patterns and not encoders:
+    if not patterns and not parts:
         return
     parameters = dict(network.named_parameters())
     names = [*parameters, *(name for name, _ in network.named_buffers())]
@@ -59,12 +59,12 @@ def _frozen_norms(network: Network, frozen: set[str]) -> list[nn.Module]:
 
 
 def _frozen_parts(network: Network) -> list[nn.Module]:
-    """Modules inside frozen layers of a pretrained encoder."""
-    encoders = [one for one in network.modules() if isinstance(one, PooledEncoder)]
+    """Modules inside frozen layers of a pretrained network."""
+    parts = [one for one in network.modules() if isinstance(one, PretrainedPart)]
     layers = [
         layer
-        for encoder in encoders
-        for layer in encoder.modules()
+        for part in parts
+        for layer in part.modules()
         if (own := list(layer.parameters())) and not any(one.requires_grad for one in own)
     ]
     # A layer of a layer comes up once.

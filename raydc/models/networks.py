@@ -18,6 +18,7 @@ from raydc.models import (
     forecasters,
     frozen_layers,
     fusion_networks,
+    pretrained_decoders,
     sequence_networks,
     starting_weights,
     text_encoders,
@@ -35,6 +36,7 @@ from raydc.models.network_parts import (
 )
 from raydc.models.record_networks import FactorisationMachine, FieldVector
 from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
+from raydc.spec.language import LANGUAGE
 from raydc.spec.model import (
     Cnn,
     Factorisation,
@@ -105,6 +107,8 @@ def _build(model: Model, signature: Signature, seed: int, downloads: bool) -> Ne
         if isinstance(model, Decoder):
             return decoders.build(model, signature)
         if isinstance(model, HuggingFace):
+            if signature.task == LANGUAGE:
+                return pretrained_decoders.build(model, signature)
             return text_encoders.build(model, signature)
         if isinstance(model, LinearForecaster | TemporalConvolution):
             return forecasters.build(model, signature)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from raydc.features import Signature
 from raydc.features.record import LENGTH
 from raydc.models.network_parts import Network, RecordInput, model_problem
+from raydc.models.pretrained_part import PretrainedPart
 from raydc.models.record_networks import mean_of_lists
 from raydc.spec.encoder_folder import positions_of
 from raydc.spec.model_files import INSTALL
@@ -29,10 +30,14 @@ from raydc.spec.sequence_models import HuggingFace
 _DROPOUTS = (
     "attention_dropout",
     "attention_probs_dropout_prob",
+    "attn_pdrop",
     "dropout",
+    "embd_pdrop",
     "embedding_dropout",
     "hidden_dropout_prob",
     "mlp_dropout",
+    "resid_pdrop",
+    "residual_dropout",
 )
 # That of the head, the first that has a value.
 _OF_HEAD = (
@@ -44,7 +49,7 @@ _OF_HEAD = (
 _PACKAGES = ("transformers", "tokenizers")
 
 
-class PooledEncoder(nn.Module):
+class PooledEncoder(PretrainedPart):
     """A pretrained encoder, and one vector of the vectors of its tokens.
 
     Args:
@@ -54,8 +59,7 @@ class PooledEncoder(nn.Module):
     """
 
     def __init__(self, base: nn.Module, model: HuggingFace, name: str) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.name = name
         self.pooling = model.pooling
         self.is_fused = model.attention == "sdpa"
@@ -158,8 +162,8 @@ def make_config(model: HuggingFace) -> Any:
     return config
 
 
-def make_base(model: HuggingFace, config: Any) -> nn.Module:
-    """Makes the encoder of a section with random weights, in training mode.
+def make_base(model: HuggingFace, config: Any) -> Any:
+    """Makes the network of a section with random weights, without a last layer, in training mode.
 
     Raises:
         SpecError: transformers cannot build it.
@@ -168,7 +172,7 @@ def make_base(model: HuggingFace, config: Any) -> nn.Module:
 
     try:
         # By the class of the config, which is one of the library: no code of a folder is run.
-        base: nn.Module = AutoModel.from_config(
+        base: Any = AutoModel.from_config(
             config,
             attn_implementation=model.attention,
             dtype=torch.float32,
@@ -177,6 +181,15 @@ def make_base(model: HuggingFace, config: Any) -> nn.Module:
     except Exception as error:
         message = f"transformers cannot build the network of {model.path}: {error}"
         raise model_problem("model.path", message) from error
+    if model.gradient_checkpointing:
+        if not base.supports_gradient_checkpointing:
+            message = f"{config.model_type} cannot compute its layers again; leave it out"
+            raise model_problem("model.gradient_checkpointing", message)
+        # The first is a newer name of the second one. The other form of torch's checkpoints would
+        # compute no gradients behind frozen inputs.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable = next(getattr(base, name) for name in names if hasattr(base, name))
+        enable({"use_reentrant": False})
     return base.train()
 
 

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from raydc.spec.augmentation import Augment
 from raydc.spec.base import Section
+from raydc.spec.chat import MESSAGES, RESPONSE, Chat
 from raydc.spec.cleaning import Cell, Clean, Split
 from raydc.spec.feature_options import FeatureOptions
 from raydc.spec.joined_table import JoinedTable
@@ -155,7 +156,8 @@ class Data(Section):
     target: str = Field(
         "label",
         description="Column to predict. In image folders and IDX files it is `label`; for "
-        "language_modelling the default is `text`, which is the column of files of plain text.",
+        "language_modelling the default is `text`, which is the column of files of plain text; "
+        "with `chat` it is `messages` or `response`.",
     )
     label_delimiter: str = Field(
         "|",
@@ -188,6 +190,11 @@ class Data(Section):
     blocks: TokenBlocks = Field(
         TokenBlocks(), description="Rows of tokens, for task: language_modelling."
     )
+    chat: Chat | None = Field(
+        None,
+        description="Makes rows of conversations, of which the answers are learnt: for a "
+        "pretrained decoder.",
+    )
     split: Split = Field(Split(), description="Fractions of the hash split.")
     clean: Clean = Field(Clean(), description="Missing values, outliers and duplicates.")
     features: FeatureOptions = Field(FeatureOptions(), description="From columns to tensors.")
@@ -203,7 +210,11 @@ class Data(Section):
     @classmethod
     def _texts_are_predicted(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("task") == LANGUAGE:
-            return {"target": TEXT, **value}
+            chat = value.get("chat")
+            # Not valid yet: what is wrong with it is said later.
+            prompt = chat.get("prompt") if isinstance(chat, dict) else getattr(chat, "prompt", None)
+            target = TEXT if chat is None else MESSAGES if prompt is None else RESPONSE
+            return {"target": target, **value}
         return value
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ Runs in the driver when a spec is resolved. No code is read: neither that of the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,25 @@ def fill_in(value: dict[str, Any]) -> None:
             raise SpecError([Problem("", path, message) for path, message in problems])
         config = read_json(folder / CONFIG)
         model["pooling"] = model.get("pooling") or pooling_of(folder, config)
-        names = [CONFIG, TOKENIZER, *weight_files(folder)]
-        model["content"] = {
-            "config": _plain(config),
-            "files": {name: file_sha256(folder / name) for name in names},
-            "revision": revision,
-        }
+        model["content"] = note_content(folder, revision)
     if text.get("tokenizer") is None:
         folder, _ = locate(model["path"], model["content"].get("revision"))
         text["tokenizer"] = str(folder / TOKENIZER)
+
+
+def note_content(folder: Path, revision: str | None) -> dict[str, Any]:
+    """What a run notes of a folder of Hugging Face: `model.content` as plain values.
+
+    Args:
+        folder: Folder of the model.
+        revision: Its commit on the hub; None for a folder of this machine.
+    """
+    names = [CONFIG, TOKENIZER, *weight_files(folder)]
+    return {
+        "config": _plain(read_json(folder / CONFIG)),
+        "files": {name: file_sha256(folder / name) for name in names},
+        "revision": revision,
+    }
 
 
 def pooling_of(folder: Path, config: dict[str, Any]) -> str:
@@ -137,6 +147,40 @@ def _problems(
     folder: Path, model: dict[str, Any], text: dict[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """Yields the field and the message of everything that cannot be used."""
+
+    def of_architecture(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        return _architecture_problems(path, config, model)
+
+    yield from common_problems(folder, of_architecture)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if list(_value_problems(folder / CONFIG, config)) or config.get("model_type") not in ENCODERS:
+        return
+    if positions_of(config) < text["max_tokens"]:
+        yield (
+            "data.features.text.max_tokens",
+            f"{text['max_tokens']} tokens are more than the {positions_of(config)} positions of "
+            f"{folder}; give at most {positions_of(config)}",
+        )
+    if model.get("pooling") is None and weight_files(folder):
+        modes = pooling_of(folder, config)
+        if modes.startswith("{"):
+            yield (
+                "model.pooling",
+                f"{folder / POOLING / CONFIG} says {modes.strip('{}') or 'none'}, which is not "
+                "supported; choose mean, cls or pooler",
+            )
+
+
+def common_problems(
+    folder: Path,
+    of_architecture: Callable[[Path, dict[str, Any]], Iterator[tuple[str, str]]],
+) -> Iterator[tuple[str, str]]:
+    """Yields field and message of what no folder may lack or have, whatever its network.
+
+    Args:
+        folder: Folder of the model.
+        of_architecture: Yields the problems of a config, from its path and its content.
+    """
     if not (folder / CONFIG).is_file():
         yield FIELD, f"{folder} has no {CONFIG}; give the folder of a model of Hugging Face"
         return
@@ -152,7 +196,7 @@ def _problems(
     if wrong := list(_value_problems(folder / CONFIG, config)):
         yield from wrong
         return
-    yield from _architecture_problems(folder / CONFIG, config, model)
+    yield from of_architecture(folder / CONFIG, config)
     if not (folder / TOKENIZER).is_file():
         yield (
             FIELD,
@@ -160,23 +204,6 @@ def _problems(
             ".save_pretrained(FOLDER) of transformers writes one",
         )
     yield from _weight_problems(folder)
-    if config.get("model_type") not in ENCODERS:
-        return
-    if positions_of(config) < text["max_tokens"]:
-        yield (
-            "data.features.text.max_tokens",
-            f"{text['max_tokens']} tokens are more than the {positions_of(config)} positions of "
-            f"{folder}; give at most {positions_of(config)}",
-        )
-    if model.get("pooling") is None and weight_files(folder):
-        found = pooling_of(folder, config)
-        if found.startswith("{"):
-            modes = found.strip("{}") or "none"
-            yield (
-                "model.pooling",
-                f"{folder / POOLING / CONFIG} says {modes}, which is not supported; choose mean, "
-                "cls or pooler",
-            )
 
 
 def _value_problems(path: Path, config: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Language modelling from scratch: section `data.blocks`, and what it excludes elsewhere. Pure."""
+"""Language modelling: section `data.blocks`, and what it excludes elsewhere. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from raydc.errors import Problem
 from raydc.spec.base import Section
 from raydc.spec.document import Path
 from raydc.spec.feature_options import FeatureOptions, TextOptions
+from raydc.spec.model_section import BODY
+from raydc.spec.sequence_models import HuggingFace
 
 if TYPE_CHECKING:
     from raydc.spec.sections import Spec
@@ -21,17 +23,20 @@ TEXT = "text"
 # Fields of `data` that say something about inputs, labels or rows of a table.
 _NOT_READ = ("augment", "classes", "joins", "query", "windows")
 _CLEANS = ("missing_values", "missing_target", "duplicates")
-# Scores of all codes for so many tokens fit into memory: 2 GiB for 65,536 codes.
 _TOKENS_PER_PASS = 8192
+# So many scores of codes fit into memory: 2 GiB, for 65,536 codes those of all tokens of a pass.
+_SCORES_PER_PASS = 2**29
 
 
-def rows_per_pass(length: int) -> int:
+def rows_per_pass(length: int, num_codes: int) -> int:
     """Rows of a forward pass without gradients, a function of the data set alone.
 
     Args:
         length: Tokens that a row predicts.
+        num_codes: Codes of tokens, each of which has a score for each token.
     """
-    return max(1, _TOKENS_PER_PASS // length)
+    num_tokens = min(_TOKENS_PER_PASS, _SCORES_PER_PASS // num_codes)
+    return max(1, num_tokens // length)
 
 
 class TokenBlocks(Section):
@@ -52,7 +57,8 @@ class TokenBlocks(Section):
         None,
         min_length=1,
         description="Token of `data.features.text.tokenizer` that ends a document and begins the "
-        "next one. Default: a token of its own behind those of the tokenizer.",
+        "next one. Default: that of a pretrained decoder, else a token of its own behind those of "
+        "the tokenizer.",
     )
 
 
@@ -68,8 +74,11 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
         return Problem(where(path), ".".join(path), message)
 
     data, train = spec.data, spec.train
+    if data.chat is not None and (data.task != LANGUAGE or not isinstance(spec.model, HuggingFace)):
+        message = f"it is for task: {LANGUAGE} with a pretrained decoder, model.name: huggingface"
+        yield problem(message, "data", "chat")
     name = getattr(spec.model, "name", "")
-    is_decoder = name == "decoder"
+    is_decoder, is_pretrained = name == "decoder", name == "huggingface"
     if data.task != LANGUAGE:
         if is_decoder:
             yield problem(f"decoder is for data.task: {LANGUAGE}", "model", "name")
@@ -78,10 +87,10 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
         elif data.format == "text":
             yield problem(f"files of text are for data.task: {LANGUAGE}", "data", "format")
         return
-    if not is_decoder:
+    if not is_decoder and not is_pretrained:
         message = f"{name or 'a builder'} is not for {LANGUAGE}; set model: {{name: decoder}}"
         yield problem(message, "model")
-    elif spec.model.freeze:
+    elif is_decoder and spec.model.freeze:
         yield problem("all weights of a decoder train; leave it out", "model", "freeze")
     for field in _NOT_READ:
         if getattr(data, field):
@@ -97,7 +106,7 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
     if text.tokenizer is not None and text.vocabulary != TextOptions().vocabulary:
         message = "the tokenizer has its own; leave it out"
         yield problem(message, "data", "features", "text", "vocabulary")
-    if data.blocks.end_token is not None and text.tokenizer is None:
+    if data.blocks.end_token is not None and text.tokenizer is None and is_decoder:
         message = "tokens that are learnt have an end of their own; leave it out"
         yield problem(message, "data", "blocks", "end_token")
     default = type(data.clean)()
@@ -116,5 +125,32 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
         if any(":" in one for one in ([named] if isinstance(named, str) else named)):
             message = f"functions of your own are not for {LANGUAGE}; leave them out"
             yield problem(message, "train", field)
-    if spec.serve is not None:
+    if spec.serve is not None and not is_pretrained:
         yield problem("language models are not served yet; remove the section", "serve")
+    if is_pretrained:
+        yield from _pretrained_problems(spec, problem)
+
+
+def _pretrained_problems(spec: Spec, problem: Callable[..., Problem]) -> Iterator[Problem]:
+    if getattr(spec.model, "pooling", None) is not None:
+        yield problem(
+            "it is for encoders, and a decoder has none; leave it out", "model", "pooling"
+        )
+    if BODY in spec.model.freeze:
+        message = (
+            "body is for a last layer that is new, and a decoder has none; name layers, such as "
+            "'*.layers.[0-3]'"
+        )
+        yield problem(message, "model", "freeze")
+    if spec.data.chat is not None:
+        if spec.data.format == "text":
+            yield problem("files of text hold no conversations", "data", "format")
+        if spec.data.chat.prompt == spec.data.target:
+            message = "it is data.target, which holds the answers; name the column of prompts"
+            yield problem(message, "data", "chat", "prompt")
+        if spec.data.features.text.normalisation != "none":
+            message = "conversations are read as they are; leave it out"
+            yield problem(message, "data", "features", "text", "normalisation")
+    if spec.serve is not None:
+        message = "pretrained decoders are not served yet; remove the section, and export the model"
+        yield problem(message, "serve")

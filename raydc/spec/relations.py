@@ -28,7 +28,7 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     """
     yield from window_problems(spec, where)
     yield from language_problems(spec, where)
-    if isinstance(spec.model, HuggingFace):
+    if isinstance(spec.model, HuggingFace) and spec.data.task != LANGUAGE:
         yield from _encoder_problems(spec, where)
     yield from _folder_problems(spec, where)
     allowed = (*known_names(spec.data.task, spec.data.query), "loss")

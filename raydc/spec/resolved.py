@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from raydc.spec import encoder_folder
+from raydc.spec import decoder_folder, encoder_folder
 from raydc.spec.base import Count, Fraction
 from raydc.spec.cleaning import DEFAULT_TEST_FRACTION, Split
 from raydc.spec.data import Data, Sources
+from raydc.spec.language import LANGUAGE
 from raydc.spec.metric import LOWER_IS_BETTER, SCORES, Metric
 from raydc.spec.sections import HuggingFace, Spec
 from raydc.spec.train import DEFAULT_EPOCHS, DEFAULT_EVERY_SECONDS, Checkpoint, Train
@@ -73,10 +74,11 @@ def fill_in(spec: Spec, value: dict[str, Any]) -> None:
         value: The spec as plain values, changed in place. Fields that are set stay as they are.
 
     Raises:
-        SpecError: The folder of a pretrained encoder cannot be used.
+        SpecError: The folder of a pretrained model cannot be used.
     """
     if isinstance(spec.model, HuggingFace):
-        encoder_folder.fill_in(value)
+        folder = decoder_folder if spec.data.task == LANGUAGE else encoder_folder
+        folder.fill_in(value)
     train = value["train"]
     if spec.train.epochs is None and spec.train.max_steps is None:
         train["epochs"] = DEFAULT_EPOCHS

@@ -90,6 +90,12 @@ class FolderContent(Section):
         description="sha256 of each file by its name; empty where no weights are read from them."
     )
     revision: str | None = Field(None, description="Commit of a model on the hub.")
+    chat_template: str | None = Field(
+        None, description="Chat template of a decoder, in the language of Jinja."
+    )
+    special_tokens: dict[str, str] = Field(
+        default_factory=dict, description="Tokens that its template may name, such as `eos_token`."
+    )
 
 
 class Lora(Section):
@@ -102,13 +108,16 @@ class Lora(Section):
     dropout: Fraction = Field(0.0, description="Dropout in front of an adapter.")
     targets: Annotated[list[str], BeforeValidator(one_or_more), Field(min_length=1)] | None = Field(
         None,
-        description="Linear layers of the encoder that get an adapter, by the end of their name or "
+        description="Linear layers of the network that get an adapter, by the end of their name or "
         "a pattern: `query`, `attention.*.dense`, `encoder.layer.[45].*`. Default: all.",
     )
 
 
 class HuggingFace(ModelSection):
-    """A pretrained encoder of texts, from a folder of Hugging Face, with a new last layer."""
+    """A pretrained network of texts, from a folder of Hugging Face.
+
+    An encoder with a new last layer; or a decoder, for task: language_modelling.
+    """
 
     name: Literal["huggingface"]
     path: str = Field(
@@ -134,10 +143,15 @@ class HuggingFace(ModelSection):
         description="Dropout in all layers and before the last one. Default: what the folder says. "
         "Layers that are frozen as a whole have none.",
     )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="Whether a step keeps the inputs of layers only and computes the layers again "
+        "when it needs what is inside: less memory, more time, the same bits.",
+    )
     lora: Lora | None = Field(
         None,
-        description="Adapters that are trained in place of the encoder, which stays as it is; the "
-        "new last layer is trained, too. Default: none, and the encoder trains.",
+        description="Adapters that are trained in place of the network, which stays as it is; the "
+        "new last layer of an encoder is trained, too. Default: none, and the network trains.",
     )
     content: FolderContent | None = Field(
         None, description="What the folder holds. A run notes it, and refuses a different content."

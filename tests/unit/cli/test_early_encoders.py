@@ -111,7 +111,7 @@ def test_a_problem_of_the_folder_has_its_place_in_the_file(spec: Path) -> None:
         ),
         (
             "model.lora={targets: [query, c_attn]}",
-            "model.lora.targets: 'c_attn' names no linear layer of the encoder; there are "
+            "model.lora.targets: 'c_attn' names no linear layer of the network; there are "
             "attention.self.query, attention.self.key, attention.self.value, ",
         ),
         ("model.lora={rank: 0}", "model.lora.rank: input should be greater than or equal to 1"),

@@ -50,7 +50,7 @@ def gradients(network: Network) -> list[Tensor]:
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
-def step_on(network: Network, num_shards: int) -> Tensor:
+def step_on(network: Network, num_shards: int, has_tokens: bool = True) -> Tensor:
     """One step of plain descent on the rows; the gradients stay."""
     train = ResolvedTrain(
         logical_shards=num_shards,
@@ -63,6 +63,7 @@ def step_on(network: Network, num_shards: int) -> Tensor:
     divisor = divisor_of(SIGNATURE.task)
     step = Step(network, loss_sum, train, 0, Length(10, 5), Alone(), divisor=divisor)
     rows, counts = make_rows()
+    counts = counts if has_tokens else torch.zeros_like(counts)
     shards = list(enumerate(order.logical_shards(NUM_ROWS, num_shards)))
     return step(0, NUM_ROWS, RecordTensors({"text": rows}), counts, shards)
 
@@ -80,6 +81,13 @@ def test_a_step_is_one_mean_over_tokens_whatever_the_shards() -> None:
         assert float(found) == pytest.approx(loss.item(), rel=1e-5)
         for mine, expected in zip(gradients(network), gradients(plain), strict=True):
             torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_step_with_nothing_to_learn_changes_nothing() -> None:
+    network, before = build(), build()
+    assert float(step_on(network, 4, has_tokens=False)) == 0.0
+    for mine, expected in zip(network.parameters(), before.parameters(), strict=True):
+        assert torch.equal(mine, expected)
 
 
 def test_what_stands_behind_the_last_token_has_no_effect() -> None:

@@ -19,6 +19,7 @@ from raydc import spec as specs
 from raydc.errors import SpecError
 from raydc.models import adapters
 from raydc.models.network_parts import Network
+from raydc.models.pretrained_part import part_of
 from raydc.models.row_tensors import network_inputs, to_tensors
 from raydc.models.weights_check import check_file
 from raydc.spec.encoder_folder import ENCODERS
@@ -82,7 +83,7 @@ def test_only_adapters_and_the_last_layer_train(kind: str, tmp_path: Path) -> No
     assert torch.equal(plain.eval()(inputs()), network.eval()(inputs()))
     trained = {name for name, one in network.named_parameters() if one.requires_grad}
     assert trained == added(network).keys() | {"body.head.weight", "body.head.bias"}
-    encoder = adapters.encoder_of(plain).base
+    encoder = part_of(plain).base
     layers = [one for one in encoder.modules() if type(one) is nn.Linear]
     expected = sum(4 * (one.in_features + one.out_features) for one in layers)
     assert sum(one.numel() for one in added(network).values()) == expected > 0
@@ -131,7 +132,7 @@ def test_targets_are_ends_of_names_or_patterns(
 
 def test_a_target_that_is_no_linear_layer_is_refused_with_those_that_are(folder: Path) -> None:
     assert refusal(folder, lora={"targets": ["query", "q_lin"]}) == (
-        "model.lora.targets: 'q_lin' names no linear layer of the encoder; there are "
+        "model.lora.targets: 'q_lin' names no linear layer of the network; there are "
         "attention.self.query, attention.self.key, attention.self.value, attention.output.dense, "
         "intermediate.dense, output.dense"
     )
@@ -195,7 +196,7 @@ def test_adapters_in_their_own_format_load_in_peft(
         loaded = PeftModel.from_pretrained(base, tmp_path / "adapter")
     given = {"input_ids": torch.tensor([[2, 4, 5, 3]]), "attention_mask": torch.ones(1, 4)}
     with torch.no_grad():
-        own = adapters.encoder_of(network.eval()).base(**given).last_hidden_state
+        own = part_of(network.eval()).base(**given).last_hidden_state
         theirs = loaded.eval()(**given).last_hidden_state
         with loaded.disable_adapter():
             plain = loaded(**given).last_hidden_state

@@ -20,6 +20,7 @@ from raydc.features.record import LENGTH
 from raydc.models import encoder_weights, frozen_body, text_encoders
 from raydc.models.frozen_body import FrozenBody
 from raydc.models.network_parts import Network
+from raydc.models.pretrained_part import part_of
 from raydc.models.row_tensors import RowTensors, network_inputs, to_tensors
 from raydc.models.text_encoders import PooledEncoder
 from raydc.spec.encoder_folder import ENCODERS, FUSED
@@ -324,3 +325,27 @@ def test_no_code_of_a_folder_is_run(folder: Path) -> None:
     )
     encoder = next(one for one in network.modules() if isinstance(one, PooledEncoder))
     assert type(encoder.base).__module__.startswith("transformers.")
+
+
+def test_layers_that_are_computed_again_give_the_same_gradients(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "encoder")
+    gradients, calls = [], []
+    for checkpoints in (False, True):
+        network = build(folder, gradient_checkpointing=checkpoints, dropout=0.2).train()
+        count: list[int] = []
+        base: Any = part_of(network).base
+        base.encoder.layer[0].attention.register_forward_hook(
+            lambda *_, count=count: count.append(1)
+        )
+        torch.manual_seed(3)
+        network(inputs_of()).square().sum().backward()
+        calls.append(len(count))
+        gradients.append([one.grad for one in network.parameters() if one.grad is not None])
+    assert calls == [1, 2]
+    assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+
+
+def test_architectures_that_compute_no_layer_again_say_so(tmp_path: Path) -> None:
+    found = section(write_encoder(tmp_path / "encoder", "albert"), gradient_checkpointing=True)
+    with pytest.raises(SpecError, match=r"model\.gradient_checkpointing: albert cannot compute"):
+        encoder_weights.check_folder(found, 14)

@@ -271,7 +271,9 @@ def test_a_name_on_the_hub_is_downloaded_and_its_commit_noted(
     def download(name: str, **options: Any) -> str:
         asked.append((name, options["revision"]))
         # Neither code nor pickles come to this machine.
-        assert all(one.endswith((".json", ".safetensors")) for one in options["allow_patterns"])
+        assert all(
+            one.endswith((".json", ".jinja", ".safetensors")) for one in options["allow_patterns"]
+        )
         return str(commit)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

@@ -10,6 +10,7 @@ import pytest
 from raydc import spec as specs
 from raydc.errors import SpecError
 from raydc.spec import from_dict, resolve
+from raydc.spec.language import rows_per_pass
 
 GOOD: dict[str, Any] = {
     "name": "words",
@@ -91,3 +92,13 @@ def test_what_does_not_fit_is_named(
         from_dict(changed(base, path, value))
     assert message in str(caught.value)
     assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("length", "num_codes", "expected"),
+    [(256, 8000, 32), (256, 65536, 32), (256, 151_936, 13), (65536, 8000, 1)],
+)
+def test_rows_of_a_pass_fit_with_the_scores_of_all_codes(
+    length: int, num_codes: int, expected: int
+) -> None:
+    assert rows_per_pass(length, num_codes) == expected

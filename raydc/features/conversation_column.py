@@ -1,0 +1,272 @@
+"""The fitted column of conversations, whose answers a language model learns. Pure.
+
+Used in tasks of Ray Data, the driver and replicas. A conversation becomes one text by the chat
+template of the model, as transformers applies it, in a sandbox. What the assistant says, with the
+token that ends it, is learnt; the rest is only read.
+
+Each stored number is a token code plus `num_codes` times its marks, so that a row needs no second
+field: 1 where a conversation begins, 2 where a token is learnt.
+
+Shape suffixes: B rows, M tokens of a row: one more than it predicts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from raydc.errors import DataError, shown
+from raydc.features.signature import Field
+from raydc.features.table_layout import smallest_type
+from raydc.features.text_column import GivenTokenizer, is_missing
+
+Codes = npt.NDArray[Any]
+Values = Sequence[Any] | npt.NDArray[Any]
+BEGINS, LEARNT = 1, 2
+NUM_MARKS = 4
+# Characters that Unicode gives to nobody: they show what becomes of an answer in a template.
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+_ASSISTANT = "assistant"
+_HINT = 'Give a list such as [{"role": "user", "content": "..."}, {"role": "assistant", ...}].'
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Conversations as token codes with marks.
+
+    Attributes:
+        num_codes: Number of codes of tokens.
+        length: Tokens that a row predicts.
+        end_code: Code that fills rows up.
+        tokenizer: Content of the model's `tokenizer.json`.
+        template: Chat template, in the language of Jinja.
+        special_tokens: Names and texts of tokens that the template may name, in turn.
+    """
+
+    num_codes: int
+    length: int
+    end_code: int
+    tokenizer: str
+    template: str
+    special_tokens: tuple[str, ...] = ()
+    normalisation: ClassVar[Any] = "none"
+    kind: ClassVar[str] = "conversations"
+
+    @property
+    def field(self) -> Field:
+        """The field of a row that it gives."""
+        return Field(
+            "array",
+            self.dtype,
+            (self.length + 1,),
+            self.num_codes,
+            end_code=self.end_code,
+            has_marks=True,
+        )
+
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the smallest type that holds all codes with marks."""
+        return smallest_type(NUM_MARKS * self.num_codes)
+
+    @property
+    def filler(self) -> int:
+        """What stands behind the last conversation of a row: each token sees itself alone."""
+        return self.end_code + BEGINS * self.num_codes
+
+    @cached_property
+    def _encoder(self) -> GivenTokenizer:
+        return GivenTokenizer(self.tokenizer, None, takes_special=True)
+
+    @cached_property
+    def _ends(self) -> re.Pattern[str]:
+        tokens = sorted(self._encoder.special, key=len, reverse=True)
+        return re.compile(r"\s*(?:" + "|".join(map(re.escape, tokens)) + ")")
+
+    def encode(self, cell: Any, place: str) -> Codes:
+        """Codes and marks of a whole conversation.
+
+        Args:
+            cell: Messages, a list of objects with `role` and `content`, or its JSON text.
+            place: Names it, for messages.
+
+        Raises:
+            DataError: It is not a conversation, or the template cannot tell what was answered.
+        """
+        messages = read_messages(cell, place)
+        self._refuse_special(messages, place)
+        text, spans = self._render(messages, place)
+        try:
+            codes, offsets = self._encoder.encode_with_offsets(text)
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
+        marks = np.zeros(len(codes), dtype=np.int64)
+        starts, stops = (np.array([one[side] for one in offsets]) for side in (0, 1))
+        for first, last in spans:
+            inside = (stops > first) & (starts < last) & (stops > starts)
+            if not inside.any() or starts[inside].min() < first or stops[inside].max() > last:
+                raise DataError(
+                    f"{place}: one token holds a part of {shown(text[first:last])} and what is "
+                    "beside it",
+                    "The chat template does not belong to this tokenizer.",
+                )
+            marks[inside] |= LEARNT
+        marks[:1] |= BEGINS
+        # Nothing stands before the first token, from which it could be predicted.
+        marks[:1] &= ~LEARNT
+        found = np.array(codes, dtype=np.int64) + self.num_codes * marks
+        return found.astype(self.dtype)
+
+    def count_learnt(self, codes: Codes) -> int:
+        """Number of tokens of a result of `encode` that are learnt."""
+        return int(((codes // self.num_codes) & LEARNT > 0).sum())
+
+    def fill(self, conversations: Sequence[Codes]) -> tuple[Codes, int]:
+        """Makes one row of conversations that fit into it.
+
+        Args:
+            conversations: Results of `encode`, one behind the other in the row.
+
+        Returns:
+            Codes [M], and the number of its tokens that are learnt.
+        """
+        row_M = np.full(self.length + 1, self.filler, dtype=self.dtype)
+        joined = np.concatenate(conversations)
+        row_M[: len(joined)] = joined
+        return row_M, self.count_learnt(row_M)
+
+    def apply(self, values: Values, column: str, missing_values: Collection[str]) -> Codes:
+        """Turns conversations into rows [B, M], each the beginning of one.
+
+        Args:
+            values: Messages of B rows; a missing one has no tokens.
+            column: Name of the column, for messages.
+            missing_values: Strings that mean "missing".
+
+        Raises:
+            DataError: A value is no conversation; the message names its row and column.
+        """
+        rows_BM = np.full((len(values), self.length + 1), self.filler, dtype=self.dtype)
+        for row, value in enumerate(values):
+            if not is_missing(value, missing_values):
+                codes = self.encode(value, f"rows[{row}].{column}")[: self.length + 1]
+                rows_BM[row, : len(codes)] = codes
+        return rows_BM
+
+    def _refuse_special(self, messages: Sequence[Mapping[str, Any]], place: str) -> None:
+        for message in messages:
+            content = message["content"]
+            for token in self._encoder.special:
+                if token in content:
+                    raise DataError(
+                        f"{place}: {shown(content)} holds {token!r}, a special token of the model",
+                        "Remove it: a text must not end a turn or begin another one.",
+                    )
+            if _OPEN in content or _CLOSE in content:
+                raise DataError(f"{place}: {shown(content)} holds U+FDD0 or U+FDD1", "Remove it.")
+
+    def _render(
+        self, messages: list[dict[str, Any]], place: str
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text of a conversation, and where its answers and their ends are."""
+        text = self._apply_template(messages, place)
+        # Templates that strip answers are tried with marks inside the white space.
+        for strips in (False, True):
+            marked = [_mark(one, strips) if _is_answer(one) else one for one in messages]
+            plain, spans = _take_marks(self._apply_template(marked, place))
+            answers = [one["content"] for one in messages if _is_answer(one)]
+            expected = [one.strip() for one in answers] if strips else answers
+            # Compared with what was said, because a template may have changed it with its marks.
+            if plain == text and [text[slice(*span)] for span in spans] == expected:
+                return text, [self._with_end(text, *span, place) for span in spans]
+        raise DataError(
+            f"{place}: the chat template changes or leaves out an answer, so that what was "
+            "answered cannot be told",
+            "Remove the conversation, or give a template that writes each answer as it is: "
+            "data.chat.template.",
+        )
+
+    def _with_end(self, text: str, first: int, last: int, place: str) -> tuple[int, int]:
+        found = self._ends.match(text, last)
+        if found is None:
+            raise DataError(
+                f"{place}: behind {shown(text[first:last])} the chat template has no special "
+                "token, so that a model would never learn to stop",
+                "Give another template: data.chat.template.",
+            )
+        return first, found.end()
+
+    def _apply_template(self, messages: list[dict[str, Any]], place: str) -> str:
+        # Imported late: it takes a second, and is not needed for plain texts.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        names, texts = self.special_tokens[::2], self.special_tokens[1::2]
+        try:
+            rendered, _ = render_jinja_template(
+                [messages], chat_template=self.template, **dict(zip(names, texts, strict=True))
+            )
+        # A template may raise errors of its own, such as for two answers in turn.
+        except Exception as error:
+            raise DataError(f"{place}: the chat template refuses it: {error}") from error
+        return str(rendered[0])
+
+
+def read_messages(cell: Any, place: str) -> list[dict[str, Any]]:
+    """Messages of a cell, without fields that are null.
+
+    Args:
+        cell: A list of objects with `role` and `content`, or its JSON text.
+        place: Names it, for messages.
+
+    Raises:
+        DataError: It is anything else.
+    """
+    try:
+        given = json.loads(cell) if isinstance(cell, str) else cell
+    except ValueError as error:
+        message = f"{place}: {shown(cell)} is not a list of messages"
+        raise DataError(message, _HINT) from error
+    if not isinstance(given, list) or not given:
+        raise DataError(f"{place}: {shown(given)} is not a list of messages", _HINT)
+    messages: list[dict[str, Any]] = []
+    for number, one in enumerate(given):
+        if not isinstance(one, dict):
+            raise DataError(f"{place}[{number}]: {shown(one)} is not a message", _HINT)
+        # Parquet has a null for each field that another message has.
+        fields = {name: value for name, value in one.items() if value is not None}
+        for name in ("role", "content"):
+            if not isinstance(fields.get(name), str):
+                found = shown(one.get(name))
+                raise DataError(f"{place}[{number}].{name}: {found} is not text", _HINT)
+        messages.append(fields)
+    return messages
+
+
+def _is_answer(message: Mapping[str, Any]) -> bool:
+    return message["role"] == _ASSISTANT and bool(message["content"].strip())
+
+
+def _mark(message: dict[str, Any], strips: bool) -> dict[str, Any]:
+    content = message["content"]
+    core = content.strip() if strips else content
+    before, _, behind = content.partition(core)
+    return {**message, "content": f"{before}{_OPEN}{core}{_CLOSE}{behind}"}
+
+
+def _take_marks(marked: str) -> tuple[str, list[tuple[int, int]]]:
+    """A text without marks, and the places of what they enclosed."""
+    parts, spans, length = [], [], 0
+    for index, part in enumerate(re.split(f"[{_OPEN}{_CLOSE}]", marked)):
+        # Every second part was between two marks.
+        if index % 2:
+            spans.append((length, length + len(part)))
+        parts.append(part)
+        length += len(part)
+    return "".join(parts), spans
