@@ -156,6 +156,11 @@ class GivenTokenizer:
         max_tokens: Maximum number of tokens in a text, special ones included. None for whole texts
             without special tokens: what is written like one is text.
 
+    Attributes:
+        tokenizer: The tokenizer itself, of the library `tokenizers`.
+        codes: Code of each token by its text.
+        num_codes: One more than the greatest code.
+
     Raises:
         DataError: `tokenizers` is not installed, or cannot use the file.
     """
@@ -167,26 +172,26 @@ class GivenTokenizer:
             raise DataError("a tokenizer file needs the package tokenizers", INSTALL) from error
         try:
             json.loads(content)
-            self._tokenizer = Tokenizer.from_str(content)
+            self.tokenizer = Tokenizer.from_str(content)
             # Padding of the file would be taken for text. Its special tokens stay when a text is
             # cut, as they do where such a tokenizer comes from.
-            self._tokenizer.no_padding()
+            self.tokenizer.no_padding()
             if max_tokens is None:
-                self._tokenizer.no_truncation()
-                self._tokenizer.encode_special_tokens = True
+                self.tokenizer.no_truncation()
+                self.tokenizer.encode_special_tokens = True
             else:
-                self._tokenizer.enable_truncation(max_tokens)
+                self.tokenizer.enable_truncation(max_tokens)
         # The library raises its own types, none of them public.
         except Exception as error:
             raise DataError(f"not a tokenizer file: {error}") from error
         self._is_whole = max_tokens is None
-        self.codes = dict(self._tokenizer.get_vocab(with_added_tokens=True))
+        self.codes = dict(self.tokenizer.get_vocab(with_added_tokens=True))
         self.num_codes = max(self.codes.values(), default=0) + 1
 
     def encode(self, text: bytes, max_codes: int) -> list[int]:
         """Encodes a text. Raises ValueError if the tokenizer has no token for a part of it."""
         try:
-            found = self._tokenizer.encode(text.decode(), add_special_tokens=not self._is_whole)
+            found = self.tokenizer.encode(text.decode(), add_special_tokens=not self._is_whole)
             return list(found.ids[:max_codes])
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error

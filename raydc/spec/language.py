@@ -116,5 +116,3 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
         if any(":" in one for one in ([named] if isinstance(named, str) else named)):
             message = f"functions of your own are not for {LANGUAGE}; leave them out"
             yield problem(message, "train", field)
-    if spec.serve is not None:
-        yield problem("language models are not served yet; remove the section", "serve")
