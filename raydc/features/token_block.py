@@ -71,12 +71,13 @@ class TokenBlock:
             return GivenTokenizer(self.tokenizer, None)
         return BytePairs(list(zip(self.merges[::2], self.merges[1::2], strict=True)))
 
-    def encode(self, text: Any, place: str) -> list[int]:
-        """Codes of a whole document, without those around it.
+    def encode(self, text: Any, place: str, max_codes: int = _ALL) -> list[int]:
+        """Codes of a document, without those around it.
 
         Args:
             text: The document.
             place: Names it, for messages.
+            max_codes: Most codes to return; by default all of them.
 
         Raises:
             DataError: It is not text, or the tokenizer has no token for a part of it.
@@ -84,7 +85,7 @@ class TokenBlock:
         if not isinstance(text, str):
             raise DataError(f"{place}: {shown(text)} is not text", "Give a string.")
         try:
-            codes = self._encoder.encode(to_bytes(text, self.normalisation), _ALL)
+            codes = self._encoder.encode(to_bytes(text, self.normalisation), max_codes)
         except UnicodeEncodeError as error:
             reason = f"not valid text: half a surrogate pair at position {error.start}"
             raise DataError(f"{place}: {reason}") from error

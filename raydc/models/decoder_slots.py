@@ -43,6 +43,8 @@ class SlotModel(Protocol):
     """Most tokens that a slot reads."""
     chunk_tokens: int
     """Most tokens of one `prefill`."""
+    rows_per_pass: int
+    """Slots of a pass of `step`: all of them, or one if their order changes bits."""
 
     def prefill(self, slot: int, codes: Sequence[int], start: int) -> Scores:
         """Reads the next tokens of a slot.
@@ -111,9 +113,6 @@ class DecoderSlots:
             of the scores, if they are tied to the tokens.
         num_slots: Documents that are held at a time.
         num_threads: Threads of a pass on a CPU.
-
-    Attributes:
-        rows_per_pass: Slots of a pass of `step`: all of them, or one if their order changes bits.
     """
 
     def __init__(self, decoder: CausalDecoder, num_slots: int, num_threads: int = 1) -> None:

@@ -50,6 +50,9 @@ def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffi
         device="cuda" if options.get("num_gpus", 0) > 0 else "cpu",
         num_threads=max(1, int(options.get("num_cpus", 1))),
         optimize=section.optimize,
+        num_slots=section.generation.slots,
+        max_tokens=section.generation.max_tokens,
+        stream_timeout_s=section.generation.timeout_s,
     )
 
 

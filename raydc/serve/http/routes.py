@@ -16,8 +16,15 @@ from starlette.responses import Response
 
 from raydc.errors import DataError, TooManyPixelsError
 from raydc.serve.http import page
+from raydc.serve.http.completions import CompletionHandler
 from raydc.serve.http.prediction import PredictionHandler
-from raydc.serve.http.request import CLIENT_CLOSED, Request, error_response, json_response
+from raydc.serve.http.request import (
+    CLIENT_CLOSED,
+    OPENAI,
+    Request,
+    error_response,
+    json_response,
+)
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.alias_reader import AliasReader
@@ -46,6 +53,8 @@ PATHS = (
     "GET /v2/models/{model}[/versions/{version}]",
     "GET /v2/models/{model}[/versions/{version}]/ready",
     "POST /v2/models/{model}[/versions/{version}]/infer",
+    "GET /v1/models[/{model}]",
+    "POST /v1/completions",
 )
 
 
@@ -67,6 +76,7 @@ class Routes:
         # Set by the replica: which path requests take, and why (`Decision.to_dict`).
         self.request_path: dict[str, Any] = {}
         self._predictions = PredictionHandler(service)
+        self._completions = CompletionHandler(service)
         self._aliases = AliasReader()
 
     async def respond(self, request: Request) -> Response:
@@ -75,6 +85,7 @@ class Routes:
         # Chosen once: a request keeps its version even if traffic changes meanwhile.
         loaded = self._choose_version(request)
         response = await self._respond(request, loaded)
+        loaded = request.answered_by or loaded
         if loaded is not None:
             response.raw_headers += loaded.answer_headers
             request.version = loaded.version
@@ -122,7 +133,9 @@ class Routes:
             # The two that carry load come first.
             case ["predict"] | ["invocations"]:
                 request.require_method("POST")
-                return await self._predictions.predict(request, _require(loaded))
+                return await self._predictions.predict(request, _require_rows(loaded))
+            case [first, *rest] if first == OPENAI:
+                return await self._completions.answer(request, _require(loaded), rest)
             case ["v2", "models", model, *rest]:
                 return await self._answer_model(request, _require(loaded), model, rest)
             case ["healthz"] | ["ping"]:
@@ -177,7 +190,7 @@ class Routes:
         match rest:
             case ["infer"]:
                 request.require_method("POST")
-                return await self._predictions.infer(request, loaded)
+                return await self._predictions.infer(request, _require_rows(loaded))
             case []:
                 request.require_method("GET")
                 alias_version = await self._aliases.read_version(loaded.settings)
@@ -205,7 +218,7 @@ def _metadata(
         "digest": f"sha256:{loaded.bundle.digest}",
         "task": loaded.bundle.features.signature.task,
         "compute": loaded.bundle.compute,
-        "answer": str(loaded.bundle.padding),
+        "answer": loaded.answer,
         **({"request_path": request_path} if request_path else {}),
         **model_facts.describe_model(loaded.bundle, loaded.source),
     }
@@ -225,6 +238,16 @@ def _require(loaded: LoadedVersion | None) -> LoadedVersion:
     if loaded is None:
         raise RequestError(503, "no model is ready yet", {"retry-after": "1"})
     return loaded
+
+
+def _require_rows(loaded: LoadedVersion | None) -> LoadedVersion:
+    """Raises RequestError 404 for a language model, which predicts no rows."""
+    found = _require(loaded)
+    if found.engine is not None:
+        raise RequestError(
+            404, f"{found.settings.model!r} is a language model; it answers at /v1/completions"
+        )
+    return found
 
 
 def _too_late(timeout_s: float | None, loaded: LoadedVersion | None) -> str:

@@ -144,6 +144,13 @@ class GenerationEngine:
         """Most tokens of a prompt and its answer together."""
         return self._slots.max_tokens
 
+    @property
+    def answer(self) -> str:
+        """Whether an answer depends on others, in words."""
+        if self._slots.rows_per_pass == 1:
+            return "independent of others; each answer is computed alone"
+        return f"independent of others; each pass has all {self.num_slots} slots"
+
     def submit(self, prompt: Sequence[int], options: AnswerOptions) -> AnswerStream:
         """Asks for an answer; called in an event loop.
 
@@ -165,13 +172,13 @@ class GenerationEngine:
 
     def _run(self) -> None:
         while self._take_waiting():
-            deliveries: list[_Delivery] = []
-            try:
-                self._go_round(deliveries)
-            except Exception as error:  # The thread must go on: others wait.
-                logger.exception("a pass of the language model failed")
-                deliveries += self._fail(self._working, error)
-            _deliver(deliveries)
+            # A first token does not wait for the pass of the others.
+            for part in (self._read_prompt, self._step):
+                try:
+                    _deliver(part())
+                except Exception as error:  # The thread must go on: others wait.
+                    logger.exception("a pass of the language model failed")
+                    _deliver(self._fail(self._working, error))
 
     def _take_waiting(self) -> bool:
         """Fills free slots, and waits if there is nothing to do; False ends the thread."""
@@ -190,23 +197,24 @@ class GenerationEngine:
                 self._working[slot] = self._waiting.popleft()
         return True
 
-    def _go_round(self, deliveries: list[_Delivery]) -> None:
-        # In the order of their beginning: the first that still reads its prompt.
-        reading = next((slot for slot, work in self._working.items() if work.is_reading), None)
-        if reading is not None:
-            deliveries += self._read_chunk(reading)
+    def _step(self) -> list[_Delivery]:
+        """Reads one token of each answer that grows."""
         growing = {
             slot: work.answer.codes[-1]
             for slot, work in self._working.items()
             if not work.is_reading
         }
-        if growing:
-            self.pass_sizes.append(len(growing))
-            scores_SV = self._slots.step(growing)
-            for slot in growing:
-                deliveries += self._add(slot, scores_SV[slot])
+        if not growing:
+            return []
+        self.pass_sizes.append(len(growing))
+        scores_SV = self._slots.step(growing)
+        return [one for slot in growing for one in self._add(slot, scores_SV[slot])]
 
-    def _read_chunk(self, slot: int) -> list[_Delivery]:
+    def _read_prompt(self) -> list[_Delivery]:
+        """Reads a chunk of the prompt that has begun first, if one is not read yet."""
+        slot = next((slot for slot, work in self._working.items() if work.is_reading), None)
+        if slot is None:
+            return []
         work = self._working[slot]
         start = work.num_read
         chunk = work.document[start : start + self._slots.chunk_tokens]

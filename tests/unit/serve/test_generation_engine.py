@@ -85,6 +85,7 @@ class ScriptedSlots:
     num_slots: int = 2
     max_tokens: int = LENGTH
     chunk_tokens: int = 4
+    rows_per_pass: int = 2
     calls: list[Any] = field(default_factory=list)
     cleared: list[int] = field(default_factory=list)
     fail_at: int = -1
