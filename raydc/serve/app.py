@@ -135,8 +135,9 @@ class Replica:
         answering = asyncio.ensure_future(
             self._respond(Request(request.scope, request.receive), hand_over)
         )
+        waited: set[asyncio.Future[Any]] = {handed, answering}
         try:
-            await asyncio.wait({handed, answering}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             # The client has gone.
             answering.cancel()

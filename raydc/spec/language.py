@@ -77,7 +77,8 @@ class Generation(Section):
         description="Most tokens that a request may ask for. Prompt and answer together have at "
         "most data.blocks.length tokens.",
     )
-    timeout_s: Annotated[float, Field(gt=0, le=86400)] = Field(
+    # HAProxy ends what is older when its configuration changes: `engine.serve_environment`.
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         600.0,
         description="Seconds after which a stream that has not ended fails. A replica that stops "
         "waits as long for its streams. Until its first token, and from token to token, a stream "

@@ -226,10 +226,10 @@ def _stop(value: dict[str, Any]) -> tuple[str, ...]:
     return tuple(strings)
 
 
-def _flag(value: dict[str, Any], name: str) -> bool:
+def _flag(value: dict[str, Any], name: str, section: str = "") -> bool:
     given = value.get(name)
     if given is not None and not isinstance(given, bool):
-        raise _refusal(name, f"{shown(given)} is neither true nor false")
+        raise _refusal(f"{section}{name}", f"{shown(given)} is neither true nor false")
     return bool(given)
 
 
@@ -244,4 +244,4 @@ def _has_usage(value: dict[str, Any], is_stream: bool) -> bool:
     for name in given:
         if name not in ("include_usage", "include_obfuscation"):
             raise _refusal(f"stream_options.{name[:100]}", "there is no such field")
-    return _flag(given, "include_usage")
+    return _flag(given, "include_usage", "stream_options.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -219,10 +218,13 @@ def test_a_pass_that_fails_is_500_or_the_last_event_of_a_stream(server: Language
     assert failed.status_code == 500
     assert failed.json()["error"]["type"] == "server_error"
     slots = server.hold(1)
-    slots.gate.set()
-    slots.step = lambda codes: 1 / 0  # type: ignore[method-assign, assignment]
-    broken = ask(server, stream=True)
-    assert broken.status_code == 200
+    slots.slots.step = lambda codes: 1 / 0  # type: ignore[method-assign, assignment]
+    body = {"model": NAME, "prompt": "the", "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as broken:
+        # The first token has come.
+        assert broken.status_code == 200
+        slots.gate.set()
+        broken.read()
     first, last = events_of(broken.text)
     assert first["choices"][0]["finish_reason"] is None
     assert last["error"]["type"] == "server_error"
