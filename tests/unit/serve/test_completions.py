@@ -225,8 +225,9 @@ def test_a_pass_that_fails_is_500_or_the_last_event_of_a_stream(server: Language
         assert broken.status_code == 200
         slots.gate.set()
         broken.read()
-    first, last = events_of(broken.text)
-    assert first["choices"][0]["finish_reason"] is None
+    # A first token without a whole character has no event.
+    *parts, last = events_of(broken.text)
+    assert all(part["choices"][0]["finish_reason"] is None for part in parts)
     assert last["error"]["type"] == "server_error"
     server.hold().gate.set()
     assert ask(server).status_code == 200
