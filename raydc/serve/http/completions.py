@@ -175,7 +175,8 @@ class CompletionHandler:
             except RequestError as error:
                 # The status is sent already; OpenAI's clients raise what such an event says.
                 self._service.tallies[answer.loaded.number].add(error.status, 0.0)
-                yield completion_answer.encode_event(completion_answer.describe_error(error))
+                described = completion_answer.describe_error(error, answer.request_id)
+                yield completion_answer.encode_event(described)
                 return
         if answer.body.has_usage:
             yield completion_answer.encode_event(answer.head.usage_body(answer.usage()))
@@ -247,6 +248,11 @@ class _Answer:
                 limit_s = settings.stream_timeout_s
                 message = f"the stream has not ended within generation.timeout_s = {limit_s:g} s"
             raise RequestError(408, message) from error
+
+    @property
+    def request_id(self) -> str:
+        """Id of its request."""
+        return self._request.id
 
     def usage(self) -> dict[str, object]:
         """Tokens so far, as OpenAI names them."""

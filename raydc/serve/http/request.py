@@ -195,7 +195,7 @@ def json_response(
 def error_response(request: Request, error: RequestError) -> EncodedResponse:
     """Builds the response to a request that is refused."""
     if request.segments[0] == OPENAI:
-        return json_response(describe_error(error), error.status, error.headers)
+        return json_response(describe_error(error, request.id), error.status, error.headers)
     return json_response(
         {"error": error.message, "request_id": request.id}, error.status, error.headers
     )

@@ -45,17 +45,19 @@ PATHS = (
     "GET /openapi.json",
     "GET /healthz",
     "GET /ping",
-    "POST /predict",
-    "POST /invocations",
     "GET /v2",
     "GET /v2/health/live",
     "GET /v2/health/ready",
     "GET /v2/models/{model}[/versions/{version}]",
     "GET /v2/models/{model}[/versions/{version}]/ready",
-    "POST /v2/models/{model}[/versions/{version}]/infer",
-    "GET /v1/models[/{model}]",
-    "POST /v1/completions",
 )
+# Of a model that predicts rows, and of one that continues texts.
+ROW_PATHS = (
+    "POST /predict",
+    "POST /invocations",
+    "POST /v2/models/{model}[/versions/{version}]/infer",
+)
+TEXT_PATHS = ("GET /v1/models[/{model}]", "POST /v1/completions")
 
 
 class Routes:
@@ -165,7 +167,7 @@ class Routes:
                 return Response(status_code=307, headers={"location": "openapi.json"})
         if (file := page.serve_file(request)) is not None:
             return file
-        raise _not_found(request)
+        raise _not_found(request, loaded)
 
     def _document(self, loaded: LoadedVersion) -> dict[str, Any]:
         settings = loaded.settings
@@ -198,12 +200,14 @@ class Routes:
             case ["ready"]:
                 request.require_method("GET")
                 return json_response({"name": model, "ready": True})
-        raise _not_found(request)
+        raise _not_found(request, loaded)
 
 
-def _not_found(request: Request) -> RequestError:
+def _not_found(request: Request, loaded: LoadedVersion | None) -> RequestError:
     path = request.scope["path"][:200]
-    return RequestError(404, f"no path {path}; known paths: {', '.join(PATHS)}")
+    is_language = loaded is not None and loaded.engine is not None
+    known = PATHS + (TEXT_PATHS if is_language else ROW_PATHS)
+    return RequestError(404, f"no path {path}; known paths: {', '.join(known)}")
 
 
 def _metadata(

@@ -97,9 +97,14 @@ def describe_models(names: list[str], created: int) -> list[dict[str, Any]]:
     ]
 
 
-def describe_error(error: RequestError) -> dict[str, Any]:
-    """The body of an error."""
+def describe_error(error: RequestError, request_id: str) -> dict[str, Any]:
+    """The body of an error.
+
+    Args:
+        error: What is wrong.
+        request_id: Id of the request in the access log.
+    """
     usual = "server_error" if error.status >= 500 else "invalid_request_error"
     kind, code = _ERRORS.get(error.status, (usual, None))
     fields = {"message": error.message, "type": kind, "param": error.param}
-    return {"error": {**fields, "code": error.code or code}}
+    return {"error": {**fields, "code": error.code or code}, "request_id": request_id}

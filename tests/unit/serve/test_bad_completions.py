@@ -135,7 +135,7 @@ def respond(routes: Routes, method: str, path: str, content: bytes, kind: str) -
 
 def check(found: tuple[int, Any], status: int, message: str) -> None:
     assert found[0] == status, found
-    assert set(found[1]) == {"error"}
+    assert set(found[1]) == {"error", "request_id"}
     error = found[1]["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert message in error["message"]
