@@ -223,6 +223,7 @@ def _metadata(
         "task": loaded.bundle.features.signature.task,
         "compute": loaded.bundle.compute,
         "answer": loaded.answer,
+        **({} if loaded.engine is None else {"max_tokens": loaded.engine.max_tokens}),
         **({"request_path": request_path} if request_path else {}),
         **model_facts.describe_model(loaded.bundle, loaded.source),
     }
