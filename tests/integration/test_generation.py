@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import httpx
 import pytest
-from endpoints import SMALL, WAIT_S, wait_for, wait_for_replicas
+from endpoints import SMALL, WAIT_S, choose_port, take_down, wait_for, wait_for_replicas
 from in_process import spoil_golden
 from language_models import TEXTS, language_spec, write_language_bundle
 from served_language import events_of
@@ -58,8 +59,6 @@ def offline(store: Storage) -> dict[tuple[int, int, int], str]:
 def endpoint(
     request: pytest.FixtureRequest, ray_engine: engine.Engine, store: Storage
 ) -> Iterator[serve.Endpoint]:
-    from endpoints import choose_port, take_down
-
     given = language_spec(
         store.uri,
         name=MODEL,
@@ -177,3 +176,91 @@ def test_the_client_of_raydc_completes_and_says_what_is_refused(
     with pytest.raises(RefusedError, match="is a language model; it answers at /v1/completions"):
         client.predict(endpoint.url, rows=[{"text": "a"}])
     assert client.metadata(endpoint.url, MODEL)["inputs"] == []
+
+
+# Beyond the two minutes after which HAProxy, as Ray Serve sets it, ends what it has begun.
+LONG_S = 140.0
+LONG_TOKENS = 30_000
+
+
+class LongStream(threading.Thread):
+    """A client that reads one stream until it is told to go."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.num_events = 0
+        self.names: set[str] = set()
+        self.failure = ""
+        self.go = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        asked = {"model": MODEL, "prompt": "the", "max_tokens": LONG_TOKENS, "temperature": 0}
+        try:
+            with httpx.stream(
+                "POST", f"{self.url}/v1/completions", json={**asked, "stream": True}, timeout=WAIT_S
+            ) as answer:
+                for line in answer.iter_lines():
+                    if line.startswith("data: {"):
+                        self.num_events += 1
+                        self.names.add(json.loads(line.removeprefix("data: "))["model"])
+                    if self.go.is_set():
+                        return
+            self.failure = "it has ended"
+        except httpx.HTTPError as error:
+            self.failure = repr(error)
+
+
+@pytest.mark.soak
+def test_long_streams_live_through_a_promote_and_changes_of_replicas(
+    ray_engine: engine.Engine, tmp_path: Path
+) -> None:
+    store = Storage(str(tmp_path / "store"))
+    for seed in range(2):
+        write_language_bundle(store / f"made-{seed}", seed, LONG_TOKENS + 100)
+        Registry(store).register(MODEL, store / f"made-{seed}", {"run": MODEL})
+
+    def deploy(version: int, num_replicas: int) -> serve.Endpoint:
+        scaling = {"min_replicas": num_replicas, "max_replicas": num_replicas}
+        given = language_spec(
+            store.uri,
+            LONG_TOKENS + 100,
+            MODEL,
+            ray_actor_options=SMALL,
+            port=choose_port(),
+            autoscaling_config=scaling,
+            generation={"slots": 4, "max_tokens": LONG_TOKENS},
+        )
+        return serve.deploy(given, store, version)
+
+    endpoint = deploy(1, 2)
+    streams = []
+    try:
+        # As many as fit on both replicas, so that each has some.
+        streams = [LongStream(endpoint.url) for _ in range(4)]
+        wait_for(lambda: all(one.num_events > 3 for one in streams), "all streams have begun")
+        assert {state["in_work"] > 0 for state in wait_for_replicas(MODEL, 2)} == {True}
+        serve.promote(store, MODEL, "production", 2)
+        # One of the replicas leaves, and a second HAProxy takes over.
+        deploy(2, 1)
+        changed_s = time.monotonic()
+        streams.append(LongStream(endpoint.url))
+        deploy(2, 2)
+        while time.monotonic() < changed_s + LONG_S:
+            time.sleep(1.0)
+            assert [one.failure for one in streams] == [""] * 5
+        counts = [one.num_events for one in streams]
+        wait_for(
+            lambda: all(
+                one.num_events > count + 3 for one, count in zip(streams, counts, strict=True)
+            ),
+            "all streams go on",
+        )
+        assert [one.names for one in streams] == [{f"{MODEL}:1"}] * 4 + [{f"{MODEL}:2"}]
+    finally:
+        for one in streams:
+            one.go.set()
+            one.join(WAIT_S)
+        take_down()
+    assert [one.failure for one in streams] == [""] * 5

@@ -17,6 +17,7 @@ from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.models.token_sampling import TokenSampling
 from raydc.serve.settings import Traffic, TrafficShare
+from raydc.serve.watch.request_record import RequestRecord
 from raydc.tokens import TokenStore
 
 
@@ -232,6 +233,47 @@ def test_a_pass_that_fails_is_500_or_the_last_event_of_a_stream(server: Language
     assert last["error"]["type"] == "server_error"
     server.hold().gate.set()
     assert ask(server).status_code == 200
+
+
+def test_a_stream_that_stalls_or_takes_too_long_ends_with_an_error(
+    server: LanguageServer, store: LanguageStore
+) -> None:
+    body = {"model": NAME, "prompt": "the", "max_tokens": 40, "stream": True}
+    for fields, message in (
+        ({"request_timeout_s": 0.3}, "no token within request_timeout_s = 0.3 s"),
+        ({"stream_timeout_s": 0.3}, "has not ended within generation.timeout_s = 0.3 s"),
+    ):
+        server.configure(store.settings(auth="none", **fields))
+        slots = server.hold()
+        answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+        slots.gate.set()
+        last = events_of(answer.text)[-1]
+        assert last["error"]["code"] == "timeout"
+        assert message in last["error"]["message"]
+        wait_until(lambda: server.replica.service.admission.num_in_work == 0)
+    # An answer in one piece has no status yet.
+    server.configure(store.settings(auth="none", request_timeout_s=0.3))
+    slots = server.hold()
+    assert ask(server, max_tokens=5).status_code == 408
+    slots.gate.set()
+    server.configure(store.settings(auth="none"))
+
+
+def test_the_access_log_counts_what_was_sent(server: LanguageServer) -> None:
+    records: list[RequestRecord] = []
+    gate = server.replica.gate
+    before, gate._record = gate._record, records.append
+    try:
+        answer = ask(server, max_tokens=9, stream=True)
+        wait_until(lambda: records)
+    finally:
+        gate._record = before
+    (record,) = records
+    assert record.status == 200
+    assert record.tokens is not None
+    assert record.tokens.num_answer == 9
+    assert 0 < record.tokens.first_s <= record.tokens.last_s <= record.seconds
+    assert record.bytes_out == len(answer.content)
 
 
 def test_a_canary_is_named_by_those_who_may_promote(store: LanguageStore) -> None:
