@@ -30,6 +30,8 @@ logger = logging.getLogger("ray.serve")
 Scores = npt.NDArray[np.float32]
 # Enough rows for matrices to be multiplied fast, and few enough that others wait for milliseconds.
 CHUNK_TOKENS = 64
+# A shorter chunk takes as long: its matrices have to be read anyway.
+_LEAST_CHUNK = 8
 # Steps of the proof that no slot depends on its number.
 _NUM_PROVED = 3
 
@@ -147,12 +149,14 @@ class DecoderSlots:
     def prefill(self, slot: int, codes: Sequence[int], start: int) -> Scores:
         """Reads the next tokens of a slot. See `SlotModel.prefill`."""
         count = len(codes)
-        padded = [*codes, *[self._decoder.end_code] * (self.chunk_tokens - count)]
+        # A function of the prompt alone, and few shapes; short prompts are read faster.
+        size = min(self.chunk_tokens, max(_LEAST_CHUNK, 1 << (count - 1).bit_length()))
+        padded = [*codes, *[self._decoder.end_code] * (size - count)]
         self._lengths[slot] = start + count
         with torch.inference_mode(), fixed_threads(self._num_threads):
             tokens_1C = torch.tensor([padded], device=self._places_T.device)
-            positions_1C = self._places_T[start : start + self.chunk_tokens][None]
-            rows, places = slice(slot, slot + 1), slice(start, start + self.chunk_tokens)
+            positions_1C = self._places_T[start : start + size][None]
+            rows, places = slice(slot, slot + 1), slice(start, start + size)
 
             def keep(caches: Tensor, found_1HCE: Tensor) -> Tensor:
                 caches[rows, :, places] = found_1HCE

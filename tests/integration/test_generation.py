@@ -178,38 +178,50 @@ def test_the_client_of_raydc_completes_and_says_what_is_refused(
     assert client.metadata(endpoint.url, MODEL)["inputs"] == []
 
 
-# Beyond the two minutes after which HAProxy, as Ray Serve sets it, ends what it has begun.
-LONG_S = 140.0
-LONG_TOKENS = 30_000
+# Many slots of many tokens: a step takes so long that a stream takes a minute.
+LONG_LENGTH, LONG_TOKENS, LONG_SLOTS = 2048, 1900, 128
+LONG_S = 60.0
 
 
-class LongStream(threading.Thread):
-    """A client that reads one stream until it is told to go."""
+class LongStreams(threading.Thread):
+    """A client that reads one long stream after the other until it is told to go."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)
         self.url = url
         self.num_events = 0
-        self.names: set[str] = set()
+        # Of each stream.
+        self.names: list[set[str]] = []
         self.failure = ""
         self.go = threading.Event()
         self.start()
 
     def run(self) -> None:
-        asked = {"model": MODEL, "prompt": "the", "max_tokens": LONG_TOKENS, "temperature": 0}
         try:
-            with httpx.stream(
-                "POST", f"{self.url}/v1/completions", json={**asked, "stream": True}, timeout=WAIT_S
-            ) as answer:
-                for line in answer.iter_lines():
-                    if line.startswith("data: {"):
-                        self.num_events += 1
-                        self.names.add(json.loads(line.removeprefix("data: "))["model"])
-                    if self.go.is_set():
-                        return
-            self.failure = "it has ended"
-        except httpx.HTTPError as error:
+            while not self.go.is_set():
+                self._read()
+        except (httpx.HTTPError, ValueError, KeyError) as error:
             self.failure = repr(error)
+
+    def _read(self) -> None:
+        asked = {"model": MODEL, "prompt": "the", "max_tokens": LONG_TOKENS, "temperature": 0}
+        asked["stream"] = True
+        last = ""
+        names: set[str] = set()
+        self.names.append(names)
+        with httpx.stream(
+            "POST", f"{self.url}/v1/completions", json=asked, timeout=WAIT_S
+        ) as answer:
+            answer.raise_for_status()
+            for line in answer.iter_lines():
+                last = line or last
+                if line.startswith("data: {"):
+                    self.num_events += 1
+                    names.add(json.loads(line.removeprefix("data: "))["model"])
+                if self.go.is_set():
+                    return
+        if last != "data: [DONE]":
+            raise ValueError(f"a stream ended with {last!r}")
 
 
 @pytest.mark.soak
@@ -218,49 +230,50 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
 ) -> None:
     store = Storage(str(tmp_path / "store"))
     for seed in range(2):
-        write_language_bundle(store / f"made-{seed}", seed, LONG_TOKENS + 100)
+        write_language_bundle(store / f"made-{seed}", seed, LONG_LENGTH)
         Registry(store).register(MODEL, store / f"made-{seed}", {"run": MODEL})
 
     def deploy(version: int, num_replicas: int) -> serve.Endpoint:
-        scaling = {"min_replicas": num_replicas, "max_replicas": num_replicas}
         given = language_spec(
             store.uri,
-            LONG_TOKENS + 100,
+            LONG_LENGTH,
             MODEL,
             ray_actor_options=SMALL,
             port=choose_port(),
-            autoscaling_config=scaling,
-            generation={"slots": 4, "max_tokens": LONG_TOKENS},
+            autoscaling_config={"min_replicas": num_replicas, "max_replicas": num_replicas},
+            generation={"slots": LONG_SLOTS, "max_tokens": LONG_TOKENS},
         )
         return serve.deploy(given, store, version)
 
     endpoint = deploy(1, 2)
-    streams = []
+    clients: list[LongStreams] = []
     try:
-        # As many as fit on both replicas, so that each has some.
-        streams = [LongStream(endpoint.url) for _ in range(4)]
-        wait_for(lambda: all(one.num_events > 3 for one in streams), "all streams have begun")
-        assert {state["in_work"] > 0 for state in wait_for_replicas(MODEL, 2)} == {True}
+        clients = [LongStreams(endpoint.url) for _ in range(4)]
+        wait_for(lambda: all(one.num_events > 3 for one in clients), "all streams have begun")
+        # HAProxy sends each to the replica with the fewest.
+        assert all(state["in_work"] > 0 for state in wait_for_replicas(MODEL, 2))
         serve.promote(store, MODEL, "production", 2)
-        # One of the replicas leaves, and a second HAProxy takes over.
+        # One of the replicas leaves, and a second HAProxy takes over; then one comes.
         deploy(2, 1)
-        changed_s = time.monotonic()
-        streams.append(LongStream(endpoint.url))
         deploy(2, 2)
+        changed_s = time.monotonic()
+        clients.append(LongStreams(endpoint.url))
         while time.monotonic() < changed_s + LONG_S:
             time.sleep(1.0)
-            assert [one.failure for one in streams] == [""] * 5
-        counts = [one.num_events for one in streams]
-        wait_for(
-            lambda: all(
-                one.num_events > count + 3 for one, count in zip(streams, counts, strict=True)
-            ),
-            "all streams go on",
-        )
-        assert [one.names for one in streams] == [{f"{MODEL}:1"}] * 4 + [{f"{MODEL}:2"}]
+            assert [one.failure for one in clients] == [""] * 5
+        counts = [one.num_events for one in clients]
+
+        def go_on() -> bool:
+            pairs = zip(clients, counts, strict=True)
+            return all(one.num_events > count for one, count in pairs)
+
+        wait_for(go_on, "all streams go on")
     finally:
-        for one in streams:
+        for one in clients:
             one.go.set()
             one.join(WAIT_S)
         take_down()
-    assert [one.failure for one in streams] == [""] * 5
+    assert [one.failure for one in clients] == [""] * 5
+    assert all(one.names[0] == {f"{MODEL}:1"} for one in clients[:4])
+    assert clients[4].names[0] == {f"{MODEL}:2"}
+    assert all(len(names) <= 1 for one in clients for names in one.names)

@@ -81,6 +81,21 @@ def test_bits_do_not_depend_on_the_slot_or_on_others(form: dict[str, Any]) -> No
         assert first.tobytes() == second.tobytes()
 
 
+def test_a_slot_that_pauses_keeps_what_it_has_read() -> None:
+    slots = slots_of(build(), 3)
+    codes, other = codes_of(40, 1), codes_of(40, 2)
+    expected = [prefill_all(slots, 0, codes[:10])]
+    expected += [slots.step({0: code})[0] for code in codes[10:20]]
+    found = [prefill_all(slots, 0, codes[:10])]
+    prefill_all(slots, 2, other[:5])
+    for number, code in enumerate(codes[10:20]):
+        # Steps of another one, in which this one has no token.
+        for step in range(2):
+            slots.step({2: other[5 + 2 * number + step]})
+        found.append(slots.step({0: code})[0])
+    assert [one.tobytes() for one in found] == [one.tobytes() for one in expected]
+
+
 def test_slots_that_are_computed_alone_give_the_same_scores() -> None:
     network = build()
     together, alone = slots_of(network, 4), slots_of(network, 4)

@@ -54,7 +54,7 @@ export async function open(path, { body, type, signal } = {}) {
 const textOf = (response, path) => answered(response.text(), path);
 
 // What the network does not bring is an EndpointError too.
-async function answered(promise, path) {
+export async function answered(promise, path) {
   try {
     return await promise;
   } catch (error) {

@@ -1,10 +1,11 @@
 // Input of a language model, and its answer as it comes.
 
-import { EndpointError, open } from "./client.js";
+import { answered, EndpointError, open } from "./client.js";
 import { element } from "./dom.js";
 
 const START = "Once upon a time"; // nothing is known of what the model has read
 
+const PATH = "v1/completions";
 const MOST_TOKENS = 128;
 
 // model: the metadata. onSubmit gets { body, type } of a stream.
@@ -51,7 +52,7 @@ function field(label, control) {
 // Returns the version that answered.
 export async function stream(request, place) {
   const started = performance.now();
-  const { response, requestId } = await open("v1/completions", request);
+  const { response, requestId } = await open(PATH, request);
   const answer = element("span", { id: "text" });
   const origin = element("p", { class: "quiet origin" });
   const version = response.headers.get("x-raydc-model-version");
@@ -88,7 +89,7 @@ async function* eventsOf(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await answered(reader.read(), PATH);
     if (done) return;
     text += value;
     const events = text.split("\n\n");
