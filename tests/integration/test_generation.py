@@ -183,6 +183,7 @@ def test_the_client_of_raydc_completes_and_says_what_is_refused(
 # Many slots of many tokens: a step takes so long that a stream takes a minute.
 LONG_LENGTH, LONG_TOKENS, LONG_SLOTS = 2048, 1900, 128
 LONG_S = 60.0
+MOST_CLIENTS = 8
 
 
 class LongStreams(threading.Thread):
@@ -250,10 +251,16 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
     endpoint = deploy(1, 2)
     clients: list[LongStreams] = []
     try:
-        clients = [LongStreams(endpoint.url) for _ in range(4)]
-        wait_for(lambda: all(one.num_events > 3 for one in clients), "all streams have begun")
-        # HAProxy sends each to the replica with the fewest.
-        assert all(state["in_work"] > 0 for state in wait_for_replicas(MODEL, 2))
+
+        def all_work() -> bool:
+            """Whether both replicas have streams; HAProxy learns of the second one later."""
+            if len(clients) < MOST_CLIENTS and all(one.num_events > 3 for one in clients):
+                clients.append(LongStreams(endpoint.url))
+            states = wait_for_replicas(MODEL, 2)
+            return len(clients) > 2 and all(state["in_work"] > 0 for state in states)
+
+        wait_for(all_work, "streams on both replicas")
+        num_old = len(clients)
         serve.promote(store, MODEL, "production", 2)
         # One of the replicas leaves, and a second HAProxy takes over; then one comes.
         deploy(2, 1)
@@ -262,7 +269,7 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
         clients.append(LongStreams(endpoint.url))
         while time.monotonic() < changed_s + LONG_S:
             time.sleep(1.0)
-            assert [one.failure for one in clients] == [""] * 5
+            assert not any(one.failure for one in clients)
         counts = [one.num_events for one in clients]
 
         def go_on() -> bool:
@@ -275,7 +282,7 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
             one.go.set()
             one.join(WAIT_S)
         take_down()
-    assert [one.failure for one in clients] == [""] * 5
-    assert all(one.names[0] == {f"{MODEL}:1"} for one in clients[:4])
-    assert clients[4].names[0] == {f"{MODEL}:2"}
+    assert [one.failure for one in clients if one.failure] == []
+    assert all(one.names[0] == {f"{MODEL}:1"} for one in clients[:num_old])
+    assert clients[num_old].names[0] == {f"{MODEL}:2"}
     assert all(len(names) <= 1 for one in clients for names in one.names)

@@ -89,7 +89,8 @@ class AnswerStream:
         piece = await self._pieces.get()
         while not self._pieces.empty() and not piece.is_last:
             following = self._pieces.get_nowait()
-            piece = following._replace(text=piece.text + following.text)
+            text = piece.text + following.text
+            piece = Piece(text, following.num_tokens, following.finish_reason, following.error)
         if piece.error is not None:
             raise piece.error
         return piece
