@@ -242,7 +242,10 @@ def test_a_stream_that_stalls_or_takes_too_long_ends_with_an_error(
     body = {"model": NAME, "prompt": "the", "max_tokens": 40, "stream": True}
     for fields, message in (
         ({"request_timeout_s": 0.3}, "no token within request_timeout_s = 0.3 s"),
-        ({"stream_timeout_s": 0.3}, "has not ended within generation.timeout_s = 0.3 s"),
+        (
+            {"stream_timeout_s": 0.3, "request_timeout_s": 600.0},
+            "has not ended within generation.timeout_s = 0.3 s",
+        ),
     ):
         server.configure(store.settings(auth="none", **fields))
         slots = server.hold()
