@@ -35,7 +35,7 @@ from safetensors import SafetensorError
 
 from raydc import checksummed_folder, models
 from raydc import spec as specs
-from raydc.bundle import card, golden
+from raydc.bundle import card, golden, golden_prompts
 from raydc.bundle.padded_passes import PaddingByLengths, run_by_lengths, run_padded
 from raydc.bundle.padding import Padding, measure, store_by_input
 from raydc.errors import CheckpointError, DataError, FormatError, SpecError, last_line
@@ -188,9 +188,10 @@ class Bundle:
         """Proves that this process computes what the training process computed.
 
         Raises:
-            CheckpointError: An input or output differs; the message names the first one.
+            CheckpointError: An input, an output or a token differs; the message names the first.
         """
         golden.check(self.golden, self.features, self.run, self.device)
+        golden_prompts.check(self.golden, self.features, self.model, self.device, self.num_threads)
 
 
 def write(
@@ -220,6 +221,8 @@ def write(
     model = _model(spec, features, weights)
     bundle = Bundle(model, features, spec, facts, {}, "", max_rows=_max_rows(spec, features))
     expected = golden.compute(golden_rows, features, bundle.run)
+    if prompts := golden_prompts.compute(golden_rows, features, bundle.model):
+        expected[golden_prompts.PROMPTS] = prompts
     bundle = replace(bundle, golden=expected)
     files = {
         "model.safetensors": safetensors.torch.save(weights),

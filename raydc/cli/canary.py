@@ -134,6 +134,7 @@ def shadow(
     Without --version, show how many of its answers differ.
     """
     from raydc.serve.control import rollout
+    from raydc.spec.language import LANGUAGE
 
     _refuse_both(drop, version)
     given, storage, alias = _open(spec, overrides, alias)
@@ -142,6 +143,11 @@ def shadow(
         return
     after = _attach(storage, given.name, alias, address)
     if version is not None:
+        if given.data.task == LANGUAGE:
+            raise UsageError(
+                "a shadow compares the answers to rows, and a language model has none",
+                "`raydc canary` lets another version answer some of the requests.",
+            )
         rollout.start(storage, given.name, alias, "shadow", version, fraction, why=why, after=after)
         report(
             f"{given.name}: version {version} gets copies of {fraction:.3g} "

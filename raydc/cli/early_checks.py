@@ -107,13 +107,7 @@ def check_port(spec: ResolvedSpec, address: str | None) -> None:
 
 
 def require_serve(spec: ResolvedSpec, path: str) -> None:
-    """Raises UsageError for a spec file, at `path`, whose model cannot be served as it is."""
-    # Its section would be refused, so it must not be asked for.
-    if spec.data.task == LANGUAGE:
-        raise UsageError(
-            f"{path} is of a language model, which is not served yet",
-            "`raydc evaluate` gives its perplexity, `raydc export` a program of its losses.",
-        )
+    """Raises UsageError for a spec file, at `path`, that has no section for an endpoint."""
     # A spec without the section may be for training only, so the defaults are not assumed.
     if spec.serve is None:
         raise UsageError(f"{path} has no section `serve`", "Add `serve: {}` for the defaults.")

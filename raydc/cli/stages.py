@@ -23,6 +23,7 @@ from raydc.cli.app import (
     resolve,
 )
 from raydc.cli.endpoint import stay
+from raydc.cli.example_line import describe_example
 from raydc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,15 +106,8 @@ def _one_of(resume: bool, new: bool, fork: str | None = None) -> None:
 
 
 def _summary(context: RunContext, served: Served) -> None:
-    if served.prediction is not None:
-        answer = served.prediction["predictions"][0]
-        # A classifier answers with a label or several, a regression with a value.
-        said = answer.get("label", answer.get("labels", answer.get("value")))
-        score = f" (score {answer['score']:.3f})" if "score" in answer else ""
-        truth = "" if served.expected is None else f"; the held-out row says {served.expected}"
-        report(f"predict   {served.url}/predict answered {said}{score}{truth}")
-    elif served.url is not None:
-        report("predict   no held-out row was sent: each lacks a value that the endpoint needs")
+    if served.url is not None:
+        report(describe_example(served.url, served.prediction, served.expected))
     name, value = context.spec.train.metric, served.metrics[context.spec.train.metric]
     # A metric is undefined on rows that lack a class, for example.
     score = "undefined" if value is None else f"{value:.4f}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raydc.client.one_shot import health, locate, metadata, predict
+from raydc.client.one_shot import complete, health, locate, metadata, predict
 from raydc.client.replies import Answer, Metadata, Prediction, Tensor, Tensors
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "Prediction",
     "Tensor",
     "Tensors",
+    "complete",
     "health",
     "locate",
     "metadata",

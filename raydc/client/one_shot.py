@@ -46,6 +46,39 @@ def predict(
     return _send(url, operations.predict(rows, image), timeout_s, MAX_RETRIES, token)
 
 
+def complete(
+    url: str,
+    model: str,
+    prompt: str,
+    timeout_s: float = 30.0,
+    token: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Continues a text by one request to `POST /v1/completions`.
+
+    For streams use a client of OpenAI's interface, with the address and `/v1` behind it.
+
+    Args:
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
+        model: Name of the model, or `model:version`.
+        prompt: Text that the answer follows.
+        timeout_s: Time limit, with all attempts.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
+        options: Further fields in OpenAI's format: `max_tokens`, `temperature`, `top_p`, `seed`,
+            `stop`.
+
+    Returns:
+        A completion in OpenAI's format: `{"choices": [{"text": ...}], "usage": ..., ...}`.
+
+    Raises:
+        UsageError: `url` is not an address, or JSON cannot hold a value.
+        RefusedError: The endpoint refuses the request; the message says why.
+        UnavailableError: There is no answer within the time limit or the attempts.
+    """
+    operation = operations.complete(model, prompt, options)
+    return _send(url, operation, timeout_s, MAX_RETRIES, token)
+
+
 def metadata(
     url: str, model: str, timeout_s: float = 10.0, token: str | None = None
 ) -> dict[str, Any]:

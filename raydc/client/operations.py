@@ -97,6 +97,25 @@ def infer(
     )
 
 
+def complete(model: str, prompt: str, options: Mapping[str, Any]) -> Operation[Reply]:
+    """Builds `POST /v1/completions`, whose reply is returned as it is.
+
+    Args:
+        model: Name of the model, or `model:version`.
+        prompt: Text that the answer follows.
+        options: Further fields in OpenAI's format, such as `max_tokens`.
+
+    Raises:
+        UsageError: JSON cannot hold a value.
+    """
+    try:
+        content = json.dumps({"model": model, "prompt": prompt, **options}, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the request cannot be sent as JSON: {error}") from error
+    headers = {"content-type": "application/json"}
+    return Operation("POST", "/v1/completions", lambda reply: reply, content.encode(), headers)
+
+
 def metadata(model: str, version: str | None = None) -> Operation[Metadata]:
     """Builds `GET /v2/models/{model}`, of one version or of the model."""
     return Operation("GET", _model_path(model, version), parse_metadata)

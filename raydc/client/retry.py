@@ -212,7 +212,9 @@ def _is_json(reply: Reply) -> bool:
 
 def _reason(reply: Reply) -> str:
     try:
-        return str(json.loads(reply.body)["error"])
+        error = json.loads(reply.body)["error"]
+        # OpenAI's format has an object there.
+        return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError, RecursionError):
         return reply.body[:200].decode(errors="replace").strip() or "no reason given"
 

@@ -47,6 +47,12 @@ SETTINGS = {
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
     # A client that falls silent in the middle of a request is disconnected.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    # A change of replicas starts another HAProxy beside the old one, which lives until its last
+    # answer has ended, but no longer than this. Serve's default cuts streams after two minutes.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3660",
+    # About as with that default. Serve would keep ports of replicas back as long as an old HAProxy
+    # may live, and a node has some dozens; but an old one takes no new requests.
+    "RAY_SERVE_PORT_QUARANTINE_S": "180",
     # HAProxy is restarted about five seconds after its death instead of thirty.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",

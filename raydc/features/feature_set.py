@@ -24,6 +24,7 @@ from raydc.features.raw_values import Values
 from raydc.features.record import Inputs
 from raydc.features.signature import Signature
 from raydc.features.table_layout import TableLayout
+from raydc.features.token_block import TokenBlock
 from raydc.order import Ids
 from raydc.storage import canonical_json, sha256
 
@@ -104,6 +105,12 @@ class Features(Outputs):
         folds = folds_of(row_ids)
         replaced = {name: OutOfFold(tuple(by_fold), folds) for name, by_fold in without.items()}
         return replace(self, columns={**self.columns, **replaced})
+
+    @property
+    def documents(self) -> TokenBlock | None:
+        """The column of a language model, which continues documents; None of any other model."""
+        columns = list(self.columns.values())
+        return columns[0] if len(columns) == 1 and isinstance(columns[0], TokenBlock) else None
 
     @cached_property
     def layout(self) -> TableLayout:

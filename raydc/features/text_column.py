@@ -158,8 +158,9 @@ class GivenTokenizer:
         takes_special: Whether what is written like a special token is one, in whole texts.
 
     Attributes:
-        codes: Code of each token.
-        num_codes: Number of codes; all are below it.
+        tokenizer: The tokenizer itself, of the library `tokenizers`.
+        codes: Code of each token by its text.
+        num_codes: One more than the greatest code.
         special: Special tokens.
 
     Raises:
@@ -173,28 +174,28 @@ class GivenTokenizer:
             raise DataError("a tokenizer file needs the package tokenizers", INSTALL) from error
         try:
             json.loads(content)
-            self._tokenizer = Tokenizer.from_str(content)
+            self.tokenizer = Tokenizer.from_str(content)
             # Padding of the file would be taken for text. Its special tokens stay when a text is
             # cut, as they do where such a tokenizer comes from.
-            self._tokenizer.no_padding()
+            self.tokenizer.no_padding()
             if max_tokens is None:
-                self._tokenizer.no_truncation()
-                self._tokenizer.encode_special_tokens = not takes_special
+                self.tokenizer.no_truncation()
+                self.tokenizer.encode_special_tokens = not takes_special
             else:
-                self._tokenizer.enable_truncation(max_tokens)
+                self.tokenizer.enable_truncation(max_tokens)
         # The library raises its own types, none of them public.
         except Exception as error:
             raise DataError(f"not a tokenizer file: {error}") from error
         self._is_whole = max_tokens is None
-        self.codes = dict(self._tokenizer.get_vocab(with_added_tokens=True))
+        self.codes = dict(self.tokenizer.get_vocab(with_added_tokens=True))
         self.num_codes = max(self.codes.values(), default=0) + 1
-        added = self._tokenizer.get_added_tokens_decoder().values()
+        added = self.tokenizer.get_added_tokens_decoder().values()
         self.special = tuple(token.content for token in added if token.special)
 
     def encode(self, text: bytes, max_codes: int) -> list[int]:
         """Encodes a text. Raises ValueError if the tokenizer has no token for a part of it."""
         try:
-            found = self._tokenizer.encode(text.decode(), add_special_tokens=not self._is_whole)
+            found = self.tokenizer.encode(text.decode(), add_special_tokens=not self._is_whole)
             return list(found.ids[:max_codes])
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error
@@ -205,7 +206,7 @@ class GivenTokenizer:
         Raises ValueError if the tokenizer has no token for a part of it.
         """
         try:
-            found = self._tokenizer.encode(text, add_special_tokens=False)
+            found = self.tokenizer.encode(text, add_special_tokens=False)
             return list(found.ids), list(found.offsets)
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error

@@ -22,11 +22,14 @@ from raydc.features.byte_pairs import NUM_BYTES, BytePairs, learn_merges
 from raydc.features.signature import Field
 from raydc.features.table_layout import smallest_type
 from raydc.features.text_column import GivenTokenizer, Normalisation, is_missing, to_bytes
+from raydc.features.token_text import ByteTexts, CodeTexts, TokenizerTexts, bytes_of_codes
 
 Codes = npt.NDArray[Any]
 Values = Sequence[Any] | npt.NDArray[Any]
 # No document has as many tokens.
 _ALL = 2**62
+# Codes of a prompt that the text of its answer may depend on.
+_NUM_BEFORE = 8
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,13 @@ class TokenBlock:
             return GivenTokenizer(self.tokenizer, None)
         return BytePairs(list(zip(self.merges[::2], self.merges[1::2], strict=True)))
 
-    def encode(self, text: Any, place: str) -> list[int]:
-        """Codes of a whole document, without those around it.
+    def encode(self, text: Any, place: str, max_codes: int = _ALL) -> list[int]:
+        """Codes of a document, without those around it.
 
         Args:
             text: The document.
             place: Names it, for messages.
+            max_codes: Most codes to return; by default all of them.
 
         Raises:
             DataError: It is not text, or the tokenizer has no token for a part of it.
@@ -81,7 +85,7 @@ class TokenBlock:
         if not isinstance(text, str):
             raise DataError(f"{place}: {shown(text)} is not text", "Give a string.")
         try:
-            codes = self._encoder.encode(to_bytes(text, self.normalisation), _ALL)
+            codes = self._encoder.encode(to_bytes(text, self.normalisation), max_codes)
         except UnicodeEncodeError as error:
             reason = f"not valid text: half a surrogate pair at position {error.start}"
             raise DataError(f"{place}: {reason}") from error
@@ -93,6 +97,22 @@ class TokenBlock:
                 "Leave data.blocks.end_token out for a token of its own.",
             )
         return codes
+
+    def texts(self, before: Sequence[int]) -> CodeTexts:
+        """Texts of codes that follow each other, such as those of an answer.
+
+        Args:
+            before: Codes of the text before them.
+        """
+        if isinstance(self._encoder, GivenTokenizer):
+            # A few are enough: they only say whether the text has begun.
+            return TokenizerTexts(self._encoder.tokenizer, before[-_NUM_BEFORE:])
+        return ByteTexts(self._byte_texts)
+
+    @cached_property
+    def _byte_texts(self) -> list[bytes]:
+        pairs = list(zip(self.merges[::2], self.merges[1::2], strict=True))
+        return bytes_of_codes(pairs, self.num_codes)
 
     def rows(self, stream: Codes) -> tuple[Codes, npt.NDArray[np.int64]]:
         """Cuts a stream of documents into rows.

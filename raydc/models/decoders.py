@@ -25,6 +25,8 @@ from raydc.spec.sequence_models import Decoder
 # Standard deviation of the first weights, as in GPT-2.
 _DEVIATION = 0.02
 _FEED_FORWARD = 4
+# Cosine and sine of the angles of positions.
+Turn = tuple[Tensor, Tensor]
 
 
 def build(model: Decoder, signature: Signature) -> Network:
@@ -90,7 +92,7 @@ class CausalDecoder(nn.Module):
         self.end_code = end_code
         self.tokens = nn.Embedding(num_codes, model.width)
         self.dropout = nn.Dropout(model.dropout)
-        self.layers = nn.ModuleList(_DecoderLayer(model) for _ in range(model.depth))
+        self.layers = nn.ModuleList(DecoderLayer(model) for _ in range(model.depth))
         self.norm = _make_norm(model)
         # Tied weights are those of the tokens, which a state then holds once.
         self.head = None if model.tied else nn.Linear(model.width, num_codes, bias=False)
@@ -98,7 +100,7 @@ class CausalDecoder(nn.Module):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=_DEVIATION)
         for layer in self.layers:
-            assert isinstance(layer, _DecoderLayer)
+            assert isinstance(layer, DecoderLayer)
             layer.shrink_outputs(1.0 / math.sqrt(2 * model.depth))
         angles_LE = _angles(max_length, model.width // model.heads, model.rotary_base)
         self.register_buffer("angles_LE", angles_LE, persistent=False)
@@ -147,7 +149,7 @@ def _angles(num_positions: int, width: int, base: float) -> Tensor:
     return angles.float()
 
 
-def _rotate(x_BHLE: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(x_BHLE: Tensor, turn: Turn) -> Tensor:
     """Turns each pair of numbers, one of either half of a head, by the angle of its position."""
     cosine, sine = turn
     first, second = x_BHLE.chunk(2, dim=3)
@@ -161,7 +163,7 @@ def _make_norm(model: Decoder) -> nn.Module:
     return nn.RMSNorm(model.width, eps=1e-5)
 
 
-class _DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module):
     """Attention to earlier tokens, then a layer for each token; both are added to what comes in."""
 
     def __init__(self, model: Decoder) -> None:
@@ -183,8 +185,33 @@ class _DecoderLayer(nn.Module):
         self.output.weight.mul_(factor)
         self.narrow.weight.mul_(factor)
 
-    def forward(self, x_BLD: Tensor, mask_B1LL: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        read_BLD = self._attend(self.norm_attention(x_BLD), mask_B1LL, turn)
+    def forward(self, x_BLD: Tensor, mask_B1LL: Tensor, turn: Turn) -> Tensor:
+        query, key, value = self.project(x_BLD, turn)
+        read_BHLE = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_B1LL)
+        return self.add_parts(x_BLD, read_BHLE)
+
+    def project(self, x_BLD: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+        """What each token looks for, what it is found by and what it gives, each [B, H, L, E].
+
+        Args:
+            x_BLD: What comes into the layer.
+            turn: Cosine and sine of the positions of the tokens.
+        """
+        x_BLD = self.norm_attention(x_BLD)
+        shape = (*x_BLD.shape[:2], self.num_heads, -1)
+        query, key, value = (
+            part.reshape(shape).transpose(1, 2) for part in self.projection(x_BLD).chunk(3, dim=2)
+        )
+        return _rotate(query, turn), _rotate(key, turn), value
+
+    def add_parts(self, x_BLD: Tensor, read_BHLE: Tensor) -> Tensor:
+        """Adds both parts of the layer to what came in, [B, L, D].
+
+        Args:
+            x_BLD: What came into the layer.
+            read_BHLE: What its attention has read.
+        """
+        read_BLD = self.output(read_BHLE.transpose(1, 2).flatten(2))
         x_BLD = x_BLD + self.dropout(read_BLD)
         wide = self.widen(self.norm_forward(x_BLD))
         if self.is_gated:
@@ -193,13 +220,3 @@ class _DecoderLayer(nn.Module):
         else:
             wide = functional.gelu(wide)
         return x_BLD + self.dropout(self.narrow(wide))  # type: ignore[no-any-return]
-
-    def _attend(self, x_BLD: Tensor, mask_B1LL: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-        shape = (*x_BLD.shape[:2], self.num_heads, -1)
-        query, key, value = (
-            part.reshape(shape).transpose(1, 2) for part in self.projection(x_BLD).chunk(3, dim=2)
-        )
-        read_BHLE = functional.scaled_dot_product_attention(
-            _rotate(query, turn), _rotate(key, turn), value, attn_mask=mask_B1LL
-        )
-        return self.output(read_BHLE.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ replica in place.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
 import os
@@ -65,6 +66,8 @@ class Replica:
         # `_decide` puts `PathSelection.answer_probe` here while it checks the direct path.
         self._respond: Callable[..., Awaitable[int]] = self.gate.respond
         self._decision: Decision | None = None
+        # Streams on Ray Serve's path.
+        self._streaming: set[asyncio.Future[int]] = set()
         # A replica may share its node with many.
         begin_work(_KEPT_BYTES)
         # Ray Serve starts the replica's HTTP server as soon as this constructor returns.
@@ -120,15 +123,35 @@ class Replica:
     async def __call__(self, request: StarletteRequest) -> Response:
         """Answers a request that took Ray Serve's path."""
         from raydc.serve.http.request import Request
+        from raydc.serve.http.streamed_response import StreamedResponse
 
-        responses: list[Response] = []
+        handed: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
-        async def keep(response: Response) -> bool:
-            responses.append(response)
-            return True
+        async def hand_over(response: Response) -> bool:
+            handed.set_result(response)
+            # Ray Serve sends it when this method has returned; the request ends after that.
+            return not isinstance(response, StreamedResponse) or await response.wait_until_sent()
 
-        await self._respond(Request(request.scope, request.receive), keep)
-        return responses[0]
+        answering = asyncio.ensure_future(
+            self._respond(Request(request.scope, request.receive), hand_over)
+        )
+        waited: set[asyncio.Future[Any]] = {handed, answering}
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The client has gone.
+            answering.cancel()
+            raise
+        if not handed.done():
+            await answering
+        response = handed.result()
+        if isinstance(response, StreamedResponse):
+            # The loop itself holds tasks weakly only.
+            self._streaming.add(answering)
+            answering.add_done_callback(self._streaming.discard)
+        else:
+            await answering
+        return response
 
     def __del__(self) -> None:
         """Called by Ray Serve when the replica has answered its last request."""

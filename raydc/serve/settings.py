@@ -75,6 +75,10 @@ class Settings(BaseModel):
     device: str = "cpu"
     num_threads: int = 1
     optimize: str = "none"
+    # Of a language model: `serve.generation` of the spec.
+    num_slots: int = 8
+    max_tokens: int = 1024
+    stream_timeout_s: float = 600.0
 
     def at(self, now_s: float) -> Traffic:
         """The traffic in force at a time (Unix, seconds)."""
@@ -97,5 +101,5 @@ class Settings(BaseModel):
 
     @property
     def batching(self) -> tuple[object, ...]:
-        """Settings on which a batcher depends, besides its model."""
-        return self.max_batch_size, self.batch_wait_timeout_s
+        """Settings on which a batcher or an engine depends, besides its model."""
+        return self.max_batch_size, self.batch_wait_timeout_s, self.num_slots

@@ -22,6 +22,14 @@ LANGUAGE: Literal["language_modelling"] = "language_modelling"
 TEXT = "text"
 # Fields of `data` that say something about inputs, labels or rows of a table.
 _NOT_READ = ("augment", "classes", "joins", "query", "windows")
+# Fields of `serve` about rows, forward passes of rows, and images.
+_ABOUT_ROWS = (
+    "batch_wait_timeout_s",
+    "max_batch_size",
+    "max_request_pixels",
+    "max_request_rows",
+    "optimize",
+)
 _CLEANS = ("missing_values", "missing_target", "duplicates")
 _TOKENS_PER_PASS = 8192
 # So many scores of codes fit into memory: 2 GiB, for 65,536 codes those of all tokens of a pass.
@@ -62,6 +70,28 @@ class TokenBlocks(Section):
     )
 
 
+class Generation(Section):
+    """How a language model continues texts."""
+
+    slots: Annotated[int, Field(ge=1, le=256)] = Field(
+        8,
+        description="Answers that a replica computes at a time, one token of each in a pass. A "
+        "pass always has all slots, so that no answer depends on the others; more requests wait.",
+    )
+    max_tokens: Annotated[int, Field(ge=1)] = Field(
+        1024,
+        description="Most tokens that a request may ask for. Prompt and answer together have at "
+        "most data.blocks.length tokens.",
+    )
+    # HAProxy ends what is older when its configuration changes: `engine.serve_environment`.
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        600.0,
+        description="Seconds after which a stream that has not ended fails. A replica that stops "
+        "waits as long for its streams. Until its first token, and from token to token, a stream "
+        "has serve.request_timeout_s.",
+    )
+
+
 def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     """Yields conflicts between the task language_modelling and the rest of a spec.
 
@@ -86,6 +116,9 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
             yield problem(f"blocks are for data.task: {LANGUAGE}", "data", "blocks")
         elif data.format == "text":
             yield problem(f"files of text are for data.task: {LANGUAGE}", "data", "format")
+        if spec.serve is not None and spec.serve.generation != Generation():
+            message = f"generation is for data.task: {LANGUAGE}"
+            yield problem(message, "serve", "generation")
         return
     if not is_decoder and not is_pretrained:
         message = f"{name or 'a builder'} is not for {LANGUAGE}; set model: {{name: decoder}}"
@@ -125,8 +158,12 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
         if any(":" in one for one in ([named] if isinstance(named, str) else named)):
             message = f"functions of your own are not for {LANGUAGE}; leave them out"
             yield problem(message, "train", field)
-    if spec.serve is not None and not is_pretrained:
-        yield problem("language models are not served yet; remove the section", "serve")
+    if spec.serve is not None:
+        usual = type(spec.serve)()
+        for field in _ABOUT_ROWS:
+            if getattr(spec.serve, field) != getattr(usual, field):
+                message = f"it is about rows, and {LANGUAGE} answers with tokens; leave it out"
+                yield problem(message, "serve", field)
     if is_pretrained:
         yield from _pretrained_problems(spec, problem)
 

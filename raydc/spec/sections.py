@@ -12,6 +12,7 @@ from raydc.spec.base import Count, Fraction, NotNegative, Positive, Section
 from raydc.spec.cleaning import Clean, ColumnCleaning, Split
 from raydc.spec.data import Data, IdxFiles, Sources
 from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
+from raydc.spec.language import Generation
 from raydc.spec.model import (
     Builder,
     Cnn,
@@ -54,6 +55,7 @@ __all__ = [
     "Factorisation",
     "FaultTolerance",
     "Fusion",
+    "Generation",
     "HuggingFace",
     "IdxFiles",
     "Linear",
@@ -195,6 +197,7 @@ class Serve(Section):
         description="Always false: TLS ends in front of the endpoint, see cluster/nginx.conf.",
     )
     canary: CanaryRule = CanaryRule()
+    generation: Generation = Generation()
     ray_actor_options: dict[str, Any] = Field(
         default_factory=lambda: {"num_cpus": 1}, description="Resources of a replica."
     )

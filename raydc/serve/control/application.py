@@ -19,6 +19,8 @@ _SETUP_HOOK = "raydc.serve.preload.begin"
 # queued; these allowances keep both from using up the limits of clients.
 _SPARE_REQUESTS = 16
 _BURST_REQUESTS = 256
+# A stream ends itself at its limit; its replica lives a little longer.
+_STREAM_MARGIN_S = 10.0
 
 Application = dict[str, Any]
 
@@ -51,10 +53,15 @@ def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffi
         device="cuda" if options.get("num_gpus", 0) > 0 else "cpu",
         num_threads=max(1, int(options.get("num_cpus", 1))),
         optimize=section.optimize,
+        num_slots=section.generation.slots,
+        max_tokens=section.generation.max_tokens,
+        stream_timeout_s=section.generation.timeout_s,
     )
 
 
-def build_application(section: Serve, settings: Settings, route_prefix: str) -> Application:
+def build_application(
+    section: Serve, settings: Settings, route_prefix: str, has_streams: bool = False
+) -> Application:
     """Builds the application in Serve's schema.
 
     A replica refuses requests over its limits itself, as JSON. Serve's own limits, whose answers
@@ -64,6 +71,7 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
         section: Section `serve` of the spec, for the number of replicas and resources.
         settings: What each replica gets as its `user_config`.
         route_prefix: Path of the endpoint, such as `/`.
+        has_streams: Whether it is a language model: a replica that ends waits for its streams.
     """
     limited = section.max_queued_requests >= 0
     capacity = (
@@ -71,6 +79,8 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
         + (section.max_queued_requests if limited else 0)
         + _SPARE_REQUESTS
     )
+    waiting_s = settings.stream_timeout_s + _STREAM_MARGIN_S
+    waits = {"graceful_shutdown_timeout_s": waiting_s} if has_streams else {}
     return {
         "name": settings.model,
         "route_prefix": route_prefix,
@@ -93,6 +103,7 @@ def build_application(section: Serve, settings: Settings, route_prefix: str) -> 
                 "health_check_period_s": 2.0,
                 # Serve would format a line for each request even if no handler writes it.
                 "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+                **waits,
             }
         ],
     }

@@ -22,6 +22,7 @@ from raydc.serve.control.readiness import Endpoint
 from raydc.serve.control.traffic_history import record_changes
 from raydc.serve.settings import Traffic
 from raydc.spec import ResolvedSpec
+from raydc.spec.language import LANGUAGE
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
 from raydc.tracking.endpoint_record import remove_record
@@ -98,7 +99,9 @@ def _deploy(
     )
     switchover.apply_and_wait(
         endpoint,
-        application_module.build_application(section, settings, prefix),
+        application_module.build_application(
+            section, settings, prefix, has_streams=spec.data.task == LANGUAGE
+        ),
         before,
         ready_timeout_s,
         lambda: registry.set_alias(spec.name, section.alias, version, who, why),

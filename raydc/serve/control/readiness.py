@@ -162,10 +162,41 @@ def predict_row(
     Raises:
         ServeError: There is no answer, or the token stays unknown.
     """
+    return _once_known(lambda: client.predict(url, [row], timeout_s=timeout_s, token=token))
+
+
+def complete_text(
+    url: str, model: str, prompt: str, max_tokens: int, token: str | None, timeout_s: float = 30.0
+) -> dict[str, Any]:
+    """Continues one text greedily, with a token that replicas may not know yet.
+
+    Args:
+        url: Address of the endpoint, with its path.
+        model: Name of the model.
+        prompt: Text that the answer follows.
+        max_tokens: Most tokens of the answer.
+        token: Access token, which may have been created just now; None for an open endpoint.
+        timeout_s: Time limit of the request, once the token is known.
+
+    Returns:
+        The endpoint's JSON.
+
+    Raises:
+        ServeError: There is no answer, or the token stays unknown.
+    """
+    return _once_known(
+        lambda: client.complete(
+            url, model, prompt, timeout_s, token, max_tokens=max_tokens, temperature=0
+        )
+    )
+
+
+def _once_known(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Repeats a request until the replicas know its token, for a few seconds."""
     deadline = time.monotonic() + _TOKEN_TIMEOUT_S
     while True:
         try:
-            return client.predict(url, [row], timeout_s=timeout_s, token=token)
+            return ask()
         except RefusedError as error:
             if error.status != 401 or time.monotonic() > deadline:
                 raise

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from raydc.engine.direct_support import UNREAD_ANSWER_TIMEOUT_S
 from raydc.serve.http.request import CLIENT_CLOSED, Request
+from raydc.serve.http.streamed_response import StreamedResponse
 
 # Paths of Ray Serve itself: health check and routes.
 _INTERNAL_PREFIX = "/-/"
@@ -87,11 +88,13 @@ async def _write(cycle: RequestResponseCycle, request: Request, response: Respon
     Args:
         cycle: uvicorn's object for the request and its answer.
         request: Request that is answered; gives the id, and HEAD gets no body.
-        response: The answer, whose body is complete.
+        response: The answer, whose body is complete, or a stream.
 
     Returns:
         False if the client has gone.
     """
+    if isinstance(response, StreamedResponse):
+        return await _stream(cycle, request, response)
     if cycle.flow.write_paused and not cycle.disconnected:
         try:
             async with asyncio.timeout(UNREAD_ANSWER_TIMEOUT_S):
@@ -121,3 +124,15 @@ async def _write(cycle: RequestResponseCycle, request: Request, response: Respon
         cycle.transport.close()
     cycle.on_response()
     return True
+
+
+async def _stream(
+    cycle: RequestResponseCycle, request: Request, response: StreamedResponse
+) -> bool:
+    """Writes an answer part by part; returns False if the client has gone or reads no more."""
+    # uvicorn's own way: its cost does not matter beside that of a token.
+    is_whole = await response.send(cycle.send, [(b"x-request-id", request.id.encode("latin-1"))])
+    if not is_whole:
+        # The end of the body would make half an answer look whole.
+        cycle.transport.abort()
+    return is_whole

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from raydc.serve.http import page
 from raydc.serve.http.authentication import ANYONE, Authenticator, require_right
 from raydc.serve.http.request import CLIENT_CLOSED, Request, error_response
+from raydc.serve.http.streamed_response import StreamedResponse
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.service import Service
 from raydc.serve.watch.request_record import RequestRecord
@@ -66,6 +67,7 @@ class FrontHandler:
                 if request.subpath not in OPEN_PATHS:
                     token = self._authenticator.check(request.header(b"authorization"))
                     self._check_rights(token, request.segments)
+                request.access = token
                 response = await self._respond(request)
             except RequestError as error:
                 response = error_response(request, error)
@@ -73,6 +75,9 @@ class FrontHandler:
                 status = response.status_code
         finally:
             # `response` is None if the task was cancelled; such a request is recorded as well.
+            if isinstance(response, StreamedResponse):
+                # Nobody sent it if the task was cancelled before.
+                response.close()
             seconds = time.perf_counter() - started
             self._record(self._make_record(request, token, response, status, time_s, seconds))
         return status
@@ -120,9 +125,14 @@ class FrontHandler:
             rows=request.rows,
             seconds=seconds,
             bytes_in=_parse_length(request.header(b"content-length")),
-            bytes_out=len(response.body) if response is not None and is_sent else 0,
+            bytes_out=_sent_bytes(response) if response is not None and is_sent else 0,
             token=token.name,
+            tokens=request.tokens,
         )
+
+
+def _sent_bytes(response: Response) -> int:
+    return response.num_bytes if isinstance(response, StreamedResponse) else len(response.body)
 
 
 def _parse_length(text: str) -> int:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from raydc.serve.http.request import Request
 
-_MODULES = ("page", "client", "dom", "picture", "pad", "ink", "row", "answer", "card")
+_MODULES = ("page", "client", "dom", "picture", "pad", "ink", "row", "text", "answer", "card")
 # File and media type by path; "" is the page itself. page.js imports the other modules.
 FILES = {
     "": ("page.html", "text/html; charset=utf-8"),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from raydc.serve.protocol.completion_answer import describe_error
 from raydc.serve.protocol.interface import RequestError
+from raydc.serve.watch.request_record import TokenCounts
+from raydc.tokens import Token
+
+if TYPE_CHECKING:
+    from raydc.serve.replica.loaded_version import LoadedVersion
 
 JSON = b"application/json"
 # nginx and others log this status for a client that closed its connection before the answer.
@@ -19,6 +26,8 @@ CLIENT_CLOSED = 499
 _KEY = b"x-raydc-key"
 # HAProxy sets it; without HAProxy, Ray Serve has a middleware for it.
 _REQUEST_ID = b"x-request-id"
+# Paths in OpenAI's format, whose errors have that format too.
+OPENAI = "v1"
 
 
 class Request:
@@ -38,9 +47,16 @@ class Request:
         rows: Number of rows that were predicted for it; 0 until then.
         version: Number of the version that answered it; empty until then.
         num_read: Bytes of its body that have been read.
+        began_s: `time.perf_counter` when its head had been read.
+        access: Token that it came with; None until it is checked.
+        answered_by: Version that the body names, if it is another than was chosen for the request.
+        tokens: What a language model has read and written for it; None otherwise.
     """
 
     __slots__ = (
+        "access",
+        "answered_by",
+        "began_s",
         "headers",
         "id",
         "num_read",
@@ -49,6 +65,7 @@ class Request:
         "scope",
         "segments",
         "subpath",
+        "tokens",
         "version",
     )
 
@@ -65,6 +82,10 @@ class Request:
         self.rows = 0
         self.version = ""
         self.num_read = 0
+        self.began_s = time.perf_counter()
+        self.access: Token | None = None
+        self.answered_by: LoadedVersion | None = None
+        self.tokens: TokenCounts | None = None
 
     @property
     def method(self) -> str:
@@ -173,6 +194,8 @@ def json_response(
 
 def error_response(request: Request, error: RequestError) -> EncodedResponse:
     """Builds the response to a request that is refused."""
+    if request.segments[0] == OPENAI:
+        return json_response(describe_error(error, request.id), error.status, error.headers)
     return json_response(
         {"error": error.message, "request_id": request.id}, error.status, error.headers
     )

@@ -16,8 +16,15 @@ from starlette.responses import Response
 
 from raydc.errors import DataError, TooManyPixelsError
 from raydc.serve.http import page
+from raydc.serve.http.completions import CompletionHandler
 from raydc.serve.http.prediction import PredictionHandler
-from raydc.serve.http.request import CLIENT_CLOSED, Request, error_response, json_response
+from raydc.serve.http.request import (
+    CLIENT_CLOSED,
+    OPENAI,
+    Request,
+    error_response,
+    json_response,
+)
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.alias_reader import AliasReader
@@ -38,15 +45,19 @@ PATHS = (
     "GET /openapi.json",
     "GET /healthz",
     "GET /ping",
-    "POST /predict",
-    "POST /invocations",
     "GET /v2",
     "GET /v2/health/live",
     "GET /v2/health/ready",
     "GET /v2/models/{model}[/versions/{version}]",
     "GET /v2/models/{model}[/versions/{version}]/ready",
+)
+# Of a model that predicts rows, and of one that continues texts.
+ROW_PATHS = (
+    "POST /predict",
+    "POST /invocations",
     "POST /v2/models/{model}[/versions/{version}]/infer",
 )
+TEXT_PATHS = ("GET /v1/models[/{model}]", "POST /v1/completions")
 
 
 class Routes:
@@ -67,6 +78,7 @@ class Routes:
         # Set by the replica: which path requests take, and why (`Decision.to_dict`).
         self.request_path: dict[str, Any] = {}
         self._predictions = PredictionHandler(service)
+        self._completions = CompletionHandler(service)
         self._aliases = AliasReader()
 
     async def respond(self, request: Request) -> Response:
@@ -75,6 +87,7 @@ class Routes:
         # Chosen once: a request keeps its version even if traffic changes meanwhile.
         loaded = self._choose_version(request)
         response = await self._respond(request, loaded)
+        loaded = request.answered_by or loaded
         if loaded is not None:
             response.raw_headers += loaded.answer_headers
             request.version = loaded.version
@@ -122,7 +135,9 @@ class Routes:
             # The two that carry load come first.
             case ["predict"] | ["invocations"]:
                 request.require_method("POST")
-                return await self._predictions.predict(request, _require(loaded))
+                return await self._predictions.predict(request, _require_rows(loaded))
+            case [first, *rest] if first == OPENAI:
+                return await self._completions.answer(request, _require(loaded), rest)
             case ["v2", "models", model, *rest]:
                 return await self._answer_model(request, _require(loaded), model, rest)
             case ["healthz"] | ["ping"]:
@@ -152,7 +167,7 @@ class Routes:
                 return Response(status_code=307, headers={"location": "openapi.json"})
         if (file := page.serve_file(request)) is not None:
             return file
-        raise _not_found(request)
+        raise _not_found(request, loaded)
 
     def _document(self, loaded: LoadedVersion) -> dict[str, Any]:
         settings = loaded.settings
@@ -177,7 +192,7 @@ class Routes:
         match rest:
             case ["infer"]:
                 request.require_method("POST")
-                return await self._predictions.infer(request, loaded)
+                return await self._predictions.infer(request, _require_rows(loaded))
             case []:
                 request.require_method("GET")
                 alias_version = await self._aliases.read_version(loaded.settings)
@@ -185,12 +200,14 @@ class Routes:
             case ["ready"]:
                 request.require_method("GET")
                 return json_response({"name": model, "ready": True})
-        raise _not_found(request)
+        raise _not_found(request, loaded)
 
 
-def _not_found(request: Request) -> RequestError:
+def _not_found(request: Request, loaded: LoadedVersion | None) -> RequestError:
     path = request.scope["path"][:200]
-    return RequestError(404, f"no path {path}; known paths: {', '.join(PATHS)}")
+    is_language = loaded is not None and loaded.engine is not None
+    known = PATHS + (TEXT_PATHS if is_language else ROW_PATHS)
+    return RequestError(404, f"no path {path}; known paths: {', '.join(known)}")
 
 
 def _metadata(
@@ -205,7 +222,8 @@ def _metadata(
         "digest": f"sha256:{loaded.bundle.digest}",
         "task": loaded.bundle.features.signature.task,
         "compute": loaded.bundle.compute,
-        "answer": str(loaded.bundle.padding),
+        "answer": loaded.answer,
+        **({} if loaded.engine is None else {"max_tokens": loaded.engine.max_tokens}),
         **({"request_path": request_path} if request_path else {}),
         **model_facts.describe_model(loaded.bundle, loaded.source),
     }
@@ -225,6 +243,16 @@ def _require(loaded: LoadedVersion | None) -> LoadedVersion:
     if loaded is None:
         raise RequestError(503, "no model is ready yet", {"retry-after": "1"})
     return loaded
+
+
+def _require_rows(loaded: LoadedVersion | None) -> LoadedVersion:
+    """Raises RequestError 404 for a language model, which predicts no rows."""
+    found = _require(loaded)
+    if found.engine is not None:
+        raise RequestError(
+            404, f"{found.settings.model!r} is a language model; it answers at /v1/completions"
+        )
+    return found
 
 
 def _too_late(timeout_s: float | None, loaded: LoadedVersion | None) -> str:

@@ -10,7 +10,16 @@ from functools import cached_property
 from typing import Any
 
 from raydc.errors import did_you_mean
-from raydc.features import CATEGORIES, DateParts, Features, Image, NumberList, SeriesWindow, Text
+from raydc.features import (
+    CATEGORIES,
+    DateParts,
+    Features,
+    Image,
+    NumberList,
+    SeriesWindow,
+    Text,
+    TokenBlock,
+)
 
 # Name of the tensor that holds all columns of a model whose columns are all numbers.
 ALL_COLUMNS = "columns"
@@ -23,14 +32,25 @@ class RequestError(Exception):
         status: HTTP status of the response, 400 or more.
         message: Sentence for the client: what is wrong, where, and what would be right.
         headers: Further headers of the response by name; None for none.
+        param: Field of the request that is meant, in the terms of OpenAI; None if none is.
+        code: Name of the error in the terms of OpenAI; None for that of its status.
     """
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: dict[str, str] | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
         # All arguments go to the base class, so that the error survives pickling.
-        super().__init__(status, message, headers)
+        super().__init__(status, message, headers, param, code)
         self.status = status
         self.message = message
         self.headers = headers or {}
+        self.param = param
+        self.code = code
 
     def __str__(self) -> str:
         return self.message
@@ -89,6 +109,8 @@ class Interface:
         return [
             _describe_input(name, column, name in required)
             for name, column in self.features.columns.items()
+            # A language model has no tensors: texts come by another protocol.
+            if not isinstance(column, TokenBlock)
         ]
 
     @cached_property
@@ -106,6 +128,8 @@ class Interface:
     @cached_property
     def outputs(self) -> list[dict[str, Any]]:
         """Metadata of each output tensor."""
+        if self.features.documents is not None:
+            return []
         if not self.classes:
             num_values = self.features.signature.num_values
             shape = [-1, num_values] if num_values > 1 else [-1]

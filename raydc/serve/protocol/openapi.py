@@ -5,9 +5,15 @@ It describes the model that answers: its columns, its classes, the limits of its
 
 from __future__ import annotations
 
-from raydc.serve.protocol import binary, examples, predict_body
+from raydc.serve.protocol import binary, examples, openapi_language, predict_body
 from raydc.serve.protocol.interface import Interface
-from raydc.serve.protocol.openapi_schemas import Json, build_schemas, form_schema, ref
+from raydc.serve.protocol.openapi_schemas import (
+    Json,
+    build_schemas,
+    common_schemas,
+    form_schema,
+    ref,
+)
 from raydc.serve.settings import Settings
 
 ERRORS = {
@@ -23,6 +29,10 @@ ERRORS = {
     500: "The model failed; the replica's log says why.",
     503: "No model is ready yet; try again after `Retry-After` seconds.",
 }
+_ROWS = (
+    "It speaks the Open Inference Protocol v2 with binary tensor data under `/v2`, and plain rows "
+    "and images at `/predict`."
+)
 # Health needs no token: a load balancer has none.
 _OPEN_PATHS = ("/healthz", "/ping", "/v2/health/live", "/v2/health/ready")
 _ERRORS_OF_GET = (401, 404, 405, 408, 503)
@@ -43,18 +53,21 @@ def build_document(
         raydc: Version of raydc, for the document's description.
     """
     paths = _build_paths(model, version, interface, settings)
-    target = interface.features.target
-    task = f"{interface.features.signature.task}{' model' * interface.features.has_label_sets}"
+    documents = interface.features.documents
+    schemas = (
+        build_schemas(interface, settings)
+        if documents is None
+        else {**common_schemas(), **openapi_language.build_schemas(model, settings, documents)}
+    )
     document: Json = {
         "openapi": "3.1.0",
         "info": {
             "title": model,
             "version": version,
             "description": (
-                f"A {task} of `{target}`, served by raydc {raydc}. "
-                "It speaks the Open Inference Protocol v2 with binary tensor data under `/v2`, and "
-                "plain rows and images at `/predict`. Every answer carries the version that made "
-                "it in `x-raydc-model-version`."
+                f"{_describe(interface)}, served by raydc {raydc}. "
+                f"{_ROWS if documents is None else openapi_language.SPEAKS} "
+                "Every answer carries the version that made it in `x-raydc-model-version`."
             ),
         },
         # Relative to where the client found this document: only it knows which prefixes proxies
@@ -62,7 +75,7 @@ def build_document(
         "servers": [{"url": "."}],
         "paths": paths,
         "components": {
-            "schemas": build_schemas(interface, settings),
+            "schemas": schemas,
             "responses": {str(status): _error(status) for status in ERRORS},
         },
     }
@@ -75,7 +88,58 @@ def build_document(
     return document
 
 
+def _describe(interface: Interface) -> str:
+    """What the model is, as the beginning of a sentence."""
+    features = interface.features
+    if features.documents is not None:
+        return f"A language model of `{features.target}`"
+    return f"A {features.signature.task}{' model' * features.has_label_sets} of `{features.target}`"
+
+
 def _build_paths(model: str, version: str, interface: Interface, settings: Settings) -> Json:
+    is_language = interface.features.documents is not None
+    paths = _text_paths(model) if is_language else _row_paths(model, version, interface, settings)
+    one = f"/v2/models/{model}"
+    # The same operations with and without a version; an operationId must be unique.
+    for path, suffix in ((one, ""), (f"{one}/versions/{version}", "_version")):
+        paths[path] = _get(
+            f"metadata{suffix}", "Inputs, outputs and classes of the model", "Metadata"
+        )
+        paths[f"{path}/ready"] = _get(
+            f"model_ready{suffix}", "Whether the model is ready", "ModelReady"
+        )
+    paths["/v2"] = _get("server", "Name and extensions of the server", "Server")
+    paths["/v2/health/live"] = _get("live", "Whether the process answers", "Live")
+    paths["/v2/health/ready"] = _get("ready", "Whether a model answers", "Ready")
+    paths["/healthz"] = _get("healthz", "Readiness, with model and version", "Health")
+    paths["/ping"] = _get("ping", "Readiness (SageMaker's path)", "Health")
+    return paths
+
+
+def _text_paths(model: str) -> Json:
+    """Paths in OpenAI's format."""
+    content = {predict_body.JSON: openapi_language.completion_content(model)}
+    paths = {
+        "/v1/completions": _post(
+            "completions", "Continue a text", content, openapi_language.completion_answer()
+        ),
+        "/v1/models": _get("models", "Names that requests may give", "Models"),
+        f"/v1/models/{model}": _get("model", "Whether a name is known", "Model"),
+    }
+    for path in paths.values():
+        for operation in path.values():
+            # These paths have errors of their own form.
+            operation["responses"] = {
+                status: openapi_language.error_of(ERRORS[int(status)])
+                if status != "200"
+                else response
+                for status, response in operation["responses"].items()
+            }
+    return paths
+
+
+def _row_paths(model: str, version: str, interface: Interface, settings: Settings) -> Json:
+    """Paths of a model that predicts rows."""
     answer = {predict_body.JSON: {"schema": ref("Predictions")}}
     content = _predict_content(interface, settings)
     infer_content = _infer_content(interface)
@@ -90,22 +154,10 @@ def _build_paths(model: str, version: str, interface: Interface, settings: Setti
         "/invocations": _post("invocations", "Predict (SageMaker's path)", content, answer),
     }
     one = f"/v2/models/{model}"
-    # The same operations with and without a version; an operationId must be unique.
     for path, suffix in ((one, ""), (f"{one}/versions/{version}", "_version")):
-        paths[path] = _get(
-            f"metadata{suffix}", "Inputs, outputs and classes of the model", "Metadata"
-        )
-        paths[f"{path}/ready"] = _get(
-            f"model_ready{suffix}", "Whether the model is ready", "ModelReady"
-        )
         paths[f"{path}/infer"] = _post(
             f"infer{suffix}", "Predict from tensors", infer_content, infer_answer
         )
-    paths["/v2"] = _get("server", "Name and extensions of the server", "Server")
-    paths["/v2/health/live"] = _get("live", "Whether the process answers", "Live")
-    paths["/v2/health/ready"] = _get("ready", "Whether a model answers", "Ready")
-    paths["/healthz"] = _get("healthz", "Readiness, with model and version", "Health")
-    paths["/ping"] = _get("ping", "Readiness (SageMaker's path)", "Health")
     return paths
 
 

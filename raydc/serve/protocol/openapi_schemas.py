@@ -45,21 +45,18 @@ def build_schemas(interface: Interface, settings: Settings) -> Json:
         interface: Columns and outputs of the model, which become fields.
         settings: Settings of the endpoint, for its limits.
     """
-    text, flag = {"type": "string"}, {"type": "boolean"}
+    text = {"type": "string"}
     rows = {
         "type": "array",
         "items": ref("Row"),
         "minItems": 1,
         "maxItems": settings.max_request_rows,
     }
-    tensor = _object(
-        {"name": text, "datatype": text, "shape": _array("integer")}, parameters={"type": "object"}
-    )
-    tensors = {"type": "array", "items": tensor}
+    tensor = _tensor()
     # `data` holds numbers or texts by the datatype, which a schema cannot express.
     outputs = {"type": "array", "items": {**tensor, "description": "With `data`, flat."}}
     return {
-        "Error": _object({"error": text, "request_id": text}),
+        **common_schemas(),
         "Row": _row(interface),
         "Rows": {"oneOf": [{**_object({"rows": rows}), "additionalProperties": False}, rows]},
         "Prediction": _prediction(interface),
@@ -74,6 +71,22 @@ def build_schemas(interface: Interface, settings: Settings) -> Json:
         "InferAnswer": _object(
             {"model_name": text, "model_version": text, "outputs": outputs}, id=text
         ),
+    }
+
+
+def _tensor() -> Json:
+    text = {"type": "string"}
+    return _object(
+        {"name": text, "datatype": text, "shape": _array("integer")}, parameters={"type": "object"}
+    )
+
+
+def common_schemas() -> Json:
+    """Builds the schemas of answers that every model gives."""
+    text, flag = {"type": "string"}, {"type": "boolean"}
+    tensors = {"type": "array", "items": _tensor()}
+    return {
+        "Error": _object({"error": text, "request_id": text}),
         "Metadata": _object(
             {
                 "name": text,

@@ -18,14 +18,15 @@ from raydc import bundle as bundles
 from raydc.bundle import Bundle
 from raydc.bundle.optimize import optimize
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
-from raydc.errors import CheckpointError, RaydcError, ServeError
+from raydc.errors import CheckpointError, RaydcError
 from raydc.features import Inputs
+from raydc.models.decoder_slots import make_slots
 from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica import batch_size
 from raydc.serve.replica.batching import Batcher
+from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.settings import Settings
-from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
 
 Array = npt.NDArray[Any]
@@ -42,7 +43,8 @@ class LoadedVersion:
         bundle: The model, as trained or compiled.
         source: Where the version comes from, as the registry notes it.
         interface: Its inputs and outputs in the terms of the protocols.
-        batcher: Joins its requests into forward passes.
+        batcher: Joins its requests into forward passes; no request of a language model gets there.
+        engine: Continues texts; None of a model that predicts rows.
     """
 
     number: int
@@ -51,11 +53,17 @@ class LoadedVersion:
     source: dict[str, Any]
     interface: Interface
     batcher: Batcher
+    engine: GenerationEngine | None = None
 
     @cached_property
     def version(self) -> str:
         """The number as text, as answers and paths have it."""
         return str(self.number)
+
+    @property
+    def answer(self) -> str:
+        """Whether an answer depends on what is computed with it, in words."""
+        return str(self.bundle.padding) if self.engine is None else self.engine.answer
 
     @cached_property
     def answer_headers(self) -> list[tuple[bytes, bytes]]:
@@ -92,6 +100,10 @@ def load_version(
         bundle, source = _raise_raydc_errors_only(
             settings, version, lambda: load_bundle(settings, version)
         )
+    if bundle.features.documents is not None:
+        return _raise_raydc_errors_only(
+            settings, version, lambda: _with_engine(settings, version, bundle, source)
+        )
     _raise_raydc_errors_only(settings, version, bundle.find_sizes)
     # Also warms up the model: the first forward pass allocates buffers.
     plan = _raise_raydc_errors_only(
@@ -104,6 +116,19 @@ def load_version(
         None if plan.runs_inline else executor,
     )
     return LoadedVersion(version, settings, bundle, source, Interface(bundle.features), batcher)
+
+
+def _with_engine(
+    settings: Settings, version: int, bundle: Bundle, source: dict[str, Any]
+) -> LoadedVersion:
+    """A language model with an engine, whose slots have been tried."""
+    documents = bundle.features.documents
+    assert documents is not None
+    slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads)
+    batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
+    engine = GenerationEngine(slots, documents)
+    interface = Interface(bundle.features)
+    return LoadedVersion(version, settings, bundle, source, interface, batcher, engine)
 
 
 def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
@@ -124,8 +149,6 @@ def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any
     loaded = bundles.load(
         registry.folder(settings.model, version), settings.device, settings.num_threads
     )
-    if loaded.features.signature.task == LANGUAGE:
-        raise ServeError("language models are not served yet", "Evaluate it with raydc evaluate.")
     bundle = replace(loaded, max_rows=settings.max_batch_size)
     # Before it is compiled: the golden rows prove the network as it was trained, and `optimize`
     # compares the compiled one with that.

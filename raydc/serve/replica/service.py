@@ -157,9 +157,10 @@ class Service:
         if before is None or before.traffic != settings.traffic:
             self.tallies = defaultdict(Tally)
             self.shadow_runner.reset()
-        limits = settings.max_ongoing_requests, settings.max_queued_requests
-        if before is None or limits != (before.max_ongoing_requests, before.max_queued_requests):
-            self.admission.resize(*limits)
+        # More answers of a language model than it has slots would only wait inside of it.
+        slots = [one.engine.num_slots for one in loaded.values() if one.engine is not None]
+        num_ongoing = min([settings.max_ongoing_requests, *slots])
+        self.admission.resize(num_ongoing, settings.max_queued_requests)
         self.settings, self.loaded = settings, loaded
         wait_s = settings.since_s - self._now_s()
         if wait_s > 0:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -65,7 +66,7 @@ class AccessLog:
         if second != self._second:
             self._second = second
             self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        fields = {
+        fields: dict[str, Any] = {
             "time": f"{self._second_text}.{int((record.time_s - second) * 1000):03d}Z",
             "request_id": record.request_id[:_MAX_TEXT_CHARS],
             "client": record.client,
@@ -82,6 +83,12 @@ class AccessLog:
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }
+        if (tokens := record.tokens) is not None:
+            fields |= {
+                "prompt_tokens": tokens.num_prompt,
+                "answer_tokens": tokens.num_answer,
+                "first_token_s": round(tokens.first_s, 6),
+            }
         return orjson.dumps(fields) + b"\n"
 
 

@@ -29,12 +29,16 @@ from raydc.serve.watch.request_record import RequestRecord
 
 # Bounds of the buckets: half a millisecond is a small table model, 30 s the default time limit.
 SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
+# Tokens of an answer for each second.
+RATES = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]
 REQUESTS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]
 
 _VERSION_TAGS = ("model", "version", "role")
 COUNTERS = {
     "raydc_requests_total": ("Requests for a prediction.", (*_VERSION_TAGS, "code")),
     "raydc_predicted_rows_total": ("Rows of answered requests.", _VERSION_TAGS),
+    "raydc_prompt_tokens_total": ("Tokens of prompts that were answered.", _VERSION_TAGS),
+    "raydc_answer_tokens_total": ("Tokens of answers, whole or not.", _VERSION_TAGS),
     "raydc_batched_requests_total": (
         "Requests that went through a forward pass.",
         ("model", "version"),
@@ -52,6 +56,12 @@ COUNTERS = {
 }
 HISTOGRAMS = {
     "raydc_request_seconds": ("Seconds that a request took.", SECONDS, (*_VERSION_TAGS, "code")),
+    "raydc_first_token_seconds": ("Seconds until the first token.", SECONDS, _VERSION_TAGS),
+    "raydc_answer_tokens_per_second": (
+        "Tokens of an answer for each second behind the first one.",
+        RATES,
+        _VERSION_TAGS,
+    ),
     "raydc_batch_requests": ("Requests of a forward pass.", REQUESTS, ("model", "version")),
 }
 GAUGES = {
@@ -94,12 +104,33 @@ class EndpointMetrics:
             self._counters["raydc_requests_total"].inc(len(values), tags)
             for value in values:
                 observe(value, tags)
-        for version_tags, count in rows.items():
+        self._add_counts("raydc_predicted_rows_total", rows)
+        self._count_tokens(requests)
+
+    def _count_tokens(self, requests: Sequence[RequestRecord]) -> None:
+        """Counts what language models have read and written, for clients that left as well."""
+        prompts: Count[tuple[str, str, str]] = Count()
+        answers: Count[tuple[str, str, str]] = Count()
+        for request in requests:
+            tokens = request.tokens
+            if tokens is None or not tokens.num_answer:
+                continue
+            version_tags = (request.model, request.version, request.role)
+            prompts[version_tags] += tokens.num_prompt
+            answers[version_tags] += tokens.num_answer
+            tags = dict(zip(_VERSION_TAGS, version_tags, strict=True))
+            self._histograms["raydc_first_token_seconds"].observe(tokens.first_s, tags)
+            if tokens.rate is not None:
+                self._histograms["raydc_answer_tokens_per_second"].observe(tokens.rate, tags)
+        self._add_counts("raydc_prompt_tokens_total", prompts)
+        self._add_counts("raydc_answer_tokens_total", answers)
+
+    def _add_counts(self, name: str, counts: Count[tuple[str, str, str]]) -> None:
+        for version_tags, count in counts.items():
             # Ray refuses an increment of zero.
             if count:
-                self._counters["raydc_predicted_rows_total"].inc(
-                    count, dict(zip(_VERSION_TAGS, version_tags, strict=True))
-                )
+                tags = dict(zip(_VERSION_TAGS, version_tags, strict=True))
+                self._counters[name].inc(count, tags)
 
     def observe_batches(self, model: str, version: str, sizes: Sequence[int]) -> None:
         """Counts forward passes.

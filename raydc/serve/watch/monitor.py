@@ -99,7 +99,9 @@ class Monitor:
         metrics.set_gauge("raydc_requests_waiting", admission.num_waiting, model)
         metrics.set_gauge("raydc_requests_in_work", admission.num_in_work, model)
         for loaded in list(self._service.loaded.values()):
-            sizes = loaded.batcher.batch_sizes
+            sizes = (
+                loaded.batcher.batch_sizes if loaded.engine is None else loaded.engine.pass_sizes
+            )
             # Removed one by one: the batcher appends meanwhile, and no size may be lost.
             counted = [sizes.popleft() for _ in range(len(sizes))]
             metrics.observe_batches(model, loaded.version, counted)

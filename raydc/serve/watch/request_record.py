@@ -2,7 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
+
+
+@dataclass
+class TokenCounts:
+    """What a language model has read and written for a request.
+
+    Attributes:
+        num_prompt: Tokens of the prompt.
+        num_answer: Tokens of the answer so far.
+        first_s: Seconds from the head of the request to the first token.
+        last_s: Seconds from the head of the request to the last token.
+    """
+
+    num_prompt: int
+    num_answer: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+    def note(self, num_answer: int, seconds: float) -> None:
+        """Notes that an answer has grown.
+
+        Args:
+            num_answer: Tokens that it has now.
+            seconds: Time since the head of the request.
+        """
+        if self.num_answer == 0:
+            self.first_s = seconds
+        self.num_answer, self.last_s = num_answer, seconds
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens for each second behind the first one; None for fewer than two."""
+        seconds = self.last_s - self.first_s
+        return (self.num_answer - 1) / seconds if self.num_answer > 1 and seconds > 0 else None
 
 
 class RequestRecord(NamedTuple):
@@ -24,6 +59,7 @@ class RequestRecord(NamedTuple):
         bytes_in: Declared size of its body.
         bytes_out: Size of the answer's body.
         token: Name of its access token; empty without one.
+        tokens: What a language model has read and written for it; None of another model.
     """
 
     time_s: float
@@ -41,3 +77,4 @@ class RequestRecord(NamedTuple):
     bytes_in: int
     bytes_out: int
     token: str
+    tokens: TokenCounts | None = None

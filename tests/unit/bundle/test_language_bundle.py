@@ -1,4 +1,4 @@
-"""A trained decoder as a bundle: what it computes, and what is refused until it is served."""
+"""A trained decoder as a bundle: what it computes, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from in_process import settings_of
 from prepared_here import prepare_here
 from training import step_records, training_spec
 
@@ -18,14 +17,12 @@ from raydc.cli.show import _report_network
 from raydc.data import inspection
 from raydc.data.prepared import Prepared
 from raydc.data.shards import open_rows
-from raydc.errors import CheckpointError, ServeError, UsageError
+from raydc.errors import CheckpointError, UsageError
 from raydc.export import exported_folder
 from raydc.models import description
 from raydc.models.losses import plain_losses
 from raydc.models.row_tensors import network_inputs, to_tensors
-from raydc.registry import Registry
 from raydc.report import diagnosis
-from raydc.serve.replica.loaded_version import load_bundle
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
@@ -113,16 +110,12 @@ def test_golden_texts_guard_the_tokens(trained: Trained) -> None:
         loaded.check_golden()
 
 
-def test_what_waits_for_an_endpoint_is_refused(trained: Trained, tmp_path: Path) -> None:
+def test_what_is_about_rows_of_a_table_is_refused(trained: Trained, tmp_path: Path) -> None:
     source = trained.section["source"]
     with pytest.raises(UsageError, match="predicts tokens and no column"):
         evaluate.predict_file(trained.folder, source, str(tmp_path / "out.csv"))
     with pytest.raises(UsageError, match="raydc inspect is for rows of a table"):
         inspection.run(trained.spec, lambda _: None)
-    store = Storage(str(tmp_path))
-    version = Registry(store).register("small", trained.folder, {})
-    with pytest.raises(ServeError, match="not served yet"):
-        load_bundle(settings_of(store, version), version)
 
 
 def test_a_report_has_no_diagnosis(trained: Trained) -> None:

@@ -156,10 +156,3 @@ def test_a_serve_or_sweep_that_cannot_be_is_refused_before_ray_starts(spec: Path
     code, output = invoke("serve", str(spec), "--set", "serve={port: 0}")
     assert (code, "good" in output) == (7, True), output
     assert "has no section `sweep`" in invoke("sweep", str(spec))[1]
-    # Neither asked for the section, nor told to remove it.
-    spec.write_text(
-        "name: good\nstorage: store\ndata: {source: rows.csv, target: label, "
-        "task: language_modelling}\nmodel: {name: decoder}\n"
-    )
-    code, output = invoke("serve", str(spec))
-    assert (code, "which is not served yet" in output, "serve: {}" in output) == (2, True, False)

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import ray
 import ray.serve
+from pydantic import ValidationError
 
 from raydc import engine
 from raydc.engine import connection, serve_environment
+from raydc.spec.language import Generation
 
 
 def test_every_setting_is_known_to_ray_serve(tmp_path: Path) -> None:
@@ -77,6 +79,8 @@ DEFAULTS = {
     "RAY_SERVE_HAPROXY_NBTHREAD": ("RAY_SERVE_HAPROXY_NBTHREAD", [4]),
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": ("RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER", ["5s"]),
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": ("RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S", [3600]),
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": ("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", [120]),
+    "RAY_SERVE_PORT_QUARANTINE_S": ("RAY_SERVE_PORT_QUARANTINE_S", [150.0]),
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": ("PROXY_HEALTH_CHECK_PERIOD_S", [10.0]),
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": ("PROXY_HEALTH_CHECK_TIMEOUT_S", [10.0]),
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": ("PROXY_READY_CHECK_TIMEOUT_S", [5.0]),
@@ -113,6 +117,13 @@ def test_each_setting_changes_the_default_that_raydc_knows() -> None:
     for setting, (constant, defaults) in DEFAULTS.items():
         assert found[constant] in defaults, f"{setting} has another default"
         assert changed[constant] != found[constant], f"{setting} changes nothing"
+
+
+def test_haproxy_lets_the_longest_streams_end() -> None:
+    hard_stop_s = float(serve_environment.SETTINGS["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"])
+    with pytest.raises(ValidationError):
+        Generation(timeout_s=hard_stop_s)
+    assert Generation(timeout_s=3600.0).timeout_s < hard_stop_s
 
 
 def test_haproxy_is_not_edited_if_direct_is_off(tmp_path: Path) -> None:

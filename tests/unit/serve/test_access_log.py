@@ -8,6 +8,7 @@ from request_records import lines, record
 
 from raydc.serve.watch import access_log
 from raydc.serve.watch.access_log import AccessLog
+from raydc.serve.watch.request_record import TokenCounts
 
 
 def test_access_log_writes_one_line_for_each_request(tmp_path: Path) -> None:
@@ -36,6 +37,18 @@ def test_access_log_writes_one_line_for_each_request(tmp_path: Path) -> None:
     }
     assert (second["time"], second["token"]) == ("2023-11-14T22:13:21.250Z", "ada")
     assert log.path.stat().st_mode & 0o077 == 0
+
+
+def test_access_log_has_the_tokens_of_a_language_model(tmp_path: Path) -> None:
+    counts = TokenCounts(7)
+    counts.note(1, 0.51234567)
+    counts.note(9, 2.0)
+    log = AccessLog(tmp_path / "access.jsonl")
+    log.write([record(tokens=counts)])
+    log.close()
+    (line,) = lines(log.path)
+    found = {name: line[name] for name in ("prompt_tokens", "answer_tokens", "first_token_s")}
+    assert found == {"prompt_tokens": 7, "answer_tokens": 9, "first_token_s": 0.512346}
 
 
 def test_access_log_cuts_long_texts_of_clients(tmp_path: Path) -> None:

@@ -9,9 +9,26 @@ import pytest
 from raydc.engine import serve_client
 from raydc.errors import ServeError
 from raydc.serve.control import application
+from raydc.serve.settings import Traffic
+from raydc.spec.language import Generation
 from raydc.spec.sections import Serve
+from raydc.storage import Storage
 
 OURS: dict[str, Any] = {"name": "small", "import_path": application.IMPORT_PATH}
+
+
+def test_a_language_model_gets_its_limits_and_time_for_its_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(application.engine, "runtime_environment", dict)
+    generation = Generation(slots=3, max_tokens=77, timeout_s=90.0)
+    section = Serve(generation=generation)
+    made = application.build_settings("texts", section, Storage("store"), Traffic(version=1))
+    assert (made.num_slots, made.max_tokens, made.stream_timeout_s) == (3, 77, 90.0)
+    (deployment,) = application.build_application(section, made, "/", True)["deployments"]
+    assert deployment["graceful_shutdown_timeout_s"] > 90
+    (other,) = application.build_application(section, made, "/")["deployments"]
+    assert "graceful_shutdown_timeout_s" not in other
 
 
 def test_find_in_returns_the_application_of_the_model() -> None:

@@ -53,7 +53,10 @@ def test_bad_request_is_refused_with_status_and_sentence(
     response: Any = asyncio.run(endpoints[bad.model].respond(sent))
     assert bad.is_refused_by(response.status_code), body(response)
     assert set(body(response)) == {"error", "request_id"}
-    assert 5 < len(body(response)["error"]) < 700
+    said = body(response)["error"]
+    # Paths of OpenAI's format have errors in it.
+    said = said["message"] if path.startswith("/v1/") else said
+    assert 5 < len(said) < 700
     assert len(response.body) < 2000
 
 

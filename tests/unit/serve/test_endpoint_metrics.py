@@ -9,6 +9,7 @@ import pytest
 from request_records import Recorded, record
 
 from raydc.serve.watch.endpoint_metrics import COUNTERS, GAUGES, HISTOGRAMS, EndpointMetrics
+from raydc.serve.watch.request_record import TokenCounts
 
 
 def test_metrics_count_requests_by_version_role_and_code(recorded: Recorded) -> None:
@@ -31,6 +32,31 @@ def test_metrics_count_requests_by_version_role_and_code(recorded: Recorded) -> 
     }
     assert len(recorded.observed) == 4
     assert recorded.observed[2] == ("raydc_request_seconds", "small", "2", "canary", "200", 0.004)
+
+
+def test_metrics_count_tokens_of_language_models(recorded: Recorded) -> None:
+    whole, left = TokenCounts(7), TokenCounts(3)
+    whole.note(1, 0.5)
+    whole.note(21, 2.5)
+    # A client that went after the first token, and a request that was refused before one.
+    left.note(1, 0.25)
+    metrics = EndpointMetrics()
+    metrics.count_requests(
+        [
+            record(rows=0, tokens=whole),
+            record(rows=0, status=499, tokens=left),
+            record(rows=0, status=429, tokens=TokenCounts(9)),
+        ]
+    )
+    tags = ("small", "1", "stable")
+    counted = {name: value for (name, *_), value in recorded.values.items() if "tokens" in name}
+    assert counted == {"raydc_prompt_tokens_total": 10, "raydc_answer_tokens_total": 22}
+    seen = [one for one in recorded.observed if "token" in one[0]]
+    assert seen == [
+        ("raydc_first_token_seconds", *tags, 0.5),
+        ("raydc_answer_tokens_per_second", *tags, 10.0),
+        ("raydc_first_token_seconds", *tags, 0.25),
+    ]
 
 
 def test_count_up_to_turns_totals_into_increments(recorded: Recorded) -> None:

@@ -26,7 +26,7 @@ class Busy:
         self.batch_sizes = deque([2, 1])
         self.admission = SimpleNamespace(num_waiting=2, num_in_work=1)
         batcher = SimpleNamespace(batch_sizes=self.batch_sizes, num_splits=5)
-        self.loaded = {1: SimpleNamespace(version="1", batcher=batcher)}
+        self.loaded = {1: SimpleNamespace(version="1", batcher=batcher, engine=None)}
         self.shadow_runner = SimpleNamespace(
             counts=lambda: {"version": 2, "num_rows": 10, "num_different": 3, "num_failed": 1}
         )

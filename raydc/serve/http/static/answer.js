@@ -108,12 +108,12 @@ export function renderError(error) {
 }
 
 // The request as a curl command. The token is left out: commands are pasted and shared.
-export function formatCurl({ body, type, file }) {
+export function formatCurl({ body, type, file }, path) {
   // A quote inside quotes: close them, an escaped quote, open them again.
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const token = hasToken() ? ' \\\n  -H "Authorization: Bearer $TOKEN"' : "";
   const data = file === undefined ? `-d ${quoted(body)}` : `--data-binary ${quoted(`@${file}`)}`;
-  return `curl ${quoted(address("predict"))}${token} \\\n  -H ${quoted(`Content-Type: ${type}`)} \\\n  ${data}`;
+  return `curl ${quoted(address(path))}${token} \\\n  -H ${quoted(`Content-Type: ${type}`)} \\\n  ${data}`;
 }
 
 const percent = (share) => (share > 0 && share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);

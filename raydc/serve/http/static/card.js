@@ -5,7 +5,8 @@ import { element } from "./dom.js";
 const MAX_CLASSES = 24; // more are counted, not named
 
 export function describeModel({ parameters, inputs }) {
-  const { task, target, classes = [] } = parameters;
+  const { task, target, classes = [], max_tokens: maxTokens } = parameters;
+  if (task === "language_modelling") return `Continues texts, token by token, of up to ${number(maxTokens)} tokens.`;
   const { kind, width, height } = inputs[0].parameters ?? {};
   const isImage = inputs.length === 1 && kind === "image";
   const from = isImage ? `an image of ${width} × ${height} pixels` : pluralise(inputs.length, "column");
@@ -16,8 +17,9 @@ export function describeModel({ parameters, inputs }) {
 export function describeFacts({ name, versions, parameters }) {
   const { num_rows: numRows, ...metrics } = parameters.held_out ?? {};
   const entries = [
-    ["Task", `${parameters.task} of ${parameters.target}`],
+    ["Task", `${parameters.task.replaceAll("_", " ")} of ${parameters.target}`],
     ["Network", describeNetwork(parameters)],
+    ["Answers", parameters.task === "language_modelling" && parameters.answer],
     [numRows ? `Held-out data (${number(numRows)} rows)` : "Held-out data", listMetrics(metrics)],
     [parameters.task === "multilabel" ? "Labels" : "Classes", listClasses(parameters.classes ?? [])],
     ["Threshold", parameters.threshold],

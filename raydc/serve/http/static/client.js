@@ -28,26 +28,47 @@ function key() {
 
 // Sends a GET, or a POST if there is a body, to a path relative to the page.
 // Returns { value, requestId, ms }. Throws EndpointError, or AbortError once `signal` is aborted.
-export async function send(path, { body, type, signal } = {}) {
+export async function send(path, request = {}) {
+  const started = performance.now();
+  const { response, requestId } = await open(path, request);
+  const text = await textOf(response, path);
+  const ms = performance.now() - started;
+  const value = parse(text); // undefined if a proxy answered with something else
+  if (value !== undefined) return { value, requestId: value?.request_id ?? requestId, ms };
+  throw failure(response, text, requestId);
+}
+
+// Does what `send` does, and returns { response, requestId } as soon as the answer begins.
+export async function open(path, { body, type, signal } = {}) {
   const headers = { accept: "application/json", "x-raydc-key": key() };
   if (hasToken()) headers.authorization = `Bearer ${sessionStorage.getItem(TOKEN)}`;
   if (type) headers["content-type"] = type;
   const method = body === undefined ? "GET" : "POST";
-  const started = performance.now();
-  let response, text;
+  const options = { method, headers, body, signal, cache: "no-store", credentials: "omit" };
+  const response = await answered(fetch(address(path), options), path);
+  const requestId = response.headers.get("x-request-id");
+  if (response.ok) return { response, requestId };
+  throw failure(response, await textOf(response, path), requestId);
+}
+
+const textOf = (response, path) => answered(response.text(), path);
+
+// What the network does not bring is an EndpointError too.
+export async function answered(promise, path) {
   try {
-    response = await fetch(address(path), { method, headers, body, signal, cache: "no-store", credentials: "omit" });
-    text = await response.text();
+    return await promise;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new EndpointError(0, `${address(path)} does not answer`);
   }
-  const ms = performance.now() - started;
-  const value = parse(text); // undefined if a proxy answered with something else
-  const requestId = value?.request_id ?? response.headers.get("x-request-id");
-  if (response.ok && value !== undefined) return { value, requestId, ms };
+}
+
+function failure(response, text, requestId) {
+  const value = parse(text);
+  // An object below v1, a text elsewhere.
+  const message = value?.error?.message ?? value?.error ?? (text.slice(0, 300) || "no reason given");
   const retryAfterS = Number(response.headers.get("retry-after")) || undefined;
-  throw new EndpointError(response.status, value?.error ?? (text.slice(0, 300) || "no reason given"), requestId, retryAfterS);
+  return new EndpointError(response.status, message, value?.request_id ?? requestId, retryAfterS);
 }
 
 function parse(text) {

@@ -6,6 +6,7 @@ import { EndpointError, forgetToken, hasToken, send, setToken } from "./client.j
 import { byId } from "./dom.js";
 import { createPictureInput } from "./picture.js";
 import { createRowInput, markInvalid } from "./row.js";
+import { createTextInput, stream } from "./text.js";
 
 const RETRY_MS = 2000; // between attempts while no model is ready
 
@@ -29,6 +30,11 @@ async function start() {
   byId("openapi").hidden = hasToken(); // a link carries no token
   byId("main").hidden = false;
   showModel();
+  if (isLanguage()) {
+    byId("input").replaceChildren(createTextInput(model, predict));
+    byId("invitation").textContent = "Write the beginning of a text and press Continue. The rest appears here.";
+    return;
+  }
   // A model takes one image, or a row of columns, some of which may be images.
   const [first] = model.inputs;
   const isImage = model.inputs.length === 1 && first.parameters?.kind === "image";
@@ -37,6 +43,8 @@ async function start() {
     ? `${first.parameters.ink ? "Draw something, or choose" : "Choose"} an image. The answer appears here.`
     : "Fill in a row and press Predict. The answer appears here.";
 }
+
+const isLanguage = () => model.parameters.task === "language_modelling";
 
 function showModel() {
   document.title = model.name;
@@ -59,17 +67,29 @@ async function predict(request) {
     byId("answer").replaceChildren();
     return;
   }
-  byId("command").querySelector("code").textContent = formatCurl(request);
+  byId("command").querySelector("code").textContent = formatCurl(request, isLanguage() ? "v1/completions" : "predict");
   byId("answer").classList.add("stale"); // dimmed until the new answer is there
+  const sent = { ...request, signal: running.signal };
   try {
-    const answer = await send("predict", { ...request, signal: running.signal });
-    byId("error").replaceChildren();
-    byId("answer").replaceChildren(...renderAnswer(answer, model.parameters.target));
-    byId("answer").classList.remove("stale");
-    if (answer.value.version !== model.versions[0]) await reloadModel();
+    const version = isLanguage() ? await complete(sent) : await predictRow(sent);
+    if (version !== model.versions[0]) await reloadModel();
   } catch (error) {
     if (error.name !== "AbortError") showFailure(error, byId("error"));
   }
+}
+
+// Each shows an answer and returns the version that gave it.
+async function predictRow(request) {
+  const answer = await send("predict", request);
+  byId("error").replaceChildren();
+  byId("answer").replaceChildren(...renderAnswer(answer, model.parameters.target));
+  byId("answer").classList.remove("stale");
+  return answer.value.version;
+}
+
+async function complete(request) {
+  byId("error").replaceChildren();
+  return stream(request, byId("answer"));
 }
 
 // Another version has answered: one was promoted or rolled back, or a canary runs.

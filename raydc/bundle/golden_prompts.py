@@ -1,0 +1,108 @@
+"""Golden prompts: beginnings of held-out documents with the tokens that the model put behind them.
+
+They guard a version of a language model as golden rows do: a process that loads it reads them
+again, and refuses the model if one of the tokens is no longer the likeliest. Used in the driver and
+replicas.
+
+Shape suffixes: V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from raydc.errors import CheckpointError
+from raydc.features import Features, TokenBlock
+from raydc.models.decoder_slots import SlotModel, make_slots, prefill_all
+
+# Name of their part of `golden.json`.
+PROMPTS = "prompts"
+_NUM_PROMPTS = 4
+_MAX_PROMPT_TOKENS = 16
+_NUM_ANSWER_TOKENS = 8
+# How far below the greatest score a token may be, as a fraction of that or of 1: other CPUs round
+# differently, and two tokens may be as likely.
+_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+
+
+def compute(
+    rows: Sequence[Mapping[str, Any]], features: Features, network: nn.Module
+) -> list[dict[str, list[int]]]:
+    """Computes golden prompts from held-out rows.
+
+    Args:
+        rows: JSON rows with a document each.
+        features: Features of the bundle.
+        network: The network in evaluation mode.
+
+    Returns:
+        Codes of a `prompt` and of the greedy `answer` each; none of a model of other rows.
+    """
+    block = features.documents
+    if block is None or not rows:
+        return []
+    slots = make_slots(network, 1)
+    (column,) = features.columns
+    found = []
+    for row in rows[:_NUM_PROMPTS]:
+        text = row.get(column)
+        codes = block.encode(text, "golden rows") if isinstance(text, str) else []
+        prompt = codes[: min(_MAX_PROMPT_TOKENS, len(codes) // 2, block.length // 2)]
+        found.append({"prompt": prompt, "answer": _continue(block, slots, prompt)})
+    return found
+
+
+def _continue(block: TokenBlock, slots: SlotModel, prompt: list[int]) -> list[int]:
+    """The greedy tokens behind a prompt, an end among them as the last."""
+    answer: list[int] = []
+    scores_V = prefill_all(slots, 0, [block.end_code, *prompt])
+    while True:
+        answer.append(int(scores_V.argmax()))
+        is_full = len(answer) >= min(_NUM_ANSWER_TOKENS, block.length - len(prompt))
+        if is_full or answer[-1] == block.end_code:
+            return answer
+        scores_V = slots.step({0: answer[-1]})[0]
+
+
+def check(
+    golden: Mapping[str, Any],
+    features: Features,
+    network: nn.Module,
+    device: str,
+    num_threads: int,
+) -> None:
+    """Compares what this process computes with what `compute` stored.
+
+    Args:
+        golden: Content of `golden.json`, with what `compute` returned; a model of an older raydc
+            has none.
+        features: Features of the loaded bundle.
+        network: The loaded network in evaluation mode.
+        device: `cpu` or `cuda`, which decides the tolerance.
+        num_threads: Threads of a pass.
+
+    Raises:
+        CheckpointError: A stored token is not the likeliest; the message names the first one.
+    """
+    block, prompts = features.documents, golden.get(PROMPTS)
+    if block is None or not prompts:
+        return
+    slots = make_slots(network, 1, num_threads)
+    for number, one in enumerate(prompts):
+        scores_V = prefill_all(slots, 0, [block.end_code, *one["prompt"]])
+        for position, code in enumerate(one["answer"]):
+            greatest = float(scores_V.max())
+            lowest = greatest - _TOLERANCE[device] * max(1.0, abs(greatest))
+            # `not >=`, so that NaN counts as different.
+            if not float(scores_V[code]) >= lowest:
+                raise CheckpointError(
+                    f"golden prompts[{number}]: token {position} of the answer is "
+                    f"{int(scores_V.argmax())} with a score of {greatest:.6g}, expected {code}, "
+                    f"which has {float(scores_V[code]):.6g}",
+                    "The weights or the model's code are not those that were trained.",
+                )
+            if position < len(one["answer"]) - 1:
+                scores_V = slots.step({0: code})[0]

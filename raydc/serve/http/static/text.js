@@ -1,0 +1,99 @@
+// Input of a language model, and its answer as it comes.
+
+import { answered, EndpointError, open } from "./client.js";
+import { element } from "./dom.js";
+
+const START = "Once upon a time"; // nothing is known of what the model has read
+
+const PATH = "v1/completions";
+const MOST_TOKENS = 128;
+
+// model: the metadata. onSubmit gets { body, type } of a stream.
+export function createTextInput(model, onSubmit) {
+  const prompt = element("textarea", { id: "prompt", rows: 6, spellcheck: "false" });
+  prompt.value = START;
+  // Half of what the model takes is left for the prompt.
+  const maxTokens = number("max-tokens", Math.max(1, Math.min(MOST_TOKENS, Math.floor(model.parameters.max_tokens / 2))), "1");
+  const temperature = number("temperature", 0.8, "any");
+  const seed = number("seed", "", "1");
+  seed.placeholder = "any";
+  const form = element("form", { class: "row", noValidate: true }, [
+    element("div", { class: "field" }, [element("label", { for: "prompt" }, "Beginning of a text"), prompt]),
+    element("div", { class: "fields" }, [
+      field("Most tokens", maxTokens), field("Temperature", temperature), field("Seed", seed),
+    ]),
+    element("div", { class: "line" }, [
+      element("button", { class: "main", id: "predict" }, "Continue"),
+      element("span", { class: "quiet" }, "Temperature 0 takes the likeliest token; the same seed gives the same text."),
+    ]),
+  ]);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const asked = { model: model.name, prompt: prompt.value };
+    for (const [name, control] of Object.entries({ max_tokens: maxTokens, temperature, seed })) {
+      // What is no number goes as it is: the endpoint says what is wrong.
+      if (control.value.trim()) asked[name] = Number.isFinite(Number(control.value)) ? Number(control.value) : control.value;
+    }
+    const streamed = { ...asked, stream: true, stream_options: { include_usage: true } };
+    onSubmit({ body: JSON.stringify(streamed), type: "application/json", prompt: prompt.value });
+  });
+  return form;
+}
+
+function number(id, value, step) {
+  return element("input", { id, type: "text", inputmode: step === "1" ? "numeric" : "decimal", autocomplete: "off", value: String(value) });
+}
+
+function field(label, control) {
+  return element("div", { class: "field" }, [element("label", { for: control.id }, label), control]);
+}
+
+// Sends a request and shows the text as it comes; `place` is replaced with the first part.
+// Returns the version that answered.
+export async function stream(request, place) {
+  const started = performance.now();
+  const { response, requestId } = await open(PATH, request);
+  const answer = element("span", { id: "text" });
+  const origin = element("p", { class: "quiet origin" });
+  const version = response.headers.get("x-raydc-model-version");
+  let firstMs, usage, isDone = false;
+  for await (const event of eventsOf(response.body)) {
+    if (event === "[DONE]") {
+      isDone = true;
+      break;
+    }
+    const part = JSON.parse(event);
+    if (part.error) throw new EndpointError(500, part.error.message, requestId);
+    usage = part.usage ?? usage;
+    if (firstMs === undefined) {
+      firstMs = performance.now() - started;
+      place.replaceChildren(element("p", { class: "text" }, [element("span", { class: "quiet" }, request.prompt), answer]), origin);
+      place.classList.remove("stale");
+    }
+    answer.append(part.choices[0]?.text ?? "");
+  }
+  if (!isDone) throw new EndpointError(0, "the answer broke off before its end", requestId);
+  const seconds = (performance.now() - started - firstMs) / 1000;
+  const facts = [["version", `version ${version}`], ["latency", `first token after ${firstMs.toFixed(0)} ms`]];
+  if (usage) {
+    const rate = usage.completion_tokens > 1 && seconds > 0 ? `, ${((usage.completion_tokens - 1) / seconds).toFixed(0)} a second` : "";
+    facts.push(["tokens", `${usage.completion_tokens} tokens${rate}`]);
+  }
+  origin.append(...facts.map(([id, text]) => element("span", { id }, text)));
+  if (requestId) origin.append(element("span", {}, ["request ", element("code", { id: "request-id" }, requestId)]));
+  return version;
+}
+
+// The data of each server-sent event of a body.
+async function* eventsOf(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await answered(reader.read(), PATH);
+    if (done) return;
+    text += value;
+    const events = text.split("\n\n");
+    text = events.pop();
+    for (const event of events) yield event.replace(/^data: /, "");
+  }
+}

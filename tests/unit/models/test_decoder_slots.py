@@ -1,0 +1,125 @@
+"""Slots of a decoder: the scores of the network without them, whatever the other slots hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from token_rows import END, MODEL, token_features
+
+from raydc import models
+from raydc.models.decoder_slots import CHUNK_TOKENS, DecoderSlots, make_slots, prefill_all
+from raydc.models.decoders import TokenLosses
+from raydc.models.network_parts import Network
+from raydc.spec.sequence_models import Decoder
+
+# Longer than a chunk, and no multiple of one.
+LENGTH = 2 * CHUNK_TOKENS + 7
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"norm": "layer", "activation": "swiglu", "tied": False, "feed_forward": 24},
+]
+
+
+def build(**fields: Any) -> Network:
+    section = Decoder(**{**MODEL, "dropout": 0.0, **fields})
+    network = models.build(section, token_features(LENGTH).signature, 0).eval()
+    with torch.no_grad():
+        for weights in network.parameters():
+            # First weights are so small that scores hardly depend on earlier tokens.
+            weights.mul_(8.0 if weights.ndim > 1 else 1.0)
+    return network
+
+
+def slots_of(network: Network, num_slots: int) -> DecoderSlots:
+    made = make_slots(network, num_slots)
+    assert isinstance(made, DecoderSlots)
+    return made
+
+
+def codes_of(count: int, seed: int) -> list[int]:
+    return [END, *np.random.default_rng(seed).integers(END, size=count - 1).tolist()]
+
+
+def uncached(network: Network, codes: list[int]) -> np.ndarray[Any, Any]:
+    assert isinstance(network.body, TokenLosses)
+    with torch.no_grad():
+        found: np.ndarray[Any, Any] = network.body.decoder(torch.tensor([codes]))[0].numpy()
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("num_prompt", [1, 5, CHUNK_TOKENS, CHUNK_TOKENS + 1, LENGTH - 1])
+def test_scores_are_those_of_the_whole_row(form: dict[str, Any], num_prompt: int) -> None:
+    network = build(**form)
+    slots = slots_of(network, 2)
+    codes = codes_of(LENGTH, num_prompt)
+    expected_LV = uncached(network, codes)
+    found = [prefill_all(slots, 1, codes[:num_prompt])]
+    found += [slots.step({1: code})[1] for code in codes[num_prompt:]]
+    np.testing.assert_allclose(np.stack(found), expected_LV[num_prompt - 1 :], atol=2e-4)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_bits_do_not_depend_on_the_slot_or_on_others(form: dict[str, Any]) -> None:
+    slots = slots_of(build(**form), 4)
+    codes, start = codes_of(90, 1), 70
+    alone = [prefill_all(slots, 0, codes[:start])]
+    alone += [slots.step({0: code})[0] for code in codes[start:]]
+    # The same document in another slot, that held others; these come and go meanwhile.
+    prefill_all(slots, 3, codes_of(LENGTH, 2))
+    prefill_all(slots, 1, codes_of(9, 3))
+    found = [prefill_all(slots, 3, codes[:start])]
+    for number, code in enumerate(codes[start:]):
+        if number == 4:
+            slots.prefill(0, codes_of(30, 4), 0)
+        others = {1: number % END} if number % 3 else {}
+        found.append(slots.step({3: code, **others})[3])
+    for first, second in zip(alone, found, strict=True):
+        assert first.tobytes() == second.tobytes()
+
+
+def test_a_slot_that_pauses_keeps_what_it_has_read() -> None:
+    slots = slots_of(build(), 3)
+    codes, other = codes_of(40, 1), codes_of(40, 2)
+    expected = [prefill_all(slots, 0, codes[:10])]
+    expected += [slots.step({0: code})[0] for code in codes[10:20]]
+    found = [prefill_all(slots, 0, codes[:10])]
+    prefill_all(slots, 2, other[:5])
+    for number, code in enumerate(codes[10:20]):
+        # Steps of another one, in which this one has no token.
+        for step in range(2):
+            slots.step({2: other[5 + 2 * number + step]})
+        found.append(slots.step({0: code})[0])
+    assert [one.tobytes() for one in found] == [one.tobytes() for one in expected]
+
+
+def test_slots_that_are_computed_alone_give_the_same_scores() -> None:
+    network = build()
+    together, alone = slots_of(network, 4), slots_of(network, 4)
+    assert together.rows_per_pass == 4
+    alone.rows_per_pass = 1
+    codes = codes_of(20, 1)
+    for slots in (together, alone):
+        for slot in range(4):
+            prefill_all(slots, slot, codes[: 3 + slot])
+    first = together.step(dict.fromkeys(range(4), 7))
+    np.testing.assert_allclose(first, alone.step(dict.fromkeys(range(4), 7)), atol=1e-5)
+    assert np.unique(first, axis=0).shape[0] == 4
+
+
+def test_a_cleared_slot_has_no_trace_of_numbers_that_are_not_finite() -> None:
+    network = build()
+    slots = slots_of(network, 2)
+    codes = codes_of(5, 1)
+    expected = prefill_all(slots, 0, codes)
+    slots._keys[0][0, :, 20], slots._values[0][0, :, 20] = torch.nan, torch.nan
+    slots.clear(0)
+    assert prefill_all(slots, 0, codes).tobytes() == expected.tobytes()
+
+
+def test_a_network_of_rows_has_no_slots() -> None:
+    with pytest.raises(ValueError, match="Linear does not predict tokens"):
+        make_slots(torch.nn.Linear(2, 2), 1)
