@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from raydc import quick_imports
 from raydc.cli import failures, process
 from raydc.engine import interruption
 from raydc.errors import RaydcError, SpecError, first_line
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 # Key in the context of click for the spec file of this command and its overrides.
 _LOADED = "raydc.loaded"
+# What a training needs of torch, and what Ray Serve needs of others. Nothing of Ray, which starts
+# beside their import: see `quick_imports.beside`.
+OF_TRAINING = ("raydc.models.networks", "raydc.loop.worker", "pandas", "fastapi")
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
 SET = click.option(
     "--set",
@@ -204,6 +208,7 @@ def open_context(
     address: str | None,
     dashboard: bool = False,
     deferred: bool = False,
+    imports: tuple[str, ...] = (),
 ) -> RunContext:
     """Reads a spec and connects to Ray.
 
@@ -213,6 +218,8 @@ def open_context(
         address: Ray cluster; None takes RAY_ADDRESS, else starts a local Ray.
         dashboard: Start the dashboard of a local Ray.
         deferred: Start a local Ray only when something needs it.
+        imports: Modules that are imported beside the start of Ray, for which this process mostly
+            waits. If that is deferred, they are imported when something needs them.
 
     Raises:
         SpecError: The spec has problems.
@@ -221,4 +228,6 @@ def open_context(
     """
     from raydc import run_context
 
-    return run_context.open_context(load(path, overrides), address, report, dashboard, deferred)
+    given = load(path, overrides)
+    with quick_imports.beside(*(() if deferred else imports)):
+        return run_context.open_context(given, address, report, dashboard, deferred)

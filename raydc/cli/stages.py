@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raydc import quick_imports
 from raydc.cli.app import (
     ADDRESS,
     DASHBOARD,
     FORK,
     NEW,
+    OF_TRAINING,
     RESUME,
     SET,
     SPEC,
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from raydc.run_context import RunContext
 
 
-# What a training needs of torch, and third parties of Ray Serve. Nothing of Ray, see `beside`.
-_WITHOUT_RAY = ("raydc.models.networks", "raydc.loop.worker", "pandas", "fastapi")
 # More lines than this would push the rest of the output off the screen.
 _MOST_CLASSES = 20
 
@@ -79,19 +77,15 @@ def run(
     check_port(resolved, address)
     # Training in this process and no endpoint leave nothing for Ray to do.
     needs_ray = resolved.scaling.max_workers or resolved.sweep or resolved.serve
-    with _imports_beside(bool(needs_ray)):
-        context = open_context(spec, overrides, address, dashboard, deferred=not needs_ray)
+    context = open_context(
+        spec, overrides, address, dashboard, deferred=not needs_ray, imports=OF_TRAINING
+    )
     with own_endpoint(context):
         # The text as the user wrote it goes into the run folder, with comments.
         served = pipeline.run(context, Path(spec).read_text(), resume, new, fork)
         _summary(context, served)
         if served.url:
             stay(context, once)
-
-
-def _imports_beside(wanted: bool = True) -> contextlib.AbstractContextManager[None]:
-    """Imports torch in the block, which starts Ray and mostly waits for it."""
-    return quick_imports.beside(*_WITHOUT_RAY) if wanted else contextlib.nullcontext()
 
 
 # Checked before Ray starts: a contradiction should not cost twenty seconds.
@@ -162,8 +156,9 @@ def train(
     resolved = resolve(spec, overrides)
     check_run(resolved, resume, new)
     trains_here = resolved.scaling.max_workers == 0
-    with _imports_beside(not trains_here):
-        context = open_context(spec, overrides, address, dashboard, deferred=trains_here)
+    context = open_context(
+        spec, overrides, address, dashboard, deferred=trains_here, imports=OF_TRAINING
+    )
     data = _prepare_checked(context)
     weights = pipeline.load_fork(context, data, fork)
     resumed = pipeline.begin_run(context, Path(spec).read_text(), resume, new)
@@ -201,8 +196,7 @@ def sweep(
         )
     check_run(resolved, resume, new)
     check_points(resolved, resume)
-    with _imports_beside():
-        context = open_context(spec, overrides, address, dashboard)
+    context = open_context(spec, overrides, address, dashboard, imports=OF_TRAINING)
     data = _prepare_checked(context)
     pipeline.begin_run(context, Path(spec).read_text(), resume, new)
     folder = pipeline.search(context, data)

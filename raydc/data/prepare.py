@@ -168,11 +168,10 @@ def _prepare(
 
 def _find_of_other_name(store: Storage, spec_name: str, data_hash: str) -> Prepared | None:
     """The same data set, prepared by a spec of another name; None if there is none."""
-    try:
+    names: list[str] = []
+    # A storage that cannot be listed may still be written, and says so itself if not.
+    with contextlib.suppress(OSError):
         names = store.names()
-    except OSError:
-        # A storage that cannot be listed may still be written, and says so itself if not.
-        return None
     for name in same_content(names, spec_name, data_hash):
         if not store.exists(f"{name}/{MANIFEST}"):
             continue

@@ -14,7 +14,7 @@ from raydc.storage import Storage
 
 _LOOPBACK = {"127.0.0.1", "localhost"}
 IMPORT_PATH = "raydc.serve.app:build"
-_SETUP_HOOK = "raydc.serve.preload.begin"
+_SETUP_HOOK = "raydc.serve.idle_imports.begin"
 # Serve counts its health checks as ongoing requests, and requests on their way to a replica as
 # queued; these allowances keep both from using up the limits of clients.
 _SPARE_REQUESTS = 16

@@ -9,10 +9,10 @@ import pytest
 
 _CODE = """
 import sys, types
-from raydc.serve import preload
+from raydc.serve import idle_imports
 if {is_busy}:
     sys.modules["ray.serve"] = types.ModuleType("ray.serve")
-preload.import_if_idle()
+idle_imports.import_if_idle()
 print("torch" in sys.modules, [name for name in sys.modules if name.split(".")[0] == "ray"])
 """
 
@@ -26,6 +26,7 @@ def test_idle_process_imports_torch_and_nothing_of_ray(is_busy: bool, expected: 
 
 
 def test_process_begins_without_waiting_for_the_imports() -> None:
-    code = "import sys; from raydc.serve import preload; preload.begin(); print(len(sys.modules))"
+    begin = "import sys; from raydc.serve import idle_imports; idle_imports.begin()"
+    code = f"{begin}; print(len(sys.modules))"
     number = subprocess.check_output([sys.executable, "-c", code], text=True, timeout=300)
     assert int(number) < 300, "torch alone has a thousand"
