@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from decoder_folders import write_decoder
 from test_early_encoders import invoke
 
@@ -60,3 +61,13 @@ def test_what_does_not_fit_is_refused(spec: str, given: str, message: str) -> No
     code, output = invoke("validate", spec, "--set", given)
     assert code != 0
     assert message in output
+
+
+def test_weights_that_do_not_fit_are_refused(spec: str) -> None:
+    path = Path("decoder/model.safetensors")
+    tensors = safetensors.torch.load_file(path)
+    del tensors["model.norm.weight"]
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    code, output = invoke("validate", spec)
+    assert code != 0
+    assert "do not fit its config.json: missing: norm.weight" in output

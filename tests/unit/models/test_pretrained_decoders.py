@@ -241,6 +241,7 @@ def test_weights_of_half_precision_train_in_full_precision(tmp_path: Path) -> No
     weight = network.get_parameter("body.decoder.base.norm.weight")
     before = weight.detach().clone()
     assert {one.dtype for one in network.parameters()} == {torch.float32}
+    assert torch.equal(before, halved["model.norm.weight"].float())
     optimizer = torch.optim.SGD([weight], lr=1.0)
     for _ in range(100):
         weight.grad = torch.full_like(weight, 1e-5)
