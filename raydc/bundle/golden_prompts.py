@@ -16,7 +16,7 @@ from torch import nn
 
 from raydc.errors import CheckpointError
 from raydc.features import Features, TokenBlock
-from raydc.models.decoder_slots import SlotModel, make_slots, prefill_all
+from raydc.models.decoder_slots import SlotModel, has_slots, make_slots, prefill_all
 
 # Name of their part of `golden.json`.
 PROMPTS = "prompts"
@@ -39,10 +39,11 @@ def compute(
         network: The network in evaluation mode.
 
     Returns:
-        Codes of a `prompt` and of the greedy `answer` each; none of a model of other rows.
+        Codes of a `prompt` and of the greedy `answer` each; none of a network that does not
+        continue documents.
     """
     block = features.documents
-    if block is None or not rows:
+    if block is None or not rows or not has_slots(network):
         return []
     slots = make_slots(network, 1)
     (column,) = features.columns

@@ -74,6 +74,11 @@ class SlotModel(Protocol):
         """Removes all traces of a slot whose scores were not finite numbers."""
 
 
+def has_slots(network: nn.Module) -> bool:
+    """Whether `make_slots` knows how a network of a bundle continues documents."""
+    return isinstance(network, Network) and isinstance(network.body, TokenLosses)
+
+
 def make_slots(network: nn.Module, num_slots: int, num_threads: int = 1) -> SlotModel:
     """Makes slots for a network of a bundle that predicts tokens.
 

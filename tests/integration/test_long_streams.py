@@ -10,12 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import ray
 import yaml
 from click.testing import CliRunner
 from endpoints import SMALL, WAIT_S, choose_port, take_down, wait_for, wait_for_replicas
 from language_models import block_of, language_spec, write_language_bundle
 
-from raydc import bundle, engine, serve
+from raydc import bundle, client, engine, serve
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.cli import main
@@ -129,6 +130,44 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
     assert all(one.names[0] == {f"{MODEL}:1"} for one in clients[:num_old])
     assert clients[num_old].names[0] == {f"{MODEL}:2"}
     assert all(len(names) <= 1 for one in clients for names in one.names)
+
+
+@pytest.mark.soak
+def test_a_stream_of_a_killed_replica_breaks_off_visibly_and_the_next_is_answered(
+    ray_engine: engine.Engine, tmp_path: Path
+) -> None:
+    store = Storage(str(tmp_path / "store"))
+    write_language_bundle(store / "made", 0, LONG_LENGTH)
+    Registry(store).register(MODEL, store / "made", {"run": MODEL})
+    given = language_spec(
+        store.uri,
+        LONG_LENGTH,
+        MODEL,
+        ray_actor_options=SMALL,
+        port=choose_port(),
+        autoscaling_config={"min_replicas": 1, "max_replicas": 1},
+        generation={"slots": LONG_SLOTS, "max_tokens": LONG_TOKENS},
+    )
+    endpoint = serve.deploy(given, store, 1)
+    one = LongStreams(endpoint.url)
+    try:
+        wait_for(lambda: one.num_events > 3, "a stream")
+        (actor,) = [
+            actor
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if f"{MODEL}#" in actor["name"]
+        ]
+        ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
+        wait_for(lambda: bool(one.failure), "the end of the stream is no whole one")
+        found = client.complete(
+            endpoint.url, MODEL, "the", timeout_s=WAIT_S, max_tokens=8, temperature=0
+        )
+        loaded = bundle.load(Registry(store).folder(MODEL, 1))
+        expected = complete(loaded, "the", AnswerOptions(8)).text
+        assert found["choices"][0]["text"] == expected
+    finally:
+        one.go.set()
+        take_down()
 
 
 @pytest.mark.soak

@@ -18,9 +18,9 @@ from raydc import bundle as bundles
 from raydc.bundle import Bundle
 from raydc.bundle.optimize import optimize
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
-from raydc.errors import CheckpointError, RaydcError
+from raydc.errors import CheckpointError, RaydcError, ServeError
 from raydc.features import Inputs
-from raydc.models.decoder_slots import make_slots
+from raydc.models.decoder_slots import has_slots, make_slots
 from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica import batch_size
@@ -124,6 +124,12 @@ def _with_engine(
     """A language model with an engine, whose slots have been tried."""
     documents = bundle.features.documents
     assert documents is not None
+    if not has_slots(bundle.model):
+        raise ServeError(
+            f"version {version} of {settings.model} is a language model of a kind that is not "
+            "served yet",
+            "raydc evaluate gives its perplexity.",
+        )
     slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads)
     batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
     engine = GenerationEngine(slots, documents)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from language_models import TEXTS, language_features, write_language_bundle
 
 from raydc import bundle, checksummed_folder
+from raydc.bundle import golden_prompts
 from raydc.bundle.completion import complete
 from raydc.bundle.golden_prompts import PROMPTS
 from raydc.bundle.growing_answer import AnswerOptions
@@ -64,3 +66,9 @@ def test_a_model_of_an_older_raydc_has_none_and_is_not_refused(folder: Storage) 
     change_golden(folder, **{PROMPTS: []})
     assert bundle.load(folder).golden[PROMPTS] != golden[PROMPTS]
     bundle.load(folder).check_golden()
+
+
+def test_a_network_that_continues_no_documents_has_none(folder: Storage) -> None:
+    features = bundle.load(folder).features
+    rows = [{"text": text} for text in TEXTS]
+    assert golden_prompts.compute(rows, features, torch.nn.Linear(2, 2)) == []

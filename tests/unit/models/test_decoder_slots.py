@@ -10,7 +10,13 @@ import torch
 from token_rows import END, MODEL, token_features
 
 from raydc import models
-from raydc.models.decoder_slots import CHUNK_TOKENS, DecoderSlots, make_slots, prefill_all
+from raydc.models.decoder_slots import (
+    CHUNK_TOKENS,
+    DecoderSlots,
+    has_slots,
+    make_slots,
+    prefill_all,
+)
 from raydc.models.decoders import TokenLosses
 from raydc.models.network_parts import Network
 from raydc.spec.sequence_models import Decoder
@@ -121,5 +127,7 @@ def test_a_cleared_slot_has_no_trace_of_numbers_that_are_not_finite() -> None:
 
 
 def test_a_network_of_rows_has_no_slots() -> None:
+    assert has_slots(build())
+    assert not has_slots(torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="Linear does not predict tokens"):
         make_slots(torch.nn.Linear(2, 2), 1)

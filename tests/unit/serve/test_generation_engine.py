@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from language_models import LENGTH, TEXTS, block_of, write_language_bundle
+from served_language import LanguageStore
 
 from raydc import bundle
 from raydc.bundle import Bundle
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions, NotFiniteError
+from raydc.errors import ServeError
 from raydc.features import TokenBlock
 from raydc.models.decoder_slots import make_slots
 from raydc.models.token_sampling import TokenSampling
+from raydc.serve.replica import loaded_version
 from raydc.serve.replica.generation_engine import AnswerStream, GenerationEngine
 from raydc.storage import Storage
 
@@ -215,3 +220,12 @@ def test_the_thread_ends_with_the_work_and_starts_again() -> None:
                 await asyncio.sleep(0.01)
 
     run(scenario)
+
+
+def test_a_language_model_without_slots_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LanguageStore(tmp_path)
+    monkeypatch.setattr(loaded_version, "has_slots", lambda network: False)
+    with pytest.raises(ServeError, match="of a kind that is not served yet"):
+        loaded_version.load_version(store.settings(), 1, None, ThreadPoolExecutor(1))
