@@ -17,9 +17,10 @@ from typing import Any
 from raydc.search.point import Choose, Space, SpreadPoints, all_domains, derive_seed, make_point
 from raydc.spec.space import Domain
 
-# With fewer results than these, points are spread evenly. Optuna's 10 is for many more trials, and
-# for random points: `python -m bench.sweep --samplers`.
-_NUM_SPREAD = {"tpe": 4, "gp": 4, "cmaes": 1}
+# With fewer samples or results than these, points are spread evenly. Optuna has 10 random points
+# for TPE, which is for more trials than most sweeps have: `python -m bench.sweep --samplers`.
+_FEWEST_SAMPLES = {"tpe": 4, "gp": 4, "cmaes": 1}
+_FEWEST_RESULTS = {"tpe": 2, "gp": 4, "cmaes": 1}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class LearnedPoints:
         self._spread = SpreadPoints(space, seed)
         domains = all_domains(space)
         self._asked: list[Any] = []
+        self._num_known = len(known)
         self._num_told = 0
         for one in known:
             trial = optuna.trial.create_trial(
@@ -93,8 +95,10 @@ class LearnedPoints:
 
     def draw(self) -> Draw:
         """Draws the next point."""
-        if self._num_told < _NUM_SPREAD[self._name]:
-            return self._take(self._spread.choice(len(self._asked)))
+        number = len(self._asked)
+        is_early = number + self._num_known < _FEWEST_SAMPLES[self._name]
+        if is_early or self._num_told < _FEWEST_RESULTS[self._name]:
+            return self._take(self._spread.choice(number))
         if self._name == "cmaes":
             return self._take(None)
         import optuna
@@ -201,7 +205,7 @@ def _make_sampler(name: str, seed: int) -> Any:
     if name == "tpe":
         return samplers.TPESampler(
             seed=seed,
-            n_startup_trials=_NUM_SPREAD[name],
+            n_startup_trials=_FEWEST_RESULTS[name],
             # Of few results more can be made than by Optuna's 24 candidates for each draw.
             n_ei_candidates=96,
             # Samples that still run differ by their seeds, and are no bad results.
@@ -213,14 +217,14 @@ def _make_sampler(name: str, seed: int) -> Any:
         # Training is exact: the same point has the same metric.
         return samplers.GPSampler(
             seed=seed,
-            n_startup_trials=_NUM_SPREAD[name],
+            n_startup_trials=_FEWEST_RESULTS[name],
             deterministic_objective=True,
             independent_sampler=first,
             warn_independent_sampling=False,
         )
     return samplers.CmaEsSampler(
         seed=seed,
-        n_startup_trials=_NUM_SPREAD[name],
+        n_startup_trials=_FEWEST_RESULTS[name],
         independent_sampler=first,
         warn_independent_sampling=False,
     )
