@@ -81,7 +81,8 @@ def test_sweep_best_trial_becomes_the_bundle(
 
 def journal(folder: Storage, kind: str = "journal") -> list[bytes]:
     """The decisions of a sweep, or its draws, in order."""
-    names = folder.names(f"sweep/{kind}")
+    # A driver that is killed while it writes may leave a draft, which nothing reads.
+    names = [name for name in folder.names(f"sweep/{kind}") if name.endswith(".json")]
     return [folder.read_bytes(f"sweep/{kind}/{name}") for name in names]
 
 
