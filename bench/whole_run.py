@@ -51,8 +51,12 @@ serve.run(Answer.bind(), route_prefix="/")
 print(urllib.request.urlopen("http://127.0.0.1:8000/", timeout=60).read())
 serve.shutdown()
 """
-# With the same proxy as raydc has.
-_HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+# As raydc has them. Without the last one, Ray Serve waits for half a minute when it ends.
+_HAPROXY = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
+}
 _END = "ray.shutdown()\n"
 _RAY, _SUM = "Ray: start and end", "Ray's parts, one after the other"
 

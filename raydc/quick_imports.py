@@ -58,7 +58,7 @@ def start(*names: str) -> threading.Thread:
 
 
 @contextlib.contextmanager
-def beside(*names: str) -> Iterator[None]:
+def beside(*names: str, after_s: float = 0.0) -> Iterator[None]:
     """Imports modules while the block waits for something else, and ends with the later of both.
 
     The block must not import what these modules import too, unless one of both comes from a package
@@ -67,11 +67,20 @@ def beside(*names: str) -> Iterator[None]:
 
     Args:
         names: As for `start`.
+        after_s: How long the block works before it begins to wait: an import would slow that down.
     """
-    thread = start(*names)
+    is_over = threading.Event()
+
+    def run() -> None:
+        is_over.wait(after_s)
+        import_all(*names)
+
+    thread = threading.Thread(target=run, name="raydc-imports", daemon=True)
+    thread.start()
     try:
         yield
     finally:
+        is_over.set()
         thread.join()
 
 

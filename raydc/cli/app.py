@@ -23,6 +23,8 @@ _LOADED = "raydc.loaded"
 # What a training needs of torch, and what Ray Serve needs of others. Nothing of Ray, which starts
 # beside their import: see `quick_imports.beside`.
 OF_TRAINING = ("raydc.models.networks", "raydc.loop.worker", "pandas", "fastapi")
+# Ray's start imports for about so long, and then waits for processes.
+_RAY_WORKS_S = 0.6
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
 SET = click.option(
     "--set",
@@ -229,5 +231,5 @@ def open_context(
     from raydc import run_context
 
     given = load(path, overrides)
-    with quick_imports.beside(*(() if deferred else imports)):
+    with quick_imports.beside(*(() if deferred else imports), after_s=_RAY_WORKS_S):
         return run_context.open_context(given, address, report, dashboard, deferred)

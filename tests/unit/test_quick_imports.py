@@ -70,8 +70,8 @@ def test_imports_beside_a_wait_leave_out_what_is_missing() -> None:
 
 def test_block_ends_with_the_later_of_itself_and_its_imports() -> None:
     sys.modules.pop("this", None)
-    with contextlib.redirect_stdout(io.StringIO()), quick_imports.beside("this"):
-        pass
+    with contextlib.redirect_stdout(io.StringIO()), quick_imports.beside("this", after_s=600.0):
+        assert "this" not in sys.modules
     assert "this" in sys.modules
 
 
