@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
+import token_rows
 import torch
 from signatures import COLOUR, GREY, TABLE, TINY, make_rows
 from torch import Tensor
@@ -18,6 +20,7 @@ from raydc.errors import SpecError
 from raydc.features import Signature
 from raydc.models import section_check, weights_file
 from raydc.spec.model import Builder, Cnn, Linear, Mlp, Torchvision
+from raydc.spec.sequence_models import Decoder
 from raydc.storage import sha256
 
 MLP: dict[str, Any] = {"name": "mlp", "hidden": [6, 5]}
@@ -191,3 +194,18 @@ def test_builder_takes_a_file(tmp_path: Path) -> None:
     network = models.build(section, TINY, 0).eval()
     rows = make_rows(TINY)
     assert torch.equal(network(rows), trained.eval()(rows))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_decoder_whose_last_layer_is_missing_is_refused(tmp_path: Path, tied: bool) -> None:
+    section, signature = (
+        Decoder(**token_rows.MODEL, tied=tied),
+        token_rows.token_features().signature,
+    )
+    tensors = weights_of(models.build(section, signature, 3))
+    whole = write(tmp_path / "whole.safetensors", tensors)
+    models.build(section.model_copy(update={"weights": whole}), signature, 0)
+    (norm,) = (name for name in tensors if name.endswith("decoder.norm.weight"))
+    path = write(tmp_path / "w.safetensors", {k: v for k, v in tensors.items() if k != norm})
+    with pytest.raises(SpecError, match=rf"missing: {re.escape(norm)}"):
+        models.build(section.model_copy(update={"weights": path}), signature, 0)
