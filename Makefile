@@ -8,7 +8,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_DOCS := $(VENV)/.installed-docs
 INSTALLED_BENCH := $(VENV)/.installed-bench
 # Unit tests beside all others, which come first because they take longer.
-TWO_AT_ONCE := --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+TWO_AT_ONCE := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,19 +16,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="also run the long tests")
 
 
-# Before xdist, which takes the groups from here.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         kind = Path(item.path).relative_to(ROOT / "tests").parts[0]
         if kind in KINDS:
             item.add_marker(kind)
-        # Of `make test`, one process has the tests that may start a Ray, so that there is one at a
-        # time; another one has the unit tests, file by file.
-        group = str(item.path) if kind == "unit" else "ray"
-        item.add_marker(pytest.mark.xdist_group(group))
         if item.get_closest_marker("soak") and not config.getoption("--soak"):
             item.add_marker(pytest.mark.skip(reason="long; run it with `make soak`"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process gets the tests that may start a Ray, others the unit tests, file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        """Never runs two tests at the same time that may start a Ray."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            is_unit = nodeid.startswith("tests/unit/")
+            return nodeid.split("::", 1)[0] if is_unit else "ray"
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")
