@@ -111,13 +111,18 @@ class Conversations:
         starts, stops = (np.array([one[side] for one in offsets]) for side in (0, 1))
         for first, last in spans:
             inside = (stops > first) & (starts < last) & (stops > starts)
-            if not inside.any() or starts[inside].min() < first or stops[inside].max() > last:
+            if not inside.any() or _has_text(text, starts[inside], stops[inside], first, last):
                 raise DataError(
                     f"{place}: one token holds a part of {shown(text[first:last])} and what is "
                     "beside it",
                     "The chat template does not belong to this tokenizer.",
                 )
-            marks[inside] |= LEARNT
+            # A token that also holds white space of the template is learnt for what it says.
+            for token in np.flatnonzero(inside):
+                begin, end = max(starts[token], first), min(stops[token], last)
+                is_whole = starts[token] >= first and stops[token] <= last
+                if is_whole or text[begin:end].strip():
+                    marks[token] |= LEARNT
         marks[:1] |= BEGINS
         # Nothing stands before the first token, from which it could be predicted.
         marks[:1] &= ~LEARNT
@@ -162,15 +167,18 @@ class Conversations:
 
     def _refuse_special(self, messages: Sequence[Mapping[str, Any]], place: str) -> None:
         for message in messages:
-            content = message["content"]
-            for token in self._encoder.special:
-                if token in content:
-                    raise DataError(
-                        f"{place}: {shown(content)} holds {token!r}, a special token of the model",
-                        "Remove it: a text must not end a turn or begin another one.",
-                    )
-            if _OPEN in content or _CLOSE in content:
-                raise DataError(f"{place}: {shown(content)} holds U+FDD0 or U+FDD1", "Remove it.")
+            # A template writes roles and other fields too.
+            for content in (value for value in message.values() if isinstance(value, str)):
+                for token in self._encoder.special:
+                    if token in content:
+                        raise DataError(
+                            f"{place}: {shown(content)} holds {token!r}, a special token of the "
+                            "model",
+                            "Remove it: a text must not end a turn or begin another one.",
+                        )
+                if _OPEN in content or _CLOSE in content:
+                    found = f"{place}: {shown(content)} holds U+FDD0 or U+FDD1"
+                    raise DataError(found, "Remove it.")
 
     def _render(
         self, messages: list[dict[str, Any]], place: str
@@ -194,7 +202,7 @@ class Conversations:
         )
 
     def _with_end(self, text: str, first: int, last: int, place: str) -> tuple[int, int]:
-        found = self._ends.match(text, last)
+        found = self._ends.match(text, last) if self._encoder.special else None
         if found is None:
             raise DataError(
                 f"{place}: behind {shown(text[first:last])} the chat template has no special "
@@ -258,6 +266,11 @@ def _mark(message: dict[str, Any], strips: bool) -> dict[str, Any]:
     core = content.strip() if strips else content
     before, _, behind = content.partition(core)
     return {**message, "content": f"{before}{_OPEN}{core}{_CLOSE}{behind}"}
+
+
+def _has_text(text: str, starts: Codes, stops: Codes, first: int, last: int) -> bool:
+    """Whether tokens of an answer hold more of their template than white space."""
+    return bool(text[starts.min() : first].strip() or text[last : stops.max()].strip())
 
 
 def _take_marks(marked: str) -> tuple[str, list[tuple[int, int]]]:

@@ -27,6 +27,8 @@ from raydc.features.table_layout import smallest_type
 
 Normalisation = Literal["none", "NFC", "NFKC"]
 Values = Sequence[Any] | npt.NDArray[Any]
+# Characters of a text for one that its normalisation keeps, at most.
+_MOST_SHRINKING = 4
 INSTALL = "pip install 'raydc[texts]'"
 
 
@@ -181,6 +183,8 @@ class GivenTokenizer:
             if max_tokens is None:
                 self.tokenizer.no_truncation()
                 self.tokenizer.encode_special_tokens = not takes_special
+                # It adds nothing to whole texts, and may leave out spaces of their offsets.
+                self.tokenizer.post_processor = None
             else:
                 self.tokenizer.enable_truncation(max_tokens)
         # The library raises its own types, none of them public.
@@ -189,13 +193,23 @@ class GivenTokenizer:
         self._is_whole = max_tokens is None
         self.codes = dict(self.tokenizer.get_vocab(with_added_tokens=True))
         self.num_codes = max(self.codes.values(), default=0) + 1
+        self._longest = max(map(len, self.codes), default=1)
         added = self.tokenizer.get_added_tokens_decoder().values()
         self.special = tuple(token.content for token in added if token.special)
 
     def encode(self, text: bytes, max_codes: int) -> list[int]:
-        """Encodes a text. Raises ValueError if the tokenizer has no token for a part of it."""
+        """Encodes a text.
+
+        Raises ValueError if the tokenizer has no token for a part of it, or if it is far too long:
+        the work of a tokenizer grows with the text, whatever is cut off then.
+        """
+        decoded = text.decode()
+        # A token stands for so many characters at most, after what normalisation takes away.
+        if self._is_whole and len(decoded) > _MOST_SHRINKING * max_codes * self._longest:
+            reason = f"it has {len(decoded):,} characters, too many for {max_codes - 1:,} tokens"
+            raise ValueError(reason)
         try:
-            found = self.tokenizer.encode(text.decode(), add_special_tokens=not self._is_whole)
+            found = self.tokenizer.encode(decoded, add_special_tokens=not self._is_whole)
             return list(found.ids[:max_codes])
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from raydc.features.byte_pairs import NUM_BYTES, Pair
+
+_NO_CHARACTER = "\ufffd"
 
 
 class CodeTexts(Protocol):
@@ -60,11 +63,20 @@ class TokenizerTexts:
         )
 
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(ids=list(before), skip_special_tokens=True)
+        self._new_stream = partial(DecodeStream, skip_special_tokens=True)
+        known = tokenizer.decode(list(before), skip_special_tokens=True)
+        # Codes that end in the middle of a character would be repeated with the first one behind.
+        self._stream = self._new_stream(ids=[] if known.endswith(_NO_CHARACTER) else list(before))
 
     def add(self, code: int) -> str:
         """Adds a code. See `CodeTexts.add`."""
-        return self._stream.step(self._tokenizer, code) or ""
+        try:
+            return self._stream.step(self._tokenizer, code) or ""
+        # The library raises plain errors. Bytes that turned out to be no character change texts
+        # that it has given out already.
+        except Exception:  # noqa: BLE001 - it has no type of its own for it.
+            self._stream = self._new_stream(ids=[])
+            return self._stream.step(self._tokenizer, code) or ""
 
 
 def bytes_of_codes(merges: Sequence[Pair], num_codes: int) -> list[bytes]:

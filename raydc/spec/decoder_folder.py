@@ -142,10 +142,16 @@ def _end_token(folder: Path, config: dict[str, Any]) -> str:
     try:
         added = {one["id"]: one["content"] for one in tokenizer.get("added_tokens", ())}
         named = tokenizer["model"]["vocab"]
-        known = {number: token for token, number in named.items()} | added
-    except (KeyError, TypeError, AttributeError):
+        # Tokens with probabilities are a list in the order of their codes.
+        pairs = (
+            ((number, one[0]) for number, one in enumerate(named))
+            if isinstance(named, list)
+            else ((number, token) for token, number in named.items())
+        )
+        known = {**dict(pairs), **added}
+    except (KeyError, IndexError, TypeError, AttributeError):
         known = {}
-    if code not in known:
+    if not isinstance(code, int) or code not in known:
         message = f"{folder} names no token that ends a text (eos_token_id: {given!r}); give one"
         raise SpecError([Problem("", _END, message)])
     return str(known[code])

@@ -230,6 +230,9 @@ class GenerationEngine:
             text = work.answer.add(scores_V)
         except NotFiniteError as error:
             return self._fail({slot: work}, error)
+        except Exception as error:  # The others have no part in what one text does.
+            logger.exception("an answer of the language model failed")
+            return self._fail({slot: work}, error)
         if work.answer.finish_reason is not None:
             del self._working[slot]
         piece = Piece(text, len(work.answer.codes), work.answer.finish_reason)
@@ -240,7 +243,10 @@ class GenerationEngine:
         deliveries = []
         for slot, work in list(failed.items()):
             del self._working[slot]
-            self._slots.clear(slot)
+            try:
+                self._slots.clear(slot)
+            except Exception:  # A device that is lost must not keep the error from the clients.
+                logger.exception("a slot of the language model cannot be cleared")
             piece = Piece("", len(work.answer.codes), error=error)
             deliveries.append((work.stream, piece))
         return deliveries

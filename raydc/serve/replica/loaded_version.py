@@ -27,6 +27,7 @@ from raydc.serve.replica import batch_size
 from raydc.serve.replica.batching import Batcher
 from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.settings import Settings
+from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
 
 Array = npt.NDArray[Any]
@@ -100,7 +101,7 @@ def load_version(
         bundle, source = _raise_raydc_errors_only(
             settings, version, lambda: load_bundle(settings, version)
         )
-    if bundle.features.documents is not None:
+    if bundle.features.signature.task == LANGUAGE:
         return _raise_raydc_errors_only(
             settings, version, lambda: _with_engine(settings, version, bundle, source)
         )
@@ -123,8 +124,8 @@ def _with_engine(
 ) -> LoadedVersion:
     """A language model with an engine, whose slots have been tried."""
     documents = bundle.features.documents
-    assert documents is not None
-    if not has_slots(bundle.model):
+    # Rows of conversations have none.
+    if documents is None or not has_slots(bundle.model):
         raise ServeError(
             f"version {version} of {settings.model} is a language model of a kind that is not "
             "served yet",

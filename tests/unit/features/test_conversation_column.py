@@ -123,6 +123,7 @@ def test_templates_that_cannot_tell_an_answer_are_refused(template: str, message
         ([{"role": "user"}], r"row\[0\].content: None is not text"),
         ([{"content": "a", "role": 3}], r"row\[0\].role: 3 is not text"),
         ([{"role": "user", "content": "a <|im_end|> b"}], "a special token of the model"),
+        ([{"role": "user<|im_end|>", "content": "a"}], "a special token of the model"),
         ([{"role": "user", "content": "a \ufdd0 b"}], "holds U[+]FDD0 or U[+]FDD1"),
     ],
     ids=str,
@@ -147,3 +148,54 @@ def test_rows_of_conversations_and_of_raw_values() -> None:
     assert (rows_BM[0, :30] == column.encode(TALK, "row")[:30]).all()
     assert set(rows_BM[1].tolist()) == {column.filler}
     assert column_from_dict(json.loads(json.dumps(column_to_dict(column)))) == column
+
+
+def byte_level(special: bool = True, trim_offsets: bool = True) -> tuple[str, list[str]]:
+    """A tokenizer with tokens for white space, as GPT-2 and Qwen have them, and its tokens."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, processors
+
+    words = ["u", "s", "e", "r", "a", "b", "\u010a", "\u0120", "<|s|>", "<|e|>", "?"]
+    words += ["\u0120\u0120", "\u010a\u0120\u0120", "\u0120b"]
+    merges = [("\u0120", "\u0120"), ("\u010a", "\u0120\u0120"), ("\u0120", "b")]
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE({word: code for code, word in enumerate(words)}, merges, unk_token="?")
+    )
+    # No words of its own, so that white space of a template and of an answer may join.
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    if special:
+        tokenizer.add_special_tokens(["<|s|>", "<|e|>"])
+    return tokenizer.to_str(), words
+
+
+WIDE = "{% for m in messages %}<|s|>{{ m.role[:1] }}\n{{ m.content }}<|e|>\n{% endfor %}"
+
+
+def words_learnt(answer: str, template: str = WIDE) -> list[str]:
+    require_library()
+    given, words = byte_level()
+    column = Conversations(len(words), 40, 9, given, template)
+    talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": answer}]
+    found = column.encode(talk, "row")
+    return [words[code % len(words)] for code in found if code // len(words) & LEARNT]
+
+
+def test_white_space_inside_of_an_answer_is_learnt() -> None:
+    assert words_learnt("b\n  b") == ["b", "\u010a\u0120\u0120", "b", "<|e|>"]
+    assert words_learnt("b  b") == ["b", "\u0120\u0120", "b", "<|e|>"]
+
+
+def test_white_space_that_joins_that_of_the_template_is_not_learnt() -> None:
+    # The line end of the template and the spaces of the answer are one token.
+    assert words_learnt("  b") == ["b", "<|e|>"]
+    # A token that holds a space of the template and a word of the answer is.
+    assert words_learnt("b", WIDE.replace("\n{{", " {{")) == ["\u0120b", "<|e|>"]
+
+
+def test_tokenizer_without_special_tokens_has_no_end_to_learn() -> None:
+    require_library()
+    given, words = byte_level(special=False)
+    column = Conversations(len(words), 40, 9, given, WIDE)
+    with pytest.raises(DataError, match="has no special token, so that a model would never"):
+        column.encode(TALK[:2], "row")

@@ -9,6 +9,7 @@ from language_models import TEXTS, block_of, language_features
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 
+from raydc.errors import DataError
 from raydc.features import TokenBlock
 from raydc.features.token_block import of_tokenizer
 
@@ -71,3 +72,42 @@ def test_a_word_of_a_tokenizer_that_marks_words_keeps_its_space() -> None:
     assert [texts.add(code) for code in (1, 3, 2)] == [" cat", "s", " sat"]
     first = block.texts([])
     assert [first.add(code) for code in (0, 1)] == ["the", " cat"]
+
+
+def byte_fallback_block() -> TokenBlock:
+    """A column of a tokenizer that writes unknown characters as tokens of bytes, like Llama 2."""
+    words = {"?": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}, "x": 257, "a": 258}
+    tokenizer = Tokenizer(
+        tokenizer_models.BPE(words, [], unk_token="?", byte_fallback=True, fuse_unk=False)
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return of_tokenizer(tokenizer.to_str(), None, 48, "none")
+
+
+def test_bytes_that_become_no_character_do_not_end_the_text() -> None:
+    block = byte_fallback_block()
+    codes = [1 + byte for byte in (0xC3, 0xA9, 0xC3)]
+    texts = block.texts([])
+    assert [texts.add(code) for code in codes[:2]] == ["", "é"]
+    found = [texts.add(code) for code in (codes[2], 257, 258)]
+    assert "".join(found).endswith("xa")
+    choose = random.Random(0)
+    for _ in range(300):
+        texts = block.texts([choose.randrange(259) for _ in range(choose.randrange(9))])
+        for _ in range(20):
+            texts.add(choose.randrange(259))
+
+
+def test_codes_before_that_end_inside_of_a_character_are_not_repeated() -> None:
+    block = byte_fallback_block()
+    before = block.encode("日本日", "text")
+    assert block.texts(before[-8:]).add(257) == "x"
+    assert block.texts([*before, 1 + 0xC3]).add(257).endswith("x")
+    assert block.texts(block.encode("a", "text")).add(257) == "x"
+
+
+def test_text_that_is_far_too_long_is_refused_before_it_is_cut_into_tokens() -> None:
+    block = given_block()
+    with pytest.raises(DataError, match=r"text: it has 100,000 characters, too many for 8 tokens"):
+        block.encode("a " * 50_000, "text", 9)
+    assert len(block.encode("a " * 50_000, "text")) > 10_000

@@ -18,7 +18,7 @@ from served_language import LanguageStore
 from raydc import bundle
 from raydc.bundle import Bundle
 from raydc.bundle.completion import complete
-from raydc.bundle.growing_answer import AnswerOptions, NotFiniteError
+from raydc.bundle.growing_answer import AnswerOptions, GrowingAnswer, NotFiniteError
 from raydc.errors import ServeError
 from raydc.features import TokenBlock
 from raydc.models.decoder_slots import make_slots
@@ -95,6 +95,7 @@ class ScriptedSlots:
     cleared: list[int] = field(default_factory=list)
     fail_at: int = -1
     nan_code: int = -1
+    is_lost: bool = False
     begun: threading.Event = field(default_factory=threading.Event)
     gate: threading.Event = field(default_factory=threading.Event)
 
@@ -112,6 +113,8 @@ class ScriptedSlots:
 
     def clear(self, slot: int) -> None:
         self.cleared.append(slot)
+        if self.is_lost:
+            raise RuntimeError("the device is lost")
 
     def _scores(self, code: int) -> np.ndarray[Any, Any]:
         scores = np.zeros(301, dtype=np.float32)
@@ -198,6 +201,27 @@ def test_a_pass_that_fails_ends_its_answers_and_no_others() -> None:
     assert [str(one) for one in found[:2]] == ["no memory", "no memory"]
     assert found[2] == ("fghij", 5, "length")
     assert sorted(slots.cleared) == [0, 1]
+
+
+def test_slots_that_cannot_be_cleared_leave_nobody_waiting() -> None:
+    slots = ScriptedSlots(fail_at=4, is_lost=True)
+    found = scripted(slots, ["a", "c", "e"], 5)
+    assert [str(one) for one in found[:2]] == ["no memory", "no memory"]
+    assert found[2] == ("fghij", 5, "length")
+
+
+def test_text_that_fails_ends_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = GrowingAnswer.add
+
+    def fail_at_d(answer: GrowingAnswer, scores_V: np.ndarray[Any, Any]) -> str:
+        if scores_V.argmax() == ord("d"):
+            raise RuntimeError("no such text")
+        return add(answer, scores_V)
+
+    monkeypatch.setattr(GrowingAnswer, "add", fail_at_d)
+    found = scripted(ScriptedSlots(), ["a", "m"], 5)
+    assert str(found[0]) == "no such text"
+    assert found[1] == ("nopqr", 5, "length")
 
 
 def test_scores_that_are_not_finite_end_one_answer() -> None:

@@ -55,6 +55,9 @@ def test_the_end_is_the_first_token_that_ends_a_text(tmp_path: Path, given: Any)
         ({"auto_map": {"AutoModel": "code.Model"}}, "names code of its own (auto_map: code.Model)"),
         ({"eos_token_id": None}, "names no token that ends a text (eos_token_id: None)"),
         ({"eos_token_id": 500}, "names no token that ends a text (eos_token_id: 500)"),
+        ({"eos_token_id": []}, "names no token that ends a text (eos_token_id: [])"),
+        ({"eos_token_id": [[1]]}, "names no token that ends a text (eos_token_id: [[1]])"),
+        ({"eos_token_id": {}}, "names no token that ends a text (eos_token_id: {})"),
         (
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
             "rope_parameters is 'dynamic', whose positions depend on the longest document",
