@@ -25,7 +25,7 @@ class Chat(Section):
     long: Literal["drop", "cut"] = Field(
         "drop",
         description="What becomes of a conversation with more tokens than a row: it is left out, "
-        "or its end is. A line says how many there are.",
+        "or cut at its end. A line says how many there are.",
     )
     template: str | None = Field(
         None,

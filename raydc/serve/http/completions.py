@@ -144,7 +144,7 @@ class CompletionHandler:
         seed = secrets.randbits(64)
         options = body.options(len(codes), engine.max_tokens, loaded.settings.max_tokens, seed)
         # Only now: what is refused must not hold a slot of the model.
-        await slot.start_computing()
+        await _wait_for_turn(request, slot)
         return _Answer(request, loaded, body, engine.submit(codes, options))
 
     async def _encode(self, block: TokenBlock, prompt: str, length: int) -> list[int]:
@@ -262,6 +262,26 @@ class _Answer:
         """Ends the work for it, if it has not ended."""
         self._stream.cancel()
         self._watch.cancel()
+
+
+async def _wait_for_turn(request: Request, slot: Slot) -> None:
+    """Waits for a slot of the model; a client that goes meanwhile leaves the queue at once.
+
+    Raises:
+        RequestError: 429 if the queue has filled up.
+        ClientDisconnect: The client has gone.
+    """
+    turn = asyncio.ensure_future(slot.start_computing())
+    # The body has been read, so that nothing but the end of the connection can come.
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not turn.done():
+            raise ClientDisconnect
+        turn.result()
+    finally:
+        for task in (turn, gone):
+            task.cancel()
 
 
 async def _whole(answer: _Answer, first: Piece) -> Response:

@@ -146,6 +146,25 @@ def test_an_answer_whose_client_goes_is_ended(server: LanguageServer, is_stream:
     assert slots.num_steps == 3
 
 
+def test_client_that_goes_while_it_waits_leaves_the_queue(
+    server: LanguageServer, store: LanguageStore
+) -> None:
+    server.configure(store.settings(auth="none", num_slots=1, max_queued_requests=1))
+    slots = server.hold()
+    admission = server.replica.service.admission
+    try:
+        first, second = raw_stream(server, max_tokens=4), raw_stream(server, max_tokens=4)
+        wait_until(lambda: (admission.num_in_work, admission.num_waiting) == (1, 1))
+        second.close()
+        # The pass of the first still waits.
+        wait_until(lambda: admission.num_waiting == 0)
+        assert admission.num_in_work == 1
+        first.close()
+    finally:
+        slots.gate.set()
+        server.configure(store.settings(auth="none"))
+
+
 def test_more_streams_than_slots_wait_and_the_queue_has_an_end(
     server: LanguageServer, store: LanguageStore
 ) -> None:
