@@ -43,7 +43,8 @@ def end() -> None:
 def start(*names: str) -> threading.Thread:
     """Imports modules in a thread, while this one waits for something.
 
-    An import of the same module elsewhere waits for it.
+    An import of exactly such a module elsewhere waits for it. One of a part of it does not, and may
+    find the whole half made: import the whole first.
 
     Args:
         names: Modules in the order in which they are imported. One that is missing is left out: who

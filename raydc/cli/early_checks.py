@@ -81,6 +81,12 @@ def check_points(spec: ResolvedSpec, resume: bool) -> None:
         UsageError: Results of `sweep.warm_start` cannot be read.
     """
     if spec.sweep is not None and not resume:
+        if spec.name in spec.sweep.warm_start:
+            raise UsageError(
+                f"sweep.warm_start: {spec.name} is this run itself, and a new one sets it aside",
+                "Give this run another name, or add samples to the old one: --resume with a larger "
+                "sweep.num_samples.",
+            )
         from raydc.elastic.trial_draws import read_results
         from raydc.elastic.trial_sizes import describe_points
 

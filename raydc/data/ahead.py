@@ -42,17 +42,25 @@ def map_ahead(function: Callable[[S], T], items: Iterable[S], num_threads: int) 
         function: Called in any of the threads, at the same time in several of them. Its error is
             raised where its result would have come.
         items: Arguments; only the caller's thread goes through them, as far as results are wanted.
+            Their error is raised behind the results of those before it.
         num_threads: Threads; one more result than this is kept ahead of the caller.
     """
-    iterator = iter(items)
+    iterator, failure = iter(items), None
     with ThreadPoolExecutor(num_threads, "ahead") as threads:
         waiting: deque[Future[T]] = deque()
         try:
             while True:
-                for item in islice(iterator, num_threads + 1 - len(waiting)):
-                    waiting.append(threads.submit(function, item))
-                if not waiting:
+                try:
+                    for item in islice(iterator, num_threads + 1 - len(waiting)):
+                        waiting.append(threads.submit(function, item))
+                except Exception as error:  # noqa: BLE001 - raised below, in its place.
+                    # An iterator ends with its error.
+                    failure = error
+                if waiting:
+                    yield waiting.popleft().result()
+                elif failure is not None:
+                    raise failure
+                else:
                     return
-                yield waiting.popleft().result()
         finally:
             threads.shutdown(wait=False, cancel_futures=True)

@@ -6,8 +6,10 @@ seconds of every run, and 250 MB as long as it lasts. The workers do the same as
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -33,6 +35,11 @@ class ProcessGroupConfig(BackendConfig):  # type: ignore[misc]
     def backend_cls(self) -> type[Backend]:
         """The class whose instance Ray Train calls in the controller."""
         return ProcessGroupBackend
+
+    @property
+    def train_func_context(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
+        """What Ray Train enters in the thread that trains, in each worker."""
+        return on_own_device
 
 
 class ProcessGroupBackend(Backend):  # type: ignore[misc]
@@ -65,6 +72,18 @@ class ProcessGroupBackend(Backend):  # type: ignore[misc]
         ray.get(joining)
 
 
+@contextlib.contextmanager
+def on_own_device() -> Iterator[None]:
+    """Makes the GPU of a worker the current one of its thread; without one, does nothing."""
+    import torch
+    from ray.train.torch import get_device
+
+    device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    yield
+
+
 def find_address() -> tuple[str, int]:
     """Address of this node and a port that is free there. Runs in the worker of rank 0."""
     host = str(ray.util.get_node_ip_address())
@@ -85,7 +104,10 @@ def join(backend: str, rank: int, size: int, host: str, port: int, timeout_s: in
         port: Port that rank 0 listens on from now on.
         timeout_s: How long this waits for the others, as each later operation does.
     """
+    # The whole first: see `quick_imports.start`.
+    import torch
     import torch.distributed
+    from ray.train.torch import get_device
 
     context = ray.train.get_context()
     # What `torchrun` sets too: code of users and libraries reads it.
@@ -97,6 +119,7 @@ def join(backend: str, rank: int, size: int, host: str, port: int, timeout_s: in
         LOCAL_RANK=str(context.get_local_rank()),
         LOCAL_WORLD_SIZE=str(context.get_local_world_size()),
         NODE_RANK=str(context.get_node_rank()),
+        ACCELERATE_TORCH_DEVICE=str(get_device()),
     )
     # A worker that waits for a lost one gets an error instead of waiting for ever.
     if "nccl" in backend and "TORCH_NCCL_BLOCKING_WAIT" not in os.environ:

@@ -53,6 +53,11 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
     if sweep is None:
         raise TrainError("this spec has no sweep", "Add a section `sweep` with a `space`.")
 
+    # Points are drawn in the order of the space, and a resume may have written it in another one.
+    space = {path: sweep.space[path] for path in recorded["sweep"]["space"]}
+    sweep = sweep.model_copy(update={"space": space})
+    spec = spec.model_copy(update={"sweep": sweep})
+
     def make_key(values: dict[str, Any]) -> str:
         return trials.trial_key(recorded, values)
 

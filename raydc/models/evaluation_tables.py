@@ -16,6 +16,7 @@ _MOST_STEPS = 12
 
 def confusion_matrix(features: Features) -> Any:
     """An empty confusion matrix of torchmetrics; None where a row does not have one class."""
+    import torchmetrics  # noqa: F401 - waits for its import in another thread; a part would not.
     from torchmetrics.classification import MulticlassConfusionMatrix
 
     if features.signature.task != "classification":

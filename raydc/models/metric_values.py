@@ -155,6 +155,7 @@ def areas(name: str, scores_NK: Tensor, expected_N: Tensor) -> list[Value]:
         scores_NK: Probabilities, float64.
         expected_N: Class positions, or marks of labels [N, K].
     """
+    import torchmetrics  # noqa: F401 - waits for its import in another thread; a part would not.
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
     if not scores_NK.isfinite().all():
@@ -194,6 +195,7 @@ def mean_area(values: Sequence[Value], are_labels: bool = False) -> Value:
 
 def calibration_error(scores_NK: Tensor, expected_N: Tensor) -> Value:
     """Expected calibration error of the highest score of each row, in bins of equal width."""
+    import torchmetrics  # noqa: F401 - waits for its import in another thread; a part would not.
     from torchmetrics.functional.classification import binary_calibration_error
 
     if not len(scores_NK):

@@ -106,7 +106,14 @@ def _kind_problems(sweep: Sweep, problem: Callable[[str, str], Problem]) -> Iter
     if sweep.search_alg == "grid" and size > _LARGEST_GRID:
         message = f"the grid has {size:,} points, more than {_LARGEST_GRID:,}; use quasi_random"
         yield problem(next(iter(sweep.space)), message)
+    is_nested = any(sum(1 for _ in one.inner()) > 1 for one in sweep.space.values())
     for path, domain in sweep.space.items():
+        whole = next((one for one in sweep.space if path.startswith(f"{one}.")), None)
+        if whole is not None:
+            message = (
+                f"it is a part of {whole}, which is searched too; put this domain inside of it"
+            )
+            yield problem(path, message)
         kinds = {one.kind for one in domain.inner()}
         if sweep.search_alg == "grid":
             if ranges := sorted(kinds - {"choice", "grid"}):
@@ -115,6 +122,9 @@ def _kind_problems(sweep: Sweep, problem: Callable[[str, str], Problem]) -> Iter
                 )
         elif "grid" in kinds and (sweep.search_alg != "random" or domain.kind != "grid"):
             yield problem(path, f"search_alg: {sweep.search_alg} draws a choice; use choice here")
+        elif "grid" in kinds and is_nested:
+            message = "beside domains inside of sections a grid is not laid out; use choice here"
+            yield problem(path, message)
 
 
 def _path_problem(dotted: str, value: Any) -> str | None:

@@ -77,6 +77,18 @@ def test_arguments_are_taken_only_as_far_as_results_are_wanted() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
+def test_an_error_of_an_argument_comes_behind_the_results_before_it() -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("row 3")
+
+    results = map_ahead(str, numbers(), 4)
+    assert [next(results), next(results)] == ["1", "2"]
+    with pytest.raises(ValueError, match="row 3"):
+        next(results)
+
+
 def test_an_error_of_a_result_comes_in_its_place() -> None:
     def inverse(number: int) -> float:
         return 1 / number

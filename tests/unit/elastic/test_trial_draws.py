@@ -266,3 +266,35 @@ def test_gaussian_processes_are_computed_on_one_thread(tmp_path: Path) -> None:
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("search_alg", ["random", "quasi_random", "tpe", "grid"])
+def test_space_that_is_written_in_another_order_draws_the_same_points(
+    tmp_path: Path, search_alg: str
+) -> None:
+    domains = {
+        "train.optimizer": {"choice": ["adam", "sgd"]},
+        "model.depth": {"choice": [1, 2, 3]},
+        "model.width": {"choice": [8, 16, 32]},
+    }
+
+    def points_of(order: list[str]) -> list[dict[str, Any]]:
+        sweep = {
+            "space": {path: domains[path] for path in order},
+            "search_alg": search_alg,
+            "num_samples": 6,
+        }
+        if search_alg == "tpe":
+            sweep["lag"] = 6
+        model = {"name": "mlp", "depth": 1, "width": 8}
+        spec = training_spec(str(tmp_path), model=model, sweep=sweep)
+        nonlocal recorded
+        # What the run has recorded when it began.
+        recorded = recorded or specs.to_dict(spec)
+        folder = Storage(str(tmp_path / "-".join(order)))
+        draws = make_draws(spec, recorded, folder, lambda _: None)
+        return [draws.trials[number]["all_values"] for number in range(len(draws.trials))]
+
+    recorded: dict[str, Any] = {}
+    first = points_of(list(domains))
+    assert points_of(list(reversed(domains))) == first

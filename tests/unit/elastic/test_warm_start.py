@@ -12,6 +12,7 @@ import yaml
 from training import training_spec
 
 from raydc import spec as specs
+from raydc.cli import early_checks
 from raydc.elastic.trial_draws import known_points, make_draws, read_results
 from raydc.errors import UsageError
 from raydc.search import DecisionFold, Method
@@ -155,3 +156,10 @@ def test_results_that_cannot_be_used_are_refused(tmp_path: Path, name: str, mess
     with pytest.raises(UsageError, match=rf"^sweep\.warm_start: {message}"):
         read_results(swept(tmp_path, name), print)
     assert not (tmp_path / "no.log").exists()
+
+
+def test_run_does_not_begin_with_its_own_results(tmp_path: Path) -> None:
+    spec = swept(tmp_path, "earlier", "again").model_copy(update={"name": "again"})
+    with pytest.raises(UsageError, match="again is this run itself") as caught:
+        early_checks.check_points(spec, resume=False)
+    assert "--resume" in (caught.value.hint or "")

@@ -62,6 +62,21 @@ def test_sections_with_domains_inside_are_valid(search_alg: str) -> None:
             "sgd, not for adam; search the section of both with choice",
         ),
         (
+            {"space": {"model.depth": {"grid": [1, 2]}, "train.optimizer": {"choice": OPTIMIZERS}}},
+            "space.model.depth",
+            "beside domains inside of sections a grid is not laid out; use choice here",
+        ),
+        (
+            {"space": {"model.depth": {"choice": [1, 2]}, "model": {"choice": MODELS}}},
+            "space.model.depth",
+            "it is a part of model, which is searched too; put this domain inside of it",
+        ),
+        (
+            {"space": {"model.depth": {"randint": [1, float("inf")]}}},
+            "space.model.depth.randint",
+            "both ends of a range of whole numbers are whole numbers",
+        ),
+        (
             {"search_alg": "grid", "space": {"train.learning_rate": {"uniform": [0.1, 1]}}},
             "space.train.learning_rate",
             "search_alg: grid needs values, and uniform has none; use choice",
