@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from raydc.bundle import Bundle
-from raydc.errors import CheckpointError, UsageError
+from raydc.errors import CheckpointError, DataError, UsageError
 from raydc.export import huggingface_folder
 from raydc.features import Conversations, TokenBlock
+from raydc.features.conversation_column import LEARNT
 from raydc.features.text_column import GivenTokenizer, to_bytes
 from raydc.models import adapters, text_encoders
 from raydc.models.pretrained_decoders import PretrainedDecoder
@@ -73,7 +74,10 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
         imports = "from peft import PeftModel\n"
         network = "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), FOLDER)"
     else:
-        _make_network(loaded, model).save_pretrained(folder)
+        network_of_folder = _make_network(loaded, model)
+        # A model of conversations has learnt to stop at the end of a turn.
+        network_of_folder.generation_config.eos_token_id = _end_codes(_column(loaded))
+        network_of_folder.save_pretrained(folder)
         lines = ["a decoder of AutoModelForCausalLM"]
     card = _CARD.format(name=loaded.spec.name, imports=imports, network=network)
     if model.lora is not None:
@@ -194,16 +198,37 @@ def _write_tokenizer(loaded: Bundle, model: HuggingFace, folder: Path) -> None:
     def token_of(code: Any) -> str | None:
         return tokenizer.id_to_token(code) if isinstance(code, int) else None
 
+    tokens = {
+        "bos_token": token_of(config.bos_token_id),
+        "eos_token": token_of(column.end_code),
+        "pad_token": token_of(config.pad_token_id),
+    }
+    if isinstance(column, Conversations):
+        # A template may name them, and was learnt with these.
+        names, texts = column.special_tokens[::2], column.special_tokens[1::2]
+        tokens |= dict(zip(names, texts, strict=True))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token=token_of(config.bos_token_id),
-        eos_token=token_of(column.end_code),
-        pad_token=token_of(config.pad_token_id),
+        **tokens,
         model_max_length=config.max_position_embeddings,
         model_input_names=["input_ids", "attention_mask"],
         # A model of conversations is asked in the form in which it learnt to answer.
         chat_template=_template_of(loaded, model),
     ).save_pretrained(folder)
+
+
+def _end_codes(column: TokenBlock | Conversations) -> list[int]:
+    """Codes of the tokens with which an answer ends."""
+    if isinstance(column, TokenBlock):
+        return [column.end_code]
+    talk = [{"role": role, "content": "a"} for role in ("user", "assistant")]
+    try:
+        found = column.encode(talk, "a conversation")
+    except DataError:
+        # The template asks for more than these two messages.
+        return [column.end_code]
+    learnt = found[(found // column.num_codes) & LEARNT > 0] % column.num_codes
+    return sorted({column.end_code, *(int(code) for code in learnt[-1:])})
 
 
 def _template_of(loaded: Bundle, model: HuggingFace) -> str | None:

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from decoder_folders import END, END_CODE, TEMPLATE, WORDS, decoder_spec, write_decoder
+from decoder_folders import (
+    BEGIN,
+    END,
+    END_CODE,
+    TEMPLATE,
+    VOCABULARY,
+    WORDS,
+    decoder_spec,
+    write_decoder,
+)
 from prepared_here import prepare_here
 from training import training_spec
 
@@ -141,10 +150,14 @@ def test_adapters_load_in_peft(trained: Trained, tmp_path: Path, with_base: bool
     torch.testing.assert_close(scores_of(named), found)
 
 
-def test_a_model_of_conversations_is_exported_with_its_template(tmp_path: Path) -> None:
+# The end of a turn is that of a text, or another token, as in models that are no assistants yet.
+@pytest.mark.parametrize("end_code", [END_CODE, VOCABULARY.index("ok")], ids=["turn", "text"])
+def test_a_model_of_conversations_is_exported_with_its_template(
+    tmp_path: Path, end_code: int
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = write_decoder(tmp_path / "decoder")
+    folder = write_decoder(tmp_path / "decoder", eos_token_id=end_code)
     talk = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sees a dog"}]
     source = tmp_path / "talks.jsonl"
     source.write_text("\n".join(json.dumps({"messages": talk}) for _ in range(60)))
@@ -163,6 +176,7 @@ def test_a_model_of_conversations_is_exported_with_its_template(tmp_path: Path) 
     exported_folder.write(loaded, "huggingface", tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.chat_template == TEMPLATE
+    assert (tokenizer.bos_token, tokenizer.eos_token) == (BEGIN, END)
     given = tokenizer.apply_chat_template(
         talk[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
