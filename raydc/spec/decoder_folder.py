@@ -76,7 +76,7 @@ def _fill_in_chat(chat: dict[str, Any], model: dict[str, Any]) -> None:
         message = f"{model['path']} has no chat template; give one"
     elif _CLOCK in chat["template"]:
         # The same files would be another data set on another day.
-        message = f"the template takes the date of the day ({_CLOCK}); give one without it"
+        message = f"the template writes today's date ({_CLOCK}); give one without it"
     if message is not None:
         raise SpecError([Problem("", "data.chat.template", message)])
 
@@ -125,8 +125,8 @@ def _architecture_problems(path: Path, config: dict[str, Any]) -> Iterator[tuple
         if form in _MOVING_POSITIONS:
             yield (
                 FIELD,
-                f"{path}: {name} is {form!r}, whose positions depend on the longest document "
-                "beside a document; take a model with fixed ones",
+                f"{path}: {name} is {form!r}, with which the positions of a document "
+                "depend on its neighbours; take a model with fixed ones",
             )
 
 

@@ -60,7 +60,7 @@ def test_the_end_is_the_first_token_that_ends_a_text(tmp_path: Path, given: Any)
         ({"eos_token_id": {}}, "names no token that ends a text (eos_token_id: {})"),
         (
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
-            "rope_parameters is 'dynamic', whose positions depend on the longest document",
+            "rope_parameters is 'dynamic', with which the positions of a document depend on",
         ),
         ({"rope_scaling": {"type": "longrope"}}, "rope_scaling is 'longrope'"),
     ],
@@ -117,7 +117,7 @@ def test_templates_of_older_folders_and_those_that_cannot_be_used(tmp_path: Path
         assert chat is not None
         assert chat.template == "old"
     path.write_text(json.dumps({"chat_template": "{{ strftime_now('%d') }}"}))
-    with pytest.raises(SpecError, match="takes the date of the day"):
+    with pytest.raises(SpecError, match="writes today's date"):
         resolved(folder, {"chat": {}})
 
 
