@@ -20,7 +20,7 @@ OURS: dict[str, Any] = {"name": "small", "import_path": application.IMPORT_PATH}
 def test_a_language_model_gets_its_limits_and_time_for_its_streams(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(application.engine, "runtime_environment", dict)
+    monkeypatch.setattr(application.engine, "runtime_environment", lambda _: {})
     generation = Generation(slots=3, max_tokens=77, timeout_s=90.0)
     section = Serve(generation=generation)
     made = application.build_settings("texts", section, Storage("store"), Traffic(version=1))
