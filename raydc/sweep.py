@@ -22,6 +22,7 @@ from typing import Any
 from raydc import plan, train
 from raydc import spec as specs
 from raydc.checkpoint import run_files
+from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker
 from raydc.elastic.trial_draws import make_draws
@@ -32,7 +33,7 @@ from raydc.errors import Say
 from raydc.loop import planned_stop
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
-from raydc.tracking import events, lease, trials
+from raydc.tracking import events, lease, trials, winner_spec
 from raydc.tracking.trials import Trial
 
 _TUNE_FOLDER = re.compile(r"tune-\d+")
@@ -85,6 +86,10 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         place = folder / "trials" / winner.key
         found = train.export(own, data, place, bundle_folder, report)
         ends.drop_checkpoints(winner, found)
+        digest = read_manifest(bundle_folder)[1]["model.safetensors"]["sha256"]
+        text = winner_spec.write_text(spec, winner, ended.index(winner), digest)
+        folder.write_bytes(winner_spec.FILE, text.encode())
+        report(f"sweep     its spec, for raydc train: {folder.uri}/{winner_spec.FILE}")
         events.EventLog(run_folder, "events").write(
             kind="sweep_finished", trials=len(ended), winner=winner.key
         )
