@@ -74,7 +74,7 @@ class TrialQueue:
     def _draw(self) -> None:
         """Draws what the results allow. A point that was drawn before has its results already."""
         first = len(self._draws.trials)
-        with single_thread(self._draws):
+        with single_thread(self._draws.search_alg):
             while self._draws.extend(self._fold.first_metrics()):
                 for number in range(first, len(self._draws.trials)):
                     key = self._draws.trials[number]["key"]
