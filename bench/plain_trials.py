@@ -131,11 +131,14 @@ def run_optuna_twice(place: Path) -> None:
 
 def run_optuna_worker(place: Path) -> None:
     """One of the two processes."""
-    from optuna.study import MaxTrialsCallback
+    from optuna.trial import TrialState
+
+    def stop_at_end(study: Any, trial: Any) -> None:  # noqa: ARG001
+        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            study.stop()
 
     study = _study(place, place / "study.log")
-    # Without states those count that run, so no trial is begun too many.
-    study.optimize(_objective(place), callbacks=[MaxTrialsCallback(task.NUM_TRIALS, states=None)])
+    study.optimize(_objective(place), callbacks=[stop_at_end])
 
 
 def _study(place: Path, journal: Path | None) -> Any:
