@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from raydc.data import prepare
 from raydc.data.prepared import Prepared
-from raydc.elastic.look_ahead import LookAhead
 from raydc.engine import interruption
 from raydc.errors import ServeError
 from raydc.registry import Registry, user
@@ -21,6 +20,7 @@ from raydc.tracking import lease
 
 if TYPE_CHECKING:
     from raydc.checkpoint.fork import Fork
+    from raydc.serve.control.early_start import EarlyStart
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,16 @@ def serve_registered(context: RunContext, version: int) -> str:
         raise
 
 
+def _start_serve_early(context: RunContext, data: Prepared) -> EarlyStart | None:
+    """Starts Serve beside a training; None where nothing is served, or nobody knows the end."""
+    # A search does not say when it ends, and a cluster may serve something already.
+    if context.spec.serve is None or context.spec.sweep is not None or not context.engine.local:
+        return None
+    from raydc.serve.control.early_start import EarlyStart
+
+    return EarlyStart(context.spec, data)
+
+
 def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | None = None) -> Served:
     """Does all stages that the spec names.
 
@@ -293,13 +303,14 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
     weights = load_fork(context, data, fork)
     resumed = begin_run(context, text, resume, new)
     with contextlib.ExitStack() as leaving:
-        ahead = LookAhead(context, data)
-        leaving.callback(ahead.leave)
+        early = _start_serve_early(context, data)
+        if early is not None:
+            leaving.callback(early.leave)
         if context.spec.sweep is not None:
             model = search(context, data)
         else:
-            model = train_model(context, data, resumed, weights, ahead.watch)
-        ahead.wait_for_imports()
+            watch = None if early is None else early.watch
+            model = train_model(context, data, resumed, weights, watch)
         leaving.enter_context(interruption.resumable())
         metrics = evaluate_model(context, model, data)
         version = register_model(context, model, metrics)
@@ -308,7 +319,8 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
             return Served(version, metrics)
         from raydc import serve
 
-        ahead.wait_for_serve()
+        if early is not None:
+            early.wait()
         url = serve_registered(context, version)
         answer, expected = serve.ask_held_out(context.spec, context.storage, data, url)
         return Served(version, metrics, url, answer, expected)
