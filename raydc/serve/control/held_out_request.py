@@ -45,8 +45,9 @@ def ask_held_out(
     """
     # Golden rows are the first held-out rows, or the first validation rows if none are held out.
     rows = read_golden_rows(data.folder)
-    if data.features.documents is not None:
-        prompt, num_left = begin_text(str(rows[0][data.features.target]), data.features.documents)
+    column = data.features.token_column
+    if isinstance(column, TokenBlock):
+        prompt, num_left = begin_text(str(rows[0][data.features.target]), column)
         limit = (spec.serve or Serve()).generation.max_tokens
         max_tokens = min(_NUM_ANSWER_TOKENS, num_left, limit)
         with _own_token(spec, storage) as token:

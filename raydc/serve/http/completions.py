@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from raydc.bundle.growing_answer import NotFiniteError
 from raydc.errors import DataError, did_you_mean
-from raydc.features import TokenBlock
+from raydc.features import PromptTexts
 from raydc.serve.http.authentication import require_right
 from raydc.serve.http.request import JSON, OPENAI, Request, json_response
 from raydc.serve.http.streamed_response import StreamedResponse
@@ -139,7 +139,7 @@ class CompletionHandler:
         body: CompletionBody,
         slot: Slot,
     ) -> _Answer:
-        codes = await self._encode(engine.block, body.prompt, engine.max_tokens)
+        codes = await self._encode(engine.prompts, body.prompt, engine.max_tokens)
         # Of what the client leaves open, which nobody can repeat.
         seed = secrets.randbits(64)
         options = body.options(len(codes), engine.max_tokens, loaded.settings.max_tokens, seed)
@@ -147,13 +147,13 @@ class CompletionHandler:
         await _wait_for_turn(request, slot)
         return _Answer(request, loaded, body, engine.submit(codes, options))
 
-    async def _encode(self, block: TokenBlock, prompt: str, length: int) -> list[int]:
+    async def _encode(self, prompts: PromptTexts, prompt: str, length: int) -> list[int]:
         """Codes of a prompt, at most one more than the model takes."""
         try:
             if len(prompt) <= _SHORT_PROMPT_CHARS:
-                return block.encode(prompt, "prompt", length + 1)
+                return prompts.encode(prompt, "prompt", length + 1)
             return await self._service.run_in_thread(
-                lambda: block.encode(prompt, "prompt", length + 1)
+                lambda: prompts.encode(prompt, "prompt", length + 1)
             )
         except DataError as error:
             message = f"{error.message}. {error.hint}" if error.hint else error.message

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raydc.features import TokenBlock
+from raydc.features import TokenColumn
 from raydc.serve.protocol import predict_body
 from raydc.serve.protocol.openapi_schemas import Json, ref
 from raydc.serve.settings import Settings
@@ -41,7 +41,7 @@ def error_of(description: str) -> Json:
     return {"description": description, "content": content}
 
 
-def build_schemas(model: str, settings: Settings, documents: TokenBlock) -> Json:
+def build_schemas(model: str, settings: Settings, documents: TokenColumn) -> Json:
     """Builds the schemas of requests and answers by name.
 
     Args:
@@ -49,7 +49,8 @@ def build_schemas(model: str, settings: Settings, documents: TokenBlock) -> Json
         settings: Settings of the endpoint, for its limits.
         documents: Column of documents, for the tokens that the model takes.
     """
-    most = min(settings.max_tokens, documents.length)
+    length = settings.length or documents.length
+    most = min(settings.max_tokens, length)
     nullable_text = {"type": ["string", "null"]}
     choice = {
         "text": _TEXT,
@@ -70,7 +71,7 @@ def build_schemas(model: str, settings: Settings, documents: TokenBlock) -> Json
     }
     error = {"message": _TEXT, "type": _TEXT, "param": nullable_text, "code": nullable_text}
     return {
-        "CompletionRequest": _request(model, most, documents.length),
+        "CompletionRequest": _request(model, most, length),
         "Completion": _closed(completion),
         "Models": _closed(
             {"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}

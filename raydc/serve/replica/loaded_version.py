@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from raydc import bundle as bundles
 from raydc.bundle import Bundle
+from raydc.bundle.completion import find_prompts
 from raydc.bundle.optimize import optimize
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import CheckpointError, RaydcError, ServeError
@@ -123,17 +124,15 @@ def _with_engine(
     settings: Settings, version: int, bundle: Bundle, source: dict[str, Any]
 ) -> LoadedVersion:
     """A language model with an engine, whose slots have been tried."""
-    documents = bundle.features.documents
-    # Rows of conversations have none.
-    if documents is None or not has_slots(bundle.model):
+    if not has_slots(bundle.model):
         raise ServeError(
             f"version {version} of {settings.model} is a language model of a kind that is not "
             "served yet",
             "raydc evaluate gives its perplexity.",
         )
-    slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads)
+    slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads, settings.length)
     batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
-    engine = GenerationEngine(slots, documents)
+    engine = GenerationEngine(slots, find_prompts(bundle))
     interface = Interface(bundle.features)
     return LoadedVersion(version, settings, bundle, source, interface, batcher, engine)
 
