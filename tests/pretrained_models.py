@@ -90,6 +90,7 @@ class PretrainedStore:
         is_chat: Whether it is trained with conversations, or with documents.
         num_versions: Good versions.
         kind: Architecture.
+        template: Chat template of its folder; None for the usual one.
         model: Fields of section `model`.
     """
 
@@ -99,11 +100,14 @@ class PretrainedStore:
         is_chat: bool = True,
         num_versions: int = 2,
         kind: str = "llama",
+        template: str | None = None,
         **model: Any,
     ) -> None:
         self.storage = Storage(str(folder / "store"))
         self.registry = Registry(self.storage)
         decoder = write_decoder(folder / "decoder", kind, tie_word_embeddings=False)
+        if template is not None:
+            (decoder / "chat_template.jinja").write_text(template)
         self.spec = pretrained_spec(decoder, self.storage.uri, is_chat, **model)
         for seed in range(num_versions + 1):
             made = Storage(str(folder / f"bundle-{seed}"))

@@ -124,6 +124,12 @@ def _text_paths(model: str) -> Json:
             "completions", "Continue a text", content, openapi_language.completion_answer()
         ),
         "/v1/models": _get("models", "Names that requests may give", "Models"),
+        "/v1/chat/completions": _post(
+            "chat",
+            "Answer messages, with the chat template of the model",
+            {predict_body.JSON: openapi_language.chat_content(model)},
+            openapi_language.chat_answer(),
+        ),
         f"/v1/models/{model}": _get("model", "Whether a name is known", "Model"),
     }
     for path in paths.values():

@@ -5,6 +5,7 @@ Shape suffixes: B rows, K outputs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.settings import Settings
 from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
+
+logger = logging.getLogger("ray.serve")
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
@@ -132,7 +135,10 @@ def _with_engine(
         )
     slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads, settings.length)
     batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
-    engine = GenerationEngine(slots, find_prompts(bundle))
+    prompts = find_prompts(bundle)
+    # The first use of a chat template takes a second, which no request should wait for.
+    logger.info("answers of version %s end with the codes %s", version, sorted(prompts.end_codes))
+    engine = GenerationEngine(slots, prompts)
     interface = Interface(bundle.features)
     return LoadedVersion(version, settings, bundle, source, interface, batcher, engine)
 
