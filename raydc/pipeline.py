@@ -107,7 +107,7 @@ def check_model(context: RunContext, data: Prepared) -> None:
             threshold does not fit the data, or its state would not survive a checkpoint.
     """
     from raydc import models
-    from raydc.loop import augment, optimizer, state_proof
+    from raydc.loop import augment, optimizer, row_order, state_proof
     from raydc.models import description
     from raydc.models.losses import check_loss
     from raydc.models.score_threshold import check_scores
@@ -115,6 +115,7 @@ def check_model(context: RunContext, data: Prepared) -> None:
     resolved, signature = context.spec, data.features.signature
     model, train = resolved.model, resolved.train
     augment.check_augment(resolved.data.augment, signature, resolved.seed)
+    row_order.check_groups(train, signature)
     check_loss(train.loss, signature)
     check_scores(train, data.features, data.num_rows["validation"])
 
