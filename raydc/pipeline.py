@@ -20,7 +20,6 @@ from raydc.tracking import lease
 
 if TYPE_CHECKING:
     from raydc.checkpoint.fork import Fork
-    from raydc.serve.control.early_start import EarlyStart
 
 
 @dataclass(frozen=True)
@@ -278,16 +277,6 @@ def serve_registered(context: RunContext, version: int) -> str:
         raise
 
 
-def _start_serve_early(context: RunContext, data: Prepared) -> EarlyStart | None:
-    """Starts Serve beside a training; None where nothing is served, or nobody knows the end."""
-    # A search does not say when it ends, and a cluster may serve something already.
-    if context.spec.serve is None or context.spec.sweep is not None or not context.engine.local:
-        return None
-    from raydc.serve.control.early_start import EarlyStart
-
-    return EarlyStart(context.spec, data)
-
-
 def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | None = None) -> Served:
     """Does all stages that the spec names.
 
@@ -304,8 +293,12 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
     weights = load_fork(context, data, fork)
     resumed = begin_run(context, text, resume, new)
     with contextlib.ExitStack() as leaving:
-        early = _start_serve_early(context, data)
-        if early is not None:
+        early = None
+        # A search does not say when it ends, and a cluster may serve something already.
+        if context.spec.serve and context.spec.sweep is None and context.engine.local:
+            from raydc.serve.control.early_start import EarlyStart
+
+            early = EarlyStart(context.spec, data)
             leaving.callback(early.leave)
         if context.spec.sweep is not None:
             model = search(context, data)
