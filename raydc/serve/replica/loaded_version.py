@@ -18,6 +18,7 @@ import numpy.typing as npt
 from raydc import bundle as bundles
 from raydc.bundle import Bundle
 from raydc.bundle.completion import find_prompts
+from raydc.bundle.embedding import Embedder, make_embedder
 from raydc.bundle.optimize import optimize
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import CheckpointError, RaydcError, ServeError
@@ -50,6 +51,8 @@ class LoadedVersion:
         interface: Its inputs and outputs in the terms of the protocols.
         batcher: Joins its requests into forward passes; no request of a language model gets there.
         engine: Continues texts; None of a model that predicts rows.
+        embedder: Makes embeddings; None of a model that is no encoder of texts.
+        embedding_batcher: Joins requests for embeddings into forward passes.
     """
 
     number: int
@@ -59,6 +62,15 @@ class LoadedVersion:
     interface: Interface
     batcher: Batcher
     engine: GenerationEngine | None = None
+    embedder: Embedder | None = None
+    embedding_batcher: Batcher | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which paths of OpenAI's format it has."""
+        if self.engine is not None:
+            return "decoder"
+        return "rows" if self.embedder is None else "encoder"
 
     @cached_property
     def version(self) -> str:
@@ -95,15 +107,23 @@ def load_version(
     Raises:
         RaydcError: The version does not exist, does not verify or does not work.
     """
+    embedder = None
     if known is not None and known.settings.identity == settings.identity:
         if known.settings.batching == settings.batching:
             return replace(known, settings=settings)
-        bundle, source = known.bundle, known.source
+        bundle, source, embedder = known.bundle, known.source, known.embedder
         if bundle.max_rows != settings.max_batch_size:
             bundle = replace(bundle, max_rows=settings.max_batch_size)
+            embedder = embedder and embedder.with_rows(settings.max_batch_size)
     else:
-        bundle, source = _raise_raydc_errors_only(
+        trained, source = _raise_raydc_errors_only(
             settings, version, lambda: load_bundle(settings, version)
+        )
+        embedder = make_embedder(trained)
+        # After the golden rows, which prove the network as it was trained; `optimize` compares the
+        # compiled one with that.
+        bundle = _raise_raydc_errors_only(
+            settings, version, lambda: optimize(trained) if settings.optimize == "auto" else trained
         )
     if bundle.features.signature.task == LANGUAGE:
         return _raise_raydc_errors_only(
@@ -120,7 +140,18 @@ def load_version(
         settings.batch_wait_timeout_s,
         None if plan.runs_inline else executor,
     )
-    return LoadedVersion(version, settings, bundle, source, Interface(bundle.features), batcher)
+    embedding_batcher = None
+    if embedder is not None:
+        _raise_raydc_errors_only(settings, version, embedder.bundle.find_sizes)
+        embedding_batcher = Batcher(
+            embedder.forward,  # type: ignore[arg-type]
+            plan.batch_size,
+            settings.batch_wait_timeout_s,
+            executor,
+        )
+    interface = Interface(bundle.features)
+    parts = settings, bundle, source, interface, batcher, None, embedder, embedding_batcher
+    return LoadedVersion(version, *parts)
 
 
 def _with_engine(
@@ -162,11 +193,7 @@ def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any
         registry.folder(settings.model, version), settings.device, settings.num_threads
     )
     bundle = replace(loaded, max_rows=settings.max_batch_size)
-    # Before it is compiled: the golden rows prove the network as it was trained, and `optimize`
-    # compares the compiled one with that.
     bundle.check_golden()
-    if settings.optimize == "auto":
-        bundle = optimize(bundle)
     return bundle, registry.source(settings.model, version)
 
 

@@ -21,6 +21,7 @@ from raydc.features import Inputs
 from raydc.features.record import largest_value
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import AdmissionQueue
+from raydc.serve.replica.batching import Batcher
 from raydc.serve.replica.loaded_version import (
     Array,
     LoadedVersion,
@@ -198,15 +199,7 @@ class Service:
         Raises:
             RequestError: The result is not finite: 422 if too large an input explains it, else 500.
         """
-        most = loaded.batcher.max_batch_size
-        if len(x) <= most:
-            values_BK = await loaded.batcher.submit(x)
-        else:
-            # In parts, so that other requests get their turn between two forward passes.
-            parts = (
-                loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)
-            )
-            values_BK = np.concatenate(await asyncio.gather(*parts))
+        values_BK = await self.compute_parts(loaded.batcher, x)
         # A sum is finite only if its terms are, and is cheaper than a test of each; a sum may
         # overflow, so a second look decides.
         if not math.isfinite(values_BK.sum()) and not np.isfinite(values_BK).all():
@@ -217,6 +210,22 @@ class Service:
                 )
             raise RequestError(500, f"rows[{row}]: the model gave a value that is not finite")
         return values_BK
+
+    async def compute_parts(self, batcher: Batcher, x: Inputs) -> Array:
+        """Computes one request in parts, so that others get their turn between two passes.
+
+        Args:
+            batcher: Joins requests into forward passes.
+            x: Inputs of its rows, [B, *shape].
+
+        Returns:
+            Outputs of its rows, [B, K].
+        """
+        most = batcher.max_batch_size
+        if len(x) <= most:
+            return await batcher.submit(x)
+        parts = (batcher.submit(x[start : start + most]) for start in range(0, len(x), most))
+        return np.concatenate(await asyncio.gather(*parts))
 
     def mirror(
         self,
