@@ -11,7 +11,12 @@ from starlette.responses import Response
 from raydc.errors import DataError, did_you_mean
 from raydc.features import PromptTexts
 from raydc.serve.http.embeddings import EmbeddingHandler
-from raydc.serve.http.named_version import find_named, require_json, require_path
+from raydc.serve.http.named_version import (
+    find_adapter,
+    find_named,
+    require_json,
+    require_path,
+)
 from raydc.serve.http.request import OPENAI, Request, json_response
 from raydc.serve.http.running_answer import RunningAnswer, wait_for_turn
 from raydc.serve.http.streamed_response import StreamedResponse
@@ -20,7 +25,8 @@ from raydc.serve.protocol.chat_body import parse_chat
 from raydc.serve.protocol.completion_body import CompletionBody, parse_completion
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import Slot
-from raydc.serve.replica.generation_engine import GenerationEngine, Piece
+from raydc.serve.replica.answer_stream import Piece
+from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
 
@@ -73,7 +79,8 @@ class CompletionHandler:
     def _describe_models(self, loaded: LoadedVersion) -> list[dict[str, object]]:
         stable = self._service.current or loaded
         name = loaded.settings.model
-        names = [name, f"{name}:{stable.version}"]
+        others = [one.version for one in self._service.adapters.loaded]
+        names = [name, *(f"{name}:{version}" for version in (stable.version, *others))]
         return completion_answer.describe_models(names, _created(stable))
 
     async def _complete(
@@ -85,7 +92,7 @@ class CompletionHandler:
             held.callback(slot.release)
             content = await slot.read(request, loaded.settings.max_request_bytes)
             body = parse(content)
-            found = find_named(self._service, request, loaded, body.model)
+            found = await find_adapter(self._service, request, loaded, body.model)
             assert found.engine is not None
             answer = await self._begin(request, found, found.engine, body, slot)
             held.callback(answer.close)

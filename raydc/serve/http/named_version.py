@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raydc.errors import RaydcError
 from raydc.serve.http.authentication import require_right
 from raydc.serve.http.request import JSON, OPENAI, Request
 from raydc.serve.protocol.interface import RequestError
@@ -10,6 +11,30 @@ from raydc.serve.replica.service import Service
 
 # What a model of rows answers, if it is an encoder of texts.
 _OF_ENCODERS = ("models", "embeddings")
+
+
+async def find_adapter(
+    service: Service, request: Request, loaded: LoadedVersion, name: str
+) -> LoadedVersion:
+    """The version that a name means, as `find_named` does; adapters are loaded if need be.
+
+    Args:
+        service: Holds the versions.
+        request: Request that names it; notes it if it is another one.
+        loaded: Version that was chosen for the request.
+        name: What the body says.
+
+    Raises:
+        RequestError: 404 if it does not answer or cannot be loaded; 403 without the right to a
+            version beside the stable one.
+    """
+    model, _, version = name.partition(":")
+    if model == loaded.settings.model and version:
+        try:
+            await service.find_adapter(version)
+        except RaydcError as error:
+            raise RequestError(404, error.message, param="model", code="model_not_found") from error
+    return find_named(service, request, loaded, name)
 
 
 def find_named(
@@ -37,7 +62,11 @@ def find_named(
             code="model_not_found",
         )
     stable = service.current
-    is_public = found is loaded or (stable is not None and found.number == stable.number)
+    is_public = (
+        found is loaded
+        or (stable is not None and found.number == stable.number)
+        or any(found is one for one in service.adapters.loaded)
+    )
     if not is_public and request.access is not None:
         require_right(request.access, "promote")
     if found is not loaded:

@@ -6,7 +6,7 @@ Shape suffixes: B rows, K outputs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -20,15 +20,17 @@ from raydc.bundle import Bundle
 from raydc.bundle.completion import find_prompts
 from raydc.bundle.embedding import Embedder, make_embedder
 from raydc.bundle.optimize import optimize
+from raydc.bundle.shared_base import BASE
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import CheckpointError, RaydcError, ServeError
 from raydc.features import Inputs
-from raydc.models.decoder_slots import has_slots, make_slots
+from raydc.models.decoder_slots import find_adapter, has_slots, make_slots
 from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica import batch_size
 from raydc.serve.replica.batching import Batcher
 from raydc.serve.replica.generation_engine import GenerationEngine
+from raydc.serve.replica.slot_loop import SlotLoop
 from raydc.serve.settings import Settings
 from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
@@ -94,7 +96,11 @@ class LoadedVersion:
 
 
 def load_version(
-    settings: Settings, version: int, known: LoadedVersion | None, executor: Executor
+    settings: Settings,
+    version: int,
+    known: LoadedVersion | None,
+    executor: Executor,
+    others: Sequence[LoadedVersion] = (),
 ) -> LoadedVersion:
     """Loads, verifies and warms up a version; takes seconds, so it is called in a thread.
 
@@ -103,6 +109,7 @@ def load_version(
         version: Number of the version in the registry.
         known: The same version under earlier settings, which is reused if it can be; or None.
         executor: Runs forward passes that are too long for the event loop.
+        others: Other versions, whose base and slots are shared by adapters of the same base.
 
     Raises:
         RaydcError: The version does not exist, does not verify or does not work.
@@ -117,7 +124,7 @@ def load_version(
             embedder = embedder and embedder.with_rows(settings.max_batch_size)
     else:
         trained, source = _raise_raydc_errors_only(
-            settings, version, lambda: load_bundle(settings, version)
+            settings, version, lambda: load_bundle(settings, version, others)
         )
         embedder = make_embedder(trained)
         # After the golden rows, which prove the network as it was trained; `optimize` compares the
@@ -127,7 +134,7 @@ def load_version(
         )
     if bundle.features.signature.task == LANGUAGE:
         return _raise_raydc_errors_only(
-            settings, version, lambda: _with_engine(settings, version, bundle, source)
+            settings, version, lambda: _with_engine(settings, version, bundle, source, others)
         )
     _raise_raydc_errors_only(settings, version, bundle.find_sizes)
     # Also warms up the model: the first forward pass allocates buffers.
@@ -155,7 +162,11 @@ def load_version(
 
 
 def _with_engine(
-    settings: Settings, version: int, bundle: Bundle, source: dict[str, Any]
+    settings: Settings,
+    version: int,
+    bundle: Bundle,
+    source: dict[str, Any],
+    others: Sequence[LoadedVersion],
 ) -> LoadedVersion:
     """A language model with an engine, whose slots have been tried."""
     if not has_slots(bundle.model):
@@ -164,22 +175,45 @@ def _with_engine(
             "served yet",
             "raydc evaluate gives its perplexity.",
         )
-    slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads, settings.length)
+    shared = _find_slots(settings, bundle, others)
+    slots = shared or make_slots(
+        bundle.model, settings.num_slots, bundle.num_threads, settings.length
+    )
     batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
     prompts = find_prompts(bundle)
     # The first use of a chat template takes a second, which no request should wait for.
     logger.info("answers of version %s end with the codes %s", version, sorted(prompts.end_codes))
-    engine = GenerationEngine(slots, prompts)
+    engine = GenerationEngine(slots, prompts, find_adapter(bundle.model))
     interface = Interface(bundle.features)
     return LoadedVersion(version, settings, bundle, source, interface, batcher, engine)
 
 
-def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
+def _find_slots(
+    settings: Settings, bundle: Bundle, others: Sequence[LoadedVersion]
+) -> SlotLoop | None:
+    """Slots of another version with adapters of the same base; None if there are none."""
+    base, column = bundle.facts.get(BASE), bundle.features.token_column
+    for one in others:
+        is_same = (one.settings.identity, one.settings.batching, one.bundle.facts.get(BASE)) == (
+            settings.identity,
+            settings.batching,
+            base,
+        )
+        length = settings.length or (column.length if column is not None else 0)
+        if base and is_same and one.engine is not None and one.engine.max_tokens == length:
+            return one.engine.loop
+    return None
+
+
+def load_bundle(
+    settings: Settings, version: int, others: Sequence[LoadedVersion] = ()
+) -> tuple[Bundle, dict[str, Any]]:
     """Reads a version's bundle from the registry and checks it with its golden rows.
 
     Args:
         settings: Storage, model, device, threads and optimization.
         version: Number of the version in the registry.
+        others: Other versions, whose base is shared.
 
     Returns:
         The bundle, and where the version comes from.
@@ -190,7 +224,10 @@ def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any
     """
     registry = Registry(Storage(settings.storage))
     loaded = bundles.load(
-        registry.folder(settings.model, version), settings.device, settings.num_threads
+        registry.folder(settings.model, version),
+        settings.device,
+        settings.num_threads,
+        [one.bundle for one in others if one.settings.identity == settings.identity],
     )
     bundle = replace(loaded, max_rows=settings.max_batch_size)
     bundle.check_golden()
