@@ -120,6 +120,8 @@ class Step:
         self._rank = group.world.rank
         self._device = group.world.device
         self._mixed = train.precision == "bf16"
+        # A shard is one pass, whoever computes it, so its padding is a function of its own rows.
+        self._is_tight = train.group_by_length
         self._clip_norm = train.gradient_clip_norm
         self._exact = train.exact
         self._num_logical = train.logical_shards
@@ -237,7 +239,7 @@ class Step:
 
     def _loss_of(self, step: int, shard: int, x: RowTensors, y_B: Tensor) -> Tensor:
         if self._mixer is None:
-            return self._loss_sum(self.forward(x), y_B)
+            return self._loss_sum(self.forward(x, self._is_tight), y_B)
         # Columns that are stored as codes are mixed as the numbers that they become.
         rows = network_inputs(x)
         assert isinstance(rows, Tensor), "`make_mixer` refuses rows of several fields"
@@ -250,13 +252,17 @@ class Step:
         partner_loss = self._loss_sum(outputs_BK, mixed.partner_y_B)
         return mixed.weight * loss + (1.0 - mixed.weight) * partner_loss
 
-    def forward(self, x: RowTensors) -> Tensor:
+    def forward(self, x: RowTensors, is_tight: bool = False) -> Tensor:
         """Raw outputs, float32 [B, K], computed in the precision of the spec.
+
+        Args:
+            x: Rows of one pass.
+            is_tight: As of `row_tensors.network_inputs`.
 
         Raises:
             TrainError: The network gives a different number of rows from its inputs.
         """
-        inputs = network_inputs(x)
+        inputs = network_inputs(x, is_tight)
         if self._mixed:
             with torch.autocast(self._device.type, torch.bfloat16):
                 outputs_BK: Tensor = self._compute(inputs)

@@ -49,6 +49,9 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         has = _WITHOUT_CLASSES[spec.data.task]
         message = f"rows are sampled by class, and {has}"
         yield Problem(where(("train", "sampling")), "train.sampling", message)
+    if spec.train.group_by_length and spec.data.task == LANGUAGE:
+        message = "rows of documents are packed to one length; leave it out"
+        yield Problem(where(("train", "group_by_length")), "train.group_by_length", message)
     if spec.train.threshold is not None:
         yield from _threshold_problems(spec, where)
     if spec.train.metric is not None and ":" in spec.train.metric and spec.train.mode is None:

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from training import training_spec, write_pictures
 
-from raydc import bundle, engine, sweep
+from raydc import bundle, engine, sweep, train
 from raydc import spec as specs
 from raydc.data import prepared
 from raydc.errors import RunError, TrainError
 from raydc.spec.sections import Spec
-from raydc.storage import Storage
+from raydc.storage import Storage, sha256
 from raydc.tracking import events, lease, trials
 
 SPACE = {
@@ -28,6 +28,8 @@ SPACE = {
     "model.depth": {"choice": [1, 2]},
     "model.width": {"choice": [8, 16]},
 }
+
+WIDTH = "model.width"
 
 
 def sweep_spec(folder: Path, sections: dict[str, Any] | None = None, **fields: Any) -> Spec:
@@ -55,8 +57,12 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert winner.spec.model.depth == result.winner.values["model.depth"]  # type: ignore[union-attr]
     assert winner.facts["metrics"]["accuracy"] == pytest.approx(result.winner.metric)
     assert sum(line.startswith("sweep     *") for line in lines) == 1
-    assert folder.names("sweep") == ["journal", "trials", "trials.json"]
+    assert folder.names("sweep") == ["best.yaml", "journal", "trials", "trials.json"]
     decisions = journal(folder)
+    # Its spec gives the model of the sweep once more.
+    alone = specs.resolve(specs.load(folder.local_path / "sweep/best.yaml"))
+    train.run(alone, data, Storage(str(tmp_path / "alone")), lambda line: None)
+    assert weights(Storage(str(tmp_path / "alone"))) == weights(folder)
 
     assert 1 <= num_checkpoints(folder) <= 3
 
@@ -69,7 +75,7 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert len(again.trials) == 6
     assert again.trials[:4] == result.trials
     assert {key: attempts(folder, key) for key in starts} == starts
-    assert folder.names("sweep") == ["journal", "trials", "trials.json"]
+    assert folder.names("sweep") == ["best.yaml", "journal", "trials", "trials.json"]
     assert journal(folder)[: len(decisions)] == decisions
     assert b'"kind":"end"' in decisions[-1]
     assert b'"kind":"end"' in journal(folder)[-1]
@@ -77,6 +83,53 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert bundle.load(again.bundle_folder).facts["metrics"]["accuracy"] == pytest.approx(
         again.winner.metric
     )
+
+
+def test_sweep_of_several_objectives_has_a_front_of_specs(
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
+) -> None:
+    space = {"train.learning_rate": {"loguniform": [1e-3, 1e-1]}, WIDTH: {"choice": [4, 8, 16, 64]}}
+    goals = {"objectives": ["parameters"], "constraints": {"parameters": 2000, "latency_ms": 1e4}}
+    given = sweep_spec(
+        tmp_path, space=space, num_samples=8, scheduler="fifo", search_alg="nsga2", lag=4, **goals
+    )
+    folder, lines = Storage(str(tmp_path / "run")), []
+    result = sweep.run(given, data, folder, lines.append)
+    refused = [trial for trial in result.trials if trial.values[WIDTH] == 64]
+    trained = [trial for trial in result.trials if trial.values[WIDTH] != 64]
+    assert refused
+    assert {trial.state for trial in refused} == {"failed"}
+    assert {trial.state for trial in trained} == {"finished"}
+    assert all("infeasible: parameters" in str(trial.error) for trial in refused)
+    assert not any(attempts(folder, trial.key) for trial in refused)
+    assert result.winner.metric == max(trial.metric or 0.0 for trial in trained)
+
+    # None of the front is as small as, and better than, another; the winner is among them.
+    names = folder.names("sweep/front")
+    numbers = [int(name.removeprefix("trial-").removesuffix(".yaml")) for name in names]
+    front = [result.trials[number] for number in numbers]
+    by_size = sorted((trial.costs["parameters"], trial.metric or 0.0) for trial in front)
+    assert by_size == sorted(set(by_size))
+    assert [metric for _, metric in by_size] == sorted({metric for _, metric in by_size})
+    assert max(metric for _, metric in by_size) == result.winner.metric
+    marked = [line.split()[1] for line in lines if line.startswith(("sweep     +", "sweep     *+"))]
+    assert sum("+" in mark for mark in marked) >= len(front) - 1
+    spec = specs.resolve(specs.load(folder.local_path / "sweep/front" / names[0]))
+    assert spec.model.width == front[0].values[WIDTH]  # type: ignore[union-attr]
+    assert spec.sweep is None
+
+    # Nothing is trained or measured again, and all is decided as before.
+    before = journal(folder), journal(folder, "draws"), folder.names("sweep/latency")
+    sweep.run(given, data, folder, lines.append)
+    assert before == (journal(folder), journal(folder, "draws"), folder.names("sweep/latency"))
+
+
+def weights(folder: Storage) -> str:
+    """SHA-256 of the weights of a model, which is also in the file with the winner's spec."""
+    digest = sha256(folder.read_bytes("model/model.safetensors"))
+    if folder.exists("sweep/best.yaml"):
+        assert f"# {digest}" in folder.read_bytes("sweep/best.yaml").decode().splitlines()
+    return digest
 
 
 def journal(folder: Storage, kind: str = "journal") -> list[bytes]:
@@ -91,7 +144,7 @@ DRIVER = """
 import json, sys
 from raydc import engine, spec, sweep
 from raydc.data import prepared
-from raydc.storage import Storage
+from raydc.storage import Storage, sha256
 address, given, data, folder = json.loads(sys.argv[1])
 engine.connect(address)
 sweep.run(spec.resolve(spec.from_dict(given)), prepared.load(Storage(data)), Storage(folder), print)
