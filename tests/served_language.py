@@ -87,6 +87,9 @@ class HeldSlots:
     def clear(self, slot: int) -> None:
         self.slots.clear(slot)
 
+    def assign(self, slot: int, adapter: Mapping[str, Any]) -> None:
+        self.slots.assign(slot, adapter)
+
 
 class NoAccounting:
     """Ray Serve's counts, of which there are none here."""

@@ -74,6 +74,14 @@ class SlotModel(Protocol):
     def clear(self, slot: int) -> None:
         """Removes all traces of a slot whose scores were not finite numbers."""
 
+    def assign(self, slot: int, adapter: Mapping[str, Tensor]) -> None:
+        """Gives a slot an adapter, before it reads anything.
+
+        Args:
+            slot: Number of the slot.
+            adapter: Tensors of an adapter of the base that the slots share.
+        """
+
 
 def prefill_all(slots: SlotModel, slot: int, codes: Sequence[int]) -> Scores:
     """Reads a document into a slot, chunk by chunk.
@@ -189,6 +197,10 @@ class CachedSlots(ABC):
         with torch.inference_mode():
             for caches in self._caches():
                 caches[slot].zero_()
+
+    def assign(self, slot: int, adapter: Mapping[str, Tensor]) -> None:
+        """Refuses an adapter: only some networks have them. See `SlotModel.assign`."""
+        raise NotImplementedError(f"slot {slot} cannot have an adapter of {len(adapter)} tensors")
 
     def _may_see(self, positions_BL: Tensor) -> Tensor:
         """Whether a token may look at a place of its slot, bool [B, 1, L, T]."""

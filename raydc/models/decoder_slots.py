@@ -17,6 +17,7 @@ from raydc.models.decoders import CausalDecoder, DecoderLayer, TokenLosses, Turn
 from raydc.models.network_parts import Network
 from raydc.models.pretrained_decoders import DocumentLosses
 from raydc.models.pretrained_slots import PretrainedSlots
+from raydc.models.slot_adapters import AdapterWeights, weights_of
 
 
 def has_slots(network: nn.Module) -> bool:
@@ -47,6 +48,12 @@ def make_slots(
         wanted = body.length if length is None else length
         return PretrainedSlots(body.decoder, num_slots, wanted, num_threads)
     raise ValueError(f"{type(network).__name__} does not predict tokens")
+
+
+def find_adapter(network: nn.Module) -> AdapterWeights | None:
+    """The adapter of a network of a bundle, for slots that others use as well; None without one."""
+    body = network.body if isinstance(network, Network) else None
+    return weights_of(body.decoder) if isinstance(body, DocumentLosses) else None
 
 
 class DecoderSlots(CachedSlots):

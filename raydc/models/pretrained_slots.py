@@ -24,6 +24,7 @@ from raydc.models.pretrained_decoders import (
     most_positions,
     require_positions,
 )
+from raydc.models.slot_adapters import AdapterWeights, SlotAdapters
 
 
 class PretrainedSlots(CachedSlots):
@@ -47,10 +48,11 @@ class PretrainedSlots(CachedSlots):
         from transformers import Cache
 
         base: Any = decoder.base
+        self.adapters = SlotAdapters(decoder, num_slots)
         require_positions(base.config, length, "serve.generation.length")
         weights_VD = score_weights(base.get_input_embeddings(), decoder.head)
         super().__init__(num_slots, length, weights_VD, decoder.end_code, num_threads)
-        self._base, self._is_fused = base, decoder.is_fused
+        self._base, self._is_fused = self.adapters.base, decoder.is_fused
         self._last_position = most_positions(base.config) - 1
         self._layers = [
             _make_layer(num_slots, len(self._places_T))
@@ -62,7 +64,7 @@ class PretrainedSlots(CachedSlots):
         self._prove_independence()
 
     def _run(self, tokens_BL: Tensor, positions_BL: Tensor, rows: slice, keep: Keep) -> Tensor:
-        del rows
+        self.adapters.run(rows)
         for layer in self._layers:
             layer.keep = keep
         mask_B1LT = self._may_see(positions_BL)
@@ -76,6 +78,10 @@ class PretrainedSlots(CachedSlots):
         )
         x_BLD: Tensor = found.last_hidden_state
         return x_BLD
+
+    def assign(self, slot: int, adapter: AdapterWeights) -> None:
+        """Gives a slot an adapter, before it reads. See `SlotModel.assign`."""
+        self.adapters.assign(slot, adapter)
 
     def _caches(self) -> Iterable[Tensor]:
         for layer in self._layers:

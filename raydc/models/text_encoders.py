@@ -65,6 +65,7 @@ class PooledEncoder(PretrainedPart):
         self.is_fused = model.attention == "sdpa"
         config: Any = base.config
         self.padding = int(config.pad_token_id or 0)
+        self.width = int(config.hidden_size)
         self.num_positions = positions_of(config.to_dict())
         # Its weights would have no gradient.
         if model.pooling != "pooler" and getattr(base, "pooler", None) is not None:

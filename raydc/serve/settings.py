@@ -79,6 +79,7 @@ class Settings(BaseModel):
     num_slots: int = 8
     max_tokens: int = 1024
     length: int | None = None
+    num_adapters: int = 0
     stream_timeout_s: float = 600.0
 
     def at(self, now_s: float) -> Traffic:

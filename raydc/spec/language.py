@@ -89,6 +89,12 @@ class Generation(Section):
         "to its positions. Default: data.blocks.length. Each slot takes the memory of so many "
         "tokens.",
     )
+    adapters: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0,
+        description="Versions beside those of the traffic that a replica holds at a time, because "
+        "requests name them as `model:version`: adapters (model.lora) of the same base, which is "
+        "not loaded again. Whoever may use the endpoint may name them. 0: none.",
+    )
     # HAProxy ends what is older when its configuration changes: `engine.serve_environment`.
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         600.0,

@@ -56,6 +56,7 @@ def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffi
         num_slots=section.generation.slots,
         max_tokens=section.generation.max_tokens,
         length=section.generation.length,
+        num_adapters=section.generation.adapters,
         stream_timeout_s=section.generation.timeout_s,
     )
 

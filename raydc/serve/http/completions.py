@@ -10,8 +10,14 @@ from starlette.responses import Response
 
 from raydc.errors import DataError, did_you_mean
 from raydc.features import PromptTexts
-from raydc.serve.http.authentication import require_right
-from raydc.serve.http.request import JSON, OPENAI, Request, json_response
+from raydc.serve.http.embeddings import EmbeddingHandler
+from raydc.serve.http.named_version import (
+    find_adapter,
+    find_named,
+    require_json,
+    require_path,
+)
+from raydc.serve.http.request import OPENAI, Request, json_response
 from raydc.serve.http.running_answer import RunningAnswer, wait_for_turn
 from raydc.serve.http.streamed_response import StreamedResponse
 from raydc.serve.protocol import completion_answer
@@ -19,11 +25,12 @@ from raydc.serve.protocol.chat_body import parse_chat
 from raydc.serve.protocol.completion_body import CompletionBody, parse_completion
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import Slot
-from raydc.serve.replica.generation_engine import GenerationEngine, Piece
+from raydc.serve.replica.answer_stream import Piece
+from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
 
-PATHS = ("models", "completions", "chat/completions")
+PATHS = ("models", "completions", "chat/completions", "embeddings")
 # Longer prompts are cut into tokens in a thread, so that the event loop stays free.
 _SHORT_PROMPT_CHARS = 2048
 
@@ -33,6 +40,7 @@ class CompletionHandler:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._embeddings = EmbeddingHandler(service)
 
     async def answer(self, request: Request, loaded: LoadedVersion, rest: list[str]) -> Response:
         """Answers below `/v1/`.
@@ -42,12 +50,12 @@ class CompletionHandler:
             loaded: Version that was chosen for it.
             rest: Segments of the path behind `v1`.
         """
-        model, engine = loaded.settings.model, loaded.engine
-        if engine is None:
-            raise RequestError(
-                404, f"{model!r} predicts rows and continues no texts; it answers at /predict"
-            )
+        if loaded.engine is None:
+            require_path(loaded, rest)
         match rest:
+            case ["embeddings"]:
+                request.require_method("POST")
+                return await self._embeddings.answer(request, loaded)
             case ["completions"]:
                 request.require_method("POST")
                 return await self._complete(request, loaded, parse_completion)
@@ -57,7 +65,7 @@ class CompletionHandler:
                 return json_response({"object": "list", "data": models})
             case ["models", name]:
                 request.require_method("GET")
-                self._find_named(request, loaded, name)
+                find_named(self._service, request, loaded, name)
                 created = _created(loaded)
                 return json_response(completion_answer.describe_models([name], created)[0])
             case ["chat", "completions"]:
@@ -71,45 +79,20 @@ class CompletionHandler:
     def _describe_models(self, loaded: LoadedVersion) -> list[dict[str, object]]:
         stable = self._service.current or loaded
         name = loaded.settings.model
-        names = [name, f"{name}:{stable.version}"]
+        others = [one.version for one in self._service.adapters.loaded]
+        names = [name, *(f"{name}:{version}" for version in (stable.version, *others))]
         return completion_answer.describe_models(names, _created(stable))
-
-    def _find_named(self, request: Request, loaded: LoadedVersion, name: str) -> LoadedVersion:
-        """The version that a name means: the chosen one, or `model:version`.
-
-        Raises:
-            RequestError: 404 if it does not answer; 403 without the right to a version beside the
-                stable one.
-        """
-        model, _, version = name.partition(":")
-        found = loaded if name == loaded.settings.model else self._service.find(version)
-        if model != loaded.settings.model or found is None or found.engine is None:
-            raise RequestError(
-                404,
-                f"no model {name[:200]!r}; this endpoint serves {loaded.settings.model!r}",
-                param="model",
-                code="model_not_found",
-            )
-        stable = self._service.current
-        is_public = found is loaded or (stable is not None and found.number == stable.number)
-        if not is_public and request.access is not None:
-            require_right(request.access, "promote")
-        if found is not loaded:
-            request.answered_by = found
-        return found
 
     async def _complete(
         self, request: Request, loaded: LoadedVersion, parse: Callable[[bytes], CompletionBody]
     ) -> Response:
-        content_type = request.header(b"content-type").partition(";")[0].strip().lower()
-        if content_type != JSON.decode():
-            raise RequestError(415, f"content-type is {content_type[:80]!r}; send application/json")
+        require_json(request)
         slot = await self._service.admission.admit()
         with contextlib.ExitStack() as held:
             held.callback(slot.release)
             content = await slot.read(request, loaded.settings.max_request_bytes)
             body = parse(content)
-            found = self._find_named(request, loaded, body.model)
+            found = await find_adapter(self._service, request, loaded, body.model)
             assert found.engine is not None
             answer = await self._begin(request, found, found.engine, body, slot)
             held.callback(answer.close)

@@ -177,7 +177,12 @@ class Routes:
     def _document(self, loaded: LoadedVersion) -> dict[str, Any]:
         settings = loaded.settings
         return openapi.build_document(
-            settings.model, loaded.version, loaded.interface, settings, self.version
+            settings.model,
+            loaded.version,
+            loaded.interface,
+            settings,
+            self.version,
+            loaded.embedder is not None,
         )
 
     async def _answer_model(

@@ -15,7 +15,7 @@ from raydc.serve.protocol.completion_answer import ChatHead, CompletionHead
 from raydc.serve.protocol.completion_body import CompletionBody
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import Slot
-from raydc.serve.replica.generation_engine import AnswerStream, Piece
+from raydc.serve.replica.answer_stream import AnswerStream, Piece
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.watch.request_record import TokenCounts
 

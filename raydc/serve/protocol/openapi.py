@@ -41,7 +41,12 @@ _ERROR_HEADERS = {405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 
 
 def build_document(
-    model: str, version: str, interface: Interface, settings: Settings, raydc: str
+    model: str,
+    version: str,
+    interface: Interface,
+    settings: Settings,
+    raydc: str,
+    has_embeddings: bool = False,
 ) -> Json:
     """Builds the document.
 
@@ -51,6 +56,7 @@ def build_document(
         interface: Columns and outputs of the model, for schemas and examples.
         settings: Settings of the endpoint, for its limits and whether it needs tokens.
         raydc: Version of raydc, for the document's description.
+        has_embeddings: Whether the model is an encoder of texts.
     """
     paths = _build_paths(model, version, interface, settings)
     documents = interface.features.token_column
@@ -59,6 +65,9 @@ def build_document(
         if documents is None
         else {**common_schemas(), **openapi_language.build_schemas(model, settings, documents)}
     )
+    if has_embeddings:
+        paths = {**paths, **_embedding_paths(model)}
+        schemas = {**schemas, **openapi_language.build_embedding_schemas(model, settings)}
     document: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -132,9 +141,25 @@ def _text_paths(model: str) -> Json:
         ),
         f"/v1/models/{model}": _get("model", "Whether a name is known", "Model"),
     }
+    return _with_own_errors(paths)
+
+
+def _embedding_paths(model: str) -> Json:
+    """Paths of an encoder in OpenAI's format."""
+    answer = {predict_body.JSON: {"schema": ref("Embeddings")}}
+    content = {predict_body.JSON: openapi_language.embedding_content(model)}
+    paths = {
+        "/v1/embeddings": _post("embeddings", "Vectors of texts", content, answer),
+        "/v1/models": _get("models", "Names that requests may give", "Models"),
+        f"/v1/models/{model}": _get("model", "Whether a name is known", "Model"),
+    }
+    return _with_own_errors(paths)
+
+
+def _with_own_errors(paths: Json) -> Json:
+    """Paths in OpenAI's format with errors in that format."""
     for path in paths.values():
         for operation in path.values():
-            # These paths have errors of their own form.
             operation["responses"] = {
                 status: openapi_language.error_of(ERRORS[int(status)])
                 if status != "200"

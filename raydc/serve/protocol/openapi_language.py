@@ -54,6 +54,58 @@ def _answer(schema: str, part: str) -> Json:
     }
 
 
+def embedding_content(model: str) -> Json:
+    """Body of `/v1/embeddings`, with an example.
+
+    Args:
+        model: Name of the model in the registry.
+    """
+    example = {"model": model, "input": ["a text", "another text"]}
+    return {"schema": ref("EmbeddingRequest"), "examples": {"texts": {"value": example}}}
+
+
+def build_embedding_schemas(model: str, settings: Settings) -> Json:
+    """Builds the schemas of `/v1/embeddings` and of errors and models by name.
+
+    Args:
+        model: Name of the model in the registry.
+        settings: Settings of the endpoint, for its limits.
+    """
+    most = settings.max_request_rows
+    texts = {"type": "array", "minItems": 1, "maxItems": most, "items": _TEXT}
+    properties = {
+        "model": {"const": model, "description": "`model:version` names a version that answers."},
+        "input": {"anyOf": [_TEXT, texts]},
+        "encoding_format": {"enum": ["float", "base64", None]},
+        "dimensions": {"type": ["integer", "null"], "description": "That of the model only."},
+        "user": _TEXT,
+    }
+    vector = {"anyOf": [{"type": "array", "items": {"type": "number"}}, _TEXT]}
+    one = {"object": {"const": "embedding"}, "index": _COUNT, "embedding": vector}
+    usage = dict.fromkeys(("prompt_tokens", "total_tokens"), _COUNT)
+    answer = {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": _closed(one)},
+        "model": _TEXT,
+        "usage": _closed(usage),
+    }
+    request = {**_closed(properties), "required": ["model", "input"]}
+    return {"EmbeddingRequest": request, "Embeddings": _closed(answer), **_common_schemas()}
+
+
+def _common_schemas() -> Json:
+    """Schemas of models and errors."""
+    nullable_text = {"type": ["string", "null"]}
+    error = {"message": _TEXT, "type": _TEXT, "param": nullable_text, "code": nullable_text}
+    entry = {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT}
+    listed = {"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}
+    return {
+        "Models": _closed(listed),
+        "Model": _closed(entry),
+        "OpenAIError": _closed({"error": _closed(error), "request_id": _TEXT}),
+    }
+
+
 def error_of(description: str) -> Json:
     """An error in OpenAI's form.
 
@@ -74,7 +126,6 @@ def build_schemas(model: str, settings: Settings, documents: TokenColumn) -> Jso
     """
     length = settings.length or documents.length
     most = min(settings.max_tokens, length)
-    nullable_text = {"type": ["string", "null"]}
     end = {
         "index": {"const": 0},
         "logprobs": {"type": "null"},
@@ -82,7 +133,6 @@ def build_schemas(model: str, settings: Settings, documents: TokenColumn) -> Jso
     }
     message = {"role": {"const": "assistant"}, "content": _TEXT, "refusal": {"type": "null"}}
     usage = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), _COUNT)
-    model_entry = {"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT}
     completion = {
         "id": _TEXT,
         "object": {"const": "text_completion"},
@@ -97,17 +147,12 @@ def build_schemas(model: str, settings: Settings, documents: TokenColumn) -> Jso
         "object": {"const": "chat.completion"},
         "choices": {"type": "array", "items": _closed({"message": _closed(message), **end})},
     }
-    error = {"message": _TEXT, "type": _TEXT, "param": nullable_text, "code": nullable_text}
     return {
         "CompletionRequest": _request(model, most, length),
         "Completion": _closed(completion),
         "ChatRequest": _chat_request(model, most),
         "ChatCompletion": _closed(chat),
-        "Models": _closed(
-            {"object": {"const": "list"}, "data": {"type": "array", "items": ref("Model")}}
-        ),
-        "Model": _closed(model_entry),
-        "OpenAIError": _closed({"error": _closed(error), "request_id": _TEXT}),
+        **_common_schemas(),
     }
 
 

@@ -24,7 +24,8 @@ from raydc.features import PromptTexts, TokenBlock
 from raydc.models.decoder_slots import make_slots
 from raydc.models.token_sampling import TokenSampling
 from raydc.serve.replica import loaded_version
-from raydc.serve.replica.generation_engine import AnswerStream, GenerationEngine
+from raydc.serve.replica.answer_stream import AnswerStream
+from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.storage import Storage
 
 NUM_SLOTS = 4
@@ -240,7 +241,7 @@ def test_the_thread_ends_with_the_work_and_starts_again() -> None:
         engine = GenerationEngine(slots, PromptTexts(BLOCK))
         for _ in range(2):
             assert await read_all(engine.submit([5], AnswerOptions(2))) == ("\x06\x07", 2, "length")
-            while engine._thread is not None:
+            while engine.loop.is_running:
                 await asyncio.sleep(0.01)
 
     run(scenario)
