@@ -185,12 +185,24 @@ def make_base(model: HuggingFace, config: Any) -> Any:
         if not base.supports_gradient_checkpointing:
             message = f"{config.model_type} cannot compute its layers again; leave it out"
             raise model_problem("model.gradient_checkpointing", message)
-        # The first is a newer name of the second one. The other form of torch's checkpoints would
-        # compute no gradients behind frozen inputs.
-        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-        enable = next(getattr(base, name) for name in names if hasattr(base, name))
-        enable({"use_reentrant": False})
+        set_checkpointing(base, is_on=True)
     return base.train()
+
+
+def set_checkpointing(base: Any, is_on: bool) -> None:
+    """Makes a network of transformers compute its layers again, or keep what they need.
+
+    Args:
+        base: Network of transformers that can do both.
+        is_on: Whether layers are computed again.
+    """
+    # The first is a newer name of the second one.
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        if hasattr(base, f"{name}_enable"):
+            # The other form of torch's checkpoints would compute no gradients behind frozen inputs.
+            given = [{"use_reentrant": False}] if is_on else []
+            getattr(base, f"{name}_{'enable' if is_on else 'disable'}")(*given)
+            return
 
 
 def _head_dropout(config: Any) -> float:

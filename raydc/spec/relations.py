@@ -49,6 +49,9 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         has = _WITHOUT_CLASSES[spec.data.task]
         message = f"rows are sampled by class, and {has}"
         yield Problem(where(("train", "sampling")), "train.sampling", message)
+    if spec.train.micro_batch_size == "auto" and spec.sweep:
+        message = "each trial would find a number of its own; give a number"
+        yield Problem(where(("train", "micro_batch_size")), "train.micro_batch_size", message)
     if spec.train.group_by_length and spec.data.task == LANGUAGE:
         message = "rows of documents are packed to one length; leave it out"
         yield Problem(where(("train", "group_by_length")), "train.group_by_length", message)
