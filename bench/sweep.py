@@ -2,6 +2,7 @@
 
     python -m bench.sweep --simulate [--tasks 34] [--seeds 3]
     python -m bench.sweep --samplers [--tasks 34] [--seeds 3] [--gp]
+    python -m bench.sweep --determinism [--keep FOLDER]
 
 Simulates sweeps over the learning curves of LCBench (bench/lcbench.py), whose epochs take as long
 as they took there, by 25 % more or less at random for each run and rung. `Tune's ASHA` is Ray
@@ -19,8 +20,9 @@ with a shard each compute m ** 0.8 as fast as one. `joining, free` charges neith
 `same` is the part of runs whose decisions are those of one worker, `winner` the part with the same
 winner, `regret` how many points of accuracy the winner is below the best of all at full length.
 Prints one table and writes bench/results/sweep.json. `--samplers` measures search algorithms
-instead (bench/sampling.py) and writes bench/results/samplers.json. Needs `onnxruntime` and the data
-of LCBench: `--data FOLDER`.
+instead (bench/sampling.py) and writes bench/results/samplers.json. Both need `onnxruntime` and the
+data of LCBench: `--data FOLDER`. `--determinism` runs whole sweeps of Fashion-MNIST on a Ray and
+compares their journals (bench/sweep_determinism.py), for bench/results/sweep_determinism.json.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +39,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench import sampling
+from bench import sampling, sweep_determinism
 from bench.lcbench import Floats, Surrogate, draw
 from raydc.search import DecisionFold, Method
 
@@ -347,12 +350,23 @@ def main() -> None:
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--simulate", action="store_true", help="makespans of sweeps")
     kind.add_argument("--samplers", action="store_true", help="regret of search algorithms")
+    kind.add_argument(
+        "--determinism", action="store_true", help="journals of real sweeps, also of killed ones"
+    )
     parser.add_argument("--gp", action="store_true", help="with Gaussian processes: an hour more")
     parser.add_argument("--tasks", type=int, default=34, help="data sets of LCBench")
     parser.add_argument("--seeds", type=int, default=3, help="sweeps of each data set")
     parser.add_argument("--join-s", type=float, default=2.7)
-    parser.add_argument("--data", type=Path, default=data / "lcbench")
+    parser.add_argument("--data", type=Path, help="folder of LCBench, or of Fashion-MNIST")
+    sweep_determinism.add_options(parser)
     options = parser.parse_args()
+    if options.determinism:
+        source = options.data or data / "fashion_mnist"
+        found = sweep_determinism.measure_determinism(source, options.keep)
+        sweep_determinism.show_determinism(found)
+        write("sweep_determinism", found)
+        sys.exit(0 if found["checks"]["holds"] else 1)
+    options.data = options.data or data / "lcbench"
     surrogate = Surrogate(options.data)
     if options.samplers:
         sampling.show_header()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from raydc.data import prepare
 from raydc.data.prepared import Prepared
-from raydc.elastic.look_ahead import LookAhead
 from raydc.engine import interruption
 from raydc.errors import ServeError
 from raydc.registry import Registry, user
@@ -294,13 +293,18 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
     weights = load_fork(context, data, fork)
     resumed = begin_run(context, text, resume, new)
     with contextlib.ExitStack() as leaving:
-        ahead = LookAhead(context, data)
-        leaving.callback(ahead.leave)
+        early = None
+        # A search does not say when it ends, and a cluster may serve something already.
+        if context.spec.serve and context.spec.sweep is None and context.engine.local:
+            from raydc.serve.control.early_start import EarlyStart
+
+            early = EarlyStart(context.spec, data)
+            leaving.callback(early.leave)
         if context.spec.sweep is not None:
             model = search(context, data)
         else:
-            model = train_model(context, data, resumed, weights, ahead.watch)
-        ahead.wait_for_imports()
+            watch = None if early is None else early.watch
+            model = train_model(context, data, resumed, weights, watch)
         leaving.enter_context(interruption.resumable())
         metrics = evaluate_model(context, model, data)
         version = register_model(context, model, metrics)
@@ -309,7 +313,8 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
             return Served(version, metrics)
         from raydc import serve
 
-        ahead.wait_for_serve()
+        if early is not None:
+            early.wait()
         url = serve_registered(context, version)
         answer, expected = serve.ask_held_out(context.spec, context.storage, data, url)
         return Served(version, metrics, url, answer, expected)

@@ -10,6 +10,7 @@ from raydc.errors import ClusterError
 from raydc.spec import ResolvedSpec
 from raydc.spec.row_sources import HuggingFaceRows, RowFunction, SqlQuery, TorchvisionRows
 from raydc.spec.sections import Sources, WorkerRange
+from raydc.spec.sweep_section import LEARNING, Sweep
 
 # One for the process of the model, one for the task that reads; they can share a single one.
 _EVALUATE_CPUS = 2
@@ -146,7 +147,7 @@ def make(
         raise _too_small("serve", f"{least} replica(s)", replica, nodes)
     stages = ["prepare", "sweep" if spec.sweep else "train", "evaluate", "register"]
     stages += ["serve"] if spec.serve else []
-    concurrent = min(spec.sweep.max_concurrent_trials or fits, fits) if spec.sweep else 0
+    concurrent = _num_concurrent(spec.sweep, fits) if spec.sweep else 0
     plan = Plan(
         stages=tuple(stages),
         num_workers=min(spec.scaling.max_workers, fits),
@@ -160,6 +161,16 @@ def make(
         row = next(number for number, line in enumerate(lines) if line.startswith("evaluate"))
         lines[row] += "; reading and the model share the only CPU"
     return replace(plan, lines=tuple(lines))
+
+
+def _num_concurrent(sweep: Sweep, fits: int) -> int:
+    """Trials at a time, of which `fits` have room."""
+    most = [fits, sweep.max_concurrent_trials or fits]
+    # Trial i waits for the first result of trial i - lag. Without rungs that is its end; with them
+    # trials that go on run beside those that are new.
+    if sweep.search_alg in LEARNING and sweep.scheduler.name == "fifo":
+        most.append(sweep.lag)
+    return min(most)
 
 
 def _too_small(

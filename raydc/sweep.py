@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from typing import Any
 from raydc import plan, train
 from raydc import spec as specs
 from raydc.checkpoint import run_files
+from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker
+from raydc.elastic.sweep_table import SweepTable
 from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
@@ -32,7 +34,7 @@ from raydc.errors import Say
 from raydc.loop import planned_stop
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
-from raydc.tracking import events, lease, trials
+from raydc.tracking import events, lease, trials, winner_spec
 from raydc.tracking.trials import Trial
 
 _TUNE_FOLDER = re.compile(r"tune-\d+")
@@ -71,10 +73,11 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
     with interruption.resumable(), lease.hold(run_folder):
         recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
         draws = make_draws(spec, recorded, folder, report)
-        ends = TrialEnds(spec, folder, draws, report)
-        queue = TrialQueue(spec, folder, draws, ends)
-        if not queue.is_over:
-            _fit(spec, data, folder, queue)
+        with SweepTable(spec.train.metric, spec.train.mode, report) as table:
+            ends = TrialEnds(spec, folder, draws, report, table.say_end)
+            queue = TrialQueue(spec, folder, draws, ends)
+            if not queue.is_over:
+                _fit(spec, data, folder, queue, lambda: table.show(queue.standing))
         queue.raise_failed()
         ended = ends.all()
         folder.write_json("trials.json", [asdict(trial) for trial in ended])
@@ -85,6 +88,10 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         place = folder / "trials" / winner.key
         found = train.export(own, data, place, bundle_folder, report)
         ends.drop_checkpoints(winner, found)
+        digest = read_manifest(bundle_folder)[1]["model.safetensors"]["sha256"]
+        text = winner_spec.write_text(spec, winner, ended.index(winner), digest)
+        folder.write_bytes(winner_spec.FILE, text.encode())
+        report(f"sweep     its spec, for raydc train: {folder.uri}/{winner_spec.FILE}")
         events.EventLog(run_folder, "events").write(
             kind="sweep_finished", trials=len(ended), winner=winner.key
         )
@@ -96,6 +103,7 @@ def _fit(
     data: Prepared,
     folder: Storage,
     queue: TrialQueue,
+    show: Callable[[], None],
 ) -> None:
     import ray
 
@@ -128,7 +136,7 @@ def _fit(
                 metric="metric",
                 mode=spec.train.mode,
                 max_concurrent_trials=spec.sweep.max_concurrent_trials,
-                search_alg=_searcher(queue),
+                search_alg=_searcher(queue, show),
                 # As many as the searcher has.
                 num_samples=-1,
                 # The next trial gets a warm process: to import torch takes longer than to train it.
@@ -138,7 +146,7 @@ def _fit(
                 name=name,
                 storage_path=folder.uri,
                 verbose=0,
-                callbacks=[_callback(queue)],
+                callbacks=[_callback(queue, show)],
                 failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
             ),
         )
@@ -164,7 +172,7 @@ def _keep_states(handle: Any) -> None:
             time.sleep(0.1)
 
 
-def _searcher(queue: TrialQueue) -> Any:
+def _searcher(queue: TrialQueue, show: Callable[[], None]) -> Any:
     from ray.tune.search import Searcher
 
     class QueueSearcher(Searcher):  # type: ignore[misc]
@@ -172,6 +180,7 @@ def _searcher(queue: TrialQueue) -> Any:
 
         def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
             if (segment := queue.next_segment()) is not None:
+                show()
                 return {"segment": segment}
             # Without a word Tune asks again when something has ended.
             return Searcher.FINISHED if queue.is_over else None
@@ -200,7 +209,7 @@ def _silent_tune() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _callback(queue: TrialQueue) -> Any:
+def _callback(queue: TrialQueue, show: Callable[[], None]) -> Any:
     from ray import tune
 
     class TrialCallback(tune.Callback):  # type: ignore[misc]
@@ -208,12 +217,15 @@ def _callback(queue: TrialQueue) -> Any:
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
             queue.end(trial.config["segment"])
+            show()
 
         def on_trial_recover(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
             queue.retry(trial.config["segment"], _read_error(trial))
+            show()
 
         def on_trial_error(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
             queue.lose(trial.config["segment"], _read_error(trial))
+            show()
 
     return TrialCallback()
 

@@ -34,7 +34,7 @@ class Ranks:
 
     def __init__(self, num_processes: int, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["raydc.loop.worker", "torchmetrics.classification"])
+        context.set_forkserver_preload(["raydc.loop.worker"])
         self._folder = folder
         self._meetings = itertools.count()
         self._members = []

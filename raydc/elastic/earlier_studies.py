@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from typing import Any
 
-from raydc.errors import UsageError, last_line
+from raydc.errors import UsageError, first_line
 
 _JOURNAL_ENDING = ".log"
+# The path of a URL such as `sqlite:///study.db?timeout=10`, with or without a driver.
+_SQLITE_FILE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
 
 
 def is_study(name: str) -> bool:
@@ -56,7 +59,8 @@ def read_study(name: str, mode: str) -> list[tuple[dict[str, Any], float | None]
     # Drivers of databases have errors of their own.
     except Exception as error:
         raise UsageError(
-            f"sweep.warm_start: {name} cannot be read: {last_line(error)}",
+            # Optuna's own says little. After the first line come the query and a link.
+            f"sweep.warm_start: {name} cannot be read: {first_line(error.__cause__ or error)}",
             "Give the URL of a storage of Optuna, or the path of its journal file.",
         ) from error
     if directions != ["MAXIMIZE" if mode == "max" else "MINIMIZE"]:
@@ -73,10 +77,11 @@ def _open(place: str) -> Any:
 
     if not place.endswith(_JOURNAL_ENDING):
         # A mistyped path would make a new database.
-        path = place.removeprefix("sqlite:///")
-        if place.startswith("sqlite:///") and not os.path.exists(path):
-            raise FileNotFoundError(f"no file {path}")
-        return optuna.storages.RDBStorage(place)
+        match = _SQLITE_FILE.match(place)
+        if match is not None and not os.path.exists(match[1]):
+            raise FileNotFoundError(f"no file {match[1]}")
+        # Another database would get the tables of Optuna.
+        return optuna.storages.RDBStorage(place, skip_table_creation=True)
     if not os.path.exists(place):
         raise FileNotFoundError(f"no file {place}")
     backend = optuna.storages.journal.JournalFileBackend(place)

@@ -6,6 +6,8 @@ Random points are those of Ray Tune, as in the journals of all earlier versions.
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,10 +16,10 @@ from raydc import engine
 from raydc import spec as specs
 from raydc.checkpoint import run_files
 from raydc.elastic import earlier_studies
-from raydc.errors import Say, TrainError, UsageError
+from raydc.errors import RaydcError, Say, TrainError, UsageError, first_line
 from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import Draws, LearnedDraws
-from raydc.search.learned_points import LearnedPoints, Observation
+from raydc.search.learned_points import Draw, LearnedPoints, Observation
 from raydc.search.point import (
     SpreadPoints,
     grid_points,
@@ -29,7 +31,7 @@ from raydc.search.point import (
 from raydc.spec import ResolvedSpec
 from raydc.spec.space import Domain
 from raydc.spec.sweep_section import LEARNING, Sweep
-from raydc.storage import Storage
+from raydc.storage import Storage, canonical_json
 from raydc.tracking import trials
 
 
@@ -73,14 +75,11 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
             sweep.num_samples,
             make_key,
             lambda: read_results(spec, report),
+            lambda known: first_draws(spec, known),
         )
     else:
         drawn = known_points(spec)
-        # A trial that is drawn twice would train the same model twice, in one folder. Different
-        # values may mean the same, such as a name and the same name with its defaults.
-        points: dict[str, dict[str, Any]] = {}
-        for values in drawn:
-            points.setdefault(make_key(values), values)
+        points = _distinct(drawn, recorded)
         _say_numbers(sweep, len(drawn), len(points), report)
         draws = Draws([{"key": key, "all_values": one} for key, one in points.items()])
     trials.refuse_unknown(folder, {one["key"] for one in draws.trials})
@@ -103,7 +102,7 @@ def read_results(spec: ResolvedSpec, report: Say) -> list[Observation]:
         if earlier_studies.is_study(name):
             results = earlier_studies.read_study(name, spec.train.mode)
         else:
-            results = _read_sweep(spec, name)
+            results = _read_run(spec, name)
         located = [(locate(spec.sweep.space, point), metric) for point, metric in results]
         fitting = [
             Observation(numbers, metric) for numbers, metric in located if isinstance(numbers, dict)
@@ -118,8 +117,8 @@ def read_results(spec: ResolvedSpec, report: Say) -> list[Observation]:
     return found
 
 
-def _read_sweep(spec: ResolvedSpec, name: str) -> list[tuple[dict[str, Any], float | None]]:
-    """Points and first results of an earlier sweep, in the order of its journal."""
+def _read_run(spec: ResolvedSpec, name: str) -> list[tuple[dict[str, Any], float | None]]:
+    """Points and first results of an earlier sweep, in the order of sampling; writes nothing."""
     folder = Storage(spec.storage) / "runs" / name
     recorded = run_files.read_resolved(folder)
     if recorded is None or not recorded.get("sweep"):
@@ -127,7 +126,16 @@ def _read_sweep(spec: ResolvedSpec, name: str) -> list[tuple[dict[str, Any], flo
             f"sweep.warm_start: {name} is no run with a sweep in {spec.storage}/runs",
             "`raydc runs` lists them; a study of Optuna is a URL or a path that ends in .log.",
         )
-    earlier = specs.resolve(specs.from_dict(recorded))
+    try:
+        earlier = specs.resolve(specs.from_dict(recorded))
+        metrics = DecisionLog(folder / "sweep" / "journal").results()
+        points = _points_of(earlier, recorded, folder / "sweep") if metrics else []
+    # Its problems would read as those of the spec that names it.
+    except (RaydcError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"sweep.warm_start: run {name} cannot be read: {first_line(error)}",
+            "Leave it out, or restore its files.",
+        ) from error
     then, now = earlier.train, spec.train
     if (then.metric, then.mode) != (now.metric, now.mode):
         raise UsageError(
@@ -135,16 +143,70 @@ def _read_sweep(spec: ResolvedSpec, name: str) -> list[tuple[dict[str, Any], flo
             f"{now.metric} ({now.mode})",
             "Set train.metric and train.mode as there, or leave it out.",
         )
-    metrics = DecisionLog(folder / "sweep" / "journal").results()
-    if not metrics:
-        return []
-    # Nothing is drawn: all samples of a journal are there.
-    draws = make_draws(earlier, recorded, folder / "sweep", lambda _: None)
+    if (last := max((number for number, _ in metrics), default=-1)) >= len(points):
+        raise UsageError(
+            f"sweep.warm_start: run {name} has a result of trial {last}, and {len(points)} points",
+            f"Restore {folder.uri}/sweep/draws and resolved.yaml of that run, or leave it out.",
+        )
     return [
-        (trial["all_values"], metrics[number, 0])
-        for number, trial in enumerate(draws.trials)
-        if (number, 0) in metrics
+        (point, metrics[number, 0]) for number, point in enumerate(points) if (number, 0) in metrics
     ]
+
+
+def _points_of(
+    earlier: ResolvedSpec, recorded: dict[str, Any], folder: Storage
+) -> list[dict[str, Any]]:
+    """The points of the trials of a sweep that has begun."""
+    assert earlier.sweep is not None
+    if earlier.sweep.search_alg in LEARNING:
+        lines = DecisionLog(folder / "draws").records()
+        return [line["point"] for line in lines if line.get("kind") == "sample"]
+    return [*_distinct(known_points(earlier), recorded).values()]
+
+
+def _distinct(
+    points: Sequence[dict[str, Any]], recorded: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Points by the keys of their trials: a trial that is drawn twice has one model and folder."""
+    found: dict[str, dict[str, Any]] = {}
+    for values in points:
+        # Different values may mean the same, such as a name and the same name with its defaults.
+        found.setdefault(trials.trial_key(recorded, values), values)
+    return found
+
+
+def first_draws(spec: ResolvedSpec, known: Sequence[Observation]) -> Sequence[Draw]:
+    """The draws of a sweep that learns before its first result; the last ones are kept.
+
+    They are asked for twice, by the checks before Ray starts and by the sweep itself, and a draw of
+    a Gaussian process takes a second.
+
+    Args:
+        spec: The resolved spec of the sweep.
+        known: Results of other sweeps.
+    """
+    sweep = spec.sweep
+    assert sweep is not None
+    given = {
+        "name": sweep.search_alg,
+        # A list, because the order of the space is that of the draws.
+        "space": [[path, one.model_dump(exclude_none=True)] for path, one in sweep.space.items()],
+        "seed": spec.seed,
+        "mode": spec.train.mode,
+        "known": [[dict(one.numbers), one.metric] for one in known],
+        "count": min(sweep.num_samples, sweep.lag),
+    }
+    return _draw_first(canonical_json(given))
+
+
+@functools.lru_cache(maxsize=1)
+def _draw_first(given: bytes) -> tuple[Draw, ...]:
+    fields = json.loads(given)
+    space = {path: Domain.model_validate(one) for path, one in fields["space"]}
+    known = [Observation(*one) for one in fields["known"]]
+    with single_thread(fields["name"]):
+        points = LearnedPoints(fields["name"], space, fields["seed"], fields["mode"], known)
+        return tuple(points.draw() for _ in range(fields["count"]))
 
 
 def known_points(spec: ResolvedSpec, known: Sequence[Observation] = ()) -> list[dict[str, Any]]:
@@ -159,8 +221,7 @@ def known_points(spec: ResolvedSpec, known: Sequence[Observation] = ()) -> list[
     sweep, seed = spec.sweep, spec.seed
     space, number = sweep.space, sweep.num_samples
     if sweep.search_alg in LEARNING:
-        points = LearnedPoints(sweep.search_alg, space, seed, spec.train.mode, known)
-        return [points.draw().point for _ in range(min(number, sweep.lag))]
+        return [draw.point for draw in first_draws(spec, known)]
     if sweep.search_alg == "grid":
         return grid_points(space, seed)[:number]
     if sweep.search_alg == "quasi_random":
@@ -193,13 +254,13 @@ def _say_numbers(sweep: Sweep, num_drawn: int, num_points: int, report: Say) -> 
 
 
 @contextlib.contextmanager
-def single_thread(draws: Draws) -> Iterator[None]:
+def single_thread(search_alg: str | None) -> Iterator[None]:
     """Computes draws on one thread in the block: more would add in another order.
 
     Args:
-        draws: What is drawn. Only Gaussian processes are computed with torch.
+        search_alg: What draws. Only Gaussian processes, `gp`, are computed with torch.
     """
-    if draws.search_alg != "gp":
+    if search_alg != "gp":
         yield
         return
     import torch

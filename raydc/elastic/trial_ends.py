@@ -33,10 +33,19 @@ class TrialEnds:
         folder: Folder of the sweep; trials are in `trials/<key>` of it.
         draws: The trials in the order of sampling, as far as they are drawn.
         report: Shows a line of progress.
+        say_end: Shows a line for a trial that has ended without an error; None takes `report`.
     """
 
-    def __init__(self, spec: ResolvedSpec, folder: Storage, draws: Draws, report: Say) -> None:
+    def __init__(
+        self,
+        spec: ResolvedSpec,
+        folder: Storage,
+        draws: Draws,
+        report: Say,
+        say_end: Say | None = None,
+    ) -> None:
         self._spec, self._folder, self._draws, self._report = spec, folder, draws, report
+        self._say_end = say_end or report
         self._ended: dict[str, Trial] = {}
         self._num_ended = 0
         self._without_checkpoints: set[str] = set()
@@ -64,7 +73,8 @@ class TrialEnds:
         self._num_ended += 1
         self._drop_losers(but=key)
         count = f"{self._num_ended} of {self._draws.num_samples}"
-        self._report(f"sweep     {count} {self._describe(trial, why)}")
+        say = self._report if trial.state == "failed" else self._say_end
+        say(f"sweep     {count} {self._describe(trial, why)}")
 
     def retry(self, drawn: dict[str, Any], error: str) -> None:
         """Says that a trial has failed and is tried again.
@@ -119,6 +129,10 @@ class TrialEnds:
 
     def _store(self, trial: Trial) -> CheckpointStore:
         return CheckpointStore(self._folder / "trials" / trial.key / "checkpoints", 1)
+
+    def find(self, key: str) -> Trial | None:
+        """A trial that has ended, by its key; None for one that has not."""
+        return self._ended.get(key)
 
     def all(self) -> tuple[Trial, ...]:
         """The trials in the order of sampling."""

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from raydc import spec as specs
+from raydc.elastic import sweep_table
+from raydc.elastic.sweep_table import SweepStanding, TrialStanding
 from raydc.elastic.trial_draws import single_thread
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.engine import interruption
@@ -49,7 +51,8 @@ class TrialQueue:
         self._log = DecisionLog(folder / "journal")
         self._fold = DecisionFold(spec.seed, _plain_space(spec), self._method(), draws.head())
         # A point that was drawn twice has one folder, in which one process trains.
-        self._running: set[str] = set()
+        # Each key has the epoch to which its trial runs.
+        self._running: dict[str, int] = {}
         self._lost: set[str] = set()
         self._numbers: dict[str, list[int]] = {}
         self._over: set[int] = set()
@@ -71,7 +74,7 @@ class TrialQueue:
     def _draw(self) -> None:
         """Draws what the results allow. A point that was drawn before has its results already."""
         first = len(self._draws.trials)
-        with single_thread(self._draws):
+        with single_thread(self._draws.search_alg):
             while self._draws.extend(self._fold.first_metrics()):
                 for number in range(first, len(self._draws.trials)):
                     key = self._draws.trials[number]["key"]
@@ -97,7 +100,7 @@ class TrialQueue:
             drawn = self._draws.trials[number]
             if drawn["key"] in self._running or drawn["key"] in self._lost:
                 continue
-            self._running.add(drawn["key"])
+            self._running[drawn["key"]] = self._fold.method.epochs[rung]
             is_last = rung == len(self._fold.method.epochs) - 1
             epochs = None if is_last else self._fold.method.epochs[rung]
             return {**drawn, "number": number, "rung": rung, "epochs": epochs}
@@ -122,7 +125,7 @@ class TrialQueue:
         Args:
             segment: As `next_segment` gave it.
         """
-        self._running.discard(segment["key"])
+        self._running.pop(segment["key"], None)
         try:
             self._read(segment["key"])
             self._refuse_missing(segment)
@@ -139,7 +142,7 @@ class TrialQueue:
             segment: As `next_segment` gave it.
             error: Text of the error.
         """
-        self._running.discard(segment["key"])
+        self._running.pop(segment["key"], None)
         self._ends.add(self._draws.trials[segment["number"]], error)
         self._lost.add(segment["key"])
 
@@ -151,6 +154,36 @@ class TrialQueue:
             error: Text of the error.
         """
         self._ends.retry(self._draws.trials[segment["number"]], error)
+
+    def standing(self) -> SweepStanding:
+        """How the sweep stands, for its live table."""
+        found = []
+        for number, drawn in enumerate(self._draws.trials):
+            standing = self._stands(number, drawn)
+            if standing is not None:
+                found.append(standing)
+        return SweepStanding(found, self._draws.num_samples, *self._fold.count_epochs())
+
+    def _stands(self, number: int, drawn: dict[str, Any]) -> TrialStanding | None:
+        """How a trial stands; None for one that has not begun, and for a point drawn again."""
+        key, last = drawn["key"], self._fold.last_result(number)
+        if self._draws.twin(number) is not None:
+            return None
+        ended, until = self._ends.find(key), self._running.get(key)
+        if until is None and last is None and ended is None:
+            return None
+        rung, metric = last or (-1, None)
+        epochs = self._fold.method.epochs[rung] if last else 0
+        state, why = sweep_table.WAITS, ""
+        if until is not None:
+            state, why = sweep_table.RUNS, f"to epoch {until}"
+        elif ended is not None and ended.state == "failed":
+            state, why, metric = sweep_table.FAILED, ended.error or "", ended.metric
+            epochs = ended.epochs
+        elif number in self._over:
+            why = self._fold.describe_stop(number)
+            state = sweep_table.STOPPED if why else sweep_table.FINISHED
+        return TrialStanding(number, drawn["all_values"], state, epochs, metric, why)
 
     def raise_failed(self) -> None:
         """Ends a sweep that is not complete.

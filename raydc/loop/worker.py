@@ -241,11 +241,12 @@ class _Run:
         self.journal.record_step(done, epoch, loss, rate, batch.ids_G)
         self.clock.count_step(done, num_rows)
         if done % self.spec.train.log_every_steps == 0:
-            self._flush()
+            self._flush(may_wait=True)
 
-    def _flush(self) -> None:
+    def _flush(self, may_wait: bool = False) -> None:
         """Reads the losses since the last flush, which waits for the device, and records them."""
-        self.state = replace(self.state, loss_sum=self.journal.flush(self.state.loss_sum))
+        loss_sum = self.journal.flush(self.state.loss_sum, may_wait)
+        self.state = replace(self.state, loss_sum=loss_sum)
         self.journal.publish_progress(
             self.state.mean_loss,
             step=self.state.step,

@@ -33,6 +33,7 @@ class Series:
         marks: Whether to draw a dot at each point.
         is_guide: Whether it is a reference such as a diagonal, which the legend leaves out.
         is_faint: Whether to draw a thin line, because the series is noisy.
+        is_background: Whether to draw it grey and behind, as one of many, without a legend.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Series:
     marks: bool = False
     is_guide: bool = False
     is_faint: bool = False
+    is_background: bool = False
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is in the legend, and has a colour."""
+        return not self.is_guide and not self.is_background
 
 
 def line_chart(
@@ -69,13 +76,15 @@ def line_chart(
     for one in drawn:
         style = "guide" if one.is_guide else f"line s{number % NUM_COLOURS}"
         style += " faint" if one.is_faint else ""
-        dash = "4 4" if one.is_guide else _DASHES[number % len(_DASHES)]
+        style = "back" if one.is_background else style
+        dash = _DASHES[number % len(_DASHES)] if one.is_named else "4 4" if one.is_guide else "none"
         lines += _draw(one, xs, ys, style, dash)
-        number += not one.is_guide
+        number += one.is_named
     label = f"{y_title} (log)" if ys.is_log else y_title
-    said = "; ".join(_described(one) for one in series if not one.is_guide)
+    named = [one for one in series if one.is_named]
     body = join(_frame(xs, ys, x_title, label), lines)
-    return _figure(title, body, said, _legend([one.name for one in series if not one.is_guide]))
+    said = "; ".join(map(_described, named))
+    return _figure(title, body, said, _legend([one.name for one in named]))
 
 
 def _draw(one: Series, xs: Axis, ys: Axis, style: str, dash: str) -> list[Markup]:

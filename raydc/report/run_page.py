@@ -13,10 +13,10 @@ from raydc.report.class_tables import confusion_part
 from raydc.report.markup import Markup, join, table, tag
 from raydc.report.run_record import Curve, RunRecord
 from raydc.report.sheet import Part
+from raydc.report.sweep_parts import sweep_parts
 from raydc.tracking import time_account
 from raydc.tracking.time_account import Account
 
-_NUM_TRIAL_CURVES = 8
 _NUM_EVENTS = 60
 _MAX_MARKS = 40
 
@@ -50,19 +50,23 @@ def render(run: RunRecord, made_by: str) -> str:
             for name in run.damaged
         ],
     )
+    # The steps of a sweep are those of its trials.
+    is_silent = run.sweep is not None and not run.curves
     parts = [
-        Part("curves", "Curves", curves_part([run])),
-        _trials(run),
+        *(sweep_parts(run.sweep) if run.sweep else ()),
+        None if is_silent else Part("curves", "Curves", curves_part([run])),
         confusion_part(run),
         model_parts.calibration_part(run),
         model_parts.importance_part(run),
         model_parts.slices_part(run),
         model_parts.worst_part(run),
-        Part("time", "Where the time went", time_part([run])),
+        None if is_silent else Part("time", "Where the time went", time_part([run])),
         _events(run),
         Part("spec", "Spec and data", _spec(run)),
     ]
-    return sheet.page(f"Run {run.name}", lead, [part for part in parts if part], made_by)
+    return sheet.page(
+        f"Run {run.name}", lead, [part for part in parts if part and part.body], made_by
+    )
 
 
 def _summary(run: RunRecord) -> str:
@@ -125,33 +129,6 @@ def _series(name: str, curve: Curve) -> Series:
     is_noisy = "each step" in name
     few = len(curve.steps) <= _MAX_MARKS
     return Series(name, curve.steps, curve.values, marks=few, is_faint=is_noisy)
-
-
-def _trials(run: RunRecord) -> Part | None:
-    if not run.trials:
-        return None
-    paths = list(dict.fromkeys(path for trial in run.trials for path in trial.get("values", {})))
-    rows = [
-        [
-            trial.get("key", ""),
-            *(str(trial.get("values", {}).get(path, "")) for path in paths),
-            number_text(trial.get("metric")),
-            str(trial.get("epochs", "")),
-            trial.get("state", ""),
-        ]
-        for trial in run.trials
-    ]
-    numeric = {len(paths) + 1, len(paths) + 2}
-    shown = table(["trial", *paths, run.metric, "epochs", "state"], rows, numeric)
-    name = f"validation/{run.metric}"
-    series = [
-        _series(key, curves[name])
-        for key, curves in list(run.trial_curves.items())[:_NUM_TRIAL_CURVES]
-        if name in curves
-    ]
-    chart = _chart(f"{run.metric} of the trials", series, name)
-    figure = tag("div", chart, class_="card") if series else None
-    return Part("trials", "Trials", join(shown, sheet.grid(figure) if figure else None))
 
 
 def time_part(runs: Sequence[RunRecord]) -> Markup:

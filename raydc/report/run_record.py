@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from raydc.checkpoint import run_name
-from raydc.report import diagnosis
+from raydc.report import diagnosis, sweep_record
+from raydc.report.sweep_record import SweepRecord
 from raydc.storage import Storage
 from raydc.tracking import events
 from raydc.tracking.phase_timer import read_account
@@ -51,8 +52,7 @@ class RunRecord:
         diagnosis: Content of `diagnosis.json`; empty without one.
         facts: `facts.json` of its model; empty without a model.
         classes: Names of its classes in the order of the outputs; empty for a regression.
-        trials: Content of `sweep/trials.json`; empty without a sweep.
-        trial_curves: Curves of each trial, by the key of the trial.
+        sweep: Content of the files of its sweep; None without one that has ended.
         damaged: Names of the files that could not be read.
     """
 
@@ -66,8 +66,7 @@ class RunRecord:
     diagnosis: dict[str, Any]
     facts: dict[str, Any]
     classes: tuple[str, ...] = ()
-    trials: list[dict[str, Any]] = field(default_factory=list)
-    trial_curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    sweep: SweepRecord | None = None
     damaged: tuple[str, ...] = ()
 
     @property
@@ -87,9 +86,11 @@ def read(folder: Storage, name: str) -> RunRecord:
     trials = reader.json("sweep/trials.json")
     trials = [one for one in trials if isinstance(one, dict)] if isinstance(trials, list) else []
     happened = list(events.read(folder, "events"))
+    spec = reader.yaml(run_name.RESOLVED)
+    sweep = sweep_record.read(folder / "sweep", spec, trials) if trials else None
     return RunRecord(
         name,
-        reader.yaml(run_name.RESOLVED),
+        spec,
         reader.text("spec.yaml"),
         _curves(folder),
         read_account(folder),
@@ -98,13 +99,8 @@ def read(folder: Storage, name: str) -> RunRecord:
         reader.mapping(diagnosis.FILE),
         reader.mapping("model/facts.json"),
         tuple(map(str, reader.mapping("model/signature.json").get("classes", ()))),
-        trials,
-        {
-            str(one["key"]): _curves(folder / "sweep" / "trials" / str(one["key"]))
-            for one in trials
-            if "key" in one
-        },
-        tuple(reader.damaged),
+        sweep,
+        (*reader.damaged, *(sweep.damaged if sweep else ())),
     )
 
 

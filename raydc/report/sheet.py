@@ -42,12 +42,18 @@ figure{margin:0;min-width:0}
 .card+.grid{margin-top:16px}
 figcaption{font-weight:600;font-size:.9rem;margin-bottom:4px}
 svg.chart{width:100%;max-width:560px;height:auto;display:block}
+svg.wide{width:auto;max-width:none}
+svg text.halo{paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
+.grid+.scroll,.grid+details{margin-top:12px}
 svg text{font:12px system-ui,sans-serif;fill:var(--dim)}
 svg text.t{fill:var(--fg)}
 .axis{stroke:var(--dim);stroke-width:1}
 line.grid{stroke:var(--line);stroke-width:1}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}
 .line.faint{stroke-width:1;opacity:.55}
+.line.best{stroke-width:3}
+.back{fill:none;stroke:var(--dim);stroke-width:1;opacity:.4}
+.back.mark{fill:var(--dim)}
 .guide{fill:none;stroke:var(--dim);stroke-width:1}
 .legend{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.85rem;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;max-width:100%}
@@ -78,6 +84,7 @@ ul.found b{color:var(--low)}
 ul.found li.high b{color:var(--high)}
 .badge{font-size:.78rem;font-weight:400;color:var(--dim);border:1px solid var(--line);
 border-radius:99px;padding:1px 8px;margin-left:6px;white-space:nowrap}
+summary{cursor:pointer;color:var(--s0);margin:6px 0}
 pre{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px;
 padding:12px;font-size:.85rem}
 footer{max-width:1320px;margin:40px auto 0;padding:12px 20px 30px;color:var(--dim);font-size:.85rem}
@@ -87,7 +94,7 @@ footer{max-width:1320px;margin:40px auto 0;padding:12px 20px 30px;color:var(--di
 --high:#b42318;--highbg:#fdecea;--low:#7a5600;--lowbg:#fff6dd;
 --s0:#0068a8;--s1:#c65300;--s2:#00795a;--s3:#a8467f;--s4:#8a6d00;--s5:#3f9bd1;--s6:#6b4fb3;--s7:#5b6670}
 html,body{font-size:11px}nav{display:none}.card,figure,tr,li{break-inside:avoid}h2{break-after:avoid}
-.scroll{overflow:visible}.grid{grid-template-columns:repeat(2,1fr)}details{display:block}}
+.scroll{overflow:visible}svg.wide{max-width:100%}.grid{grid-template-columns:repeat(2,1fr)}details{display:block}}
 """
 _COLOURS = "".join(
     f".line.s{n}{{stroke:var(--s{n})}}.fill.s{n},.mark.s{n}{{fill:var(--s{n})}}" for n in range(8)

@@ -46,17 +46,20 @@ class DecisionLog:
             self.lines.append(line)
             before = sha256(line)
 
+    def records(self) -> list[dict[str, Any]]:
+        """What the lines say, in order."""
+        return [_parse(line) for line in self.lines]
+
     def past_samples(self) -> list[int]:
         """Numbers of trials with which the sweep has ended, or was about to end, ascending."""
-        ends = (_parse(line) for line in self.lines)
-        return sorted({end["samples"] for end in ends if end.get("kind") in ("closing", "end")})
+        ends = [one for one in self.records() if one.get("kind") in ("closing", "end")]
+        return sorted({end["samples"] for end in ends})
 
     def results(self) -> dict[tuple[int, int], float | None]:
         """The metrics that were decided upon, by number of the trial and of the rung."""
-        entries = (_parse(line) for line in self.lines)
         return {
             (entry["trial"], entry["rung"]): entry["metric"]
-            for entry in entries
+            for entry in self.records()
             if entry.get("kind") == "entry"
         }
 

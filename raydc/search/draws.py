@@ -86,6 +86,8 @@ class LearnedDraws(Draws):
         make_key: Names a trial by its values; two points that mean the same have one name.
         read_known: Reads the results of other sweeps. They are copied into the journal, which a
             sweep that continues reads instead.
+        make_first: Makes the draws before the first result, of those results; None makes them one
+            by one here.
 
     Raises:
         RunError: The journal is damaged, of other settings, or has more samples.
@@ -102,12 +104,15 @@ class LearnedDraws(Draws):
         num_samples: int,
         make_key: Callable[[dict[str, Any]], str],
         read_known: Callable[[], Sequence[Observation]] = tuple,
+        make_first: Callable[[Sequence[Observation]], Sequence[Draw]] | None = None,
     ) -> None:
         super().__init__(())
         self.num_samples = num_samples
         self.search_alg, self._lag = name, lag
         self._make_key, self._folder = make_key, folder
         self._log = DecisionLog(folder)
+        # After draws of another version of Optuna, others would follow.
+        self._make_first = None if len(self._log.lines) > 1 else make_first
         self._known = _read_known(self._log) if self._log.lines else tuple(read_known())
         self._points = LearnedPoints(name, space, seed, mode, self._known)
         self._seen: dict[int, float | None] = {}
@@ -167,7 +172,11 @@ class LearnedDraws(Draws):
             if last >= 0:
                 self._see(last, metrics[last])
             saw = {"trial": last, "metric": metrics[last]} if last >= 0 else None
-            self._add(self._points.draw(), saw)
+            if last < 0 and self._make_first is not None:
+                drawn = self._make_first(self._known)[number].numbers
+                self._add(self._points.replay(drawn), saw)
+            else:
+                self._add(self._points.draw(), saw)
         return len(self.trials) - before
 
     def _see(self, number: int, metric: float | None) -> None:

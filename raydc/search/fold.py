@@ -135,6 +135,24 @@ class DecisionFold:
         """What is known of the first rung, by number of the trial; None for the worst of all."""
         return self._rungs[0].metrics
 
+    def last_result(self, trial: int) -> tuple[int, float | None] | None:
+        """The highest rung of which a trial has a result, and its metric there; None before."""
+        for number in reversed(range(len(self._rungs))):
+            if trial in self._rungs[number].metrics:
+                return number, self._rungs[number].metrics[trial]
+        return None
+
+    def count_epochs(self) -> tuple[int, float]:
+        """Epochs that have results, and those that are expected to come, of all trials."""
+        done, left, before = 0, 0.0, 0
+        num_entries = float(self.method.samples[-1])
+        for epochs, rung in zip(self.method.epochs, self._rungs, strict=True):
+            num_known = len(rung.metrics)
+            done += num_known * (epochs - before)
+            left += max(0.0, num_entries - num_known) * (epochs - before)
+            num_entries, before = rung.expect_going(num_entries), epochs
+        return done, left
+
     def stopped_after(self, trial: int) -> int | None:
         """The rung after which a trial does not go on, once that is certain; else None."""
         for number, rung in enumerate(self._rungs):

@@ -87,7 +87,7 @@ class LearnedPoints:
         for one in known:
             trial = optuna.trial.create_trial(
                 params=dict(one.numbers),
-                distributions={path: _distribution(domains[path]) for path in one.numbers},
+                distributions={path: distribution(domains[path]) for path in one.numbers},
                 value=self._worst if one.metric is None else one.metric,
             )
             self._study.add_trial(trial)
@@ -177,7 +177,7 @@ def _suggest(trial: Any, name: str, domain: Domain) -> Any:
     return suggest(name, *domain.bounds, log=domain.is_logarithmic)
 
 
-def _distribution(domain: Domain) -> Any:
+def distribution(domain: Domain) -> Any:
     """The distribution that `_suggest` asks for."""
     from optuna import distributions
 

@@ -119,6 +119,21 @@ class Rung:
         key = (self._sign * (self.metrics[trial] or 0.0), trial)
         return bisect.bisect(self._ranked, key), len(self.entries), len(self._gone)
 
+    def expect_going(self, num_entries: float) -> float:
+        """How many trials go on from this rung in the end, if results come in a random order.
+
+        Args:
+            num_entries: Number of entries that it is expected to have.
+        """
+        first, last = len(self.entries), round(num_entries)
+        if self._method.type == PROMOTION:
+            more = float(max(0, self._method.quota(last) - self._method.quota(first)))
+        else:
+            # The last of m is among the best q with a probability of q / m.
+            more = sum(self._method.quota(m) / m for m in range(first + 1, last + 1))
+        # One trial at least is trained to the end.
+        return max(len(self._gone) + more, 1.0)
+
     def find_certain(self) -> list[int]:
         """Trials that will go on whatever the missing results are, in the order of the proof.
 

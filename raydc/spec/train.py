@@ -176,7 +176,9 @@ class Train(Section):
         None, description="Whether more or less is better. Default: as the metric needs."
     )
     log_every_steps: Count = Field(
-        10, description="Steps between two writes of metrics and progress."
+        10,
+        description="Steps between two writes of metrics and progress. Lines of quick steps "
+        "wait a quarter of a second for more of them.",
     )
 
     _expand_names = field_validator(

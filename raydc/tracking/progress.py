@@ -154,7 +154,7 @@ def format_line(record: dict[str, Any], batch_size: int) -> str:
         f"loss {record['loss']:.4f}",
         f"{rate:,.0f} rows/s",
         _workers(record["world_size"]),
-        f"eta {_duration(eta_s)}",
+        f"eta {format_duration(eta_s)}",
     )
     return f"train     {'  '.join(parts)}"
 
@@ -163,7 +163,8 @@ def _workers(count: int) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Formats seconds for people, such as `2m10s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

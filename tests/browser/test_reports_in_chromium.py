@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import reported_runs
+import reported_sweeps
 from chromium import Browser
 from tasks_here import tasks_here
 
 from raydc import spec as specs
-from raydc.data import inspection, suspicions
+from raydc.data import inspection, prepared, suspicions
 from raydc.report import comparison_page, inspection_page, run_report
 from raydc.report.run_record import RunRecord
 
@@ -49,6 +50,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         run_folder, data = reported_runs.finish_run(folder, name, train={"learning_rate": rate})
         runs.append(run_report.write(run_folder, name, lambda data=data: data, 60.0))
     made = {"run": folder / "store/runs/first/report.html"}
+    swept, _ = reported_sweeps.finish_sweep(folder)
+    run_report.write(swept, "searched", _no_data, 60.0)
+    made["sweep"] = swept.local_path / "report.html"
     with tasks_here():
         spec = specs.resolve(specs.load(str(folder / "store/runs/first/spec.yaml")))
         found = inspection.run(spec, lambda line: None)
@@ -61,7 +65,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-@pytest.mark.parametrize("name", ["run", "data", "comparison"])
+def _no_data() -> prepared.Prepared:
+    raise AssertionError("a sweep without a model is not diagnosed")
+
+
+@pytest.mark.parametrize("name", ["run", "sweep", "data", "comparison"])
 def test_page_fits_every_width_and_loads_nothing(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from training import training_spec, write_pictures
 
-from raydc import bundle, engine, sweep
+from raydc import bundle, engine, sweep, train
 from raydc import spec as specs
 from raydc.data import prepared
 from raydc.errors import RunError, TrainError
 from raydc.spec.sections import Spec
-from raydc.storage import Storage
+from raydc.storage import Storage, sha256
 from raydc.tracking import events, lease, trials
 
 SPACE = {
@@ -55,8 +55,12 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert winner.spec.model.depth == result.winner.values["model.depth"]  # type: ignore[union-attr]
     assert winner.facts["metrics"]["accuracy"] == pytest.approx(result.winner.metric)
     assert sum(line.startswith("sweep     *") for line in lines) == 1
-    assert folder.names("sweep") == ["journal", "trials", "trials.json"]
+    assert folder.names("sweep") == ["best.yaml", "journal", "trials", "trials.json"]
     decisions = journal(folder)
+    # Its spec gives the model of the sweep once more.
+    alone = specs.resolve(specs.load(folder.local_path / "sweep/best.yaml"))
+    train.run(alone, data, Storage(str(tmp_path / "alone")), lambda line: None)
+    assert weights(Storage(str(tmp_path / "alone"))) == weights(folder)
 
     assert 1 <= num_checkpoints(folder) <= 3
 
@@ -69,7 +73,7 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert len(again.trials) == 6
     assert again.trials[:4] == result.trials
     assert {key: attempts(folder, key) for key in starts} == starts
-    assert folder.names("sweep") == ["journal", "trials", "trials.json"]
+    assert folder.names("sweep") == ["best.yaml", "journal", "trials", "trials.json"]
     assert journal(folder)[: len(decisions)] == decisions
     assert b'"kind":"end"' in decisions[-1]
     assert b'"kind":"end"' in journal(folder)[-1]
@@ -77,6 +81,14 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert bundle.load(again.bundle_folder).facts["metrics"]["accuracy"] == pytest.approx(
         again.winner.metric
     )
+
+
+def weights(folder: Storage) -> str:
+    """SHA-256 of the weights of a model, which is also in the file with the winner's spec."""
+    digest = sha256(folder.read_bytes("model/model.safetensors"))
+    if folder.exists("sweep/best.yaml"):
+        assert f"# {digest}" in folder.read_bytes("sweep/best.yaml").decode().splitlines()
+    return digest
 
 
 def journal(folder: Storage, kind: str = "journal") -> list[bytes]:
@@ -91,7 +103,7 @@ DRIVER = """
 import json, sys
 from raydc import engine, spec, sweep
 from raydc.data import prepared
-from raydc.storage import Storage
+from raydc.storage import Storage, sha256
 address, given, data, folder = json.loads(sys.argv[1])
 engine.connect(address)
 sweep.run(spec.resolve(spec.from_dict(given)), prepared.load(Storage(data)), Storage(folder), print)

@@ -63,6 +63,24 @@ def test_plan_has_the_stages_of_the_spec() -> None:
     assert swept.num_concurrent_trials == 4
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (("scheduler=fifo", "search_alg=tpe", "lag=3"), 3),
+        (("scheduler=fifo", "search_alg=tpe", "lag=3", "max_concurrent_trials=2"), 2),
+        # Trials that go on run beside the first parts of others.
+        (("search_alg=tpe", "lag=3"), 6),
+        (("scheduler=fifo",), 6),
+    ],
+)
+def test_trials_at_a_time_wait_for_the_results_that_draws_need(
+    fields: tuple[str, ...], expected: int
+) -> None:
+    space = "sweep.space={train.learning_rate: {uniform: [0.1, 1]}}"
+    given = [space, "sweep.num_samples=20", *(f"sweep.{field}" for field in fields)]
+    assert made({"CPU": 6}, *given, "serve=null").num_concurrent_trials == expected
+
+
 def test_plan_says_that_evaluation_shares_the_only_cpu() -> None:
     assert not any("share the only CPU" in line for line in made({"CPU": 2}).lines)
     lines = made({"CPU": 1}, "scaling.num_workers=1").lines

@@ -53,7 +53,7 @@ def build_document(
         raydc: Version of raydc, for the document's description.
     """
     paths = _build_paths(model, version, interface, settings)
-    documents = interface.features.documents
+    documents = interface.features.token_column
     schemas = (
         build_schemas(interface, settings)
         if documents is None
@@ -91,13 +91,13 @@ def build_document(
 def _describe(interface: Interface) -> str:
     """What the model is, as the beginning of a sentence."""
     features = interface.features
-    if features.documents is not None:
+    if features.token_column is not None:
         return f"A language model of `{features.target}`"
     return f"A {features.signature.task}{' model' * features.has_label_sets} of `{features.target}`"
 
 
 def _build_paths(model: str, version: str, interface: Interface, settings: Settings) -> Json:
-    is_language = interface.features.documents is not None
+    is_language = interface.features.token_column is not None
     paths = _text_paths(model) if is_language else _row_paths(model, version, interface, settings)
     one = f"/v2/models/{model}"
     # The same operations with and without a version; an operationId must be unique.
@@ -124,6 +124,12 @@ def _text_paths(model: str) -> Json:
             "completions", "Continue a text", content, openapi_language.completion_answer()
         ),
         "/v1/models": _get("models", "Names that requests may give", "Models"),
+        "/v1/chat/completions": _post(
+            "chat",
+            "Answer messages, with the chat template of the model",
+            {predict_body.JSON: openapi_language.chat_content(model)},
+            openapi_language.chat_answer(),
+        ),
         f"/v1/models/{model}": _get("model", "Whether a name is known", "Model"),
     }
     for path in paths.values():

@@ -23,8 +23,8 @@ from raydc.bundle.growing_answer import (
     GrowingAnswer,
     NotFiniteError,
 )
-from raydc.features import TokenBlock
-from raydc.models.decoder_slots import Scores, SlotModel
+from raydc.features import PromptTexts
+from raydc.models.cached_slots import Scores, SlotModel
 
 logger = logging.getLogger("ray.serve")
 
@@ -118,14 +118,14 @@ class GenerationEngine:
 
     Args:
         slots: Slots of its network.
-        block: Its column of documents.
+        prompts: Its prompts and answers.
 
     Attributes:
         pass_sizes: Answers that grew in each of the last passes.
     """
 
-    def __init__(self, slots: SlotModel, block: TokenBlock) -> None:
-        self.block = block
+    def __init__(self, slots: SlotModel, prompts: PromptTexts) -> None:
+        self.prompts = prompts
         self.pass_sizes: deque[int] = deque(maxlen=1024)
         self._slots = slots
         self._changed = threading.Condition()
@@ -152,16 +152,19 @@ class GenerationEngine:
             return "independent of others; each answer is computed alone"
         return f"independent of others; each pass has all {self.num_slots} slots"
 
-    def submit(self, prompt: Sequence[int], options: AnswerOptions) -> AnswerStream:
+    def submit(
+        self, prompt: Sequence[int], options: AnswerOptions, is_talk: bool = False
+    ) -> AnswerStream:
         """Asks for an answer; called in an event loop.
 
         Args:
             prompt: Codes of the prompt, which fit together with `options.max_tokens`.
             options: What is asked for.
+            is_talk: Whether the prompt is made of messages.
         """
         stream = AnswerStream(len(prompt))
-        answer = GrowingAnswer(self.block, prompt, options)
-        work = _Work(stream, [self.block.end_code, *prompt], answer)
+        answer = GrowingAnswer(self.prompts, prompt, options)
+        work = _Work(stream, self.prompts.put_beginning(prompt, is_talk), answer)
         with self._changed:
             self._waiting.append(work)
             if self._thread is None:

@@ -5,6 +5,7 @@ Shape suffixes: B rows, K outputs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from raydc import bundle as bundles
 from raydc.bundle import Bundle
+from raydc.bundle.completion import find_prompts
 from raydc.bundle.optimize import optimize
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import CheckpointError, RaydcError, ServeError
@@ -29,6 +31,8 @@ from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.settings import Settings
 from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
+
+logger = logging.getLogger("ray.serve")
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
@@ -123,17 +127,18 @@ def _with_engine(
     settings: Settings, version: int, bundle: Bundle, source: dict[str, Any]
 ) -> LoadedVersion:
     """A language model with an engine, whose slots have been tried."""
-    documents = bundle.features.documents
-    # Rows of conversations have none.
-    if documents is None or not has_slots(bundle.model):
+    if not has_slots(bundle.model):
         raise ServeError(
             f"version {version} of {settings.model} is a language model of a kind that is not "
             "served yet",
             "raydc evaluate gives its perplexity.",
         )
-    slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads)
+    slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads, settings.length)
     batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
-    engine = GenerationEngine(slots, documents)
+    prompts = find_prompts(bundle)
+    # The first use of a chat template takes a second, which no request should wait for.
+    logger.info("answers of version %s end with the codes %s", version, sorted(prompts.end_codes))
+    engine = GenerationEngine(slots, prompts)
     interface = Interface(bundle.features)
     return LoadedVersion(version, settings, bundle, source, interface, batcher, engine)
 

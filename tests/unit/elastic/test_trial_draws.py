@@ -259,9 +259,7 @@ def test_gaussian_processes_are_computed_on_one_thread(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     try:
         for search_alg, threads in (("gp", 1), ("tpe", 2)):
-            draws = Draws(())
-            draws.search_alg = search_alg
-            with single_thread(draws):
+            with single_thread(search_alg):
                 assert torch.get_num_threads() == threads
             assert torch.get_num_threads() == 2
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from raydc.errors import UsageError
 from raydc.search import DecisionFold, Method
 from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import LearnedDraws
+from raydc.search.learned_points import Draw, LearnedPoints
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
@@ -95,6 +98,39 @@ def test_results_are_copied_into_the_journal_of_the_sweep(tmp_path: Path) -> Non
     assert other.trials != draws.trials
 
 
+@pytest.mark.parametrize("name", ["tpe", "gp", "cmaes"])
+def test_first_points_are_drawn_once_by_the_checks_and_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make_run(tmp_path, "older", [0.1, 0.2, 0.3, 0.9, 0.2])
+    spec = swept(tmp_path, "older", search_alg=name, lag=4)
+    drawn: list[str] = []
+    draw = LearnedPoints.draw
+
+    def count(self: LearnedPoints) -> Draw:
+        drawn.append(name)
+        return draw(self)
+
+    monkeypatch.setattr(LearnedPoints, "draw", count)
+    early_checks.check_points(spec, resume=False)
+    draws = make_draws(spec, specs.to_dict(spec), Storage(str(tmp_path / "sweep")), print)
+    draws.extend({})
+    assert (len(drawn), len(draws.trials)) == (4, 4)
+    # What comes next is as if all had been drawn in one study.
+    results = dict.fromkeys(range(2), 0.5)
+    draws.extend(results)
+    assert (len(drawn), len(draws.trials)) == (6, 6)
+    known = read_results(spec, lambda _: None)
+    assert spec.sweep is not None
+    alone = LearnedPoints(name, spec.sweep.space, spec.seed, "max", known)
+    points = []
+    for number in range(6):
+        if number >= 4:
+            alone.tell(number - 4, results[number - 4])
+        points.append(draw(alone).point)
+    assert [one["all_values"] for one in draws.trials] == points
+
+
 def make_study(folder: Path, kind: str, direction: str = "maximize", *names: str) -> str:
     if kind == "journal":
         place = str(folder / "study.log")
@@ -156,6 +192,61 @@ def test_results_that_cannot_be_used_are_refused(tmp_path: Path, name: str, mess
     with pytest.raises(UsageError, match=rf"^sweep\.warm_start: {message}"):
         read_results(swept(tmp_path, name), print)
     assert not (tmp_path / "no.log").exists()
+
+
+@pytest.mark.parametrize("search_alg", ["tpe", "random", "quasi_random"])
+def test_earlier_run_is_only_read(tmp_path: Path, search_alg: str) -> None:
+    make_run(tmp_path, "older", [0.1, 0.2, 0.3], sweep={"search_alg": search_alg})
+    run = Storage(str(tmp_path)) / "runs" / "older"
+    # Two runs of old versions: one whose draws are gone, and one that has none yet.
+    run.delete("sweep/draws")
+    before = files(tmp_path)
+    given = swept(tmp_path, "older")
+    if search_alg == "tpe":
+        message = r"^sweep\.warm_start: run older has a result of trial 2, and 0 points"
+        with pytest.raises(UsageError, match=message):
+            read_results(given, print)
+    else:
+        assert len(read_results(given, print)) == 3
+    assert files(tmp_path) == before
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("resolved.yaml", b"sweep: {space: {}}\nname: older\n", r".*data.*"),
+        ("sweep/journal/00000002.json", b"{", r".*does not follow decision 1 .*"),
+        ("sweep/draws/00000003.json", b"{}", r".*does not follow decision 2 .*"),
+    ],
+)
+def test_damage_of_an_earlier_run_reads_as_that_of_the_earlier_run(
+    tmp_path: Path, file: str, content: bytes, message: str
+) -> None:
+    make_run(tmp_path, "older", [0.1, 0.2, 0.3], sweep={"search_alg": "tpe"})
+    (Storage(str(tmp_path)) / "runs" / "older").write_bytes(file, content)
+    with pytest.raises(
+        UsageError, match=rf"^sweep\.warm_start: run older cannot be read: {message}"
+    ):
+        read_results(swept(tmp_path, "older"), print)
+
+
+@pytest.mark.parametrize("driver", ["sqlite", "sqlite+pysqlite"])
+def test_mistaken_database_is_left_as_it_is(tmp_path: Path, driver: str) -> None:
+    path = tmp_path / "customers.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE customers (id INTEGER)")
+    before = path.read_bytes()
+    for given in (f"{driver}:///{path}", f"{driver}:///{path}?timeout=5"):
+        with pytest.raises(UsageError, match=r"cannot be read: .*no such table"):
+            read_results(swept(tmp_path, given), print)
+    with pytest.raises(UsageError, match="cannot be read: no file"):
+        read_results(swept(tmp_path, f"{driver}:///{tmp_path}/custmers.db"), print)
+    assert files(tmp_path) == {str(path): before}
 
 
 def test_run_does_not_begin_with_its_own_results(tmp_path: Path) -> None:

@@ -235,20 +235,6 @@ def test_command_makes_reports_and_compares_runs(
     assert (unknown.exit_code, "slow" in unknown.output) == (5, True)
 
 
-def test_trials_of_a_sweep_are_shown_with_their_curves(copied: Made) -> None:
-    _, run_folder, data = copied
-    trial = {"key": "0a", "values": {"train.learning_rate": 0.1}, "epochs": 1, "metric": 0.9}
-    run_folder.write_json("sweep/trials.json", [{**trial, "state": "finished"}, "odd"])
-    lines = [{"kind": "epoch", "step": s, "split": "validation", "accuracy": s / 9} for s in (1, 2)]
-    run_folder.write_bytes(
-        "sweep/trials/0a/metrics.jsonl", "\n".join(map(json.dumps, lines)).encode()
-    )
-    run_report.write(run_folder, "short", lambda: data, 60.0)
-    page = page_of(run_folder)
-    assert "<td>0a</td><td>0.1</td>" in page
-    assert "accuracy of the trials" in page
-
-
 def test_curves_are_the_history_that_the_model_has_seen(copied: Made) -> None:
     _, run_folder, _ = copied
     lines = [

@@ -227,3 +227,23 @@ def test_first_line_names_what_chooses_the_points_unless_they_are_random() -> No
     assert DecisionFold(5, space, method).lines == [old]
     given = DecisionFold(5, space, method, {"search_alg": "tpe", "lag": 8}).lines
     assert records(given)[0]["draws"] == {"search_alg": "tpe", "lag": 8}
+
+
+@pytest.mark.parametrize("kind", ["stopping", "promotion"])
+def test_epochs_that_are_left_fall_to_none_and_are_expected_about_right(kind: str) -> None:
+    epochs, num_trials = (1, 3, 9), 27
+    expected, ran = [], []
+    for seed in range(30):
+        metrics = random.Random(seed).sample(range(1000), num_trials)
+        fold = DecisionFold(0, {}, Method(kind, epochs, 3, "max", (num_trials,)))
+        before = fold.count_epochs()
+        assert before[0] == 0
+        expected.append(before[1])
+        while runnable := fold.runnable():
+            fold.add(runnable[0], float(metrics[runnable[0][0]]))
+            trial, rung = runnable[0]
+            assert fold.last_result(trial) == (rung, float(metrics[trial]))
+        done, left = fold.count_epochs()
+        assert left == pytest.approx(0.0)
+        ran.append(done)
+    assert sum(ran) / len(ran) == pytest.approx(expected[0], rel=0.15)

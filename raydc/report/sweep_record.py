@@ -1,0 +1,214 @@
+"""The files of a sweep, read for the report of its run. Runs in the driver; reads, never writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raydc.errors import RaydcError, first_line
+from raydc.report.axes import number_text
+from raydc.search import DecisionFold, Method
+from raydc.search.decision_log import DecisionLog
+from raydc.search.point import Space, all_domains, locate
+from raydc.spec.space import Domain
+from raydc.storage import Storage
+from raydc.tracking import trials
+
+# A name of a domain inside a section: what is before, the place of the section, what is after.
+_INNER = re.compile(r"(.*)\[(\d+)\](?:\.(.+))?")
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a sweep, for people.
+
+    Attributes:
+        number: Its number in the order of sampling, from 0.
+        values: Searched values by spec path.
+        numbers: What was drawn, by the name of each domain; empty if the space is not known.
+        epochs: Epochs that it has done.
+        metric: Its best metric; None without one.
+        first_metric: Its metric at the first rung; None for the worst of all.
+        state: `finished`, `pruned` or `failed`.
+        why: Why it has not trained to its end; empty if it has.
+        twin: Number of the trial with the same point that was run for both; None for the first.
+        curve: Its metric by epoch; None where it is no number.
+    """
+
+    number: int
+    values: dict[str, Any]
+    numbers: dict[str, Any]
+    epochs: int
+    metric: float | None
+    first_metric: float | None
+    state: str
+    why: str
+    twin: int | None
+    curve: dict[int, float | None]
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """The content of a sweep's files.
+
+    Attributes:
+        metric: Name of the metric.
+        mode: Whether its largest or smallest value is the best: `max` or `min`.
+        space: Domains by spec path; empty if they cannot be read.
+        trials: All trials in the order of sampling.
+        decisions: Records of the journal that are results, in their order.
+        method: What has decided; None without a journal.
+        damaged: What could not be read, each with the reason.
+    """
+
+    metric: str
+    mode: str
+    space: Space = field(default_factory=dict)
+    trials: list[TrialRecord] = field(default_factory=list)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
+    method: Method | None = None
+    damaged: tuple[str, ...] = ()
+
+    def ranked(self) -> list[TrialRecord]:
+        """The trials, the best first; those without a metric come last."""
+        sign = -1.0 if self.mode == "max" else 1.0
+
+        def key(trial: TrialRecord) -> tuple[bool, float, int]:
+            return trial.metric is None, sign * (trial.metric or 0.0), trial.number
+
+        return sorted(self.trials, key=key)
+
+    def titles(self) -> dict[str, str]:
+        """Short titles of all domains by name: `depth (mlp)` for `model[0].depth`."""
+        domains = all_domains(self.space)
+        found = {name: _title(name, domains) for name in domains}
+        shorts = [_short(title) for title in found.values()]
+        return {
+            name: short if shorts.count(short) == 1 else title
+            for (name, title), short in zip(found.items(), shorts, strict=True)
+        }
+
+
+def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) -> SweepRecord:
+    """Reads the files of a sweep; what is damaged is left out and named.
+
+    Args:
+        folder: Folder of the sweep, `runs/<name>/sweep`.
+        spec: Resolved spec of the run, as plain values.
+        ended: Content of its `trials.json`.
+    """
+    train = spec.get("train", {})
+    metric, mode = str(train.get("metric", "loss")), str(train.get("mode", "min"))
+    damaged: list[str] = []
+    lines: list[dict[str, Any]] = []
+    fold: DecisionFold | None = None
+    try:
+        log = DecisionLog(folder / "journal")
+        lines = log.records()
+        fold = _fold(log, lines, len(ended))
+    except (RaydcError, OSError, ValueError, KeyError, TypeError) as error:
+        damaged.append(f"sweep/journal ({first_line(error)})")
+    # The journal has the order in which the space was drawn.
+    given = lines[0].get("space", {}) if lines else (spec.get("sweep") or {}).get("space", {})
+    try:
+        space = {path: Domain.model_validate(one) for path, one in given.items()}
+    except ValueError:
+        space = {}
+    return SweepRecord(
+        metric,
+        mode,
+        space,
+        [_trial(number, one, folder, metric, space, fold) for number, one in enumerate(ended)],
+        [line for line in lines if line.get("kind") == "entry"],
+        fold.method if fold else None,
+        tuple(damaged),
+    )
+
+
+def _fold(log: DecisionLog, lines: list[dict[str, Any]], num_trials: int) -> DecisionFold | None:
+    """The decisions of a journal, made again from its results."""
+    if not lines:
+        return None
+    given = lines[0]["method"]
+    samples = {*log.past_samples(), num_trials}
+    method = Method(
+        given["type"],
+        tuple(given["epochs"]),
+        given["factor"],
+        given["mode"],
+        tuple(sorted(samples)),
+    )
+    fold = DecisionFold(0, {}, method)
+    for result, metric in log.results().items():
+        fold.add(result, metric)
+    return fold
+
+
+def _trial(
+    number: int,
+    one: dict[str, Any],
+    folder: Storage,
+    metric: str,
+    space: Space,
+    fold: DecisionFold | None,
+) -> TrialRecord:
+    values = one.get("values", {})
+    values = values if isinstance(values, dict) else {}
+    located = locate(space, values) if space else ""
+    curve = {}
+    if "key" in one:
+        for record in trials.read_epochs(folder / "trials" / str(one["key"])):
+            if isinstance(epoch := record.get("epoch"), int):
+                curve[epoch] = _number(record.get(metric))
+    state = str(one.get("state", ""))
+    why = str(one.get("error") or "")
+    if fold is not None and state == "pruned":
+        why = fold.describe_stop(number)
+    epochs = one.get("epochs")
+    twin = one.get("twin")
+    return TrialRecord(
+        number,
+        values,
+        located if isinstance(located, dict) else {},
+        epochs if isinstance(epochs, int) else len(curve),
+        _number(one.get("metric")),
+        fold.first_metrics().get(number) if fold else None,
+        state,
+        why,
+        twin if isinstance(twin, int) else None,
+        curve,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def choice_text(value: Any) -> str:
+    """One value of a list, for an axis: a section by its name, for its fields have their own."""
+    if isinstance(value, dict) and (name := value.get("name") or value.get("builder")):
+        # Domains inside it are drawn on axes of their own.
+        return str(name)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={choice_text(one)}" for key, one in value.items())
+    return number_text(value) if isinstance(value, float) else str(value)
+
+
+def _title(name: str, domains: Mapping[str, Domain]) -> str:
+    match = _INNER.fullmatch(name)
+    if match is None:
+        return name
+    outer, place, rest = match[1], int(match[2]), match[3] or ""
+    values = domains[outer].values if outer in domains else None
+    which = choice_text(values[place]) if values else place
+    return f"{_title(outer, domains)}.{rest} ({which})" if rest else f"{outer} ({which})"
+
+
+def _short(title: str) -> str:
+    path, _, which = title.partition(" ")
+    parts = path.split(".")
+    # `name` alone says nothing.
+    kept = ".".join(parts[-2:] if parts[-1] == "name" else parts[-1:])
+    return f"{kept} {which}".strip()
