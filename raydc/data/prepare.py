@@ -61,6 +61,7 @@ _LATER_FIELDS = (
     ("csv", "decimal"),
     ("csv", "comment"),
     ("csv", "skip_rows"),
+    ("features", "text", "pair"),
     ("features", "text"),
     ("features", "max_items"),
     ("joins",),

@@ -35,6 +35,7 @@ from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.feed import Batch
 from raydc.loop.group import Alone, Group
 from raydc.loop.hooks import Hooks
+from raydc.loop.micro_batch import settle
 from raydc.loop.planned_stop import PlannedStopError, StopAgreement
 from raydc.loop.restart import agree_on_state
 from raydc.loop.validation import compute_scores
@@ -112,11 +113,11 @@ class _Run:
         hooks: Hooks,
         timing: Timing,
     ) -> None:
-        self.spec, self.folder, self.group = spec, run_folder, group
-        self.hooks, self.timing = hooks, timing
+        self.folder, self.group, self.hooks, self.timing = run_folder, group, hooks, timing
         self.data = prepared.load(data_folder)
         self.state = State()
         self.parts = parts = assemble(spec, self.data, group)
+        self.spec = spec = settle(spec, parts, run_folder, group, hooks.available_bytes)
         self.feed, self.validation_rows = parts.feed, parts.validation_rows
         self.network, self.step, self.length = parts.network, parts.step, parts.length
         rank, world_size = group.world.rank, group.world.world_size
