@@ -232,10 +232,7 @@ def _hash_layout(layout: Layout) -> list[tuple[SourceFile, str]]:
         for start in range(0, len(files), _FILES_PER_HASH_TASK)
     ]
     digests = tasks.run_calls(
-        [
-            partial(_hash_files, layout.filesystem, [file.path for file in chunk])
-            for chunk in chunks
-        ],
+        [partial(_hash_files, layout.filesystem, [file.path for file in one]) for one in chunks],
         "HashSources",
     )
     return list(zip(files, (digest for chunk in digests for digest in chunk), strict=True))

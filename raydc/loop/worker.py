@@ -120,11 +120,9 @@ class _Run:
         self.spec = spec = settle(spec, parts, run_folder, group, hooks.available_bytes)
         self.feed, self.validation_rows = parts.feed, parts.validation_rows
         self.network, self.step, self.length = parts.network, parts.step, parts.length
-        rank, world_size = group.world.rank, group.world.world_size
-        self.agreement = StopAgreement(group, hooks.stop_request)
-        self.faults = hooks.faults or FaultInjector(
-            run_folder, rank, world_size, hooks.stop_request
-        )
+        rank, world_size, stop = group.world.rank, group.world.world_size, hooks.stop_request
+        self.agreement = StopAgreement(group, stop)
+        self.faults = hooks.faults or FaultInjector(run_folder, rank, world_size, stop)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
         self.store.reached = self._reached
         self.fence = AttemptFence(run_folder)
