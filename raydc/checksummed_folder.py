@@ -8,7 +8,7 @@ the driver and replicas.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from raydc.errors import CheckpointError, FormatError
@@ -65,8 +65,14 @@ def write_checksummed(
     on_phase(f"wrote {MANIFEST}")
 
 
-def read_checksummed(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]:
+def read_checksummed(
+    folder: Storage, without: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Reads a folder and verifies every byte of it.
+
+    Args:
+        folder: The folder.
+        without: Names of files that are not needed and not read.
 
     Returns:
         The metadata, and the content of each file by name.
@@ -76,7 +82,8 @@ def read_checksummed(folder: Storage) -> tuple[dict[str, Any], dict[str, bytes]]
             what was expected and what was found.
     """
     meta, entries = read_manifest(folder)
-    return meta, {name: _read_file(folder, name, entry) for name, entry in entries.items()}
+    read = {name: entry for name, entry in entries.items() if name not in without}
+    return meta, {name: _read_file(folder, name, entry) for name, entry in read.items()}
 
 
 def read_one(folder: Storage, name: str) -> tuple[dict[str, Any], bytes]:

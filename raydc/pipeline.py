@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from raydc.data import prepare
 from raydc.data.prepared import Prepared
-from raydc.elastic.look_ahead import LookAhead
 from raydc.engine import interruption
 from raydc.errors import ServeError
 from raydc.registry import Registry, user
@@ -107,7 +106,7 @@ def check_model(context: RunContext, data: Prepared) -> None:
             threshold does not fit the data, or its state would not survive a checkpoint.
     """
     from raydc import models
-    from raydc.loop import augment, optimizer, state_proof
+    from raydc.loop import augment, optimizer, row_order, state_proof
     from raydc.models import description
     from raydc.models.losses import check_loss
     from raydc.models.score_threshold import check_scores
@@ -115,6 +114,7 @@ def check_model(context: RunContext, data: Prepared) -> None:
     resolved, signature = context.spec, data.features.signature
     model, train = resolved.model, resolved.train
     augment.check_augment(resolved.data.augment, signature, resolved.seed)
+    row_order.check_groups(train, signature)
     check_loss(train.loss, signature)
     check_scores(train, data.features, data.num_rows["validation"])
 
@@ -293,13 +293,18 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
     weights = load_fork(context, data, fork)
     resumed = begin_run(context, text, resume, new)
     with contextlib.ExitStack() as leaving:
-        ahead = LookAhead(context, data)
-        leaving.callback(ahead.leave)
+        early = None
+        # A search does not say when it ends, and a cluster may serve something already.
+        if context.spec.serve and context.spec.sweep is None and context.engine.local:
+            from raydc.serve.control.early_start import EarlyStart
+
+            early = EarlyStart(context.spec, data)
+            leaving.callback(early.leave)
         if context.spec.sweep is not None:
             model = search(context, data)
         else:
-            model = train_model(context, data, resumed, weights, ahead.watch)
-        ahead.wait_for_imports()
+            watch = None if early is None else early.watch
+            model = train_model(context, data, resumed, weights, watch)
         leaving.enter_context(interruption.resumable())
         metrics = evaluate_model(context, model, data)
         version = register_model(context, model, metrics)
@@ -308,7 +313,8 @@ def run(context: RunContext, text: str, resume: bool, new: bool, fork: str | Non
             return Served(version, metrics)
         from raydc import serve
 
-        ahead.wait_for_serve()
+        if early is not None:
+            early.wait()
         url = serve_registered(context, version)
         answer, expected = serve.ask_held_out(context.spec, context.storage, data, url)
         return Served(version, metrics, url, answer, expected)

@@ -40,24 +40,6 @@ def end() -> None:
         gc.freeze()
 
 
-def start(*names: str) -> threading.Thread:
-    """Imports modules in a thread, while this one waits for something.
-
-    An import of exactly such a module elsewhere waits for it. One of a part of it does not, and may
-    find the whole half made: import the whole first.
-
-    Args:
-        names: Modules in the order in which they are imported. One that is missing is left out: who
-            needs it says so better.
-
-    Returns:
-        The thread. It is a daemon: a command that fails does not wait for it.
-    """
-    thread = threading.Thread(target=import_all, args=names, name="raydc-imports", daemon=True)
-    thread.start()
-    return thread
-
-
 @contextlib.contextmanager
 def beside(*names: str, after_s: float = 0.0) -> Iterator[None]:
     """Imports modules while the block waits for something else, and ends with the later of both.
@@ -67,7 +49,8 @@ def beside(*names: str, after_s: float = 0.0) -> Iterator[None]:
     out half made.
 
     Args:
-        names: As for `start`.
+        names: Modules in the order in which they are imported. One that is missing is left out: who
+            needs it says so better.
         after_s: How long the block works before it begins to wait: an import would slow that down.
     """
     is_over = threading.Event()
@@ -86,7 +69,7 @@ def beside(*names: str, after_s: float = 0.0) -> Iterator[None]:
 
 
 def import_all(*names: str) -> None:
-    """Imports modules, without those that fail; as for `start`."""
+    """Imports modules in this order, without those that fail: who needs them says so better."""
     for name in names:
         # A module may raise anything while it is imported.
         with contextlib.suppress(Exception):

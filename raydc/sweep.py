@@ -14,8 +14,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,20 @@ from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker
 from raydc.elastic.sweep_table import SweepTable
+from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
 from raydc.engine import interruption
 from raydc.errors import Say
 from raydc.loop import planned_stop
+from raydc.search.goals import Goals, pareto_front
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
-from raydc.tracking import events, lease, trials, winner_spec
+from raydc.tracking import events, lease, trial_table, trials, winner_spec
 from raydc.tracking.trials import Trial
 
+_FRONT = "front"
 _TUNE_FOLDER = re.compile(r"tune-\d+")
 
 
@@ -72,17 +75,19 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
     folder, bundle_folder = run_folder / "sweep", run_folder / "model"
     with interruption.resumable(), lease.hold(run_folder):
         recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
-        draws = make_draws(spec, recorded, folder, report)
+        costs = TrialCosts(spec, data, folder)
+        draws = make_draws(spec, recorded, folder, report, costs.of)
         with SweepTable(spec.train.metric, spec.train.mode, report) as table:
             ends = TrialEnds(spec, folder, draws, report, table.say_end)
-            queue = TrialQueue(spec, folder, draws, ends)
+            queue = TrialQueue(spec, folder, draws, ends, costs)
             if not queue.is_over:
                 _fit(spec, data, folder, queue, lambda: table.show(queue.standing))
         queue.raise_failed()
-        ended = ends.all()
+        ended = tuple(replace(one, costs=costs.of(one.values)) for one in ends.all())
         folder.write_json("trials.json", [asdict(trial) for trial in ended])
         winner = trials.pick_winner(ended, spec.train.mode)
-        for line in trials.format_table(ended, winner, spec.train.metric):
+        front = _write_front(spec, ended, costs.goals, folder)
+        for line in trial_table.format_table(ended, winner, spec.train.metric, front):
             report(f"sweep     {line}")
         own = trials.trial_spec(spec, winner.values)
         place = folder / "trials" / winner.key
@@ -91,11 +96,30 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         digest = read_manifest(bundle_folder)[1]["model.safetensors"]["sha256"]
         text = winner_spec.write_text(spec, winner, ended.index(winner), digest)
         folder.write_bytes(winner_spec.FILE, text.encode())
+        if front:
+            report(
+                f"sweep     + {len(front)} trials of the Pareto front, for raydc train: "
+                f"{folder.uri}/{_FRONT}"
+            )
         report(f"sweep     its spec, for raydc train: {folder.uri}/{winner_spec.FILE}")
         events.EventLog(run_folder, "events").write(
             kind="sweep_finished", trials=len(ended), winner=winner.key
         )
     return SweepResult(ended, winner, bundle_folder)
+
+
+def _write_front(
+    spec: ResolvedSpec, ended: Sequence[Trial], goals: Goals, folder: Storage
+) -> list[int]:
+    """Writes a spec for each trial of the Pareto front, and returns their numbers."""
+    if not goals.objectives:
+        return []
+    metrics, costs = [trial.metric for trial in ended], [trial.costs for trial in ended]
+    front = pareto_front(metrics, costs, goals, spec.train.mode)
+    for number in front:
+        text = winner_spec.write_member(spec, ended[number], number)
+        (folder / _FRONT).write_bytes(f"trial-{number}.yaml", text.encode())
+    return front
 
 
 def _fit(

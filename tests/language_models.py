@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from raydc import bundle, models, spec
-from raydc.features import Features, Signature, TokenBlock
+from raydc.features import Features, PromptTexts, Signature, TokenBlock
 from raydc.features.byte_pairs import words_of
 from raydc.features.token_block import learn
 from raydc.spec import ResolvedSpec
@@ -97,5 +97,11 @@ def write_language_bundle(
 
 def block_of(features: Features) -> TokenBlock:
     """The column of documents."""
-    assert features.documents is not None
-    return features.documents
+    column = features.token_column
+    assert isinstance(column, TokenBlock)
+    return column
+
+
+def prompts_of(features: Features) -> PromptTexts:
+    """How documents are continued."""
+    return PromptTexts(block_of(features))

@@ -15,12 +15,14 @@ from typing import Any
 
 import uvicorn
 from in_process import spoil_golden
-from language_models import NAME, block_of, language_spec, write_language_bundle
+from language_models import NAME, language_spec, write_language_bundle
 from starlette.requests import Request as StarletteRequest
 
 from raydc import bundle
 from raydc.bundle import Bundle
-from raydc.models.decoder_slots import Scores, SlotModel, make_slots
+from raydc.bundle.completion import find_prompts
+from raydc.models.cached_slots import Scores, SlotModel
+from raydc.models.decoder_slots import make_slots
 from raydc.registry import Registry
 from raydc.serve import app
 from raydc.serve.control.application import build_settings
@@ -84,6 +86,9 @@ class HeldSlots:
 
     def clear(self, slot: int) -> None:
         self.slots.clear(slot)
+
+    def assign(self, slot: int, adapter: Mapping[str, Any]) -> None:
+        self.slots.assign(slot, adapter)
 
 
 class NoAccounting:
@@ -150,7 +155,7 @@ class LanguageServer:
         service = self.replica.service
         loaded = service.loaded[version]
         slots = HeldSlots(make_slots(loaded.bundle.model, loaded.settings.num_slots))
-        engine = GenerationEngine(slots, block_of(loaded.bundle.features))
+        engine = GenerationEngine(slots, find_prompts(loaded.bundle))
         service.loaded[version] = replace(loaded, engine=engine)
         return slots
 

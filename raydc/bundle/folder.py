@@ -1,6 +1,7 @@
 """The folder of a bundle: how it is written, read and verified. No code is read from it.
 
     model.safetensors   weights and buffers
+    adapter.safetensors adapters of a decoder again, alone; see `shared_base`
     features.json       fitted features: raw columns to inputs, outputs to predictions
     signature.json      shapes and meaning of the network's inputs and outputs
     spec.yaml           the resolved spec of the training
@@ -18,9 +19,7 @@ Shape suffixes: B rows, K outputs.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -35,7 +34,8 @@ from safetensors import SafetensorError
 
 from raydc import checksummed_folder, models
 from raydc import spec as specs
-from raydc.bundle import card, golden, golden_prompts
+from raydc.bundle import card, golden, golden_prompts, shared_base
+from raydc.bundle.libraries import describe_libraries, raydc_version
 from raydc.bundle.padded_passes import PaddingByLengths, run_by_lengths, run_padded
 from raydc.bundle.padding import Padding, measure, store_by_input
 from raydc.errors import CheckpointError, DataError, FormatError, SpecError, last_line
@@ -45,12 +45,13 @@ from raydc.models.device import fixed_threads
 from raydc.models.row_tensors import RowTensors, move, to_tensors
 from raydc.spec import ResolvedSpec
 from raydc.spec.language import LANGUAGE, rows_per_pass
-from raydc.spec.sections import HuggingFace, Serve
+from raydc.spec.sections import Serve
 from raydc.storage import Storage, canonical_json, sha256
 
 Array = npt.NDArray[Any]
 
 NUM_THREADS = 1
+_WEIGHTS = "model.safetensors"
 _REMEDY = (
     "Put back an intact copy of the file. If its run is still there, `raydc run SPEC --resume` "
     "writes the model again and repairs the copy in the registry."
@@ -217,15 +218,17 @@ def write(
     """
     # safetensors stores contiguous tensors only.
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    facts = {**facts, "libraries": _libraries(spec)}
+    facts = {**facts, "libraries": describe_libraries(spec)}
     model = _model(spec, features, weights)
+    split = shared_base.split_adapter(spec, model, weights)
+    facts |= {} if split is None else {shared_base.BASE: split[0]}
     bundle = Bundle(model, features, spec, facts, {}, "", max_rows=_max_rows(spec, features))
     expected = golden.compute(golden_rows, features, bundle.run)
     if prompts := golden_prompts.compute(golden_rows, features, bundle.model):
         expected[golden_prompts.PROMPTS] = prompts
     bundle = replace(bundle, golden=expected)
     files = {
-        "model.safetensors": safetensors.torch.save(weights),
+        _WEIGHTS: safetensors.torch.save(weights),
         "features.json": _json(features.to_dict()),
         "signature.json": _json(features.signature.to_dict()),
         "spec.yaml": yaml.safe_dump(specs.to_dict(spec), sort_keys=False).encode(),
@@ -234,23 +237,31 @@ def write(
         "card.md": card.render(
             spec, features, bundle.model, {**facts, "answer": str(bundle.padding)}
         ).encode(),
+        **({} if split is None else {shared_base.FILE: split[1]}),
     }
     checksummed_folder.write_checksummed(folder, files, {"kind": "bundle", "name": spec.name})
 
 
-def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -> Bundle:
+def load(
+    folder: Storage,
+    device: str = "cpu",
+    num_threads: int = NUM_THREADS,
+    beside: Sequence[Bundle] = (),
+) -> Bundle:
     """Reads and verifies a bundle. A model with a `builder` imports the user's module.
 
     Args:
         folder: Folder that `write` has filled.
         device: `cpu` or `cuda`.
         num_threads: Threads of a forward pass. Outputs are bitwise equal for equal numbers only.
+        beside: Loaded bundles, whose base is shared if they have adapters of the same one.
 
     Raises:
         CheckpointError: The bundle is missing, does not verify or does not fit its own spec.
     """
     try:
-        _, files = checksummed_folder.read_checksummed(folder)
+        base = shared_base.find_base(folder, beside, device, num_threads)
+        _, files = checksummed_folder.read_checksummed(folder, () if base is None else (_WEIGHTS,))
     except FormatError:
         raise
     except CheckpointError as error:
@@ -261,14 +272,18 @@ def load(folder: Storage, device: str = "cpu", num_threads: int = NUM_THREADS) -
         )
         features = Features.from_dict(json.loads(files["features.json"]))
         facts, golden_rows = json.loads(files["facts.json"]), json.loads(files["golden.json"])
-        weights = safetensors.torch.load(files["model.safetensors"])
+        weights = safetensors.torch.load(files[_WEIGHTS]) if base is None else {}
     except KeyError as error:
         raise CheckpointError(f"{folder.uri} is not a bundle: it has no file {error}") from error
     except (SpecError, DataError, SafetensorError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(
-            f"{folder.uri} cannot be read by raydc {_version()}: {error}"
+            f"{folder.uri} cannot be read by raydc {raydc_version()}: {error}"
         ) from error
-    model = _model(spec, features, weights).to(device)
+    model = (
+        _model(spec, features, weights).to(device)
+        if base is None
+        else shared_base.share_base(base, files[shared_base.FILE])
+    )
     digest = sha256(folder.read_bytes(checksummed_folder.MANIFEST))
     origin = (facts, golden_rows, digest)
     return Bundle(
@@ -298,20 +313,6 @@ def _model(
         ) from error
     store_by_input(model)
     return model.eval()
-
-
-def _libraries(spec: ResolvedSpec) -> dict[str, str]:
-    own = spec.model.libraries if isinstance(spec.model, HuggingFace) else ()
-    return {name: importlib.metadata.version(name) for name in own} | {
-        "raydc": _version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _version() -> str:
-    return importlib.metadata.version("raydc")
 
 
 def _json(value: Any) -> bytes:

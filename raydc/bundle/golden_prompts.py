@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from raydc.errors import CheckpointError
-from raydc.features import Features, TokenBlock
-from raydc.models.decoder_slots import SlotModel, has_slots, make_slots, prefill_all
+from raydc.features import Features, PromptTexts, TokenBlock, TokenColumn
+from raydc.models.cached_slots import SlotModel, prefill_all
+from raydc.models.decoder_slots import has_slots, make_slots
 
 # Name of their part of `golden.json`.
 PROMPTS = "prompts"
@@ -34,7 +36,7 @@ def compute(
     """Computes golden prompts from held-out rows.
 
     Args:
-        rows: JSON rows with a document each.
+        rows: JSON rows with a document or a conversation each.
         features: Features of the bundle.
         network: The network in evaluation mode.
 
@@ -42,28 +44,38 @@ def compute(
         Codes of a `prompt` and of the greedy `answer` each; none of a network that does not
         continue documents.
     """
-    block = features.documents
-    if block is None or not rows or not has_slots(network):
+    column = features.token_column
+    if column is None or not rows or not has_slots(network):
         return []
-    slots = make_slots(network, 1)
-    (column,) = features.columns
+    prompts, slots = PromptTexts(column), make_slots(network, 1)
+    (name,) = features.columns
     found = []
     for row in rows[:_NUM_PROMPTS]:
-        text = row.get(column)
-        codes = block.encode(text, "golden rows") if isinstance(text, str) else []
-        prompt = codes[: min(_MAX_PROMPT_TOKENS, len(codes) // 2, block.length // 2)]
-        found.append({"prompt": prompt, "answer": _continue(block, slots, prompt)})
+        codes = _codes_of(column, row.get(name))
+        prompt = codes[: min(_MAX_PROMPT_TOKENS, len(codes) // 2, column.length // 2)]
+        # Without a token of its own, nothing says what may follow.
+        if prompt or prompts.put_beginning(()):
+            found.append({"prompt": prompt, "answer": _continue(prompts, slots, prompt)})
     return found
 
 
-def _continue(block: TokenBlock, slots: SlotModel, prompt: list[int]) -> list[int]:
+def _codes_of(column: TokenColumn, cell: Any) -> list[int]:
+    """Codes of a document or of a conversation; none of a missing one."""
+    if isinstance(column, TokenBlock):
+        return column.encode(cell, "golden rows") if isinstance(cell, str) else []
+    codes = column.encode(cell, "golden rows") if cell else np.zeros(0, dtype=np.int64)
+    plain: list[int] = (codes % column.num_codes).tolist()
+    return plain
+
+
+def _continue(prompts: PromptTexts, slots: SlotModel, prompt: list[int]) -> list[int]:
     """The greedy tokens behind a prompt, an end among them as the last."""
     answer: list[int] = []
-    scores_V = prefill_all(slots, 0, [block.end_code, *prompt])
+    scores_V = prefill_all(slots, 0, prompts.put_beginning(prompt))
     while True:
         answer.append(int(scores_V.argmax()))
-        is_full = len(answer) >= min(_NUM_ANSWER_TOKENS, block.length - len(prompt))
-        if is_full or answer[-1] == block.end_code:
+        is_full = len(answer) >= min(_NUM_ANSWER_TOKENS, prompts.length - len(prompt))
+        if is_full or answer[-1] in prompts.end_codes:
             return answer
         scores_V = slots.step({0: answer[-1]})[0]
 
@@ -88,12 +100,13 @@ def check(
     Raises:
         CheckpointError: A stored token is not the likeliest; the message names the first one.
     """
-    block, prompts = features.documents, golden.get(PROMPTS)
-    if block is None or not prompts:
+    column, prompts = features.token_column, golden.get(PROMPTS)
+    if column is None or not prompts:
         return
+    texts = PromptTexts(column)
     slots = make_slots(network, 1, num_threads)
     for number, one in enumerate(prompts):
-        scores_V = prefill_all(slots, 0, [block.end_code, *one["prompt"]])
+        scores_V = prefill_all(slots, 0, texts.put_beginning(one["prompt"]))
         for position, code in enumerate(one["answer"]):
             greatest = float(scores_V.max())
             lowest = greatest - _TOLERANCE[device] * max(1.0, abs(greatest))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.bundle.stop_strings import StopFilter
-from raydc.features import TokenBlock
+from raydc.features import PromptTexts
 from raydc.models.token_sampling import TokenSampling
 
 FinishReason = Literal["stop", "length"]
@@ -42,7 +42,7 @@ class GrowingAnswer:
     """The tokens and the text that follow a prompt.
 
     Args:
-        block: Column of documents, which knows the texts of codes.
+        prompts: Knows the texts of codes, and which of them end an answer.
         prompt: Codes of the prompt.
         options: What is asked for.
 
@@ -52,12 +52,12 @@ class GrowingAnswer:
             while it grows.
     """
 
-    def __init__(self, block: TokenBlock, prompt: Sequence[int], options: AnswerOptions) -> None:
+    def __init__(self, prompts: PromptTexts, prompt: Sequence[int], options: AnswerOptions) -> None:
         self.codes: list[int] = []
         self.finish_reason: FinishReason | None = None
-        self._end_code = block.end_code
+        self._end_codes = prompts.end_codes
         self._options = options
-        self._texts = block.texts(prompt)
+        self._texts = prompts.texts(prompt)
         self._filter = StopFilter(options.stop)
 
     def add(self, scores_V: npt.NDArray[np.float32]) -> str:
@@ -76,7 +76,7 @@ class GrowingAnswer:
             raise NotFiniteError("the model gave scores that are not finite")
         code = self._options.sampling.choose(scores_V, len(self.codes))
         self.codes.append(code)
-        if code == self._end_code:
+        if code in self._end_codes:
             self.finish_reason = "stop"
             return self._filter.finish()
         text = self._filter.add(self._texts.add(code))

@@ -10,6 +10,7 @@ import torch
 from raydc.chaos import ledger
 from raydc.checkpoint.store import CheckpointStore, Found
 from raydc.errors import ChaosError, CheckpointError
+from raydc.loop.row_order import LengthGroups
 from raydc.loop.sampler import Sampler
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage, sha256
@@ -34,7 +35,11 @@ class RunEnding:
 
 
 def read(
-    folder: Storage, spec: ResolvedSpec, num_rows: int, sampler: Sampler | None = None
+    folder: Storage,
+    spec: ResolvedSpec,
+    num_rows: int,
+    sampler: Sampler | None = None,
+    groups: LengthGroups | None = None,
 ) -> RunEnding:
     """Reads how a run ended.
 
@@ -43,6 +48,7 @@ def read(
         spec: Resolved spec of the run, for its seed and batch size.
         num_rows: Training rows of its data set.
         sampler: Says how often each of them must occur in an epoch; None for once.
+        groups: Says which of them share a step by their lengths; None for any.
 
     Raises:
         ChaosError: No checkpoint verifies.
@@ -55,7 +61,7 @@ def read(
     history = events.surviving(events.read(folder, "metrics"))
     losses = {record["step"]: record["loss"] for record in history if record["kind"] == "step"}
     batch_size = spec.train.global_batch_size
-    rows = ledger.violations(history, spec.seed, num_rows, batch_size, sampler)
+    rows = ledger.violations(history, spec.seed, num_rows, batch_size, sampler, groups)
     return RunEnding(sha256(found.files["model.safetensors"]), found, losses, rows)
 
 

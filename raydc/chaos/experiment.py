@@ -21,6 +21,7 @@ from raydc.engine.connection import Engine
 from raydc.errors import ChaosError, RunError, Say, UsageError
 from raydc.loop import worker
 from raydc.loop.fault_injection import DRAIN, DRIVER, NODE, RESIZE, WORKER, Fault
+from raydc.loop.row_order import make_groups
 from raydc.loop.sampler import make_sampler
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -247,8 +248,10 @@ def _judge(
     sampler = make_sampler(
         spec.train.sampling, spec.seed, len(signature.classes), lambda: rows.targets
     )
+    groups = make_groups(spec.train, signature, lambda: rows.lengths)
     one, other = (
-        compare.read(folder, spec, len(rows), sampler) for folder in (undisturbed, disturbed)
+        compare.read(folder, spec, len(rows), sampler, groups)
+        for folder in (undisturbed, disturbed)
     )
     problems = compare.differences(one, other)
     problems += [f"undisturbed: {violation}" for violation in one.row_violations]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from raydc import order
+from raydc.loop.row_order import LengthGroups, RowOrder
 from raydc.loop.sampler import Sampler
 
 
@@ -17,6 +18,7 @@ def violations(
     num_rows: int,
     batch_size: int,
     sampler: Sampler | None = None,
+    groups: LengthGroups | None = None,
 ) -> list[str]:
     """Finds steps that are missing or have used wrong rows; empty if there are none.
 
@@ -26,6 +28,7 @@ def violations(
         num_rows: Training rows of the data set.
         batch_size: Rows of a full step, over all workers.
         sampler: Says how often each row must occur in an epoch; None for once.
+        groups: Says which rows share a step by their lengths; None for any.
     """
     steps = [record for record in history if record["kind"] == "step"]
     found = []
@@ -33,15 +36,11 @@ def violations(
     if numbers != list(range(1, len(numbers) + 1)):
         first = next(number for number, step in enumerate(numbers, start=1) if number != step)
         found.append(f"step {first} is missing or out of order")
-    num_draws = num_rows if sampler is None else sampler.num_draws
-    per_epoch = order.num_steps(num_draws, batch_size)
+    rows_of = RowOrder(seed, num_rows, batch_size, sampler, groups)
+    per_epoch = order.num_steps(rows_of.rows_per_epoch, batch_size)
     for record in steps:
         epoch, step = divmod(record["step"] - 1, per_epoch)
-        first, stop = step * batch_size, min((step + 1) * batch_size, num_draws)
-        if sampler is None:
-            ids = order.batch_rows(seed, epoch, step, num_rows, batch_size)
-        else:
-            ids = sampler.rows(epoch, np.arange(first, stop, dtype=np.int64))
+        ids = rows_of.rows(epoch, step)
         # The steps of an epoch are disjoint parts of a permutation. So if each step has its own
         # rows, each row of the epoch is used exactly as often as it is drawn.
         if (record["rows"], record["row_fingerprint"]) != (len(ids), str(order.fingerprint(ids))):

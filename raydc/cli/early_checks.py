@@ -47,7 +47,8 @@ def check_early(spec: ResolvedSpec) -> None:
         if isinstance(spec.model, HuggingFace):
             from raydc.models.encoder_weights import check_folder
 
-            check_folder(spec.model, num_codes, length)
+            served = None if spec.serve is None else spec.serve.generation.length
+            check_folder(spec.model, num_codes, length, served)
 
 
 def check_run(spec: ResolvedSpec, resume: bool, new: bool) -> None:

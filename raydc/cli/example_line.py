@@ -17,8 +17,12 @@ def describe_example(url: str, answer: Mapping[str, Any] | None, expected: Any) 
     if answer is None:
         return "predict   no held-out row was sent: each lacks a value that the endpoint needs"
     if "choices" in answer:
+        choice = answer["choices"][0]
         # As Python writes texts: they may hold line breaks.
-        text = answer["choices"][0]["text"]
+        if "message" in choice:
+            said, asked = choice["message"]["content"], expected[-1]["content"]
+            return f"chat      {url}/v1/chat/completions answered {asked!r} with {said!r}"
+        text = choice["text"]
         return f"complete  {url}/v1/completions continued {expected!r} with {text!r}"
     one = answer["predictions"][0]
     # A classifier answers with a label or several, a regression with a value.

@@ -53,6 +53,7 @@ def run(command: Callable[[], None]) -> NoReturn:
                 code = end.code
             except KeyboardInterrupt:
                 code = interruption.exit_code(interruption.received() or interruption.SIGNALS[0])
+            interruption.expect_end()
             _leave_ray()
             left_s = interruption.time_left_s()
     except interruption.Interruption as error:

@@ -7,7 +7,7 @@ requests use `Client`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydc.client import operations
@@ -76,6 +76,39 @@ def complete(
         UnavailableError: There is no answer within the time limit or the attempts.
     """
     operation = operations.complete(model, prompt, options)
+    return _send(url, operation, timeout_s, MAX_RETRIES, token)
+
+
+def chat(
+    url: str,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    timeout_s: float = 30.0,
+    token: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Answers messages by one request to `POST /v1/chat/completions`.
+
+    For streams use a client of OpenAI's interface, with the address and `/v1` behind it.
+
+    Args:
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
+        model: Name of the model, or `model:version`.
+        messages: The conversation so far: objects with `role` and `content`.
+        timeout_s: Time limit, with all attempts.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
+        options: Further fields in OpenAI's format: `max_completion_tokens`, `temperature`, `top_p`,
+            `seed`, `stop`.
+
+    Returns:
+        A completion in OpenAI's format: `{"choices": [{"message": ...}], "usage": ..., ...}`.
+
+    Raises:
+        UsageError: `url` is not an address, or JSON cannot hold a value.
+        RefusedError: The endpoint refuses the request; the message says why.
+        UnavailableError: There is no answer within the time limit or the attempts.
+    """
+    operation = operations.chat(model, messages, options)
     return _send(url, operation, timeout_s, MAX_RETRIES, token)
 
 

@@ -108,12 +108,32 @@ def complete(model: str, prompt: str, options: Mapping[str, Any]) -> Operation[R
     Raises:
         UsageError: JSON cannot hold a value.
     """
+    return _post_json("/v1/completions", {"model": model, "prompt": prompt, **options})
+
+
+def chat(
+    model: str, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> Operation[Reply]:
+    """Builds `POST /v1/chat/completions`, whose reply is returned as it is.
+
+    Args:
+        model: Name of the model, or `model:version`.
+        messages: Messages with `role` and `content`.
+        options: Further fields in OpenAI's format, such as `max_tokens`.
+
+    Raises:
+        UsageError: JSON cannot hold a value.
+    """
+    return _post_json("/v1/chat/completions", {"model": model, "messages": messages, **options})
+
+
+def _post_json(path: str, value: Mapping[str, Any]) -> Operation[Reply]:
     try:
-        content = json.dumps({"model": model, "prompt": prompt, **options}, allow_nan=False)
+        content = json.dumps(value, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the request cannot be sent as JSON: {error}") from error
     headers = {"content-type": "application/json"}
-    return Operation("POST", "/v1/completions", lambda reply: reply, content.encode(), headers)
+    return Operation("POST", path, lambda reply: reply, content.encode(), headers)
 
 
 def metadata(model: str, version: str | None = None) -> Operation[Metadata]:

@@ -61,6 +61,7 @@ _LATER_FIELDS = (
     ("csv", "decimal"),
     ("csv", "comment"),
     ("csv", "skip_rows"),
+    ("features", "text", "pair"),
     ("features", "text"),
     ("features", "max_items"),
     ("joins",),
@@ -231,10 +232,7 @@ def _hash_layout(layout: Layout) -> list[tuple[SourceFile, str]]:
         for start in range(0, len(files), _FILES_PER_HASH_TASK)
     ]
     digests = tasks.run_calls(
-        [
-            partial(_hash_files, layout.filesystem, [file.path for file in chunk])
-            for chunk in chunks
-        ],
+        [partial(_hash_files, layout.filesystem, [file.path for file in one]) for one in chunks],
         "HashSources",
     )
     return list(zip(files, (digest for chunk in digests for digest in chunk), strict=True))

@@ -146,6 +146,15 @@ class Shard:
             return Record(fields, x.layout), take_rows(self.y, positions)
         return self._shaped("", x), take_rows(self.y, positions)
 
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Items of all lists of each row, [B]; zeros for rows without lists."""
+        total = np.zeros(len(self.y), dtype=np.int32)
+        for values in self.x.fields.values() if isinstance(self.x, Record) else ():
+            if isinstance(values, Ragged):
+                total += values.lengths.astype(np.int32)
+        return total
+
     def prefetch(self, start: int, stop: int) -> None:
         """Makes the kernel read some neighbouring rows, without waiting for them."""
         if self.file is not None:

@@ -167,6 +167,12 @@ class Rows:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     @cached_property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Items of all lists of each row, [N]; no item is read."""
+        parts = [self._shard(index).lengths for index in range(len(self._names))]
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+
+    @cached_property
     def queries(self) -> Ids | None:
         """Number of the group in which each row is ranked, int64 [N]; None without groups."""
         parts = [self._shard(index).queries for index in range(len(self._names))]

@@ -104,7 +104,7 @@ def join(backend: str, rank: int, size: int, host: str, port: int, timeout_s: in
         port: Port that rank 0 listens on from now on.
         timeout_s: How long this waits for the others, as each later operation does.
     """
-    # The whole first: see `quick_imports.start`.
+    # The whole first: another thread may still import it, and who asks for a part does not wait.
     import torch
     import torch.distributed
     from ray.train.torch import get_device

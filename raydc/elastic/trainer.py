@@ -40,7 +40,6 @@ from raydc.loop import planned_stop, worker
 from raydc.loop.group import Alone, Workers
 from raydc.loop.hooks import Hooks
 from raydc.spec import ResolvedSpec
-from raydc.spec.metric import validation_names
 from raydc.spec.model import Builder
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
@@ -189,8 +188,7 @@ def _trainer(
     resources = ray.cluster_resources()
     workers, tolerance = spec.scaling.num_workers, spec.fault_tolerance
     use_gpu = plan.uses_gpu(spec, resources)
-    validated = validation_names(spec.data.task, spec.train.metrics, spec.train.metric)
-    standby = StandbyProcesses(tolerance.spare_workers, preload.entry_of(validated))
+    standby = StandbyProcesses(tolerance.spare_workers, preload.ENTRY)
     return _Trainer(
         _work,
         spec=spec,

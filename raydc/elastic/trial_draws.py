@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from raydc import engine
@@ -19,6 +19,7 @@ from raydc.elastic import earlier_studies
 from raydc.errors import RaydcError, Say, TrainError, UsageError, first_line
 from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import Draws, LearnedDraws
+from raydc.search.goals import goals_of
 from raydc.search.learned_points import Draw, LearnedPoints, Observation
 from raydc.search.point import (
     SpreadPoints,
@@ -35,7 +36,13 @@ from raydc.storage import Storage, canonical_json
 from raydc.tracking import trials
 
 
-def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, report: Say) -> Draws:
+def make_draws(
+    spec: ResolvedSpec,
+    recorded: dict[str, Any],
+    folder: Storage,
+    report: Say,
+    measure: Callable[[dict[str, Any]], dict[str, float]] | None = None,
+) -> Draws:
     """Draws the trials of a sweep, or continues to draw them.
 
     Says how many of them are drawn again and run once.
@@ -45,6 +52,7 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
         recorded: The same as the run has recorded it, which names the trials.
         folder: Folder of the sweep; draws that depend on results are in `draws` of it.
         report: Shows a line of progress.
+        measure: What a point costs, by its values, if the sweep has goals.
 
     Raises:
         TrainError: The spec has no sweep.
@@ -76,6 +84,8 @@ def make_draws(spec: ResolvedSpec, recorded: dict[str, Any], folder: Storage, re
             make_key,
             lambda: read_results(spec, report),
             lambda known: first_draws(spec, known),
+            goals_of(sweep),
+            measure,
         )
     else:
         drawn = known_points(spec)

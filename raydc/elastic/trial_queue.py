@@ -14,6 +14,7 @@ from typing import Any
 from raydc import spec as specs
 from raydc.elastic import sweep_table
 from raydc.elastic.sweep_table import SweepStanding, TrialStanding
+from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import single_thread
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.engine import interruption
@@ -34,6 +35,8 @@ class TrialQueue:
         folder: Folder of the sweep; trials are in `trials/<key>` of it, the journal in `journal`.
         draws: The trials in the order of sampling; draws that depend on results are made here.
         ends: Takes the trials that are over.
+        costs: What trials cost; one that costs more than the spec allows is not trained. None lets
+            all train.
 
     Raises:
         RunError: The journal is damaged, has other decisions than the trials give, or is of more
@@ -46,8 +49,10 @@ class TrialQueue:
         folder: Storage,
         draws: Draws,
         ends: TrialEnds,
+        costs: TrialCosts | None = None,
     ) -> None:
         self._spec, self._folder, self._draws, self._ends = spec, folder, draws, ends
+        self._costs = costs
         self._log = DecisionLog(folder / "journal")
         self._fold = DecisionFold(spec.seed, _plain_space(spec), self._method(), draws.head())
         # A point that was drawn twice has one folder, in which one process trains.
@@ -97,6 +102,24 @@ class TrialQueue:
 
     def next_segment(self) -> dict[str, Any] | None:
         """What Tune runs next, as `trial_worker` takes it; None if nothing may run now."""
+        while (segment := self._next_open()) is not None:
+            if not self._refuse(segment):
+                break
+        return segment
+
+    def _refuse(self, segment: dict[str, Any]) -> bool:
+        """Ends a trial that costs too much, before it trains; says whether it did."""
+        if self._costs is None or segment["rung"]:
+            return False
+        excess = self._costs.describe_excess(segment["all_values"])
+        if excess is None:
+            return False
+        place = self._folder / "trials" / segment["key"]
+        trials.mark_failed(place, segment["all_values"], excess, excess)
+        self.end(segment)
+        return True
+
+    def _next_open(self) -> dict[str, Any] | None:
         for number, rung in self._runnable():
             drawn = self._draws.trials[number]
             if drawn["key"] in self._running or drawn["key"] in self._lost:

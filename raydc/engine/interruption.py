@@ -1,9 +1,11 @@
 """One way to end, for every command and signal. Runs in the driver.
 
 Ctrl-C, SIGTERM and SIGHUP raise an `Interruption` in the main thread, so every command cleans up
-as it does after an error. Work that can keep its state defers it and ends by itself. The main
-thread may hang in native code, where no Python handler runs: a thread that the signal wakes
-ends the process after `END_TIMEOUT_S` whatever happens.
+as it does after an error. Work that can keep its state defers it and ends by itself. A bare
+`except` of a library, often around an import, may swallow it: a thread that the signal wakes
+notices that nothing is on its way up, and sends the signal again. The main thread may also hang in
+native code, where no Python handler runs: that thread ends the process after `END_TIMEOUT_S`
+whatever happens.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +29,8 @@ KEEP_TIMEOUT_S = 7.0
 _IDLE_TIMEOUT_S = 1.0
 # `timeout` and some terminals signal a process twice, once by itself and once in its group.
 _REPEAT_S = 0.5
+# An interruption that two looks in a row find nowhere was swallowed.
+_LOOK_EVERY_S = 0.3
 
 
 class Interruption(KeyboardInterrupt):
@@ -48,6 +53,8 @@ class _Catcher:
         self.since_s = 0.0
         self._num_deferred = 0
         self._is_idle = False
+        # Whether an Interruption was raised that something has to end with.
+        self._is_raised = False
         self._previous: dict[int, Any] = {}
         # Python writes the number of each signal to it at once, even from native code.
         self._woken, self._wakes = socket.socketpair()
@@ -88,7 +95,11 @@ class _Catcher:
             return
         if not is_first and now_s - self.since_s < _REPEAT_S:
             return
+        self._is_raised = True
         raise Interruption(self.number)
+
+    def expect_end(self) -> None:
+        self._is_raised = False
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -114,12 +125,27 @@ class _Catcher:
             return
         if self._is_idle:
             _end_now(number)
-        if self._is_over.wait(KEEP_TIMEOUT_S):
+        if self._wait_for_end(number, KEEP_TIMEOUT_S):
             return
         if self._num_deferred:
-            signal.pthread_kill(threading.main_thread().ident or 0, number)
-        if not self._is_over.wait(END_TIMEOUT_S - KEEP_TIMEOUT_S):
+            _signal_main_thread(number)
+        if not self._wait_for_end(number, END_TIMEOUT_S - KEEP_TIMEOUT_S):
             _end_now(number)
+
+    def _wait_for_end(self, number: int, timeout_s: float) -> bool:
+        """Waits until the block is over, and repeats the signal when it was swallowed."""
+        deadline_s = time.monotonic() + timeout_s
+        num_looks = 0
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            if self._is_over.wait(min(left_s, _LOOK_EVERY_S)):
+                return True
+            # What is deferred looks by itself whether there was a signal.
+            is_lost = self._is_raised and not self._num_deferred and not _unwinds()
+            num_looks = num_looks + 1 if is_lost else 0
+            if num_looks == 2:
+                _signal_main_thread(number)
+                num_looks = 0
+        return False
 
     def _first_signal(self) -> int | None:
         """Waits for a signal that ends the process; None if the block is over before."""
@@ -151,6 +177,12 @@ def catch_signals() -> Iterator[None]:
     finally:
         _catcher.stop()
         _catcher = None
+
+
+def expect_end() -> None:
+    """Tells that the command itself is over, so an interruption is on its way up no more."""
+    if _catcher is not None:
+        _catcher.expect_end()
 
 
 def end_quietly() -> None:
@@ -231,6 +263,17 @@ def hint() -> str | None:
 def exit_code(number: int) -> int:
     """Exit code of a process that a signal has ended, as shells report it."""
     return 128 + number
+
+
+def _signal_main_thread(number: int) -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _unwinds() -> bool:
+    """Whether the main thread handles an exception: in an `except`, `finally` or `__exit__`."""
+    handled: Any = sys._current_exceptions().get(threading.main_thread().ident or 0)
+    # Before Python 3.12, it is what `sys.exc_info` returns.
+    return handled is not None and handled != (None, None, None)
 
 
 def _end_now(number: int) -> None:

@@ -109,7 +109,7 @@ def run(
                 chosen = torch.from_numpy(np.flatnonzero(placed[one.column] == place))
                 by_slice[one.column, name].add(found.take(chosen), index)
         if confusion is not None:
-            confusion.update(found.predicted_B, found.expected_B)
+            evaluation_tables.count(confusion, found.expected_B, found.predicted_B)
     result = scores.compute()
     return {
         "num_rows": len(rows),

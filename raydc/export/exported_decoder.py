@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from raydc.bundle import Bundle
-from raydc.errors import CheckpointError, DataError, UsageError
+from raydc.errors import CheckpointError, UsageError
 from raydc.export import huggingface_folder
 from raydc.features import Conversations, TokenBlock
-from raydc.features.conversation_column import LEARNT
 from raydc.features.text_column import GivenTokenizer, to_bytes
 from raydc.models import adapters, text_encoders
 from raydc.models.pretrained_decoders import PretrainedDecoder
@@ -76,7 +75,7 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
     else:
         network_of_folder = _make_network(loaded, model)
         # A model of conversations has learnt to stop at the end of a turn.
-        network_of_folder.generation_config.eos_token_id = _end_codes(_column(loaded))
+        network_of_folder.generation_config.eos_token_id = list(_column(loaded).end_codes)
         network_of_folder.save_pretrained(folder)
         lines = ["a decoder of AutoModelForCausalLM"]
     card = _CARD.format(name=loaded.spec.name, imports=imports, network=network)
@@ -215,20 +214,6 @@ def _write_tokenizer(loaded: Bundle, model: HuggingFace, folder: Path) -> None:
         # A model of conversations is asked in the form in which it learnt to answer.
         chat_template=_template_of(loaded, model),
     ).save_pretrained(folder)
-
-
-def _end_codes(column: TokenBlock | Conversations) -> list[int]:
-    """Codes of the tokens with which an answer ends."""
-    if isinstance(column, TokenBlock):
-        return [column.end_code]
-    talk = [{"role": role, "content": "a"} for role in ("user", "assistant")]
-    try:
-        found = column.encode(talk, "a conversation")
-    except DataError:
-        # The template asks for more than these two messages.
-        return [column.end_code]
-    learnt = found[(found // column.num_codes) & LEARNT > 0] % column.num_codes
-    return sorted({column.end_code, *(int(code) for code in learnt[-1:])})
 
 
 def _template_of(loaded: Bundle, model: HuggingFace) -> str | None:

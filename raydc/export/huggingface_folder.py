@@ -140,19 +140,26 @@ def _make_classifier(loaded: Bundle, model: HuggingFace) -> Any:
 def _write_tokenizer(loaded: Bundle, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    column = next(one for one in loaded.features.columns.values() if isinstance(one, Text))
+    _, column = column_of(loaded)
     tokenizer = make_tokenizer(column.tokenizer, column.normalisation)
     encoder = part_of(loaded.model)
     assert isinstance(encoder, PooledEncoder)
     padding = encoder.padding
+    # The types of tokens are those of pairs, which not every architecture takes.
+    names = ["input_ids", *(["token_type_ids"] if encoder.takes_types else []), "attention_mask"]
     # transformers 5 has names of special tokens of its own; only that of padding is needed here.
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=tokenizer.id_to_token(padding),
         model_max_length=column.max_tokens,
-        # The others are those of texts in pairs, which not every architecture takes.
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=names,
     ).save_pretrained(folder)
+
+
+def column_of(loaded: Bundle) -> tuple[str, Text]:
+    """Name and column of the text that an encoder reads; of a pair, of the first one."""
+    columns = loaded.features.columns.items()
+    return next((name, one) for name, one in columns if isinstance(one, Text) and one.first is None)
 
 
 def make_tokenizer(content: str, normalisation: Normalisation) -> Any:
@@ -236,7 +243,7 @@ def _write_head(loaded: Bundle, model: HuggingFace, folder: Path) -> None:
             for number, (path, kind) in enumerate(kinds.items())
         ],
     )
-    column = next(one for one in loaded.features.columns.values() if isinstance(one, Text))
+    _, column = column_of(loaded)
     _write_json(
         folder / "sentence_bert_config.json",
         {"max_seq_length": column.max_tokens, "do_lower_case": False},

@@ -9,6 +9,7 @@ from raydc.features.feature_set import Features
 from raydc.features.image_column import Image
 from raydc.features.list_column import NumberList
 from raydc.features.number_column import Numeric
+from raydc.features.prompt_texts import PromptTexts, TokenColumn
 from raydc.features.record import Inputs, Ragged, Record
 from raydc.features.series_window import SeriesWindow
 from raydc.features.signature import Field, Signature
@@ -31,6 +32,7 @@ __all__ = [
     "NumberList",
     "Numeric",
     "OrdinalCategory",
+    "PromptTexts",
     "Ragged",
     "Record",
     "SeriesWindow",
@@ -39,4 +41,5 @@ __all__ = [
     "TargetMean",
     "Text",
     "TokenBlock",
+    "TokenColumn",
 ]

@@ -12,7 +12,6 @@ Shape suffixes: B rows, M tokens of a row: one more than it predicts.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,18 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from raydc.errors import DataError, shown
+from raydc.features.chat_template import ChatTemplate, read_messages
 from raydc.features.signature import Field
 from raydc.features.table_layout import smallest_type
 from raydc.features.text_column import GivenTokenizer, is_missing
+from raydc.features.token_text import CodeTexts, TokenizerTexts
 
 Codes = npt.NDArray[Any]
 Values = Sequence[Any] | npt.NDArray[Any]
+# No text has as many tokens.
+ALL_CODES = 2**62
 BEGINS, LEARNT = 1, 2
 NUM_MARKS = 4
 # Characters that Unicode gives to nobody: they show what becomes of an answer in a template.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _ASSISTANT = "assistant"
-_HINT = 'Give a list such as [{"role": "user", "content": "..."}, {"role": "assistant", ...}].'
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ class Conversations:
         return GivenTokenizer(self.tokenizer, None, takes_special=True)
 
     @cached_property
+    def _chat(self) -> ChatTemplate:
+        return ChatTemplate(self.template, self.special_tokens)
+
+    @cached_property
     def _ends(self) -> re.Pattern[str]:
         tokens = sorted(self._encoder.special, key=len, reverse=True)
         return re.compile(r"\s*(?:" + "|".join(map(re.escape, tokens)) + ")")
@@ -128,6 +134,74 @@ class Conversations:
         marks[:1] &= ~LEARNT
         found = np.array(codes, dtype=np.int64) + self.num_codes * marks
         return found.astype(self.dtype)
+
+    def encode_question(self, cell: Any, place: str, max_codes: int = ALL_CODES) -> list[int]:
+        """Codes of messages and of the beginning of the answer to them, without marks.
+
+        Args:
+            cell: Messages, a list of objects with `role` and `content`, or its JSON text.
+            place: Names it, for messages.
+            max_codes: Most codes to return; by default all of them.
+
+        Raises:
+            DataError: They are no messages, a text holds a special token, or the template refuses
+                them.
+        """
+        messages = read_messages(cell, place)
+        self._refuse_special(messages, place)
+        return self.encode_text(self._chat.render(messages, place, asks=True), place, max_codes)
+
+    def encode_text(self, text: Any, place: str, max_codes: int = ALL_CODES) -> list[int]:
+        """Codes of a text, in which what is written like a special token is one.
+
+        Args:
+            text: The text.
+            place: Names it, for messages.
+            max_codes: Most codes to return; by default all of them.
+
+        Raises:
+            DataError: It is not text, or the tokenizer has no token for a part of it.
+        """
+        if not isinstance(text, str):
+            raise DataError(f"{place}: {shown(text)} is not text", "Give a string.")
+        try:
+            return self._encoder.encode(text.encode(), max_codes)
+        # Half a surrogate pair cannot be encoded either.
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
+
+    def texts(self, before: Sequence[int]) -> CodeTexts:
+        """Texts of codes that follow each other, such as those of an answer.
+
+        Args:
+            before: Codes of the text before them.
+        """
+        return TokenizerTexts(self._encoder.tokenizer, before)
+
+    def code_of(self, token: str) -> int | None:
+        """Code of a token by its text; None if there is none."""
+        return self._encoder.codes.get(token)
+
+    @cached_property
+    def end_codes(self) -> tuple[int, ...]:
+        """Codes with which an answer ends: `end_code`, and what the template puts behind a turn."""
+        return tuple(sorted({self.end_code, *self._turn_ends}))
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the template can tell the answer to a question, and what ends it."""
+        return bool(self._turn_ends)
+
+    @cached_property
+    def _turn_ends(self) -> tuple[int, ...]:
+        talk = [{"role": role, "content": "a"} for role in ("user", _ASSISTANT)]
+        try:
+            found = self.encode(talk, "a conversation").astype(np.int64)
+        except DataError:
+            # The template asks for more than these two messages, or is not one.
+            return ()
+        learnt = found[(found // self.num_codes) & LEARNT > 0] % self.num_codes
+        return tuple(int(code) for code in learnt[-1:])
 
     def count_learnt(self, codes: Codes) -> int:
         """Number of tokens of a result of `encode` that are learnt."""
@@ -184,11 +258,11 @@ class Conversations:
         self, messages: list[dict[str, Any]], place: str
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text of a conversation, and where its answers and their ends are."""
-        text = self._apply_template(messages, place)
+        text = self._chat.render(messages, place)
         # Templates that strip answers are tried with marks inside the white space.
         for strips in (False, True):
             marked = [_mark(one, strips) if _is_answer(one) else one for one in messages]
-            plain, spans = _take_marks(self._apply_template(marked, place))
+            plain, spans = _take_marks(self._chat.render(marked, place))
             answers = [one["content"] for one in messages if _is_answer(one)]
             expected = [one.strip() for one in answers] if strips else answers
             # Compared with what was said, because a template may have changed it with its marks.
@@ -210,51 +284,6 @@ class Conversations:
                 "Give another template: data.chat.template.",
             )
         return first, found.end()
-
-    def _apply_template(self, messages: list[dict[str, Any]], place: str) -> str:
-        # Imported late: it takes a second, and is not needed for plain texts.
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        names, texts = self.special_tokens[::2], self.special_tokens[1::2]
-        try:
-            rendered, _ = render_jinja_template(
-                [messages], chat_template=self.template, **dict(zip(names, texts, strict=True))
-            )
-        # A template may raise errors of its own, such as for two answers in turn.
-        except Exception as error:
-            raise DataError(f"{place}: the chat template refuses it: {error}") from error
-        return str(rendered[0])
-
-
-def read_messages(cell: Any, place: str) -> list[dict[str, Any]]:
-    """Messages of a cell, without fields that are null.
-
-    Args:
-        cell: A list of objects with `role` and `content`, or its JSON text.
-        place: Names it, for messages.
-
-    Raises:
-        DataError: It is anything else.
-    """
-    try:
-        given = json.loads(cell) if isinstance(cell, str) else cell
-    except ValueError as error:
-        message = f"{place}: {shown(cell)} is not a list of messages"
-        raise DataError(message, _HINT) from error
-    if not isinstance(given, list) or not given:
-        raise DataError(f"{place}: {shown(given)} is not a list of messages", _HINT)
-    messages: list[dict[str, Any]] = []
-    for number, one in enumerate(given):
-        if not isinstance(one, dict):
-            raise DataError(f"{place}[{number}]: {shown(one)} is not a message", _HINT)
-        # Parquet has a null for each field that another message has.
-        fields = {name: value for name, value in one.items() if value is not None}
-        for name in ("role", "content"):
-            if not isinstance(fields.get(name), str):
-                found = shown(one.get(name))
-                raise DataError(f"{place}[{number}].{name}: {found} is not text", _HINT)
-        messages.append(fields)
-    return messages
 
 
 def _is_answer(message: Mapping[str, Any]) -> bool:

@@ -20,11 +20,11 @@ from raydc.features.encoded_categories import OutOfFold, TargetMean, folds_of
 from raydc.features.image_column import Image
 from raydc.features.number_column import Numeric
 from raydc.features.outputs import Outputs
+from raydc.features.prompt_texts import TokenColumn
 from raydc.features.raw_values import Values
 from raydc.features.record import Inputs
 from raydc.features.signature import Signature
 from raydc.features.table_layout import TableLayout
-from raydc.features.token_block import TokenBlock
 from raydc.order import Ids
 from raydc.storage import canonical_json, sha256
 
@@ -107,10 +107,11 @@ class Features(Outputs):
         return replace(self, columns={**self.columns, **replaced})
 
     @property
-    def documents(self) -> TokenBlock | None:
-        """The column of a language model, which continues documents; None of any other model."""
+    def token_column(self) -> TokenColumn | None:
+        """The column of a language model, which continues texts; None of any other model."""
         columns = list(self.columns.values())
-        return columns[0] if len(columns) == 1 and isinstance(columns[0], TokenBlock) else None
+        first = columns[0] if len(columns) == 1 else None
+        return first if isinstance(first, TokenColumn) else None
 
     @cached_property
     def layout(self) -> TableLayout:

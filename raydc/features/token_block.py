@@ -28,8 +28,6 @@ Codes = npt.NDArray[Any]
 Values = Sequence[Any] | npt.NDArray[Any]
 # No document has as many tokens.
 _ALL = 2**62
-# Codes of a prompt that the text of its answer may depend on.
-_NUM_BEFORE = 8
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,11 @@ class TokenBlock:
         """numpy's name of the smallest type that holds all codes."""
         return smallest_type(self.num_codes)
 
+    @property
+    def end_codes(self) -> tuple[int, ...]:
+        """Codes with which a text ends."""
+        return (self.end_code,)
+
     @cached_property
     def _encoder(self) -> BytePairs | GivenTokenizer:
         if self.tokenizer:
@@ -98,6 +101,12 @@ class TokenBlock:
             )
         return codes
 
+    def code_of(self, token: str) -> int | None:
+        """Code of a token by its text; None if there is none, or tokens were learnt."""
+        if isinstance(self._encoder, GivenTokenizer):
+            return self._encoder.codes.get(token)
+        return None
+
     def texts(self, before: Sequence[int]) -> CodeTexts:
         """Texts of codes that follow each other, such as those of an answer.
 
@@ -105,8 +114,7 @@ class TokenBlock:
             before: Codes of the text before them.
         """
         if isinstance(self._encoder, GivenTokenizer):
-            # A few are enough: they only say whether the text has begun.
-            return TokenizerTexts(self._encoder.tokenizer, before[-_NUM_BEFORE:])
+            return TokenizerTexts(self._encoder.tokenizer, before)
         return ByteTexts(self._byte_texts)
 
     @cached_property

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from raydc.features.byte_pairs import NUM_BYTES, Pair
 
 _NO_CHARACTER = "\ufffd"
+# Codes of a prompt that the text of its answer may depend on.
+_NUM_BEFORE = 8
 
 
 class CodeTexts(Protocol):
@@ -62,6 +64,8 @@ class TokenizerTexts:
             DecodeStream,
         )
 
+        # A few are enough: they only say whether the text has begun.
+        before = before[-_NUM_BEFORE:]
         self._tokenizer = tokenizer
         self._new_stream = partial(DecodeStream, skip_special_tokens=True)
         known = tokenizer.decode(list(before), skip_special_tokens=True)

@@ -17,6 +17,7 @@ from raydc.loop.feed import Feed
 from raydc.loop.group import Group
 from raydc.loop.length import Length
 from raydc.loop.mixing import make_mixer
+from raydc.loop.row_order import make_groups
 from raydc.loop.sampler import make_sampler
 from raydc.loop.step import Step
 from raydc.models.frozen_body import FrozenBody
@@ -86,6 +87,7 @@ def assemble(spec: ResolvedSpec, data: Prepared, group: Group) -> Assembly:
         group.world,
         augmenter,
         make_sampler(train.sampling, spec.seed, len(signature.classes), lambda: rows.targets),
+        make_groups(train, signature, lambda: rows.lengths),
     )
     length = Length(train.total_steps(feed.steps_per_epoch), feed.steps_per_epoch)
     loss_sum = make_loss(train.loss, signature, lambda: rows.targets, group.world.device)
@@ -117,6 +119,8 @@ def read_and_keep(
     Raises:
         PeerLostError: Another worker is gone or hangs.
     """
+    if (note := parts.step.passes_note) is not None:
+        journal.record_event("passes", text=note)
     if (note := parts.feed.reading_note) is not None:
         journal.record_event("reading", text=note)
     # The memory of workers differs, but all have to take part in what is agreed on in between.

@@ -1,6 +1,6 @@
 """The batches of each step, from shards on disk to tensors on the device. Runs in each worker.
 
-The order of an epoch is computed for many steps at once and equals `order.batch_rows` of each step.
+`raydc.loop.row_order` says which rows a step has.
 
 Shape suffixes: B rows of this worker, G rows of the step over all workers.
 """
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,24 +22,19 @@ from raydc.data.shards import Rows
 from raydc.loop.augment import Augmenter
 from raydc.loop.body_outputs import BodyOutputs
 from raydc.loop.group import World
+from raydc.loop.row_order import LengthGroups, RowOrder
 from raydc.loop.sampler import Sampler
 from raydc.loop.step import Shards
 from raydc.models.row_tensors import RowTensors, move, to_tensors
 
-# One call of `order.permute` has a fixed cost of some dozen numpy calls; 32 steps share it.
-_STEPS_AT_ONCE = 32
 # Batches that wait in memory for a GPU: enough to hide a slow read, few enough to fit.
 _NUM_AHEAD = 3
-# No data set has as many rows as this many bits count.
-_REPEAT_SHIFT = 40
 # The thread notices within this time that its batches are no longer read.
 _PUT_TIMEOUT_S = 0.1
 # More row ids than this would hide the rest of an error message.
 _MAX_SHOWN_ROWS = 64
 
 T = TypeVar("T")
-# Row ids of a step over all workers, and the keys from which the changes of the rows are drawn.
-_Drawn = tuple[order.Ids, order.Ids]
 
 
 @dataclass(frozen=True)
@@ -100,6 +94,7 @@ class Feed:
         world: Rank of this worker, and number of workers.
         augment: Changes images by epoch, row id and repeat; None leaves rows as they are.
         sampler: Draws rows by class; None takes every row once in an epoch.
+        groups: Puts rows of similar length into one step; None leaves them as they are drawn.
     """
 
     rows: Rows | BodyOutputs
@@ -109,14 +104,20 @@ class Feed:
     world: World
     augment: Augmenter | None = None
     sampler: Sampler | None = None
+    groups: LengthGroups | None = None
     _scan: _Scan | None = field(default=None, init=False, repr=False)
     # By the rows of a step: only the last one of an epoch has fewer.
     _shares: dict[int, _Share] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        self._order = RowOrder(
+            self.seed, len(self.rows), self.batch_size, self.sampler, self.groups
+        )
+
     @property
     def rows_per_epoch(self) -> int:
         """Rows of an epoch, repeated ones counted each time."""
-        return len(self.rows) if self.sampler is None else self.sampler.num_draws
+        return self._order.rows_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -175,8 +176,7 @@ class Feed:
 
     def ids_of(self, epoch: int, step: int) -> order.Ids:
         """Row ids of this worker in a step of an epoch, both counted from 0."""
-        ((ids_G, _),) = self._ids(epoch, step, step + 1)
-        return self._own(ids_G)
+        return self._own(self._order.rows(epoch, step))
 
     def describe_rows(self, epoch: int, step: int) -> str:
         """Names the rows of this worker in a step of an epoch, for an error message."""
@@ -184,22 +184,6 @@ class Feed:
         more = ", ..." if len(ids_B) > _MAX_SHOWN_ROWS else ""
         shown = ", ".join(map(str, ids_B[:_MAX_SHOWN_ROWS]))
         return f"its {len(ids_B)} training rows there: {shown}{more}"
-
-    def _ids(self, epoch: int, start: int, stop: int) -> Iterator[_Drawn]:
-        """Yields the row ids of each step, and keys from which their changes are drawn."""
-        for first in range(start, stop, _STEPS_AT_ONCE):
-            low = first * self.batch_size
-            high = min(min(first + _STEPS_AT_ONCE, stop) * self.batch_size, self.rows_per_epoch)
-            positions = np.arange(low, high, dtype=np.int64)
-            if self.sampler is None:
-                keys = ids = order.permute(positions, len(self.rows), self.seed, epoch)
-            else:
-                ids, repeats = self.sampler.rows_and_repeats(epoch, positions)
-                # A row that occurs again in an epoch is changed differently.
-                keys = ids + (repeats << _REPEAT_SHIFT)
-            for offset in range(0, len(ids), self.batch_size):
-                rows = slice(offset, offset + self.batch_size)
-                yield ids[rows], keys[rows]
 
     def _share(self, num_rows: int) -> _Share:
         """What of a step of `num_rows` rows is this worker's."""
@@ -219,7 +203,7 @@ class Feed:
 
     def _load_all(self, epoch: int, start: int, stop: int) -> Iterator[Batch]:
         """Yields the batches of some steps, whose rows are read by step or in passes."""
-        steps = self._ids(epoch, start, stop)
+        steps = self._order.steps(epoch, start, stop)
         if not self.kept_rows:
             for ids_G, keys_G in steps:
                 yield self._make(epoch, ids_G, keys_G, *self.rows.gather(self._own(ids_G)))
@@ -228,7 +212,7 @@ class Feed:
         if scan is None or (scan.epoch, scan.step) != (epoch, start):
             # Another place than the one that was read for: its rows would take memory for nothing.
             self._scan = None
-            own = (self._own(ids_G) for ids_G, _ in self._ids(epoch, start, stop))
+            own = (self._own(ids_G) for ids_G, _ in self._order.steps(epoch, start, stop))
             scan = _Scan(epoch, start, iter(self._circular_scan(own)))
         # Their order is computed once more, because to keep it would take the place of rows.
         for ids_G, keys_G in steps:
@@ -247,7 +231,7 @@ class Feed:
         while step < num_steps:
             epoch, start = divmod(step, self.steps_per_epoch)
             stop = min(self.steps_per_epoch, start + num_steps - step)
-            for ids_G, _ in self._ids(epoch, start, stop):
+            for ids_G, _ in self._order.steps(epoch, start, stop):
                 yield self._own(ids_G)
             step += stop - start
 

@@ -30,13 +30,16 @@ _OLD_ENDINGS = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerN
 _MOST_NAMED = 4
 
 
-def check_folder(model: HuggingFace, num_codes: int, length: int | None = None) -> None:
+def check_folder(
+    model: HuggingFace, num_codes: int, length: int | None = None, served: int | None = None
+) -> None:
     """Refuses a folder whose tokenizer or weights do not fit its config; reads no weights.
 
     Args:
         model: Section `model` of a resolved spec.
         num_codes: Number of codes of the tokenizer.
         length: Tokens that a row predicts; None for an encoder.
+        served: Tokens that an endpoint takes, if they are others.
 
     Raises:
         SpecError: A package is missing, the config cannot be used, sizes do not agree, or a target
@@ -48,6 +51,7 @@ def check_folder(model: HuggingFace, num_codes: int, length: int | None = None) 
         text_encoders.require_codes(num_codes, config.vocab_size)
     else:
         pretrained_decoders.require_size(config, num_codes, length)
+        pretrained_decoders.require_positions(config, served or 0, "serve.generation.length")
     if model.lora is None and not model.reads_folder:
         return
     # On the meta device a network has shapes and no numbers.

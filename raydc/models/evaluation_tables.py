@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from raydc.features import Features
 from raydc.models.scores import Scores
 from raydc.spec import ResolvedSpec
@@ -14,17 +17,28 @@ from raydc.spec.metric import validation_names
 _MOST_STEPS = 12
 
 
-def confusion_matrix(features: Features) -> Any:
-    """An empty confusion matrix of torchmetrics; None where a row does not have one class."""
-    import torchmetrics  # noqa: F401 - waits for its import in another thread; a part would not.
-    from torchmetrics.classification import MulticlassConfusionMatrix
-
+def confusion_matrix(features: Features) -> Tensor | None:
+    """An empty confusion matrix, int64 [K, K]; None where a row does not have one class."""
     if features.signature.task != "classification":
         return None
-    return MulticlassConfusionMatrix(features.signature.num_outputs)
+    num_classes = features.signature.num_outputs
+    return torch.zeros(num_classes, num_classes, dtype=torch.int64)
 
 
-def by_class(confusion: Any, scores: Scores, features: Features) -> dict[str, Any]:
+def count(confusion_KK: Tensor, expected_B: Tensor, predicted_B: Tensor) -> None:
+    """Adds rows to a confusion matrix.
+
+    Args:
+        confusion_KK: Counts so far; rows are true classes, columns predicted ones.
+        expected_B: Positions of the true classes.
+        predicted_B: Positions of the predicted classes.
+    """
+    cells_B = expected_B.long() * len(confusion_KK) + predicted_B.long()
+    counts = cells_B.bincount(minlength=confusion_KK.numel())
+    confusion_KK += counts.view_as(confusion_KK)
+
+
+def by_class(confusion: Tensor | None, scores: Scores, features: Features) -> dict[str, Any]:
     """Tables by class or label; empty for a regression.
 
     Args:
@@ -38,7 +52,7 @@ def by_class(confusion: Any, scores: Scores, features: Features) -> dict[str, An
     """
     if not features.signature.classes:
         return {}
-    matrix = {} if confusion is None else {"confusion_matrix": confusion.compute().tolist()}
+    matrix = {} if confusion is None else {"confusion_matrix": confusion.tolist()}
     per_class = {name: result.to_dict() for name, result in scores.by_class().items()}
     return {"support": scores.support, **matrix, "per_class": per_class}
 

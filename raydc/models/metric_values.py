@@ -1,6 +1,6 @@
 """Metrics from counts, from sums and from the scores of all rows. Pure.
 
-What is counted is defined as torchmetrics defines it; curves and calibration are its own functions.
+All are defined as torchmetrics defines them.
 A value that is not defined is a text: the reason.
 
 Shape suffixes: N rows, K classes or labels.
@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+
+from raydc.models import score_curves
 
 # A number, or the reason why there is none.
 Value = float | str
@@ -26,8 +28,6 @@ _COUNTED = (
     "precision_weighted",
     "balanced_accuracy",
 )
-# Bins of the expected calibration error, as in Guo et al. 2017 (arXiv 1706.04599).
-_NUM_BINS = 15
 # Fraction of the mean square below which a variance is nothing but rounding.
 _LEAST_VARIANCE = 1e-12
 
@@ -155,26 +155,23 @@ def areas(name: str, scores_NK: Tensor, expected_N: Tensor) -> list[Value]:
         scores_NK: Probabilities, float64.
         expected_N: Class positions, or marks of labels [N, K].
     """
-    import torchmetrics  # noqa: F401 - waits for its import in another thread; a part would not.
-    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
-
     if not scores_NK.isfinite().all():
         return [_NOT_NUMBERS] * scores_NK.shape[1]
-    area = binary_auroc if name == "auroc" else binary_average_precision
     values: list[Value] = []
     for position in range(scores_NK.shape[1]):
         is_it_N = (
             expected_N[:, position] if expected_N.ndim == 2 else expected_N == position
-        ).long()
+        ).bool()
         num_rows = int(is_it_N.sum())
         if num_rows == 0:
             values.append("it has no rows")
         elif num_rows == len(is_it_N) and name == "auroc":
             are_classes = expected_N.ndim == 1
             values.append("no other class has rows" if are_classes else "every row has it")
+        elif name == "auroc":
+            values.append(score_curves.area_under_roc(scores_NK[:, position], is_it_N))
         else:
-            # Neither bins nor interpolation: every distinct score is a threshold.
-            values.append(float(area(scores_NK[:, position], is_it_N, validate_args=False)))
+            values.append(score_curves.average_precision(scores_NK[:, position], is_it_N))
     return values
 
 
@@ -195,18 +192,12 @@ def mean_area(values: Sequence[Value], are_labels: bool = False) -> Value:
 
 def calibration_error(scores_NK: Tensor, expected_N: Tensor) -> Value:
     """Expected calibration error of the highest score of each row, in bins of equal width."""
-    import torchmetrics  # noqa: F401 - waits for its import in another thread; a part would not.
-    from torchmetrics.functional.classification import binary_calibration_error
-
     if not len(scores_NK):
         return _NO_ROWS
     if not scores_NK.isfinite().all():
         return _NOT_NUMBERS
     best_N, predicted_N = scores_NK.max(dim=1)
-    # With right or wrong as classes, the binary function compares scores with the share that is
-    # right.
-    is_right_N = (predicted_N == expected_N).long()
-    return float(binary_calibration_error(best_N, is_right_N, _NUM_BINS, validate_args=False))
+    return score_curves.calibration_error(best_N, predicted_N == expected_N)
 
 
 def from_sums(num_rows: int, sums: Mapping[str, float]) -> dict[str, Value]:

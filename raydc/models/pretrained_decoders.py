@@ -61,7 +61,7 @@ class PretrainedDecoder(PretrainedPart):
         )
         found = self.base(
             input_ids=tokens_BL,
-            attention_mask=mask_B1LL if self.is_fused else _added(mask_B1LL),
+            attention_mask=mask_B1LL if self.is_fused else added_mask(mask_B1LL),
             position_ids=positions_BL,
             use_cache=False,
         )
@@ -76,14 +76,16 @@ class DocumentLosses(nn.Module):
     Args:
         name: Name of the field of tokens.
         decoder: Gives the scores of each next token.
+        length: Tokens that a row predicts.
         marks_from: Codes with marks begin here; None if there are no marks.
     """
 
     def __init__(
-        self, name: str, decoder: PretrainedDecoder, marks_from: int | None = None
+        self, name: str, decoder: PretrainedDecoder, length: int, marks_from: int | None = None
     ) -> None:
         super().__init__()
         self.name = name
+        self.length = length
         self.decoder = decoder
         self.marks_from = marks_from
 
@@ -130,10 +132,11 @@ def build(model: HuggingFace, signature: Signature) -> Network:
     config = text_encoders.make_config(model)
     ((name, field),) = signature.fields.items()
     assert field.end_code is not None
-    require_size(config, field.num_codes, signature.num_values)
+    length = signature.num_values
+    require_size(config, field.num_codes, length)
     decoder = PretrainedDecoder(model, config, field.end_code)
     marks_from = field.num_codes if field.has_marks else None
-    return Network(RecordInput(signature), DocumentLosses(name, decoder, marks_from))
+    return Network(RecordInput(signature), DocumentLosses(name, decoder, length, marks_from))
 
 
 def require_size(config: Any, num_codes: int, length: int) -> None:
@@ -148,20 +151,40 @@ def require_size(config: Any, num_codes: int, length: int) -> None:
         SpecError: They do not fit.
     """
     text_encoders.require_codes(num_codes, config.vocab_size)
-    most = int(config.max_position_embeddings)
-    # Attention to the nearest tokens only would take the place of the mask of documents.
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True) and window < most:
-        most = int(window)
+    require_positions(config, length, "data.blocks.length")
+
+
+def require_positions(config: Any, length: int, field: str) -> None:
+    """Refuses texts that are longer than a network can read.
+
+    Args:
+        config: Config of transformers.
+        length: Tokens of a text.
+        field: Field of the spec that says so.
+
+    Raises:
+        SpecError: There are fewer positions.
+    """
+    most = most_positions(config)
     if length > most:
         raise model_problem(
-            "data.blocks.length",
+            field,
             f"{length} tokens are more than the {most} positions of the network; give at most "
             f"{most}",
         )
 
 
-def _added(mask_B1LL: Tensor) -> Tensor:
-    """A mask as numbers that are added to scores of attention, float32."""
+def most_positions(config: Any) -> int:
+    """Most tokens of a text that a decoder of transformers with this config can read."""
+    most = int(config.max_position_embeddings)
+    # Attention to the nearest tokens only would take the place of the mask of documents.
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        most = min(most, int(window))
+    return most
+
+
+def added_mask(mask_B1LL: Tensor) -> Tensor:
+    """Turns a mask into numbers that are added to scores of attention, float32."""
     lowest = torch.finfo(torch.float32).min
     return torch.zeros_like(mask_B1LL, dtype=torch.float32).masked_fill(~mask_B1LL, lowest)

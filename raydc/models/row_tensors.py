@@ -50,10 +50,16 @@ class RaggedTensor:
         offsets = self.offsets[rows.start : rows.stop + 1]
         return RaggedTensor(self.values_N[offsets[0] : offsets[-1]], offsets - offsets[0])
 
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """Lists filled up with zeros, [B, L, *item shape], and their lengths, int64 [B]."""
+    def padded(self, is_tight: bool = False) -> tuple[Tensor, Tensor]:
+        """Lists filled up with zeros, [B, L, *item shape], and their lengths, int64 [B].
+
+        Args:
+            is_tight: Pad to the longest list of these rows, not to a length of `bucket_length`.
+        """
         lengths = np.diff(self.offsets)
-        most = bucket_length(int(lengths.max(initial=0)))
+        most = int(lengths.max(initial=0))
+        # No shorter than the shortest of the others: a network may look at several items at once.
+        most = max(most, bucket_length(0)) if is_tight else bucket_length(most)
         device = self.values_N.device
         lengths_B = torch.from_numpy(lengths).to(device)
         shape = (len(self), most, *self.values_N.shape[1:])
@@ -85,8 +91,12 @@ class RecordTensors:
         """The same fields of some neighbouring rows."""
         return RecordTensors({name: v[rows] for name, v in self.fields.items()}, self.layout)
 
-    def network_inputs(self) -> NetworkInputs:
-        """Numbers of columns and padded lists; one tensor if there is nothing but columns."""
+    def network_inputs(self, is_tight: bool = False) -> NetworkInputs:
+        """Numbers of columns and padded lists; one tensor if there is nothing but columns.
+
+        Args:
+            is_tight: As of `RaggedTensor.padded`.
+        """
         fields = dict(self.fields)
         inputs: dict[str, Tensor] = {}
         if self.layout is not None:
@@ -94,7 +104,7 @@ class RecordTensors:
             inputs[COLUMNS] = _expand(self.layout, numbers, codes)  # type: ignore[arg-type]
         for name, values in fields.items():
             if isinstance(values, RaggedTensor):
-                inputs[name], inputs[name + LENGTH] = values.padded()
+                inputs[name], inputs[name + LENGTH] = values.padded(is_tight)
             else:
                 inputs[name] = _aligned(values)
         return inputs[COLUMNS] if list(inputs) == [COLUMNS] and self.layout else inputs
@@ -160,10 +170,12 @@ def move(x: Any, device: torch.device) -> Any:
     return RecordTensors({name: move(v, device) for name, v in x.fields.items()}, x.layout)
 
 
-def network_inputs(x: RowTensors) -> NetworkInputs:
+def network_inputs(x: RowTensors, is_tight: bool = False) -> NetworkInputs:
     """What a network takes of rows.
 
     Args:
         x: Rows of one forward pass.
+        is_tight: Pad lists to the longest of these rows. Their outputs get other last bits than
+            beside other rows, which training allows and an answer does not.
     """
-    return x.network_inputs() if isinstance(x, RecordTensors) else _aligned(x)
+    return x.network_inputs(is_tight) if isinstance(x, RecordTensors) else _aligned(x)

@@ -13,6 +13,7 @@ from typing import Any
 
 from raydc.errors import RunError
 from raydc.search.decision_log import DecisionLog
+from raydc.search.goals import NO_GOALS, Goals
 from raydc.search.learned_points import Draw, LearnedPoints, Observation
 from raydc.search.point import Space
 from raydc.storage import Storage, canonical_json, sha256
@@ -77,7 +78,7 @@ class LearnedDraws(Draws):
 
     Args:
         folder: Folder of the journal of draws; it need not exist.
-        name: `tpe`, `gp` or `cmaes`.
+        name: `tpe`, `gp`, `cmaes` or `nsga2`.
         lag: How many samples before the one that is drawn are not seen, and the one itself.
         space: Domains by spec path.
         seed: Seed of the spec.
@@ -88,6 +89,9 @@ class LearnedDraws(Draws):
             sweep that continues reads instead.
         make_first: Makes the draws before the first result, of those results; None makes them one
             by one here.
+        goals: Costs that count beside the metric.
+        measure: What a point costs, by its values. It is copied into the journal, because a latency
+            is another one each time; None without goals.
 
     Raises:
         RunError: The journal is damaged, of other settings, or has more samples.
@@ -105,6 +109,8 @@ class LearnedDraws(Draws):
         make_key: Callable[[dict[str, Any]], str],
         read_known: Callable[[], Sequence[Observation]] = tuple,
         make_first: Callable[[Sequence[Observation]], Sequence[Draw]] | None = None,
+        goals: Goals = NO_GOALS,
+        measure: Callable[[dict[str, Any]], dict[str, float]] | None = None,
     ) -> None:
         super().__init__(())
         self.num_samples = num_samples
@@ -114,7 +120,8 @@ class LearnedDraws(Draws):
         # After draws of another version of Optuna, others would follow.
         self._make_first = None if len(self._log.lines) > 1 else make_first
         self._known = _read_known(self._log) if self._log.lines else tuple(read_known())
-        self._points = LearnedPoints(name, space, seed, mode, self._known)
+        self._goals, self._measure = goals, measure
+        self._points = LearnedPoints(name, space, seed, mode, self._known, goals)
         self._seen: dict[int, float | None] = {}
         self._unproven: dict[int, float | None] = {}
         stored = list(self._log.lines)
@@ -128,6 +135,7 @@ class LearnedDraws(Draws):
             mode=mode,
             space={path: one.model_dump(exclude_none=True) for path, one in space.items()},
             known=_plain(self._known),
+            **goals.to_dict(),
         )
         for line in stored[1:]:
             self._replay(json.loads(line))
@@ -140,6 +148,7 @@ class LearnedDraws(Draws):
     def head(self) -> dict[str, Any] | None:
         """What the first line of the journal says about the draws."""
         given: dict[str, Any] = {"search_alg": self.search_alg, "lag": self._lag}
+        given |= self._goals.to_dict()
         if self._known:
             given["known"] = sha256(canonical_json(_plain(self._known)))
         return given
@@ -169,9 +178,9 @@ class LearnedDraws(Draws):
             # All before the last one are known, or an earlier sample would wait here.
             if last >= 0 and last not in metrics:
                 break
-            if last >= 0:
-                self._see(last, metrics[last])
-            saw = {"trial": last, "metric": metrics[last]} if last >= 0 else None
+            saw = None if last < 0 else self._look(last, metrics[last])
+            if saw is not None:
+                self._see(saw)
             if last < 0 and self._make_first is not None:
                 drawn = self._make_first(self._known)[number].numbers
                 self._add(self._points.replay(drawn), saw)
@@ -179,14 +188,20 @@ class LearnedDraws(Draws):
                 self._add(self._points.draw(), saw)
         return len(self.trials) - before
 
-    def _see(self, number: int, metric: float | None) -> None:
-        self._seen[number] = metric
-        self._points.tell(number, metric)
+    def _look(self, number: int, metric: float | None) -> dict[str, Any]:
+        saw: dict[str, Any] = {"trial": number, "metric": metric}
+        if self._measure is not None and self._goals.costs:
+            saw["costs"] = self._measure(self.trials[number]["all_values"])
+        return saw
+
+    def _see(self, saw: dict[str, Any]) -> None:
+        self._seen[saw["trial"]] = saw["metric"]
+        self._points.tell(saw["trial"], saw["metric"], saw.get("costs"))
 
     def _replay(self, record: dict[str, Any]) -> None:
         saw = record["saw"]
         if saw is not None:
-            self._see(saw["trial"], saw["metric"])
+            self._see(saw)
             self._unproven[saw["trial"]] = saw["metric"]
         self._add(self._points.replay(record["drawn"]), saw)
 

@@ -14,13 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raydc.search.goals import NO_GOALS, Goals
 from raydc.search.point import Choose, Space, SpreadPoints, all_domains, derive_seed, make_point
 from raydc.spec.space import Domain
 
 # With fewer samples or results than these, points are spread evenly. Optuna has 10 random points
 # for TPE, which is for more trials than most sweeps have: `python -m bench.sweep --samplers`.
-_FEWEST_SAMPLES = {"tpe": 4, "gp": 4, "cmaes": 1}
-_FEWEST_RESULTS = {"tpe": 2, "gp": 4, "cmaes": 1}
+_FEWEST_SAMPLES = {"tpe": 4, "gp": 4, "cmaes": 1, "nsga2": 1}
+_FEWEST_RESULTS = {"tpe": 2, "gp": 4, "cmaes": 1, "nsga2": 1}
+# Points of a generation of NSGA-II; Optuna has 50, for more trials than most sweeps have. The first
+# generation is spread evenly.
+_POPULATION = 16
+# These keep their state in the trials of the study, also in those whose point is given.
+_WITH_STATE = ("cmaes", "nsga2")
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,27 @@ class Observation:
 class LearnedPoints:
     """A study of Optuna that draws one point after the other.
 
-    Methods: TPE (Bergstra et al., 2011), Gaussian processes with expected improvement (Jones et
-    al., 1998), CMA-ES (Hansen and Ostermeier, 2001).
+    Methods: TPE (Bergstra et al., 2011), of several objectives as in Ozaki et al., 2022; Gaussian
+    processes with expected improvement (Jones et al., 1998); CMA-ES (Hansen and Ostermeier, 2001);
+    NSGA-II (Deb et al., 2002), whose constrained domination prefers points within constraints.
 
     Args:
-        name: `tpe`, `gp` or `cmaes`.
+        name: `tpe`, `gp`, `cmaes` or `nsga2`.
         space: Domains by spec path.
         seed: Seed of the spec.
         mode: Whether the largest or the smallest metric is the best: `max` or `min`.
         known: Results of other sweeps, which come first.
+        goals: Costs that count beside the metric.
     """
 
     def __init__(
-        self, name: str, space: Space, seed: int, mode: str, known: Sequence[Observation] = ()
+        self,
+        name: str,
+        space: Space,
+        seed: int,
+        mode: str,
+        known: Sequence[Observation] = (),
+        goals: Goals = NO_GOALS,
     ) -> None:
         import optuna
 
@@ -74,11 +88,13 @@ class LearnedPoints:
         # Its lines would be between those of the sweep.
         logging.getLogger("optuna").setLevel(logging.ERROR)
         self._name, self._space, self._seed = name, space, seed
-        self._worst = -math.inf if mode == "max" else math.inf
-        directions = optuna.study.StudyDirection
-        self._study = optuna.create_study(
-            direction=directions.MAXIMIZE if mode == "max" else directions.MINIMIZE
-        )
+        self._mode, self._worst = mode, -math.inf if mode == "max" else math.inf
+        self._goals = goals
+        directions = ["maximize" if mode == "max" else "minimize"]
+        directions += ["minimize" for _ in goals.objectives]
+        self._study = optuna.create_study(directions=directions)
+        # Metrics of trials that have one, in the order in which they were told.
+        self._metrics: list[float] = []
         self._spread = SpreadPoints(space, seed)
         domains = all_domains(space)
         self._asked: list[Any] = []
@@ -97,9 +113,12 @@ class LearnedPoints:
         """Draws the next point."""
         number = len(self._asked)
         is_early = number + self._num_known < _FEWEST_SAMPLES[self._name]
+        if self._name == "nsga2":
+            # Whatever is known: parents are taken from a whole generation.
+            is_early = number < _POPULATION
         if is_early or self._num_told < _FEWEST_RESULTS[self._name]:
             return self._take(self._spread.choice(number))
-        if self._name == "cmaes":
+        if self._name in _WITH_STATE:
             return self._take(None)
         import optuna
 
@@ -117,15 +136,33 @@ class LearnedPoints:
         """
         return self._take(lambda name, _: numbers[name])
 
-    def tell(self, number: int, metric: float | None) -> None:
+    def tell(
+        self, number: int, metric: float | None, costs: Mapping[str, float] | None = None
+    ) -> None:
         """Gives a result.
 
         Args:
             number: Number of a sample that was drawn.
             metric: Its metric; None for the worst of all.
+            costs: What the point costs, as far as there are goals.
         """
-        self._study.tell(self._asked[number], self._worst if metric is None else metric)
+        trial, costs = self._asked[number], costs or {}
+        for name, most in self._goals.constraints.items():
+            trial.set_constraint(name, costs[name] - most)
+        if metric is not None:
+            self._metrics.append(metric)
+        worst = self._worst_finite() if self._goals.objectives else self._worst
+        value = worst if metric is None else metric
+        self._study.tell(trial, [value, *(costs[name] for name in self._goals.objectives)])
         self._num_told += 1
+
+    def _worst_finite(self) -> float:
+        """A metric that is as much worse than the worst so far as that is than the best.
+
+        Hypervolumes and distances of points have no use for infinite ones.
+        """
+        low, high = min(self._metrics, default=0.0), max(self._metrics, default=0.0)
+        return 2 * low - high if self._mode == "max" else 2 * high - low
 
     def _take(self, fixed: Choose | None) -> Draw:
         """Adds the next trial to the study, with a given point or one of the sampler."""
@@ -134,8 +171,7 @@ class LearnedPoints:
             make_point(self._space, _record(fixed, numbers))
             self._study.enqueue_trial(numbers)
         trial = self._ask()
-        if self._name == "cmaes":
-            # It keeps its state in the trials, also in those whose point is given.
+        if self._name in _WITH_STATE:
             _ = trial.relative_params
         self._asked.append(trial)
         return self._suggest(trial)
@@ -222,6 +258,8 @@ def _make_sampler(name: str, seed: int) -> Any:
             independent_sampler=first,
             warn_independent_sampling=False,
         )
+    if name == "nsga2":
+        return samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
     return samplers.CmaEsSampler(
         seed=seed,
         n_startup_trials=_FEWEST_RESULTS[name],

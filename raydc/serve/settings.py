@@ -78,6 +78,8 @@ class Settings(BaseModel):
     # Of a language model: `serve.generation` of the spec.
     num_slots: int = 8
     max_tokens: int = 1024
+    length: int | None = None
+    num_adapters: int = 0
     stream_timeout_s: float = 600.0
 
     def at(self, now_s: float) -> Traffic:
@@ -102,4 +104,4 @@ class Settings(BaseModel):
     @property
     def batching(self) -> tuple[object, ...]:
         """Settings on which a batcher or an engine depends, besides its model."""
-        return self.max_batch_size, self.batch_wait_timeout_s, self.num_slots
+        return self.max_batch_size, self.batch_wait_timeout_s, self.num_slots, self.length

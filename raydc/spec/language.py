@@ -81,7 +81,19 @@ class Generation(Section):
     max_tokens: Annotated[int, Field(ge=1)] = Field(
         1024,
         description="Most tokens that a request may ask for. Prompt and answer together have at "
-        "most data.blocks.length tokens.",
+        "most `length` tokens.",
+    )
+    length: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Most tokens of a prompt and its answer together, for a pretrained decoder: up "
+        "to its positions. Default: data.blocks.length. Each slot takes the memory of so many "
+        "tokens.",
+    )
+    adapters: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0,
+        description="Versions beside those of the traffic that a replica holds at a time, because "
+        "requests name them as `model:version`: adapters (model.lora) of the same base, which is "
+        "not loaded again. Whoever may use the endpoint may name them. 0: none.",
     )
     # HAProxy ends what is older when its configuration changes: `engine.serve_environment`.
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
@@ -164,6 +176,9 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
             if getattr(spec.serve, field) != getattr(usual, field):
                 message = f"it is about rows, and {LANGUAGE} answers with tokens; leave it out"
                 yield problem(message, "serve", field)
+        if is_decoder and spec.serve.generation.length is not None:
+            message = "a decoder from scratch knows data.blocks.length positions; leave it out"
+            yield problem(message, "serve", "generation", "length")
     if is_pretrained:
         yield from _pretrained_problems(spec, problem)
 
@@ -188,6 +203,3 @@ def _pretrained_problems(spec: Spec, problem: Callable[..., Problem]) -> Iterato
         if spec.data.features.text.normalisation != "none":
             message = "conversations are read as they are; leave it out"
             yield problem(message, "data", "features", "text", "normalisation")
-    if spec.serve is not None:
-        message = "pretrained decoders are not served yet; remove the section, and export the model"
-        yield problem(message, "serve")

@@ -90,6 +90,24 @@ def domain_problems(
             )
             yield problem(second, message)
     yield from _kind_problems(spec.sweep, problem)
+    for field, message in _objective_problems(spec.sweep):
+        yield Problem(where(("sweep", field)), f"sweep.{field}", message)
+
+
+def _objective_problems(sweep: Sweep) -> Iterator[tuple[str, str]]:
+    """Yields what several objectives cannot be combined with, each with its field."""
+    if len({*sweep.objectives}) < len(sweep.objectives):
+        yield "objectives", "names one cost twice"
+    if sweep.objectives and sweep.scheduler.name != "fifo":
+        yield (
+            "objectives",
+            f"scheduler: {sweep.scheduler.name} stops trials by train.metric alone, also those "
+            "that cost little; set scheduler: fifo",
+        )
+    if sweep.objectives and sweep.search_alg == "cmaes":
+        yield "objectives", "search_alg: cmaes has one objective; use nsga2, tpe or gp"
+    if sweep.warm_start and (sweep.objectives or sweep.constraints):
+        yield "warm_start", "earlier results have no costs; leave out objectives and constraints"
 
 
 def _some(values: list[Any]) -> list[Any]:

@@ -10,6 +10,11 @@ from raydc.spec.base import Count, Section, named
 from raydc.spec.space import Domain
 
 
+def format_cost(cost: float) -> str:
+    """Formats a cost: whole numbers with separators, times with four digits."""
+    return f"{cost:,.0f}" if cost == int(cost) else f"{cost:.4g}"
+
+
 class SweepScheduler(Section):
     """Early stopping of trials."""
 
@@ -30,9 +35,12 @@ class SweepScheduler(Section):
     )
 
 
-SearchAlg = Literal["random", "grid", "quasi_random", "tpe", "gp", "cmaes"]
+SearchAlg = Literal["random", "grid", "quasi_random", "tpe", "gp", "cmaes", "nsga2"]
 # Those that choose a point with the results of trials before.
-LEARNING = ("tpe", "gp", "cmaes")
+LEARNING = ("tpe", "gp", "cmaes", "nsga2")
+# What a trial costs whoever uses its model; less is better.
+Cost = Literal["parameters", "latency_ms"]
+LATENCY: Cost = "latency_ms"
 
 
 class Sweep(Section):
@@ -53,21 +61,39 @@ class Sweep(Section):
     search_alg: SearchAlg = Field(
         "random",
         description="What chooses the points. random; grid: all combinations of choices, in a "
-        "random order; quasi_random: evenly spread (Sobol); tpe, gp and cmaes learn from the "
-        "trials before, by Optuna.",
+        "random order; quasi_random: evenly spread (Sobol); tpe, gp, cmaes and nsga2 learn from "
+        "the trials before, by Optuna.",
     )
     lag: Count = Field(
         8,
-        description="For tpe, gp and cmaes: trial i is chosen with the first results of trials 0 "
-        "to i - lag, on every cluster. So this many trials may run at a time; fewer learn faster.",
+        description="For tpe, gp, cmaes and nsga2: trial i is chosen with the first results of "
+        "trials 0 to i - lag, on every cluster. So this many trials may run at a time; fewer learn "
+        "faster.",
     )
-
     warm_start: list[str] = Field(
         default_factory=list,
-        description="For tpe, gp and cmaes: earlier results to begin with. Names of runs with a "
-        "sweep in the same storage, or studies of Optuna: a URL of its storage such as "
+        description="For tpe, gp, cmaes and nsga2: earlier results to begin with. Names of runs "
+        "with a sweep in the same storage, or studies of Optuna: a URL of its storage such as "
         "sqlite:///study.db, or the path of a journal file (.log), with #NAME if there are several "
         "studies. What does not fit the space is left out and counted.",
     )
+
+    objectives: list[Cost] = Field(
+        default_factory=list,
+        description="Costs that a sweep makes small while it makes train.metric good: parameters "
+        "of the network, and latency_ms, the time of a forward pass as a replica does it. The "
+        "sweep then has a Pareto front. For scheduler: fifo.",
+    )
+    constraints: dict[Cost, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="The most that a model may cost, such as {parameters: 1e6, latency_ms: 5}. A "
+        "trial above it is not trained, and counts as the worst.",
+    )
+    latency_rows: Count = Field(1, description="Rows of the pass whose latency_ms is measured.")
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """Costs that objectives or constraints name, each once."""
+        return tuple(dict.fromkeys((*self.objectives, *self.constraints)))
 
     _expand_names = field_validator("scheduler", mode="before")(named)

@@ -79,6 +79,14 @@ class Train(Section):
         description="Pieces that each step is cut into, for any number of workers. Default: the "
         "largest number of workers.",
     )
+    micro_batch_size: Count | Literal["auto"] | None = Field(
+        None,
+        description="Most rows of a forward and backward pass. A logical shard of more rows is "
+        "computed in several passes, whose gradients add up; each number of passes has its own "
+        "last bits. auto: as many rows as fit into the memory of the smallest worker at the first "
+        "start; the number is written into resolved.yaml, holds for all later workers, and a "
+        "worker with too little memory for it is refused. Default: a logical shard at once.",
+    )
     exact: bool = Field(
         True,
         description="The same bits for every number of workers: shards are computed one by one and "
@@ -94,6 +102,13 @@ class Train(Section):
         None,
         description="A name, or a name with its arguments. Default: every row once in an epoch. "
         "Each worker keeps 12 bytes for each training row.",
+    )
+    group_by_length: bool = Field(
+        False,
+        description="Put texts and lists of similar length into one step, and pad each logical "
+        "shard to its longest only. Rows of 50 neighbouring steps are sorted by length, and their "
+        "steps are taken in an order that is drawn. Each worker keeps 4 bytes for each training "
+        "row.",
     )
     optimizer: Optimizer = Field(Optimizer(), description="A name, or a name with its arguments.")
     learning_rate: Positive = Field(1e-3, description="Highest learning rate.")
@@ -161,7 +176,9 @@ class Train(Section):
         None, description="Whether more or less is better. Default: as the metric needs."
     )
     log_every_steps: Count = Field(
-        10, description="Steps between two writes of metrics and progress."
+        10,
+        description="Steps between two writes of metrics and progress. Lines of quick steps "
+        "wait a quarter of a second for more of them.",
     )
 
     _expand_names = field_validator(

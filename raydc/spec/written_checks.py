@@ -25,7 +25,7 @@ from raydc.spec.model import Fusion, TwoTowers
 from raydc.spec.model_section import ModelSection
 from raydc.spec.row_sources import SqlQuery
 from raydc.spec.sections import HuggingFace, Spec
-from raydc.spec.sweep_section import LEARNING
+from raydc.spec.sweep_section import LATENCY, LEARNING
 
 _Found = Iterator[tuple[Path, str]]
 # Parameters of libpq that hold a secret.
@@ -45,11 +45,14 @@ def written_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Probl
     for path in _passwords(spec.data):
         message = "holds a password; give it as $NAME, an environment variable"
         yield Problem(where(path), ".".join(map(str, path)), message)
+    sweep = spec.sweep
     for name in ("lag", "warm_start"):
-        sweep = spec.sweep
         if sweep and sweep.search_alg not in LEARNING and _is_given(sweep, name):
             message = f"it is for {', '.join(LEARNING)}, not for search_alg: {sweep.search_alg}"
             yield Problem(where(("sweep", name)), f"sweep.{name}", message)
+    if sweep and LATENCY not in sweep.costs and _is_given(sweep, "latency_rows"):
+        message = f"neither objectives nor constraints name {LATENCY}"
+        yield Problem(where(("sweep", "latency_rows")), "sweep.latency_rows", message)
     searched = tuple(spec.sweep.space) if spec.sweep else ()
     for path, message in (*_of_model(spec), *_of_train(spec), *_of_data(spec.data)):
         section = ".".join(map(str, path[:1] if path[0] == "model" else path[:2]))

@@ -25,6 +25,9 @@ from raydc.tracking import events
 # Sends a record to the driver, or to another observer of the run.
 Publish = Callable[[dict[str, Any]], None]
 _PUBLISH_EVERY_S = 0.5
+# Lines of steps of a few milliseconds are written together: to open the file takes as long as a
+# tenth of such a step.
+_WRITE_EVERY_S = 0.25
 
 
 class Journal:
@@ -55,7 +58,10 @@ class Journal:
         # One record and one loss for each step since the last flush.
         self._pending: list[dict[str, Any]] = []
         self._losses: list[Tensor] = []
+        # Records with their losses that are not written yet, and the row ids of each.
+        self._unwritten: list[dict[str, Any]] = []
         self._row_ids: list[order.Ids] = []
+        self._written_s = 0.0
         # TensorBoard appends to its files, which an object store cannot do.
         self._tensorboard = (
             _TensorBoard(run_folder.local_path / "tensorboard")
@@ -117,14 +123,17 @@ class Journal:
         }
         self._pending.append(record)
         self._losses.append(loss)
-        self._row_ids.append(ids)
+        if self.writes:
+            self._row_ids.append(ids)
         self._rows_since += len(ids)
 
-    def flush(self, loss_sum: float) -> float:
+    def flush(self, loss_sum: float, may_wait: bool = False) -> float:
         """Reads the losses since the last flush and writes their lines.
 
         Args:
             loss_sum: Sum of loss times rows over the steps before.
+            may_wait: Whether lines may wait for more of them, a fraction of a second; not before
+                a checkpoint, whose lines must be there.
 
         Returns:
             The sum with these steps. They are added one by one, so that the bits of the sum do not
@@ -138,12 +147,6 @@ class Journal:
         # One transfer from the device for all losses.
         losses: list[float] = torch.stack(self._losses).tolist()
         records, self._pending, self._losses = self._pending, [], []
-        row_ids, self._row_ids = self._row_ids, []
-        if self.writes:
-            # Of all steps at once, because a call of numpy costs more than the rows of a step.
-            for record, fingerprint in zip(records, order.fingerprints(row_ids), strict=True):
-                # As text: JSON readers elsewhere turn integers beyond 2**53 into floats.
-                record["row_fingerprint"] = str(fingerprint)
         for record, loss in zip(records, losses, strict=True):
             if not math.isfinite(loss):
                 raise TrainError(
@@ -154,9 +157,24 @@ class Journal:
             record["loss"] = loss
             loss_sum += loss * int(record["rows"])
         if self.writes:
-            self._metrics.write_all(records)
-            self._write_scalars(records[-1], "train")
+            self._unwritten += records
+            if not may_wait or time.monotonic() - self._written_s >= _WRITE_EVERY_S:
+                self._write_steps()
         return loss_sum
+
+    def _write_steps(self) -> None:
+        """Writes the lines of the steps whose losses are read. Raises OSError."""
+        if not self._unwritten:
+            return
+        records, self._unwritten = self._unwritten, []
+        row_ids, self._row_ids = self._row_ids[: len(records)], self._row_ids[len(records) :]
+        # Of all steps at once, because a call of numpy costs more than the rows of a step.
+        for record, fingerprint in zip(records, order.fingerprints(row_ids), strict=True):
+            # As text: JSON readers elsewhere turn integers beyond 2**53 into floats.
+            record["row_fingerprint"] = str(fingerprint)
+        self._written_s = time.monotonic()
+        self._metrics.write_all(records)
+        self._write_scalars(records[-1], "train")
 
     def publish_progress(self, loss: float, **fields: Any) -> None:
         """Publishes the progress of the run, at most twice a second.
@@ -197,6 +215,7 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Writes what is left. Raises OSError, unless the attempt failed already."""
         with contextlib.nullcontext() if kind is None else contextlib.suppress(OSError):
+            self._write_steps()
             self.sync()
 
     def _write_scalars(self, record: dict[str, Any], split: str) -> None:

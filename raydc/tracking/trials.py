@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raydc import spec as specs
@@ -38,6 +38,7 @@ class Trial:
         error: First line of the error of a trial that has failed, as far as it is known.
         twin: Number of the first trial with the same point, which was run for both; None if this
             is the first.
+        costs: What its model costs, as far as the sweep has goals.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Trial:
     state: str
     error: str | None = None
     twin: int | None = None
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 def trial_spec(spec: ResolvedSpec, values: dict[str, Any]) -> ResolvedSpec:
@@ -281,40 +283,15 @@ def pick_best(trials: Sequence[Trial], mode: str) -> Trial | None:
     return max(measured, key=lambda trial: sign * (trial.metric or 0.0), default=None)
 
 
-def format_table(trials: tuple[Trial, ...], winner: Trial, metric: str) -> list[str]:
-    """Formats all trials as aligned lines, after a header, and says how many were drawn again.
-
-    Args:
-        trials: Trials in the order of sampling.
-        winner: The trial to mark with an asterisk.
-        metric: Name of the validation metric.
-    """
-    paths = list(winner.values)
-    cells = [["", "trial", *paths, "epochs", metric, "state"]]
-    for number, trial in enumerate(trials):
-        score = "" if trial.metric is None else f"{trial.metric:.4f}"
-        values = [_short(trial.values[path]) for path in paths]
-        mark = "*" if trial == winner else ""
-        again = "" if trial.twin is None else f", trial {trial.twin} drawn again"
-        cells.append([mark, str(number), *values, str(trial.epochs), score, trial.state + again])
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    if num_again := sum(trial.twin is not None for trial in trials):
-        lines.append(f"{num_again} of {len(trials)} samples were drawn again, and run once")
-    return lines
-
-
 def format_values(values: dict[str, Any]) -> str:
     """Formats searched values on one line."""
-    return ", ".join(f"{path}={_short(value)}" for path, value in values.items())
+    return ", ".join(f"{path}={shorten(value)}" for path, value in values.items())
 
 
-def _short(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """Formats a searched value in few characters."""
     if isinstance(value, dict):
         # A section: `sgd(momentum=0.9)`.
-        rest = ", ".join(f"{key}={_short(one)}" for key, one in value.items() if key != "name")
+        rest = ", ".join(f"{key}={shorten(one)}" for key, one in value.items() if key != "name")
         return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)

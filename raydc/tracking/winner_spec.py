@@ -8,6 +8,7 @@ import yaml
 
 from raydc import spec as specs
 from raydc.spec import ResolvedSpec, document
+from raydc.spec.sweep_section import format_cost
 from raydc.tracking.trials import Trial
 
 FILE = "best.yaml"
@@ -40,9 +41,6 @@ def write_text(spec: ResolvedSpec, winner: Trial, number: int, digest: str) -> s
         digest: SHA-256 of its weights, in hexadecimal.
     """
     assert spec.sweep is not None
-    name = spec.name[: _LONGEST_NAME - len(_ENDING)] + _ENDING
-    values: dict[str, Any] = {**winner.values, "name": name}
-    own = specs.with_values(spec.model_copy(update={"sweep": None}), values)
     metric = "" if winner.metric is None else f", {spec.train.metric} {winner.metric:.4f}"
     lines = [
         f"Trial {number} of the {spec.sweep.num_samples} of sweep {spec.name}, its best{metric}.",
@@ -57,5 +55,27 @@ def write_text(spec: ResolvedSpec, winner: Trial, number: int, digest: str) -> s
         ]
     else:
         lines.append("trains it again; with train.exact: false the weights may differ a little.")
+    return _write(spec, winner, _ENDING, lines)
+
+
+def write_member(spec: ResolvedSpec, trial: Trial, number: int) -> str:
+    """Writes the spec of a trial of the Pareto front as YAML, with a comment that says what it is.
+
+    Args:
+        spec: The resolved spec of the sweep.
+        trial: A trial of the front, with its costs.
+        number: Its number in the order of sampling, from 0.
+    """
+    metric = "" if trial.metric is None else f"{spec.train.metric} {trial.metric:.4f}"
+    costs = [f"{name} {format_cost(cost)}" for name, cost in trial.costs.items()]
+    line = f"Trial {number} of the Pareto front of sweep {spec.name}: "
+    return _write(spec, trial, f"-trial-{number}", [line + ", ".join([metric, *costs]) + "."])
+
+
+def _write(spec: ResolvedSpec, trial: Trial, ending: str, lines: list[str]) -> str:
+    """The spec that trains a trial again, under a name with this ending, after lines of comment."""
+    name = spec.name[: _LONGEST_NAME - len(ending)] + ending
+    values: dict[str, Any] = {**trial.values, "name": name}
+    own = specs.with_values(spec.model_copy(update={"sweep": None}), values)
     body = yaml.dump(specs.to_dict(own), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return "".join(f"# {line}\n" for line in lines) + body

@@ -8,8 +8,12 @@ import httpx
 import pytest
 from chromium import PHONE_WIDTH, Browser
 from language_models import NAME, write_language_bundle
+from pretrained_models import NAME as CHAT
+from pretrained_models import PretrainedStore
 from served import Served
 
+from raydc.bundle.completion import complete
+from raydc.bundle.growing_answer import AnswerOptions
 from raydc.registry import Registry
 from raydc.storage import Storage
 
@@ -73,3 +77,29 @@ def test_the_page_of_a_language_model_fits_on_a_phone(texts: Served, browser: Br
         PHONE_WIDTH,
         PHONE_WIDTH,
     ]
+
+
+def test_a_conversation_goes_on_with_its_answers(
+    tmp_path_factory: pytest.TempPathFactory, browser: Browser
+) -> None:
+    made = PretrainedStore(tmp_path_factory.mktemp("chat"), num_versions=1)
+    with Served(made.storage, CHAT).running() as endpoint:
+        browser.open(endpoint.url)
+        assert browser.text("#summary").startswith("Answers messages")
+        talk: list[dict[str, str]] = []
+        for content in ("the cat", "a dog"):
+            talk.append({"role": "user", "content": content})
+            expected = complete(made.bundle(), talk, AnswerOptions(6)).text
+            for name, value in (("prompt", content), ("max-tokens", "6"), ("temperature", "0")):
+                put(browser, name, value)
+            browser.one("#predict").click()
+
+            def shown(expected: str = expected) -> bool:
+                script = "return [...document.querySelectorAll('#text')].map((e) => e.textContent)"
+                return bool(browser.run(script) == [expected] and browser.all("#tokens"))
+
+            browser.wait(shown, "the answer is shown")
+            talk.append({"role": "assistant", "content": expected})
+        browser.one("#again").click()
+        assert browser.run("return document.querySelector('#prompt').value") == ""
+        assert browser.driver.get_log("browser") == [], "nothing was refused, and nothing failed"

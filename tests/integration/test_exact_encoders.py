@@ -9,13 +9,17 @@ import pytest
 import safetensors.torch
 import test_exact_frozen_body as frozen
 import torch
-from encoder_folders import write_encoder, write_texts
+from encoder_folders import text_features, write_encoder, write_texts
 from ranks import Ranks
 from test_exact_options import NUM_STEPS, check_exact, lines_of, outcome, spec_of
 
+from raydc.chaos import ledger
 from raydc.checkpoint.state import unpack_model
 from raydc.checkpoint.store import CheckpointStore
+from raydc.data.shards import open_rows
+from raydc.loop.row_order import make_groups
 from raydc.storage import Storage
+from raydc.tracking import events
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,22 @@ def test_encoders(
         )
         ranks.fit(1, still, plain, data)
         assert outcome(plain, NUM_STEPS) != outcome(run, NUM_STEPS)
+
+
+def test_texts_of_similar_length(ranks: Ranks, data: Storage, folder: Path, tmp_path: Path) -> None:
+    train = {"learning_rate": 5e-3, "group_by_length": True}
+    spec = spec_of(train, model=section(folder), data=data_of(folder))
+    run = check_exact(ranks, spec, data, tmp_path)
+    first, last = lines_of(run, "epoch")
+    assert last["train_loss"] < first["train_loss"]
+    rows = open_rows(data, "train")
+    groups = make_groups(spec.train, text_features().signature, lambda: rows.lengths)
+    batch = spec.train.global_batch_size
+    for place in (run, Storage(str(tmp_path / "resized"))):
+        history = events.surviving(events.read(place, "metrics"))
+        assert ledger.violations(history, spec.seed, len(rows), batch, groups=groups) == []
+        # The control: they are not the rows of the plain order.
+        assert len(ledger.violations(history, spec.seed, len(rows), batch)) == NUM_STEPS
 
 
 @pytest.mark.parametrize("task", ["regression", "multilabel"])

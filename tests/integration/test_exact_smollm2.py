@@ -1,32 +1,46 @@
-"""SmolLM2-135M with adapters: one hash across a kill and a resize, and its folder out again."""
+"""SmolLM2-135M with adapters: one hash across a kill and a resize, and served as offline."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import openai
 import pytest
 import safetensors.torch
 import torch
 from decoder_folders import decoder_spec
 from prepared_here import prepare_here
 from ranks import Ranks
+from served_language import LanguageServer
 from smollm2 import convert_smollm2
 from test_exact_options import lines_of, outcome
 from training import training_spec
 
-from raydc import models
+from raydc import bundle, models
 from raydc import spec as specs
+from raydc.bundle.completion import complete
+from raydc.bundle.growing_answer import AnswerOptions
 from raydc.checkpoint.state import unpack_model
 from raydc.checkpoint.store import CheckpointStore
+from raydc.data.prepared import load as load_prepared
+from raydc.data.prepared import read_golden_rows
 from raydc.data.tokenizer_file import check_conversations
 from raydc.features import Signature
 from raydc.features.conversation_column import LEARNT
+from raydc.registry import Registry
+from raydc.serve.control.application import build_settings
+from raydc.serve.settings import Traffic
+from raydc.spec import ResolvedSpec
+from raydc.spec.sections import Serve
 from raydc.storage import Storage
 
 NUM_STEPS, LENGTH, NUM_ROWS = 50, 128, 4
 # A step of four rows takes seconds on one core.
 _TIMEOUT_S = 3600
+_NUM_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +154,31 @@ def test_adapters_of_smollm2_survive_a_kill_and_a_resize(
     assert all(one.equal(given[name].float()) for name, one in kept.items())
     # Seven linear layers in each of thirty.
     assert len(weights) - len(kept) == 2 * 7 * 30
+    answers_as_offline(spec, data, weights, tmp_path)
+
+
+def answers_as_offline(
+    spec: ResolvedSpec, data: Storage, weights: dict[str, torch.Tensor], folder: Path
+) -> None:
+    """Serves a trained model, whose texts are those of its bundle in any company."""
+    made, store = Storage(str(folder / "made")), Storage(str(folder / "registry"))
+    prepared = load_prepared(data)
+    rows = read_golden_rows(data)
+    bundle.write(made, spec, prepared.features, weights, rows, {"run": spec.name})
+    Registry(store).register(spec.name, made, {"run": spec.name})
+    offline = bundle.load(Registry(store).folder(spec.name, 1))
+    section = Serve(auth="none", request_timeout_s=600.0)
+    settings = build_settings(spec.name, section, store, Traffic(version=1))
+    prompts = ["The train", "The train 17 leaves", "The train 5 reaches Bern at", "An hour later"]
+    talk = [{"role": "user", "content": "Which train leaves Aachen?"}]
+    wanted = AnswerOptions(_NUM_TOKENS)
+    expected = [complete(offline, one, wanted).text for one in (*prompts, talk)]
+    with LanguageServer(settings).running() as server, ThreadPoolExecutor(len(expected)) as pool:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=600)
+        asked: Any = {"model": spec.name, "max_tokens": _NUM_TOKENS, "temperature": 0}
+        texts = [pool.submit(client.completions.create, prompt=one, **asked) for one in prompts]
+        answer = client.chat.completions.create(messages=talk, **asked)
+        found = [one.result().choices[0].text for one in texts]
+        assert [*found, answer.choices[0].message.content] == expected
+        # What it has learnt goes on: trains that leave or reach a town.
+        assert any(town in found[1] for town in ("Aachen", "Bern", "Cork", "Dover"))

@@ -29,6 +29,8 @@ SPACE = {
     "model.width": {"choice": [8, 16]},
 }
 
+WIDTH = "model.width"
+
 
 def sweep_spec(folder: Path, sections: dict[str, Any] | None = None, **fields: Any) -> Spec:
     section = {"space": SPACE, "num_samples": 4, "max_concurrent_trials": 2, **fields}
@@ -81,6 +83,45 @@ def test_sweep_best_trial_becomes_the_bundle(
     assert bundle.load(again.bundle_folder).facts["metrics"]["accuracy"] == pytest.approx(
         again.winner.metric
     )
+
+
+def test_sweep_of_several_objectives_has_a_front_of_specs(
+    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
+) -> None:
+    space = {"train.learning_rate": {"loguniform": [1e-3, 1e-1]}, WIDTH: {"choice": [4, 8, 16, 64]}}
+    goals = {"objectives": ["parameters"], "constraints": {"parameters": 2000, "latency_ms": 1e4}}
+    given = sweep_spec(
+        tmp_path, space=space, num_samples=8, scheduler="fifo", search_alg="nsga2", lag=4, **goals
+    )
+    folder, lines = Storage(str(tmp_path / "run")), []
+    result = sweep.run(given, data, folder, lines.append)
+    refused = [trial for trial in result.trials if trial.values[WIDTH] == 64]
+    trained = [trial for trial in result.trials if trial.values[WIDTH] != 64]
+    assert refused
+    assert {trial.state for trial in refused} == {"failed"}
+    assert {trial.state for trial in trained} == {"finished"}
+    assert all("infeasible: parameters" in str(trial.error) for trial in refused)
+    assert not any(attempts(folder, trial.key) for trial in refused)
+    assert result.winner.metric == max(trial.metric or 0.0 for trial in trained)
+
+    # None of the front is as small as, and better than, another; the winner is among them.
+    names = folder.names("sweep/front")
+    numbers = [int(name.removeprefix("trial-").removesuffix(".yaml")) for name in names]
+    front = [result.trials[number] for number in numbers]
+    by_size = sorted((trial.costs["parameters"], trial.metric or 0.0) for trial in front)
+    assert by_size == sorted(set(by_size))
+    assert [metric for _, metric in by_size] == sorted({metric for _, metric in by_size})
+    assert max(metric for _, metric in by_size) == result.winner.metric
+    marked = [line.split()[1] for line in lines if line.startswith(("sweep     +", "sweep     *+"))]
+    assert sum("+" in mark for mark in marked) >= len(front) - 1
+    spec = specs.resolve(specs.load(folder.local_path / "sweep/front" / names[0]))
+    assert spec.model.width == front[0].values[WIDTH]  # type: ignore[union-attr]
+    assert spec.sweep is None
+
+    # Nothing is trained or measured again, and all is decided as before.
+    before = journal(folder), journal(folder, "draws"), folder.names("sweep/latency")
+    sweep.run(given, data, folder, lines.append)
+    assert before == (journal(folder), journal(folder, "draws"), folder.names("sweep/latency"))
 
 
 def weights(folder: Storage) -> str:

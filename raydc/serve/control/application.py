@@ -55,6 +55,8 @@ def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffi
         optimize=section.optimize,
         num_slots=section.generation.slots,
         max_tokens=section.generation.max_tokens,
+        length=section.generation.length,
+        num_adapters=section.generation.adapters,
         stream_timeout_s=section.generation.timeout_s,
     )
 

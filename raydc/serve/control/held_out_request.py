@@ -13,7 +13,8 @@ import numpy as np
 from raydc.data import shards
 from raydc.data.prepared import Prepared, read_golden_rows
 from raydc.errors import DataError
-from raydc.features import Features, TokenBlock
+from raydc.features import Conversations, Features, TokenBlock
+from raydc.features.chat_template import read_messages
 from raydc.registry import user
 from raydc.serve.control.readiness import complete_text, predict_row
 from raydc.spec import ResolvedSpec
@@ -45,8 +46,16 @@ def ask_held_out(
     """
     # Golden rows are the first held-out rows, or the first validation rows if none are held out.
     rows = read_golden_rows(data.folder)
-    if data.features.documents is not None:
-        prompt, num_left = begin_text(str(rows[0][data.features.target]), data.features.documents)
+    column = data.features.token_column
+    if column is not None:
+        first = rows[0][data.features.target]
+        prompt, num_left = (
+            begin_text(str(first), column)
+            if isinstance(column, TokenBlock)
+            else begin_talk(first, column)
+        )
+        if prompt == []:
+            return None, None
         limit = (spec.serve or Serve()).generation.max_tokens
         max_tokens = min(_NUM_ANSWER_TOKENS, num_left, limit)
         with _own_token(spec, storage) as token:
@@ -85,6 +94,26 @@ def begin_text(text: str, block: TokenBlock) -> tuple[str, int]:
         if num_tokens <= block.length // 2:
             return beginning, block.length - num_tokens
     return "", block.length
+
+
+def begin_talk(talk: Any, column: Conversations) -> tuple[list[dict[str, Any]], int]:
+    """Cuts a conversation before its last answer that leaves room for another one.
+
+    Args:
+        talk: A conversation.
+        column: Column of conversations, which counts tokens.
+
+    Returns:
+        Its messages, none if there is no such answer; and how many tokens may follow them.
+    """
+    messages = read_messages(talk, "held-out conversation")
+    for number in reversed(range(1, len(messages))):
+        if messages[number]["role"] != "assistant":
+            continue
+        num_tokens = len(column.encode_question(messages[:number], "held-out conversation"))
+        if num_tokens < column.length:
+            return messages[:number], column.length - num_tokens
+    return [], 0
 
 
 def find_taken(rows: Sequence[Mapping[str, Any]], features: Features) -> int | None:

@@ -166,14 +166,19 @@ def predict_row(
 
 
 def complete_text(
-    url: str, model: str, prompt: str, max_tokens: int, token: str | None, timeout_s: float = 30.0
+    url: str,
+    model: str,
+    prompt: str | list[dict[str, Any]],
+    max_tokens: int,
+    token: str | None,
+    timeout_s: float = 30.0,
 ) -> dict[str, Any]:
-    """Continues one text greedily, with a token that replicas may not know yet.
+    """Continues one text or answers messages greedily, with a token that replicas may not know yet.
 
     Args:
         url: Address of the endpoint, with its path.
         model: Name of the model.
-        prompt: Text that the answer follows.
+        prompt: Text that the answer follows, or messages.
         max_tokens: Most tokens of the answer.
         token: Access token, which may have been created just now; None for an open endpoint.
         timeout_s: Time limit of the request, once the token is known.
@@ -184,11 +189,10 @@ def complete_text(
     Raises:
         ServeError: There is no answer, or the token stays unknown.
     """
-    return _once_known(
-        lambda: client.complete(
-            url, model, prompt, timeout_s, token, max_tokens=max_tokens, temperature=0
-        )
-    )
+    asked = {"max_tokens": max_tokens, "temperature": 0}
+    if isinstance(prompt, str):
+        return _once_known(lambda: client.complete(url, model, prompt, timeout_s, token, **asked))
+    return _once_known(lambda: client.chat(url, model, prompt, timeout_s, token, **asked))
 
 
 def _once_known(ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from raydc.serve.http.request import (
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.alias_reader import AliasReader
+from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
 
@@ -57,7 +58,11 @@ ROW_PATHS = (
     "POST /invocations",
     "POST /v2/models/{model}[/versions/{version}]/infer",
 )
-TEXT_PATHS = ("GET /v1/models[/{model}]", "POST /v1/completions")
+TEXT_PATHS = (
+    "GET /v1/models[/{model}]",
+    "POST /v1/completions",
+    "POST /v1/chat/completions",
+)
 
 
 class Routes:
@@ -172,7 +177,12 @@ class Routes:
     def _document(self, loaded: LoadedVersion) -> dict[str, Any]:
         settings = loaded.settings
         return openapi.build_document(
-            settings.model, loaded.version, loaded.interface, settings, self.version
+            settings.model,
+            loaded.version,
+            loaded.interface,
+            settings,
+            self.version,
+            loaded.embedder is not None,
         )
 
     async def _answer_model(
@@ -223,7 +233,7 @@ def _metadata(
         "task": loaded.bundle.features.signature.task,
         "compute": loaded.bundle.compute,
         "answer": loaded.answer,
-        **({} if loaded.engine is None else {"max_tokens": loaded.engine.max_tokens}),
+        **({} if loaded.engine is None else _describe_engine(loaded.engine)),
         **({"request_path": request_path} if request_path else {}),
         **model_facts.describe_model(loaded.bundle, loaded.source),
     }
@@ -237,6 +247,10 @@ def _metadata(
         for one in metadata["inputs"]
     ]
     return {**metadata, "inputs": inputs}
+
+
+def _describe_engine(engine: GenerationEngine) -> dict[str, Any]:
+    return {"max_tokens": engine.max_tokens, "chat": engine.prompts.talk is not None}
 
 
 def _require(loaded: LoadedVersion | None) -> LoadedVersion:

@@ -27,7 +27,7 @@ _ERRORS = {
 
 @dataclass(frozen=True)
 class CompletionHead:
-    """What all parts of an answer have in common.
+    """What all parts of an answer to a text have in common.
 
     Attributes:
         id: Identifier of the answer.
@@ -41,28 +41,78 @@ class CompletionHead:
     model: str
     digest: str
 
-    def body(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
-        """An answer, or a part of one, without usage.
+    def whole(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
+        """A whole answer, without usage.
 
         Args:
             text: Its text.
+            finish_reason: Why it has ended.
+        """
+        return self._body("text_completion", {"text": text}, finish_reason)
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Events that come before the first part."""
+        return []
+
+    def part(self, text: str, finish_reason: FinishReason | None) -> list[dict[str, Any]]:
+        """Events of a part of an answer, without usage.
+
+        Args:
+            text: What comes next.
             finish_reason: Why it has ended; None if more follows.
         """
-        choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._fields(), "choices": [choice]}
+        return [self._body("text_completion", {"text": text}, finish_reason)]
 
     def usage_body(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The last part of a stream, which only counts tokens."""
-        return {**self._fields(), "choices": [], "usage": usage}
+        return {**self._fields(self._part_kind), "choices": [], "usage": usage}
 
-    def _fields(self) -> dict[str, Any]:
+    @property
+    def _part_kind(self) -> str:
+        return "text_completion"
+
+    def _body(
+        self, kind: str, content: dict[str, Any], finish_reason: FinishReason | None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
+        return {**self._fields(kind), "choices": [choice]}
+
+    def _fields(self, kind: str) -> dict[str, Any]:
         return {
             "id": self.id,
-            "object": "text_completion",
+            "object": kind,
             "created": self.created,
             "model": self.model,
             "system_fingerprint": f"fp_{self.digest[:16]}",
         }
+
+
+class ChatHead(CompletionHead):
+    """What all parts of an answer to messages have in common. See `CompletionHead`."""
+
+    def whole(self, text: str, finish_reason: FinishReason | None) -> dict[str, Any]:
+        """A whole answer, without usage. See `CompletionHead.whole`."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        return self._body("chat.completion", {"message": message}, finish_reason)
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The event that says who speaks."""
+        delta = {"role": "assistant", "content": ""}
+        return [self._body(self._part_kind, {"delta": delta}, None)]
+
+    def part(self, text: str, finish_reason: FinishReason | None) -> list[dict[str, Any]]:
+        """Events of a part of an answer. See `CompletionHead.part`."""
+        found = []
+        if text:
+            found.append(self._body(self._part_kind, {"delta": {"content": text}}, None))
+        # The last one has no text, as clients know it from OpenAI.
+        if finish_reason is not None:
+            found.append(self._body(self._part_kind, {"delta": {}}, finish_reason))
+        return found
+
+    @property
+    def _part_kind(self) -> str:
+        return "chat.completion.chunk"
 
 
 def count_usage(num_prompt_tokens: int, num_answer_tokens: int) -> dict[str, Any]:

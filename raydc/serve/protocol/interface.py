@@ -18,7 +18,7 @@ from raydc.features import (
     NumberList,
     SeriesWindow,
     Text,
-    TokenBlock,
+    TokenColumn,
 )
 
 # Name of the tensor that holds all columns of a model whose columns are all numbers.
@@ -110,7 +110,7 @@ class Interface:
             _describe_input(name, column, name in required)
             for name, column in self.features.columns.items()
             # A language model has no tensors: texts come by another protocol.
-            if not isinstance(column, TokenBlock)
+            if not isinstance(column, TokenColumn)
         ]
 
     @cached_property
@@ -128,7 +128,7 @@ class Interface:
     @cached_property
     def outputs(self) -> list[dict[str, Any]]:
         """Metadata of each output tensor."""
-        if self.features.documents is not None:
+        if self.features.token_column is not None:
             return []
         if not self.classes:
             num_values = self.features.signature.num_values

@@ -41,7 +41,12 @@ _ERROR_HEADERS = {405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 
 
 def build_document(
-    model: str, version: str, interface: Interface, settings: Settings, raydc: str
+    model: str,
+    version: str,
+    interface: Interface,
+    settings: Settings,
+    raydc: str,
+    has_embeddings: bool = False,
 ) -> Json:
     """Builds the document.
 
@@ -51,14 +56,18 @@ def build_document(
         interface: Columns and outputs of the model, for schemas and examples.
         settings: Settings of the endpoint, for its limits and whether it needs tokens.
         raydc: Version of raydc, for the document's description.
+        has_embeddings: Whether the model is an encoder of texts.
     """
     paths = _build_paths(model, version, interface, settings)
-    documents = interface.features.documents
+    documents = interface.features.token_column
     schemas = (
         build_schemas(interface, settings)
         if documents is None
         else {**common_schemas(), **openapi_language.build_schemas(model, settings, documents)}
     )
+    if has_embeddings:
+        paths = {**paths, **_embedding_paths(model)}
+        schemas = {**schemas, **openapi_language.build_embedding_schemas(model, settings)}
     document: Json = {
         "openapi": "3.1.0",
         "info": {
@@ -91,13 +100,13 @@ def build_document(
 def _describe(interface: Interface) -> str:
     """What the model is, as the beginning of a sentence."""
     features = interface.features
-    if features.documents is not None:
+    if features.token_column is not None:
         return f"A language model of `{features.target}`"
     return f"A {features.signature.task}{' model' * features.has_label_sets} of `{features.target}`"
 
 
 def _build_paths(model: str, version: str, interface: Interface, settings: Settings) -> Json:
-    is_language = interface.features.documents is not None
+    is_language = interface.features.token_column is not None
     paths = _text_paths(model) if is_language else _row_paths(model, version, interface, settings)
     one = f"/v2/models/{model}"
     # The same operations with and without a version; an operationId must be unique.
@@ -124,11 +133,33 @@ def _text_paths(model: str) -> Json:
             "completions", "Continue a text", content, openapi_language.completion_answer()
         ),
         "/v1/models": _get("models", "Names that requests may give", "Models"),
+        "/v1/chat/completions": _post(
+            "chat",
+            "Answer messages, with the chat template of the model",
+            {predict_body.JSON: openapi_language.chat_content(model)},
+            openapi_language.chat_answer(),
+        ),
         f"/v1/models/{model}": _get("model", "Whether a name is known", "Model"),
     }
+    return _with_own_errors(paths)
+
+
+def _embedding_paths(model: str) -> Json:
+    """Paths of an encoder in OpenAI's format."""
+    answer = {predict_body.JSON: {"schema": ref("Embeddings")}}
+    content = {predict_body.JSON: openapi_language.embedding_content(model)}
+    paths = {
+        "/v1/embeddings": _post("embeddings", "Vectors of texts", content, answer),
+        "/v1/models": _get("models", "Names that requests may give", "Models"),
+        f"/v1/models/{model}": _get("model", "Whether a name is known", "Model"),
+    }
+    return _with_own_errors(paths)
+
+
+def _with_own_errors(paths: Json) -> Json:
+    """Paths in OpenAI's format with errors in that format."""
     for path in paths.values():
         for operation in path.values():
-            # These paths have errors of their own form.
             operation["responses"] = {
                 status: openapi_language.error_of(ERRORS[int(status)])
                 if status != "200"

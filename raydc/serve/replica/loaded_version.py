@@ -5,7 +5,8 @@ Shape suffixes: B rows, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,19 +17,25 @@ import numpy.typing as npt
 
 from raydc import bundle as bundles
 from raydc.bundle import Bundle
+from raydc.bundle.completion import find_prompts
+from raydc.bundle.embedding import Embedder, make_embedder
 from raydc.bundle.optimize import optimize
+from raydc.bundle.shared_base import BASE
 from raydc.engine.haproxy_rules import TIMEOUT_HEADER
 from raydc.errors import CheckpointError, RaydcError, ServeError
 from raydc.features import Inputs
-from raydc.models.decoder_slots import has_slots, make_slots
+from raydc.models.decoder_slots import find_adapter, has_slots, make_slots
 from raydc.registry import Registry
 from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica import batch_size
 from raydc.serve.replica.batching import Batcher
 from raydc.serve.replica.generation_engine import GenerationEngine
+from raydc.serve.replica.slot_loop import SlotLoop
 from raydc.serve.settings import Settings
 from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
+
+logger = logging.getLogger("ray.serve")
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
@@ -46,6 +53,8 @@ class LoadedVersion:
         interface: Its inputs and outputs in the terms of the protocols.
         batcher: Joins its requests into forward passes; no request of a language model gets there.
         engine: Continues texts; None of a model that predicts rows.
+        embedder: Makes embeddings; None of a model that is no encoder of texts.
+        embedding_batcher: Joins requests for embeddings into forward passes.
     """
 
     number: int
@@ -55,6 +64,15 @@ class LoadedVersion:
     interface: Interface
     batcher: Batcher
     engine: GenerationEngine | None = None
+    embedder: Embedder | None = None
+    embedding_batcher: Batcher | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which paths of OpenAI's format it has."""
+        if self.engine is not None:
+            return "decoder"
+        return "rows" if self.embedder is None else "encoder"
 
     @cached_property
     def version(self) -> str:
@@ -78,7 +96,11 @@ class LoadedVersion:
 
 
 def load_version(
-    settings: Settings, version: int, known: LoadedVersion | None, executor: Executor
+    settings: Settings,
+    version: int,
+    known: LoadedVersion | None,
+    executor: Executor,
+    others: Sequence[LoadedVersion] = (),
 ) -> LoadedVersion:
     """Loads, verifies and warms up a version; takes seconds, so it is called in a thread.
 
@@ -87,23 +109,32 @@ def load_version(
         version: Number of the version in the registry.
         known: The same version under earlier settings, which is reused if it can be; or None.
         executor: Runs forward passes that are too long for the event loop.
+        others: Other versions, whose base and slots are shared by adapters of the same base.
 
     Raises:
         RaydcError: The version does not exist, does not verify or does not work.
     """
+    embedder = None
     if known is not None and known.settings.identity == settings.identity:
         if known.settings.batching == settings.batching:
             return replace(known, settings=settings)
-        bundle, source = known.bundle, known.source
+        bundle, source, embedder = known.bundle, known.source, known.embedder
         if bundle.max_rows != settings.max_batch_size:
             bundle = replace(bundle, max_rows=settings.max_batch_size)
+            embedder = embedder and embedder.with_rows(settings.max_batch_size)
     else:
-        bundle, source = _raise_raydc_errors_only(
-            settings, version, lambda: load_bundle(settings, version)
+        trained, source = _raise_raydc_errors_only(
+            settings, version, lambda: load_bundle(settings, version, others)
+        )
+        embedder = make_embedder(trained)
+        # After the golden rows, which prove the network as it was trained; `optimize` compares the
+        # compiled one with that.
+        bundle = _raise_raydc_errors_only(
+            settings, version, lambda: optimize(trained) if settings.optimize == "auto" else trained
         )
     if bundle.features.signature.task == LANGUAGE:
         return _raise_raydc_errors_only(
-            settings, version, lambda: _with_engine(settings, version, bundle, source)
+            settings, version, lambda: _with_engine(settings, version, bundle, source, others)
         )
     _raise_raydc_errors_only(settings, version, bundle.find_sizes)
     # Also warms up the model: the first forward pass allocates buffers.
@@ -116,34 +147,73 @@ def load_version(
         settings.batch_wait_timeout_s,
         None if plan.runs_inline else executor,
     )
-    return LoadedVersion(version, settings, bundle, source, Interface(bundle.features), batcher)
+    embedding_batcher = None
+    if embedder is not None:
+        _raise_raydc_errors_only(settings, version, embedder.bundle.find_sizes)
+        embedding_batcher = Batcher(
+            embedder.forward,  # type: ignore[arg-type]
+            plan.batch_size,
+            settings.batch_wait_timeout_s,
+            executor,
+        )
+    interface = Interface(bundle.features)
+    parts = settings, bundle, source, interface, batcher, None, embedder, embedding_batcher
+    return LoadedVersion(version, *parts)
 
 
 def _with_engine(
-    settings: Settings, version: int, bundle: Bundle, source: dict[str, Any]
+    settings: Settings,
+    version: int,
+    bundle: Bundle,
+    source: dict[str, Any],
+    others: Sequence[LoadedVersion],
 ) -> LoadedVersion:
     """A language model with an engine, whose slots have been tried."""
-    documents = bundle.features.documents
-    # Rows of conversations have none.
-    if documents is None or not has_slots(bundle.model):
+    if not has_slots(bundle.model):
         raise ServeError(
             f"version {version} of {settings.model} is a language model of a kind that is not "
             "served yet",
             "raydc evaluate gives its perplexity.",
         )
-    slots = make_slots(bundle.model, settings.num_slots, bundle.num_threads)
+    shared = _find_slots(settings, bundle, others)
+    slots = shared or make_slots(
+        bundle.model, settings.num_slots, bundle.num_threads, settings.length
+    )
     batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
-    engine = GenerationEngine(slots, documents)
+    prompts = find_prompts(bundle)
+    # The first use of a chat template takes a second, which no request should wait for.
+    logger.info("answers of version %s end with the codes %s", version, sorted(prompts.end_codes))
+    engine = GenerationEngine(slots, prompts, find_adapter(bundle.model))
     interface = Interface(bundle.features)
     return LoadedVersion(version, settings, bundle, source, interface, batcher, engine)
 
 
-def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any]]:
+def _find_slots(
+    settings: Settings, bundle: Bundle, others: Sequence[LoadedVersion]
+) -> SlotLoop | None:
+    """Slots of another version with adapters of the same base; None if there are none."""
+    base, column = bundle.facts.get(BASE), bundle.features.token_column
+    for one in others:
+        is_same = (one.settings.identity, one.settings.batching, one.bundle.facts.get(BASE)) == (
+            settings.identity,
+            settings.batching,
+            base,
+        )
+        length = settings.length or (column.length if column is not None else 0)
+        if base and is_same and one.engine is not None and one.engine.max_tokens == length:
+            return one.engine.loop
+    return None
+
+
+def load_bundle(
+    settings: Settings, version: int, others: Sequence[LoadedVersion] = ()
+) -> tuple[Bundle, dict[str, Any]]:
     """Reads a version's bundle from the registry and checks it with its golden rows.
 
     Args:
         settings: Storage, model, device, threads and optimization.
         version: Number of the version in the registry.
+        others: Other versions, whose base is shared.
 
     Returns:
         The bundle, and where the version comes from.
@@ -154,14 +224,13 @@ def load_bundle(settings: Settings, version: int) -> tuple[Bundle, dict[str, Any
     """
     registry = Registry(Storage(settings.storage))
     loaded = bundles.load(
-        registry.folder(settings.model, version), settings.device, settings.num_threads
+        registry.folder(settings.model, version),
+        settings.device,
+        settings.num_threads,
+        [one.bundle for one in others if one.settings.identity == settings.identity],
     )
     bundle = replace(loaded, max_rows=settings.max_batch_size)
-    # Before it is compiled: the golden rows prove the network as it was trained, and `optimize`
-    # compares the compiled one with that.
     bundle.check_golden()
-    if settings.optimize == "auto":
-        bundle = optimize(bundle)
     return bundle, registry.source(settings.model, version)
 
 

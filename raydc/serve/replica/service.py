@@ -21,6 +21,8 @@ from raydc.features import Inputs
 from raydc.features.record import largest_value
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import AdmissionQueue
+from raydc.serve.replica.batching import Batcher
+from raydc.serve.replica.loaded_adapters import LoadedAdapters
 from raydc.serve.replica.loaded_version import (
     Array,
     LoadedVersion,
@@ -59,6 +61,7 @@ class Service:
         tallies: Requests by version since the traffic last changed.
         shadow_runner: Computes copies of requests.
         admission: Limits how many requests are inside.
+        adapters: Versions that were loaded because a request named them.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Service:
         self.tallies: defaultdict[int, Tally] = defaultdict(Tally)
         self.shadow_runner = ShadowRunner()
         self.admission = AdmissionQueue()
+        self.adapters = LoadedAdapters()
         self._now_s = now_s
         self._unload_delay_s = unload_delay_s
         self._configuring = asyncio.Lock()
@@ -114,7 +118,32 @@ class Service:
         if traffic is None or not version.isdecimal() or len(version) > 18:
             return None
         # Versions that are loaded ahead of a change do not answer yet.
-        return self.loaded.get(int(version)) if int(version) in traffic.versions else None
+        if int(version) in traffic.versions:
+            return self.loaded.get(int(version))
+        return self.adapters.find(int(version))
+
+    async def find_adapter(self, version: str) -> LoadedVersion | None:
+        """Finds a version as `find` does, or loads it beside the stable one, whose base it shares.
+
+        Args:
+            version: Its number as in a path.
+
+        Raises:
+            RaydcError: The version does not verify, or is no adapter of that base.
+        """
+        settings, current = self.settings, self.current
+        found = self.find(version)
+        is_number = version.isdecimal() and len(version) <= 18
+        if found is not None or settings is None or current is None or not is_number:
+            return found
+        if not settings.num_adapters:
+            return None
+        async with self._configuring:
+            # Another request may have loaded it meanwhile, and the settings may have changed.
+            found = self.find(version)
+            if found is not None or self.settings is not settings:
+                return found
+            return await self.adapters.load(settings, int(version), current, self._forward_thread)
 
     async def configure(self, settings: Settings) -> None:
         """Loads new versions while the old ones answer, then changes over in one assignment.
@@ -139,8 +168,9 @@ class Service:
         for version in settings.versions_at(self._now_s()):
             known = self.loaded.get(version)
             try:
+                others = [*loaded.values(), *self.loaded.values(), *self.adapters.loaded]
                 loaded[version] = await asyncio.to_thread(
-                    load_version, settings, version, known, self._forward_thread
+                    load_version, settings, version, known, self._forward_thread, others
                 )
             except RaydcError as error:
                 if version in required and self.settings is None:
@@ -162,6 +192,7 @@ class Service:
         num_ongoing = min([settings.max_ongoing_requests, *slots])
         self.admission.resize(num_ongoing, settings.max_queued_requests)
         self.settings, self.loaded = settings, loaded
+        self.adapters.keep(settings, self.current)
         wait_s = settings.since_s - self._now_s()
         if wait_s > 0:
             loop = asyncio.get_running_loop()
@@ -198,15 +229,7 @@ class Service:
         Raises:
             RequestError: The result is not finite: 422 if too large an input explains it, else 500.
         """
-        most = loaded.batcher.max_batch_size
-        if len(x) <= most:
-            values_BK = await loaded.batcher.submit(x)
-        else:
-            # In parts, so that other requests get their turn between two forward passes.
-            parts = (
-                loaded.batcher.submit(x[start : start + most]) for start in range(0, len(x), most)
-            )
-            values_BK = np.concatenate(await asyncio.gather(*parts))
+        values_BK = await self.compute_parts(loaded.batcher, x)
         # A sum is finite only if its terms are, and is cheaper than a test of each; a sum may
         # overflow, so a second look decides.
         if not math.isfinite(values_BK.sum()) and not np.isfinite(values_BK).all():
@@ -217,6 +240,22 @@ class Service:
                 )
             raise RequestError(500, f"rows[{row}]: the model gave a value that is not finite")
         return values_BK
+
+    async def compute_parts(self, batcher: Batcher, x: Inputs) -> Array:
+        """Computes one request in parts, so that others get their turn between two passes.
+
+        Args:
+            batcher: Joins requests into forward passes.
+            x: Inputs of its rows, [B, *shape].
+
+        Returns:
+            Outputs of its rows, [B, K].
+        """
+        most = batcher.max_batch_size
+        if len(x) <= most:
+            return await batcher.submit(x)
+        parts = (batcher.submit(x[start : start + most]) for start in range(0, len(x), most))
+        return np.concatenate(await asyncio.gather(*parts))
 
     def mirror(
         self,

@@ -12,6 +12,7 @@ from raydc.bundle import Bundle
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions, GrowingAnswer, NotFiniteError
 from raydc.errors import DataError
+from raydc.features import PromptTexts
 from raydc.models.decoder_slots import make_slots
 from raydc.models.token_sampling import TokenSampling
 from raydc.storage import Storage
@@ -43,7 +44,7 @@ def test_the_end_of_a_document_ends_an_answer(loaded: Bundle) -> None:
     # The third token stands for the end, unless it came before.
     end = next(code for code in whole.codes[2:] if code not in whole.codes[:2])
     answer = GrowingAnswer(
-        replace(block, end_code=end), [], AnswerOptions(20, TokenSampling(1.0, seed=2))
+        PromptTexts(replace(block, end_code=end)), [], AnswerOptions(20, TokenSampling(1.0, seed=2))
     )
     slots = make_slots(loaded.model, 1)
     text = answer.add(slots.prefill(0, [block.end_code, *block.encode("the", "")], 0))
@@ -89,4 +90,4 @@ def test_scores_that_are_not_finite_are_an_error(loaded: Bundle) -> None:
     scores = make_slots(loaded.model, 1).prefill(0, [block.end_code], 0)
     scores[3] = float("nan")
     with pytest.raises(NotFiniteError):
-        GrowingAnswer(block, [], AnswerOptions(1)).add(scores)
+        GrowingAnswer(PromptTexts(block), [], AnswerOptions(1)).add(scores)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from language_models import TEXTS, language_features, write_language_bundle
+from language_models import TEXTS, block_of, language_features, write_language_bundle
 
 from raydc import bundle, checksummed_folder
 from raydc.bundle import golden_prompts
@@ -41,8 +41,7 @@ def test_a_bundle_has_the_greedy_tokens_behind_beginnings_of_its_golden_rows(
     loaded.check_golden()
     prompts = loaded.golden[PROMPTS]
     assert len(prompts) == len(TEXTS)
-    block = language_features().documents
-    assert block is not None
+    block = block_of(language_features())
     for text, one in zip(TEXTS, prompts, strict=True):
         texts = block.texts([])
         beginning = "".join(texts.add(code) for code in one["prompt"])

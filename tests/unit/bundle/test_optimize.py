@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,8 @@ def test_optimize_runs_only_if_the_spec_says_so(
     for value in ("none", "auto"):
         wanted = section.model_copy(update={"optimize": value})
         settings = application.build_settings("small", wanted, registry.storage, Traffic(version=1))
-        computes.append(loaded_version.load_bundle(settings, 1)[0].compute)
+        loaded = loaded_version.load_version(settings, 1, None, ThreadPoolExecutor(1))
+        computes.append(loaded.bundle.compute)
     assert computes == ["as trained", "compiled, bfloat16"]
 
 

@@ -54,7 +54,10 @@ def test_what_trains_is_said(spec: str, command: str) -> None:
         ("data.chat.long=keep", "data.chat.long"),
         ("model.lora={targets: query}", "model.lora.targets: 'query' names no linear layer of the"),
         ("data.blocks.end_token=nothing", "data.blocks.end_token: there is no token 'nothing'"),
-        ("serve={}", "serve: pretrained decoders are not served yet"),
+        (
+            "serve={generation: {length: 65}}",
+            "serve.generation.length: 65 tokens are more than the 64 positions",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(spec: str, given: str, message: str) -> None:

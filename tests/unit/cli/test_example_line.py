@@ -16,4 +16,8 @@ def test_lines_of_answers() -> None:
     assert describe_example("http://h", text, "Once") == (
         "complete  http://h/v1/completions continued 'Once' with ' was\\n'"
     )
+    talk = {"choices": [{"message": {"content": "Hi"}}]}
+    assert describe_example("http://h", talk, [{"role": "user", "content": "Hello"}]) == (
+        "chat      http://h/v1/chat/completions answered 'Hello' with 'Hi'"
+    )
     assert "no held-out row was sent" in describe_example("http://h", None, None)

@@ -38,6 +38,16 @@ def test_complete_posts_what_openai_calls_a_completion(endpoint: Scripted) -> No
     assert json.loads(body) == asked
 
 
+def test_chat_posts_what_openai_calls_a_chat_completion(endpoint: Scripted) -> None:
+    endpoint.answers = [(200, {}, b'{"choices": [{"message": {"content": "Hi"}}]}')]
+    messages = [{"role": "user", "content": "Hello"}]
+    found = client.chat(endpoint.url, "talks", messages, seed=5)
+    assert found == {"choices": [{"message": {"content": "Hi"}}]}
+    ((method, path, _, body),) = endpoint.requests
+    assert (method, path) == ("POST", "/v1/chat/completions")
+    assert json.loads(body) == {"model": "talks", "messages": messages, "seed": 5}
+
+
 def test_complete_says_what_an_endpoint_or_json_refuses(endpoint: Scripted) -> None:
     content = json.dumps({"error": {"message": "stop: give a string"}, "request_id": "r"})
     endpoint.answers = [(400, {}, content.encode())]

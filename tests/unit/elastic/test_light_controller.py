@@ -11,17 +11,20 @@ from training import write_pictures
 
 from raydc.storage import Storage
 
-# Trains in the process itself, with what a worker has loaded.
+# Trains and scores in the process itself, with what a worker and a driver have loaded.
 _TRAIN = """
 import sys
 sys.path[:0] = {paths!r}
 from training import training_spec
 from raydc.data import prepared
-from raydc import train
+from raydc import evaluate, train
 from raydc.storage import Storage
 spec = training_spec({store!r}, train={section!r}, scaling={{"num_workers": 0}})
 data = prepared.load(Storage({data!r}))
-train.run(spec, data, Storage({store!r}) / "runs/one", print)
+run = Storage({store!r}) / "runs/one"
+train.run(spec, data, run, print)
+found = evaluate.run(run / "model", data.folder, "test")
+assert found["num_rows"] and found["auroc"] is not None, found
 print([name for name in {heavy!r} if name in sys.modules])
 """
 # Each takes about as long to import as torch itself.
@@ -55,7 +58,7 @@ def test_module_of_controller_or_early_check_imports_no_torch(module: str) -> No
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_training_imports_no_compiler(tmp_path: Path, name: str) -> None:
+def test_training_and_scores_import_no_compiler(tmp_path: Path, name: str) -> None:
     data, store = tmp_path / "data", tmp_path / "store"
     write_pictures(Storage(str(data)))
     code = _TRAIN.format(

@@ -16,7 +16,7 @@ from raydc.elastic.trial_queue import TrialQueue
 from raydc.errors import RunError
 from raydc.search.draws import Draws
 from raydc.storage import Storage
-from raydc.tracking import events, trials
+from raydc.tracking import events, trial_table, trials
 
 RATE, DEPTH = "train.learning_rate", "model.depth"
 SPACE = {RATE: {"loguniform": [1e-4, 1e-1]}, DEPTH: {"choice": [1, 2]}}
@@ -142,7 +142,7 @@ def test_point_that_is_drawn_again_takes_the_results_of_its_twin(tmp_path: Path)
         assert (twin.key, twin.metric) == (keys[number], ended[number].metric)
     winner = trials.pick_winner(ended, "max")
     assert winner.twin is None
-    table = trials.format_table(ended, winner, "accuracy")
+    table = trial_table.format_table(ended, winner, "accuracy")
     assert sum(f"trial {ended[again[0]].twin} drawn again" in line for line in table) >= 1
     assert table[-1] == f"{len(again)} of 10 samples were drawn again, and run once"
     assert len(table) == 12

@@ -10,13 +10,8 @@ import torch
 from token_rows import END, MODEL, token_features
 
 from raydc import models
-from raydc.models.decoder_slots import (
-    CHUNK_TOKENS,
-    DecoderSlots,
-    has_slots,
-    make_slots,
-    prefill_all,
-)
+from raydc.models.cached_slots import CHUNK_TOKENS, prefill_all
+from raydc.models.decoder_slots import DecoderSlots, has_slots, make_slots
 from raydc.models.decoders import TokenLosses
 from raydc.models.network_parts import Network
 from raydc.spec.sequence_models import Decoder

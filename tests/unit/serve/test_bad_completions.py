@@ -84,6 +84,7 @@ FIELDS: list[tuple[dict[str, Any], int, str]] = [
     ({"x" * 5000: 5}, 400, "there is no such field"),
 ]
 _TEXT = json.dumps(GOOD).encode()
+_CHAT = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "a"}]}).encode()
 # Whole requests: method, path, body, content type, status, what the message names.
 REQUESTS: list[tuple[str, str, bytes, str, int, str]] = [
     ("POST", "/v1/completions", b"", JSON, 400, "not JSON"),
@@ -102,8 +103,9 @@ REQUESTS: list[tuple[str, str, bytes, str, int, str]] = [
     ("GET", "/v1/models/other", b"", JSON, 404, "no model 'other'"),
     ("GET", "/v1", b"", JSON, 404, "known paths"),
     ("GET", "/v1/completion", b"", JSON, 404, "did you mean completions"),
-    ("POST", "/v1/embeddings", _TEXT, JSON, 404, "no path /v1/embeddings"),
-    ("POST", "/v1/chat/completions", b"{", JSON, 400, "no chat template"),
+    ("POST", "/v1/embeddings", _TEXT, JSON, 404, "has no embeddings"),
+    ("POST", "/v1/chat/completions", b"{", JSON, 400, "not JSON"),
+    ("POST", "/v1/chat/completions", _CHAT, JSON, 400, "'small' has no chat template"),
     ("GET", "/v1/chat/completions", b"", JSON, 405, "use POST"),
 ]
 

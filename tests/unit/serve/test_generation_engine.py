@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from language_models import LENGTH, TEXTS, block_of, write_language_bundle
+from language_models import LENGTH, TEXTS, block_of, prompts_of, write_language_bundle
 from served_language import LanguageStore
 
 from raydc import bundle
@@ -20,11 +20,12 @@ from raydc.bundle import Bundle
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions, GrowingAnswer, NotFiniteError
 from raydc.errors import ServeError
-from raydc.features import TokenBlock
+from raydc.features import PromptTexts, TokenBlock
 from raydc.models.decoder_slots import make_slots
 from raydc.models.token_sampling import TokenSampling
 from raydc.serve.replica import loaded_version
-from raydc.serve.replica.generation_engine import AnswerStream, GenerationEngine
+from raydc.serve.replica.answer_stream import AnswerStream
+from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.storage import Storage
 
 NUM_SLOTS = 4
@@ -47,7 +48,7 @@ async def read_all(stream: AnswerStream) -> tuple[str, int, str | None]:
 
 
 def engine_of(loaded: Bundle, num_slots: int = NUM_SLOTS) -> GenerationEngine:
-    return GenerationEngine(make_slots(loaded.model, num_slots), block_of(loaded.features))
+    return GenerationEngine(make_slots(loaded.model, num_slots), prompts_of(loaded.features))
 
 
 def run(scenario: Callable[[], Awaitable[Any]]) -> Any:
@@ -129,7 +130,7 @@ def scripted(slots: ScriptedSlots, prompts: list[str], max_tokens: int) -> Any:
     """Texts or errors of some prompts that are there before the first pass."""
 
     async def scenario() -> Any:
-        engine = GenerationEngine(slots, BLOCK)
+        engine = GenerationEngine(slots, PromptTexts(BLOCK))
         options = AnswerOptions(max_tokens)
         streams = [engine.submit(BLOCK.encode(prompt, ""), options) for prompt in prompts]
         slots.gate.set()
@@ -158,7 +159,7 @@ def test_slots_go_to_those_who_have_waited_longest() -> None:
     ended: list[str] = []
 
     async def scenario() -> None:
-        engine = GenerationEngine(slots, BLOCK)
+        engine = GenerationEngine(slots, PromptTexts(BLOCK))
 
         async def ask(prompt: str, stream: AnswerStream) -> None:
             await read_all(stream)
@@ -177,7 +178,7 @@ def test_a_cancelled_answer_gives_its_slot_to_the_next() -> None:
     slots = ScriptedSlots(num_slots=1)
 
     async def scenario() -> None:
-        engine = GenerationEngine(slots, BLOCK)
+        engine = GenerationEngine(slots, PromptTexts(BLOCK))
         first, second, third = (
             engine.submit(BLOCK.encode(one, ""), AnswerOptions(30)) for one in "abc"
         )
@@ -237,10 +238,10 @@ def test_the_thread_ends_with_the_work_and_starts_again() -> None:
     slots.gate.set()
 
     async def scenario() -> None:
-        engine = GenerationEngine(slots, BLOCK)
+        engine = GenerationEngine(slots, PromptTexts(BLOCK))
         for _ in range(2):
             assert await read_all(engine.submit([5], AnswerOptions(2))) == ("\x06\x07", 2, "length")
-            while engine._thread is not None:
+            while engine.loop.is_running:
                 await asyncio.sleep(0.01)
 
     run(scenario)

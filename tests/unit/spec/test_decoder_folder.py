@@ -156,7 +156,6 @@ def test_a_decoder_from_scratch_has_no_conversations(good: Path) -> None:
     [
         ("model", "pooling", "mean", "model.pooling: it is for encoders"),
         ("model", "freeze", ["body"], "model.freeze: body is for a last layer that is new"),
-        ("", "serve", {}, "serve: pretrained decoders are not served yet"),
     ],
 )
 def test_fields_that_do_not_go_with_a_decoder(

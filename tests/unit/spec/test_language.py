@@ -63,6 +63,7 @@ def test_defaults_of_a_language_model() -> None:
         (GOOD, "serve.max_request_rows", 3, "serve.max_request_rows: it is about rows"),
         (GOOD, "serve.generation.slots", 0, "serve.generation.slots"),
         (GOOD, "serve.generation.timeout_s", 3601, "serve.generation.timeout_s"),
+        (GOOD, "serve.generation.length", 9, "a decoder from scratch knows data.blocks.length"),
         (TABLE, "serve.generation.slots", 3, "generation is for data.task: language_modelling"),
         (GOOD, "model.freeze", ["body"], "all weights of a decoder train"),
         (GOOD, "model.width", 100, "width 100 is not a multiple of twice the heads, 8"),

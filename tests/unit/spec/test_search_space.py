@@ -18,6 +18,8 @@ model: {name: mlp, depth: 1}
 OPTIMIZERS = ["adamw", {"name": "sgd", "momentum": {"uniform": [0.5, 0.9]}}]
 MODELS = [{"name": "mlp", "depth": {"choice": [1, 2]}}, {"name": "linear"}]
 
+FIFO: dict[str, Any] = {"scheduler": "fifo", "space": {"model.depth": {"choice": [1]}}}
+
 
 def problems(sweep: dict[str, Any], **sections: Any) -> list[str]:
     """The problems of a spec, each as a message shows it."""
@@ -110,7 +112,7 @@ def test_sections_with_domains_inside_are_valid(search_alg: str) -> None:
         (
             {"search_alg": "bayes", "space": {"model.depth": {"choice": [1]}}},
             "search_alg",
-            "input should be 'random', 'grid', 'quasi_random', 'tpe', 'gp' or 'cmaes'",
+            "input should be 'random', 'grid', 'quasi_random', 'tpe', 'gp', 'cmaes' or 'nsga2'",
         ),
         (
             {"search_alg": "tpe", "lag": 0, "space": {"model.depth": {"choice": [1]}}},
@@ -120,13 +122,36 @@ def test_sections_with_domains_inside_are_valid(search_alg: str) -> None:
         (
             {"search_alg": "quasi_random", "lag": 2, "space": {"model.depth": {"choice": [1]}}},
             "lag",
-            "it is for tpe, gp, cmaes, not for search_alg: quasi_random",
+            "it is for tpe, gp, cmaes, nsga2, not for search_alg: quasi_random",
         ),
         (
             {"warm_start": ["older"], "space": {"model.depth": {"choice": [1]}}},
             "warm_start",
-            "it is for tpe, gp, cmaes, not for search_alg: random",
+            "it is for tpe, gp, cmaes, nsga2, not for search_alg: random",
         ),
+        (
+            {"objectives": ["parameters"], "space": {"model.depth": {"choice": [1]}}},
+            "objectives",
+            "scheduler: asha stops trials by train.metric alone",
+        ),
+        (
+            {**FIFO, "objectives": ["parameters", "parameters"]},
+            "objectives",
+            "names one cost twice",
+        ),
+        (
+            {**FIFO, "objectives": ["parameters"], "search_alg": "cmaes"},
+            "objectives",
+            "search_alg: cmaes has one objective; use nsga2, tpe or gp",
+        ),
+        (
+            {**FIFO, "constraints": {"parameters": 9}, "search_alg": "tpe", "warm_start": ["a"]},
+            "warm_start",
+            "earlier results have no costs",
+        ),
+        ({**FIFO, "objectives": ["flops"]}, "objectives.0", "'parameters' or 'latency_ms'"),
+        ({**FIFO, "constraints": {"parameters": 0}}, "constraints.parameters", "greater than 0"),
+        ({**FIFO, "latency_rows": 8}, "latency_rows", "neither objectives nor constraints name"),
     ],
 )
 def test_mistake_in_a_sweep_is_said_with_its_place(

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tensorboardX import summary
 
+from raydc.errors import TrainError
 from raydc.storage import Storage
 from raydc.tracking import events
 from raydc.tracking.journal import Journal
@@ -60,3 +61,51 @@ def test_observer_that_raises_is_not_asked_again(tmp_path: Path) -> None:
     assert seen == ["checkpoint"]
     kinds = [record["kind"] for record in events.read(run, "events")]
     assert kinds == ["checkpoint", "publishing_stopped", "checkpoint"]
+
+
+def test_lines_of_quick_steps_wait_for_each_other_but_not_beyond_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr("raydc.tracking.journal.time.monotonic", lambda: now_s[0])
+    run = Storage(str(tmp_path))
+
+    def written() -> list[int]:
+        return [record["step"] for record in events.read(run, "metrics")]
+
+    with Journal(run, True, None) as journal:
+        for step in range(1, 6):
+            journal.record_step(step, 1, torch.tensor(float(step)), 0.1, np.arange(step))
+            loss_sum = journal.flush(0.0, may_wait=True)
+            assert loss_sum == step * step, "losses are read at once"
+        assert written() == [1]
+        now_s[0] += 1.0
+        record_step_6 = (6, 1, torch.tensor(0.5), 0.1, np.arange(4))
+        journal.record_step(*record_step_6)
+        journal.flush(0.0, may_wait=True)
+        assert written() == [1, 2, 3, 4, 5, 6]
+        journal.record_step(7, 1, torch.tensor(0.5), 0.1, np.arange(4))
+        journal.flush(0.0, may_wait=True)
+        journal.record_step(8, 1, torch.tensor(0.5), 0.1, np.arange(4))
+        journal.flush(0.0)
+        assert written()[-2:] == [7, 8]
+        journal.record_step(9, 1, torch.tensor(0.5), 0.1, np.arange(4))
+        journal.flush(0.0, may_wait=True)
+    records = list(events.read(run, "metrics"))
+    assert [record["step"] for record in records] == list(range(1, 10))
+    fingerprints = [record["row_fingerprint"] for record in records]
+    assert fingerprints[0] != fingerprints[1]
+    assert fingerprints[5:] == fingerprints[3:4] * 4, "the same rows"
+
+
+def diverge(run: Storage) -> None:
+    with Journal(run, True, None) as journal:
+        for step, loss in ((1, 0.5), (2, float("nan")), (3, 0.5)):
+            journal.record_step(step, 1, torch.tensor(loss), 0.1, np.arange(4))
+            journal.flush(0.0, may_wait=True)
+
+
+def test_loss_that_is_not_finite_is_noticed_though_lines_wait(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="at step 2"):
+        diverge(Storage(str(tmp_path)))
+    assert [record["step"] for record in events.read(Storage(str(tmp_path)), "metrics")] == [1]

@@ -14,7 +14,7 @@ from raydc import spec
 from raydc.elastic.trial_draws import make_draws
 from raydc.errors import RunError, TrainError
 from raydc.storage import Storage
-from raydc.tracking import events, trials
+from raydc.tracking import events, trial_table, trials
 from raydc.tracking.trials import Trial
 
 
@@ -177,7 +177,7 @@ def test_sections_that_were_drawn_are_written_short() -> None:
 
 def test_format_table_marks_the_winner() -> None:
     sampled = (trial(0, 0.25), trial(1, None))
-    lines = trials.format_table(sampled, sampled[0], "accuracy")
+    lines = trial_table.format_table(sampled, sampled[0], "accuracy")
     assert lines[0].split() == ["trial", "model.width", "epochs", "accuracy", "state"]
     assert lines[1].split() == ["*", "0", "0", "3", "0.2500", "finished"]
     assert lines[2].split() == ["1", "1", "3", "finished"]

@@ -5,8 +5,8 @@ import { element } from "./dom.js";
 const MAX_CLASSES = 24; // more are counted, not named
 
 export function describeModel({ parameters, inputs }) {
-  const { task, target, classes = [], max_tokens: maxTokens } = parameters;
-  if (task === "language_modelling") return `Continues texts, token by token, of up to ${number(maxTokens)} tokens.`;
+  const { task, target, classes = [], max_tokens: maxTokens, chat } = parameters;
+  if (task === "language_modelling") return `${chat ? "Answers messages and continues texts" : "Continues texts"}, token by token, of up to ${number(maxTokens)} tokens.`;
   const { kind, width, height } = inputs[0].parameters ?? {};
   const isImage = inputs.length === 1 && kind === "image";
   const from = isImage ? `an image of ${width} × ${height} pixels` : pluralise(inputs.length, "column");

@@ -32,7 +32,7 @@ async function start() {
   showModel();
   if (isLanguage()) {
     byId("input").replaceChildren(createTextInput(model, predict));
-    byId("invitation").textContent = "Write the beginning of a text and press Continue. The rest appears here.";
+    byId("invitation").textContent = model.parameters.chat ? "Write a message and press Send. The answer appears here." : "Write the beginning of a text and press Continue. The rest appears here.";
     return;
   }
   // A model takes one image, or a row of columns, some of which may be images.
@@ -67,7 +67,7 @@ async function predict(request) {
     byId("answer").replaceChildren();
     return;
   }
-  byId("command").querySelector("code").textContent = formatCurl(request, isLanguage() ? "v1/completions" : "predict");
+  byId("command").querySelector("code").textContent = formatCurl(request, isLanguage() ? request.path : "predict");
   byId("answer").classList.add("stale"); // dimmed until the new answer is there
   const sent = { ...request, signal: running.signal };
   try {

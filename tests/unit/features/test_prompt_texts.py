@@ -1,0 +1,53 @@
+"""Prompts of language models: what stands before them, and what ends an answer."""
+
+from __future__ import annotations
+
+import pytest
+from decoder_folders import END_CODE, TEMPLATE, VOCABULARY, tokenizer_json
+
+from raydc.errors import DataError
+from raydc.features import Conversations, PromptTexts, TokenBlock
+from raydc.features.token_block import of_tokenizer
+
+# Documents end with another token than turns do.
+OTHER = VOCABULARY.index("<|im_start|>")
+TALK = [{"role": "user", "content": "the cat"}]
+
+
+def chat(end_code: int = END_CODE, template: str = TEMPLATE) -> Conversations:
+    return Conversations(len(VOCABULARY), 24, end_code, tokenizer_json(), template)
+
+
+def block() -> TokenBlock:
+    return of_tokenizer(tokenizer_json(), VOCABULARY[OTHER], 24, "none")
+
+
+def test_an_answer_ends_with_its_turn_and_with_what_the_folder_names() -> None:
+    assert PromptTexts(block()).end_codes == {OTHER}
+    assert PromptTexts(block(), chat(OTHER)).end_codes == {OTHER, END_CODE}
+    assert PromptTexts(chat(OTHER), chat(OTHER)).end_codes == {OTHER, END_CODE}
+    assert PromptTexts(block(), chat(), (5,)).end_codes == {OTHER, END_CODE, 5}
+
+
+def test_a_document_begins_with_its_end_and_messages_with_their_own() -> None:
+    prompts = PromptTexts(block(), chat())
+    assert prompts.put_beginning(prompts.encode("the cat", "prompt")) == [OTHER, 7, 8]
+    codes = prompts.encode_messages(TALK, "messages")
+    assert prompts.put_beginning(codes, is_talk=True) == codes == [0, 3, 6, 7, 8, 1, 6, 0, 4, 6]
+    assert PromptTexts(chat()).put_beginning([7]) == [7]
+
+
+def test_a_prompt_for_the_template_may_hold_special_tokens_and_a_message_may_not() -> None:
+    prompts = PromptTexts(chat(), chat())
+    assert prompts.encode("<|im_start|>user", "prompt") == [0, 3]
+    with pytest.raises(DataError, match="a special token of the model"):
+        prompts.encode_messages([{"role": "user", "content": "<|im_start|>user"}], "messages")
+    # In documents it is text, as in training.
+    assert OTHER not in PromptTexts(block()).encode("<|im_start|>user", "prompt")
+
+
+def test_a_template_that_cannot_tell_an_answer_is_not_usable() -> None:
+    assert chat().is_usable
+    assert not chat(template="{{ messages[0]['content'] }}").is_usable
+    with pytest.raises(DataError, match="no chat template"):
+        PromptTexts(block()).encode_messages(TALK, "messages")

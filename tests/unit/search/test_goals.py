@@ -1,0 +1,126 @@
+"""Several objectives and constraints: the Pareto front, and points that are drawn with them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raydc.errors import RunError
+from raydc.search.draws import LearnedDraws
+from raydc.search.goals import NO_GOALS, Goals, pareto_front
+from raydc.spec.space import Domain
+from raydc.storage import Storage
+
+WIDTH, RATE = "model.width", "train.learning_rate"
+SPACE = {WIDTH: Domain(lograndint=[8, 1025]), RATE: Domain(loguniform=[1e-4, 1e-1])}
+GOALS = Goals(("parameters",), {"parameters": 60_000, "latency_ms": 4.0})
+NUM_SAMPLES, LAG = 40, 3
+VALUES = st.integers(0, 4).map(float)
+
+
+def metric_of(point: Mapping[str, Any]) -> float | None:
+    """Better for wide networks at a rate of 0.01; None for those above a constraint."""
+    if GOALS.excess(costs_of(point)):
+        return None
+    return math.log(point[WIDTH]) - abs(math.log10(point[RATE]) + 2)
+
+
+def costs_of(point: Mapping[str, Any]) -> dict[str, float]:
+    return {"parameters": 100.0 * point[WIDTH], "latency_ms": 0.01 * point[WIDTH]}
+
+
+def begin(folder: Path, name: str, goals: Goals = GOALS, scale: float = 1.0) -> LearnedDraws:
+    def measure(point: dict[str, Any]) -> dict[str, float]:
+        costs = costs_of(point)
+        return {**costs, "latency_ms": costs["latency_ms"] * scale}
+
+    return LearnedDraws(
+        Storage(str(folder)),
+        name,
+        LAG,
+        SPACE,
+        5,
+        "max",
+        NUM_SAMPLES,
+        lambda point: json.dumps(point, sort_keys=True),
+        goals=goals,
+        measure=measure,
+    )
+
+
+def run(folder: Path, name: str, restarts: bool = False) -> LearnedDraws:
+    draws = begin(folder, name)
+    metrics: dict[int, float | None] = {}
+    while draws.extend(metrics):
+        metrics = {n: metric_of(one["all_values"]) for n, one in enumerate(draws.trials)}
+        if restarts:
+            draws = begin(folder, name)
+    return draws
+
+
+def lines(folder: Path) -> list[bytes]:
+    return [Storage(str(folder)).read_bytes(name) for name in Storage(str(folder)).names()]
+
+
+@pytest.mark.parametrize("name", ["nsga2", "tpe"])
+def test_study_in_memory_draws_what_a_rebuilt_one_draws(tmp_path: Path, name: str) -> None:
+    run(tmp_path / "memory", name)
+    run(tmp_path / "rebuilt", name, restarts=True)
+    assert lines(tmp_path / "rebuilt") == lines(tmp_path / "memory")
+    assert len(lines(tmp_path / "memory")) == 1 + NUM_SAMPLES
+
+
+def test_latency_that_was_seen_counts_when_draws_are_replayed(tmp_path: Path) -> None:
+    whole = run(tmp_path, "nsga2")
+    # Another machine measures other times.
+    again = begin(tmp_path, "nsga2", scale=3.0)
+    assert again.trials == whole.trials
+    saw = json.loads(lines(tmp_path)[-1])["saw"]
+    point = whole.trials[saw["trial"]]["all_values"]
+    assert saw["costs"] == costs_of(point)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "tpe"])
+def test_points_within_the_constraints_are_found(tmp_path: Path, name: str) -> None:
+    draws = run(tmp_path, name)
+    allowed = [not GOALS.excess(costs_of(one["all_values"])) for one in draws.trials]
+    # Widths up to 400 are allowed: 0.8 of the range, in its logarithm.
+    assert sum(allowed[-15:]) >= 14
+
+
+def test_draws_of_other_goals_are_refused(tmp_path: Path) -> None:
+    run(tmp_path, "nsga2")
+    for goals in (NO_GOALS, Goals(("parameters",), {"parameters": 50_000, "latency_ms": 4.0})):
+        with pytest.raises(RunError, match="another decision"):
+            begin(tmp_path, "nsga2", goals)
+
+
+def test_journal_without_goals_says_nothing_of_them(tmp_path: Path) -> None:
+    begin(tmp_path, "tpe", NO_GOALS).extend({})
+    assert not {"objectives", "constraints"} & set(json.loads(lines(tmp_path)[0]))
+
+
+@given(st.lists(st.tuples(st.none() | VALUES, VALUES, VALUES), max_size=12))
+def test_front_is_what_nothing_dominates(rows: list[tuple[float | None, float, float]]) -> None:
+    goals = Goals(("parameters",), {"latency_ms": 2.0})
+    costs = [{"parameters": one, "latency_ms": other} for _, one, other in rows]
+    found = pareto_front([metric for metric, _, _ in rows], costs, goals, "max")
+    points = {n: (-m, p) for n, (m, p, late) in enumerate(rows) if m is not None and late <= 2.0}
+    expected = [
+        n
+        for n, mine in points.items()
+        if not any(
+            other[0] <= mine[0] and other[1] <= mine[1] and (other != mine or m < n)
+            for m, other in points.items()
+            if m != n
+        )
+    ]
+    assert sorted(found) == expected
+    assert found == sorted(found, key=lambda n: points[n])
