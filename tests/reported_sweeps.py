@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ def accuracy(values: dict[str, Any], epoch: int) -> float | None:
     return round((0.95 - 0.2 * off) * (1 - 0.5**epoch), 4)
 
 
+def count_parameters(values: dict[str, Any]) -> dict[str, float]:
+    """What a made-up model costs."""
+    model = values["model"]
+    return {"parameters": 64 * model.get("width", 10) + model.get("depth", 0) * 1000}
+
+
 def finish_sweep(
     folder: Path,
     name: str = "searched",
@@ -75,7 +81,10 @@ def finish_sweep(
         train_part(given, run / "sweep" / "trials" / segment["key"], segment, score)
         queue.end(segment)
     queue.raise_failed()
-    run.write_json("sweep/trials.json", [asdict(trial) for trial in ends.all()])
+    ended = [replace(one, costs=count_parameters(one.values)) for one in ends.all()]
+    if not given.sweep or not given.sweep.objectives:
+        ended = [replace(one, costs={}) for one in ended]
+    run.write_json("sweep/trials.json", [asdict(trial) for trial in ended])
     return run, given
 
 

@@ -11,6 +11,7 @@ from raydc.errors import RaydcError, first_line
 from raydc.report.axes import number_text
 from raydc.search import DecisionFold, Method
 from raydc.search.decision_log import DecisionLog
+from raydc.search.goals import NO_GOALS, Goals, pareto_front
 from raydc.search.point import Space, all_domains, locate
 from raydc.spec.space import Domain
 from raydc.storage import Storage
@@ -35,6 +36,7 @@ class TrialRecord:
         why: Why it has not trained to its end; empty if it has.
         twin: Number of the trial with the same point that was run for both; None for the first.
         curve: Its metric by epoch; None where it is no number.
+        costs: What its model costs, by name.
     """
 
     number: int
@@ -47,6 +49,7 @@ class TrialRecord:
     why: str
     twin: int | None
     curve: dict[int, float | None]
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class SweepRecord:
         trials: All trials in the order of sampling.
         decisions: Records of the journal that are results, in their order.
         method: What has decided; None without a journal.
+        goals: What it wants beside a good metric.
         damaged: What could not be read, each with the reason.
     """
 
@@ -69,6 +73,7 @@ class SweepRecord:
     trials: list[TrialRecord] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     method: Method | None = None
+    goals: Goals = NO_GOALS
     damaged: tuple[str, ...] = ()
 
     def ranked(self) -> list[TrialRecord]:
@@ -79,6 +84,15 @@ class SweepRecord:
             return trial.metric is None, sign * (trial.metric or 0.0), trial.number
 
         return sorted(self.trials, key=key)
+
+    def front(self) -> list[TrialRecord]:
+        """The trials of the Pareto front, the best metric first; empty without objectives."""
+        # A network that could not be built costs nothing that is known.
+        known = [one for one in self.trials if set(self.goals.costs) <= set(one.costs)]
+        if not self.goals.objectives:
+            return []
+        metrics, costs = [one.metric for one in known], [one.costs for one in known]
+        return [known[place] for place in pareto_front(metrics, costs, self.goals, self.mode)]
 
     def titles(self) -> dict[str, str]:
         """Short titles of all domains by name: `depth (mlp)` for `model[0].depth`."""
@@ -123,6 +137,7 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
         [_trial(number, one, folder, metric, space, fold) for number, one in enumerate(ended)],
         [line for line in lines if line.get("kind") == "entry"],
         fold.method if fold else None,
+        _goals(spec.get("sweep") or {}),
         tuple(damaged),
     )
 
@@ -166,7 +181,8 @@ def _trial(
     why = str(one.get("error") or "")
     if fold is not None and state == "pruned":
         why = fold.describe_stop(number)
-    epochs = one.get("epochs")
+    epochs, costs = one.get("epochs"), one.get("costs")
+    costs = costs if isinstance(costs, dict) else {}
     twin = one.get("twin")
     return TrialRecord(
         number,
@@ -179,7 +195,14 @@ def _trial(
         why,
         twin if isinstance(twin, int) else None,
         curve,
+        {name: cost for name, given in costs.items() if (cost := _number(given)) is not None},
     )
+
+
+def _goals(sweep: Mapping[str, Any]) -> Goals:
+    """The goals of a section `sweep`, as plain values."""
+    limits = {str(name): float(most) for name, most in (sweep.get("constraints") or {}).items()}
+    return Goals(tuple(map(str, sweep.get("objectives") or ())), limits)
 
 
 def _number(value: Any) -> float | None:
