@@ -186,3 +186,24 @@ def test_titles_are_short_where_that_is_clear() -> None:
         "train.sampling.seed": "train.sampling.seed",
         "data.seed": "data.seed",
     }
+
+
+def test_front_of_several_objectives_is_shown_with_its_costs(tmp_path: Path) -> None:
+    goals = {"objectives": ["parameters"], "constraints": {"latency_ms": 1.5}}
+    run, _ = reported_sweeps.finish_sweep(tmp_path, scheduler="fifo", **goals)
+    sweep = record_of(run)
+    shown = rows(part(sweep, "front"))
+    trials = run.read_json("sweep/trials.json")
+    sizes = [trials[int(row[0])]["costs"]["parameters"] for row in shown]
+    assert len(shown) > 1
+    # The best metric comes first, and each that follows is smaller.
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert all(float(row[3]) <= 1.5 for row in shown)
+    text = part(sweep, "front")
+    assert "latency_ms at most 1.5" in text
+    assert f"{sweep.metric} over parameters" in text
+    assert 'id="front"' in page_of(run)
+
+
+def test_sweep_of_one_objective_has_no_front(swept: Storage) -> None:
+    assert all(one.name != "front" for one in sweep_parts(record_of(swept)))
