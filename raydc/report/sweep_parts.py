@@ -10,7 +10,7 @@ from raydc.report.axes import Axis, number_text
 from raydc.report.charts import Series
 from raydc.report.markup import Markup, join, table, tag
 from raydc.report.parallel_axes import FieldAxis, TrialLine, parallel_chart
-from raydc.report.pareto_part import front_body
+from raydc.report.pareto_part import pareto_part
 from raydc.report.sheet import Part
 from raydc.report.sweep_record import SweepRecord, TrialRecord, choice_text
 from raydc.search.importances import FEWEST_TRIALS, find_importances
@@ -31,9 +31,10 @@ def sweep_parts(sweep: SweepRecord) -> list[Part]:
     Args:
         sweep: Content of its files.
     """
+    front = pareto_part(sweep)
     return [
         Part("trials", "Trials", join(_summary(sweep), _curves(sweep), _trial_table(sweep))),
-        Part("front", "Pareto front", front_body(sweep)),
+        *([front] if front else []),
         Part("space", "Where the good trials are", _parallel(sweep)),
         Part("fields", "Which fields matter", _importances(sweep)),
         Part("decisions", "Decisions", _decisions(sweep)),

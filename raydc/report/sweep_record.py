@@ -11,7 +11,7 @@ from raydc.errors import RaydcError, first_line
 from raydc.report.axes import number_text
 from raydc.search import DecisionFold, Method
 from raydc.search.decision_log import DecisionLog
-from raydc.search.goals import NO_GOALS, Goals, pareto_front
+from raydc.search.goals import NO_GOALS, Goals
 from raydc.search.point import Space, all_domains, locate
 from raydc.spec.space import Domain
 from raydc.storage import Storage
@@ -36,7 +36,7 @@ class TrialRecord:
         why: Why it has not trained to its end; empty if it has.
         twin: Number of the trial with the same point that was run for both; None for the first.
         curve: Its metric by epoch; None where it is no number.
-        costs: What its model costs, by name.
+        costs: What its model costs, as far as the sweep has goals.
     """
 
     number: int
@@ -63,8 +63,8 @@ class SweepRecord:
         trials: All trials in the order of sampling.
         decisions: Records of the journal that are results, in their order.
         method: What has decided; None without a journal.
-        goals: What it wants beside a good metric.
         damaged: What could not be read, each with the reason.
+        goals: What the sweep wants beside a good metric.
     """
 
     metric: str
@@ -73,8 +73,8 @@ class SweepRecord:
     trials: list[TrialRecord] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     method: Method | None = None
-    goals: Goals = NO_GOALS
     damaged: tuple[str, ...] = ()
+    goals: Goals = NO_GOALS
 
     def ranked(self) -> list[TrialRecord]:
         """The trials, the best first; those without a metric come last."""
@@ -84,15 +84,6 @@ class SweepRecord:
             return trial.metric is None, sign * (trial.metric or 0.0), trial.number
 
         return sorted(self.trials, key=key)
-
-    def front(self) -> list[TrialRecord]:
-        """The trials of the Pareto front, the best metric first; empty without objectives."""
-        # A network that could not be built costs nothing that is known.
-        known = [one for one in self.trials if set(self.goals.costs) <= set(one.costs)]
-        if not self.goals.objectives:
-            return []
-        metrics, costs = [one.metric for one in known], [one.costs for one in known]
-        return [known[place] for place in pareto_front(metrics, costs, self.goals, self.mode)]
 
     def titles(self) -> dict[str, str]:
         """Short titles of all domains by name: `depth (mlp)` for `model[0].depth`."""
@@ -137,9 +128,15 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
         [_trial(number, one, folder, metric, space, fold) for number, one in enumerate(ended)],
         [line for line in lines if line.get("kind") == "entry"],
         fold.method if fold else None,
-        _goals(spec.get("sweep") or {}),
         tuple(damaged),
+        _goals(spec.get("sweep") or {}),
     )
+
+
+def _goals(section: Mapping[str, Any]) -> Goals:
+    """What a section `sweep` as plain values wants; one of an older raydc wants nothing."""
+    limits = section.get("constraints") or {}
+    return Goals(tuple(section.get("objectives") or ()), dict(limits))
 
 
 def _fold(log: DecisionLog, lines: list[dict[str, Any]], num_trials: int) -> DecisionFold | None:
@@ -197,12 +194,6 @@ def _trial(
         curve,
         {name: cost for name, given in costs.items() if (cost := _number(given)) is not None},
     )
-
-
-def _goals(sweep: Mapping[str, Any]) -> Goals:
-    """The goals of a section `sweep`, as plain values."""
-    limits = {str(name): float(most) for name, most in (sweep.get("constraints") or {}).items()}
-    return Goals(tuple(map(str, sweep.get("objectives") or ())), limits)
 
 
 def _number(value: Any) -> float | None:
