@@ -102,10 +102,10 @@ class Drawn(Protocol):
 
 
 class _Learned:
-    def __init__(self, name: str, table: Table, seed: int) -> None:
+    def __init__(self, name: str, table: Table, seed: int, lag: int) -> None:
         space = {edge: Domain(choice=list(found)) for edge, found in table.choices.items()}
         goals = Goals((_LATENCY,), {_SIZE: table.most})
-        self._points = LearnedPoints(name, space, seed, "max", goals=goals)
+        self._points = LearnedPoints(name, space, seed, "max", goals=goals, lag=lag)
 
     def next_cell(self) -> dict[str, Any]:
         return self._points.draw().point
@@ -115,7 +115,8 @@ class _Learned:
 
 
 class _Random:
-    def __init__(self, table: Table, seed: int) -> None:
+    def __init__(self, table: Table, seed: int, lag: int) -> None:
+        del lag
         self._space = {edge: Domain(choice=list(found)) for edge, found in table.choices.items()}
         self._seed, self._number = seed, -1
 
@@ -152,13 +153,13 @@ class _Optuna:
 
 
 # By name: how it is made, and whether it sees the accuracy of cells above the constraint.
-_Make = Callable[[Table, int], Drawn]
+_Make = Callable[[Table, int, int], Drawn]
 CONTENDERS: dict[str, tuple[_Make, bool]] = {
     "random": (_Random, False),
-    "Optuna's NSGA-II": (lambda table, seed: _Optuna("NSGAIISampler", table, seed), True),
-    "Optuna's TPE": (lambda table, seed: _Optuna("TPESampler", table, seed), True),
-    "nsga2": (lambda table, seed: _Learned("nsga2", table, seed), False),
-    "tpe": (lambda table, seed: _Learned("tpe", table, seed), False),
+    "Optuna's NSGA-II": (lambda table, seed, _: _Optuna("NSGAIISampler", table, seed), True),
+    "Optuna's TPE": (lambda table, seed, _: _Optuna("TPESampler", table, seed), True),
+    "nsga2": (lambda table, seed, lag: _Learned("nsga2", table, seed, lag), False),
+    "tpe": (lambda table, seed, lag: _Learned("tpe", table, seed, lag), False),
 }
 
 
@@ -197,7 +198,7 @@ def measure(num_seeds: int) -> list[dict[str, Any]]:
             parts = []
             for dataset, table in tables.items():
                 for seed in range(num_seeds):
-                    cells = search(make(table, seed), table, lag, sees_all)
+                    cells = search(make(table, seed, lag), table, lag, sees_all)
                     parts.append([table.area(cells[:n]) / whole[dataset] for n in COUNTS])
             last = [part[-1] for part in parts]
             means = [statistics.fmean(part[k] for part in parts) for k in range(len(COUNTS))]

@@ -53,8 +53,8 @@ def domains() -> dict[str, Domain]:
 class Learned:
     """raydc's points that depend on results."""
 
-    def __init__(self, name: str, seed: int) -> None:
-        self._points = LearnedPoints(name, domains(), seed, "max")
+    def __init__(self, name: str, seed: int, lag: int) -> None:
+        self._points = LearnedPoints(name, domains(), seed, "max", lag=lag)
 
     def next_point(self) -> dict[str, Any]:
         return self._points.draw().point
@@ -135,12 +135,12 @@ def contenders(with_gp: bool) -> list[Contender]:
     for lag in (1, 8):
         found.append(Contender("Optuna's TPE", lag, OptunaTpe))
     for name in ("tpe", "cmaes", *(["gp"] if with_gp else [])):
-        found += [Contender(name, lag, _learned(name)) for lag in (1, 8)]
+        found += [Contender(name, lag, _learned(name, lag)) for lag in (1, 8)]
     return found
 
 
-def _learned(name: str) -> Callable[[int], Points]:
-    return lambda seed: Learned(name, seed)
+def _learned(name: str, lag: int) -> Callable[[int], Points]:
+    return lambda seed: Learned(name, seed, lag)
 
 
 def search(points: Points, lag: int, measure: Callable[[dict[str, Any]], float]) -> Iterator[float]:

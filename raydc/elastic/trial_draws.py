@@ -204,6 +204,7 @@ def first_draws(spec: ResolvedSpec, known: Sequence[Observation]) -> Sequence[Dr
         "seed": spec.seed,
         "mode": spec.train.mode,
         "known": [[dict(one.numbers), one.metric] for one in known],
+        "lag": sweep.lag,
         "count": min(sweep.num_samples, sweep.lag),
     }
     return _draw_first(canonical_json(given))
@@ -215,7 +216,8 @@ def _draw_first(given: bytes) -> tuple[Draw, ...]:
     space = {path: Domain.model_validate(one) for path, one in fields["space"]}
     known = [Observation(*one) for one in fields["known"]]
     with single_thread(fields["name"]):
-        points = LearnedPoints(fields["name"], space, fields["seed"], fields["mode"], known)
+        name, seed, mode = fields["name"], fields["seed"], fields["mode"]
+        points = LearnedPoints(name, space, seed, mode, known, lag=fields["lag"])
         return tuple(points.draw() for _ in range(fields["count"]))
 
 

@@ -121,7 +121,7 @@ class LearnedDraws(Draws):
         self._make_first = None if len(self._log.lines) > 1 else make_first
         self._known = _read_known(self._log) if self._log.lines else tuple(read_known())
         self._goals, self._measure = goals, measure
-        self._points = LearnedPoints(name, space, seed, mode, self._known, goals)
+        self._points = LearnedPoints(name, space, seed, mode, self._known, goals, lag)
         self._seen: dict[int, float | None] = {}
         self._unproven: dict[int, float | None] = {}
         stored = list(self._log.lines)

@@ -122,7 +122,7 @@ def test_first_points_are_drawn_once_by_the_checks_and_the_sweep(
     assert (len(drawn), len(draws.trials)) == (6, 6)
     known = read_results(spec, lambda _: None)
     assert spec.sweep is not None
-    alone = LearnedPoints(name, spec.sweep.space, spec.seed, "max", known)
+    alone = LearnedPoints(name, spec.sweep.space, spec.seed, "max", known, lag=spec.sweep.lag)
     points = []
     for number in range(6):
         if number >= 4:

@@ -53,7 +53,7 @@ def test_contender_draws_what_a_sweep_draws() -> None:
     """Otherwise the table would be about something else than `raydc sweep`."""
     [one] = [one for one in contenders(with_gp=False) if (one.name, one.lag) == ("tpe", 8)]
     points = one.make(3)
-    same = LearnedPoints("tpe", domains(), 3, "max")
+    same = LearnedPoints("tpe", domains(), 3, "max", lag=8)
     for number in range(8):
         assert points.next_point() == same.draw().point
         points.tell(number, 0.1 * number)

@@ -104,7 +104,7 @@ def test_flush_that_may_not_wait_writes_lines_that_wait_without_a_new_step(tmp_p
         for step in (1, 2, 3):
             journal.record_step(step, 1, torch.tensor(0.5), 0.1, np.arange(4))
             journal.flush(0.0, may_wait=True)
-        # As before a checkpoint of a step whose losses are read already, and at the end of an epoch.
+        # As before a checkpoint of a step whose losses are read, and at the end of an epoch.
         assert journal.flush(7.0) == 7.0
         assert [record["step"] for record in events.read(run, "metrics")] == [1, 2, 3]
 
