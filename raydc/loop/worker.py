@@ -243,8 +243,7 @@ class _Run:
 
     def _flush(self, may_wait: bool = False) -> None:
         """Reads the losses since the last flush, which waits for the device, and records them."""
-        loss_sum = self.journal.flush(self.state.loss_sum, may_wait)
-        self.state = replace(self.state, loss_sum=loss_sum)
+        self.state = replace(self.state, loss_sum=self.journal.flush(self.state.loss_sum, may_wait))
         self.journal.publish_progress(
             self.state.mean_loss,
             step=self.state.step,
