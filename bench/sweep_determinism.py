@@ -2,8 +2,9 @@
 
 Runs `raydc sweep` of bench/fashion_sweep.py on a Ray of four logical CPUs, twice at each number of
 trials at a time, and once with four kills -9: the driver, two trials in the next driver, and that
-driver. Steps are counted by the lines of metrics.jsonl, one for each; a process that was killed may
-have computed one more before its line, which is counted too.
+driver. Steps are counted by the lines of metrics.jsonl, one for each. A process that was killed may
+have computed more before their lines, at most as many as there are between two checkpoints: all of
+those are counted too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _TIMEOUT_S = 900.0
 # Decisions after which the first driver, and the second one, are killed; before, two trials are.
 _KILL_AT = (8, 36)
 _TRIALS_AT = (12, 20)
+_CHECKPOINT_STEPS = 10
 _CALL = "import sys; from raydc.cli import main; sys.exit(main())"
 
 
@@ -103,7 +105,7 @@ def _command(
     given = fashion_sweep.make_spec(folder, name, folder / "rows", max_concurrent_trials=concurrent)
     # Steps are counted by their lines, and few are lost with a process.
     given["train"]["log_every_steps"] = 1
-    given["checkpoint"] = {"every_steps": 10}
+    given["checkpoint"] = {"every_steps": _CHECKPOINT_STEPS}
     fashion_sweep.write_spec(path, given)
     # `sweep SPEC --resume`: the spec comes after the name of the command.
     command = [arguments[0], str(path), "--address", address, *arguments[1:]]
@@ -202,6 +204,9 @@ def _result(
         for folder_of in place.names("sweep/trials")
         for record in events.read(place / "sweep" / "trials" / folder_of, "metrics")
     ]
+    # A driver ends with its trials.
+    num_unseen = _CHECKPOINT_STEPS * (len(_TRIALS_AT) + concurrent * len(_KILL_AT))
+    num_unseen = num_unseen if num_kills else 0
     ended = place.read_json("sweep/trials.json")
     log = (folder / f"{name}.log").read_text()
     return {
@@ -214,8 +219,7 @@ def _result(
         "journal": _hash(place, "sweep/journal"),
         "draws": _hash(place, "sweep/draws"),
         "model": hashlib.sha256(place.read_bytes("model/model.safetensors")).hexdigest(),
-        # Each process that was killed may have computed a step before its line.
-        "steps": sum(record["kind"] == "step" for record, _ in records) + 2 * num_kills,
+        "steps": sum(record["kind"] == "step" for record, _ in records) + num_unseen,
         "epochs": sum(trial["epochs"] for trial in ended),
     }
 

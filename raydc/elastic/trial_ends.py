@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from raydc.storage import Storage
 from raydc.tracking import trials
 from raydc.tracking.trials import Trial
 
+_LONGEST_LINE = 160
 # A line of a traceback that names an error, and what it says.
 _ERROR = re.compile(r"^\s*(?:\w+\.)*(\w*(?:Error|Exception)\w*: .+)$", re.MULTILINE)
 
@@ -159,4 +161,6 @@ def _line(text: str) -> str:
     """The line of an error's text that says most: the last one that names an error."""
     named = _ERROR.findall(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return str(named[-1]) if named else lines[-1] if lines else "an unknown error"
+    said = str(named[-1]) if named else lines[-1] if lines else "an unknown error"
+    # Ray explains a dead process in ten lines.
+    return textwrap.shorten(said, _LONGEST_LINE, placeholder=" ...")

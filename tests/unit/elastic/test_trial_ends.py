@@ -145,3 +145,8 @@ def test_each_end_of_a_trial_is_one_line(swept: SweptTrials) -> None:
         f"sweep     3 of 5 failed: {died}: {PATH}=2e-05",
         f"sweep     4 of 5 failed: an unknown error: {PATH}=1e-05",
     ]
+    # What Ray says of a process that died has ten lines' length.
+    swept.ends.retry(swept.drawn["slow"], DIED.replace("has died.", "has died. " + 90 * "Why. "))
+    assert swept.lines[-1].startswith(f"sweep     a trial is tried again after {died} Why. ")
+    assert swept.lines[-1].endswith(f"Why. ...: {PATH}=1e-05")
+    assert len(swept.lines[-1]) < 240
