@@ -114,6 +114,8 @@ def _write_front(
     """Writes a spec for each trial of the Pareto front, and returns their numbers."""
     if not goals.objectives:
         return []
+    # A sweep that gets more samples has another front, and what was on it may be no more.
+    (folder / _FRONT).delete()
     metrics, costs = [trial.metric for trial in ended], [trial.costs for trial in ended]
     front = pareto_front(metrics, costs, goals, spec.train.mode)
     for number in front:

@@ -85,12 +85,12 @@ class TrialCosts:
             f"{name} {format_cost(cost)}, of at most {format_cost(self.goals.constraints[name])}"
             for name, cost in above.items()
         ]
-        return f"infeasible: {'; '.join(parts)}"
+        return f"{trials.INFEASIBLE}: {'; '.join(parts)}"
 
     def _key(self, own: ResolvedSpec) -> str:
         """Names what a latency depends on: the network, its inputs, and the rows of a pass."""
         section = own.model.model_dump(mode="json")
-        given = [section, self._data.data_hash, self._num_rows, self._device]
+        given = [section, self._data.data_hash, self._num_rows, self._device, self._num_threads]
         return sha256(canonical_json(given))[:16]
 
     @property
@@ -98,6 +98,10 @@ class TrialCosts:
         serve = self._spec.serve or Serve()
         has_gpu = serve.ray_actor_options.get("num_gpus", 0) > 0 and torch.cuda.is_available()
         return "cuda" if has_gpu else "cpu"
+
+    @property
+    def _num_threads(self) -> int:
+        return (self._spec.serve or Serve()).num_threads
 
     def _measure(self, own: ResolvedSpec, key: str) -> dict[str, float]:
         network = self._build(own)
@@ -130,6 +134,7 @@ class TrialCosts:
             golden={"rows": []},
             digest="",
             device=self._device,
+            num_threads=self._num_threads,
             max_rows=max(self._num_rows, serve.max_batch_size),
         )
         rows = example_rows.zeros(served.features.signature, self._num_rows)

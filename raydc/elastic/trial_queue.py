@@ -111,11 +111,17 @@ class TrialQueue:
         """Ends a trial that costs too much, before it trains; says whether it did."""
         if self._costs is None or segment["rung"]:
             return False
-        excess = self._costs.describe_excess(segment["all_values"])
-        if excess is None:
-            return False
-        place = self._folder / "trials" / segment["key"]
-        trials.mark_failed(place, segment["all_values"], excess, excess)
+        try:
+            excess = self._costs.describe_excess(segment["all_values"])
+            if excess is None:
+                return False
+            place = self._folder / "trials" / segment["key"]
+            trials.mark_failed(place, segment["all_values"], excess, excess)
+        # As in `end`: no time was kept, or no record, so this trial must not go on.
+        except OSError as error:
+            self._running.pop(segment["key"], None)
+            self._error = self._error or error
+            return True
         self.end(segment)
         return True
 

@@ -25,6 +25,8 @@ _FEWEST_RESULTS = {"tpe": 2, "gp": 4, "cmaes": 1, "nsga2": 1}
 # Points of a generation of NSGA-II; Optuna has 50, for more trials than most sweeps have. The first
 # generation is spread evenly.
 _POPULATION = 16
+# With fewer metrics nobody knows which one is bad, and a trial that has failed waits for them.
+_FEWEST_METRICS = 4
 # These keep their state in the trials of the study, also in those whose point is given.
 _WITH_STATE = ("cmaes", "nsga2")
 
@@ -101,6 +103,10 @@ class LearnedPoints:
         self._study = optuna.create_study(directions=directions)
         # Metrics of trials that have one, in the order in which they were told.
         self._metrics: list[float] = []
+        # The largest costs so far, by name.
+        self._most: dict[str, float] = {}
+        # Results that failed trials wait to be told with: number, metric and costs.
+        self._untold: list[tuple[int, float | None, dict[str, float]]] = []
         self._spread = SpreadPoints(space, seed)
         domains = all_domains(space)
         self._asked: list[Any] = []
@@ -150,13 +156,35 @@ class LearnedPoints:
         Args:
             number: Number of a sample that was drawn.
             metric: Its metric; None for the worst of all.
-            costs: What the point costs, as far as there are goals.
+            costs: What the point costs, as far as there are goals; empty for one whose network
+                cannot be built, which counts as the most costly.
         """
-        trial, costs = self._asked[number], costs or {}
-        for name, most in self._goals.constraints.items():
-            trial.set_constraint(name, costs[name] - most)
         if metric is not None:
             self._metrics.append(metric)
+        for name, cost in (costs or {}).items():
+            self._most[name] = max(cost, self._most.get(name, cost))
+        waiting = [*self._untold, (number, metric, dict(costs or {}))]
+        self._untold = [one for one in waiting if not self._is_comparable(*one[1:])]
+        for one in waiting:
+            if one not in self._untold:
+                self._tell(*one)
+
+    def _is_comparable(self, metric: float | None, costs: Mapping[str, float]) -> bool:
+        """Whether enough is known to say what the worst of all is, for a trial that has failed."""
+        if metric is not None:
+            return True
+        if not costs and not set(self._goals.costs) <= set(self._most):
+            return False
+        # How bad a trial above a limit is, its constraints say.
+        is_above = bool(costs) and bool(self._goals.excess(costs))
+        return not self._goals.objectives or is_above or len(self._metrics) >= _FEWEST_METRICS
+
+    def _tell(self, number: int, metric: float | None, costs: Mapping[str, float]) -> None:
+        trial = self._asked[number]
+        # A network that cannot be built has no costs.
+        costs = costs or self._most
+        for name, most in self._goals.constraints.items():
+            trial.set_constraint(name, costs[name] - most)
         worst = self._worst_finite() if self._goals.objectives else self._worst
         value = worst if metric is None else metric
         self._study.tell(trial, [value, *(costs[name] for name in self._goals.objectives)])
@@ -168,7 +196,9 @@ class LearnedPoints:
         Hypervolumes and distances of points have no use for infinite ones.
         """
         low, high = min(self._metrics, default=0.0), max(self._metrics, default=0.0)
-        return 2 * low - high if self._mode == "max" else 2 * high - low
+        # Equal metrics say nothing of their range.
+        distance = high - low or abs(low) or 1.0
+        return low - distance if self._mode == "max" else high + distance
 
     def _take(self, fixed: Choose | None) -> Draw:
         """Adds the next trial to the study, with a given point or one of the sampler."""

@@ -255,6 +255,11 @@ class Serve(Section):
                 raise ValueError(f"{name} must be a number of at least 0, not {amount!r}")
         return options
 
+    @property
+    def num_threads(self) -> int:
+        """Threads of a forward pass of a replica on a CPU."""
+        return max(1, int(self.ray_actor_options.get("num_cpus", 1)))
+
 
 class Spec(Section):
     """One YAML file: from a data set to an answering endpoint."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from raydc.spec.base import Count, Section, named
+from raydc.spec.base import Count, Positive, Section, named
 from raydc.spec.space import Domain
 
 
@@ -84,7 +84,7 @@ class Sweep(Section):
         "of the network, and latency_ms, the time of a forward pass as a replica does it. The "
         "sweep then has a Pareto front. For scheduler: fifo.",
     )
-    constraints: dict[Cost, Annotated[float, Field(gt=0)]] = Field(
+    constraints: dict[Cost, Positive] = Field(
         default_factory=dict,
         description="The most that a model may cost, such as {parameters: 1e6, latency_ms: 5}. A "
         "trial above it is not trained, and counts as the worst.",

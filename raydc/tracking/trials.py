@@ -22,6 +22,8 @@ from raydc.tracking import events
 FINISHED_FILE = "finished.json"
 PRUNED_FILE = "pruned.json"
 FAILED_FILE = "failed.json"
+# How the error of a trial begins that was above a limit of `sweep.constraints`.
+INFEASIBLE = "infeasible"
 _KEY = re.compile(r"[0-9a-f]{16}")
 
 
@@ -269,6 +271,11 @@ def pick_winner(trials: Sequence[Trial], mode: str) -> Trial:
     if (best := pick_best(trials, mode)) is not None:
         return best
     errors = [f"; the first error: {trial.error}" for trial in trials if trial.error][:1]
+    if trials and all((trial.error or "").startswith(INFEASIBLE) for trial in trials):
+        raise TrainError(
+            f"none of the {len(trials)} trials is within sweep.constraints{''.join(errors)}",
+            "Raise the limits and pass --new, or search smaller networks.",
+        )
     raise TrainError(
         f"none of the {len(trials)} trials finished an epoch{''.join(errors)}",
         "Train one of them alone to see its error: raydc train with --set for each value.",

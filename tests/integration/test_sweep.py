@@ -120,7 +120,9 @@ def test_sweep_of_several_objectives_has_a_front_of_specs(
 
     # Nothing is trained or measured again, and all is decided as before.
     before = journal(folder), journal(folder, "draws"), folder.names("sweep/latency")
+    folder.write_bytes("sweep/front/trial-99.yaml", b"of a front with fewer samples")
     sweep.run(given, data, folder, lines.append)
+    assert folder.names("sweep/front") == names
     assert before == (journal(folder), journal(folder, "draws"), folder.names("sweep/latency"))
 
 

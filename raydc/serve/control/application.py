@@ -51,7 +51,7 @@ def build_settings(model: str, section: Serve, storage: Storage, traffic: Traffi
         auth=section.auth,
         access_log=section.access_log,
         device="cuda" if options.get("num_gpus", 0) > 0 else "cpu",
-        num_threads=max(1, int(options.get("num_cpus", 1))),
+        num_threads=section.num_threads,
         optimize=section.optimize,
         num_slots=section.generation.slots,
         max_tokens=section.generation.max_tokens,

@@ -9,6 +9,7 @@ import pytest
 from training import training_spec, write_pictures
 
 from raydc import spec as specs
+from raydc.bundle import Bundle
 from raydc.data import prepared
 from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import make_draws
@@ -26,7 +27,13 @@ SPACE = {WIDTH: {"choice": [4, 8, 16, 32]}, RATE: {"loguniform": [1e-4, 1e-1]}}
 class CostlySweep:
     """A sweep of networks of one hidden layer, whose trials are records of this process."""
 
-    def __init__(self, folder: Path, search_alg: str = "nsga2", **sweep: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        search_alg: str = "nsga2",
+        serve: dict[str, Any] | None = None,
+        **sweep: Any,
+    ) -> None:
         given = {
             "space": SPACE,
             "scheduler": "fifo",
@@ -36,7 +43,8 @@ class CostlySweep:
             **sweep,
         }
         model = {"name": "mlp", "depth": 1, "width": 8}
-        self.spec = training_spec(str(folder), model=model, sweep=given)
+        sections = {} if serve is None else {"serve": serve}
+        self.spec = training_spec(str(folder), model=model, sweep=given, **sections)
         self.data = prepared.load(write_pictures(Storage(str(folder / "data"))))
         self.folder = Storage(str(folder / "sweep"))
         self.lines: list[str] = []
@@ -145,3 +153,36 @@ def test_latency_is_measured_once_for_each_network(
         {WIDTH: timed[0], RATE: 0.001}
     )
     assert len(timed) == len(set(timed)), "kept for another driver"
+
+
+def test_latency_is_measured_with_the_threads_of_a_replica(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    run = Bundle.run
+
+    def note(self: Bundle, x: Any) -> Any:
+        threads.append(self.num_threads)
+        return run(self, x)
+
+    monkeypatch.setattr(Bundle, "run", note)
+    serve = {"ray_actor_options": {"num_cpus": 2}}
+    for options in (None, serve):
+        sweep = CostlySweep(tmp_path, serve=options, objectives=["latency_ms"], num_samples=1)
+        sweep.costs.of({WIDTH: 8, RATE: 0.01})
+    assert threads[0] == 1
+    assert threads[-1] == 2, "a time with other threads is another one"
+
+
+def test_disk_that_takes_no_record_of_a_refusal_ends_the_sweep_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left")
+
+    sweep = CostlySweep(tmp_path, constraints={"parameters": 1})
+    monkeypatch.setattr(trials, "mark_failed", fail)
+    assert sweep.queue.next_segment() is None
+    assert sweep.queue.is_over
+    with pytest.raises(OSError, match="No space left"):
+        sweep.queue.raise_failed()

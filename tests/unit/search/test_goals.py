@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from raydc.errors import RunError
 from raydc.search.draws import LearnedDraws
 from raydc.search.goals import NO_GOALS, Goals, pareto_front
+from raydc.search.learned_points import LearnedPoints
 from raydc.spec.space import Domain
 from raydc.storage import Storage
 
@@ -93,6 +94,32 @@ def test_points_within_the_constraints_are_found(tmp_path: Path, name: str) -> N
     allowed = [not GOALS.excess(costs_of(one["all_values"])) for one in draws.trials]
     # Widths up to 400 are allowed: 0.8 of the range, in its logarithm.
     assert sum(allowed[-15:]) >= 14
+
+
+@pytest.mark.parametrize("name", ["nsga2", "tpe", "gp"])
+def test_points_without_costs_count_as_the_worst(name: str) -> None:
+    goals = Goals(("parameters",), {"parameters": 90_000})
+    points = LearnedPoints(name, SPACE, 5, "max", goals=goals)
+    for number in range(12):
+        point = points.draw().point
+        # Networks of some widths cannot be built, the first one among them.
+        is_built = number % 3 > 0
+        costs = {"parameters": costs_of(point)["parameters"]} if is_built else {}
+        points.tell(number, metric_of(point) if is_built else None, costs)
+    points.draw()
+
+
+@pytest.mark.parametrize(("mode", "metric"), [("min", 2.3), ("max", -3.0)])
+def test_trial_that_fails_first_is_not_the_best_of_a_study(mode: str, metric: float) -> None:
+    points = LearnedPoints("nsga2", SPACE, 5, mode, goals=Goals(("parameters",)))
+    for number in range(6):
+        points.draw()
+        # The cheapest one has no metric.
+        points.tell(number, None if number == 0 else metric, {"parameters": 10.0 + number})
+    told = {trial.number: trial.values for trial in points._study.trials if trial.values}
+    sign = -1.0 if mode == "max" else 1.0
+    assert sorted(told) == list(range(6))
+    assert all(sign * told[0][0] > sign * told[other][0] for other in range(1, 6))
 
 
 def test_draws_of_other_goals_are_refused(tmp_path: Path) -> None:

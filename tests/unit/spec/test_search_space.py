@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -151,6 +152,7 @@ def test_sections_with_domains_inside_are_valid(search_alg: str) -> None:
         ),
         ({**FIFO, "objectives": ["flops"]}, "objectives.0", "'parameters' or 'latency_ms'"),
         ({**FIFO, "constraints": {"parameters": 0}}, "constraints.parameters", "greater than 0"),
+        ({**FIFO, "constraints": {"latency_ms": math.inf}}, "constraints.latency_ms", "finite"),
         ({**FIFO, "latency_rows": 8}, "latency_rows", "neither objectives nor constraints name"),
     ],
 )

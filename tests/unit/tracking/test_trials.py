@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ def test_pick_winner_takes_the_first_of_the_best() -> None:
     assert trials.pick_winner(sampled, "min").key == "key4"
     with pytest.raises(TrainError, match="none of the 1 trials finished an epoch"):
         trials.pick_winner((trial(0, None),), "max")
+
+
+def test_sweep_whose_trials_all_cost_too_much_says_so() -> None:
+    refused = replace(trial(0, None), error="infeasible: parameters 54, of at most 1")
+    with pytest.raises(TrainError, match="none of the 2 trials is within sweep.constraints; .* 54"):
+        trials.pick_winner((refused, refused), "max")
+    failed = replace(refused, error="out of memory")
+    with pytest.raises(TrainError, match="finished an epoch"):
+        trials.pick_winner((refused, failed), "max")
 
 
 SWEEP: dict[str, Any] = {
