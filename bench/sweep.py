@@ -3,6 +3,7 @@
     python -m bench.sweep --simulate [--tasks 34] [--seeds 3]
     python -m bench.sweep --samplers [--tasks 34] [--seeds 3] [--gp]
     python -m bench.sweep --determinism [--keep FOLDER]
+    python -m bench.sweep --peers [--rounds 3] [--contenders raydc loop optuna-2] [--trials 1000]
 
 Simulates sweeps over the learning curves of LCBench (bench/lcbench.py), whose epochs take as long
 as they took there, by 25 % more or less at random for each run and rung. `Tune's ASHA` is Ray
@@ -23,6 +24,8 @@ Prints one table and writes bench/results/sweep.json. `--samplers` measures sear
 instead (bench/sampling.py) and writes bench/results/samplers.json. Both need `onnxruntime` and the
 data of LCBench: `--data FOLDER`. `--determinism` runs whole sweeps of Fashion-MNIST on a Ray and
 compares their journals (bench/sweep_determinism.py), for bench/results/sweep_determinism.json.
+`--peers` runs the same trials with Optuna and Ray Tune, and as many short ones as `--trials` says
+for the CPU time of the driver (bench/sweep_peers.py), for bench/results/sweep_peers.json.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench import sampling, sweep_determinism
+from bench import sampling, sweep_determinism, sweep_peers
 from bench.lcbench import Floats, Surrogate, draw
 from raydc.search import DecisionFold, Method
 
@@ -353,12 +356,14 @@ def main() -> None:
     kind.add_argument(
         "--determinism", action="store_true", help="journals of real sweeps, also of killed ones"
     )
+    kind.add_argument("--peers", action="store_true", help="raydc, Optuna and Ray Tune")
     parser.add_argument("--gp", action="store_true", help="with Gaussian processes: an hour more")
     parser.add_argument("--tasks", type=int, default=34, help="data sets of LCBench")
     parser.add_argument("--seeds", type=int, default=3, help="sweeps of each data set")
     parser.add_argument("--join-s", type=float, default=2.7)
     parser.add_argument("--data", type=Path, help="folder of LCBench, or of Fashion-MNIST")
     sweep_determinism.add_options(parser)
+    sweep_peers.add_options(parser)
     options = parser.parse_args()
     if options.determinism:
         source = options.data or data / "fashion_mnist"
@@ -366,6 +371,15 @@ def main() -> None:
         sweep_determinism.show_determinism(found)
         write("sweep_determinism", found)
         sys.exit(0 if found["checks"]["holds"] else 1)
+    if options.peers:
+        found = sweep_peers.measure_peers(
+            options.data or data / "fashion_mnist", options.rounds, options.contenders
+        )
+        if options.trials:
+            found["driver"] = sweep_peers.measure_driver(options.trials)
+        sweep_peers.show_peers(found)
+        write("sweep_peers", found)
+        return
     options.data = options.data or data / "lcbench"
     surrogate = Surrogate(options.data)
     if options.samplers:

@@ -136,6 +136,16 @@ def logical_shards(num_rows: int, num_shards: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
+def passes(num_rows: int, most_rows: int | None) -> list[slice]:
+    """Cuts the rows of a logical shard into passes whose sizes differ by at most one.
+
+    Args:
+        num_rows: Rows of the shard, at least one.
+        most_rows: Most rows of a pass; None computes all of them at once.
+    """
+    return logical_shards(num_rows, -(-num_rows // (most_rows or num_rows)))
+
+
 def shards_of_rank(num_shards: int, rank: int, world_size: int) -> range:
     """The contiguous logical shards that a rank computes.
 

@@ -207,6 +207,9 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
         steps = order.num_steps(num_rows, train.global_batch_size)
         length += f" of {steps} steps ({num_rows:,} rows)"
     how = f"in {train.logical_shards} logical shard(s)" if train.exact else "(exact: false)"
+    most = train.micro_batch_size
+    if most is not None:
+        how += ", in passes that fit" if most == "auto" else f", in passes of at most {most}"
     shards = f"{train.global_batch_size} rows a step {how}"
     workers = spec.scaling.num_workers
     if isinstance(workers, WorkerRange):

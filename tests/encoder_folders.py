@@ -48,7 +48,9 @@ def tokenizer_json() -> str:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(codes, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     # As in many folders; the codes of a row must not contain it.
     tokenizer.enable_padding(length=60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import traceback
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Ranks:
         data: Storage,
         stop_after: int | None = None,
         timeout_s: float = _TIMEOUT_S,
+        available_bytes: Sequence[int] | None = None,
     ) -> State | None:
         """Trains on the first `world_size` processes.
 
@@ -61,6 +63,7 @@ class Ranks:
             data: A prepared data set.
             stop_after: Completed steps after which all ranks stop; None trains to the end.
             timeout_s: Seconds to wait for the ranks.
+            available_bytes: Memory that each rank may fill; None for what there is.
 
         Returns:
             The final state; None if the ranks stopped before it.
@@ -69,7 +72,9 @@ class Ranks:
         members = self._members[:world_size]
         for rank, (_, connection) in enumerate(members):
             where = (str(meeting), rank, world_size)
-            connection.send((where, specs.to_dict(spec), run_folder.uri, data.uri, stop_after))
+            memory = None if available_bytes is None else available_bytes[rank]
+            work = (specs.to_dict(spec), run_folder.uri, data.uri, stop_after, memory)
+            connection.send((where, *work))
         answers = []
         for rank, (_, connection) in enumerate(members):
             if not connection.poll(timeout_s):
@@ -104,6 +109,7 @@ def _fit(
     run_folder: str,
     data: str,
     stop_after: int | None,
+    available_bytes: int | None,
 ) -> State | None:
     import torch
 
@@ -125,7 +131,9 @@ def _fit(
             Storage(run_folder),
             Storage(data),
             group,
-            Hooks(faults=faults),
+            Hooks(faults=faults)
+            if available_bytes is None
+            else Hooks(faults=faults, available_bytes=lambda: available_bytes),
         )
     except StoppedError:
         return None

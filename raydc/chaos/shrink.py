@@ -85,6 +85,9 @@ def shrink_spec(spec: ResolvedSpec, num_steps: int, max_failures: int) -> Resolv
         train.pop(name, None)
     # Every loss is compared, so none may be left out of the metrics.
     train.update(max_steps=num_steps, log_every_steps=1)
+    if train.get("micro_batch_size") == "auto":
+        # The memory that is free differs from run to run, and a number has its own bits.
+        train["micro_batch_size"] = max(1, spec.train.most_shard_rows // 2)
     value["checkpoint"] = {"every_steps": max(2, num_steps // 8), "num_to_keep": 2}
     value["fault_tolerance"] = {**value.get("fault_tolerance", {}), "max_failures": max_failures}
     return specs.resolve(specs.from_dict(value))

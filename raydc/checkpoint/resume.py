@@ -38,7 +38,10 @@ _MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "s
 _WIDTH = "sweep.num_samples"
 _MAY_CHANGE_ALONE = {"sweep.max_concurrent_trials"}
 # Where a pretrained model and its tokenizer were found. Their content is compared instead.
+_DTYPE = "model.content.dtype"
 _REVISION, _TOKENIZER = "model.content.revision", "data.features.text.tokenizer"
+# Field whose number a run finds at its first start, if the spec says `auto`.
+MICRO_BATCH = "train.micro_batch_size"
 
 
 class Source(IntEnum):
@@ -227,7 +230,9 @@ def refuse_other_spec(spec: ResolvedSpec, before: Mapping[str, Any]) -> None:
     """
     changed = specs.differences(specs.with_defaults(before), specs.to_dict(spec))
     relevant = [
-        change for change in changed if not (_may_change(change) or _is_same_content(change))
+        change
+        for change in changed
+        if not (_may_change(change) or _is_same_content(change) or _is_found(change))
     ]
     if not relevant:
         return
@@ -254,13 +259,20 @@ def _may_change(change: Change) -> bool:
     return change.path in _MAY_CHANGE_ALONE or change.path.split(".")[0] in _MAY_CHANGE
 
 
+def _is_found(change: Change) -> bool:
+    """Whether the run has found the number that the spec leaves to it."""
+    is_number = isinstance(change.before, int)
+    return change.path == MICRO_BATCH and is_number and change.after == "auto"
+
+
 def _is_same_content(change: Change) -> bool:
     """Whether only the place differs in which equal files of a pretrained model were found.
 
     The hub has a new commit, or another machine has its cache elsewhere. `model.content` has the
     hashes of the files.
     """
-    if change.path == _REVISION:
+    # An older raydc did not note the type of the weights, which the hashes cover.
+    if change.path == _REVISION or (change.path == _DTYPE and change.before is None):
         return True
     if change.path != _TOKENIZER or None in (change.before, change.after):
         return False

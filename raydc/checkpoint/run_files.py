@@ -98,6 +98,25 @@ def read_resolved(folder: Storage) -> dict[str, Any] | None:
     return _read_yaml(folder, RESOLVED)[0]
 
 
+def read_micro_batch(folder: Storage) -> int | None:
+    """The number of rows of a pass that a run with `micro_batch_size: auto` has found before."""
+    number = ((read_resolved(folder) or {}).get("train") or {}).get("micro_batch_size")
+    return number if isinstance(number, int) else None
+
+
+def write_micro_batch(spec: ResolvedSpec, folder: Storage, number: int) -> None:
+    """Writes the number of rows of a pass into `resolved.yaml`, for all later attempts.
+
+    Args:
+        spec: The resolved spec, which is written where there is no such file, as for a drill.
+        folder: Folder of the run.
+        number: Most rows of a pass.
+    """
+    value = read_resolved(folder) or specs.to_dict(spec)
+    value["train"]["micro_batch_size"] = number
+    folder.write_bytes(RESOLVED, yaml.safe_dump(value, sort_keys=False).encode())
+
+
 def _spec_of_newest(folder: Storage) -> bytes | None:
     """The `spec.yaml` of the newest checkpoint in which it verifies."""
     store = CheckpointStore(folder / "checkpoints", 1)

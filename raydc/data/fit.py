@@ -128,7 +128,7 @@ def _fit_column(
         message = f"column {name!r} has no value in any training row"
         raise DataError(message, f"Leave it out: {to_exclude([name], cleaner.data)}")
     if isinstance(statistics, WordCounts):
-        return _fit_text(statistics, cleaner.data)
+        return _fit_text(name, statistics, cleaner.data)
     if isinstance(statistics, ListSums):
         return fit_lists(name, statistics, cleaner.data.features)
     if isinstance(statistics, CategoryCounts):
@@ -148,10 +148,15 @@ def _num_values(statistics: NumberSums | CategoryCounts | WordCounts | ListSums)
     return len(statistics.sums) if isinstance(statistics, ListSums) else statistics.num_values
 
 
-def _fit_text(statistics: WordCounts, data: Data) -> Text:
+def _fit_text(name: str, statistics: WordCounts, data: Data) -> Text:
     options = data.features.text
     if options.tokenizer is not None:
-        return check_tokenizer(options)
+        column = check_tokenizer(options)
+        if options.pair is not None and name in options.pair:
+            first, second = options.pair
+            is_first = name == first
+            return replace(column, second=second) if is_first else replace(column, first=first)
+        return column
     return text_column.learn(
         statistics.by_bytes, options.vocabulary, options.max_tokens, options.normalisation
     )
@@ -170,6 +175,8 @@ def _make_signature(
         elif isinstance(column, CategoryCodes):
             num_codes = column.num_codes
             fields[name] = Field("array", smallest_type(num_codes), num_codes=num_codes)
+        elif isinstance(column, Text) and column.first is not None:
+            continue
         elif isinstance(column, Text | NumberList | SeriesWindow):
             fields[name] = column.field
     _refuse_reserved(fields)

@@ -57,10 +57,8 @@ _LATER_FIELDS = (
     ("features", "target_smoothing"),
     ("features", "scales"),
     ("features", "date_parts"),
-    ("csv", "encoding"),
-    ("csv", "decimal"),
-    ("csv", "comment"),
-    ("csv", "skip_rows"),
+    *(("csv", name) for name in ("encoding", "decimal", "comment", "skip_rows")),
+    ("features", "text", "pair"),
     ("features", "text"),
     ("features", "max_items"),
     ("joins",),
@@ -231,10 +229,7 @@ def _hash_layout(layout: Layout) -> list[tuple[SourceFile, str]]:
         for start in range(0, len(files), _FILES_PER_HASH_TASK)
     ]
     digests = tasks.run_calls(
-        [
-            partial(_hash_files, layout.filesystem, [file.path for file in chunk])
-            for chunk in chunks
-        ],
+        [partial(_hash_files, layout.filesystem, [file.path for file in one]) for one in chunks],
         "HashSources",
     )
     return list(zip(files, (digest for chunk in digests for digest in chunk), strict=True))

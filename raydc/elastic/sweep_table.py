@@ -108,12 +108,13 @@ class SweepTable:
         if self.console is None and sys.stdout.isatty():
             self.console = Console(file=sys.stdout)
         if self.console is not None:
-            # Drawn again each second by a thread of rich, so that the remaining time counts down.
+            # Drawn by a thread of rich, not for each result: a table takes milliseconds, and a
+            # thousand short trials have thousands of results.
             self._live = Live(
                 get_renderable=self.render,
                 console=self.console,
                 transient=True,
-                refresh_per_second=1,
+                refresh_per_second=2,
                 vertical_overflow="crop",
             )
             self._live.start()
@@ -144,7 +145,6 @@ class SweepTable:
         self._standing = make_standing()
         if self._first is None:
             self._first = self.now_s(), self._standing.epochs_done
-        self._live.refresh()
 
     def remaining_s(self) -> float | None:
         """Seconds that the rest is expected to take; None before the first few epochs."""

@@ -61,6 +61,7 @@ class TrialQueue:
         self._lost: set[str] = set()
         self._numbers: dict[str, list[int]] = {}
         self._over: set[int] = set()
+        self._stood: dict[int, TrialStanding] = {}
         self._error: Exception | None = None
         if not spec.train.exact:
             # A trial that is trained again may get other numbers, so what was decided counts.
@@ -182,9 +183,12 @@ class TrialQueue:
         """How the sweep stands, for its live table."""
         found = []
         for number, drawn in enumerate(self._draws.trials):
-            standing = self._stands(number, drawn)
+            # What is over does not change, and a thousand trials are shown thousands of times.
+            standing = self._stood.get(number) or self._stands(number, drawn)
             if standing is not None:
                 found.append(standing)
+            if standing is not None and number in self._over:
+                self._stood[number] = standing
         return SweepStanding(found, self._draws.num_samples, *self._fold.count_epochs())
 
     def _stands(self, number: int, drawn: dict[str, Any]) -> TrialStanding | None:

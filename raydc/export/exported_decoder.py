@@ -68,7 +68,8 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
         adapters.write_files(loaded.model, folder)
         lines = ["adapters in peft's format, without their decoder"]
         if with_base:
-            _make_network(loaded, model).save_pretrained(folder / BASE)
+            base = huggingface_folder.as_in_folder(_make_network(loaded, model), model)
+            base.save_pretrained(folder / BASE)
             lines = [f"adapters in peft's format; their decoder in {BASE}"]
         imports = "from peft import PeftModel\n"
         network = "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), FOLDER)"
@@ -76,7 +77,7 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
         network_of_folder = _make_network(loaded, model)
         # A model of conversations has learnt to stop at the end of a turn.
         network_of_folder.generation_config.eos_token_id = list(_column(loaded).end_codes)
-        network_of_folder.save_pretrained(folder)
+        huggingface_folder.as_in_folder(network_of_folder, model).save_pretrained(folder)
         lines = ["a decoder of AutoModelForCausalLM"]
     card = _CARD.format(name=loaded.spec.name, imports=imports, network=network)
     if model.lora is not None:

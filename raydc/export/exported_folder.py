@@ -104,7 +104,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_huggingface(loaded: Bundle, draft: Path, with_base: bool) -> list[str]:
-    huggingface_folder.require_pretrained(loaded)
+    loaded, notes = huggingface_folder.rounded(loaded)
     with _quiet():
         if loaded.spec.data.task == LANGUAGE:
             lines = exported_decoder.write(loaded, draft, with_base)
@@ -118,4 +118,4 @@ def _write_huggingface(loaded: Bundle, draft: Path, with_base: bool) -> list[str
             "largest output",
             "Nothing was written. Report it with the versions of transformers and peft.",
         )
-    return [*lines, f"loaded again: outputs differ by {difference:.1g} of the largest"]
+    return [*lines, *notes, f"loaded again: outputs differ by {difference:.1g} of the largest"]

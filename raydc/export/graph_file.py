@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,13 @@ from raydc.errors import CheckpointError, UsageError, first_line
 from raydc.features import Inputs, example_rows
 from raydc.features.record import LENGTH, contiguous
 from raydc.models.row_tensors import NetworkInputs, network_inputs, to_tensors
+from raydc.spec.language import LANGUAGE
 from raydc.storage import canonical_json
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
+# Input of a language model.
+TOKENS = "tokens"
+_MOST_TOKENS = 64
 # Fraction of the largest output.
 _TOLERANCE = 1e-5
 # What torch needs to write ONNX, and what runs it.
@@ -108,13 +112,57 @@ def write_onnx(loaded: Bundle, folder: Path) -> list[str]:
 
 
 def _examples(loaded: Bundle) -> list[NetworkInputs]:
-    """Golden rows as the network takes them: in a batch, alone, and in a larger batch."""
+    """Golden rows as the network takes them: in a batch, alone, and in a larger batch.
+
+    A language model takes documents of any length.
+    """
+    if loaded.features.signature.task == LANGUAGE:
+        return [{TOKENS: torch.from_numpy(one)} for one in _documents(loaded)]
     features, rows = loaded.features, loaded.golden.get("rows", [])
     if not rows:
         sizes = (_NUM_ROWS, 1, 2 * _NUM_ROWS)
         return [_given(example_rows.zeros(features.signature, size)) for size in sizes]
     batches = [(rows * _NUM_ROWS)[: max(len(rows), _NUM_ROWS)], rows[:1], rows[-1:], rows + rows]
     return [_given(features.apply(features.from_json_rows(batch))) for batch in batches]
+
+
+def _documents(loaded: Bundle) -> list[npt.NDArray[np.int64]]:
+    """Rows of tokens, [B, L], of which some hold two documents."""
+    column = loaded.features.token_column
+    assert column is not None
+    choose = np.random.default_rng(0)
+    found = []
+    longest = max(4, min(_MOST_TOKENS, column.length))
+    for shape in ((_NUM_ROWS, longest), (1, longest), (2 * _NUM_ROWS, longest - 1), (1, 3)):
+        tokens_BL = choose.integers(0, column.num_codes, shape)
+        tokens_BL[:, 0] = tokens_BL[0, shape[1] // 2] = column.end_code
+        found.append(tokens_BL)
+    return found
+
+
+def _network(loaded: Bundle) -> nn.Module:
+    """What is exported: of a language model the scores of each next token, not its losses."""
+    if loaded.features.signature.task != LANGUAGE:
+        return loaded.model
+    decoder: Any = loaded.model.body
+    return _Scores(decoder.decoder).eval()
+
+
+class _Scores(nn.Module):
+    """A decoder under the name of its input.
+
+    Args:
+        decoder: Maps tokens [B, L] to scores of the token behind each, [B, L, V].
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, rows: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Scores of the token behind each one, [B, L, V]."""
+        scores_BLV: torch.Tensor = self.decoder(rows[TOKENS])
+        return scores_BLV
 
 
 def _given(x: Inputs) -> NetworkInputs:
@@ -133,11 +181,12 @@ def _trace(loaded: Bundle) -> Any:
     shapes: Any = {0: rows}
     if isinstance(given, dict):
         lists = {name for name in given if name + LENGTH in given and name in fields}
+        lists |= {TOKENS} & given.keys()
         shapes = {name: {0: rows, 1: free} if name in lists else {0: rows} for name in given}
     try:
         with _quiet(), torch.no_grad():
             return torch.export.export(
-                _Positional(loaded.model), (given,), dynamic_shapes=(shapes,)
+                _Positional(_network(loaded)), (given,), dynamic_shapes=(shapes,)
             )
     # torch raises errors of many kinds, and so may the code of a user.
     except Exception as error:
@@ -171,10 +220,10 @@ def _quiet() -> Iterator[None]:
 
 def _finish(loaded: Bundle, folder: Path, run: Run, name: str) -> list[str]:
     """Compares a file with the model, and writes what describes its inputs."""
-    differences, largest = [], 1e-6
+    differences, largest, network = [], 1e-6, _network(loaded)
     for given in _examples(loaded):
         with torch.no_grad():
-            expected_BK = loaded.model(given).float().numpy()
+            expected_BK = network(given).float().numpy()
         try:
             found_BK = run(given)
         # Each runtime has errors of its own; one that takes fewer rows is no copy of the model.

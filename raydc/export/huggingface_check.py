@@ -7,6 +7,7 @@ Shape suffixes: B texts, L tokens, D width, K outputs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn import functional
 from raydc.bundle import Bundle
 from raydc.errors import CheckpointError
 from raydc.export import huggingface_folder
-from raydc.features.text_column import Text
+from raydc.features import Record
 
 # Fraction of the largest output: sums of another length are rounded in another way.
 TOLERANCE = 1e-4
@@ -42,32 +43,36 @@ def compare(loaded: Bundle, folder: Path) -> float:
     """
     from transformers import AutoTokenizer
 
-    name, column = next(
-        (name, one) for name, one in loaded.features.columns.items() if isinstance(one, Text)
-    )
-    golden = [row.get(name) for row in loaded.golden.get("rows", [])]
-    texts = [*(text for text in golden if isinstance(text, str) and text), *_TEXTS]
+    name, column = huggingface_folder.column_of(loaded)
+    names = [name] if column.second is None else [name, column.second]
+    golden = [[row.get(one) for one in names] for row in loaded.golden.get("rows", [])]
+    rows = [row for row in golden if all(isinstance(text, str) and text for text in row)]
+    rows += [[text, *reversed(_TEXTS)][: len(names)] for text in _TEXTS]
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     run = _load(loaded, folder)
     expected, found = [], []
-    for text in texts:
-        x = loaded.features.apply({name: [text]})
-        codes = column.apply([text], name, ()).values_N.tolist()
-        tokens_L = tokenizer(text, truncation=True)["input_ids"]
-        if list(tokens_L) != codes:
+    for row in rows:
+        x = loaded.features.apply({one: [text] for one, text in zip(names, row, strict=True)})
+        assert isinstance(x, Record)
+        codes = x.fields[name].values_N.astype(np.int64)  # type: ignore[union-attr]
+        given = tokenizer(*row, truncation=True, return_tensors="pt")
+        # A network without types reads codes alone.
+        types = given.get("token_type_ids", torch.from_numpy(codes[None] // column.num_codes))
+        tokens = (given["input_ids"] + column.num_codes * types)[0].tolist()
+        if tokens != codes.tolist():
             raise CheckpointError(
-                f"the exported tokenizer gives other tokens for {text[:40]!r}",
+                f"the exported tokenizer gives other tokens for {row[0][:40]!r}",
                 "Nothing was written. Report it with the tokenizer.json.",
             )
         expected.append(loaded.run(x)[0])
         with torch.no_grad():
-            found.append(run(torch.tensor([tokens_L]))[0].numpy())
+            found.append(run(dict(given))[0].numpy())
     largest = max(float(np.abs(expected).max()), 1e-6)
     return float(np.abs(np.array(expected) - np.array(found)).max()) / largest
 
 
 def _load(loaded: Bundle, folder: Path) -> Any:
-    """A function from tokens int64 [1, L] to outputs [1, K], by the libraries of the folder."""
+    """A function from inputs int64 [1, L] by name to outputs [1, K], by the folder's libraries."""
     from transformers import AutoModel, AutoModelForSequenceClassification
 
     model = huggingface_folder.require_pretrained(loaded)
@@ -77,9 +82,7 @@ def _load(loaded: Bundle, folder: Path) -> Any:
         _require_equal(
             {k.removeprefix(f"{network.base_model_prefix}."): v for k, v in _state(network)}, loaded
         )
-        return lambda tokens_BL: (
-            network(input_ids=tokens_BL, attention_mask=torch.ones_like(tokens_BL)).logits
-        )
+        return lambda inputs: network(**inputs).logits
     if model.lora is not None:
         from peft import PeftModel
 
@@ -93,8 +96,8 @@ def _load(loaded: Bundle, folder: Path) -> Any:
         _require_equal(dict(_state(encoder)), loaded)
     head = safetensors.torch.load_file(folder / huggingface_folder.HEAD / "model.safetensors")
 
-    def run(tokens_BL: Tensor) -> Tensor:
-        found = encoder(input_ids=tokens_BL, attention_mask=torch.ones_like(tokens_BL))
+    def run(inputs: Mapping[str, Tensor]) -> Tensor:
+        found = encoder(**inputs)
         if model.pooling == "pooler":
             vectors_BD = found.pooler_output
         elif model.pooling == "cls":

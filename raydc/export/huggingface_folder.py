@@ -9,8 +9,10 @@ README.md                         how it is loaded, and what the outputs mean
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +81,52 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
         adapters.write_files(loaded.model, folder)
         lines = ["adapters in peft's format, without their encoder"]
         if with_base:
-            make_base(loaded, model).save_pretrained(folder / "base")
+            as_in_folder(make_base(loaded, model), model).save_pretrained(folder / "base")
             lines = ["adapters in peft's format; their encoder in base"]
     elif is_classifier(model):
-        _make_classifier(loaded, model).save_pretrained(folder)
+        as_in_folder(_make_classifier(loaded, model), model).save_pretrained(folder)
         lines = ["a network of AutoModelForSequenceClassification"]
     else:
-        make_base(loaded, model).save_pretrained(folder)
+        as_in_folder(make_base(loaded, model), model).save_pretrained(folder)
         lines = [f"an encoder of AutoModel, and its last layer in {HEAD}"]
     # Libraries write a page of their own, with blanks to fill in.
     (folder / "README.md").write_text(huggingface_card.render(loaded, model), encoding="utf-8")
     return lines
+
+
+def as_in_folder(network: Any, model: HuggingFace) -> Any:
+    """A network of transformers in the type of weights that the folder of the model had."""
+    half = model.content.dtype if model.content else None
+    return network if half is None else network.to(getattr(torch, half))
+
+
+def rounded(loaded: Bundle) -> tuple[Bundle, list[str]]:
+    """A model with the weights that its export has, and a line about what was rounded.
+
+    Weights of half precision train in single precision. What was not trained is the same byte for
+    byte in half precision again.
+
+    Args:
+        loaded: Model, whose section is one of `huggingface`; it stays as it is.
+    """
+    model = require_pretrained(loaded)
+    half = model.content.dtype if model.content else None
+    if half is None:
+        return loaded, []
+    network = copy.deepcopy(loaded.model)
+    part = network if is_classifier(model) else part_of(network)
+    num_changed = 0
+    with torch.no_grad():
+        for name, one in part.named_parameters():
+            # Adapters have files of their own, in single precision.
+            if not adapters.is_added(name):
+                short = one.to(getattr(torch, half)).to(one.dtype)
+                num_changed += int(not torch.equal(short, one))
+                one.copy_(short)
+    line = f"weights in {half}, as in the folder of the model"
+    if num_changed:
+        line += f"; {num_changed} tensors that were trained are rounded to it"
+    return replace(loaded, model=network), [line]
 
 
 def make_base(loaded: Bundle, model: HuggingFace) -> Any:
@@ -140,19 +177,26 @@ def _make_classifier(loaded: Bundle, model: HuggingFace) -> Any:
 def _write_tokenizer(loaded: Bundle, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    column = next(one for one in loaded.features.columns.values() if isinstance(one, Text))
+    _, column = column_of(loaded)
     tokenizer = make_tokenizer(column.tokenizer, column.normalisation)
     encoder = part_of(loaded.model)
     assert isinstance(encoder, PooledEncoder)
     padding = encoder.padding
+    # The types of tokens are those of pairs, which not every architecture takes.
+    names = ["input_ids", *(["token_type_ids"] if encoder.takes_types else []), "attention_mask"]
     # transformers 5 has names of special tokens of its own; only that of padding is needed here.
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=tokenizer.id_to_token(padding),
         model_max_length=column.max_tokens,
-        # The others are those of texts in pairs, which not every architecture takes.
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=names,
     ).save_pretrained(folder)
+
+
+def column_of(loaded: Bundle) -> tuple[str, Text]:
+    """Name and column of the text that an encoder reads; of a pair, of the first one."""
+    columns = loaded.features.columns.items()
+    return next((name, one) for name, one in columns if isinstance(one, Text) and one.first is None)
 
 
 def make_tokenizer(content: str, normalisation: Normalisation) -> Any:
@@ -236,7 +280,7 @@ def _write_head(loaded: Bundle, model: HuggingFace, folder: Path) -> None:
             for number, (path, kind) in enumerate(kinds.items())
         ],
     )
-    column = next(one for one in loaded.features.columns.values() if isinstance(one, Text))
+    _, column = column_of(loaded)
     _write_json(
         folder / "sentence_bert_config.json",
         {"max_seq_length": column.max_tokens, "do_lower_case": False},

@@ -30,6 +30,8 @@ _LATER_FIELDS = (
     "fill",
     "is_log",
     "quantiles",
+    "second",
+    "first",
 )
 _KINDS: dict[str, Callable[..., Column]] = {
     "numeric": Numeric,

@@ -79,6 +79,12 @@ def make_inputs(
     for name, column in columns.items():
         if isinstance(column, Image):
             fields[name] = column.apply(raw[name], name, max_pixels)
+        elif isinstance(column, Text) and column.second is not None:
+            pair = (name, column.second)
+            fields[name] = column.apply_pairs(raw[name], raw[column.second], pair, missing)
+        elif isinstance(column, Text) and column.first is not None:
+            # It stands in the list of the other one.
+            continue
         elif isinstance(column, Text | TokenBlock | Conversations | NumberList | SeriesWindow):
             fields[name] = column.apply(raw[name], name, missing)
         elif isinstance(column, CategoryCodes):

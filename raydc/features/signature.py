@@ -31,6 +31,8 @@ class Field:
         end_code: Of documents: the code that ends one and begins the next; None for other fields.
         has_marks: Whether marks are added to the codes of tokens, `num_codes` times each: where a
             conversation begins, and which tokens are learnt.
+        is_pair: Whether a list holds two texts. The codes of tokens of the second type, as the
+            tokenizer counts types, have half of `num_codes` added.
     """
 
     form: Literal["array", "list"]
@@ -46,6 +48,7 @@ class Field:
     own_column: int | None = None
     end_code: int | None = None
     has_marks: bool = False
+    is_pair: bool = False
 
     @property
     def is_window(self) -> bool:

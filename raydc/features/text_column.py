@@ -43,6 +43,8 @@ class Text:
         merges: Learnt pairs of codes, one after the other: merge i joins the codes `merges[2 * i]`
             and `merges[2 * i + 1]` to the code 256 + i.
         tokenizer: Content of the user's `tokenizer.json`; empty if the pairs were learnt.
+        second: Column whose text stands behind this one in the same list; None for a text alone.
+        first: Column in whose list this text stands, so that it has no field; None for any other.
     """
 
     num_codes: int
@@ -50,16 +52,21 @@ class Text:
     normalisation: Normalisation = "none"
     merges: tuple[int, ...] = ()
     tokenizer: str = ""
+    second: str | None = None
+    first: str | None = None
     kind: ClassVar[str] = "text"
 
     @property
     def field(self) -> Field:
         """The field of a row that it gives."""
+        if self.second is not None:
+            num_codes = 2 * self.num_codes
+            return Field("list", self._dtype, (), num_codes, self.max_tokens, is_pair=True)
         return Field("list", self._dtype, (), self.num_codes, self.max_tokens)
 
     @property
     def _dtype(self) -> str:
-        return smallest_type(self.num_codes)
+        return smallest_type(self.num_codes * (1 if self.second is None else 2))
 
     @cached_property
     def _encoder(self) -> BytePairs | GivenTokenizer:
@@ -86,23 +93,69 @@ class Text:
             offsets[row + 1] = len(codes)
         return Ragged(np.array(codes, dtype=self._dtype), offsets)
 
+    def apply_pairs(
+        self,
+        values: Values,
+        others: Values,
+        names: tuple[str, str],
+        missing_values: Collection[str],
+    ) -> Ragged:
+        """Turns pairs of texts into lists of codes, as the tokenizer joins a pair.
+
+        A missing text counts as one without words; a pair of which both are missing has no tokens.
+        The longer one of the two is cut first.
+
+        Args:
+            values: Raw values of B rows of the first column.
+            others: Those of the second column.
+            names: Names of the two columns, for messages.
+            missing_values: Strings that mean "missing".
+
+        Returns:
+            Codes; those of the second type have `num_codes` added.
+
+        Raises:
+            DataError: A value is not text; the message names its row and column.
+        """
+        assert isinstance(self._encoder, GivenTokenizer), "`fit` makes no pair without a tokenizer"
+        codes: list[int] = []
+        offsets = np.zeros(len(values) + 1, dtype=np.int64)
+        for row, pair in enumerate(zip(values, others, strict=True)):
+            given = [not is_missing(value, missing_values) for value in pair]
+            if any(given):
+                first, second = (
+                    self._read(value, row, name) if has_text else b""
+                    for value, name, has_text in zip(pair, names, given, strict=True)
+                )
+                try:
+                    found = self._encoder.encode_pair(first, second, self.max_tokens)
+                except ValueError as error:
+                    place = f"rows[{row}].{names[0]} and {names[1]}"
+                    raise DataError(f"{place}: {error}") from error
+                codes += [code + (self.num_codes if kind else 0) for code, kind in found]
+            offsets[row + 1] = len(codes)
+        return Ragged(np.array(codes, dtype=self._dtype), offsets)
+
     def _encode(self, value: Any, row: int, column: str) -> list[int]:
+        text = self._read(value, row, column)
+        try:
+            return self._encoder.encode(text, self.max_tokens)
+        except ValueError as error:
+            raise DataError(f"rows[{row}].{column}: {error}") from error
+
+    def _read(self, value: Any, row: int, column: str) -> bytes:
         if not isinstance(value, str):
             raise DataError(
                 f"rows[{row}].{column}: {shown(value)} is not text",
                 "Give a string, or null where it is missing.",
             )
         try:
-            text = to_bytes(value, self.normalisation)
+            return to_bytes(value, self.normalisation)
         except UnicodeEncodeError as error:
             raise DataError(
                 f"rows[{row}].{column}: not valid text: half a surrogate pair at position "
                 f"{error.start}"
             ) from error
-        try:
-            return self._encoder.encode(text, self.max_tokens)
-        except ValueError as error:
-            raise DataError(f"rows[{row}].{column}: {error}") from error
 
 
 def is_missing(value: Any, missing_values: Collection[str]) -> bool:
@@ -213,6 +266,23 @@ class GivenTokenizer:
             return list(found.ids[:max_codes])
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error
+
+    def encode_pair(self, first: bytes, second: bytes, max_codes: int) -> list[tuple[int, int]]:
+        """Code and type of each token of two texts in one list.
+
+        Args:
+            first: The first text, in UTF-8.
+            second: The second one.
+            max_codes: Maximum number of tokens; the longer text is cut first.
+
+        Raises:
+            ValueError: The tokenizer has no token for a part of a text.
+        """
+        try:
+            found = self.tokenizer.encode(first.decode(), second.decode())
+            return list(zip(found.ids, found.type_ids, strict=True))[:max_codes]
+        except Exception as error:
+            raise ValueError(f"the tokenizer fails on these texts: {error}") from error
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Codes of a whole text, and where each token begins and ends in it.

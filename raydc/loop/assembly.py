@@ -119,6 +119,8 @@ def read_and_keep(
     Raises:
         PeerLostError: Another worker is gone or hangs.
     """
+    if (note := parts.step.passes_note) is not None:
+        journal.record_event("passes", text=note)
     if (note := parts.feed.reading_note) is not None:
         journal.record_event("reading", text=note)
     # The memory of workers differs, but all have to take part in what is agreed on in between.

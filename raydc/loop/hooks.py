@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
+from raydc.data import cold_rows
 from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.planned_stop import StopRequest
 from raydc.tracking.journal import Publish
@@ -32,6 +33,8 @@ class Hooks:
         next_attempt: Returns a number that grows with each attempt of the driver; called by rank 0.
         peer_memory: Memory that outlives the workers, for recent states.
         stop_request: Returns the reason of a planned stop that was requested in rank 0.
+        available_bytes: Returns the memory that this process may fill, for passes whose size the
+            run finds.
         faults: Breaks the run on purpose. Default: what the run folder plans, which is nothing
             except in runs of `raydc chaos`.
     """
@@ -42,4 +45,5 @@ class Hooks:
     next_attempt: Callable[[], int] | None = None
     peer_memory: PeerCheckpoints | None = None
     stop_request: StopRequest = _no_stop
+    available_bytes: Callable[[], int] = cold_rows.available_bytes
     faults: FaultInjector | None = None

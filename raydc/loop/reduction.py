@@ -33,7 +33,8 @@ class Reduction:
     """Adds gradients, and other tensors of a shard, over all logical shards of a step.
 
     A step is `start_step`; then for each shard of this worker, in order, `start_shard` before its
-    backward pass and `finish_shard` after it; and `finish_step` at the end.
+    last backward pass, `hold` before each earlier one, and `finish_shard` after them; and
+    `finish_step` at the end.
 
     Args:
         parameters: Parameters whose gradients are summed.
@@ -88,11 +89,15 @@ class Reduction:
             bucket.fold.clear()
 
     def start_shard(self, shard: int) -> None:
-        """Prepares for the backward pass of a shard, whose gradients are taken as they appear."""
+        """Prepares for the last backward pass of a shard; gradients are taken as they appear."""
         self._shard, self._num_closed = shard, 0
         self._is_last_shard = shard == self.shards[-1]
         for bucket in self._buckets:
             bucket.num_missing = len(bucket.parameters)
+
+    def hold(self) -> None:
+        """Prepares for a backward pass that is not the last one of its shard: nothing is sent."""
+        self._num_closed, self._is_last_shard = 0, False
 
     def finish_shard(self, shard: int, extras: Sequence[Tensor] | None) -> None:
         """Takes what the backward pass of a shard has left.

@@ -12,7 +12,7 @@ Shape suffixes: B rows of this worker, K outputs.
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,9 +25,10 @@ from raydc.errors import TrainError
 from raydc.loop.buffers import ShardBuffers
 from raydc.loop.group import Group
 from raydc.loop.length import Length
-from raydc.loop.mixing import Mixer
+from raydc.loop.mixing import Mixed, Mixer
 from raydc.loop.optimizer import make_optimizer, make_scheduler, names_without_decay
 from raydc.loop.reduction import Reduction
+from raydc.loop.shard_state import running_statistics, seed_shard
 from raydc.loop.weight_average import WeightAverage
 from raydc.models.frozen_body import FrozenBody
 from raydc.models.losses import LossSum
@@ -38,37 +39,6 @@ from raydc.spec.resolved import ResolvedTrain
 # Index of a logical shard, and its slice of the rows of a worker.
 Shards = Sequence[tuple[int, slice]]
 _AS_IT_IS = contextlib.nullcontext()
-
-
-def seed_shard(seed: int, step: int, shard: int, device: torch.device) -> None:
-    """Sets the random state for a logical shard, a function of three numbers.
-
-    Args:
-        seed: Seed of the run, any integer.
-        step: Completed steps, so that each step draws different numbers.
-        shard: Index of the logical shard, so that no two shards share random numbers.
-        device: If it is a GPU, its random generator is set as well as that of the CPU.
-    """
-    digest = hashlib.blake2b(b"%d.%d.%d" % (seed, step, shard), digest_size=8).digest()
-    # 63 bits, which a signed and an unsigned seed can both hold.
-    key = int.from_bytes(digest, "little") >> 1
-    torch.default_generator.manual_seed(key)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(key)
-
-
-@contextlib.contextmanager
-def _running_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch normalisation uses the running statistics inside: one row has no variance."""
-    modules = network.modules()
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    for norm in norms:
-        norm.eval()
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.train()
 
 
 class Step:
@@ -93,6 +63,9 @@ class Step:
         optimizer: Optimiser with the groups of parameters of the spec.
         scheduler: Learning rate schedule; None if the rate is constant.
         average: Moving average of the weights; None if the spec wants none.
+        passes_note: How the number of rows of a pass was found; None if it was given.
+        micro_batch_size: Most rows of a pass; None computes a shard at once. Of a spec with `auto`
+            it is None until the number is found (`micro_batch.settle`).
     """
 
     def __init__(
@@ -122,6 +95,9 @@ class Step:
         self._mixed = train.precision == "bf16"
         # A shard is one pass, whoever computes it, so its padding is a function of its own rows.
         self._is_tight = train.group_by_length
+        given = train.micro_batch_size
+        self.passes_note: str | None = None
+        self.micro_batch_size = given if isinstance(given, int) else None
         self._clip_norm = train.gradient_clip_norm
         self._exact = train.exact
         self._num_logical = train.logical_shards
@@ -228,29 +204,68 @@ class Step:
         """
         seed_shard(self._seed, step, shard, self._device)
         self._buffers.restore()
-        self._reduction.start_shard(shard)
-        with _running_statistics(self.network) if len(x) == 1 else _AS_IT_IS:
-            loss = self._loss_of(step, shard, x, y_B)
-        # Dividing the one number divides all gradients without a pass over them. A gradient that is
-        # passed to `backward` would make torch import sympy, at the first step of each worker.
-        (loss * (1.0 / num_rows)).backward()  # type: ignore[no-untyped-call]
+        mixed = None
+        if self._mixer is not None:
+            # Columns that are stored as codes are mixed as the numbers that they become.
+            numbers = network_inputs(x)
+            assert isinstance(numbers, Tensor), "`make_mixer` refuses rows of several fields"
+            mixed = self._mixer(step, shard, numbers, y_B)
+        *earlier, last = order.passes(len(x), self.micro_batch_size)
+        losses = []
+        for rows in (*earlier, last):
+            # Gradients of several passes add up where they are. Only the last ones are sent.
+            if rows is last:
+                self._reduction.start_shard(shard)
+            else:
+                self._reduction.hold()
+            with running_statistics(self.network) if rows.stop - rows.start == 1 else _AS_IT_IS:
+                loss = (
+                    self._loss_sum(self.forward(x[rows], self._is_tight), y_B[rows])
+                    if mixed is None
+                    else self._mixed_loss(mixed, rows)
+                )
+            # Dividing the one number divides all gradients without a pass over them. A gradient
+            # that is passed to `backward` would make torch import sympy, at the first step of each
+            # worker.
+            (loss * (1.0 / num_rows)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
         divisor = [] if self._divisor is None else [self._divisor(y_B)]
-        return [*self._buffers.collect(), loss.detach(), *divisor]
+        return [*self._buffers.collect(), functools.reduce(torch.add, losses), *divisor]
 
-    def _loss_of(self, step: int, shard: int, x: RowTensors, y_B: Tensor) -> Tensor:
-        if self._mixer is None:
-            return self._loss_sum(self.forward(x, self._is_tight), y_B)
-        # Columns that are stored as codes are mixed as the numbers that they become.
-        rows = network_inputs(x)
-        assert isinstance(rows, Tensor), "`make_mixer` refuses rows of several fields"
-        mixed = self._mixer(step, shard, rows, y_B)
-        outputs_BK = self.forward(mixed.x)
-        loss = self._loss_sum(outputs_BK, mixed.y_B)
+    def _mixed_loss(self, mixed: Mixed, rows: slice) -> Tensor:
+        outputs_BK = self.forward(mixed.x[rows])
+        loss = self._loss_sum(outputs_BK, mixed.y_B[rows])
         if mixed.weight == 1.0:
             return loss
         # Two losses instead of a mixed target, so that every loss can be mixed.
-        partner_loss = self._loss_sum(outputs_BK, mixed.partner_y_B)
+        partner_loss = self._loss_sum(outputs_BK, mixed.partner_y_B[rows])
         return mixed.weight * loss + (1.0 - mixed.weight) * partner_loss
+
+    def try_pass(self, x: RowTensors, y_B: Tensor, is_backward: bool = True) -> Tensor:
+        """Computes rows as one pass of a shard and forgets the gradients; the state stays.
+
+        Args:
+            x: Rows of a pass, on the device.
+            y_B: Their targets.
+            is_backward: Whether gradients are computed as well.
+
+        Returns:
+            The loss, summed over the rows.
+        """
+        before = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        self._reduction.hold()
+        try:
+            loss = self._loss_sum(self.forward(x, self._is_tight), y_B)
+            if is_backward:
+                loss.backward()  # type: ignore[no-untyped-call]
+        finally:
+            # A pass that exceeds the memory may have changed some of them.
+            for parameter in self._parameters:
+                parameter.grad = None
+            with torch.no_grad():
+                for name, buffer in self.network.named_buffers():
+                    buffer.copy_(before[name])
+        return loss
 
     def forward(self, x: RowTensors, is_tight: bool = False) -> Tensor:
         """Raw outputs, float32 [B, K], computed in the precision of the spec.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from raydc import order
 from raydc.data.shards import Rows
-from raydc.features import Features, Signature
+from raydc.features import Features, Inputs, Signature
+from raydc.features.record import bucket_keys
 from raydc.loop.body_outputs import BodyOutputs
 from raydc.loop.group import Group
 from raydc.loop.step import Step
@@ -31,6 +32,25 @@ def _block_rows(signature: Signature) -> int:
         return _BLOCK_ROWS
     (field,) = signature.fields.values()
     return rows_per_pass(signature.num_values, field.num_codes)
+
+
+def _outputs(step: Step, x: Inputs, device: torch.device) -> Tensor:
+    """Outputs of a block of rows, [B, K]; rows with lists of similar length share a pass.
+
+    One long text would make all 512 rows as long as itself. No pass has more rows than one of the
+    training, where a spec limits those.
+    """
+    keys = bucket_keys(x)
+    longest_B = np.zeros(len(x), np.int64) if keys is None else keys.max(axis=1)
+    alike = [np.flatnonzero(longest_B == length) for length in np.unique(longest_B)]
+    most = step.micro_batch_size
+    passes = [rows[part] for rows in alike for part in order.passes(len(rows), most)]
+    if len(passes) == 1:
+        return step.forward(move(to_tensors(x), device))
+    parts = [step.forward(move(to_tensors(x[rows]), device)) for rows in passes]
+    outputs_BK = parts[0].new_empty((len(x), parts[0].shape[1]))
+    outputs_BK[torch.from_numpy(np.concatenate(passes)).to(device)] = torch.cat(parts)
+    return outputs_BK
 
 
 @torch.inference_mode()
@@ -66,7 +86,7 @@ def compute_scores(
             first = block * block_rows
             ids_B = np.arange(first, min(first + block_rows, len(rows)), dtype=np.int64)
             x, y_B = rows.gather(ids_B)
-            outputs_BK = step.forward(move(to_tensors(x), world.device))
+            outputs_BK = _outputs(step, x, world.device)
             queries = None if rows.queries is None else rows.queries[ids_B]
             found.update(outputs_BK, torch.from_numpy(y_B), block, queries)
 

@@ -35,6 +35,7 @@ from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.feed import Batch
 from raydc.loop.group import Alone, Group
 from raydc.loop.hooks import Hooks
+from raydc.loop.micro_batch import settle
 from raydc.loop.planned_stop import PlannedStopError, StopAgreement
 from raydc.loop.restart import agree_on_state
 from raydc.loop.validation import compute_scores
@@ -112,18 +113,16 @@ class _Run:
         hooks: Hooks,
         timing: Timing,
     ) -> None:
-        self.spec, self.folder, self.group = spec, run_folder, group
-        self.hooks, self.timing = hooks, timing
+        self.folder, self.group, self.hooks, self.timing = run_folder, group, hooks, timing
         self.data = prepared.load(data_folder)
         self.state = State()
         self.parts = parts = assemble(spec, self.data, group)
+        self.spec = spec = settle(spec, parts, run_folder, group, hooks.available_bytes)
         self.feed, self.validation_rows = parts.feed, parts.validation_rows
         self.network, self.step, self.length = parts.network, parts.step, parts.length
-        rank, world_size = group.world.rank, group.world.world_size
-        self.agreement = StopAgreement(group, hooks.stop_request)
-        self.faults = hooks.faults or FaultInjector(
-            run_folder, rank, world_size, hooks.stop_request
-        )
+        rank, world_size, stop = group.world.rank, group.world.world_size, hooks.stop_request
+        self.agreement = StopAgreement(group, stop)
+        self.faults = hooks.faults or FaultInjector(run_folder, rank, world_size, stop)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
         self.store.reached = self._reached
         self.fence = AttemptFence(run_folder)
@@ -244,8 +243,7 @@ class _Run:
 
     def _flush(self, may_wait: bool = False) -> None:
         """Reads the losses since the last flush, which waits for the device, and records them."""
-        loss_sum = self.journal.flush(self.state.loss_sum, may_wait)
-        self.state = replace(self.state, loss_sum=loss_sum)
+        self.state = replace(self.state, loss_sum=self.journal.flush(self.state.loss_sum, may_wait))
         self.journal.publish_progress(
             self.state.mean_loss,
             step=self.state.step,

@@ -66,6 +66,7 @@ def add(network: Network, model: HuggingFace, seed: int) -> None:
         r=model.lora.rank,
         lora_alpha=model.lora.alpha,
         lora_dropout=model.lora.dropout,
+        fan_in_fan_out=any(_is_by_input(base.get_submodule(name)) for name in targets),
         target_modules=targets,
         base_model_name_or_path=model.path,
         revision=model.content.revision if model.content else None,
@@ -90,7 +91,8 @@ def find_targets(base: nn.Module, lora: Lora) -> list[str]:
         SpecError: peft is not installed, or a target names no linear layer.
     """
     require_peft()
-    layers = [name for name, one in base.named_modules() if type(one) is nn.Linear]
+    modules = base.named_modules()
+    layers = [name for name, one in modules if type(one) is nn.Linear or _is_by_input(one)]
     if not layers:
         kinds = type(base).__name__
         raise model_problem("model.lora", f"{kinds} has no linear layers that get adapters")
@@ -107,6 +109,13 @@ def find_targets(base: nn.Module, lora: Lora) -> list[str]:
             raise model_problem(_TARGETS, f"{message}; {hint}" if hint else message)
         found |= named
     return [name for name in layers if name in found]
+
+
+def _is_by_input(layer: nn.Module) -> bool:
+    """Whether it is a linear layer of GPT-2, whose weights are stored by input."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(layer, Conv1D)
 
 
 def _names(name: str, target: str) -> bool:

@@ -136,8 +136,13 @@ def find_documents(tokens_BL: Tensor, end_code: int) -> tuple[Tensor, Tensor]:
     begins_BL = tokens_BL == end_code
     numbers_BL = begins_BL.cumsum(dim=1)
     places_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
-    starts_BL = torch.where(begins_BL, places_L, 0).cummax(dim=1).values
     is_same_BLL = numbers_BL[:, :, None] == numbers_BL[:, None, :]
+    if torch.compiler.is_exporting():
+        # ONNX has no running maximum. The first token of the same document is the same place, for
+        # which a pass through all pairs is needed.
+        starts_BL = is_same_BLL.int().argmax(dim=2)
+    else:
+        starts_BL = torch.where(begins_BL, places_L, 0).cummax(dim=1).values
     is_earlier_LL = places_L[:, None] >= places_L
     return (is_same_BLL & is_earlier_LL)[:, None], places_L - starts_BL
 

@@ -10,6 +10,7 @@ Shape suffixes: B rows, L tokens of padded texts, D width.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -56,10 +57,13 @@ class PooledEncoder(PretrainedPart):
         base: Network of transformers without a head.
         model: Section `model` of the spec, with pooling and attention.
         name: Field of the rows with the tokens.
+        num_codes: Number of codes of tokens, which is added to those of the second type of a pair;
+            0 for rows of one text.
     """
 
-    def __init__(self, base: nn.Module, model: HuggingFace, name: str) -> None:
+    def __init__(self, base: nn.Module, model: HuggingFace, name: str, num_codes: int = 0) -> None:
         super().__init__(base)
+        self.num_codes = num_codes
         self.name = name
         self.pooling = model.pooling
         self.is_fused = model.attention == "sdpa"
@@ -67,6 +71,10 @@ class PooledEncoder(PretrainedPart):
         self.padding = int(config.pad_token_id or 0)
         self.width = int(config.hidden_size)
         self.num_positions = positions_of(config.to_dict())
+        # Some architectures know no types, whatever their tokenizer counts.
+        known = inspect.signature(base.forward).parameters
+        num_types = getattr(config, "type_vocab_size", 0)
+        self.takes_types = bool(num_codes) and "token_type_ids" in known and num_types > 1
         # Its weights would have no gradient.
         if model.pooling != "pooler" and getattr(base, "pooler", None) is not None:
             base.pooler = None  # type: ignore[assignment]
@@ -80,6 +88,11 @@ class PooledEncoder(PretrainedPart):
         # Texts are padded to lengths that may go beyond the last position, but no text does.
         codes_BL = inputs[self.name][:, : self.num_positions]
         lengths_B = inputs[self.name + LENGTH]
+        types: dict[str, Tensor] = {}
+        if self.num_codes:
+            types_BL = torch.div(codes_BL, self.num_codes, rounding_mode="floor")
+            codes_BL = codes_BL - self.num_codes * types_BL
+            types = {"token_type_ids": types_BL} if self.takes_types else {}
         places_L = torch.arange(codes_BL.shape[1], device=codes_BL.device)
         is_real_BL = places_L < lengths_B[:, None]
         # Rows are padded with zeros, and some architectures count positions by the code of padding.
@@ -91,7 +104,8 @@ class PooledEncoder(PretrainedPart):
             # For a batch without padding, transformers would leave out a mask of two axes, and a
             # GPU would take another kernel: a row would depend on the rows beside it.
             mask = mask[:, None, None].expand(-1, 1, mask.shape[1], -1)
-        found = self.base(input_ids=codes_BL, attention_mask=mask if self.is_fused else mask.long())
+        given = mask if self.is_fused else mask.long()
+        found = self.base(input_ids=codes_BL, attention_mask=given, **types)
         if self.pooling == "pooler":
             pooled: Tensor = found.pooler_output
             return pooled
@@ -113,12 +127,12 @@ def build(model: HuggingFace, signature: Signature) -> Network:
     """
     require_packages()
     config = make_config(model)
-    name = _text_of(signature, config)
+    name, num_codes = _text_of(signature, config)
     # The last layer first, so that its weights do not depend on what the library draws.
     head = nn.Linear(config.hidden_size, signature.num_outputs)
     nn.init.normal_(head.weight, std=float(getattr(config, "initializer_range", 0.02)))
     nn.init.zeros_(head.bias)
-    encoder = PooledEncoder(make_base(model, config), model, name)
+    encoder = PooledEncoder(make_base(model, config), model, name, num_codes)
     dropout = nn.Dropout(_head_dropout(config))
     parts = OrderedDict(reader=encoder, dropout=dropout, head=head)
     # A plain sequence, so that it can be cut behind a frozen encoder.
@@ -186,12 +200,24 @@ def make_base(model: HuggingFace, config: Any) -> Any:
         if not base.supports_gradient_checkpointing:
             message = f"{config.model_type} cannot compute its layers again; leave it out"
             raise model_problem("model.gradient_checkpointing", message)
-        # The first is a newer name of the second one. The other form of torch's checkpoints would
-        # compute no gradients behind frozen inputs.
-        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
-        enable = next(getattr(base, name) for name in names if hasattr(base, name))
-        enable({"use_reentrant": False})
+        set_checkpointing(base, is_on=True)
     return base.train()
+
+
+def set_checkpointing(base: Any, is_on: bool) -> None:
+    """Makes a network of transformers compute its layers again, or keep what they need.
+
+    Args:
+        base: Network of transformers that can do both.
+        is_on: Whether layers are computed again.
+    """
+    # The first is a newer name of the second one.
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        if hasattr(base, f"{name}_enable"):
+            # The other form of torch's checkpoints would compute no gradients behind frozen inputs.
+            given = [{"use_reentrant": False}] if is_on else []
+            getattr(base, f"{name}_{'enable' if is_on else 'disable'}")(*given)
+            return
 
 
 def _head_dropout(config: Any) -> float:
@@ -199,8 +225,11 @@ def _head_dropout(config: Any) -> float:
     return float(next((value for value in values if value is not None), 0.0))
 
 
-def _text_of(signature: Signature, config: Any) -> str:
-    """Name of the field of tokens; refuses rows that are anything else."""
+def _text_of(signature: Signature, config: Any) -> tuple[str, int]:
+    """Name of the field of tokens, and as `PooledEncoder` the number of codes of a pair.
+
+    Refuses rows that are anything else.
+    """
     fields = signature.fields
     texts = [name for name, one in fields.items() if one.form == "list" and one.num_codes]
     others = [name for name in fields if name not in texts]
@@ -209,7 +238,8 @@ def _text_of(signature: Signature, config: Any) -> str:
         raise model_problem(
             "model.name",
             f"huggingface reads rows of one text and nothing else, and {what}; name the text in "
-            "data.features.columns: {COLUMN: text}, and the others in data.features.exclude",
+            "data.features.columns: {COLUMN: text}, two of them in data.features.text.pair, the "
+            "others in data.features.exclude",
         )
     longest, most = fields[texts[0]].max_length, positions_of(config.to_dict())
     if longest > most:
@@ -218,8 +248,10 @@ def _text_of(signature: Signature, config: Any) -> str:
             f"{longest} tokens are more than the {most} positions of the network; give at most "
             f"{most}",
         )
-    require_codes(fields[texts[0]].num_codes, config.vocab_size)
-    return texts[0]
+    field = fields[texts[0]]
+    num_codes = field.num_codes // 2 if field.is_pair else field.num_codes
+    require_codes(num_codes, config.vocab_size)
+    return texts[0], num_codes if field.is_pair else 0
 
 
 def require_codes(num_codes: int, vocab_size: int) -> None:

@@ -244,8 +244,10 @@ def _frame(xs: Axis, ys: Axis, x_title: str, y_title: str) -> Markup:
             tag("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=bottom, y2=bottom + 4, class_="axis")
         )
         if index % every == 0:
-            parts.append(tag("text", text, x=f"{x:.1f}", y=bottom + 17, text_anchor="middle"))
-    middle = (_TOP + bottom) / 2
+            # The last text may be wider than the margin beside the axis.
+            middle = min(x, _WIDTH - len(text) * 3.4)
+            parts.append(tag("text", text, x=f"{middle:.1f}", y=bottom + 17, text_anchor="middle"))
+    height = (_TOP + bottom) / 2
     return join(
         parts,
         tag("line", x1=_LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"),
@@ -257,9 +259,9 @@ def _frame(xs: Axis, ys: Axis, x_title: str, y_title: str) -> Markup:
             "text",
             y_title,
             x=10,
-            y=middle,
+            y=height,
             text_anchor="middle",
-            transform=f"rotate(-90 10 {middle})",
+            transform=f"rotate(-90 10 {height})",
             class_="t",
         ),
     )

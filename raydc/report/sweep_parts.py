@@ -10,6 +10,7 @@ from raydc.report.axes import Axis, number_text
 from raydc.report.charts import Series
 from raydc.report.markup import Markup, join, table, tag
 from raydc.report.parallel_axes import FieldAxis, TrialLine, parallel_chart
+from raydc.report.pareto_part import pareto_part
 from raydc.report.sheet import Part
 from raydc.report.sweep_record import SweepRecord, TrialRecord, choice_text
 from raydc.search.importances import FEWEST_TRIALS, find_importances
@@ -30,8 +31,10 @@ def sweep_parts(sweep: SweepRecord) -> list[Part]:
     Args:
         sweep: Content of its files.
     """
+    front = pareto_part(sweep)
     return [
         Part("trials", "Trials", join(_summary(sweep), _curves(sweep), _trial_table(sweep))),
+        *([front] if front else []),
         Part("space", "Where the good trials are", _parallel(sweep)),
         Part("fields", "Which fields matter", _importances(sweep)),
         Part("decisions", "Decisions", _decisions(sweep)),
@@ -103,13 +106,15 @@ def _trial_table(sweep: SweepRecord) -> Markup:
                     for path in paths
                 ),
                 number_text(trial.metric),
+                *(number_text(trial.costs.get(name)) for name in sweep.goals.costs),
                 str(trial.epochs),
                 trial.state,
                 _line(again + trial.why),
             ]
         )
-    titles = ["", "trial", *paths, sweep.metric, "epochs", "state", "why"]
-    numeric = {1, len(paths) + 2, len(paths) + 3}
+    costs = sweep.goals.costs
+    titles = ["", "trial", *paths, sweep.metric, *costs, "epochs", "state", "why"]
+    numeric = {1, *range(len(paths) + 2, len(paths) + 4 + len(costs))}
     return _folded(f"all {len(ranked)} trials, the best first", titles, rows, numeric, len(ranked))
 
 
@@ -148,13 +153,21 @@ def _parallel(sweep: SweepRecord) -> Markup:
             axes.append(FieldAxis(titles[name], axis))
         else:
             axes.append(FieldAxis(titles[name], values=tuple(map(choice_text, domain.values))))
+    costs = [name for name in sweep.goals.costs if all(name in one.costs for one in ranked)]
+    for name in costs:
+        axis = Axis.over([one.costs[name] for one in ranked], may_be_log=True)
+        axes.append(FieldAxis(name, axis))
     metrics = [one.metric for one in ranked if one.metric is not None]
     # The best is at the top, whether that is the largest or the smallest.
     axes.append(FieldAxis(sweep.metric, Axis.over(metrics), is_flipped=sweep.mode == "min"))
     lines = [
         TrialLine(
             f"trial {one.number}: {_result(sweep, one)}; {format_values(one.values)}",
-            [*(one.numbers.get(name) for name in domains), one.metric],
+            [
+                *(one.numbers.get(name) for name in domains),
+                *(one.costs[name] for name in costs),
+                one.metric,
+            ],
             1 - place / (len(ranked) - 1),
             is_best=place == 0,
         )

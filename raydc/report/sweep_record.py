@@ -11,6 +11,7 @@ from raydc.errors import RaydcError, first_line
 from raydc.report.axes import number_text
 from raydc.search import DecisionFold, Method
 from raydc.search.decision_log import DecisionLog
+from raydc.search.goals import NO_GOALS, Goals
 from raydc.search.point import Space, all_domains, locate
 from raydc.spec.space import Domain
 from raydc.storage import Storage
@@ -35,6 +36,7 @@ class TrialRecord:
         why: Why it has not trained to its end; empty if it has.
         twin: Number of the trial with the same point that was run for both; None for the first.
         curve: Its metric by epoch; None where it is no number.
+        costs: What its model costs, as far as the sweep has goals.
     """
 
     number: int
@@ -47,6 +49,7 @@ class TrialRecord:
     why: str
     twin: int | None
     curve: dict[int, float | None]
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class SweepRecord:
         decisions: Records of the journal that are results, in their order.
         method: What has decided; None without a journal.
         damaged: What could not be read, each with the reason.
+        goals: What the sweep wants beside a good metric.
     """
 
     metric: str
@@ -70,6 +74,7 @@ class SweepRecord:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     method: Method | None = None
     damaged: tuple[str, ...] = ()
+    goals: Goals = NO_GOALS
 
     def ranked(self) -> list[TrialRecord]:
         """The trials, the best first; those without a metric come last."""
@@ -124,7 +129,14 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
         [line for line in lines if line.get("kind") == "entry"],
         fold.method if fold else None,
         tuple(damaged),
+        _goals(spec.get("sweep") or {}),
     )
+
+
+def _goals(section: Mapping[str, Any]) -> Goals:
+    """What a section `sweep` as plain values wants; one of an older raydc wants nothing."""
+    limits = section.get("constraints") or {}
+    return Goals(tuple(section.get("objectives") or ()), dict(limits))
 
 
 def _fold(log: DecisionLog, lines: list[dict[str, Any]], num_trials: int) -> DecisionFold | None:
@@ -166,7 +178,8 @@ def _trial(
     why = str(one.get("error") or "")
     if fold is not None and state == "pruned":
         why = fold.describe_stop(number)
-    epochs = one.get("epochs")
+    epochs, costs = one.get("epochs"), one.get("costs")
+    costs = costs if isinstance(costs, dict) else {}
     twin = one.get("twin")
     return TrialRecord(
         number,
@@ -179,6 +192,7 @@ def _trial(
         why,
         twin if isinstance(twin, int) else None,
         curve,
+        {name: cost for name, given in costs.items() if (cost := _number(given)) is not None},
     )
 
 

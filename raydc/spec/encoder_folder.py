@@ -19,6 +19,7 @@ from raydc.spec.model_files import (
     TOKENIZER,
     WEIGHTS,
     file_sha256,
+    half_type,
     locate,
     read_json,
     read_shapes,
@@ -88,7 +89,9 @@ def note_content(folder: Path, revision: str | None) -> dict[str, Any]:
         revision: Its commit on the hub; None for a folder of this machine.
     """
     names = [CONFIG, TOKENIZER, *weight_files(folder)]
+    half = half_type(folder)
     return {
+        **({} if half is None else {"dtype": half}),
         "config": _plain(read_json(folder / CONFIG)),
         "files": {name: file_sha256(folder / name) for name in names},
         "revision": revision,

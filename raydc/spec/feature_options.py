@@ -40,6 +40,12 @@ class TextOptions(Section):
         "needs `pip install 'raydc[texts]'`. Its content becomes part of the model, and a change "
         "of it a different data set.",
     )
+    pair: Annotated[list[str], Field(min_length=2, max_length=2)] | None = Field(
+        None,
+        description="Two columns of the kind `text` that become one list of tokens, as the "
+        "tokenizer joins a pair of texts. The longer text of a pair is cut first. Needs a "
+        "tokenizer, or a pretrained model with one.",
+    )
 
 
 class FeatureOptions(Section):

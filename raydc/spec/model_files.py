@@ -20,6 +20,8 @@ TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
 WEIGHTS, INDEX, POOLING = "model.safetensors", "model.safetensors.index.json", "1_Pooling"
 INSTALL = "pip install 'raydc[language]'"
 FIELD = "model.path"
+# Names in the headers of safetensors, and torch's.
+_HALF_TYPES = {"BF16": "bfloat16", "F16": "float16"}
 _ENDING = ".safetensors"
 # A name on the hub, such as `bert-base-uncased` or `google/electra-small-discriminator`.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -112,14 +114,34 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         SpecError: A file is not one of safetensors.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    return {name: tuple(one["shape"]) for name, one in _read_headers(folder).items()}
+
+
+def half_type(folder: Path) -> str | None:
+    """torch's name of the type of all weights of a folder; None unless it is half.
+
+    Whole numbers do not count.
+
+    Raises:
+        SpecError: A file is not one of safetensors.
+    """
+    types = {one.get("dtype") for one in _read_headers(folder).values()}
+    found = {name for name in types if name and name[0] in "BF" and name != "BOOL"}
+    return _HALF_TYPES.get(found.pop()) if len(found) == 1 else None
+
+
+def _read_headers(folder: Path) -> dict[str, dict[str, Any]]:
+    """Type and shape of each tensor by name."""
+    tensors: dict[str, dict[str, Any]] = {}
     for name in weight_files(folder):
         try:
             with (folder / name).open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(min(length, _MOST_HEADER_BYTES)))
-                shapes |= {k: tuple(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+                found = {k: v for k, v in header.items() if k != "__metadata__"}
+                # Each must have a shape, or the file is none of safetensors.
+                tensors |= {k: {**v, "shape": tuple(v["shape"])} for k, v in found.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"{folder / name} is not a file of safetensors: {first_line(error)}"
             raise SpecError([Problem("", FIELD, message)]) from error
-    return shapes
+    return tensors

@@ -30,6 +30,8 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     yield from language_problems(spec, where)
     if isinstance(spec.model, HuggingFace) and spec.data.task != LANGUAGE:
         yield from _encoder_problems(spec, where)
+    if spec.data.features.text.pair is not None:
+        yield from _pair_problems(spec, where)
     yield from _folder_problems(spec, where)
     allowed = (*known_names(spec.data.task, spec.data.query), "loss")
     named = {
@@ -49,6 +51,9 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
         has = _WITHOUT_CLASSES[spec.data.task]
         message = f"rows are sampled by class, and {has}"
         yield Problem(where(("train", "sampling")), "train.sampling", message)
+    if spec.train.micro_batch_size == "auto" and spec.sweep:
+        message = "each trial would find a number of its own; give a number"
+        yield Problem(where(("train", "micro_batch_size")), "train.micro_batch_size", message)
     if spec.train.group_by_length and spec.data.task == LANGUAGE:
         message = "rows of documents are packed to one length; leave it out"
         yield Problem(where(("train", "group_by_length")), "train.group_by_length", message)
@@ -108,12 +113,33 @@ def problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
 
 def _encoder_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
     texts = [name for name, kind in spec.data.features.columns.items() if kind == "text"]
+    if len(texts) == 2 and spec.data.features.text.pair is not None:
+        return
     if len(texts) != 1:
         found = f"{', '.join(texts)} are several" if texts else "there is none"
         message = (
-            f"huggingface reads one text, and {found}; data.features.columns: {{COLUMN: text}}"
+            f"huggingface reads one text, and {found}; data.features.columns: {{COLUMN: text}}, "
+            "and data.features.text.pair for two of them"
         )
         yield Problem(where(("model", "name")), "model.name", message)
+
+
+def _pair_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
+    """Yields what is wrong with two texts that become one list of tokens."""
+    text, columns = spec.data.features.text, spec.data.features.columns
+    path = ("data", "features", "text", "pair")
+    first, second = text.pair or ("", "")
+    message = None
+    if spec.data.task == LANGUAGE:
+        message = "a language model reads one text"
+    elif first == second:
+        message = f"{first!r} is named twice"
+    elif others := [name for name in (first, second) if columns.get(name) != "text"]:
+        message = f"{others[0]!r} is no text; data.features.columns: {{{others[0]}: text}}"
+    elif text.tokenizer is None and not isinstance(spec.model, HuggingFace):
+        message = "a pair is joined by a tokenizer; give data.features.text.tokenizer"
+    if message is not None:
+        yield Problem(where(path), "data.features.text.pair", message)
 
 
 def _folder_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:

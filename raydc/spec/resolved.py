@@ -39,6 +39,12 @@ class ResolvedTrain(Train):
     metric: Metric
     mode: Literal["max", "min"]
 
+    @property
+    def most_shard_rows(self) -> int:
+        """Rows of the largest logical shard, which is one pass unless `micro_batch_size` is set."""
+        # Not exactly, the rows of a worker are one shard, and a single worker may be left.
+        return -(-self.global_batch_size // (self.logical_shards if self.exact else 1))
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps of the whole run.
 

@@ -89,6 +89,11 @@ class FolderContent(Section):
     files: dict[str, Annotated[str, Field(pattern=_SHA256)]] = Field(
         description="sha256 of each file by its name; empty where no weights are read from them."
     )
+    dtype: Literal["bfloat16", "float16"] | None = Field(
+        None,
+        description="Type of the weights in its files, if all have half precision. They train in "
+        "single precision, and an export has this type again.",
+    )
     revision: str | None = Field(None, description="Commit of a model on the hub.")
     chat_template: str | None = Field(
         None, description="Chat template of a decoder, in the language of Jinja."

@@ -79,6 +79,14 @@ class Train(Section):
         description="Pieces that each step is cut into, for any number of workers. Default: the "
         "largest number of workers.",
     )
+    micro_batch_size: Count | Literal["auto"] | None = Field(
+        None,
+        description="Most rows of a forward and backward pass. A logical shard of more rows is "
+        "computed in several passes, whose gradients add up; each number of passes has its own "
+        "last bits. auto: as many rows as fit into the memory of the smallest worker at the first "
+        "start; the number is written into resolved.yaml, holds for all later workers, and a "
+        "worker with too little memory for it is refused. Default: a logical shard at once.",
+    )
     exact: bool = Field(
         True,
         description="The same bits for every number of workers: shards are computed one by one and "

@@ -143,6 +143,9 @@ class Journal:
             TrainError: A loss is infinite or not a number.
         """
         if not self._pending:
+            # Lines that wait may be all that is left, such as of the step before a checkpoint.
+            if not may_wait:
+                self._write_steps()
             return loss_sum
         # One transfer from the device for all losses.
         losses: list[float] = torch.stack(self._losses).tolist()

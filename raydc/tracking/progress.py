@@ -32,6 +32,7 @@ _MESSAGES = {
     "resize_planned": "there is room for more: {world_size} -> {to} workers",
     "frozen": "{text}",
     "reading": "{text}",
+    "passes": "{text}",
     "environment_changed": "the environment has changed, so bits may differ: {changes}",
 }
 _SHOWN = ("loss", *ALL_SCORES)

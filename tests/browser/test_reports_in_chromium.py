@@ -50,7 +50,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         run_folder, data = reported_runs.finish_run(folder, name, train={"learning_rate": rate})
         runs.append(run_report.write(run_folder, name, lambda data=data: data, 60.0))
     made = {"run": folder / "store/runs/first/report.html"}
-    swept, _ = reported_sweeps.finish_sweep(folder)
+    goals = {"objectives": ["parameters"], "constraints": {"parameters": 12_000}}
+    swept, _ = reported_sweeps.finish_sweep(folder, scheduler="fifo", **goals)
     run_report.write(swept, "searched", _no_data, 60.0)
     made["sweep"] = swept.local_path / "report.html"
     with tasks_here():

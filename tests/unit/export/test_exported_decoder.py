@@ -37,8 +37,8 @@ ROW = [END_CODE, 7, 9, 8, 12, END_CODE]
 class Trained:
     """Rows of a source of texts, and models with the tokens of a folder."""
 
-    def __init__(self, place: Path, **config: Any) -> None:
-        self.folder = write_decoder(place / "decoder", **config)
+    def __init__(self, place: Path, write: Any = write_decoder, **config: Any) -> None:
+        self.folder = write(place / "decoder", **config)
         source = place / "texts.txt"
         source.write_text(
             "\n".join(

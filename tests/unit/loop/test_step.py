@@ -17,9 +17,9 @@ from raydc import models, order
 from raydc.errors import TrainError
 from raydc.features import Signature
 from raydc.loop import group
-from raydc.loop import step as steps
 from raydc.loop.group import Alone
 from raydc.loop.length import Length
+from raydc.loop.shard_state import seed_shard
 from raydc.loop.step import Step
 from raydc.models.losses import make_loss, plain_loss_sum
 from raydc.spec.model import Cnn, Linear, Mlp
@@ -370,7 +370,7 @@ def test_shard_of_one_row_uses_the_running_statistics() -> None:
 
 def test_seed_shard_gives_each_seed_step_and_shard_its_own_state() -> None:
     def draw(*key: int) -> float:
-        steps.seed_shard(*key, CPU)
+        seed_shard(*key, CPU)
         return float(torch.rand(1, dtype=torch.float64))
 
     keys = [(seed, step, shard) for seed in range(3) for step in range(5) for shard in range(5)]

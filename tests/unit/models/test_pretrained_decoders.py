@@ -225,9 +225,31 @@ def test_packed_conversations_have_the_losses_that_they_have_alone(
     assert not apart[0, 2:].any()
 
 
+def test_layers_of_gpt2_get_adapters_though_their_weights_lie_by_input(tmp_path: Path) -> None:
+    """A layer of GPT-2 with an adapter computes W x + B A x, with its own form of W."""
+    from transformers.pytorch_utils import Conv1D
+
+    lora = {"rank": 2, "alpha": 4, "targets": ["c_attn", "mlp.c_proj"]}
+    found = section(write_decoder(tmp_path / "d", "gpt2"), lora=lora)
+    network = models.build(found, signature(), 0).eval()
+    adapted = {name: one for name, one in network.named_modules() if hasattr(one, "lora_A")}
+    assert [name.rsplit("base.", 1)[1] for name in adapted] == [
+        f"h.{layer}.{part}" for layer in range(2) for part in ("attn.c_attn", "mlp.c_proj")
+    ]
+    for layer in adapted.values():
+        assert isinstance(layer.base_layer, Conv1D)
+        low, high = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        torch.nn.init.normal_(high)
+        x = torch.randn(3, low.shape[1])
+        with torch.no_grad():
+            expected = layer.base_layer(x) + 2.0 * x @ low.T @ high.T
+            torch.testing.assert_close(layer(x), expected)
+
+
 def test_layers_that_get_no_adapters_are_said(tmp_path: Path) -> None:
-    found = section(write_decoder(tmp_path / "d", "gpt2"), lora={"rank": 2})
-    with pytest.raises(SpecError, match="GPT2Model has no linear layers that get adapters"):
+    found = section(write_decoder(tmp_path / "d", "gpt2"), lora={"targets": ["wte"]})
+    message = r"'wte' names no linear layer of the network; there are attn\.c_attn, attn\.c_proj"
+    with pytest.raises(SpecError, match=message):
         models.build(found, signature(), 0)
 
 

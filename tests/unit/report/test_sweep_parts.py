@@ -156,6 +156,48 @@ def test_importances_find_the_field_that_matters_and_need_enough_trials(
     assert said in part(record_of(few), "fields")
 
 
+def test_front_is_what_no_other_trial_is_better_than(tmp_path: Path) -> None:
+    limit = 12_000
+    run, _ = reported_sweeps.finish_sweep(
+        tmp_path,
+        objectives=["parameters"],
+        constraints={"parameters": limit},
+        scheduler="fifo",
+    )
+    sweep = record_of(run)
+    text = part(sweep, "front")
+    shown = [int(row[0]) for row in rows(text)]
+    trials = run.read_json("sweep/trials.json")
+    points = {
+        number: (-one["metric"], one["costs"]["parameters"])
+        for number, one in enumerate(trials)
+        if one["metric"] is not None and one["costs"]["parameters"] <= limit
+    }
+    expected = {
+        number
+        for number, (metric, cost) in points.items()
+        if not any(
+            m <= metric and c <= cost and (m, c) != (metric, cost) for m, c in points.values()
+        )
+    }
+    assert set(shown) <= expected
+    assert {points[number] for number in shown} == {points[number] for number in expected}
+    # The line goes through the front, from the smallest model to the largest.
+    drawing = ET.fromstring(f"<r>{text}</r>").find(".//svg[@class='chart']")
+    assert drawing is not None
+    front = drawing.find("polyline[@class='line s0']")
+    assert front is not None
+    places = [tuple(map(float, pair.split(","))) for pair in front.get("points", "").split()]
+    assert len(places) == len(shown) > 1
+    assert places == sorted(places, key=lambda place: (place[0], -place[1]))
+    assert [y for _, y in places] == sorted((y for _, y in places), reverse=True)
+    # All other trials with a metric are dots behind it, and the limit is a line.
+    others = [one for one in trials if one["metric"] is not None]
+    assert len(drawing.findall("circle[@class='back mark']")) == len(others) - len(shown)
+    assert drawing.find("polyline[@class='guide']") is not None
+    assert "parameters" in part(sweep, "space")
+
+
 def test_damaged_files_are_named_and_the_rest_is_shown(swept: Storage, tmp_path: Path) -> None:
     shutil.copytree(swept.local_path, tmp_path / "run")
     run = Storage(str(tmp_path / "run"))
@@ -186,3 +228,24 @@ def test_titles_are_short_where_that_is_clear() -> None:
         "train.sampling.seed": "train.sampling.seed",
         "data.seed": "data.seed",
     }
+
+
+def test_front_of_several_objectives_is_shown_with_its_costs(tmp_path: Path) -> None:
+    goals = {"objectives": ["parameters"], "constraints": {"latency_ms": 1.5}}
+    run, _ = reported_sweeps.finish_sweep(tmp_path, scheduler="fifo", **goals)
+    sweep = record_of(run)
+    shown = rows(part(sweep, "front"))
+    trials = run.read_json("sweep/trials.json")
+    sizes = [trials[int(row[0])]["costs"]["parameters"] for row in shown]
+    assert len(shown) > 1
+    # The best metric comes first, and each that follows is smaller.
+    assert sizes == sorted(set(sizes), reverse=True)
+    assert all(float(row[3]) <= 1.5 for row in shown)
+    text = part(sweep, "front")
+    assert "latency_ms at most 1.5" in text
+    assert f"{sweep.metric} over parameters" in text
+    assert 'id="front"' in page_of(run)
+
+
+def test_sweep_of_one_objective_has_no_front(swept: Storage) -> None:
+    assert all(one.name != "front" for one in sweep_parts(record_of(swept)))

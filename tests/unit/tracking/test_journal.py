@@ -98,6 +98,17 @@ def test_lines_of_quick_steps_wait_for_each_other_but_not_beyond_a_checkpoint(
     assert fingerprints[5:] == fingerprints[3:4] * 4, "the same rows"
 
 
+def test_flush_that_may_not_wait_writes_lines_that_wait_without_a_new_step(tmp_path: Path) -> None:
+    run = Storage(str(tmp_path))
+    with Journal(run, True, None) as journal:
+        for step in (1, 2, 3):
+            journal.record_step(step, 1, torch.tensor(0.5), 0.1, np.arange(4))
+            journal.flush(0.0, may_wait=True)
+        # As before a checkpoint of a step whose losses are read already, and at the end of an epoch.
+        assert journal.flush(7.0) == 7.0
+        assert [record["step"] for record in events.read(run, "metrics")] == [1, 2, 3]
+
+
 def diverge(run: Storage) -> None:
     with Journal(run, True, None) as journal:
         for step, loss in ((1, 0.5), (2, float("nan")), (3, 0.5)):

