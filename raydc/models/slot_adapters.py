@@ -36,7 +36,7 @@ class SlotAdapter(nn.Module):
     def __init__(self, layer: Any, num_slots: int) -> None:
         super().__init__()
         ((name, down),) = layer.lora_A.items()
-        self.base: nn.Linear = layer.base_layer
+        self.base: nn.Module = layer.base_layer
         self.scale = float(layer.scaling[name])
         self.rows = slice(0, num_slots)
         # No buffers: they are no part of a state.

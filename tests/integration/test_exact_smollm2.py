@@ -167,7 +167,7 @@ def answers_as_offline(
     bundle.write(made, spec, prepared.features, weights, rows, {"run": spec.name})
     Registry(store).register(spec.name, made, {"run": spec.name})
     offline = bundle.load(Registry(store).folder(spec.name, 1))
-    section = Serve(auth="none", request_timeout_s=600.0)
+    section = Serve(auth="none", request_timeout_s=600.0, access_log=False)
     settings = build_settings(spec.name, section, store, Traffic(version=1))
     prompts = ["The train", "The train 17 leaves", "The train 5 reaches Bern at", "An hour later"]
     talk = [{"role": "user", "content": "Which train leaves Aachen?"}]

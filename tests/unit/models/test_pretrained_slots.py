@@ -28,6 +28,8 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     *((kind, {"attention": form}) for kind in DECODERS for form in ("eager", "sdpa")),
     ("llama", {"lora": LORA}),
     ("qwen2", {"lora": LORA, "attention": "sdpa"}),
+    # Its layers have their weights the other way round.
+    ("gpt2", {"lora": {"rank": 2, "targets": ["c_attn", "c_fc"]}}),
 ]
 
 
