@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -90,4 +91,5 @@ def test_minilm_has_one_hash(
     assert outcome(killed, NUM_STEPS) == expected
     losses = [line["loss"] for line in lines_of(killed, "step")]
     assert len(losses) == NUM_STEPS
-    assert sum(losses[-5:]) < sum(losses[:5])
+    # Steps of long messages have more spam, so that single losses are far apart.
+    assert statistics.median(losses[-5:]) < statistics.median(losses[:5])
