@@ -137,7 +137,8 @@ class TrialCosts:
             num_threads=self._num_threads,
             max_rows=max(self._num_rows, serve.max_batch_size),
         )
-        rows = example_rows.zeros(served.features.signature, self._num_rows)
+        # The slowest rows that there may be: a limit on the time holds for all others.
+        rows = example_rows.zeros(served.features.signature, self._num_rows, has_longest=True)
         # The first passes find the sizes of `padding`, and choose kernels.
         for _ in range(_WARM_UP_PASSES):
             served.forward(rows)

@@ -94,10 +94,7 @@ class LearnedPoints:
         self._name, self._space, self._seed = name, space, seed
         self._mode, self._worst = mode, -math.inf if mode == "max" else math.inf
         self._goals = goals
-        # Draws that see the same results would all be near the same best points. So every other one
-        # is drawn domain by domain, which leads further away: regret 0.10 instead of 0.135 at a lag
-        # of 8 (docs/benchmarks.md). Without a lag that would learn more slowly.
-        self._is_mixed = lag > 1
+        self._has_lag = lag > 1
         directions = ["maximize" if mode == "max" else "minimize"]
         directions += ["minimize" for _ in goals.objectives]
         self._study = optuna.create_study(directions=directions)
@@ -214,12 +211,26 @@ class LearnedPoints:
 
     def _ask(self) -> Any:
         number = len(self._asked)
-        seed, is_apart = derive_seed(self._seed, number), self._is_mixed and number % 2 == 1
+        seed = derive_seed(self._seed, number)
         with warnings.catch_warnings():
             # Of options that Optuna calls experimental, and of infinite metrics.
             warnings.simplefilter("ignore")
-            self._study.sampler = _make_sampler(self._name, seed, self._is_mixed, is_apart)
+            self._study.sampler = self._make_sampler(seed, number)
             return self._study.ask()
+
+    def _make_sampler(self, seed: int, number: int) -> Any:
+        import optuna
+
+        if self._name != "tpe":
+            return _make_sampler(self._name, seed)
+        # Draws that see the same results would all be near the same best points. Those that are
+        # made domain by domain lead further away: every other one, or with several objectives all,
+        # which then begin with the random points of Optuna. Without a lag that would learn more
+        # slowly. See docs/benchmarks.md, which has the figures.
+        if self._has_lag and self._goals.objectives:
+            return optuna.samplers.TPESampler(seed=seed)
+        is_joint = not (self._has_lag and number % 2)
+        return _make_tpe(seed, is_joint, self._has_lag)
 
     def _suggest(self, trial: Any) -> Draw:
         """Draws the point of a trial, domain by domain."""
@@ -271,24 +282,28 @@ def _is_ordered(domain: Domain) -> bool:
     return len(numbers) == len(values) and numbers == sorted({*numbers}) and len(values) > 1
 
 
-def _make_sampler(name: str, seed: int, is_mixed: bool, is_apart: bool) -> Any:
+def _make_tpe(seed: int, is_joint: bool, has_lag: bool) -> Any:
+    from optuna import samplers
+
+    return samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=_FEWEST_RESULTS["tpe"],
+        # The value of docs/benchmarks.md; 24 to 192 differ by less than a hundred runs show.
+        n_ei_candidates=96,
+        # Samples that still run differ by their seeds, and are no bad results.
+        constant_liar=False,
+        # Groups, because domains inside sections are not drawn for all points.
+        multivariate=is_joint,
+        group=is_joint,
+        # With few results, draws hardly come near the ends of a range otherwise.
+        consider_endpoints=has_lag,
+    )
+
+
+def _make_sampler(name: str, seed: int) -> Any:
     from optuna import samplers
 
     first = samplers.RandomSampler(seed=derive_seed(seed, "random"))
-    if name == "tpe":
-        return samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=_FEWEST_RESULTS[name],
-            # The value of docs/benchmarks.md; 24 to 192 differ by less than a hundred runs show.
-            n_ei_candidates=96,
-            # Samples that still run differ by their seeds, and are no bad results.
-            constant_liar=False,
-            # Groups, because domains inside sections are not drawn for all points.
-            multivariate=not is_apart,
-            group=not is_apart,
-            # With few results, draws hardly come near the ends of a range otherwise.
-            consider_endpoints=is_mixed,
-        )
     if name == "gp":
         # Training is exact: the same point has the same metric.
         return samplers.GPSampler(

@@ -89,7 +89,11 @@ class Sweep(Section):
         description="The most that a model may cost, such as {parameters: 1e6, latency_ms: 5}. A "
         "trial above it is not trained, and counts as the worst.",
     )
-    latency_rows: Count = Field(1, description="Rows of the pass whose latency_ms is measured.")
+    latency_rows: Count = Field(
+        1,
+        description="Rows of the pass whose latency_ms is measured; texts and lists in them are as "
+        "long as they may be.",
+    )
 
     @property
     def costs(self) -> tuple[Cost, ...]:

@@ -150,6 +150,7 @@ class Journal:
         # One transfer from the device for all losses.
         losses: list[float] = torch.stack(self._losses).tolist()
         records, self._pending, self._losses = self._pending, [], []
+        now_s = round(time.time(), 3)
         for record, loss in zip(records, losses, strict=True):
             if not math.isfinite(loss):
                 raise TrainError(
@@ -158,6 +159,8 @@ class Journal:
                     "train.gradient_clip_norm.",
                 )
             record["loss"] = loss
+            # Not when its line is written: recovery from a fault is measured with it.
+            record["time_s"] = now_s
             loss_sum += loss * int(record["rows"])
         if self.writes:
             self._unwritten += records

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from records import FIELDS, record_features
 from training import training_spec, write_pictures
 
 from raydc import spec as specs
@@ -172,6 +175,28 @@ def test_latency_is_measured_with_the_threads_of_a_replica(
         sweep.costs.of({WIDTH: 8, RATE: 0.01})
     assert threads[0] == 1
     assert threads[-1] == 2, "a time with other threads is another one"
+
+
+def test_latency_of_texts_is_that_of_the_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    forward = Bundle.forward
+
+    def note(self: Bundle, x: Any) -> Any:
+        lengths.extend(np.diff(x.fields["words"].offsets).tolist())
+        return forward(self, x)
+
+    monkeypatch.setattr(Bundle, "forward", note)
+    fields = {"words": FIELDS["words"]}
+    data: Any = SimpleNamespace(features=record_features(fields), data_hash="of texts")
+    space = {WIDTH: {"choice": [8, 16]}}
+    given = {"space": space, "scheduler": "fifo", "constraints": {"latency_ms": 1000.0}}
+    model = {"name": "transformer", "width": 8, "depth": 1, "heads": 2}
+    spec = training_spec(str(tmp_path), model=model, sweep=given)
+    costs = TrialCosts(spec, data, Storage(str(tmp_path))).of({WIDTH: 8})
+    assert costs["latency_ms"] > 0
+    assert set(lengths) == {FIELDS["words"].max_length}
 
 
 def test_disk_that_takes_no_record_of_a_refusal_ends_the_sweep_with_its_error(

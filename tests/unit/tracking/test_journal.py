@@ -104,9 +104,23 @@ def test_flush_that_may_not_wait_writes_lines_that_wait_without_a_new_step(tmp_p
         for step in (1, 2, 3):
             journal.record_step(step, 1, torch.tensor(0.5), 0.1, np.arange(4))
             journal.flush(0.0, may_wait=True)
-        # As before a checkpoint of a step whose losses are read, and at the end of an epoch.
+        # As before a checkpoint of a step whose loss is read already.
         assert journal.flush(7.0) == 7.0
         assert [record["step"] for record in events.read(run, "metrics")] == [1, 2, 3]
+
+
+def test_moment_of_a_step_is_not_that_of_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr("raydc.tracking.journal.time.time", lambda: now_s[0])
+    run = Storage(str(tmp_path))
+    with Journal(run, True, None) as journal:
+        for step in (1, 2, 3):
+            now_s[0] = 100.0 + step
+            journal.record_step(step, 1, torch.tensor(0.5), 0.1, np.arange(4))
+            journal.flush(0.0, may_wait=True)
+    assert [record["time_s"] for record in events.read(run, "metrics")] == [101.0, 102.0, 103.0]
 
 
 def diverge(run: Storage) -> None:

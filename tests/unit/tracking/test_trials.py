@@ -33,7 +33,7 @@ def test_pick_winner_takes_the_first_of_the_best() -> None:
 
 def test_sweep_whose_trials_all_cost_too_much_says_so() -> None:
     refused = replace(trial(0, None), error="infeasible: parameters 54, of at most 1")
-    with pytest.raises(TrainError, match="none of the 2 trials is within sweep.constraints; .* 54"):
+    with pytest.raises(TrainError, match=r"none of .* within sweep\.constraints; .* 54"):
         trials.pick_winner((refused, refused), "max")
     failed = replace(refused, error="out of memory")
     with pytest.raises(TrainError, match="finished an epoch"):
