@@ -15,7 +15,7 @@ import torch
 from raydc.bundle import Bundle
 from raydc.bundle.padding import store_by_input
 from raydc.data.prepared import Prepared
-from raydc.errors import RaydcError
+from raydc.errors import RaydcError, UsageError
 from raydc.features import example_rows
 from raydc.models import networks
 from raydc.models.network_parts import Network
@@ -44,6 +44,9 @@ class TrialCosts:
 
     Attributes:
         goals: What the sweep wants beside a good metric.
+
+    Raises:
+        UsageError: A latency is wanted of a replica with a GPU, and there is none here.
     """
 
     def __init__(self, spec: ResolvedSpec, data: Prepared, folder: Storage) -> None:
@@ -51,6 +54,12 @@ class TrialCosts:
         self.goals = goals_of(spec.sweep)
         self._spec, self._data, self._folder = spec, data, folder / "latency"
         self._num_rows = spec.sweep.latency_rows
+        self._device = "cuda" if _asks_for_gpu(spec) else "cpu"
+        if LATENCY in self.goals.costs and self._device == "cuda" and not torch.cuda.is_available():
+            raise UsageError(
+                f"sweep: {LATENCY} is that of a replica with a GPU, and this machine has none",
+                "Run the sweep on a machine with one, or leave the latency out.",
+            )
         self._known: dict[str, dict[str, float]] = {}
 
     def of(self, values: dict[str, Any]) -> dict[str, float]:
@@ -92,12 +101,6 @@ class TrialCosts:
         section = own.model.model_dump(mode="json")
         given = [section, self._data.data_hash, self._num_rows, self._device, self._num_threads]
         return sha256(canonical_json(given))[:16]
-
-    @property
-    def _device(self) -> str:
-        serve = self._spec.serve or Serve()
-        has_gpu = serve.ray_actor_options.get("num_gpus", 0) > 0 and torch.cuda.is_available()
-        return "cuda" if has_gpu else "cpu"
 
     @property
     def _num_threads(self) -> int:
@@ -147,6 +150,10 @@ class TrialCosts:
             for _ in range(_NUM_RUNS)
         ]
         return round(min(medians), 4)
+
+
+def _asks_for_gpu(spec: ResolvedSpec) -> bool:
+    return bool((spec.serve or Serve()).ray_actor_options.get("num_gpus", 0) > 0)
 
 
 def _time_pass(served: Bundle, rows: Any) -> float:

@@ -14,21 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raydc.search import optuna_samplers
 from raydc.search.goals import NO_GOALS, Goals
+from raydc.search.optuna_samplers import FEWEST_RESULTS, FEWEST_SAMPLES, POPULATION
 from raydc.search.point import Choose, Space, SpreadPoints, all_domains, derive_seed, make_point
 from raydc.spec.space import Domain
 
-# With fewer samples or results than these, points are spread evenly. Optuna has 10 random points
-# for TPE, which is for more trials than most sweeps have: `python -m bench.sweep --samplers`.
-_FEWEST_SAMPLES = {"tpe": 4, "gp": 4, "cmaes": 1, "nsga2": 1}
-_FEWEST_RESULTS = {"tpe": 2, "gp": 4, "cmaes": 1, "nsga2": 1}
-# Points of a generation of NSGA-II; Optuna has 50, for more trials than most sweeps have. The first
-# generation is spread evenly.
-_POPULATION = 16
-# With fewer metrics nobody knows which one is bad, and a trial that has failed waits for them.
-_FEWEST_METRICS = 4
 # These keep their state in the trials of the study, also in those whose point is given.
 _WITH_STATE = ("cmaes", "nsga2")
+# With fewer metrics nobody knows which one is bad, and a trial that has failed waits for them.
+_FEWEST_METRICS = 4
 
 
 @dataclass(frozen=True)
@@ -121,11 +116,11 @@ class LearnedPoints:
     def draw(self) -> Draw:
         """Draws the next point."""
         number = len(self._asked)
-        is_early = number + self._num_known < _FEWEST_SAMPLES[self._name]
+        is_early = number + self._num_known < FEWEST_SAMPLES[self._name]
         if self._name == "nsga2":
             # Whatever is known: parents are taken from a whole generation.
-            is_early = number < _POPULATION
-        if is_early or self._num_told < _FEWEST_RESULTS[self._name]:
+            is_early = number < POPULATION
+        if is_early or self._num_told < FEWEST_RESULTS[self._name]:
             return self._take(self._spread.choice(number))
         if self._name in _WITH_STATE:
             return self._take(None)
@@ -215,22 +210,10 @@ class LearnedPoints:
         with warnings.catch_warnings():
             # Of options that Optuna calls experimental, and of infinite metrics.
             warnings.simplefilter("ignore")
-            self._study.sampler = self._make_sampler(seed, number)
+            self._study.sampler = optuna_samplers.make(
+                self._name, seed, number, self._has_lag, bool(self._goals.objectives)
+            )
             return self._study.ask()
-
-    def _make_sampler(self, seed: int, number: int) -> Any:
-        import optuna
-
-        if self._name != "tpe":
-            return _make_sampler(self._name, seed)
-        # Draws that see the same results would all be near the same best points. Those that are
-        # made domain by domain lead further away: every other one, or with several objectives all,
-        # which then begin with the random points of Optuna. Without a lag that would learn more
-        # slowly. See docs/benchmarks.md, which has the figures.
-        if self._has_lag and self._goals.objectives:
-            return optuna.samplers.TPESampler(seed=seed)
-        is_joint = not (self._has_lag and number % 2)
-        return _make_tpe(seed, is_joint, self._has_lag)
 
     def _suggest(self, trial: Any) -> Draw:
         """Draws the point of a trial, domain by domain."""
@@ -280,44 +263,3 @@ def _is_ordered(domain: Domain) -> bool:
     values = domain.values or []
     numbers = [one for one in values if type(one) in (int, float)]
     return len(numbers) == len(values) and numbers == sorted({*numbers}) and len(values) > 1
-
-
-def _make_tpe(seed: int, is_joint: bool, has_lag: bool) -> Any:
-    from optuna import samplers
-
-    return samplers.TPESampler(
-        seed=seed,
-        n_startup_trials=_FEWEST_RESULTS["tpe"],
-        # The value of docs/benchmarks.md; 24 to 192 differ by less than a hundred runs show.
-        n_ei_candidates=96,
-        # Samples that still run differ by their seeds, and are no bad results.
-        constant_liar=False,
-        # Groups, because domains inside sections are not drawn for all points.
-        multivariate=is_joint,
-        group=is_joint,
-        # With few results, draws hardly come near the ends of a range otherwise.
-        consider_endpoints=has_lag,
-    )
-
-
-def _make_sampler(name: str, seed: int) -> Any:
-    from optuna import samplers
-
-    first = samplers.RandomSampler(seed=derive_seed(seed, "random"))
-    if name == "gp":
-        # Training is exact: the same point has the same metric.
-        return samplers.GPSampler(
-            seed=seed,
-            n_startup_trials=_FEWEST_RESULTS[name],
-            deterministic_objective=True,
-            independent_sampler=first,
-            warn_independent_sampling=False,
-        )
-    if name == "nsga2":
-        return samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
-    return samplers.CmaEsSampler(
-        seed=seed,
-        n_startup_trials=_FEWEST_RESULTS[name],
-        independent_sampler=first,
-        warn_independent_sampling=False,
-    )

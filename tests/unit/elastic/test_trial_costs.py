@@ -18,7 +18,7 @@ from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
-from raydc.errors import Problem, SpecError
+from raydc.errors import Problem, SpecError, UsageError
 from raydc.models import networks
 from raydc.storage import Storage
 from raydc.tracking import events, trials
@@ -211,3 +211,18 @@ def test_disk_that_takes_no_record_of_a_refusal_ends_the_sweep_with_its_error(
     assert sweep.queue.is_over
     with pytest.raises(OSError, match="No space left"):
         sweep.queue.raise_failed()
+
+
+def test_latency_of_a_gpu_is_not_measured_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    spec = training_spec(
+        str(tmp_path),
+        model={"name": "mlp", "depth": 1, "width": 8},
+        sweep={"space": SPACE, "scheduler": "fifo", "constraints": {"latency_ms": 5}},
+        serve={"ray_actor_options": {"num_gpus": 1}},
+    )
+    data = prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
+    with pytest.raises(UsageError, match="latency_ms is that of a replica with a GPU"):
+        TrialCosts(spec, data, Storage(str(tmp_path / "sweep")))

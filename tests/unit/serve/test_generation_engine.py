@@ -171,7 +171,10 @@ def test_slots_go_to_those_who_have_waited_longest() -> None:
         await asyncio.gather(*(ask(*one) for one in zip(prompts, streams, strict=True)))
 
     run(scenario)
-    assert ended == list("acegikmo")
+    # Those that end in one pass are told in any order.
+    size = slots.num_slots
+    rounds = [sorted(ended[start : start + size]) for start in range(0, len(ended), size)]
+    assert [prompt for one in rounds for prompt in one] == list("acegikmo")
 
 
 def test_a_cancelled_answer_gives_its_slot_to_the_next() -> None:
