@@ -282,7 +282,7 @@ def load(
     model = (
         _model(spec, features, weights).to(device)
         if base is None
-        else shared_base.share_base(base, files[shared_base.FILE])
+        else shared_base.share_base(base, files[shared_base.FILE], features.signature)
     )
     digest = sha256(folder.read_bytes(checksummed_folder.MANIFEST))
     origin = (facts, golden_rows, digest)

@@ -19,9 +19,10 @@ from torch import nn
 from raydc import checksummed_folder
 from raydc.bundle.padding import store_by_input
 from raydc.errors import CheckpointError
+from raydc.features import Signature
 from raydc.models import adapters
 from raydc.models.network_parts import Network
-from raydc.models.pretrained_decoders import DocumentLosses
+from raydc.models.pretrained_decoders import DocumentLosses, read_rows
 from raydc.models.slot_adapters import share_tensors
 from raydc.spec import ResolvedSpec
 from raydc.spec.sequence_models import HuggingFace
@@ -84,17 +85,19 @@ def find_base(
     return found if is_same else None
 
 
-def share_base(base: Bundle, adapter: bytes) -> nn.Module:
+def share_base(base: Bundle, adapter: bytes, signature: Signature) -> nn.Module:
     """A network with the tensors of another one, but for its adapters.
 
     Args:
         base: Bundle of the other one, which stays as it is.
         adapter: Content of the file of adapters.
+        signature: Signature of the rows that the adapters were trained with.
 
     Raises:
         CheckpointError: The adapters are not those of such a network.
     """
-    network: nn.Module = share_tensors(base.model)
+    # Rows of the other one may be longer, have another name, or another token at their end.
+    network = read_rows(share_tensors(base.model).body.decoder, signature)
     own = {k: one.to(base.device) for k, one in safetensors.torch.load(adapter).items()}
     # A new parameter for each, so that those of the other network stay.
     missing, unexpected = network.load_state_dict(own, strict=False, assign=True)

@@ -130,13 +130,25 @@ def build(model: HuggingFace, signature: Signature) -> Network:
     if signature.task != LANGUAGE:
         raise model_problem("model.path", f"a decoder is for data.task: {LANGUAGE}")
     config = text_encoders.make_config(model)
+    (field,) = signature.fields.values()
+    assert field.end_code is not None
+    require_size(config, field.num_codes, signature.num_values)
+    return read_rows(PretrainedDecoder(model, config, field.end_code), signature)
+
+
+def read_rows(decoder: PretrainedDecoder, signature: Signature) -> Network:
+    """Makes a network of a decoder, which is used and not copied, for rows of a signature.
+
+    Args:
+        decoder: The decoder; gets the code with which a document of these rows begins.
+        signature: Signature of rows of tokens, whose codes it knows.
+    """
     ((name, field),) = signature.fields.items()
     assert field.end_code is not None
-    length = signature.num_values
-    require_size(config, field.num_codes, length)
-    decoder = PretrainedDecoder(model, config, field.end_code)
+    decoder.end_code = field.end_code
     marks_from = field.num_codes if field.has_marks else None
-    return Network(RecordInput(signature), DocumentLosses(name, decoder, length, marks_from))
+    losses = DocumentLosses(name, decoder, signature.num_values, marks_from)
+    return Network(RecordInput(signature), losses)
 
 
 def require_size(config: Any, num_codes: int, length: int) -> None:
