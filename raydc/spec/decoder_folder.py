@@ -25,6 +25,8 @@ from raydc.spec.model_files import (
 DECODERS = ("gpt2", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "starcoder2")
 # Their angles depend on the longest text of a pass, and a document would on its neighbours.
 _MOVING_POSITIONS = ("dynamic", "longrope")
+# Names of the same thing in older folders of Phi-3; elsewhere `yarn` has fixed angles.
+_MOVING_OF = {"phi3": ("su", "yarn")}
 _CLOCK = "strftime_now"
 _END = "data.blocks.end_token"
 
@@ -122,7 +124,7 @@ def _architecture_problems(path: Path, config: dict[str, Any]) -> Iterator[tuple
     for name in ("rope_parameters", "rope_scaling"):
         given = config.get(name)
         form = (given.get("rope_type") or given.get("type")) if isinstance(given, dict) else None
-        if form in _MOVING_POSITIONS:
+        if form in (*_MOVING_POSITIONS, *_MOVING_OF.get(kind, ())):
             yield (
                 FIELD,
                 f"{path}: {name} is {form!r}, with which the positions of a document "

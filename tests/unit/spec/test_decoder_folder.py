@@ -63,6 +63,7 @@ def test_the_end_is_the_first_token_that_ends_a_text(tmp_path: Path, given: Any)
             "rope_parameters is 'dynamic', with which the positions of a document depend on",
         ),
         ({"rope_scaling": {"type": "longrope"}}, "rope_scaling is 'longrope'"),
+        ({"model_type": "phi3", "rope_scaling": {"type": "su"}}, "rope_scaling is 'su'"),
     ],
     ids=str,
 )
