@@ -80,7 +80,9 @@ class CompletionHandler:
         stable = self._service.current or loaded
         name = loaded.settings.model
         others = [one.version for one in self._service.adapters.loaded]
-        names = [name, *(f"{name}:{version}" for version in (stable.version, *others))]
+        # An adapter that has become the stable version may be there twice.
+        versions = dict.fromkeys([stable.version, *others])
+        names = [name, *(f"{name}:{version}" for version in versions)]
         return completion_answer.describe_models(names, _created(stable))
 
     async def _complete(

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
+from raydc.bundle.shared_base import BASE
 from raydc.errors import RaydcError
 from raydc.serve.http.authentication import require_right
 from raydc.serve.http.request import JSON, OPENAI, Request
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
+
+logger = logging.getLogger("ray.serve")
 
 # What a model of rows answers, if it is an encoder of texts.
 _OF_ENCODERS = ("models", "embeddings")
@@ -26,15 +31,20 @@ async def find_adapter(
 
     Raises:
         RequestError: 404 if it does not answer or cannot be loaded; 403 without the right to a
-            version beside the stable one.
+            version beside the stable one; 503 if the storage does not answer.
     """
     model, _, version = name.partition(":")
-    if model == loaded.settings.model and version:
-        try:
-            await service.find_adapter(version)
-        except RaydcError as error:
-            raise RequestError(404, error.message, param="model", code="model_not_found") from error
-    return find_named(service, request, loaded, name)
+    if model != loaded.settings.model or not version:
+        return find_named(service, request, loaded, name)
+    try:
+        found = await service.find_adapter(version)
+    except RaydcError as error:
+        raise RequestError(404, error.message, param="model", code="model_not_found") from error
+    except OSError as error:
+        logger.error("version %s of %s cannot be read: %s", version, model, error)
+        message = f"version {version} cannot be loaded: the storage does not answer; try again"
+        raise RequestError(503, message, {"retry-after": "5"}) from error
+    return _require_allowed(service, request, loaded, name, found)
 
 
 def find_named(
@@ -54,7 +64,19 @@ def find_named(
     """
     model, _, version = name.partition(":")
     found = loaded if name == loaded.settings.model else service.find(version)
-    if model != loaded.settings.model or found is None or found.kind != loaded.kind:
+    return _require_allowed(
+        service, request, loaded, name, found if model == loaded.settings.model else None
+    )
+
+
+def _require_allowed(
+    service: Service,
+    request: Request,
+    loaded: LoadedVersion,
+    name: str,
+    found: LoadedVersion | None,
+) -> LoadedVersion:
+    if found is None or found.kind != loaded.kind:
         raise RequestError(
             404,
             f"no model {name[:200]!r}; this endpoint serves {loaded.settings.model!r}",
@@ -65,13 +87,22 @@ def find_named(
     is_public = (
         found is loaded
         or (stable is not None and found.number == stable.number)
-        or any(found is one for one in service.adapters.loaded)
+        or _is_adapter(service, found)
     )
     if not is_public and request.access is not None:
         require_right(request.access, "promote")
     if found is not loaded:
         request.answered_by = found
     return found
+
+
+def _is_adapter(service: Service, loaded: LoadedVersion) -> bool:
+    """Whether any request may name a version, because it has the base of the stable one."""
+    settings, stable = service.settings, service.current
+    base = loaded.bundle.facts.get(BASE)
+    if settings is None or stable is None or not settings.num_adapters or base is None:
+        return False
+    return bool(base == stable.bundle.facts.get(BASE))
 
 
 def require_path(loaded: LoadedVersion, rest: list[str]) -> None:

@@ -118,9 +118,8 @@ class Service:
         if traffic is None or not version.isdecimal() or len(version) > 18:
             return None
         # Versions that are loaded ahead of a change do not answer yet.
-        if int(version) in traffic.versions:
-            return self.loaded.get(int(version))
-        return self.adapters.find(int(version))
+        held = self.loaded.get(int(version)) if int(version) in traffic.versions else None
+        return held or self.adapters.find(int(version))
 
     async def find_adapter(self, version: str) -> LoadedVersion | None:
         """Finds a version as `find` does, or loads it beside the stable one, whose base it shares.
@@ -130,20 +129,22 @@ class Service:
 
         Raises:
             RaydcError: The version does not verify, or is no adapter of that base.
+            OSError: The storage does not answer.
+            RequestError: 429 if too many versions are being loaded.
         """
-        settings, current = self.settings, self.current
-        found = self.find(version)
+        settings, found = self.settings, self.find(version)
         is_number = version.isdecimal() and len(version) <= 18
-        if found is not None or settings is None or current is None or not is_number:
+        if found is not None or settings is None or not settings.num_adapters or not is_number:
             return found
-        if not settings.num_adapters:
-            return None
+        return await self.adapters.wait(int(version), lambda: self._load_adapter(version))
+
+    async def _load_adapter(self, version: str) -> LoadedVersion | None:
         async with self._configuring:
-            # Another request may have loaded it meanwhile, and the settings may have changed.
-            found = self.find(version)
-            if found is not None or self.settings is not settings:
+            # The settings may have changed since it was asked for, and the stable version with it.
+            settings, stable, found = self.settings, self.current, self.find(version)
+            if found is not None or settings is None or stable is None or not settings.num_adapters:
                 return found
-            return await self.adapters.load(settings, int(version), current, self._forward_thread)
+            return await self.adapters.load(settings, int(version), stable, self._forward_thread)
 
     async def configure(self, settings: Settings) -> None:
         """Loads new versions while the old ones answer, then changes over in one assignment.
@@ -203,6 +204,7 @@ class Service:
         if self.settings is not None:
             kept = self.settings.versions_at(self._now_s())
             self.loaded = {version: one for version, one in self.loaded.items() if version in kept}
+            self.adapters.keep(self.settings, self.current)
 
     def state(self) -> dict[str, Any]:
         """Describes this replica: settings, versions, refusals with reasons, counts of requests."""

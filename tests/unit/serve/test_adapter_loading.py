@@ -1,0 +1,170 @@
+"""Adapters that requests name: loaded once, whatever becomes of the requests and the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pretrained_models import LORA, NAME, PretrainedStore, write_pretrained_bundle
+
+from raydc.serve.http import named_version
+from raydc.serve.protocol.interface import RequestError
+from raydc.serve.replica import loaded_adapters
+from raydc.serve.replica.loaded_version import LoadedVersion
+from raydc.serve.replica.service import Service
+from raydc.serve.settings import Settings, Traffic, TrafficShare
+from raydc.storage import Storage
+from raydc.tokens import Token
+
+# Its layers have adapters of another rank.
+OTHER = 4
+READER = Token("", "", "reader", ("read",), 0.0, None, "")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> PretrainedStore:
+    folder = tmp_path_factory.mktemp("loading")
+    made = PretrainedStore(folder, num_versions=2, lora=LORA)
+    model: Any = made.spec.model
+    lora = model.lora.model_copy(update={"rank": 3})
+    other = made.spec.model_copy(update={"model": model.model_copy(update={"lora": lora})})
+    write_pretrained_bundle(Storage(str(folder / "other")), other)
+    assert made.registry.register(NAME, Storage(str(folder / "other")), {"run": NAME}) == OTHER
+    return made
+
+
+def settings_of(store: PretrainedStore, **fields: Any) -> Settings:
+    return store.settings(1, **{"num_adapters": 2, **fields})
+
+
+class Loads:
+    """Loads of adapters, which wait until the test lets them go.
+
+    Attributes:
+        versions: Versions whose loads have begun.
+        gate: Loads go on while it is set.
+        errors: Raised by the next loads, one by one.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.versions: list[int] = []
+        self.gate = threading.Event()
+        self.errors: list[Exception] = []
+        self._load: Callable[..., Any] = loaded_adapters.load_version
+        monkeypatch.setattr(loaded_adapters, "load_version", self._wait)
+
+    def _wait(self, settings: Settings, version: int, *rest: Any) -> LoadedVersion:
+        self.versions.append(version)
+        assert self.gate.wait(60)
+        if self.errors:
+            raise self.errors.pop(0)
+        found: LoadedVersion = self._load(settings, version, *rest)
+        return found
+
+
+async def wait_for(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+async def ask(service: Service, name: str) -> LoadedVersion:
+    request: Any = SimpleNamespace(access=READER, answered_by=None)
+    assert service.current is not None
+    return await named_version.find_adapter(service, request, service.current, name)
+
+
+def test_a_request_that_is_given_up_does_not_end_the_load_for_others(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads = Service(), Loads(monkeypatch)
+        await service.configure(settings_of(store))
+        monkeypatch.setattr(loaded_adapters, "_MOST_LOADING", 1)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ask(service, f"{NAME}:2"), 0.05)
+        await wait_for(lambda: bool(loads.versions))
+        # A load for each of many numbers would pile up.
+        with pytest.raises(RequestError) as refused:
+            await ask(service, f"{NAME}:77")
+        assert refused.value.status == 429
+        loads.gate.set()
+        assert (await ask(service, f"{NAME}:2")).number == 2
+        assert loads.versions == [2]
+
+    asyncio.run(run())
+
+
+def test_a_load_that_waits_for_a_change_follows_the_new_settings(store: PretrainedStore) -> None:
+    async def run() -> None:
+        service = Service()
+        await service.configure(settings_of(store))
+        async with service._configuring:
+            waiting = asyncio.create_task(ask(service, f"{NAME}:2"))
+            await asyncio.sleep(0.05)
+            service.settings = settings_of(store, max_tokens=7)
+        found = await waiting
+        assert (found.number, found.settings.max_tokens) == (2, 7)
+        # And adapters that are loaded follow later ones.
+        await service.configure(settings_of(store, max_tokens=5))
+        again = await ask(service, f"{NAME}:2")
+        assert (again.settings.max_tokens, again.engine) == (5, found.engine)
+
+    asyncio.run(run())
+
+
+def test_a_storage_that_does_not_answer_refuses_no_version_for_good(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads = Service(), Loads(monkeypatch)
+        loads.gate.set()
+        await service.configure(settings_of(store))
+        wrapped = loaded_adapters.CheckpointError("version 2 does not work")
+        wrapped.__cause__ = OSError("no route to host")
+        loads.errors = [OSError("no route to host"), wrapped]
+        for _ in range(2):
+            with pytest.raises(RequestError) as refused:
+                await ask(service, f"{NAME}:2")
+            assert refused.value.status == 503
+        assert (await ask(service, f"{NAME}:2")).number == 2
+
+    asyncio.run(run())
+
+
+def test_an_adapter_may_be_named_while_it_is_a_canary(store: PretrainedStore) -> None:
+    async def run() -> None:
+        service = Service()
+        traffic = Traffic(version=1, canary=TrafficShare(version=2, fraction=0.0))
+        await service.configure(settings_of(store).model_copy(update={"traffic": traffic}))
+        assert (await ask(service, f"{NAME}:2")).number == 2
+        traffic = Traffic(version=1, canary=TrafficShare(version=OTHER, fraction=0.0))
+        await service.configure(settings_of(store).model_copy(update={"traffic": traffic}))
+        # It has another base, which only the traffic may bring into memory.
+        with pytest.raises(RequestError) as refused:
+            await ask(service, f"{NAME}:{OTHER}")
+        assert refused.value.status == 403
+
+    asyncio.run(run())
+
+
+def test_adapters_leave_with_their_base(store: PretrainedStore) -> None:
+    async def run() -> None:
+        now_s = 10.0
+        service = Service(now_s=lambda: now_s, unload_delay_s=0.0)
+        await service.configure(settings_of(store))
+        await ask(service, f"{NAME}:2")
+        moved = {"traffic": Traffic(version=OTHER), "before": Traffic(version=1), "since_s": 10.2}
+        await service.configure(settings_of(store).model_copy(update=moved))
+        # Until the change it answers as before.
+        assert (await ask(service, f"{NAME}:2")).number == 2
+        now_s = 10.2
+        await wait_for(lambda: sorted(service.loaded) == [OTHER])
+        assert service.adapters.loaded == []
+
+    asyncio.run(run())
