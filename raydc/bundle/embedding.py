@@ -85,7 +85,7 @@ class Embedder:
 
 
 def make_embedder(bundle: Bundle) -> Embedder | None:
-    """Makes embeddings of the encoder of a bundle; None if its network has none.
+    """Makes embeddings of the encoder of a bundle; None if its network has none, or reads pairs.
 
     Args:
         bundle: A loaded model, as trained.
@@ -93,6 +93,8 @@ def make_embedder(bundle: Bundle) -> Embedder | None:
     network = bundle.model
     reader = getattr(network.body, "reader", None) if isinstance(network, Network) else None
     if not isinstance(network, Network) or not isinstance(reader, PooledEncoder):
+        return None
+    if any(isinstance(one, Text) and one.second for one in bundle.features.columns.values()):
         return None
     signature = replace(
         bundle.features.signature, task="regression", classes=(), num_values=reader.width

@@ -181,6 +181,9 @@ def test_an_endpoint_answers_pairs_as_offline(model: tuple[Bundle, Any]) -> None
         refused = await routes.respond(post("/predict", {"rows": wrong}))
         assert refused.status_code == 422
         assert "rows[1].answer: 7 is not text" in body(refused)["error"]
+        # What an encoder gives for a pair is no vector of one text.
+        asked_one = {"model": "pairs", "input": "free prize"}
+        assert (await routes.respond(post("/v1/embeddings", asked_one))).status_code == 404
         described = body(await routes.respond(request("GET", "/v2/models/pairs")))
         assert [one["name"] for one in described["inputs"]] == ["question", "answer"]
 
