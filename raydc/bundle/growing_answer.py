@@ -72,8 +72,7 @@ class GrowingAnswer:
         Raises:
             NotFiniteError: The scores are no finite numbers.
         """
-        if not np.isfinite(scores_V).all():
-            raise NotFiniteError("the model gave scores that are not finite")
+        require_finite(scores_V)
         code = self._options.sampling.choose(scores_V, len(self.codes))
         self.codes.append(code)
         if code in self._end_codes:
@@ -86,3 +85,9 @@ class GrowingAnswer:
             self.finish_reason = "length"
             text += self._filter.finish()
         return text
+
+
+def require_finite(scores_V: npt.NDArray[np.float32]) -> None:
+    """Raises NotFiniteError for scores that are no finite numbers."""
+    if not np.isfinite(scores_V).all():
+        raise NotFiniteError("the model gave scores that are not finite")

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raydc.bundle.growing_answer import GrowingAnswer, NotFiniteError
+from raydc.bundle.growing_answer import GrowingAnswer, NotFiniteError, require_finite
 from raydc.models.cached_slots import Scores, SlotModel
 from raydc.models.slot_adapters import AdapterWeights
 from raydc.serve.replica.answer_stream import AnswerStream, Delivery, Piece, deliver
@@ -138,7 +138,14 @@ class SlotLoop:
         chunk = work.document[start : start + self.slots.chunk_tokens]
         scores_V = self.slots.prefill(slot, chunk, start)
         work.num_read += len(chunk)
-        return [] if work.is_reading else self._add(slot, scores_V)
+        if not work.is_reading:
+            return self._add(slot, scores_V)
+        try:
+            # At once: if the client went before the last chunk, they would stay for the next one.
+            require_finite(scores_V)
+        except NotFiniteError as error:
+            return self._fail({slot: work}, error)
+        return []
 
     def _add(self, slot: int, scores_V: Scores) -> list[Delivery]:
         """Adds a token to the answer of a slot, which is free again if it was the last."""

@@ -236,6 +236,16 @@ def test_scores_that_are_not_finite_end_one_answer() -> None:
     assert slots.cleared == [0]
 
 
+def test_a_part_of_a_prompt_that_is_not_finite_stays_in_no_slot() -> None:
+    slots = ScriptedSlots(nan_code=ord("d"))
+    found = scripted(slots, ["abczzzzz", "m"], 5)
+    assert isinstance(found[0], NotFiniteError)
+    assert found[1] == ("nopqr", 5, "length")
+    assert slots.cleared == [0]
+    # Its second chunk was not read any more.
+    assert ("read", 0, 4) not in slots.calls
+
+
 def test_the_thread_ends_with_the_work_and_starts_again() -> None:
     slots = ScriptedSlots()
     slots.gate.set()
