@@ -92,12 +92,14 @@ class SlotAdapters:
         """
         if self._assigned[slot] is weights:
             return
-        self._assigned[slot] = weights
-        self.num_assigned += 1
+        # None until all layers have theirs: one that fails half-way must not count as assigned.
+        self._assigned[slot] = None
         with torch.inference_mode():
             for name, layer in self._layers.items():
                 layer.down_SRI[slot] = weights[f"{name}.down"]
                 layer.up_SOR[slot] = weights[f"{name}.up"]
+        self._assigned[slot] = weights
+        self.num_assigned += 1
 
     def run(self, rows: slice) -> None:
         """Says which slots the next pass has."""

@@ -16,7 +16,7 @@ from raydc.bundle.padding import store_by_input
 from raydc.errors import SpecError
 from raydc.features import Signature, token_block
 from raydc.models.cached_slots import CHUNK_TOKENS, prefill_all
-from raydc.models.decoder_slots import has_slots, make_slots
+from raydc.models.decoder_slots import find_adapter, has_slots, make_slots
 from raydc.models.network_parts import Network
 from raydc.models.pretrained_slots import PretrainedSlots
 from raydc.spec.decoder_folder import DECODERS
@@ -142,3 +142,16 @@ def test_a_network_goes_on_as_before(tmp_path: Path) -> None:
     before = uncached(network, codes_of(12, 1))
     prefill_all(slots_of(network, 2), 0, codes_of(40, 2))
     assert uncached(network, codes_of(12, 1)).tobytes() == before.tobytes()
+
+
+def test_an_adapter_that_is_assigned_half_is_not_taken_for_assigned(tmp_path: Path) -> None:
+    network = build(tmp_path, lora=LORA)
+    slots, own = slots_of(network, 1), find_adapter(network)
+    assert own is not None
+    expected = prefill_all(slots, 0, codes_of(9, 1))
+    half = dict(list({name: 2 * one for name, one in own.items()}.items())[:-1])
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            slots.assign(0, half)
+    slots.assign(0, own)
+    assert prefill_all(slots, 0, codes_of(9, 1)).tobytes() == expected.tobytes()
