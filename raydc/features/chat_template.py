@@ -11,6 +11,9 @@ from typing import Any
 
 from raydc.errors import DataError, shown
 
+# Templates know it by this name. Texts depend on no date: under another name it is not defined, and
+# those that ask whether it is take a date of their own.
+_CLOCK = "strftime_now"
 _HINT = 'Give a list such as [{"role": "user", "content": "..."}, {"role": "assistant", ...}].'
 
 
@@ -44,7 +47,7 @@ class ChatTemplate:
         try:
             rendered, _ = render_jinja_template(
                 [messages],
-                chat_template=self.template,
+                chat_template=self.template.replace(_CLOCK, f"no_{_CLOCK}"),
                 add_generation_prompt=asks,
                 **dict(zip(names, texts, strict=True)),
             )

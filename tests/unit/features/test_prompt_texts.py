@@ -51,3 +51,11 @@ def test_a_template_that_cannot_tell_an_answer_is_not_usable() -> None:
     assert not chat(template="{{ messages[0]['content'] }}").is_usable
     with pytest.raises(DataError, match="no chat template"):
         PromptTexts(block()).encode_messages(TALK, "messages")
+
+
+def test_a_template_knows_no_date() -> None:
+    cat = "{% if strftime_now is defined %}{{ strftime_now('%H:%M') }}{% else %}cat{% endif %}"
+    prompts = PromptTexts(block(), chat(template=f"{cat} {TEMPLATE}"))
+    assert prompts.encode_messages(TALK, "messages")[0] == VOCABULARY.index("cat")
+    # One that needs a date cannot be used.
+    assert not chat(template="{{ strftime_now('%H:%M') }}" + TEMPLATE).is_usable
