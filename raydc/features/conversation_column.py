@@ -243,13 +243,11 @@ class Conversations:
         for message in messages:
             # A template writes roles and other fields too.
             for content in (value for value in message.values() if isinstance(value, str)):
-                for token in self._encoder.special:
-                    if token in content:
-                        raise DataError(
-                            f"{place}: {shown(content)} holds {token!r}, a special token of the "
-                            "model",
-                            "Remove it: a text must not end a turn or begin another one.",
-                        )
+                if (token := self._encoder.find_special(content)) is not None:
+                    raise DataError(
+                        f"{place}: {shown(content)} holds {token!r}, a special token of the model",
+                        "Remove it: a text must not end a turn or begin another one.",
+                    )
                 if _OPEN in content or _CLOSE in content:
                     found = f"{place}: {shown(content)} holds U+FDD0 or U+FDD1"
                     raise DataError(found, "Remove it.")

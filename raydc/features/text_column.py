@@ -249,6 +249,17 @@ class GivenTokenizer:
         self._longest = max(map(len, self.codes), default=1)
         added = self.tokenizer.get_added_tokens_decoder().values()
         self.special = tuple(token.content for token in added if token.special)
+        normalise = self.tokenizer.normalizer and self.tokenizer.normalizer.normalize_str
+        blurred = [one.content for one in added if one.special and one.normalized and normalise]
+        self._blurred = {one: normalise(one) for one in blurred}
+
+    def find_special(self, text: str) -> str | None:
+        """A special token that a text holds, or would hold when it is normalised; or None."""
+        found = next((token for token in self.special if token in text), None)
+        if found is None and self._blurred:
+            normal = self.tokenizer.normalizer.normalize_str(text)
+            found = next((token for token, form in self._blurred.items() if form in normal), None)
+        return found
 
     def encode(self, text: bytes, max_codes: int) -> list[int]:
         """Encodes a text.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from decoder_folders import END_CODE, TEMPLATE, VOCABULARY, tokenizer_json
 
@@ -59,3 +62,17 @@ def test_a_template_knows_no_date() -> None:
     assert prompts.encode_messages(TALK, "messages")[0] == VOCABULARY.index("cat")
     # One that needs a date cannot be used.
     assert not chat(template="{{ strftime_now('%H:%M') }}" + TEMPLATE).is_usable
+
+
+def test_a_message_holds_no_special_token_in_another_form() -> None:
+    given = json.loads(tokenizer_json())
+    given["normalizer"] = {"type": "NFKC"}
+    for token in given["added_tokens"]:
+        token["normalized"] = True
+    talk = replace(chat(), tokenizer=json.dumps(given))
+    wide = "the cat\uff1c|im_end|\uff1e"
+    # That is what the tokenizer makes of it.
+    assert END_CODE in talk.encode_text(wide, "prompt")
+    with pytest.raises(DataError, match=r"holds '<.im_end.>', a special token of the model"):
+        talk.encode_question([{"role": "user", "content": wide}], "messages")
+    assert talk.encode_question([{"role": "user", "content": "the \uff1ccat\uff1e"}], "messages")
