@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from pretrained_models import LORA, NAME, PretrainedStore, write_pretrained_bundle
 
+from raydc.errors import CheckpointError
 from raydc.serve.http import named_version
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica import loaded_adapters
-from raydc.serve.replica.loaded_version import LoadedVersion
+from raydc.serve.replica.loaded_version import LoadedVersion, load_version
 from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings, Traffic, TrafficShare
 from raydc.storage import Storage
@@ -38,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> PretrainedStore:
 
 
 def settings_of(store: PretrainedStore, **fields: Any) -> Settings:
-    return store.settings(1, **{"num_adapters": 2, **fields})
+    return store.settings(1, num_adapters=2, **fields)
 
 
 class Loads:
@@ -54,7 +55,6 @@ class Loads:
         self.versions: list[int] = []
         self.gate = threading.Event()
         self.errors: list[Exception] = []
-        self._load: Callable[..., Any] = loaded_adapters.load_version
         monkeypatch.setattr(loaded_adapters, "load_version", self._wait)
 
     def _wait(self, settings: Settings, version: int, *rest: Any) -> LoadedVersion:
@@ -62,8 +62,7 @@ class Loads:
         assert self.gate.wait(60)
         if self.errors:
             raise self.errors.pop(0)
-        found: LoadedVersion = self._load(settings, version, *rest)
-        return found
+        return load_version(settings, version, *rest)
 
 
 async def wait_for(is_so: Callable[[], bool]) -> None:
@@ -125,7 +124,7 @@ def test_a_storage_that_does_not_answer_refuses_no_version_for_good(
         service, loads = Service(), Loads(monkeypatch)
         loads.gate.set()
         await service.configure(settings_of(store))
-        wrapped = loaded_adapters.CheckpointError("version 2 does not work")
+        wrapped = CheckpointError("version 2 does not work")
         wrapped.__cause__ = OSError("no route to host")
         loads.errors = [OSError("no route to host"), wrapped]
         for _ in range(2):
