@@ -64,13 +64,21 @@ class TokenizerTexts:
             DecodeStream,
         )
 
-        # A few are enough: they only say whether the text has begun.
-        before = before[-_NUM_BEFORE:]
         self._tokenizer = tokenizer
         self._new_stream = partial(DecodeStream, skip_special_tokens=True)
-        known = tokenizer.decode(list(before), skip_special_tokens=True)
-        # Codes that end in the middle of a character would be repeated with the first one behind.
-        self._stream = self._new_stream(ids=[] if known.endswith(_NO_CHARACTER) else list(before))
+        self._stream = self._new_stream(ids=self._cut(before))
+
+    def _cut(self, before: Sequence[int]) -> list[int]:
+        """The last codes of those before; none if they end in the middle of a character."""
+        # A few are enough: they only say whether the text has begun. Bytes that begin in the middle
+        # of a character may all be none to a decoder, and one has four at most.
+        for count in range(_NUM_BEFORE, _NUM_BEFORE + 4):
+            codes = list(before[-count:])
+            known = self._tokenizer.decode(codes, skip_special_tokens=True)
+            if not known.endswith(_NO_CHARACTER):
+                return codes
+        # They would be repeated with the first code behind.
+        return []
 
     def add(self, code: int) -> str:
         """Adds a code. See `CodeTexts.add`."""

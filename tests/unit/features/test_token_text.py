@@ -98,6 +98,20 @@ def test_bytes_that_become_no_character_do_not_end_the_text() -> None:
             texts.add(choose.randrange(259))
 
 
+@pytest.mark.parametrize("character", ["\u1780", "\u00e9", "\U0001f600"])
+def test_a_word_keeps_its_space_behind_characters_of_bytes(character: str) -> None:
+    words = {"?": 0, **{f"<0x{byte:02X}>": 1 + byte for byte in range(256)}, "\u2581a": 257}
+    tokenizer = Tokenizer(
+        tokenizer_models.BPE(words, [], unk_token="?", byte_fallback=True, fuse_unk=False)
+    )
+    # As in Llama 2: a space at the beginning of a text belongs to its first word.
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    block = of_tokenizer(tokenizer.to_str(), None, 48, "none")
+    for count in range(1, 8):
+        assert block.texts(block.encode(character * count, "")).add(257) == " a"
+
+
 def test_codes_before_that_end_inside_of_a_character_are_not_repeated() -> None:
     block = byte_fallback_block()
     before = block.encode("日本日", "text")
