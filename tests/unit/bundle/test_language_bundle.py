@@ -21,7 +21,6 @@ from raydc.errors import CheckpointError, UsageError
 from raydc.export import exported_folder
 from raydc.models import description
 from raydc.models.losses import plain_losses
-from raydc.models.row_tensors import network_inputs, to_tensors
 from raydc.report import diagnosis
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -66,7 +65,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.mark.parametrize("norm", ["rms", "layer"])
-def test_an_exported_program_computes_the_losses_of_any_number_of_rows(
+def test_an_exported_program_scores_the_next_tokens_of_any_number_of_rows(
     trained: Trained, tmp_path: Path, norm: str
 ) -> None:
     loaded = bundle.load(trained.folder)
@@ -77,14 +76,15 @@ def test_an_exported_program_computes_the_losses_of_any_number_of_rows(
         loaded = replace(loaded, model=other, spec=spec)
     exported_folder.write(loaded, "torch_export", tmp_path / "out")
     program: Any = torch.export.load(tmp_path / "out" / "model.pt2").module()
-    rows = open_rows(trained.data.folder, "train")
-    for count in (1, 2, 7, len(rows)):
-        x, _ = rows.gather(np.arange(count))
-        inputs = network_inputs(to_tensors(x))
+    column = loaded.features.token_column
+    assert column is not None
+    for count, length in ((1, 1), (2, LENGTH), (7, 3), (40, LENGTH)):
+        tokens_BL = torch.randint(column.num_codes, (count, length))
         with torch.no_grad():
-            expected = loaded.model(inputs)
-            assert torch.allclose(program(inputs), expected, rtol=1e-5, atol=1e-6)
-        assert expected.shape == (count, LENGTH)
+            expected = loaded.model.body.decoder(tokens_BL)  # type: ignore[operator, union-attr]
+            found = program({"tokens": tokens_BL})
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+        assert expected.shape == (count, length, column.num_codes)
 
 
 def test_an_evaluation_has_the_losses_of_all_tokens(trained: Trained) -> None:
