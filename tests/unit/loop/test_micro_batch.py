@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 from encoder_folders import write_encoder, write_texts
-from training import training_spec, weights_hash, write_pictures
+from torch import nn
+from training import training_spec, weights_hash, write_line, write_pictures
 
 from raydc import order
 from raydc.checkpoint import resume, run_files
@@ -188,6 +189,15 @@ def test_a_pass_that_exceeds_the_memory_of_a_gpu_leaves_nothing_behind(
     for name, one in parts.network.state_dict().items():
         assert torch.equal(one, before[name]), name
     assert all(one.grad is None for one in parts.network.parameters())
+
+
+def test_a_pass_of_one_row_is_tried_as_it_is_trained(tmp_path: Path) -> None:
+    data = write_line(Storage(str(tmp_path / "line")))
+    parts = assemble(training_spec(str(tmp_path)), prepared.load(data), Alone())
+    # A network of the user; over one row of columns, no statistics can be taken.
+    parts.network.body = nn.Sequential(nn.BatchNorm1d(2), parts.network.body)
+    assert micro_batch.fits(parts, 1)
+    assert all(one.training for one in parts.network.modules())
 
 
 def test_any_other_error_of_a_trial_is_not_taken_for_a_lack_of_memory(
