@@ -218,6 +218,10 @@ def test_trials_of_a_sweep_need_a_number(tmp_path: Path) -> None:
     space = {"train.learning_rate": {"choice": [0.1, 0.2]}}
     with pytest.raises(SpecError, match="each trial would find a number of its own"):
         resolve(from_dict({**value, "sweep": {"num_samples": 2, "space": space}}))
+    value = to_dict(spec_of(tmp_path))
+    searched = {"train.micro_batch_size": {"choice": [4, "auto"]}}
+    with pytest.raises(SpecError, match="'auto' is not allowed there: each trial would find"):
+        resolve(from_dict({**value, "sweep": {"num_samples": 2, "space": searched}}))
 
 
 def test_the_number_stays_in_a_spec_that_is_written_again(tmp_path: Path) -> None:
