@@ -1,10 +1,12 @@
 """The live table of a sweep on a terminal: the best trial first, what runs, why others stopped.
 
-Runs in the driver. Where the output is no terminal there is no table, and a line for each trial.
+Runs in the driver. Where the output is no terminal, or one that cannot show a table, there is a
+line for each trial.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -90,7 +92,8 @@ class SweepTable:
         metric: Name of the metric.
         mode: Whether its largest or smallest value is the best: `max` or `min`.
         report: Shows a line that stays.
-        console: Where the table is; None takes the standard output if that is a terminal.
+        console: Where the table is; None takes the standard output if that is a terminal. There is
+            no table on one without Unicode, or whose cursor cannot move.
         now_s: A monotonic clock.
     """
 
@@ -107,7 +110,7 @@ class SweepTable:
     def __enter__(self) -> SweepTable:
         if self.console is None and sys.stdout.isatty():
             self.console = Console(file=sys.stdout)
-        if self.console is not None:
+        if self.console is not None and _can_draw(self.console):
             # Drawn by a thread of rich, not for each result: a table takes milliseconds, and a
             # thousand short trials have thousands of results.
             self._live = Live(
@@ -121,9 +124,11 @@ class SweepTable:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        if live is not None:
+            # The last drawing. A terminal that is gone must not end a sweep that is complete.
+            with contextlib.suppress(OSError, ValueError):
+                live.stop()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune writes its callbacks into a file that nothing reads; a terminal cannot be written.
@@ -207,6 +212,12 @@ class SweepTable:
         text = Text(f"sweep     {', '.join(parts)}")
         text.no_wrap, text.overflow = True, "ellipsis"
         return text
+
+
+def _can_draw(console: Console) -> bool:
+    # rich draws nothing where the cursor cannot move, as in a shell of Emacs. A terminal in Latin-1
+    # cannot write the sign of a cut text, nor all values.
+    return console.is_terminal and not console.is_dumb_terminal and not console.options.ascii_only
 
 
 def _state_text(trial: TrialStanding) -> str:
