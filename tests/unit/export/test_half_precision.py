@@ -119,6 +119,6 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
     state = network.state_dict()
     bundle.write(Storage(str(tmp_path / "model")), spec, features, state, [{"text": "a"}], {})
     loaded = bundle.load(Storage(str(tmp_path / "model")))
-    with pytest.raises(UsageError, match="a weight of .* is too large for float16"):
+    with pytest.raises(UsageError, match=r"a weight of .* is too large for float16"):
         exported_folder.write(loaded, "huggingface", tmp_path / "out")
     assert not (tmp_path / "out").exists()
