@@ -6,7 +6,6 @@ line for each trial.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from rich.text import Text
 
 from raydc.errors import Say
 from raydc.tracking import trials
-from raydc.tracking.progress import format_duration
+from raydc.tracking.progress import can_draw, format_duration, stop_drawing
 
 # Lines of the terminal beside the rows: two of the table, one that counts what is left out, one for
 # the cursor.
@@ -110,7 +109,7 @@ class SweepTable:
     def __enter__(self) -> SweepTable:
         if self.console is None and sys.stdout.isatty():
             self.console = Console(file=sys.stdout)
-        if self.console is not None and _can_draw(self.console):
+        if self.console is not None and can_draw(self.console):
             # Drawn by a thread of rich, not for each result: a table takes milliseconds, and a
             # thousand short trials have thousands of results.
             self._live = Live(
@@ -126,9 +125,7 @@ class SweepTable:
     def __exit__(self, *error: object) -> None:
         live, self._live = self._live, None
         if live is not None:
-            # The last drawing. A terminal that is gone must not end a sweep that is complete.
-            with contextlib.suppress(OSError, ValueError):
-                live.stop()
+            stop_drawing(live)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune writes its callbacks into a file that nothing reads; a terminal cannot be written.
@@ -212,12 +209,6 @@ class SweepTable:
         text = Text(f"sweep     {', '.join(parts)}")
         text.no_wrap, text.overflow = True, "ellipsis"
         return text
-
-
-def _can_draw(console: Console) -> bool:
-    # rich draws nothing where the cursor cannot move, as in a shell of Emacs. A terminal in Latin-1
-    # cannot write the sign of a cut text, nor all values.
-    return console.is_terminal and not console.is_dumb_terminal and not console.options.ascii_only
 
 
 def _state_text(trial: TrialStanding) -> str:
