@@ -10,7 +10,7 @@ import torch
 import yaml
 from encoder_folders import write_encoder, write_texts
 from torch import nn
-from training import training_spec, weights_hash, write_line, write_pictures
+from training import StopsAfter, training_spec, weights_hash, write_line, write_pictures
 
 from raydc import order
 from raydc.checkpoint import resume, run_files
@@ -121,6 +121,26 @@ def test_a_resume_keeps_the_number_and_refuses_a_worker_with_less_memory(
     message = refused.value.message
     assert "the passes of this run have 6 row(s), and worker 0 has memory for 5" in message
     assert f"about {memory.needs(6) / 1e9:.3g} GB" in message
+
+
+@pytest.mark.parametrize("content", [b"{", b"name: short\n"])
+def test_a_restart_finds_the_number_where_the_file_of_the_run_is_damaged(
+    tmp_path: Path, data: Storage, content: bytes
+) -> None:
+    spec = spec_of(tmp_path, micro_batch_size="auto")
+    memory, run = memory_of(spec, data), Storage(str(tmp_path / "run"))
+    often = spec.checkpoint.model_copy(update={"every_steps": 2})
+    spec = spec.model_copy(update={"checkpoint": often})
+    run_files.write_spec(spec, run, None)
+    little = int(memory.needs(6) / 0.8) + 100
+    hooks = Hooks(available_bytes=lambda: little, faults=StopsAfter(6))
+    with pytest.raises(KeyboardInterrupt):
+        worker.fit(spec, run, data, hooks=hooks)
+    run.write_bytes("resolved.yaml", content)
+    worker.fit(spec, run, data, hooks=Hooks(available_bytes=lambda: 1 << 40))
+    given = Storage(str(tmp_path / "given"))
+    fit(spec_of(tmp_path, micro_batch_size=6), given, data)
+    assert weights_hash(run, NUM_STEPS) == weights_hash(given, NUM_STEPS)
 
 
 def test_a_row_that_does_not_fit_is_refused(tmp_path: Path, data: Storage) -> None:
