@@ -109,6 +109,20 @@ def read_micro_batch(folder: Storage) -> int | None:
     return number
 
 
+def with_micro_batch(spec: ResolvedSpec, kept: bytes) -> ResolvedSpec:
+    """A spec with the number of rows of a pass in the place of `auto`.
+
+    Args:
+        spec: The resolved spec of a run.
+        kept: The `spec.yaml` of a checkpoint of it.
+    """
+    number = _micro_batch_of(yaml.safe_load(kept))
+    if spec.train.micro_batch_size != "auto" or number is None:
+        return spec
+    train = spec.train.model_copy(update={"micro_batch_size": number})
+    return spec.model_copy(update={"train": train})
+
+
 def _micro_batch_of(resolved: dict[str, Any] | None) -> int | None:
     train = (resolved or {}).get("train")
     number = train.get("micro_batch_size") if isinstance(train, dict) else None

@@ -10,9 +10,16 @@ import torch
 import yaml
 from encoder_folders import write_encoder, write_texts
 from torch import nn
-from training import StopsAfter, training_spec, weights_hash, write_line, write_pictures
+from training import (
+    StopsAfter,
+    training_spec,
+    weights_hash,
+    write_line,
+    write_pictures,
+    write_unbalanced,
+)
 
-from raydc import order
+from raydc import order, train
 from raydc.checkpoint import resume, run_files
 from raydc.data import prepared
 from raydc.errors import RunError, SpecError, TrainError
@@ -141,6 +148,15 @@ def test_a_restart_finds_the_number_where_the_file_of_the_run_is_damaged(
     given = Storage(str(tmp_path / "given"))
     fit(spec_of(tmp_path, micro_batch_size=6), given, data)
     assert weights_hash(run, NUM_STEPS) == weights_hash(given, NUM_STEPS)
+
+
+def test_the_model_has_the_number_in_its_spec(tmp_path: Path) -> None:
+    data, run = write_unbalanced(Storage(str(tmp_path / "data"))), Storage(str(tmp_path / "run"))
+    spec = spec_of(tmp_path, micro_batch_size="auto", max_steps=2, epochs=None)
+    fit(spec, run, data, int(memory_of(spec, data).needs(6) / 0.8) + 100)
+    train.export(spec, prepared.load(data), run, run / "model", print)
+    written = yaml.safe_load(run.read_bytes("model/spec.yaml"))
+    assert written["train"]["micro_batch_size"] == 6
 
 
 def test_a_row_that_does_not_fit_is_refused(tmp_path: Path, data: Storage) -> None:
