@@ -265,7 +265,9 @@ def export(
     if (told := describe_thresholds(features)) is not None:
         facts["threshold"] = told
     golden_rows = read_golden_rows(data.folder)
-    bundle.write(bundle_folder, spec, features, unpack_model(found), golden_rows, facts)
+    # The weights follow from the number of rows that the run has found.
+    own = run_files.with_micro_batch(spec, found.files["spec.yaml"])
+    bundle.write(bundle_folder, own, features, unpack_model(found), golden_rows, facts)
     return found
 
 

@@ -99,8 +99,33 @@ def read_resolved(folder: Storage) -> dict[str, Any] | None:
 
 
 def read_micro_batch(folder: Storage) -> int | None:
-    """The number of rows of a pass that a run with `micro_batch_size: auto` has found before."""
-    number = ((read_resolved(folder) or {}).get("train") or {}).get("micro_batch_size")
+    """The number of rows of a pass that a run with `micro_batch_size: auto` has found before.
+
+    Where `resolved.yaml` does not say it, as one that is damaged, its newest checkpoint does.
+    """
+    number = _micro_batch_of(read_resolved(folder))
+    if number is None and (kept := _spec_of_newest(folder)) is not None:
+        number = _micro_batch_of(yaml.safe_load(kept))
+    return number
+
+
+def with_micro_batch(spec: ResolvedSpec, kept: bytes) -> ResolvedSpec:
+    """A spec with the number of rows of a pass in the place of `auto`.
+
+    Args:
+        spec: The resolved spec of a run.
+        kept: The `spec.yaml` of a checkpoint of it.
+    """
+    number = _micro_batch_of(yaml.safe_load(kept))
+    if spec.train.micro_batch_size != "auto" or number is None:
+        return spec
+    train = spec.train.model_copy(update={"micro_batch_size": number})
+    return spec.model_copy(update={"train": train})
+
+
+def _micro_batch_of(resolved: dict[str, Any] | None) -> int | None:
+    train = (resolved or {}).get("train")
+    number = train.get("micro_batch_size") if isinstance(train, dict) else None
     return number if isinstance(number, int) else None
 
 
@@ -108,11 +133,14 @@ def write_micro_batch(spec: ResolvedSpec, folder: Storage, number: int) -> None:
     """Writes the number of rows of a pass into `resolved.yaml`, for all later attempts.
 
     Args:
-        spec: The resolved spec, which is written where there is no such file, as for a drill.
+        spec: The resolved spec, which is written where there is no such file, as for a drill, or a
+            damaged one.
         folder: Folder of the run.
         number: Most rows of a pass.
     """
-    value = read_resolved(folder) or specs.to_dict(spec)
+    value = read_resolved(folder) or {}
+    if not isinstance(value.get("train"), dict):
+        value = specs.to_dict(spec)
     value["train"]["micro_batch_size"] = number
     folder.write_bytes(RESOLVED, yaml.safe_dump(value, sort_keys=False).encode())
 

@@ -19,17 +19,17 @@ _SQLITE_FILE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
 
 
 def is_study(name: str) -> bool:
-    """Whether a name of `sweep.warm_start` is that of a study: a URL, or a journal file."""
+    """Whether a name of `sweep.warm_start` is a study: a URL, `$NAME`, or a journal file."""
     place = name.partition("#")[0]
-    return "://" in place or place.endswith(_JOURNAL_ENDING)
+    return "://" in place or place.startswith("$") or place.endswith(_JOURNAL_ENDING)
 
 
 def read_study(name: str, mode: str) -> list[tuple[dict[str, Any], float | None]]:
     """Reads the trials of a study that are complete, in the order of their numbers.
 
     Args:
-        name: URL of Optuna's storage, or path of its journal file; `#NAME` chooses one of several
-            studies.
+        name: URL of Optuna's storage, or path of its journal file, or `$NAME` for an environment
+            variable with one of them; `#NAME` chooses one of several studies.
         mode: Whether the sweep looks for the largest or the smallest metric: `max` or `min`.
 
     Returns:
@@ -43,7 +43,8 @@ def read_study(name: str, mode: str) -> list[tuple[dict[str, Any], float | None]
     logging.getLogger("optuna").setLevel(logging.ERROR)
     place, _, chosen = name.partition("#")
     try:
-        storage = _open(place)
+        # What a variable holds may have a password, so messages have its name.
+        storage = _open(_variable(place[1:]) if place.startswith("$") else place)
         names = optuna.get_all_study_names(storage)
         if len(names) != 1 and chosen not in names:
             raise UsageError(
@@ -70,6 +71,15 @@ def read_study(name: str, mode: str) -> list[tuple[dict[str, Any], float | None]
             "Set train.metric and train.mode as there, or leave it out.",
         )
     return [(dict(one.params), _finite(one.values[0])) for one in trials]
+
+
+def _variable(name: str) -> str:
+    if not os.environ.get(name):
+        raise UsageError(
+            f"sweep.warm_start: the environment variable {name} is not set",
+            f"Set it where raydc runs: export {name}=postgresql://...",
+        )
+    return os.environ[name]
 
 
 def _open(place: str) -> Any:

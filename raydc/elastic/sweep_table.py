@@ -1,6 +1,7 @@
 """The live table of a sweep on a terminal: the best trial first, what runs, why others stopped.
 
-Runs in the driver. Where the output is no terminal there is no table, and a line for each trial.
+Runs in the driver. Where the output is no terminal, or one that cannot show a table, there is a
+line for each trial.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from raydc.errors import Say
 from raydc.tracking import trials
-from raydc.tracking.progress import format_duration
+from raydc.tracking.progress import can_draw, format_duration, stop_drawing
 
 # Lines of the terminal beside the rows: two of the table, one that counts what is left out, one for
 # the cursor.
@@ -90,7 +91,8 @@ class SweepTable:
         metric: Name of the metric.
         mode: Whether its largest or smallest value is the best: `max` or `min`.
         report: Shows a line that stays.
-        console: Where the table is; None takes the standard output if that is a terminal.
+        console: Where the table is; None takes the standard output if that is a terminal. There is
+            no table on one without Unicode, or whose cursor cannot move.
         now_s: A monotonic clock.
     """
 
@@ -107,7 +109,7 @@ class SweepTable:
     def __enter__(self) -> SweepTable:
         if self.console is None and sys.stdout.isatty():
             self.console = Console(file=sys.stdout)
-        if self.console is not None:
+        if self.console is not None and can_draw(self.console):
             # Drawn by a thread of rich, not for each result: a table takes milliseconds, and a
             # thousand short trials have thousands of results.
             self._live = Live(
@@ -121,9 +123,9 @@ class SweepTable:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        if live is not None:
+            stop_drawing(live)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune writes its callbacks into a file that nothing reads; a terminal cannot be written.

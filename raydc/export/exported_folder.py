@@ -112,7 +112,8 @@ def _write_huggingface(loaded: Bundle, draft: Path, with_base: bool) -> list[str
         else:
             lines = huggingface_folder.write(loaded, draft, with_base)
             difference = huggingface_check.compare(loaded, draft)
-    if difference > huggingface_check.TOLERANCE:
+    # Also for an output that is no number.
+    if not difference <= huggingface_check.TOLERANCE:
         raise CheckpointError(
             f"the exported model differs from {loaded.spec.name}: by {difference:.2g} of the "
             "largest output",

@@ -108,6 +108,9 @@ def rounded(loaded: Bundle) -> tuple[Bundle, list[str]]:
 
     Args:
         loaded: Model, whose section is one of `huggingface`; it stays as it is.
+
+    Raises:
+        UsageError: A weight is too large for half precision.
     """
     model = require_pretrained(loaded)
     half = model.content.dtype if model.content else None
@@ -121,6 +124,12 @@ def rounded(loaded: Bundle) -> tuple[Bundle, list[str]]:
             # Adapters have files of their own, in single precision.
             if not adapters.is_added(name):
                 short = one.to(getattr(torch, half)).to(one.dtype)
+                if short.isinf().any():
+                    raise UsageError(
+                        f"{loaded.spec.name} cannot be written as its folder was: a weight of "
+                        f"{name} is too large for {half}",
+                        "Nothing was written. The forms torch_export and onnx keep all weights.",
+                    )
                 num_changed += int(not torch.equal(short, one))
                 one.copy_(short)
     line = f"weights in {half}, as in the folder of the model"

@@ -225,8 +225,7 @@ class Step:
                     else self._mixed_loss(mixed, rows)
                 )
             # Dividing the one number divides all gradients without a pass over them. A gradient
-            # that is passed to `backward` would make torch import sympy, at the first step of each
-            # worker.
+            # passed to `backward` would make torch import sympy, at the first step of a worker.
             (loss * (1.0 / num_rows)).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         divisor = [] if self._divisor is None else [self._divisor(y_B)]
@@ -255,7 +254,8 @@ class Step:
         before = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         self._reduction.hold()
         try:
-            loss = self._loss_sum(self.forward(x, self._is_tight), y_B)
+            with running_statistics(self.network) if len(x) == 1 else _AS_IT_IS:
+                loss = self._loss_sum(self.forward(x, self._is_tight), y_B)
             if is_backward:
                 loss.backward()  # type: ignore[no-untyped-call]
         finally:

@@ -14,6 +14,7 @@ from raydc.report.markup import Markup, join, table, tag
 from raydc.report.run_record import Curve, RunRecord
 from raydc.report.sheet import Part
 from raydc.report.sweep_parts import sweep_parts
+from raydc.report.sweep_record import section
 from raydc.tracking import time_account
 from raydc.tracking.time_account import Account
 
@@ -70,7 +71,7 @@ def render(run: RunRecord, made_by: str) -> str:
 
 
 def _summary(run: RunRecord) -> str:
-    model, data = run.spec.get("model", {}), run.spec.get("data", {})
+    model, data = section(run.spec, "model"), section(run.spec, "data")
     name = model.get("name") or model.get("builder") or "model"
     target = f"{data.get('task', '')} of {data.get('target', '')}"
     steps = f"{run.account.useful_steps:,} steps" if run.account.useful_steps else ""

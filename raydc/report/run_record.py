@@ -72,7 +72,7 @@ class RunRecord:
     @property
     def metric(self) -> str:
         """Name of the metric that chose the model."""
-        return str(self.spec.get("train", {}).get("metric", "loss"))
+        return str(sweep_record.section(self.spec, "train").get("metric", "loss"))
 
 
 def read(folder: Storage, name: str) -> RunRecord:

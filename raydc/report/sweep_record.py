@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +105,7 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
         spec: Resolved spec of the run, as plain values.
         ended: Content of its `trials.json`.
     """
-    train = spec.get("train", {})
+    train, sweep = section(spec, "train"), section(spec, "sweep")
     metric, mode = str(train.get("metric", "loss")), str(train.get("mode", "min"))
     damaged: list[str] = []
     lines: list[dict[str, Any]] = []
@@ -116,7 +117,7 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
     except (RaydcError, OSError, ValueError, KeyError, TypeError) as error:
         damaged.append(f"sweep/journal ({first_line(error)})")
     # The journal has the order in which the space was drawn.
-    given = lines[0].get("space", {}) if lines else (spec.get("sweep") or {}).get("space", {})
+    given = section(lines[0] if lines else sweep, "space")
     try:
         space = {path: Domain.model_validate(one) for path, one in given.items()}
     except ValueError:
@@ -129,14 +130,23 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
         [line for line in lines if line.get("kind") == "entry"],
         fold.method if fold else None,
         tuple(damaged),
-        _goals(spec.get("sweep") or {}),
+        _goals(sweep),
     )
 
 
-def _goals(section: Mapping[str, Any]) -> Goals:
+def section(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a spec as plain values; empty if there is none, or it is damaged."""
+    found = spec.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _goals(sweep: Mapping[str, Any]) -> Goals:
     """What a section `sweep` as plain values wants; one of an older raydc wants nothing."""
-    limits = section.get("constraints") or {}
-    return Goals(tuple(section.get("objectives") or ()), dict(limits))
+    objectives = sweep.get("objectives")
+    named = (
+        [one for one in objectives if isinstance(one, str)] if isinstance(objectives, list) else []
+    )
+    return Goals(tuple(named), _numbers(section(sweep, "constraints")))
 
 
 def _fold(log: DecisionLog, lines: list[dict[str, Any]], num_trials: int) -> DecisionFold | None:
@@ -170,17 +180,15 @@ def _trial(
     values = values if isinstance(values, dict) else {}
     located = locate(space, values) if space else ""
     curve = {}
-    if "key" in one:
-        for record in trials.read_epochs(folder / "trials" / str(one["key"])):
+    if isinstance(key := one.get("key"), str):
+        for record in trials.read_epochs(folder / "trials" / key):
             if isinstance(epoch := record.get("epoch"), int):
                 curve[epoch] = _number(record.get(metric))
     state = str(one.get("state", ""))
     why = str(one.get("error") or "")
     if fold is not None and state == "pruned":
         why = fold.describe_stop(number)
-    epochs, costs = one.get("epochs"), one.get("costs")
-    costs = costs if isinstance(costs, dict) else {}
-    twin = one.get("twin")
+    epochs, twin = one.get("epochs"), one.get("twin")
     return TrialRecord(
         number,
         values,
@@ -192,12 +200,19 @@ def _trial(
         why,
         twin if isinstance(twin, int) else None,
         curve,
-        {name: cost for name, given in costs.items() if (cost := _number(given)) is not None},
+        _numbers(section(one, "costs")),
     )
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A finite number; None for any other value, which could not be ranked."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    found = {name: _number(value) for name, value in values.items()}
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def choice_text(value: Any) -> str:

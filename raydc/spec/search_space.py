@@ -60,10 +60,13 @@ def domain_problems(
 
     def refused(values: dict[str, Any]) -> str | None:
         try:
-            make_trial(alone, values)
+            trial = make_trial(alone, values)
         except SpecError as error:
             # The path of the trial is not in the user's file; only the reason helps.
             return error.problems[0].message
+        # Of the spec itself, `relations` says so.
+        if trial.train.micro_batch_size == "auto" != spec.train.micro_batch_size:
+            return "each trial would find a number of its own; give a number"
         return None
 
     def problem(path: str, message: str) -> Problem:

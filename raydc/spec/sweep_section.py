@@ -74,8 +74,9 @@ class Sweep(Section):
         default_factory=list,
         description="For tpe, gp, cmaes and nsga2: earlier results to begin with. Names of runs "
         "with a sweep in the same storage, or studies of Optuna: a URL of its storage such as "
-        "sqlite:///study.db, or the path of a journal file (.log), with #NAME if there are several "
-        "studies. What does not fit the space is left out and counted.",
+        "sqlite:///study.db, the path of a journal file (.log), or $NAME for what the environment "
+        "variable NAME holds, with #NAME if there are several studies. A password is allowed in "
+        "the variable only. What does not fit the space is left out and counted.",
     )
 
     objectives: list[Cost] = Field(

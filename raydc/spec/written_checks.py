@@ -28,6 +28,7 @@ from raydc.spec.sections import HuggingFace, Spec
 from raydc.spec.sweep_section import LATENCY, LEARNING
 
 _Found = Iterator[tuple[Path, str]]
+_BEFORE_HOST = re.compile(r"://[^/@]*:[^/@]+@")
 # Parameters of libpq that hold a secret.
 _PASSWORD = re.compile(r"[?&]\s*(password|sslpassword|oauth_client_secret)\s*=", re.IGNORECASE)
 _LIMITED = ("clip", "drop")
@@ -42,7 +43,7 @@ def written_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Probl
         spec: A spec whose fields are valid.
         where: Maps a path to its place in the file, for the message.
     """
-    for path in _passwords(spec.data):
+    for path in (*_passwords(spec.data), *_passwords_of_studies(spec)):
         message = "holds a password; give it as $NAME, an environment variable"
         yield Problem(where(path), ".".join(map(str, path)), message)
     sweep = spec.sweep
@@ -70,6 +71,12 @@ def _passwords(data: Data) -> Iterator[Path]:
     for path, part in parts.items():
         if isinstance(part, SqlQuery) and _PASSWORD.search(unquote(part.connection)):
             yield (*path, "connection")
+
+
+def _passwords_of_studies(spec: Spec) -> Iterator[Path]:
+    for number, name in enumerate(spec.sweep.warm_start if spec.sweep else ()):
+        if _BEFORE_HOST.search(name) or _PASSWORD.search(unquote(name)):
+            yield ("sweep", "warm_start", number)
 
 
 def _is_given(section: Section, name: str) -> bool:

@@ -3,6 +3,7 @@ elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -70,16 +71,14 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> Progress:
-        if sys.stdout.isatty():
-            self._live = Live(
-                console=Console(file=sys.stdout), transient=True, refresh_per_second=4
-            )
+        if sys.stdout.isatty() and can_draw(console := Console(file=sys.stdout)):
+            self._live = Live(console=console, transient=True, refresh_per_second=4)
             self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            stop_drawing(self._live)
         if self._held is not None:
             self._report(self._held)
 
@@ -136,6 +135,21 @@ class Progress:
         """Shows a line that stays."""
         self._last_line_s = self._now_s()
         self._report(line)
+
+
+def can_draw(console: Console) -> bool:
+    """Whether a live line or table can be shown.
+
+    rich draws nothing where the cursor cannot move, as in a shell of Emacs. A terminal in Latin-1
+    cannot write the sign of a cut text, nor all values.
+    """
+    return console.is_terminal and not console.is_dumb_terminal and not console.options.ascii_only
+
+
+def stop_drawing(live: Live) -> None:
+    """Draws for the last time; a terminal that is gone must not end what is complete."""
+    with contextlib.suppress(OSError, ValueError):
+        live.stop()
 
 
 def format_line(record: dict[str, Any], batch_size: int) -> str:

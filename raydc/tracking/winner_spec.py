@@ -22,6 +22,8 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     style = None if document.scalar(text) == text else "'"
+    # PyYAML writes this line break as it is, and reads it as another one.
+    style = '"' if "\x85" in text else style
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -33,7 +33,10 @@ class Clock:
 
 
 def terminal(height: int = 30, width: int = 120) -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
+    environment = {"TERM": "xterm"}
+    return Console(
+        file=io.StringIO(), force_terminal=True, width=width, height=height, _environ=environment
+    )
 
 
 def text_of(table: SweepTable) -> list[str]:
@@ -144,3 +147,38 @@ def test_ranking_follows_the_mode(mode: str) -> None:
     trials = [TrialStanding(n, {}, "waits", 1, one, "") for n, one in enumerate(metrics)]
     ranked = SweepStanding(trials, 4, 4, 0.0).ranked(mode)
     assert [one.number for one in ranked] == ([0, 3, 2, 1] if mode == "max" else [2, 0, 3, 1])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "kind"), [("ascii", "xterm"), ("latin-1", "xterm"), ("utf-8", "dumb")]
+)
+def test_terminal_that_cannot_show_a_table_gets_lines(
+    tmp_path: Path, encoding: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", kind)
+    lines: list[str] = []
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=file, force_terminal=True, width=40, height=30)
+    with SweepTable("accuracy", "max", lines.append, console) as table:
+        sweep = ShownSweep(tmp_path, lines, table)
+        while (segment := sweep.begin()) is not None:
+            sweep.end(segment)
+    assert len(lines) == 6
+
+
+def test_terminal_that_is_gone_does_not_end_a_sweep() -> None:
+    class Gone(io.StringIO):
+        is_gone = False
+
+        def write(self, text: str) -> int:
+            if self.is_gone:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    file = Gone()
+    console = terminal()
+    console.file = file
+    with SweepTable("accuracy", "max", print, console) as table:
+        table.show(lambda: SweepStanding([], 4, 0, 4.0))
+        file.is_gone = True
+    assert table.render() is not None

@@ -16,7 +16,7 @@ from training import training_spec
 from raydc import spec as specs
 from raydc.cli import early_checks
 from raydc.elastic.trial_draws import known_points, make_draws, read_results
-from raydc.errors import UsageError
+from raydc.errors import SpecError, UsageError
 from raydc.search import DecisionFold, Method
 from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import LearnedDraws
@@ -168,6 +168,27 @@ def test_one_of_several_studies_is_chosen_by_its_name(tmp_path: Path) -> None:
     assert len(read_results(swept(tmp_path, f"{place}#two"), print)) == 2
     with pytest.raises(UsageError, match=r"study\.log has 2 studies: one, two"):
         read_results(swept(tmp_path, place), print)
+
+
+def test_url_with_a_password_is_that_of_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url in ("postgresql://me:secret@host/db", "postgresql://host/db?password=secret"):
+        value = specs.to_dict(swept(tmp_path, url))
+        with pytest.raises(SpecError, match=r"warm_start\.0: holds a password; give it as \$NAME"):
+            specs.loads(yaml.safe_dump(value))
+    spec = swept(tmp_path, "$STUDIES#two")
+    with pytest.raises(UsageError, match="the environment variable STUDIES is not set"):
+        read_results(spec, print)
+    monkeypatch.setenv("STUDIES", make_study(tmp_path, "journal", "maximize", "one", "two"))
+    assert len(read_results(spec, print)) == 2
+    # No message says what it holds.
+    for place in ("nothing://me:secret@host", f"{tmp_path}/study.log"):
+        monkeypatch.setenv("STUDIES", place)
+        with pytest.raises(UsageError) as caught:
+            read_results(swept(tmp_path, "$STUDIES"), print)
+        assert place not in f"{caught.value.message} {caught.value.hint}"
+        assert "$STUDIES" in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from test_exported_decoder import Trained
 from test_exported_folder import make
 
 from raydc import bundle, models
+from raydc.errors import UsageError
 from raydc.export import exported_folder
 from raydc.storage import Storage
 
@@ -106,3 +107,18 @@ def test_an_encoder_of_half_precision_comes_out_as_it_was(tmp_path: Path, poolin
     assert len(names) >= len(given) - 2
     assert all(torch.equal(given[name], found[name]) for name in names)
     assert {one.dtype for one in found.values()} == {torch.bfloat16}
+
+
+def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
+    made = Trained(tmp_path, write=lambda place: halved(write_decoder(place), torch.float16))
+    spec, features = made.spec_of(), made.data.features
+    network = models.build(spec.model, features.signature, 0)
+    with torch.no_grad():
+        # Of float16 it is infinite.
+        network.get_parameter("body.decoder.base.norm.weight")[0] = 1e5
+    state = network.state_dict()
+    bundle.write(Storage(str(tmp_path / "model")), spec, features, state, [{"text": "a"}], {})
+    loaded = bundle.load(Storage(str(tmp_path / "model")))
+    with pytest.raises(UsageError, match=r"a weight of .* is too large for float16"):
+        exported_folder.write(loaded, "huggingface", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

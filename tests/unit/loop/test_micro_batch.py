@@ -9,9 +9,17 @@ import pytest
 import torch
 import yaml
 from encoder_folders import write_encoder, write_texts
-from training import training_spec, weights_hash, write_pictures
+from torch import nn
+from training import (
+    StopsAfter,
+    training_spec,
+    weights_hash,
+    write_line,
+    write_pictures,
+    write_unbalanced,
+)
 
-from raydc import order
+from raydc import order, train
 from raydc.checkpoint import resume, run_files
 from raydc.data import prepared
 from raydc.errors import RunError, SpecError, TrainError
@@ -122,6 +130,35 @@ def test_a_resume_keeps_the_number_and_refuses_a_worker_with_less_memory(
     assert f"about {memory.needs(6) / 1e9:.3g} GB" in message
 
 
+@pytest.mark.parametrize("content", [b"{", b"name: short\n"])
+def test_a_restart_finds_the_number_where_the_file_of_the_run_is_damaged(
+    tmp_path: Path, data: Storage, content: bytes
+) -> None:
+    spec = spec_of(tmp_path, micro_batch_size="auto")
+    memory, run = memory_of(spec, data), Storage(str(tmp_path / "run"))
+    often = spec.checkpoint.model_copy(update={"every_steps": 2})
+    spec = spec.model_copy(update={"checkpoint": often})
+    run_files.write_spec(spec, run, None)
+    little = int(memory.needs(6) / 0.8) + 100
+    hooks = Hooks(available_bytes=lambda: little, faults=StopsAfter(6))
+    with pytest.raises(KeyboardInterrupt):
+        worker.fit(spec, run, data, hooks=hooks)
+    run.write_bytes("resolved.yaml", content)
+    worker.fit(spec, run, data, hooks=Hooks(available_bytes=lambda: 1 << 40))
+    given = Storage(str(tmp_path / "given"))
+    fit(spec_of(tmp_path, micro_batch_size=6), given, data)
+    assert weights_hash(run, NUM_STEPS) == weights_hash(given, NUM_STEPS)
+
+
+def test_the_model_has_the_number_in_its_spec(tmp_path: Path) -> None:
+    data, run = write_unbalanced(Storage(str(tmp_path / "data"))), Storage(str(tmp_path / "run"))
+    spec = spec_of(tmp_path, micro_batch_size="auto", max_steps=2, epochs=None)
+    fit(spec, run, data, int(memory_of(spec, data).needs(6) / 0.8) + 100)
+    train.export(spec, prepared.load(data), run, run / "model", print)
+    written = yaml.safe_load(run.read_bytes("model/spec.yaml"))
+    assert written["train"]["micro_batch_size"] == 6
+
+
 def test_a_row_that_does_not_fit_is_refused(tmp_path: Path, data: Storage) -> None:
     run = Storage(str(tmp_path / "run"))
     with pytest.raises(TrainError, match=r"a pass needs at least 1 row\(s\), and worker 0 has"):
@@ -190,6 +227,15 @@ def test_a_pass_that_exceeds_the_memory_of_a_gpu_leaves_nothing_behind(
     assert all(one.grad is None for one in parts.network.parameters())
 
 
+def test_a_pass_of_one_row_is_tried_as_it_is_trained(tmp_path: Path) -> None:
+    data = write_line(Storage(str(tmp_path / "line")))
+    parts = assemble(training_spec(str(tmp_path)), prepared.load(data), Alone())
+    # A network of the user; over one row of columns, no statistics can be taken.
+    parts.network.body = nn.Sequential(nn.BatchNorm1d(2), parts.network.body)
+    assert micro_batch.fits(parts, 1)
+    assert all(one.training for one in parts.network.modules())
+
+
 def test_any_other_error_of_a_trial_is_not_taken_for_a_lack_of_memory(
     tmp_path: Path, data: Storage
 ) -> None:
@@ -208,6 +254,10 @@ def test_trials_of_a_sweep_need_a_number(tmp_path: Path) -> None:
     space = {"train.learning_rate": {"choice": [0.1, 0.2]}}
     with pytest.raises(SpecError, match="each trial would find a number of its own"):
         resolve(from_dict({**value, "sweep": {"num_samples": 2, "space": space}}))
+    value = to_dict(spec_of(tmp_path))
+    searched = {"train.micro_batch_size": {"choice": [4, "auto"]}}
+    with pytest.raises(SpecError, match="'auto' is not allowed there: each trial would find"):
+        resolve(from_dict({**value, "sweep": {"num_samples": 2, "space": searched}}))
 
 
 def test_the_number_stays_in_a_spec_that_is_written_again(tmp_path: Path) -> None:

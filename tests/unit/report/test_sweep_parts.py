@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import reported_sweeps
+import yaml
 from reported_runs import HOSTILE
 
 from raydc.report import run_page, run_record, sweep_record
@@ -210,6 +212,34 @@ def test_damaged_files_are_named_and_the_rest_is_shown(swept: Storage, tmp_path:
     assert re.findall(r'<section id="(\w+)"', page) == ["trials", "space", "fields", "spec"]
     run.write_json("sweep/trials.json", {})
     assert run_record.read(run, "searched").sweep is None
+
+
+@pytest.mark.parametrize("wrong", [None, 1.5, "x", [1], {"a": "x"}])
+def test_odd_sections_of_a_damaged_spec_leave_a_page(
+    swept: Storage, tmp_path: Path, wrong: Any
+) -> None:
+    shutil.copytree(swept.local_path, tmp_path / "run")
+    run = Storage(str(tmp_path / "run"))
+    shutil.rmtree(tmp_path / "run" / "sweep" / "journal")
+    whole = yaml.safe_load(run.read_bytes("resolved.yaml"))
+    damaged = [{**whole, name: wrong} for name in ("train", "sweep", "model", "data")]
+    names = ("space", "objectives", "constraints")
+    damaged += [{**whole, "sweep": {**whole["sweep"], name: wrong}} for name in names]
+    for one in damaged:
+        run.write_bytes("resolved.yaml", yaml.safe_dump(one).encode())
+        assert '<section id="trials"' in page_of(run)
+
+
+def test_metric_that_is_no_number_is_not_the_best(swept: Storage, tmp_path: Path) -> None:
+    shutil.copytree(swept.local_path, tmp_path / "run")
+    run = Storage(str(tmp_path / "run"))
+    best = record_of(run).ranked()[0].number
+    trials = run.read_json("sweep/trials.json")
+    for odd in (math.nan, math.inf, -math.inf, 10**400, True, "1"):
+        trials[best - 1]["metric"] = odd
+        (tmp_path / "run" / "sweep" / "trials.json").write_text(json.dumps(trials))
+        assert record_of(run).ranked()[0].number == best
+        assert page_of(run)
 
 
 def test_titles_are_short_where_that_is_clear() -> None:

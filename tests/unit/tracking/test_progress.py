@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import sys
 from typing import Any
+
+import pytest
 
 from raydc.tracking.progress import Progress, format_line
 
@@ -78,3 +83,35 @@ def test_metrics_that_raise_are_one_warning_and_the_progress_goes_on() -> None:
     )
     assert "after step 7" in first
     assert "restart 1" in second
+
+
+class Terminal(io.TextIOWrapper):
+    """A terminal that may be gone."""
+
+    is_gone = False
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if self.is_gone:
+            raise OSError(5, "Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "kind"), [("latin-1", "xterm"), ("utf-8", "dumb"), ("utf-8", "xterm")]
+)
+def test_a_terminal_that_cannot_show_a_live_line_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, kind: str
+) -> None:
+    # So narrow that the line is cut.
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", kind)
+    terminal, moments = Terminal(io.BytesIO(), encoding=encoding), itertools.count(0.0, 10.0)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    lines: list[str] = []
+    with Progress(lines.append, 256, now_s=lambda: next(moments)) as progress:
+        progress.show(RECORD)
+        terminal.is_gone = (encoding, kind) == ("utf-8", "xterm")
+    assert lines == ([] if terminal.is_gone else [format_line(RECORD, 256)])

@@ -34,7 +34,8 @@ def write(folder: Path, state: str = "finished", **sections: Any) -> tuple[str, 
 
 def test_file_is_the_spec_of_the_trial_with_another_name(tmp_path: Path) -> None:
     # Text that other readers of YAML, or YAML 1.2, would take for a number or a boolean.
-    columns = {"1e-3": "numeric", "yes": "numeric", "0o7": "numeric", "a: b": "numeric"}
+    names = ("1e-3", "yes", "0o7", "a: b", "two\nlines", "a\x85b", "c\u2028d")
+    columns = dict.fromkeys(names, "numeric")
     text, given = write(
         tmp_path,
         data={"features": {"columns": columns, "exclude": ["1e3"]}},
