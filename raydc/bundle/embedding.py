@@ -1,7 +1,7 @@
 """Embeddings of texts: what a pretrained encoder gives in front of its last layer. In replicas.
 
 The vector of a text is pooled from those of its tokens as in training (`model.pooling`) and has
-length 1, so that a product of two of them is their cosine. A model of pairs reads one text alone.
+length 1, so that a product of two of them is their cosine.
 
 Shape suffixes: B texts, D width.
 """
@@ -43,10 +43,8 @@ class Embedder:
 
     @cached_property
     def column(self) -> str:
-        """Name of the column of texts; of a model of pairs, of the first one."""
-        columns = self.bundle.features.columns.items()
-        texts = [name for name, one in columns if isinstance(one, Text) and one.first is None]
-        (name,) = texts
+        """Name of the column of texts."""
+        (name,) = self.bundle.features.columns
         return name
 
     def encode(self, texts: Sequence[str]) -> Record:

@@ -186,14 +186,6 @@ def test_an_endpoint_answers_pairs_as_offline(model: tuple[Bundle, Any]) -> None
         assert (await routes.respond(post("/v1/embeddings", asked_one))).status_code == 404
         described = body(await routes.respond(request("GET", "/v2/models/pairs")))
         assert [one["name"] for one in described["inputs"]] == ["question", "answer"]
-        # An embedding is that of a single text, by the tokenizer and the types of one.
-        found = await routes.respond(
-            post("/v1/embeddings", {"model": "pairs", "input": ["free prize", "now"]})
-        )
-        assert found.status_code == 200, found.body
-        assert body(found)["usage"]["prompt_tokens"] == 4 + 3
-        width = loaded.model.body.reader.width  # type: ignore[union-attr]
-        assert {len(one["embedding"]) for one in body(found)["data"]} == {width}
 
     run(settings_of(storage, model="pairs"), scenario)
 
