@@ -30,9 +30,9 @@ class EmbeddingHandler:
         """
         settings = loaded.settings
         if loaded.embedder is None:
-            raise RequestError(
-                404, f"{settings.model!r} has no embeddings; it answers at /{OPENAI}/completions"
-            )
+            # A model of pairs is an encoder too, and has no vector of one text.
+            where = "/predict" if loaded.engine is None else f"/{OPENAI}/completions"
+            raise RequestError(404, f"{settings.model!r} has no embeddings; it answers at {where}")
         require_json(request)
         slot = await self._service.admission.admit()
         try:

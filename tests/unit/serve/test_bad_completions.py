@@ -103,7 +103,7 @@ REQUESTS: list[tuple[str, str, bytes, str, int, str]] = [
     ("GET", "/v1/models/other", b"", JSON, 404, "no model 'other'"),
     ("GET", "/v1", b"", JSON, 404, "known paths"),
     ("GET", "/v1/completion", b"", JSON, 404, "did you mean completions"),
-    ("POST", "/v1/embeddings", _TEXT, JSON, 404, "has no embeddings"),
+    ("POST", "/v1/embeddings", _TEXT, JSON, 404, "it answers at /v1/completions"),
     ("POST", "/v1/chat/completions", b"{", JSON, 400, "not JSON"),
     ("POST", "/v1/chat/completions", _CHAT, JSON, 400, "'small' has no chat template"),
     ("GET", "/v1/chat/completions", b"", JSON, 405, "use POST"),

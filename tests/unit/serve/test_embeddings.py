@@ -225,4 +225,4 @@ def test_a_model_of_texts_has_no_embeddings(tmp_path: Path) -> None:
     sent = request("POST", PATH, _TEXT, {"content-type": JSON})
     answer = asyncio.run(Routes(service, "0.0").respond(sent))
     assert answer.status_code == 404
-    assert "has no embeddings" in body(answer)["error"]["message"]
+    assert "has no embeddings; it answers at /v1/completions" in body(answer)["error"]["message"]
