@@ -162,7 +162,7 @@ class CachedSlots(ABC):
                 return caches[rows]
 
             x_1CD = self._run(tokens_1C, positions_1C, rows, keep)
-            scores_V: Scores = self._score(x_1CD[:, count - 1])[0]
+            scores_V: Scores = self.score(x_1CD[:, count - 1])[0]
             return scores_V
 
     def step(self, codes: Mapping[int, int]) -> Scores:
@@ -189,7 +189,7 @@ class CachedSlots(ABC):
             caches[slots_R, :, places_R] = found_RH1E[:, :, 0]
             return caches[rows]
 
-        return self._score(self._run(tokens_S1[rows], positions_S1[rows], rows, keep)[:, 0])
+        return self.score(self._run(tokens_S1[rows], positions_S1[rows], rows, keep)[:, 0])
 
     def clear(self, slot: int) -> None:
         """Removes all traces of a slot. See `SlotModel.clear`."""
@@ -206,7 +206,7 @@ class CachedSlots(ABC):
         """Whether a token may look at a place of its slot, bool [B, 1, L, T]."""
         return (self._places_T <= positions_BL[:, :, None])[:, None]
 
-    def _score(self, x_BD: Tensor) -> Scores:
+    def score(self, x_BD: Tensor) -> Scores:
         scores: Scores = functional.linear(x_BD, self._weights_VD).float().cpu().numpy()
         return scores
 

@@ -98,8 +98,9 @@ class DecoderSlots(CachedSlots):
             x_BLD = layer.add_parts(x_BLD, read_BHLE)
         return x_BLD
 
-    def _score(self, x_BD: Tensor) -> Scores:
-        return super()._score(self._decoder.norm(x_BD))
+    def score(self, x_BD: Tensor) -> Scores:
+        """Scores of the next token, of outputs of the last layer before they are normalised."""
+        return super().score(self._decoder.norm(x_BD))
 
     def _caches(self) -> Iterable[Tensor]:
         return (*self._keys, *self._values)

@@ -19,7 +19,7 @@ _IMPORT = re.compile(
 # These may use private names of Ray Serve and uvicorn, but only those in the tables.
 _PRIVATE_GROUND = ("engine/", "serve/direct/")
 # Libraries whose underscore names are used on purpose; they are not Ray's.
-_OTHER_LIBRARIES = {"torch", "nn", "os"}
+_OTHER_LIBRARIES = {"torch", "nn", "os", "sys"}
 
 
 def test_installed_ray_has_all_private_names_as_expected() -> None:

@@ -37,7 +37,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def swallow() -> None:
     """Does what a library does around an import that may fail."""
     try:
-        signal.raise_signal(signal.SIGINT)
+        # Not SIGINT, which a job in the background ignores.
+        signal.raise_signal(signal.SIGTERM)
         wait_until(lambda: False)
     except:  # noqa: E722
         pass
@@ -53,7 +54,7 @@ def is_swallowed_twice() -> None:
 def test_swallowed_interruption_is_raised_again() -> None:
     with pytest.raises(interruption.Interruption) as raised:
         is_swallowed_twice()
-    assert raised.value.number == signal.SIGINT
+    assert raised.value.number == signal.SIGTERM
 
 
 def cleans_up(looks: list[bool], cleaned: list[str]) -> None:
