@@ -200,7 +200,9 @@ class CachedSlots(ABC):
 
     def assign(self, slot: int, adapter: Mapping[str, Tensor]) -> None:
         """Refuses an adapter: only some networks have them. See `SlotModel.assign`."""
-        raise NotImplementedError(f"slot {slot} cannot have an adapter of {len(adapter)} tensors")
+        raise TypeError(
+            f"slot {slot} of {type(self).__name__} cannot have an adapter of {len(adapter)} tensors"
+        )
 
     def _may_see(self, positions_BL: Tensor) -> Tensor:
         """Whether a token may look at a place of its slot, bool [B, 1, L, T]."""
