@@ -1,10 +1,11 @@
 """The search over spec paths: a fold decides, Ray Tune runs, raydc's own loop trains.
 
-Runs in the driver; `raydc.elastic.trial_worker` in Tune's actors. A trial is one worker in one Tune
-actor, whatever `scaling` says: logical shards make it the model that more workers would train, and
-many small trials use a cluster better than few wide ones. A trial's folder is named by its resolved
-spec, so a trial that has ended is read instead of trained, and an interrupted one continues from
-its checkpoint. The winner's bundle goes to the registry as it is.
+Runs in the driver; `raydc.elastic.trial_worker` in Tune's actors. A trial begins with the fewest
+workers that `scaling` allows, because many small trials use a cluster better than few wide ones.
+Workers without a trial of their own join those that run: logical shards make the same model on any
+number of them. A trial's folder is named by its resolved spec, so a trial that has ended is read
+instead of trained, and an interrupted one continues from its checkpoint. The winner's bundle goes
+to the registry as it is.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from raydc.checkpoint import run_files
 from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker
+from raydc.elastic.slot_queue import SlotQueue
 from raydc.elastic.sweep_table import SweepTable
 from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
+from raydc.elastic.trial_slots import CrewMailbox, Slots, trial_resources
+from raydc.elastic.trial_worker import SweepPlace
 from raydc.engine import interruption
 from raydc.errors import Say
 from raydc.loop import planned_stop
@@ -81,7 +85,7 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
             ends = TrialEnds(spec, folder, draws, report, table.say_end)
             queue = TrialQueue(spec, folder, draws, ends, costs)
             if not queue.is_over:
-                _fit(spec, data, folder, queue, lambda: table.show(queue.standing))
+                _fit(spec, data, folder, queue, table)
         queue.raise_failed()
         ended = tuple(replace(one, costs=costs.of(one.values)) for one in ends.all())
         folder.write_json("trials.json", [asdict(trial) for trial in ended])
@@ -128,8 +132,8 @@ def _fit(
     spec: ResolvedSpec,
     data: Prepared,
     folder: Storage,
-    queue: TrialQueue,
-    show: Callable[[], None],
+    trial_queue: TrialQueue,
+    table: SweepTable,
 ) -> None:
     import ray
 
@@ -138,6 +142,8 @@ def _fit(
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Tune's handler would end the sweep as if it were complete, with the trials that there are.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # The queue knows how many trials may wait for a slot, and that a helper waits for none.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
     from ray import tune
 
     assert spec.sweep is not None
@@ -148,20 +154,30 @@ def _fit(
         folder.delete(left)
     name = f"tune-{time.time_ns()}"
     handle = mailbox.create()
+    size, slots = plan.crew_size(spec), Slots(needs)
+    queue = SlotQueue(
+        trial_queue,
+        size,
+        slots.count,
+        CrewMailbox(handle),
+        spec.sweep.max_concurrent_trials,
+        table.report,
+    )
+
+    def show() -> None:
+        table.show(queue.standing)
+
     trainable = tune.with_parameters(
         trial_worker.run_trial,
-        spec=specs.to_dict(spec),
-        data_uri=data.folder.uri,
-        folder_uri=folder.uri,
+        place=SweepPlace(specs.to_dict(spec), data.folder.uri, folder.uri, os.getcwd()),
         handle=handle,
     )
     try:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, needs),
+            tune.with_resources(trainable, trial_resources(needs, size.least)),
             tune_config=tune.TuneConfig(
                 metric="metric",
                 mode=spec.train.mode,
-                max_concurrent_trials=spec.sweep.max_concurrent_trials,
                 search_alg=_searcher(queue, show),
                 # As many as the searcher has.
                 num_samples=-1,
@@ -173,6 +189,7 @@ def _fit(
                 storage_path=folder.uri,
                 verbose=0,
                 callbacks=[_callback(queue, show)],
+                stop=_stopper(queue),
                 failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
             ),
         )
@@ -198,7 +215,7 @@ def _keep_states(handle: Any) -> None:
             time.sleep(0.1)
 
 
-def _searcher(queue: TrialQueue, show: Callable[[], None]) -> Any:
+def _searcher(queue: SlotQueue, show: Callable[[], None]) -> Any:
     from ray.tune.search import Searcher
 
     class QueueSearcher(Searcher):  # type: ignore[misc]
@@ -235,11 +252,14 @@ def _silent_tune() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _callback(queue: TrialQueue, show: Callable[[], None]) -> Any:
+def _callback(queue: SlotQueue, show: Callable[[], None]) -> Any:
     from ray import tune
 
     class TrialCallback(tune.Callback):  # type: ignore[misc]
         """Passes on what Tune tells about a trial."""
+
+        def on_trial_start(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            queue.start(trial.config["segment"])
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
             queue.end(trial.config["segment"])
@@ -254,6 +274,21 @@ def _callback(queue: TrialQueue, show: Callable[[], None]) -> Any:
             show()
 
     return TrialCallback()
+
+
+def _stopper(queue: SlotQueue) -> Any:
+    from ray import tune
+
+    class QueueStopper(tune.Stopper):  # type: ignore[misc]
+        """Ends what hangs when nothing is left to do."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            return False
+
+        def stop_all(self) -> bool:
+            return queue.is_held_up()
+
+    return QueueStopper()
 
 
 def _read_error(trial: Any) -> str:

@@ -289,9 +289,9 @@ class _Run:
         if self.saver:
             with self.clock.phase(CHECKPOINT):
                 self.saver.save(self._parts(), force=True)
-            # Last, because whoever is told may end this process. The end of a run is its own news.
-            if self.hooks.on_epoch is not None and self.state.reason is None:
-                self.hooks.on_epoch(record)
+        # Last, because whoever is told may end this process. The end of a run is its own news.
+        if self.hooks.on_epoch is not None and self.state.reason is None:
+            self.hooks.on_epoch(record)
         self.journal.restart_rate()
 
     def _validate(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from raydc import sweep
 from raydc.checkpoint.store import CheckpointStore
 from raydc.elastic import mailbox, trial_worker
 from raydc.elastic.mailbox import Mailbox
+from raydc.elastic.trial_worker import SweepPlace
 from raydc.loop import planned_stop
 from raydc.storage import Storage
 from raydc.tracking import trials
@@ -47,7 +48,7 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     told: list[int] = []
     training: list[int] = []
 
-    def stop_reason() -> str | None:
+    def stop_reason(trial: str) -> str | None:
         # The driver is interrupted in the middle of the second epoch.
         training.append(actor.num_training())
         if len(training) == 10:
@@ -57,7 +58,7 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
                     num_training=SimpleNamespace(remote=lambda: 0),
                 )
             )
-        return actor.stop_reason()
+        return actor.stop_reason(trial)
 
     handle.stop_reason = SimpleNamespace(remote=stop_reason)
     monkeypatch.setattr(tune, "report", lambda record: told.append(record["epoch"]))
@@ -65,7 +66,8 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     def run_trial(handle: Any) -> None:
         segment = {"key": key, "all_values": values, "epochs": None}
         config = {"segment": segment}
-        trial_worker.run_trial(config, specs.to_dict(spec), data.uri, folder.uri, handle)
+        place = SweepPlace(specs.to_dict(spec), data.uri, folder.uri, "/none")
+        trial_worker.run_trial(config, place, handle)
 
     run_trial(handle)
     assert set(training) == {1}
