@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,20 @@ def spec_of(folder: Path, hurry: Path, workers: Any) -> ResolvedSpec:
     )
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> prepared.Prepared:
-    return prepared.load(write_pictures(Storage(str(tmp_path / "data"))))
-
-
-@pytest.fixture(autouse=True)
-def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _eager() -> Iterator[None]:
     """Whoever is idle joins: these trials are short, and nothing would be gained."""
+    patch = pytest.MonkeyPatch()
     # Trials import their network from where the driver was started.
-    monkeypatch.chdir(Path(__file__).parent.parent)
+    patch.chdir(Path(__file__).parent.parent)
     choose = join_gain.choose_joins
-    monkeypatch.setattr(
+    patch.setattr(
         slot_queue,
         "choose_joins",
         lambda running, free, most, shards, _: choose(running, free, most, shards, 0.0),
     )
+    yield
+    patch.undo()
 
 
 class WatchedSweep:
@@ -109,18 +108,37 @@ class WatchedSweep:
         return sha256(self.folder.read_bytes("model/model.safetensors"))
 
 
-def test_sweep_is_the_same_with_workers_that_join_and_die(
-    ray_engine: engine.Engine, tmp_path: Path, data: prepared.Prepared
-) -> None:
-    hurry = tmp_path / "hurry"
-    alone = WatchedSweep(spec_of(tmp_path, hurry, 1), data, tmp_path / "alone")
+@dataclass(frozen=True)
+class Place:
+    """Where the sweeps of this module are, and the one whose trials have one worker each."""
+
+    folder: Path
+    hurry: Path
+    data: prepared.Prepared
+    alone: WatchedSweep
+    expected: SweepResult
+
+    def sweep(self, workers: Any, name: str) -> WatchedSweep:
+        """A sweep of the same trials, which wait until it is disturbed."""
+        self.hurry.unlink()
+        given = spec_of(self.folder, self.hurry, workers)
+        return WatchedSweep(given, self.data, self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def place(ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("joined")
+    hurry = folder / "hurry"
     hurry.touch()
+    data = prepared.load(write_pictures(Storage(str(folder / "data"))))
+    alone = WatchedSweep(spec_of(folder, hurry, 1), data, folder / "alone")
     expected = alone.run(lambda: None)
     assert not alone.kinds("workers_joined")
+    return Place(folder, hurry, data, alone, expected)
 
-    hurry.unlink()
-    given = spec_of(tmp_path, hurry, {"min": 1, "max": _SHARDS})
-    joined = WatchedSweep(given, data, tmp_path / "joined")
+
+def test_sweep_is_the_same_with_workers_that_join_and_die(place: Place) -> None:
+    joined = place.sweep({"min": 1, "max": _SHARDS}, "joined")
 
     def disturb() -> None:
         # A helper of one trial dies, then the leader of one.
@@ -130,12 +148,12 @@ def test_sweep_is_the_same_with_workers_that_join_and_die(
         (pids, *_) = joined.wait(joined.trains_together)
         os.kill(pids[0], signal.SIGKILL)
         joined.wait(lambda: any("is tried again" in line for line in joined.lines))
-        hurry.touch()
+        place.hurry.touch()
 
     result = joined.run(disturb)
-    assert result.trials == expected.trials
-    assert joined.journal() == alone.journal()
-    assert joined.model() == alone.model()
+    assert result.trials == place.expected.trials
+    assert joined.journal() == place.alone.journal()
+    assert joined.model() == place.alone.model()
     assert len(joined.kinds("workers_joined")) >= 2
     for key, log in joined.events().items():
         # Every second between the first record and the last is accounted for.
@@ -146,3 +164,25 @@ def test_sweep_is_the_same_with_workers_that_join_and_die(
         assert account.recomputed_steps <= 8
     assert sum("is tried again" in line for line in joined.lines) == 1
     assert sum("has lost a worker" in line for line in joined.lines) == 1
+
+
+def test_trials_of_two_workers_train_together_from_the_start_and_after_a_loss(
+    place: Place,
+) -> None:
+    both = place.sweep(2, "both")
+
+    def disturb() -> None:
+        (pids, *_) = both.wait(both.trains_together)
+        os.kill(pids[1], signal.SIGKILL)
+        both.wait(lambda: any("is tried again" in line for line in both.lines))
+        place.hurry.touch()
+
+    result = both.run(disturb)
+    assert result.trials == place.expected.trials
+    assert both.journal() == place.alone.journal()
+    assert both.model() == place.alone.model()
+    starts = both.kinds("attempt_started")
+    assert {one["world_size"] for one in starts} == {2}
+    # One of two trials has begun again.
+    assert len(starts) == 3
+    assert len({pid for one in starts for pid in one["pids"]}) >= 4

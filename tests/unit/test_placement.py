@@ -95,7 +95,7 @@ def test_sweep_counts_trials_node_by_node() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_trial_that_fits_no_node_is_refused_with_the_numbers(workers: int) -> None:
     nodes = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}]
-    each = r"sweep: 1 trial of 4 CPU each do not fit into 3 nodes, 2 of 2 CPU; 1 of 3 CPU$"
+    each = r"sweep: 1 trial of 4 CPU each do not fit into 3 nodes, 2 of 2 CPU; 1 of 3 CPU"
     with pytest.raises(ClusterError, match=each):
         made(
             nodes,
@@ -114,6 +114,6 @@ def test_trials_of_several_workers_are_counted_as_a_whole_and_refused_with_the_n
     assert some.num_concurrent_trials == 5
     text = "a trial begins with 1 worker of 1 CPU, and up to 4 train it where others are idle"
     assert some.lines[2].strip() == text
-    message = r"sweep: 6 workers of 1 trial, of 1 CPU each do not fit into 2 nodes, .*: 5 fit$"
+    message = r"sweep: 6 workers of 1 trial, of 1 CPU each do not fit into 2 nodes, .*: 5 fit"
     with pytest.raises(ClusterError, match=message):
         made(nodes, "scaling.num_workers=6")
