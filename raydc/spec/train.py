@@ -224,7 +224,9 @@ class Scaling(Section):
         Annotated[int, Field(ge=0), Tag("number")] | Annotated[WorkerRange, Tag("range")],
         Discriminator(_workers_kind),
     ] = Field(
-        1, description="A number, or {min, max} to be elastic. 0 trains inside the calling process."
+        1,
+        description="A number, or {min, max} to be elastic. 0 trains inside the calling process. In "
+        "a sweep the workers of each trial: it begins with min, and idle workers join up to max.",
     )
     use_gpu: Literal["auto", True, False] = Field(
         "auto", description="auto: if the cluster has a GPU for each worker."

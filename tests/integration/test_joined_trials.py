@@ -161,7 +161,7 @@ def test_sweep_is_the_same_with_workers_that_join_and_die(place: Place) -> None:
         until_s = max(one["until_s"] for one in log if one["kind"] == "time")
         assert account.wall_s == pytest.approx(until_s - log[0]["since_s"], abs=0.1)
         # Few steps are done again, though there was no checkpoint for most of them.
-        assert account.recomputed_steps <= 8
+        assert account.recomputed_steps <= 16
     assert sum("is tried again" in line for line in joined.lines) == 1
     assert sum("has lost a worker" in line for line in joined.lines) == 1
 
