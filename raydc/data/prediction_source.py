@@ -13,6 +13,7 @@ from raydc.data.readers import Reader
 from raydc.features import Features
 from raydc.spec import absolute
 from raydc.spec.data import Data
+from raydc.spec.language import LANGUAGE
 
 
 def section(data: Data, source: str) -> Data:
@@ -26,8 +27,10 @@ def section(data: Data, source: str) -> Data:
     clean = data.clean.model_copy(update={"duplicates": "keep", "on_error": "fail"})
     # Ray's processes work in another directory than the one in which the path was typed.
     update = {"source": absolute(source), "format": "auto", "clean": clean, "features": features}
-    # Rows to predict need no labels, and columns of labels stay what they are.
-    update |= {"task": "regression", "classes": None, "label_columns": None, "query": None}
+    # Rows to predict need no labels, and columns of labels stay what they are. Files of text are
+    # prompts of a language model, and elsewhere no rows.
+    task = LANGUAGE if data.task == LANGUAGE else "regression"
+    update |= {"task": task, "classes": None, "label_columns": None, "query": None}
     # The pixels of an image are enough here; its file would only take memory.
     return data.model_copy(update={**update, "image_storage": "decoded"})
 
@@ -41,6 +44,7 @@ def reader(features: Features, layout: Layout, data: Data) -> Reader:
         data: What `section` returns.
     """
     found = Reader.for_layout(layout, data, as_shown=features.shows_images)
-    # Past steps are lists or objects, which the column itself reads.
-    inputs = [name for name, column in features.columns.items() if column.kind != "window"]
+    # Past steps and messages are lists or objects, which the column itself reads.
+    kinds = ("window", "tokens", "conversations")
+    inputs = [name for name, column in features.columns.items() if column.kind not in kinds]
     return replace(found, nested=NestedCells(inputs=frozenset(inputs)))

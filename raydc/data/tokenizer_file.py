@@ -32,12 +32,16 @@ def check_tokenizer(options: TextOptions) -> text_column.Text:
         options: Section `data.features.text` with a tokenizer.
 
     Raises:
-        DataError: The file cannot be used, or the library for it is not installed.
+        DataError: The file cannot be used, or not for pairs if there are some; or the library for
+            it is not installed.
     """
     path = options.tokenizer or ""
     content = read(path)
     try:
-        return text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
+        column = text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
+        if options.pair is not None:
+            text_column.GivenTokenizer(content, options.max_tokens).check_pair(options.max_tokens)
+        return column
     except DataError as error:
         raise DataError(f"{_FIELD}: {path}: {error.message}", error.hint) from error
 

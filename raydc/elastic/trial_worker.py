@@ -243,11 +243,13 @@ def _may_pass(error: BaseException | None) -> bool:
     import ray
     import torch
 
-    passing = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, ray.exceptions.RayError)
+    from raydc.models.device import is_out_of_memory
+
+    passing = (torch.AcceleratorError, ray.exceptions.RayError)
     seen: list[BaseException] = []
     # An error of storage is often the cause of one that says more.
     while error is not None and error not in seen:
-        if isinstance(error, passing):
+        if isinstance(error, passing) or is_out_of_memory(error):
             return True
         if isinstance(error, OSError) and not isinstance(error, _LASTING):
             return True

@@ -37,6 +37,8 @@ NUM_MARKS = 4
 # Characters that Unicode gives to nobody: they show what becomes of an answer in a template.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _ASSISTANT = "assistant"
+# Of messages in the text of a template, which may leave out the thoughts of earlier answers.
+_LEAST_KEPT = 0.1
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,12 @@ class Conversations:
                 them.
         """
         messages = read_messages(cell, place)
+        num_characters = sum(len(message["content"]) for message in messages)
+        try:
+            # Before anything else looks at them.
+            self._encoder.refuse_long(num_characters, max_codes, _LEAST_KEPT)
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
         self._refuse_special(messages, place)
         return self.encode_text(self._chat.render(messages, place, asks=True), place, max_codes)
 

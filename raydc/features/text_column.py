@@ -261,6 +261,19 @@ class GivenTokenizer:
             found = next((token for token, form in self._blurred.items() if form in normal), None)
         return found
 
+    def refuse_long(self, num_characters: int, max_codes: int, kept: float = 1.0) -> None:
+        """Raises ValueError for a text of so many characters that it has too many tokens.
+
+        Args:
+            num_characters: Characters of the text.
+            max_codes: One more token than it may have.
+            kept: Fraction of the text that stays at least.
+        """
+        # A token stands for so many characters at most, after what normalisation takes away.
+        if kept * num_characters > _MOST_SHRINKING * max_codes * self._longest:
+            reason = f"it has {num_characters:,} characters, too many for {max_codes - 1:,} tokens"
+            raise ValueError(reason)
+
     def encode(self, text: bytes, max_codes: int) -> list[int]:
         """Encodes a text.
 
@@ -268,15 +281,34 @@ class GivenTokenizer:
         the work of a tokenizer grows with the text, whatever is cut off then.
         """
         decoded = text.decode()
-        # A token stands for so many characters at most, after what normalisation takes away.
-        if self._is_whole and len(decoded) > _MOST_SHRINKING * max_codes * self._longest:
-            reason = f"it has {len(decoded):,} characters, too many for {max_codes - 1:,} tokens"
-            raise ValueError(reason)
+        if self._is_whole:
+            self.refuse_long(len(decoded), max_codes)
         try:
             found = self.tokenizer.encode(decoded, add_special_tokens=not self._is_whole)
             return list(found.ids[:max_codes])
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error
+
+    def check_pair(self, max_tokens: int) -> None:
+        """Refuses a tokenizer that joins pairs in a way that cannot be stored.
+
+        Args:
+            max_tokens: Maximum number of tokens of a pair.
+
+        Raises:
+            DataError: Its tokens have more than two types, or there is no room for both texts.
+        """
+        least = int(self.tokenizer.num_special_tokens_to_add(is_pair=True)) + 2
+        if max_tokens < least:
+            raise DataError(
+                f"a pair has {least - 2} special tokens, so that {max_tokens} tokens leave no room "
+                "for a token of each text",
+                f"Set data.features.text.max_tokens to {least} or more.",
+            )
+        try:
+            self.encode_pair(b"a", b"b", max_tokens)
+        except ValueError as error:
+            raise DataError(str(error)) from error
 
     def encode_pair(self, first: bytes, second: bytes, max_codes: int) -> list[tuple[int, int]]:
         """Code and type of each token of two texts in one list.
@@ -287,13 +319,19 @@ class GivenTokenizer:
             max_codes: Maximum number of tokens; the longer text is cut first.
 
         Raises:
-            ValueError: The tokenizer has no token for a part of a text.
+            ValueError: The tokenizer has no token for a part of a text, or more than two types.
         """
         try:
             found = self.tokenizer.encode(first.decode(), second.decode())
-            return list(zip(found.ids, found.type_ids, strict=True))[:max_codes]
         except Exception as error:
             raise ValueError(f"the tokenizer fails on these texts: {error}") from error
+        # As of XLNet, whose last token has a type of its own.
+        if max(found.type_ids, default=0) > 1:
+            raise ValueError(
+                f"the tokenizer gives tokens of a pair the types 0 to {max(found.type_ids)}, and "
+                "only 0 and 1 can be read"
+            )
+        return list(zip(found.ids, found.type_ids, strict=True))[:max_codes]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Codes of a whole text, and where each token begins and ends in it.

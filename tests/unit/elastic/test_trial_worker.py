@@ -207,6 +207,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
         OSError(errno.EIO, "input/output error"),
         ray.exceptions.GetTimeoutError("no reply"),
