@@ -235,8 +235,8 @@ class _Run:
         epoch, rate = self.length.epoch_of(self.state.step) + 1, self.step.learning_rate
         num_rows = len(batch.ids_G)
         loss = self.step(self.state.step, num_rows, batch.x, batch.y_B, batch.shards)
-        done = self.state.step + 1
-        self.state = replace(self.state, step=done, loss_rows=self.state.loss_rows + num_rows)
+        self.state = self.state.after_step(num_rows)
+        done = self.state.step
         self.journal.record_step(done, epoch, loss, rate, batch.ids_G)
         self.clock.count_step(done, num_rows)
         if done % self.spec.train.log_every_steps == 0:

@@ -178,7 +178,7 @@ class Train(Section):
     log_every_steps: Count = Field(
         10,
         description="Steps between two writes of metrics and progress. Lines of quick steps "
-        "wait a quarter of a second for more of them.",
+        "wait half a second for more of them.",
     )
 
     _expand_names = field_validator(
