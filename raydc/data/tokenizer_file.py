@@ -32,16 +32,15 @@ def check_tokenizer(options: TextOptions) -> text_column.Text:
         options: Section `data.features.text` with a tokenizer.
 
     Raises:
-        DataError: The file cannot be used, or not for pairs if there are some; or the library for
-            it is not installed.
+        DataError: The file cannot be used, or leaves no room for a text; or the library for it is
+            not installed.
     """
     path = options.tokenizer or ""
     content = read(path)
     try:
-        column = text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
-        if options.pair is not None:
-            text_column.GivenTokenizer(content, options.max_tokens).check_pair(options.max_tokens)
-        return column
+        tokenizer = text_column.GivenTokenizer(content, options.max_tokens)
+        tokenizer.check_rows(options.max_tokens, options.pair is not None)
+        return text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
     except DataError as error:
         raise DataError(f"{_FIELD}: {path}: {error.message}", error.hint) from error
 

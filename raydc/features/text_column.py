@@ -289,26 +289,30 @@ class GivenTokenizer:
         except Exception as error:
             raise ValueError(f"the tokenizer fails on this text: {error}") from error
 
-    def check_pair(self, max_tokens: int) -> None:
-        """Refuses a tokenizer that joins pairs in a way that cannot be stored.
+    def check_rows(self, max_tokens: int, is_pair: bool) -> None:
+        """Refuses what would leave nothing of a text, or could not be stored.
 
         Args:
-            max_tokens: Maximum number of tokens of a pair.
+            max_tokens: Maximum number of tokens of a row.
+            is_pair: Whether a row is a pair of texts.
 
         Raises:
-            DataError: Its tokens have more than two types, or there is no room for both texts.
+            DataError: There is no room for a token of each text beside the special ones; or tokens
+                of a pair have more than two types.
         """
-        least = int(self.tokenizer.num_special_tokens_to_add(is_pair=True)) + 2
-        if max_tokens < least:
+        num_texts = 2 if is_pair else 1
+        num_special = int(self.tokenizer.num_special_tokens_to_add(is_pair=is_pair))
+        if max_tokens < num_special + num_texts:
             raise DataError(
-                f"a pair has {least - 2} special tokens, so that {max_tokens} tokens leave no room "
-                "for a token of each text",
-                f"Set data.features.text.max_tokens to {least} or more.",
+                f"a {'pair' if is_pair else 'text'} has {num_special} special tokens, so that "
+                f"{max_tokens} token(s) leave no room for one of each text",
+                f"Set data.features.text.max_tokens to {num_special + num_texts} or more.",
             )
-        try:
-            self.encode_pair(b"a", b"b", max_tokens)
-        except ValueError as error:
-            raise DataError(str(error)) from error
+        if is_pair:
+            try:
+                self.encode_pair(b"a", b"b", max_tokens)
+            except ValueError as error:
+                raise DataError(str(error)) from error
 
     def encode_pair(self, first: bytes, second: bytes, max_codes: int) -> list[tuple[int, int]]:
         """Code and type of each token of two texts in one list.

@@ -263,10 +263,23 @@ def test_a_pair_needs_room_for_a_token_of_each_text(
     text = {"pair": ["question", "answer"], "max_tokens": most}
     columns = {"question": "text", "answer": "text"}
     spec = spec_of(tmp_path, folder, features={"columns": columns, "text": text})
-    with pytest.raises(DataError, match=f"3 special tokens, so that {most} tokens leave no room"):
+    message = rf"a pair has 3 special tokens, so that {most} token\(s\) leave no room"
+    with pytest.raises(DataError, match=message):
         check_early(spec)
     text["max_tokens"] = 5
     check_early(spec_of(tmp_path, folder, features={"columns": columns, "text": text}))
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_text_needs_room_for_a_token(tmp_path: Path, folder: Path, most: int) -> None:
+    columns, other = {"question": "text"}, ["answer"]
+    text = {"max_tokens": most}
+    given = {"columns": columns, "exclude": other, "text": text}
+    message = rf"a text has 2 special tokens, so that {most} token\(s\) leave no room"
+    with pytest.raises(DataError, match=message):
+        check_early(spec_of(tmp_path, folder, features=given))
+    text["max_tokens"] = 3
+    check_early(spec_of(tmp_path, folder, features=given))
 
 
 def test_types_of_tokens_beyond_the_second_are_refused(tmp_path: Path, folder: Path) -> None:
