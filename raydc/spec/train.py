@@ -225,8 +225,8 @@ class Scaling(Section):
         Discriminator(_workers_kind),
     ] = Field(
         1,
-        description="A number, or {min, max} to be elastic. 0 trains inside the calling process. In "
-        "a sweep the workers of each trial: it begins with min, and idle workers join up to max.",
+        description="A number, or {min, max} to be elastic. 0 trains inside the calling process. "
+        "In a sweep the workers of each trial: it begins with min, and idle workers join up to max.",
     )
     use_gpu: Literal["auto", True, False] = Field(
         "auto", description="auto: if the cluster has a GPU for each worker."
