@@ -226,7 +226,7 @@ class Scaling(Section):
     ] = Field(
         1,
         description="A number, or {min, max} to be elastic. 0 trains inside the calling process. "
-        "In a sweep the workers of each trial: it begins with min, and idle workers join up to max.",
+        "In a sweep the workers of each trial: it begins with min, and up to max join when idle.",
     )
     use_gpu: Literal["auto", True, False] = Field(
         "auto", description="auto: if the cluster has a GPU for each worker."
