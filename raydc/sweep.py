@@ -41,6 +41,7 @@ from raydc.tracking.trials import Trial
 
 _FRONT = "front"
 _TUNE_FOLDER = re.compile(r"tune-\d+")
+_NEVER_S = 10**9
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,10 @@ def _fit(
     # Read by Tune when it is imported. Its new console output prints tables whatever `verbose`
     # says.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Nothing reads the tables that Tune keeps of each trial, and its own state: the records of the
+    # trials and the journal have all, and to write the state takes longer with each trial.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_NEVER_S)
     # Tune's handler would end the sweep as if it were complete, with the trials that there are.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     from ray import tune
