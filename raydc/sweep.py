@@ -31,7 +31,7 @@ from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
 from raydc.engine import interruption
-from raydc.errors import Say
+from raydc.errors import Say, TrainError, first_line
 from raydc.loop import planned_stop
 from raydc.search.goals import Goals, pareto_front
 from raydc.spec import ResolvedSpec
@@ -181,7 +181,7 @@ def _fit(
                 failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
             ),
         )
-        with _silent_tune():
+        with _silent_tune(), _lost_to_ray():
             tuner.fit()
         interruption.raise_received()
     except KeyboardInterrupt:
@@ -238,6 +238,28 @@ def _silent_tune() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _lost_to_ray() -> Iterator[None]:
+    """Says in one line that Ray has ended a process for its memory, of which Tune knows nothing.
+
+    Raises:
+        TrainError: A process was ended in a way that Tune takes for an error of its own.
+    """
+    import ray
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ray.exceptions.RayError):
+            raise
+        said = first_line(error.__cause__)
+        raise TrainError(
+            f"the processes of the sweep were lost: {said}",
+            "--resume continues all trials; fewer at a time need less memory: "
+            "sweep.max_concurrent_trials.",
+        ) from error
 
 
 def _callback(queue: TrialQueue, show: Callable[[], None]) -> Any:

@@ -103,7 +103,8 @@ class GaussianProcess:
         # For large distances below the best, the first term of a series.
         far = np.minimum(above, -5.0)
         series = stats.norm.logpdf(far) - 2.0 * np.log(-far)
-        return np.log(deviation) + np.where(above > -5.0, exact, series)
+        found: Floats = np.log(deviation) + np.where(above > -5.0, exact, series)
+        return found
 
     def _covariance(self, points: Floats) -> Floats:
         squares = (points[:, None] - self._points[None]) ** 2
