@@ -1,6 +1,6 @@
 """Adapters of one base in a replica: what another one costs, in memory, at load and at a switch.
 
-    python bench/adapters.py [--adapters 8] [--decoder FOLDER] [--output FILE]
+    python -m bench.adapters [--adapters 8] [--decoder FOLDER] [--quick] [--output FILE]
 
 Registers versions of one pretrained decoder, whose adapters have random weights, and loads them as
 a replica does. By default the decoder is a new one with random weights; `--decoder` takes a folder
@@ -13,8 +13,9 @@ of Hugging Face.
 - `tokens per second` of as many clients as slots, of one version and of all versions in turn. Both
   kinds of clients share passes, so they should be equal.
 
-Each greedy text is compared with the offline text of its version. Prints one table and writes one
-JSON file.
+Each greedy text is compared with the offline text of its version. `--quick` asks for fewer and
+shorter ones: for decoders of more than about 100 million parameters. Prints one table and writes
+one JSON file.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ from typing import Any
 
 import torch
 
+from bench.wrong_prompts import spoil_prompts
 from raydc import bundle, models, spec
-from raydc.bundle.completion import complete
+from raydc.bundle import Bundle
+from raydc.bundle.completion import find_prompts
 from raydc.bundle.growing_answer import AnswerOptions
+from raydc.bundle.many_completions import Question, complete_many
 from raydc.data.tokenizer_file import check_blocks
 from raydc.features import Features, Signature
+from raydc.models.cached_slots import SlotModel
 from raydc.models.decoder_slots import make_slots
 from raydc.models.pretrained_slots import PretrainedSlots
 from raydc.registry import Registry
@@ -65,8 +70,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--attention", default="sdpa")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--output", default="adapters.json")
     options = parser.parse_args()
+    options.texts, options.asked = TEXTS, NUM_ASKED
+    if options.quick:
+        options.texts, options.asked, options.tokens = TEXTS[:2], options.adapters, 6
     with tempfile.TemporaryDirectory(prefix="raydc-bench-") as work:
         found = measure(options, Path(work))
     Path(options.output).write_text(json.dumps(found, indent=2))
@@ -92,7 +101,9 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             for name, some in (("same", loaded[:1]), ("another", loaded))
         },
         "tokens_per_s": rates,
-        "equal": sum(one == offline(made, number, options) for number, one in enumerate(texts, 1)),
+        "equal": sum(
+            one == offline(loaded[number].bundle, options) for number, one in enumerate(texts)
+        ),
         "versions": len(texts),
     }
 
@@ -125,11 +136,13 @@ def write_decoder(folder: Path) -> Path:
     return folder
 
 
-def spec_of(decoder: str, store: str, options: argparse.Namespace) -> ResolvedSpec:
+def spec_of(
+    decoder: str, store: str, options: argparse.Namespace, name: str = NAME, **serve: Any
+) -> ResolvedSpec:
     return spec.resolve(
         spec.from_dict(
             {
-                "name": NAME,
+                "name": name,
                 "storage": store,
                 "data": {
                     "source": "texts",
@@ -144,6 +157,7 @@ def spec_of(decoder: str, store: str, options: argparse.Namespace) -> ResolvedSp
                     "lora": {"rank": options.rank},
                 },
                 "serve": {
+                    **serve,
                     "auth": "none",
                     "generation": {"slots": options.slots, "adapters": options.adapters},
                 },
@@ -152,8 +166,15 @@ def spec_of(decoder: str, store: str, options: argparse.Namespace) -> ResolvedSp
     )
 
 
-def write_version(made: ResolvedSpec, folder: Path, seed: int) -> None:
-    """Registers a version whose adapters have random weights."""
+def write_version(made: ResolvedSpec, folder: Path, seed: int, is_wrong: bool = False) -> None:
+    """Registers a version whose adapters have random weights.
+
+    Args:
+        made: Spec of the version.
+        folder: Folder for its bundle, which is empty again in the end.
+        seed: Seed of the weights.
+        is_wrong: Whether its golden prompts do not match.
+    """
     column, length = check_blocks(made.data), made.data.blocks.length
     signature = Signature(
         "record",
@@ -174,8 +195,10 @@ def write_version(made: ResolvedSpec, folder: Path, seed: int) -> None:
     place = Storage(str(folder))
     golden = [{"text": text} for text in TEXTS]
     features = Features(signature, "text", {"text": column})
-    bundle.write(place, made, features, network.state_dict(), golden, {"run": NAME})
-    Registry(Storage(made.storage)).register(NAME, place, {"run": NAME})
+    bundle.write(place, made, features, network.state_dict(), golden, {"run": made.name})
+    if is_wrong:
+        spoil_prompts(place)
+    Registry(Storage(made.storage)).register(made.name, place, {"run": made.name})
     for name in place.names():
         (folder / name).unlink()
 
@@ -227,16 +250,16 @@ async def answer(one: LoadedVersion, text: str, num_tokens: int) -> tuple[str, f
 async def ask_all(loaded: Sequence[LoadedVersion], options: argparse.Namespace) -> list[list[str]]:
     """Greedy texts of all versions, asked at once."""
     asked = [
-        asyncio.gather(*(answer(one, text, options.tokens) for text in TEXTS)) for one in loaded
+        asyncio.gather(*(answer(one, text, options.tokens) for text in options.texts))
+        for one in loaded
     ]
     return [[text for text, _ in some] for some in await asyncio.gather(*asked)]
 
 
 async def first_tokens(loaded: Sequence[LoadedVersion], options: argparse.Namespace) -> list[float]:
     """Milliseconds until the first token of requests one by one, to each version in turn."""
-    del options
     found = []
-    for number in range(NUM_ASKED):
+    for number in range(options.asked):
         _, first_s = await answer(loaded[number % len(loaded)], TEXTS[0], 2)
         found.append(1e3 * first_s)
     return found
@@ -253,11 +276,27 @@ async def rate(loaded: Sequence[LoadedVersion], options: argparse.Namespace) -> 
     return 2 * options.slots * options.tokens / (time.perf_counter() - started)
 
 
-def offline(made: ResolvedSpec, version: int, options: argparse.Namespace) -> list[str]:
+def offline(loaded: Bundle, options: argparse.Namespace) -> list[str]:
     """Greedy texts of a version by itself."""
-    found = bundle.load(Registry(Storage(made.storage)).folder(NAME, version))
-    slots = make_slots(found.model, options.slots)
-    return [complete(found, text, AnswerOptions(options.tokens), slots).text for text in TEXTS]
+    slots = make_slots(loaded.model, options.slots)
+    return complete_texts(loaded, slots, options.texts, options.tokens)
+
+
+def complete_texts(
+    loaded: Bundle, slots: SlotModel, texts: Sequence[str], num_tokens: int
+) -> list[str]:
+    """Greedy texts of a version, without an endpoint.
+
+    Args:
+        loaded: The version.
+        slots: Slots of its network.
+        texts: Prompts.
+        num_tokens: Most tokens of an answer.
+    """
+    prompts = find_prompts(loaded)
+    asked = AnswerOptions(num_tokens)
+    questions = [Question(text, prompts.encode(text, "prompt"), asked) for text in texts]
+    return [one.text for one in complete_many(prompts, slots, questions)]
 
 
 def show(found: dict[str, Any], options: argparse.Namespace) -> None:

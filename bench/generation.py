@@ -1,8 +1,10 @@
 """Streams of a language model: throughput of one and of many, and streams through promotes.
 
     python -m bench.generation [--streams 2000] [--width 256] [--depth 4] [--length 256] [--slots 8]
+    python -m bench.generation --streams 100 --decoder FOLDER [--measured-tokens 16] [--rounds 1]
 
-Serves a decoder with random weights on a local Ray, over HTTP, with tokens of examples/stories.
+Serves a decoder with random weights on a local Ray, over HTTP, with tokens of examples/stories; or
+one of Hugging Face, with versions of it that have random adapters.
 First it asks for the same texts one by one and from as many clients as there are slots, in turn
 for several rounds. Then these clients ask for greedy streams while versions are promoted, one
 that does not verify is refused, a canary runs and is dropped, and a promote is rolled back, again
@@ -27,10 +29,9 @@ from typing import Any
 
 import httpx
 
-from raydc import bundle, checksummed_folder, engine, models, serve, spec
-from raydc.bundle.completion import complete
-from raydc.bundle.golden_prompts import PROMPTS
-from raydc.bundle.growing_answer import AnswerOptions
+from bench import adapters
+from bench.wrong_prompts import spoil_prompts
+from raydc import bundle, engine, models, serve, spec
 from raydc.errors import ServeError
 from raydc.features import Features, Signature, TokenBlock
 from raydc.features.byte_pairs import words_of
@@ -44,7 +45,6 @@ from raydc.storage import Storage
 ROOT = Path(__file__).resolve().parent.parent
 NAME, ALIAS = "texts", "production"
 NUM_PROMPTS = 24
-NUM_ROUNDS = 3
 NUM_MEASURED = 24
 # First weights are so small that a decoder repeats its last token.
 LOUDER = 10.0
@@ -62,6 +62,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--decoder", default=None)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", default="generation.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raydc-bench-") as work:
@@ -73,12 +75,14 @@ def main() -> None:
 def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     texts = stories(work)
     store = Storage(str(work / "store"))
-    block = learn(
-        Counter(w for text in texts for w in words_of(text.encode())), 1024, options.length, "none"
-    )
-    made = spec_of(store, options)
-    for seed in range(3):
-        write_version(store, made, block, texts, seed)
+    if options.decoder:
+        made = adapted(store, options, work)
+    else:
+        words = Counter(w for text in texts for w in words_of(text.encode()))
+        block = learn(words, 1024, options.length, "none")
+        made = spec_of(store, options)
+        for seed in range(3):
+            write_version(store, made, block, texts, seed)
     prompts = [" ".join(text.split()[:6]) for text in texts[:NUM_PROMPTS]]
     offline = offline_texts(store, prompts, options)
     connected = engine.connect(num_cpus=2)
@@ -101,6 +105,21 @@ def stories(work: Path) -> list[str]:
 
     write(work)
     return (work / "stories.txt").read_text().split("\n\n")[:400]
+
+
+def adapted(store: Storage, options: argparse.Namespace, work: Path) -> ResolvedSpec:
+    """Registers versions of a pretrained decoder with random adapters; see `write_version`."""
+    more = {"rank": 8, "attention": "sdpa", "adapters": 0}
+    given = argparse.Namespace(**{**vars(options), **more})
+    replicas = {
+        "port": 0,
+        "autoscaling_config": {"max_replicas": 1},
+        "request_timeout_s": TIMEOUT_S,
+    }
+    made = adapters.spec_of(options.decoder, store.uri, given, NAME, **replicas)
+    for seed in range(3):
+        adapters.write_version(made, work / f"made-{seed}", seed, is_wrong=seed == 2)
+    return made
 
 
 def spec_of(store: Storage, options: argparse.Namespace) -> ResolvedSpec:
@@ -157,12 +176,7 @@ def write_version(
     golden = [{"text": text} for text in texts[:4]]
     bundle.write(folder, made, features, weights, golden, {"run": NAME})
     if seed == 2:
-        meta, files = checksummed_folder.read_checksummed(folder)
-        expected = json.loads(files["golden.json"])
-        expected[PROMPTS][0]["answer"][0] ^= 1
-        folder.delete()
-        changed = {**files, "golden.json": json.dumps(expected).encode()}
-        checksummed_folder.write_checksummed(folder, changed, meta)
+        spoil_prompts(folder)
     Registry(store).register(NAME, folder, {"run": NAME})
 
 
@@ -174,9 +188,8 @@ def offline_texts(
     for version in (1, 2):
         loaded = bundle.load(Registry(store).folder(NAME, version))
         slots = make_slots(loaded.model, options.slots)
-        for number, prompt in enumerate(prompts):
-            wanted = AnswerOptions(options.tokens)
-            found[str(version), number] = complete(loaded, prompt, wanted, slots).text
+        texts = adapters.complete_texts(loaded, slots, prompts, options.tokens)
+        found |= {(str(version), number): text for number, text in enumerate(texts)}
     return found
 
 
@@ -198,7 +211,7 @@ def throughput(url: str, prompts: list[str], options: argparse.Namespace) -> dic
         return int(events_of(answer.text)[-2]["usage"]["completion_tokens"])
 
     rates: dict[str, list[float]] = {"one by one": [], f"{options.slots} at a time": []}
-    for _ in range(NUM_ROUNDS):
+    for _ in range(options.rounds):
         for name, found in rates.items():
             with ThreadPoolExecutor(1 if name == "one by one" else options.slots) as pool:
                 started = time.perf_counter()

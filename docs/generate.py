@@ -40,10 +40,11 @@ OWN = {
         "Megabytes of files up to which a command prepares and inspects in its own process, sooner "
         "than tasks of Ray would: 800 with one or two CPUs, 320 with four, 200 with very many. "
         "Up to 64 it also predicts there, and evaluates rows of a table, or an eighth of that of "
-        "other rows. Parquet counts half, JSON Lines 2.5 times, pictures and compressed files four "
-        "times, a source with a column of texts eight times, and each further file 5 KB, or 500 KB "
-        "in an object store. 0 gives everything to Ray. Rows beyond 256 MB are files below TMPDIR, "
-        "unless that is memory.",
+        "other rows; with one or two CPUs, where a pool of processes would have one, this limit is "
+        "that of preparing for predictions, and evaluations have none. Parquet counts half, JSON "
+        "Lines 2.5 times, pictures and compressed files four times, a source with a column of "
+        "texts eight times, and each further file 5 KB, or 500 KB in an object store. 0 gives "
+        "everything to Ray. Rows beyond 256 MB are files below TMPDIR, unless that is memory.",
     ),
     "RAYDC_WINDOW_MB": (
         "raydc/data/cold_rows.py",

@@ -23,7 +23,7 @@ class Plan:
 
     Attributes:
         stages: Names of the stages, in their order.
-        num_workers: Workers that fit now.
+        num_workers: Workers that fit now; of one trial, for a sweep.
         worker: Ray resources of one worker.
         replica: Ray resources of one replica; empty without an endpoint.
         num_concurrent_trials: Trials of a sweep at a time; 0 without a sweep.
@@ -36,6 +36,33 @@ class Plan:
     replica: dict[str, float]
     num_concurrent_trials: int
     lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CrewSize:
+    """Workers of a trial.
+
+    Attributes:
+        least: Workers that each trial always has.
+        most: Workers that it may get, no more than it has shards.
+        shards: Logical shards of a step.
+    """
+
+    least: int
+    most: int
+    shards: int
+
+
+def crew_size(spec: ResolvedSpec) -> CrewSize:
+    """How many workers a trial of a sweep has, by section `scaling` of the spec.
+
+    Args:
+        spec: The resolved spec of the sweep.
+    """
+    shards, least = spec.train.logical_shards, max(1, spec.scaling.min_workers)
+    # Without exact sums each number of workers has results of its own.
+    most = max(least, min(spec.scaling.max_workers, shards)) if spec.train.exact else least
+    return CrewSize(least, most, shards)
 
 
 def uses_gpu(spec: ResolvedSpec, resources: Mapping[str, float]) -> bool:
@@ -133,10 +160,12 @@ def make(
     nodes = nodes or [resources]
     fits = count_placeable(worker, nodes)
     # Zero workers train in this process, which is there in any case.
-    if spec.scaling.max_workers > 0 and fits < max(1, spec.scaling.min_workers):
+    crew = crew_size(spec)
+    if spec.sweep is not None and fits < crew.least:
+        what = "1 trial" if crew.least == 1 else f"{crew.least} workers of 1 trial,"
+        raise _too_small("sweep", what, worker, nodes, fits)
+    if spec.scaling.max_workers > 0 and fits < crew.least:
         raise _too_small("train", f"{spec.scaling.min_workers} worker(s)", worker, nodes)
-    if spec.sweep is not None and fits < 1:
-        raise _too_small("sweep", "1 trial", worker, nodes)
     if resources.get("CPU", 0.0) < 1:
         raise _too_small("evaluate", "1 process", {"CPU": 1.0}, nodes)
     replica = replica_resources(spec)
@@ -147,7 +176,8 @@ def make(
         raise _too_small("serve", f"{least} replica(s)", replica, nodes)
     stages = ["prepare", "sweep" if spec.sweep else "train", "evaluate", "register"]
     stages += ["serve"] if spec.serve else []
-    concurrent = _num_concurrent(spec.sweep, fits) if spec.sweep else 0
+    # Workers of one trial may be on several nodes.
+    concurrent = _num_concurrent(spec.sweep, fits // crew.least) if spec.sweep else 0
     plan = Plan(
         stages=tuple(stages),
         num_workers=min(spec.scaling.max_workers, fits),
@@ -174,7 +204,11 @@ def _num_concurrent(sweep: Sweep, fits: int) -> int:
 
 
 def _too_small(
-    stage: str, what: str, needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]
+    stage: str,
+    what: str,
+    needs: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]],
+    fits: int = 0,
 ) -> ClusterError:
     have = [_amounts({name: node.get(name, 0.0) for name in needs}) for node in nodes]
     where = have[0]
@@ -183,7 +217,8 @@ def _too_small(
         kinds = (f"{have.count(kind)} of {kind}" for kind in dict.fromkeys(have))
         where = f"{len(nodes)} nodes, {'; '.join(kinds)}"
     return ClusterError(
-        f"{stage}: {what} of {_amounts(needs)} each do not fit into {where}",
+        f"{stage}: {what} of {_amounts(needs)} each do not fit into {where}"
+        f"{f': {fits} fit' if fits else ''}",
         "Use fewer or smaller ones (scaling.num_workers, scaling.resources_per_worker, "
         "serve.ray_actor_options) "
         "or give --address of a larger cluster.",
@@ -222,6 +257,7 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
             f"sweep     {spec.sweep.num_samples} samples{by} over {', '.join(spec.sweep.space)}; "
             f"{plan.num_concurrent_trials} at a time, {length} each, {shards}"
         )
+        lines.append(f"          {_crew_text(spec, plan)}")
     else:
         lines.append(f"train     {length}, {shards}, on {crew} of {_amounts(plan.worker)}")
         lines.append(
@@ -241,6 +277,15 @@ def _lines(spec: ResolvedSpec, plan: Plan, num_rows: int | None) -> list[str]:
         )
     lines.append(f"storage   {spec.storage}")
     return lines
+
+
+def _crew_text(spec: ResolvedSpec, plan: Plan) -> str:
+    """How many workers a trial of a sweep begins with and gets."""
+    crew = crew_size(spec)
+    each = f"{crew.least} worker{'' if crew.least == 1 else 's'} of {_amounts(plan.worker)}"
+    if crew.most == crew.least:
+        return f"a trial has {each}"
+    return f"a trial begins with {each}, and up to {crew.most} train it where others are idle"
 
 
 def _source_name(spec: ResolvedSpec) -> str:

@@ -1,20 +1,20 @@
 """The search over spec paths: a fold decides, Ray Tune runs, raydc's own loop trains.
 
-Runs in the driver; `raydc.elastic.trial_worker` in Tune's actors. A trial is one worker in one Tune
-actor, whatever `scaling` says: logical shards make it the model that more workers would train, and
-many small trials use a cluster better than few wide ones. A trial's folder is named by its resolved
-spec, so a trial that has ended is read instead of trained, and an interrupted one continues from
-its checkpoint. The winner's bundle goes to the registry as it is.
+Runs in the driver; `raydc.elastic.trial_worker` in Tune's actors. A trial begins with the fewest
+workers that `scaling` allows, because many small trials use a cluster better than few wide ones.
+Workers without a trial of their own join those that run: logical shards make the same model on any
+number of them. A trial's folder is named by its resolved spec, so a trial that has ended is read
+instead of trained, and an interrupted one continues from its checkpoint. The winner's bundle goes
+to the registry as it is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ from raydc import spec as specs
 from raydc.checkpoint import run_files
 from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
-from raydc.elastic import mailbox, trial_worker
+from raydc.elastic import mailbox, trial_worker, tune_settings
+from raydc.elastic.slot_queue import SlotQueue
 from raydc.elastic.sweep_table import SweepTable
 from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
+from raydc.elastic.trial_slots import CrewMailbox, Slots, trial_resources
+from raydc.elastic.trial_worker import SweepPlace
 from raydc.engine import interruption
-from raydc.errors import Say, TrainError, first_line
+from raydc.errors import Say
 from raydc.loop import planned_stop
 from raydc.search.goals import Goals, pareto_front
 from raydc.spec import ResolvedSpec
@@ -41,7 +44,6 @@ from raydc.tracking.trials import Trial
 
 _FRONT = "front"
 _TUNE_FOLDER = re.compile(r"tune-\d+")
-_NEVER_S = 10**9
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
             ends = TrialEnds(spec, folder, draws, report, table.say_end)
             queue = TrialQueue(spec, folder, draws, ends, costs)
             if not queue.is_over:
-                _fit(spec, data, folder, queue, lambda: table.show(queue.standing))
+                _fit(spec, data, folder, queue, table)
         queue.raise_failed()
         ended = tuple(replace(one, costs=costs.of(one.values)) for one in ends.all())
         folder.write_json("trials.json", [asdict(trial) for trial in ended])
@@ -129,20 +131,12 @@ def _fit(
     spec: ResolvedSpec,
     data: Prepared,
     folder: Storage,
-    queue: TrialQueue,
-    show: Callable[[], None],
+    trial_queue: TrialQueue,
+    table: SweepTable,
 ) -> None:
     import ray
 
-    # Read by Tune when it is imported. Its new console output prints tables whatever `verbose`
-    # says.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Nothing reads the tables that Tune keeps of each trial, and its own state: the records of the
-    # trials and the journal have all, and to write the state takes longer with each trial.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_NEVER_S)
-    # Tune's handler would end the sweep as if it were complete, with the trials that there are.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    tune_settings.set_environment()
     from ray import tune
 
     assert spec.sweep is not None
@@ -153,20 +147,30 @@ def _fit(
         folder.delete(left)
     name = f"tune-{time.time_ns()}"
     handle = mailbox.create()
+    size, slots = plan.crew_size(spec), Slots(needs)
+    queue = SlotQueue(
+        trial_queue,
+        size,
+        slots.count,
+        CrewMailbox(handle),
+        spec.sweep.max_concurrent_trials,
+        table.report,
+    )
+
+    def show() -> None:
+        table.show(queue.standing)
+
     trainable = tune.with_parameters(
         trial_worker.run_trial,
-        spec=specs.to_dict(spec),
-        data_uri=data.folder.uri,
-        folder_uri=folder.uri,
+        place=SweepPlace(specs.to_dict(spec), data.folder.uri, folder.uri, os.getcwd()),
         handle=handle,
     )
     try:
         tuner = tune.Tuner(
-            tune.with_resources(trainable, needs),
+            tune.with_resources(trainable, trial_resources(needs, size.least)),
             tune_config=tune.TuneConfig(
                 metric="metric",
                 mode=spec.train.mode,
-                max_concurrent_trials=spec.sweep.max_concurrent_trials,
                 search_alg=_searcher(queue, show),
                 # As many as the searcher has.
                 num_samples=-1,
@@ -178,10 +182,11 @@ def _fit(
                 storage_path=folder.uri,
                 verbose=0,
                 callbacks=[_callback(queue, show)],
+                stop=_stopper(queue),
                 failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
             ),
         )
-        with _silent_tune(), _lost_to_ray():
+        with tune_settings.silenced(), tune_settings.losses_named():
             tuner.fit()
         interruption.raise_received()
     except KeyboardInterrupt:
@@ -203,7 +208,7 @@ def _keep_states(handle: Any) -> None:
             time.sleep(0.1)
 
 
-def _searcher(queue: TrialQueue, show: Callable[[], None]) -> Any:
+def _searcher(queue: SlotQueue, show: Callable[[], None]) -> Any:
     from ray.tune.search import Searcher
 
     class QueueSearcher(Searcher):  # type: ignore[misc]
@@ -228,45 +233,14 @@ def _searcher(queue: TrialQueue, show: Callable[[], None]) -> Any:
     return QueueSearcher()
 
 
-@contextlib.contextmanager
-def _silent_tune() -> Iterator[None]:
-    """Silences Tune's log, which has a traceback for each attempt: raydc shows a line for each."""
-    logger = logging.getLogger("ray.tune")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextlib.contextmanager
-def _lost_to_ray() -> Iterator[None]:
-    """Says in one line that Ray has ended a process for its memory, of which Tune knows nothing.
-
-    Raises:
-        TrainError: A process was ended in a way that Tune takes for an error of its own.
-    """
-    import ray
-
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error.__cause__, ray.exceptions.RayError):
-            raise
-        said = first_line(error.__cause__)
-        raise TrainError(
-            f"the processes of the sweep were lost: {said}",
-            "--resume continues all trials; fewer at a time need less memory: "
-            "sweep.max_concurrent_trials.",
-        ) from error
-
-
-def _callback(queue: TrialQueue, show: Callable[[], None]) -> Any:
+def _callback(queue: SlotQueue, show: Callable[[], None]) -> Any:
     from ray import tune
 
     class TrialCallback(tune.Callback):  # type: ignore[misc]
         """Passes on what Tune tells about a trial."""
+
+        def on_trial_start(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
+            queue.start(trial.config["segment"])
 
         def on_trial_complete(self, *, trial: Any, **info: Any) -> None:  # noqa: ARG002
             queue.end(trial.config["segment"])
@@ -281,6 +255,21 @@ def _callback(queue: TrialQueue, show: Callable[[], None]) -> Any:
             show()
 
     return TrialCallback()
+
+
+def _stopper(queue: SlotQueue) -> Any:
+    from ray import tune
+
+    class QueueStopper(tune.Stopper):  # type: ignore[misc]
+        """Ends what hangs when nothing is left to do."""
+
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+            return False
+
+        def stop_all(self) -> bool:
+            return queue.is_held_up()
+
+    return QueueStopper()
 
 
 def _read_error(trial: Any) -> str:

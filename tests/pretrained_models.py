@@ -91,6 +91,8 @@ class PretrainedStore:
         num_versions: Good versions.
         kind: Architecture.
         template: Chat template of its folder; None for the usual one.
+        generation: Values of `generation_config.json`; None for what transformers writes.
+        sizes: Further values of the config of its folder.
         model: Fields of section `model`.
     """
 
@@ -101,13 +103,19 @@ class PretrainedStore:
         num_versions: int = 2,
         kind: str = "llama",
         template: str | None = None,
+        generation: dict[str, Any] | None = None,
+        sizes: dict[str, Any] | None = None,
         **model: Any,
     ) -> None:
         self.storage = Storage(str(folder / "store"))
         self.registry = Registry(self.storage)
-        decoder = write_decoder(folder / "decoder", kind, tie_word_embeddings=False)
+        decoder = write_decoder(
+            folder / "decoder", kind, **{"tie_word_embeddings": False, **(sizes or {})}
+        )
         if template is not None:
             (decoder / "chat_template.jinja").write_text(template)
+        if generation is not None:
+            (decoder / "generation_config.json").write_text(json.dumps(generation))
         self.spec = pretrained_spec(decoder, self.storage.uri, is_chat, **model)
         for seed in range(num_versions + 1):
             made = Storage(str(folder / f"bundle-{seed}"))

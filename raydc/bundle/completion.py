@@ -57,13 +57,14 @@ def find_prompts(bundle: Bundle) -> PromptTexts:
 
 
 def _further_ends(column: TokenBlock | Conversations, model: object) -> tuple[int, ...]:
-    """Ends that the config and the tokenizer of a folder name."""
+    """Ends that the configs and the tokenizer of a folder name."""
     if not isinstance(model, HuggingFace) or model.content is None:
         return ()
     given = model.content.config.get("eos_token_id")
     codes = given if isinstance(given, list) else [given]
     named = column.code_of(model.content.special_tokens.get("eos_token", ""))
-    return tuple(code for code in (*codes, named) if isinstance(code, int))
+    further = (*codes, named, *model.content.end_codes)
+    return tuple(code for code in further if isinstance(code, int))
 
 
 def complete(

@@ -38,7 +38,7 @@ _MAY_CHANGE = {"name", "storage", "scaling", "fault_tolerance", "checkpoint", "s
 _WIDTH = "sweep.num_samples"
 _MAY_CHANGE_ALONE = {"sweep.max_concurrent_trials"}
 # Where a pretrained model and its tokenizer were found. Their content is compared instead.
-_DTYPE = "model.content.dtype"
+_DTYPE, _ENDS = "model.content.dtype", "model.content.end_codes"
 _REVISION, _TOKENIZER = "model.content.revision", "data.features.text.tokenizer"
 # Field whose number a run finds at its first start, if the spec says `auto`.
 MICRO_BATCH = "train.micro_batch_size"
@@ -271,8 +271,9 @@ def _is_same_content(change: Change) -> bool:
     The hub has a new commit, or another machine has its cache elsewhere. `model.content` has the
     hashes of the files.
     """
-    # An older raydc did not note the type of the weights, which the hashes cover.
-    if change.path == _REVISION or (change.path == _DTYPE and change.before is None):
+    # An older raydc did not note the type of the weights, which the hashes cover, nor further ends
+    # of answers, which say nothing of the training.
+    if change.path in (_REVISION, _ENDS) or (change.path == _DTYPE and change.before is None):
         return True
     if change.path != _TOKENIZER or None in (change.before, change.after):
         return False

@@ -99,11 +99,12 @@ class Saver:
 
     def is_due(self, step: int) -> bool:
         """Whether `save` would do something after `step` steps."""
-        return (
-            self._is_storage_due(step)
-            or self._is_memory_due(step)
-            or self._is_promise_at_risk(step)
-        )
+        if self._is_storage_due(step):
+            return True
+        # Asked before each step, which may take milliseconds.
+        if self._peer_memory is None:
+            return False
+        return self._is_memory_due(step) or self._is_promise_at_risk(step)
 
     def _is_storage_due(self, step: int) -> bool:
         urgency = self._storage_policy.urgency(step, time.monotonic())

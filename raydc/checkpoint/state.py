@@ -65,6 +65,19 @@ class State:
         """Mean loss over the rows of the current epoch; 0 before its first row."""
         return self.loss_sum / max(1, self.loss_rows)
 
+    def after_step(self, num_rows: int) -> State:
+        """The state after one more step.
+
+        Args:
+            num_rows: Rows of the step, over all workers.
+        """
+        # A quarter of the time of `dataclasses.replace`, which looks at every field.
+        following = object.__new__(State)
+        following.__dict__.update(
+            self.__dict__, step=self.step + 1, loss_rows=self.loss_rows + num_rows
+        )
+        return following
+
 
 @dataclass(frozen=True)
 class Parts:

@@ -22,6 +22,7 @@ from raydc.cli.app import (
     report,
     resolve,
 )
+from raydc.cli.completion_options import completion_options, given_options, refuse_options
 from raydc.errors import UsageError, shown
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def serve(
 @click.option(
     "--input",
     "source",
-    help="File to predict without an endpoint: csv, parquet or jsonl.",
+    help="File to predict without an endpoint: csv, parquet, jsonl; of prompts also txt.",
 )
 @click.option("--output", help="File for the predictions of --input: .csv, .parquet or .jsonl.")
 @click.option(
@@ -105,6 +106,7 @@ def serve(
 @click.option(
     "--token", help="Access token of the endpoint. Default: environment variable RAYDC_TOKEN."
 )
+@completion_options
 def predict(
     spec: str | None,
     overrides: tuple[str, ...],
@@ -116,6 +118,7 @@ def predict(
     output: str | None,
     timeout_s: float,
     token: str | None,
+    **asked: Any,
 ) -> None:
     """Predict rows or an image at the endpoint, or a whole file."""
     # A whole file needs no endpoint: Ray Data computes it with the version from the registry.
@@ -127,10 +130,10 @@ def predict(
             )
         from raydc.cli import endpoint_actions
 
-        endpoint_actions.predict_file(
-            open_context(spec, overrides, address, deferred=True), source, output
-        )
+        context = open_context(spec, overrides, address, deferred=True)
+        endpoint_actions.predict_file(context, source, output, given_options(asked))
         return
+    refuse_options(asked)
     choices = "Give --row (one or more), --image, or --input with --output."
     if rows and image:
         raise UsageError("one request carries rows or an image, not both", choices)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from raydc import engine, spec
 from raydc.cli.endpoint_search import attach_to_endpoint
@@ -11,6 +12,7 @@ from raydc.errors import ServeError
 from raydc.registry import Registry
 from raydc.run_context import RunContext
 from raydc.spec import ResolvedSpec, Spec
+from raydc.spec.language import LANGUAGE
 from raydc.spec.sections import Serve
 from raydc.storage import Storage
 from raydc.tracking.endpoint_record import remove_record
@@ -57,20 +59,30 @@ def own_endpoint(context: RunContext) -> Iterator[None]:
         engine.disconnect()
 
 
-def predict_file(context: RunContext, source: str, output: str) -> None:
+def predict_file(context: RunContext, source: str, output: str, asked: Mapping[str, Any]) -> None:
     """Predicts every row of a file with the version that the endpoint would serve.
 
     Args:
         context: Connection to Ray, and the storage with the registered model.
         source: A csv, parquet or jsonl file, or a folder of them.
         output: A file that ends with .csv, .parquet or .jsonl.
+        asked: Fields of `evaluate.CompletionOptions` that were given; those that are not are the
+            defaults, with the slots, threads and limits of the endpoint.
     """
     from raydc import evaluate
 
     registry = Registry(context.storage)
     version = version_to_serve(registry, context.spec)
     folder = registry.folder(context.spec.name, version)
-    num_rows = evaluate.predict_file(folder, source, output, context.report, context.connect)
+    completions = None
+    if asked or context.spec.data.task == LANGUAGE:
+        section = context.spec.serve or Serve()
+        completions = evaluate.CompletionOptions(
+            generation=section.generation, num_threads=section.num_threads, **asked
+        )
+    num_rows = evaluate.predict_file(
+        folder, source, output, context.report, context.connect, completions
+    )
     context.report(
         f"predict   {num_rows:,} rows with {context.spec.name} version {version} -> {output}"
     )

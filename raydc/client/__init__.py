@@ -4,16 +4,16 @@
         answer = client.predict([{"age": 41, "job": "nurse"}])
         print(answer.predictions[0].label, answer.version)
 
-`AsyncClient` offers the same with `await`. `predict`, `complete`, `chat`, `metadata`, `health` and
-`locate` are functions for a single request. Runs in any process and needs neither Ray nor torch;
-httpx is imported with the first use of a client, numpy with the first array.
+`AsyncClient` offers the same with `await`. `predict`, `complete`, `chat`, `stream`, `metadata`,
+`health` and `locate` are functions for a single request. Runs in any process and needs neither Ray
+nor torch; httpx is imported with the first use of a client, numpy with the first array.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raydc.client.one_shot import chat, complete, health, locate, metadata, predict
+from raydc.client.one_shot import chat, complete, health, locate, metadata, predict, stream
 from raydc.client.replies import Answer, Metadata, Prediction, Tensor, Tensors
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "locate",
     "metadata",
     "predict",
+    "stream",
 ]
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydc.client import operations
 from raydc.client.replies import parse_json
 from raydc.client.retry import MAX_RETRIES
 from raydc.errors import ServeError
+
+if TYPE_CHECKING:
+    from raydc.client.streamed_text import StreamedText
 
 # Probes give up quickly: a wrong address should be reported within a second or two.
 _PROBE_RETRIES = 5
@@ -56,7 +59,7 @@ def complete(
 ) -> dict[str, Any]:
     """Continues a text by one request to `POST /v1/completions`.
 
-    For streams use a client of OpenAI's interface, with the address and `/v1` behind it.
+    `stream` gives it as it comes.
 
     Args:
         url: Address of the endpoint, such as `http://127.0.0.1:8000`.
@@ -89,7 +92,7 @@ def chat(
 ) -> dict[str, Any]:
     """Answers messages by one request to `POST /v1/chat/completions`.
 
-    For streams use a client of OpenAI's interface, with the address and `/v1` behind it.
+    `stream` gives it as it comes.
 
     Args:
         url: Address of the endpoint, such as `http://127.0.0.1:8000`.
@@ -110,6 +113,41 @@ def chat(
     """
     operation = operations.chat(model, messages, options)
     return _send(url, operation, timeout_s, MAX_RETRIES, token)
+
+
+def stream(
+    url: str,
+    model: str,
+    prompt: str | Sequence[Mapping[str, Any]],
+    timeout_s: float = 30.0,
+    token: str | None = None,
+    **options: Any,
+) -> StreamedText:
+    """Continues a text, or answers messages, part by part.
+
+    If the replica dies, the text goes on where it broke off: it is asked for again, with the same
+    seed and of the same version.
+
+    Args:
+        url: Address of the endpoint, such as `http://127.0.0.1:8000`.
+        model: Name of the model, or `model:version`.
+        prompt: Text that the answer follows; or the conversation so far, objects with `role` and
+            `content`.
+        timeout_s: Most seconds until the first part, and from part to part, with all attempts.
+        token: Access token. Default: the environment variable RAYDC_TOKEN.
+        options: Further fields in OpenAI's format: `max_tokens`, `temperature`, `top_p`, `seed`,
+            `stop`.
+
+    Returns:
+        The parts, to be iterated once; errors are raised there, see `StreamedText.__iter__`.
+
+    Raises:
+        UsageError: `url` is not an address, or JSON cannot hold a value.
+    """
+    # Imported late, as in `_send`.
+    from raydc.client.streamed_text import StreamedText
+
+    return StreamedText(url, model, prompt, timeout_s, token, options)
 
 
 def metadata(

@@ -45,7 +45,7 @@ def is_small(layout: Layout, data: Data) -> bool:
         DataError: A joined table is not there.
         UsageError: `RAYDC_SMALL_MB` is not a number.
     """
-    limit = small_bytes(_SMALL_BYTES * _factor(_num_cpus()))
+    limit = small_bytes(_SMALL_BYTES * _factor(num_cpus()))
     if "text" in data.features.columns.values() or data.task == LANGUAGE:
         limit /= _TEXT_WEIGHT
     layouts = [layout]
@@ -83,7 +83,7 @@ def _factor(num_cpus: int) -> float:
     return 1 / max(1 / _MAX_FACTOR, 1 - _CPU_OF_TASKS / num_cpus)
 
 
-def _num_cpus() -> int:
+def num_cpus() -> int:
     """CPUs of the connected Ray, or those that a local one would have."""
     # Not imported for this: whoever is connected has imported it.
     ray = sys.modules.get("ray")

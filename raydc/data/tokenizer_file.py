@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raydc.errors import DataError
 from raydc.features import Conversations, TokenBlock, text_column, token_block
+from raydc.features.given_tokenizer import GivenTokenizer
 from raydc.spec.data import Data
 from raydc.spec.feature_options import TextOptions
 
@@ -32,11 +33,14 @@ def check_tokenizer(options: TextOptions) -> text_column.Text:
         options: Section `data.features.text` with a tokenizer.
 
     Raises:
-        DataError: The file cannot be used, or the library for it is not installed.
+        DataError: The file cannot be used, or leaves no room for a text; or the library for it is
+            not installed.
     """
     path = options.tokenizer or ""
     content = read(path)
     try:
+        tokenizer = GivenTokenizer(content, options.max_tokens)
+        tokenizer.check_rows(options.max_tokens, options.pair is not None)
         return text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
     except DataError as error:
         raise DataError(f"{_FIELD}: {path}: {error.message}", error.hint) from error

@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydc.elastic import peer_memory
+from raydc.elastic.crews import LEAVE, Crews
 
 _REPLY_TIMEOUT_S = 30.0
 
@@ -25,6 +26,7 @@ class Mailbox:
         self._attempt = 0
         self._stop_reason: str | None = None
         self._training: set[str] = set()
+        self._crews = Crews()
 
     def publish(self, record: dict[str, Any]) -> None:
         """Takes a record of rank 0; of consecutive progress records only the newest is kept."""
@@ -51,17 +53,32 @@ class Mailbox:
         """Asks all trials of a sweep to stop; see `planned_stop`."""
         self._stop_reason = reason
 
-    def stop_reason(self) -> str | None:
-        """Why the trials should stop, or None."""
-        return self._stop_reason
+    def stop_reason(self, trial: str) -> str | None:
+        """Why a trial should stop, or None: all of them should, or its workers change."""
+        return self._stop_reason or self._crews.wish(trial)
 
     def enter(self, trial: str) -> None:
         """Notes that a trial trains, and has a state to keep."""
         self._training.add(trial)
+        self._crews.begin(trial)
 
     def leave(self, trial: str) -> None:
         """Notes that a trial has ended, or has kept its state."""
         self._training.discard(trial)
+        self._crews.end(trial)
+
+    def of_crews(self, name: str, *arguments: Any) -> Any:
+        """Calls a method of `Crews`: who joins which trial.
+
+        Args:
+            name: Name of the method.
+            *arguments: Its arguments.
+        """
+        return getattr(self._crews, name)(*arguments)
+
+    def take_task(self, helper: str) -> Any:
+        """What a helper does next, as `Crews.take_task`; it leaves when all trials stop."""
+        return LEAVE if self._stop_reason else self._crews.take_task(helper)
 
     def num_training(self) -> int:
         """How many trials have a state that is not kept yet."""

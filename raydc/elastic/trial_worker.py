@@ -1,26 +1,38 @@
 """One trial of a sweep: trains it up to a rung, and records how it ended.
 
-Runs in Tune's actors.
+Runs in Tune's actors, and in those of `trial_gang`. Workers that are idle train with the one that
+began a trial: the same function, in other actors.
 """
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from raydc import spec as specs
 from raydc.data.prepared import load
 from raydc.elastic import mailbox, worker_failure
+from raydc.elastic.builder_import import add_import_folder
+from raydc.elastic.crew_group import Leader, help_trial
+from raydc.elastic.crews import LEAVE
+from raydc.elastic.own_memory import OwnMemory
 from raydc.elastic.worker_failure import WorkerFailure
 from raydc.errors import RaydcError, describe
 from raydc.loop import planned_stop, worker
-from raydc.loop.hooks import Hooks
+from raydc.loop.group import Group
+from raydc.loop.hooks import Hooks, OnEpoch
 from raydc.loop.planned_stop import PlannedStopError
 from raydc.loop.state_proof import prove_state
+from raydc.models import device as devices
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import trials
 
+_ASK_EVERY_S = 0.1
 # Errors of the operating system that another attempt meets again: a path is wrong.
 _LASTING = (
     FileNotFoundError,
@@ -31,33 +43,56 @@ _LASTING = (
 )
 
 
-def run_trial(
-    config: dict[str, Any], spec: dict[str, Any], data_uri: str, folder_uri: str, handle: Any
-) -> None:
-    """Trains one trial up to a rung, from where an earlier rung or sweep left it.
+@dataclass(frozen=True)
+class SweepPlace:
+    """What all trials of a sweep have in common, for the processes that train them.
 
-    Args:
-        config: What to run, as `trial_queue` gives it to Tune: `key` and `all_values` of the trial,
-            and `epochs` after which it stops; None trains it to its end.
+    Attributes:
         spec: Resolved spec of the sweep, as plain values.
         data_uri: URI of the folder of the prepared data set.
         folder_uri: URI of the folder of the sweep.
-        handle: Mailbox, which says when to stop.
+        import_from: Folder in which the driver was started: a user's own builder is usually there.
+    """
+
+    spec: dict[str, Any]
+    data_uri: str
+    folder_uri: str
+    import_from: str
+
+    def open(self, segment: dict[str, Any]) -> tuple[ResolvedSpec, Storage]:
+        """The resolved spec and the folder of a trial; its builder can be imported from now on."""
+        add_import_folder(self.import_from)
+        sweep = specs.resolve(specs.from_dict(self.spec))
+        own = trials.trial_spec(sweep, segment["all_values"])
+        return own, Storage(self.folder_uri) / "trials" / segment["key"]
+
+
+def run_trial(config: dict[str, Any], place: SweepPlace, handle: Any) -> None:
+    """Trains one trial up to a rung, from where an earlier rung or sweep left it.
+
+    Args:
+        config: What to run, as `slot_queue` gives it to Tune: `key` and `all_values` of the trial,
+            and `epochs` after which it stops; None trains it to its end. `most` is the number of
+            workers that it may get, `least` that of those that it always has. A `helper` trains
+            with the processes that run trials, beginning with `task`.
+        place: The sweep.
+        handle: Mailbox, which says when to stop, and who trains with whom.
 
     Raises:
         WorkerFailure: An error that may pass; Tune tries the trial again.
+        PeerLostError: A worker was lost without which it does not train; Tune tries it again.
     """
     segment = config["segment"]
-    key, values, until = segment["key"], segment["all_values"], segment["epochs"]
-    own = trials.trial_spec(specs.resolve(specs.from_dict(spec)), values)
-    folder = Storage(folder_uri) / "trials" / key
+    if "helper" in segment:
+        _help_trials(segment, place, handle)
+        return
+    values = segment["all_values"]
+    own, folder = place.open(segment)
     # A sweep that is widened may let a trial go on that did not before.
     folder.delete(trials.PRUNED_FILE)
     if not trials.is_failed(folder) and not folder.exists(trials.FINISHED_FILE):
         try:
-            _keep_failure(
-                lambda: _train(own, folder, Storage(data_uri), key, handle, until), folder, values
-            )
+            _keep_failure(partial(_train, own, folder, segment, place, handle), folder, values)
             if not trials.is_failed(folder):
                 trials.mark_ended(folder, own, values, trials.FINISHED_FILE)
         except PlannedStopError as stop:
@@ -65,6 +100,67 @@ def run_trial(
             if stop.reason != planned_stop.RUNG:
                 return
     _tell_tune(own, folder)
+
+
+def _help_trials(segment: dict[str, Any], place: SweepPlace, handle: Any) -> None:
+    """Helps one trial after the other, until the sweep needs the slot for something else."""
+    from ray import tune
+
+    task = segment["task"]
+    while task != LEAVE:
+        if task is None:
+            time.sleep(_ASK_EVERY_S)
+        else:
+            help_train({**task, "helper": segment["helper"]}, place, handle)
+        task = mailbox.get_reply(handle.take_task.remote(segment["helper"]))
+    # Tune refuses trials without any metric.
+    tune.report({"epoch": 0, "metric": 0.0})
+
+
+def help_train(task: dict[str, Any], place: SweepPlace, handle: Any) -> None:
+    """Trains with the worker that runs a trial, until the trial needs this one no more.
+
+    Args:
+        task: `key`, `all_values` and `epochs` of the trial as `run_trial` takes them, `helper`, the
+            name of this worker, and `size`, the number of workers that the trial is to have.
+        place: The sweep.
+        handle: Mailbox, which says where the workers of the trial meet.
+
+    Raises:
+        WorkerFailure: An error that the trial itself does not meet.
+        PeerLostError: The other worker cannot be reached.
+    """
+    own, folder = place.open(task)
+    hooks = Hooks(on_epoch=_stop_at(task["epochs"]))
+    device = devices.choose(own.scaling.use_gpu)
+
+    def fit(group: Group) -> None:
+        worker.fit(own, folder, Storage(place.data_uri), group=group, hooks=hooks)
+
+    def work() -> None:
+        help_trial(handle, task["key"], task["helper"], task["size"], device, fit)
+
+    try:
+        worker_failure.guard(1, work)
+    except WorkerFailure as error:
+        # An error of the model comes up in the other worker as well, which records it.
+        if _may_pass(error):
+            raise
+
+
+def _start_gang(segment: dict[str, Any], place: SweepPlace, handle: Any) -> list[str]:
+    """Starts the other workers that the trial always has; returns their names."""
+    number = segment.get("least", 1) - 1
+    if not number:
+        return []
+    from raydc.elastic import trial_gang
+
+    # A trial that is tried again has others.
+    names = [f"gang-{uuid.uuid4().hex}" for _ in range(number)]
+    for actor, name in zip(trial_gang.start(number), names, strict=True):
+        task = {**segment, "helper": name, "size": 1 + number}
+        actor.run.remote(help_train, task, place, handle)
+    return names
 
 
 def _tell_tune(own: ResolvedSpec, folder: Storage) -> None:
@@ -76,31 +172,59 @@ def _tell_tune(own: ResolvedSpec, folder: Storage) -> None:
     tune.report({"epoch": len(records), "metric": metric})
 
 
-def _train(
-    own: ResolvedSpec,
-    folder: Storage,
-    data_folder: Storage,
-    key: str,
-    handle: Any,
-    until: int | None,
-) -> None:
+def _stop_at(until: int | None) -> OnEpoch:
+    """Stops a trial at a rung, after some epochs."""
+
     def stop_at_rung(record: dict[str, Any]) -> None:
         # The state is copied, and it is written before the worker ends.
         if record["epoch"] == until:
             raise PlannedStopError(planned_stop.RUNG, record["step"])
 
-    data = load(data_folder)
+    return stop_at_rung
+
+
+def _train(
+    own: ResolvedSpec, folder: Storage, segment: dict[str, Any], place: SweepPlace, handle: Any
+) -> None:
+    key, until = segment["key"], segment["epochs"]
+    data = load(Storage(place.data_uri))
     # The values of a trial may build a different network from the one that the driver tried.
     prove_state(own, data)
     mailbox.get_reply(handle.enter.remote(key))
     hooks = Hooks(
-        on_epoch=stop_at_rung,
-        stop_request=lambda: mailbox.get_reply(handle.stop_reason.remote()),
+        on_epoch=_stop_at(until),
+        stop_request=lambda: mailbox.get_reply(handle.stop_reason.remote(key)),
     )
     try:
-        worker.fit(own, folder, data.folder, hooks=hooks)
+        # Another way of a single worker would be the same, and ask the mailbox more often.
+        if segment.get("most", 1) == 1:
+            worker.fit(own, folder, data.folder, hooks=hooks)
+            return
+        gang = _start_gang(segment, place, handle)
+        device = devices.choose(own.scaling.use_gpu)
+        leader = Leader(handle, key, folder, device, gang, own.scaling.start_timeout_s)
+
+        def publish(record: dict[str, Any]) -> None:
+            if record["kind"] == "progress" and record["rows_per_s"]:
+                leader.tell_left(_left_s(record, until, own.train.global_batch_size))
+
+        def fit(group: Group, memory: OwnMemory | None) -> None:
+            own_hooks = replace(
+                hooks, stop_request=leader.stop_reason, publish=publish, peer_memory=memory
+            )
+            worker.fit(own, folder, data.folder, group=group, hooks=own_hooks)
+
+        leader.fit(fit)
     finally:
         handle.leave.remote(key)
+
+
+def _left_s(record: dict[str, Any], until: int | None, batch_size: int) -> float:
+    """Seconds of steps until a trial stops at a rung, or ends, by a record of its progress."""
+    steps = record["total_steps"]
+    if until is not None:
+        steps = min(steps, until * -(-steps // record["epochs"]))
+    return float(max(0, steps - record["step"]) * batch_size / record["rows_per_s"])
 
 
 def _keep_failure(train: Callable[[], None], folder: Storage, values: dict[str, Any]) -> None:
@@ -119,11 +243,13 @@ def _may_pass(error: BaseException | None) -> bool:
     import ray
     import torch
 
-    passing = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, ray.exceptions.RayError)
+    from raydc.models.device import is_out_of_memory
+
+    passing = (torch.AcceleratorError, ray.exceptions.RayError)
     seen: list[BaseException] = []
     # An error of storage is often the cause of one that says more.
     while error is not None and error not in seen:
-        if isinstance(error, passing):
+        if isinstance(error, passing) or is_out_of_memory(error):
             return True
         if isinstance(error, OSError) and not isinstance(error, _LASTING):
             return True

@@ -2,14 +2,13 @@
 
 `predict_file` runs in a driver. With few rows `_Predictor` runs there too, otherwise in a pool of
 Ray Data, each of whose processes loads the bundle once. Rows pass through `Features.apply` and
-`Bundle.forward`, as in the endpoint.
+`Bundle.forward`, as in the endpoint; those of a language model through `file_completions`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ import pyarrow.compute as pc
 from raydc import bundle
 from raydc.bundle import answer_columns
 from raydc.data import (
-    list_values,
     model_pool,
     prediction_source,
     small_jobs,
@@ -32,6 +30,13 @@ from raydc.data.layout import Layout
 from raydc.data.table_file import TableWriter
 from raydc.engine import usable_cpus
 from raydc.errors import DataError, Say, UsageError
+from raydc.evaluate.file_completions import (
+    ROWS_PER_SLOT,
+    CompletionOptions,
+    CompletionPredictor,
+    check_options,
+)
+from raydc.evaluate.table_predictor import TablePredictor, raise_error
 from raydc.features import Numeric
 from raydc.features.coded_texts import CodedTexts
 from raydc.models.allocator import begin_work
@@ -39,10 +44,12 @@ from raydc.spec.language import LANGUAGE
 from raydc.spec.model import Builder
 from raydc.storage import Storage
 
-# Columns of a table that stands for an error; see `_Predictor`.
-_ERROR, _HINT = "__error", "__hint"
 # Beyond these, the threads would mostly wait for Python's lock.
 _MAX_THREADS = 4
+# A byte of a prompt is as much work as so many bytes of a text that is classified: tokens of an
+# answer follow, and each takes a pass of its own.
+_WORK_OF_PROMPTS = 400
+_BYTES_OF_PROMPT = 100
 
 
 def predict_file(
@@ -51,13 +58,15 @@ def predict_file(
     output: str,
     say: Say = print,
     connect: Callable[[], object] = tasks.connected,
+    completions: CompletionOptions | None = None,
 ) -> int:
     """Predicts every row of a source.
 
     The output has the rows of the source in their order, with its columns (images are left out),
     `prediction` (a class, or a number in units of the target) and, for a classification, `score`
     (its probability). Of several labels, `prediction` has them with `data.label_delimiter` between
-    them, and `score:LABEL` the probability of each.
+    them, and `score:LABEL` the probability of each. A language model adds what
+    `CompletionPredictor.names` says.
 
     Args:
         bundle_folder: Bundle that predicts; its spec says how the source is read.
@@ -67,37 +76,43 @@ def predict_file(
         say: Shows a line, such as one about waiting for a CPU or about files that are left out.
         connect: Connects to Ray; called only if the source is too large for this process. Default:
             Ray is connected.
+        completions: What is asked for behind each prompt, if it is a language model.
 
     Returns:
         Number of rows.
 
     Raises:
-        UsageError: The name of the output has no known format; or it is a language model.
+        UsageError: The name of the output has no known format; or the model does not answer what
+            is asked for.
+        SpecError: Its network has fewer positions than are asked for.
         CheckpointError: The bundle does not verify.
         DataError: A source or a row cannot be used; the message names its place.
         ClusterError: No CPU became free.
     """
-    loaded = bundle.load(bundle_folder)
-    if loaded.features.signature.task == LANGUAGE:
-        raise UsageError(
-            "a language model predicts tokens and no column of a table",
-            "raydc evaluate gives its perplexity.",
-        )
+    threads = bundle.NUM_THREADS if completions is None else completions.num_threads
+    loaded = bundle.load(bundle_folder, num_threads=threads)
+    options = _options_of(loaded, completions)
     writer = TableWriter(output)
     data = prediction_source.section(loaded.spec.data, source)
     layout = sources.locate(data)
     for note in layout.notes:
         say(note)
-    reader = prediction_source.reader(loaded.features, layout, data)
+    texts = [] if options is None or options.holds_messages(loaded) else [options.column_of(loaded)]
+    reader = prediction_source.reader(loaded.features, layout, data, texts)
     calls = reader.pieces(layout.files)
     num_bytes = small_jobs.weighted_bytes([layout])
+    work = (
+        _with_rows(layout, loaded, len(calls), num_bytes)
+        if options is None
+        else _with_prompts(layout, options, num_bytes)
+    )
     if small_jobs.is_small(layout, data) and model_pool.fits_here(
-        loaded.spec, loaded.features, num_bytes, len(calls)
+        loaded.spec, loaded.features, work.num_bytes, work.num_batches
     ):
-        tables = _predict_here(_Predictor(loaded, layout), calls)
+        tables = _predict_here(work.kind(loaded, *work.arguments), calls)
     else:
         connect()
-        tables = _predict_in_pool(loaded, (bundle_folder, layout), calls, say)
+        tables = _predict_in_pool(loaded, bundle_folder, work, calls, say)
     with writer:
         num_rows = _write(writer, tables)
         if not num_rows:
@@ -105,7 +120,51 @@ def predict_file(
         return num_rows
 
 
-def _predict_here(predictor: _Predictor, calls: Sequence[tasks.ReadCall]) -> Iterator[pa.Table]:
+def _options_of(
+    loaded: bundle.Bundle, completions: CompletionOptions | None
+) -> CompletionOptions | None:
+    """What is asked for behind prompts; None of a model that predicts rows."""
+    if loaded.features.signature.task != LANGUAGE:
+        if completions is None:
+            return None
+        message = f"{loaded.spec.name} predicts rows and continues no texts"
+        raise UsageError(message, "Leave out the options of completions.")
+    options = completions or CompletionOptions()
+    check_options(loaded, options)
+    return options
+
+
+class _Work(NamedTuple):
+    """What is done with the rows of a source.
+
+    Attributes:
+        kind: Class of the predictor.
+        arguments: Arguments of that class behind the bundle.
+        batch_rows: Rows that a process of a pool gets at a time.
+        num_batches: Approximate number of these batches.
+        num_bytes: Bytes of rows that a network computes once which are as much work.
+    """
+
+    kind: type[TablePredictor]
+    arguments: tuple[Any, ...]
+    batch_rows: int
+    num_batches: int
+    num_bytes: float
+
+
+def _with_rows(layout: Layout, loaded: bundle.Bundle, num_calls: int, num_bytes: float) -> _Work:
+    rows = model_pool.batch_rows(loaded.features)
+    return _Work(_Predictor, (layout,), rows, num_calls, num_bytes)
+
+
+def _with_prompts(layout: Layout, options: CompletionOptions, num_bytes: float) -> _Work:
+    rows = ROWS_PER_SLOT * options.generation.slots
+    num_batches = int(num_bytes / _BYTES_OF_PROMPT / rows)
+    arguments = (layout, options)
+    return _Work(CompletionPredictor, arguments, rows, num_batches, num_bytes * _WORK_OF_PROMPTS)
+
+
+def _predict_here(predictor: TablePredictor, calls: Sequence[tasks.ReadCall]) -> Iterator[pa.Table]:
     """Predicts the rows that calls yield in this process: reads, computes and writes at once."""
     size = model_pool.batch_rows(predictor.bundle.features)
     tables = make_ahead(table for call in calls for table in call())
@@ -130,17 +189,25 @@ def _num_threads(loaded: bundle.Bundle) -> int:
 
 
 def _predict_in_pool(
-    loaded: bundle.Bundle, arguments: tuple[Any, ...], calls: Sequence[tasks.ReadCall], say: Say
+    loaded: bundle.Bundle,
+    bundle_folder: Storage,
+    work: _Work,
+    calls: Sequence[tasks.ReadCall],
+    say: Say,
 ) -> Iterator[pa.Table]:
-    """Predicts in processes of Ray; `arguments` are those of `_PoolPredictor` but the device."""
+    """Predicts in processes of Ray."""
     from raydc.data import ray_tasks
 
-    pool = model_pool.wait_for_pool(loaded.spec, len(calls), "predict", say)
+    pool = model_pool.wait_for_pool(loaded.spec, work.num_batches, "predict", say)
     with model_pool.preserve_order():
         predicted = ray_tasks.stream_tables(calls, "Read").map_batches(
             _PoolPredictor,
-            fn_constructor_args=(pool.device, *arguments),
-            batch_size=model_pool.batch_rows(loaded.features),
+            fn_constructor_args=(
+                (bundle_folder, pool.device, loaded.num_threads),
+                work.kind,
+                work.arguments,
+            ),
+            batch_size=work.batch_rows,
             batch_format="pyarrow",
             zero_copy_batch=True,
             **pool.options(),
@@ -151,34 +218,21 @@ def _predict_in_pool(
 def _write(writer: TableWriter, tables: Iterable[pa.Table]) -> int:
     num_rows = 0
     for table in tables:
-        if _ERROR in table.column_names:
-            error = table.to_pylist()[0]
-            raise DataError(error[_ERROR], error[_HINT])
+        raise_error(table)
         writer.write(table)
         num_rows += table.num_rows
     return num_rows
 
 
-class _Predictor:
-    """Adds predictions to tables of raw rows."""
+class _Predictor(TablePredictor):
+    """Adds predictions to tables of raw rows. See `TablePredictor`."""
 
-    def __init__(self, loaded: bundle.Bundle, layout: Layout) -> None:
-        self.bundle = loaded
-        self.layout = layout
+    def names(self) -> list[str]:
+        """Names of the columns. See `TablePredictor.names`."""
+        return answer_columns.names_of(self.bundle)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        # Ray Data passes on only the text of an exception, so this one travels as a table.
-        try:
-            return self._predict(table)
-        except DataError as error:
-            return pa.table({_ERROR: [error.message], _HINT: pa.array([error.hint], pa.string())})
-
-    def _predict(self, table: pa.Table) -> pa.Table:
-        names = [name for name in table.column_names if not values.is_internal(name)]
-        if taken := set(answer_columns.names_of(self.bundle)) & set(names):
-            raise DataError(
-                f"{self.layout.files[0].path} has a column {min(taken)!r} already", "Rename it."
-            )
+    def answer(self, table: pa.Table, shown: pa.Table) -> pa.Table:
+        """Adds the columns. See `TablePredictor.answer`."""
         features = self.bundle.features
         columns = {
             name: _raw(
@@ -187,29 +241,32 @@ class _Predictor:
                 features.missing_values,
             )
             for name, column in features.columns.items()
-            if name in names
+            if name in table.column_names
         }
-        try:
-            values_BK = features.values(self.bundle.forward(features.apply_given(columns)))
-        except DataError as error:
-            raise _with_place(error, self.layout, values.row_ids(table)) from error
-        result = table.select(
-            [name for name in names if _is_printable(table.schema.field(name).type)]
-        )
-        return answer_columns.add(list_values.as_json_texts(result), self.bundle, values_BK)
+        values_BK = features.values(self.bundle.forward(features.apply_given(columns)))
+        return answer_columns.add(shown, self.bundle, values_BK)
 
 
-class _PoolPredictor(_Predictor):
-    """A predictor that loads the bundle in its own process."""
+class _PoolPredictor:
+    """A predictor that loads the bundle in its own process.
 
-    def __init__(self, device: str, bundle_folder: Storage, layout: Layout) -> None:
+    Args:
+        source: Arguments of `bundle.load`.
+        kind: Class of the predictor.
+        arguments: Arguments of that class behind the bundle.
+    """
+
+    def __init__(
+        self,
+        source: tuple[Storage, str, int],
+        kind: type[TablePredictor],
+        arguments: tuple[Any, ...],
+    ) -> None:
         begin_work()
-        super().__init__(bundle.load(bundle_folder, device), layout)
+        self._predictor = kind(bundle.load(*source), *arguments)
 
-
-def _is_printable(column_type: pa.DataType) -> bool:
-    """Whether a column can be written to any format of output."""
-    return values.kind_of(column_type) != "image" and not pa.types.is_binary(column_type)
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return self._predictor(table)
 
 
 def _raw(column: pa.Array, is_numeric: bool, missing_values: Sequence[str]) -> Any:
@@ -247,12 +304,3 @@ def _numbers(column: pa.Array, missing_values: Sequence[str]) -> npt.NDArray[np.
     parsed = values.parse_numbers(column)
     # The first cell that is no number has to be named.
     return None if parsed.wrong.any() else parsed.values
-
-
-def _with_place(error: DataError, layout: Layout, row_ids: npt.NDArray[np.int64]) -> DataError:
-    """Replaces the position of a row in the batch by its place in the sources."""
-    match = re.match(r"rows\[(\d+)\](?:\.| has )", error.message)
-    if match is None:
-        return DataError(error.message, error.hint)
-    place = layout.describe_row(int(row_ids[int(match[1])]))
-    return DataError(f"{place}: {error.message[match.end() :]}", error.hint)

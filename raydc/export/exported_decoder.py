@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from raydc.bundle import Bundle
+from raydc.bundle.completion import find_prompts
 from raydc.errors import CheckpointError, UsageError
 from raydc.export import huggingface_folder
 from raydc.features import Conversations, TokenBlock
-from raydc.features.text_column import GivenTokenizer, to_bytes
+from raydc.features.given_tokenizer import GivenTokenizer
+from raydc.features.text_column import to_bytes
 from raydc.models import adapters, text_encoders
 from raydc.models.pretrained_decoders import PretrainedDecoder
 from raydc.models.pretrained_part import HEAD, part_of
@@ -76,7 +78,9 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
     else:
         network_of_folder = _make_network(loaded, model)
         # A model of conversations has learnt to stop at the end of a turn.
-        network_of_folder.generation_config.eos_token_id = list(_column(loaded).end_codes)
+        ends = _column(loaded).end_codes
+        others = find_prompts(loaded).end_codes.difference(ends)
+        network_of_folder.generation_config.eos_token_id = [*ends, *sorted(others)]
         huggingface_folder.as_in_folder(network_of_folder, model).save_pretrained(folder)
         lines = ["a decoder of AutoModelForCausalLM"]
     card = _CARD.format(name=loaded.spec.name, imports=imports, network=network)

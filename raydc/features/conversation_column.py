@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from raydc.errors import DataError, shown
 from raydc.features.chat_template import ChatTemplate, read_messages
+from raydc.features.given_tokenizer import GivenTokenizer
 from raydc.features.signature import Field
 from raydc.features.table_layout import smallest_type
-from raydc.features.text_column import GivenTokenizer, is_missing
+from raydc.features.text_column import is_missing
 from raydc.features.token_text import CodeTexts, TokenizerTexts
 
 Codes = npt.NDArray[Any]
@@ -37,6 +38,8 @@ NUM_MARKS = 4
 # Characters that Unicode gives to nobody: they show what becomes of an answer in a template.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 _ASSISTANT = "assistant"
+# Of messages in the text of a template, which may leave out the thoughts of earlier answers.
+_LEAST_KEPT = 0.1
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,15 @@ class Conversations:
             max_codes: Most codes to return; by default all of them.
 
         Raises:
-            DataError: They are no messages, a text holds a special token, or the template refuses
-                them.
+            DataError: They are no messages, a text holds a special token, they are far too long,
+                or the template refuses them.
         """
         messages = read_messages(cell, place)
+        try:
+            size = sum(len(message["content"]) for message in messages)
+            self._encoder.refuse_long(size, max_codes, _LEAST_KEPT)
+        except ValueError as error:
+            raise DataError(f"{place}: {error}") from error
         self._refuse_special(messages, place)
         return self.encode_text(self._chat.render(messages, place, asks=True), place, max_codes)
 

@@ -113,6 +113,7 @@ class Feed:
         self._order = RowOrder(
             self.seed, len(self.rows), self.batch_size, self.sampler, self.groups
         )
+        self._is_on_cpu = self.world.device.type == "cpu"
 
     @property
     def rows_per_epoch(self) -> int:
@@ -134,7 +135,7 @@ class Feed:
         """
         batches = self._load_all(epoch, start, stop)
         # On a CPU a thread would only take cores away from the step that it tries to hide behind.
-        return batches if self.world.device.type == "cpu" else read_ahead(batches)
+        return batches if self._is_on_cpu else read_ahead(batches)
 
     @property
     def kept_rows(self) -> int:
@@ -249,15 +250,11 @@ class Feed:
         share = self._share(len(ids_G))
         if self.augment is not None:
             x = self.augment.change_rows(epoch, keys_G[share.rows], x)
-        return Batch(
-            ids_G,
-            self._to_device(to_tensors(x)),
-            self._to_device(torch.from_numpy(y_B)),
-            share.shards,
-        )
-
-    def _to_device(self, rows: Any) -> Any:
-        return move(rows, self.world.device)
+        tensors, y_tensor_B = to_tensors(x), torch.from_numpy(y_B)
+        if not self._is_on_cpu:
+            device = self.world.device
+            tensors, y_tensor_B = move(tensors, device), move(y_tensor_B, device)
+        return Batch(ids_G, tensors, y_tensor_B, share.shards)
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:

@@ -25,8 +25,8 @@ class Hooks:
     """Connections of a run with the process around it. Each of them is optional.
 
     Attributes:
-        on_epoch: Called by rank 0 at the end of each epoch but the last one, once its state is
-            copied. What it raises ends the run.
+        on_epoch: Called by each rank at the end of each epoch but the last one, once its state is
+            copied. What it raises ends the run, so all ranks must raise the same.
         publish: Called by rank 0 with events and progress.
         post_event: Called by other ranks with the kind and fields of an event, which they do not
             write themselves.

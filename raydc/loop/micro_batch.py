@@ -8,7 +8,7 @@ one before, until one fits. Both take the longest row of the data set.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,11 +19,13 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from raydc.checkpoint import run_files
+from raydc.checkpoint.resume import retry_reads
 from raydc.errors import TrainError
 from raydc.loop.assembly import Assembly
 from raydc.loop.body_outputs import BodyOutputs
 from raydc.loop.group import Group
 from raydc.models import text_encoders
+from raydc.models.device import is_out_of_memory
 from raydc.models.pretrained_part import PretrainedPart
 from raydc.models.row_tensors import RowTensors, move, to_tensors
 from raydc.spec import ResolvedSpec
@@ -68,6 +70,7 @@ def settle(
     run_folder: Storage,
     group: Group,
     available_bytes: Callable[[], int],
+    retry_pauses_s: Sequence[float] = (),
 ) -> ResolvedSpec:
     """Puts a number in the place of `auto`; every rank must call this.
 
@@ -77,6 +80,7 @@ def settle(
         run_folder: Folder of the run, whose `resolved.yaml` has the number or gets it.
         group: The workers.
         available_bytes: Returns the memory that this process may fill; asked on CPUs only.
+        retry_pauses_s: Seconds between attempts to read and write the file.
 
     Returns:
         The spec with the number, the same on every rank.
@@ -84,12 +88,16 @@ def settle(
     Raises:
         TrainError: A worker has too little memory for the number of the run, or for one row.
         PeerLostError: Another worker is gone or hangs.
+        CheckpointError: The storage does not answer.
     """
     train, world = spec.train, group.world
     if train.micro_batch_size != "auto":
         return spec
     # Only rank 0 reads: another one could see the file before or after it is written.
-    known = (run_files.read_micro_batch(run_folder) or 0) if world.rank == 0 else 0
+    known = 0
+    if world.rank == 0:
+        read = partial(run_files.read_micro_batch, run_folder)
+        known = retry_reads(read, run_folder, retry_pauses_s) or 0
     (known,) = group.broadcast([known])
     most = train.most_shard_rows
     if world.device.type == "cuda":
@@ -110,7 +118,8 @@ def settle(
     if least < number:
         raise _refusal(number, least, rank, why if rank == world.rank else None, bool(known))
     if not known and world.rank == 0:
-        run_files.write_micro_batch(spec, run_folder, number)
+        write = partial(run_files.write_micro_batch, spec, run_folder, number)
+        retry_reads(write, run_folder, retry_pauses_s)
     parts.step.micro_batch_size = number
     passes = -(-most // number)
     what = f"passes of at most {number} row(s), {passes} for a logical shard"
@@ -238,7 +247,9 @@ def fits(parts: Assembly, num_rows: int) -> bool:
         held = torch.empty(3 * trained, dtype=torch.uint8, device=device)
         parts.step.try_pass(*_longest(parts, num_rows))
         del held
-    except torch.cuda.OutOfMemoryError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         is_enough = False
     else:
         is_enough = True

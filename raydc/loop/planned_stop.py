@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from raydc.loop.group import Group
 
 # Why workers stop: the group can grow, a node of it is about to be taken away, a signal asked the
-# driver to end, or a trial has reached the epoch at which its sweep compares it with others.
-GROW, DRAIN, INTERRUPT, RUNG = "grow", "drain", "interrupt", "rung"
-REASONS = (GROW, DRAIN, INTERRUPT, RUNG)
+# driver to end, a trial has reached the epoch at which its sweep compares it with others, or it
+# gives workers back to its sweep.
+GROW, DRAIN, INTERRUPT, RUNG, SHRINK = "grow", "drain", "interrupt", "rung", "shrink"
+REASONS = (GROW, DRAIN, INTERRUPT, RUNG, SHRINK)
 # Seconds between two checks. Clouds announce the end of an instance 30 s before it or earlier.
 _CHECK_EVERY_S = 0.5
 _MAX_STEPS_BETWEEN_CHECKS = 1000

@@ -117,7 +117,8 @@ class _Run:
         self.data = prepared.load(data_folder)
         self.state = State()
         self.parts = parts = assemble(spec, self.data, group)
-        self.spec = spec = settle(spec, parts, run_folder, group, hooks.available_bytes)
+        pauses_s = self.timing.retry_pauses_s
+        self.spec = spec = settle(spec, parts, run_folder, group, hooks.available_bytes, pauses_s)
         self.feed, self.validation_rows = parts.feed, parts.validation_rows
         self.network, self.step, self.length = parts.network, parts.step, parts.length
         rank, world_size, stop = group.world.rank, group.world.world_size, hooks.stop_request
@@ -234,8 +235,8 @@ class _Run:
         epoch, rate = self.length.epoch_of(self.state.step) + 1, self.step.learning_rate
         num_rows = len(batch.ids_G)
         loss = self.step(self.state.step, num_rows, batch.x, batch.y_B, batch.shards)
-        done = self.state.step + 1
-        self.state = replace(self.state, step=done, loss_rows=self.state.loss_rows + num_rows)
+        self.state = self.state.after_step(num_rows)
+        done = self.state.step
         self.journal.record_step(done, epoch, loss, rate, batch.ids_G)
         self.clock.count_step(done, num_rows)
         if done % self.spec.train.log_every_steps == 0:
@@ -289,9 +290,9 @@ class _Run:
         if self.saver:
             with self.clock.phase(CHECKPOINT):
                 self.saver.save(self._parts(), force=True)
-            # Last, because whoever is told may end this process. The end of a run is its own news.
-            if self.hooks.on_epoch is not None and self.state.reason is None:
-                self.hooks.on_epoch(record)
+        # Last, because whoever is told may end this process. The end of a run is its own news.
+        if self.hooks.on_epoch is not None and self.state.reason is None:
+            self.hooks.on_epoch(record)
         self.journal.restart_rate()
 
     def _validate(self) -> dict[str, Any]:

@@ -21,6 +21,14 @@ _CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 _CUBLAS_WORKSPACES = ":4096:8"
 # torch's compiler reads it when it is imported.
 _COMPILER_VARIABLE = "TORCHINDUCTOR_DETERMINISTIC"
+# What allocators of CPUs, and libraries of GPUs that want memory for a handle, write into a plain
+# RuntimeError.
+_MEMORY_MESSAGES = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+)
 
 
 def choose(use_gpu: bool | str) -> torch.device:
@@ -40,6 +48,14 @@ def name_of(device: torch.device) -> str:
         if device.type == "cuda"
         else torch.backends.cpu.get_cpu_capability()
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tells whether an error means that a smaller batch may have enough memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(part in text for part in _MEMORY_MESSAGES)
 
 
 def environment(device: torch.device, num_threads: int) -> dict[str, str | int]:

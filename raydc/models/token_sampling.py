@@ -48,12 +48,15 @@ class TokenSampling:
         draw = np.random.Generator(np.random.Philox(key=self.seed, counter=position)).random()
         if self.top_p >= 1:
             return _find(chances_V, draw)
-        # Stable, so that equal scores keep the order of their codes.
-        order_V = np.argsort(-chances_V, kind="stable")
-        sorted_V = chances_V[order_V]
+        # Sorting the numbers alone takes a tenth of the time of sorting codes by them.
+        sorted_V = np.sort(chances_V)[::-1]
         reached_V = np.cumsum(sorted_V)
         count = int(np.searchsorted(reached_V, self.top_p * reached_V[-1])) + 1
-        return int(order_V[_find(sorted_V[:count], draw)])
+        place = _find(sorted_V[:count], draw)
+        chance = sorted_V[place]
+        # Equal scores keep the order of their codes.
+        num_above = np.count_nonzero(chances_V > chance)
+        return int(np.flatnonzero(chances_V == chance)[place - num_above])
 
 
 def _find(chances: npt.NDArray[np.float64], draw: float) -> int:

@@ -14,6 +14,7 @@ from raydc.errors import Problem, SpecError
 from raydc.spec import encoder_folder
 from raydc.spec.model_files import (
     FIELD,
+    GENERATION,
     TEMPLATE,
     TOKENIZER,
     TOKENIZER_CONFIG,
@@ -52,10 +53,15 @@ def fill_in(value: dict[str, Any]) -> None:
         if problems:
             raise SpecError([Problem("", path, message) for path, message in problems])
         template, special = _chat_of(folder)
+        content = encoder_folder.note_content(folder, revision)
+        known, named = (_codes(one) for one in (content["config"], _generation_of(folder)))
+        further = [code for code in named if code not in known]
         model["content"] = {
-            **encoder_folder.note_content(folder, revision),
+            **content,
             "chat_template": template,
             "special_tokens": special,
+            # Noted only where there are some: a run of an older raydc notes none.
+            **({"end_codes": further} if further else {}),
         }
     folder, _ = locate(model["path"], model["content"].get("revision"))
     own_tokenizer = text.get("tokenizer") is None
@@ -81,6 +87,19 @@ def _fill_in_chat(chat: dict[str, Any], model: dict[str, Any]) -> None:
         message = f"the template writes today's date ({_CLOCK}); give one without it"
     if message is not None:
         raise SpecError([Problem("", "data.chat.template", message)])
+
+
+def _generation_of(folder: Path) -> dict[str, Any]:
+    """How the makers of a model generate with it; only its ends are taken."""
+    path = folder / GENERATION
+    return read_json(path) if path.is_file() else {}
+
+
+def _codes(config: dict[str, Any]) -> list[int]:
+    """Codes that end a text, as a config names them: one, several, or none."""
+    given = config.get("eos_token_id")
+    codes = given if isinstance(given, list) else [given]
+    return [code for code in codes if isinstance(code, int)]
 
 
 def _chat_of(folder: Path) -> tuple[str | None, dict[str, str]]:
@@ -139,6 +158,8 @@ def _end_token(folder: Path, config: dict[str, Any]) -> str:
         SpecError: The config names none, or the tokenizer has none of this code.
     """
     given = config.get("eos_token_id")
+    if given is None:
+        given = _generation_of(folder).get("eos_token_id")
     code = given[0] if isinstance(given, list) and given else given
     tokenizer = read_json(folder / TOKENIZER)
     try:

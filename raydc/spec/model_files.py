@@ -17,6 +17,7 @@ from raydc.errors import Problem, SpecError, first_line
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
+GENERATION = "generation_config.json"
 WEIGHTS, INDEX, POOLING = "model.safetensors", "model.safetensors.index.json", "1_Pooling"
 INSTALL = "pip install 'raydc[language]'"
 FIELD = "model.path"
@@ -51,7 +52,7 @@ def locate(path: str, revision: str | None = None) -> tuple[Path, str | None]:
         message = f"{folder} is not a folder, and a download of {path} needs {INSTALL}"
         raise SpecError([Problem("", FIELD, message)]) from error
     wanted = [CONFIG, TOKENIZER, f"{POOLING}/{CONFIG}", "model*.safetensors", INDEX]
-    wanted += [TEMPLATE, TOKENIZER_CONFIG]
+    wanted += [TEMPLATE, TOKENIZER_CONFIG, GENERATION]
     try:
         found = Path(snapshot_download(path, revision=revision, allow_patterns=wanted))
     # The library raises errors of its own, of its transport and of the system.

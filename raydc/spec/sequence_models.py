@@ -101,6 +101,11 @@ class FolderContent(Section):
     special_tokens: dict[str, str] = Field(
         default_factory=dict, description="Tokens that its template may name, such as `eos_token`."
     )
+    end_codes: list[int] = Field(
+        default_factory=list,
+        description="Codes that end an answer, of `generation_config.json`, beside those of "
+        "`config.json`.",
+    )
 
 
 class Lora(Section):

@@ -178,7 +178,7 @@ class Train(Section):
     log_every_steps: Count = Field(
         10,
         description="Steps between two writes of metrics and progress. Lines of quick steps "
-        "wait a quarter of a second for more of them.",
+        "wait half a second for more of them.",
     )
 
     _expand_names = field_validator(
@@ -224,7 +224,10 @@ class Scaling(Section):
         Annotated[int, Field(ge=0), Tag("number")] | Annotated[WorkerRange, Tag("range")],
         Discriminator(_workers_kind),
     ] = Field(
-        1, description="A number, or {min, max} to be elastic. 0 trains inside the calling process."
+        1,
+        description="A number, or {min, max} to be elastic. 0 trains inside the calling process. "
+        "In a sweep the workers of each trial: it begins with min, and idle workers join up to "
+        "max.",
     )
     use_gpu: Literal["auto", True, False] = Field(
         "auto", description="auto: if the cluster has a GPU for each worker."

@@ -27,7 +27,7 @@ Publish = Callable[[dict[str, Any]], None]
 _PUBLISH_EVERY_S = 0.5
 # Lines of steps of a few milliseconds are written together: to open the file takes as long as a
 # tenth of such a step.
-_WRITE_EVERY_S = 0.25
+_WRITE_EVERY_S = 0.5
 
 
 class Journal:

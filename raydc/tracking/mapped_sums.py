@@ -48,13 +48,14 @@ class MappedSums:
 
     def write(self, record: dict[str, Any]) -> None:
         """Keeps a record in the slot that does not hold the newest one."""
-        moments = (record["since_s"], record["until_s"])
-        counts = (record[name] for name in self._COUNTS)
-        content = self._FORMAT.pack(*moments, *counts, *record["seconds"].values())
+        counts = map(record.__getitem__, self._COUNTS)
+        content = self._FORMAT.pack(
+            record["since_s"], record["until_s"], *counts, *record["seconds"].values()
+        )
         self._turn ^= 1
         at = self._turn * self._SLOT_BYTES
-        checksum = self._CHECKSUM.pack(zlib.crc32(content))
-        self._map[at : at + len(content) + len(checksum)] = content + checksum
+        self._CHECKSUM.pack_into(self._map, at + self._FORMAT.size, zlib.crc32(content))
+        self._map[at : at + self._FORMAT.size] = content
 
     def clear(self) -> None:
         """Forgets all records."""

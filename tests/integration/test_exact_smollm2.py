@@ -16,17 +16,18 @@ from prepared_here import prepare_here
 from ranks import Ranks
 from served_language import LanguageServer
 from smollm2 import convert_smollm2
+from test_exact_minilm import check_drill
 from test_exact_options import lines_of, outcome
 from training import training_spec
 
-from raydc import bundle, models
+from raydc import bundle, engine, models
 from raydc import spec as specs
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.checkpoint.state import unpack_model
 from raydc.checkpoint.store import CheckpointStore
+from raydc.data.prepared import Prepared, read_golden_rows
 from raydc.data.prepared import load as load_prepared
-from raydc.data.prepared import read_golden_rows
 from raydc.data.tokenizer_file import check_conversations
 from raydc.features import Signature
 from raydc.features.conversation_column import LEARNT
@@ -97,9 +98,44 @@ def test_answers_in_the_template_of_smollm2(folder: Path) -> None:
 
 
 @pytest.mark.soak
+def test_adapters_of_smollm2_survive_killed_workers_and_drivers_of_ray(
+    ray_engine: engine.Engine, folder: Path, tmp_path: Path
+) -> None:
+    check_drill(ray_engine, *train_spec(folder, tmp_path))
+
+
+@pytest.mark.soak
 def test_adapters_of_smollm2_survive_a_kill_and_a_resize(
     ranks: Ranks, folder: Path, tmp_path: Path
 ) -> None:
+    spec, prepared = train_spec(folder, tmp_path)
+    data = prepared.folder
+    alone, resized = Storage(str(tmp_path / "alone")), Storage(str(tmp_path / "resized"))
+    ranks.fit(1, spec, alone, data, timeout_s=_TIMEOUT_S)
+    for world_size, stop_after in ((2, 17), (4, 34), (1, None)):
+        ranks.fit(world_size, spec, resized, data, stop_after, timeout_s=_TIMEOUT_S)
+    expected = outcome(alone, NUM_STEPS)
+    assert outcome(resized, NUM_STEPS) == expected
+    losses = [line["loss"] for line in lines_of(alone, "step")]
+    assert losses[-1] < losses[0] / 2
+    # What the adapters stand beside is what came in, and nothing was wrapped twice.
+    store = CheckpointStore(resized / "checkpoints", 1)
+    weights = unpack_model(store.read(NUM_STEPS))
+    given = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {
+        name.replace("body.decoder.base.", "model.").replace(".base_layer", ""): one
+        for name, one in weights.items()
+        if "lora" not in name
+    }
+    assert kept.keys() == given.keys()
+    assert all(one.equal(given[name].float()) for name, one in kept.items())
+    # Seven linear layers in each of thirty.
+    assert len(weights) - len(kept) == 2 * 7 * 30
+    answers_as_offline(spec, data, weights, tmp_path)
+
+
+def train_spec(folder: Path, tmp_path: Path) -> tuple[ResolvedSpec, Prepared]:
+    """A spec of adapters on lines of text, and the lines as it prepares them."""
     source = tmp_path / "texts.txt"
     towns, verbs = ["Aachen", "Bern", "Cork", "Dover"], ["leaves", "reaches", "passes"]
     source.write_text(
@@ -132,29 +168,7 @@ def test_adapters_of_smollm2_survive_a_kill_and_a_resize(
     )
     # Its token of padding is its end, too.
     assert spec.data.blocks.end_token == "<|im_end|>"
-    data = prepare_here(tmp_path, specs.to_dict(spec)["data"])[0].folder
-    alone, resized = Storage(str(tmp_path / "alone")), Storage(str(tmp_path / "resized"))
-    ranks.fit(1, spec, alone, data, timeout_s=_TIMEOUT_S)
-    for world_size, stop_after in ((2, 17), (4, 34), (1, None)):
-        ranks.fit(world_size, spec, resized, data, stop_after, timeout_s=_TIMEOUT_S)
-    expected = outcome(alone, NUM_STEPS)
-    assert outcome(resized, NUM_STEPS) == expected
-    losses = [line["loss"] for line in lines_of(alone, "step")]
-    assert losses[-1] < losses[0] / 2
-    # What the adapters stand beside is what came in, and nothing was wrapped twice.
-    store = CheckpointStore(resized / "checkpoints", 1)
-    weights = unpack_model(store.read(NUM_STEPS))
-    given = safetensors.torch.load_file(folder / "model.safetensors")
-    kept = {
-        name.replace("body.decoder.base.", "model.").replace(".base_layer", ""): one
-        for name, one in weights.items()
-        if "lora" not in name
-    }
-    assert kept.keys() == given.keys()
-    assert all(one.equal(given[name].float()) for name, one in kept.items())
-    # Seven linear layers in each of thirty.
-    assert len(weights) - len(kept) == 2 * 7 * 30
-    answers_as_offline(spec, data, weights, tmp_path)
+    return spec, prepare_here(tmp_path, specs.to_dict(spec)["data"])[0]
 
 
 def answers_as_offline(

@@ -6,6 +6,8 @@ import json
 import re
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -13,14 +15,19 @@ import pytest
 import ray
 import yaml
 from click.testing import CliRunner
+from decoder_folders import WORDS
 from endpoints import SMALL, WAIT_S, choose_port, take_down, wait_for, wait_for_replicas
 from language_models import block_of, language_spec, write_language_bundle
+from pretrained_models import NAME, PretrainedStore
 
 from raydc import bundle, client, engine, serve
+from raydc import spec as specs
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.cli import main
+from raydc.models.decoder_slots import make_slots
 from raydc.registry import Registry
+from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 MODEL = "texts"
@@ -33,9 +40,11 @@ MOST_CLIENTS = 8
 class LongStreams(threading.Thread):
     """A client that reads one long stream after the other until it is told to go."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: str = MODEL, prompt: str = "the") -> None:
         super().__init__(daemon=True)
         self.url = url
+        self.asked = {"model": model, "prompt": prompt, "max_tokens": LONG_TOKENS}
+        self.asked |= {"temperature": 0, "stream": True}
         self.num_events = 0
         # Of each stream.
         self.names: list[set[str]] = []
@@ -51,13 +60,11 @@ class LongStreams(threading.Thread):
             self.failure = repr(error)
 
     def _read(self) -> None:
-        asked = {"model": MODEL, "prompt": "the", "max_tokens": LONG_TOKENS, "temperature": 0}
-        asked["stream"] = True
         last = ""
         names: set[str] = set()
         self.names.append(names)
         with httpx.stream(
-            "POST", f"{self.url}/v1/completions", json=asked, timeout=WAIT_S
+            "POST", f"{self.url}/v1/completions", json=self.asked, timeout=WAIT_S
         ) as answer:
             answer.raise_for_status()
             for line in answer.iter_lines():
@@ -71,27 +78,61 @@ class LongStreams(threading.Thread):
             raise ValueError(f"a stream ended with {last!r}")
 
 
-@pytest.mark.soak
-def test_long_streams_live_through_a_promote_and_changes_of_replicas(
-    ray_engine: engine.Engine, tmp_path: Path
-) -> None:
-    store = Storage(str(tmp_path / "store"))
+Deploy = Callable[[int, int], serve.Endpoint]
+
+
+def from_scratch(folder: Path) -> tuple[Storage, str, str, Deploy]:
+    """Two versions of a decoder from scratch: storage, model, a prompt, and how it is deployed."""
+    store = Storage(str(folder / "store"))
     for seed in range(2):
         write_language_bundle(store / f"made-{seed}", seed, LONG_LENGTH)
         Registry(store).register(MODEL, store / f"made-{seed}", {"run": MODEL})
+    given = language_spec(store.uri, LONG_LENGTH, MODEL)
+    return store, MODEL, "the", partial(deploy_long, given, store)
 
-    def deploy(version: int, num_replicas: int) -> serve.Endpoint:
-        given = language_spec(
-            store.uri,
-            LONG_LENGTH,
-            MODEL,
-            ray_actor_options=SMALL,
-            port=choose_port(),
-            autoscaling_config={"min_replicas": num_replicas, "max_replicas": num_replicas},
-            generation={"slots": LONG_SLOTS, "max_tokens": LONG_TOKENS},
+
+def pretrained(folder: Path) -> tuple[Storage, str, str, Deploy]:
+    """Two versions of a pretrained decoder; see `from_scratch`."""
+    made = PretrainedStore(
+        folder, is_chat=False, num_versions=2, sizes={"max_position_embeddings": LONG_LENGTH}
+    )
+    # A greedy text that has not ended by then goes round and round.
+    asked = AnswerOptions(300)
+    loaded = [made.bundle(version) for version in (1, 2)]
+    slots = [make_slots(one.model, 1, 1, LONG_LENGTH) for one in loaded]
+    prompt = next(
+        word
+        for word in WORDS
+        if all(
+            complete(one, word, asked, its).finish_reason == "length"
+            for one, its in zip(loaded, slots, strict=True)
         )
-        return serve.deploy(given, store, version)
+    )
+    return made.storage, NAME, prompt, partial(deploy_long, made.spec, made.storage)
 
+
+def deploy_long(
+    given: ResolvedSpec, store: Storage, version: int, num_replicas: int
+) -> serve.Endpoint:
+    value = specs.to_dict(given)
+    length = {"length": LONG_LENGTH} if given.name == NAME else {}
+    value["serve"] |= {
+        "ray_actor_options": SMALL,
+        "port": choose_port(),
+        "autoscaling_config": {"min_replicas": num_replicas, "max_replicas": num_replicas},
+        "generation": {"slots": LONG_SLOTS, "max_tokens": LONG_TOKENS, **length},
+    }
+    return serve.deploy(specs.resolve(specs.from_dict(value)), store, version)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", [from_scratch, pretrained], ids=["scratch", "pretrained"])
+def test_long_streams_live_through_a_promote_and_changes_of_replicas(
+    ray_engine: engine.Engine,
+    tmp_path: Path,
+    kind: Callable[[Path], tuple[Storage, str, str, Deploy]],
+) -> None:
+    store, model, prompt, deploy = kind(tmp_path)
     endpoint = deploy(1, 2)
     clients: list[LongStreams] = []
     try:
@@ -99,18 +140,18 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
         def all_work() -> bool:
             """Whether both replicas have streams; HAProxy learns of the second one later."""
             if len(clients) < MOST_CLIENTS and all(one.num_events > 3 for one in clients):
-                clients.append(LongStreams(endpoint.url))
-            states = wait_for_replicas(MODEL, 2)
+                clients.append(LongStreams(endpoint.url, model, prompt))
+            states = wait_for_replicas(model, 2)
             return len(clients) > 2 and all(state["in_work"] > 0 for state in states)
 
         wait_for(all_work, "streams on both replicas")
         num_old = len(clients)
-        serve.promote(store, MODEL, "production", 2)
+        serve.promote(store, model, "production", 2)
         # One of the replicas leaves, and a second HAProxy takes over; then one comes.
         deploy(2, 1)
         deploy(2, 2)
         changed_s = time.monotonic()
-        clients.append(LongStreams(endpoint.url))
+        clients.append(LongStreams(endpoint.url, model, prompt))
         while time.monotonic() < changed_s + LONG_S:
             time.sleep(1.0)
             assert not any(one.failure for one in clients)
@@ -127,8 +168,8 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
             one.join(WAIT_S)
         take_down()
     assert [one.failure for one in clients if one.failure] == []
-    assert all(one.names[0] == {f"{MODEL}:1"} for one in clients[:num_old])
-    assert clients[num_old].names[0] == {f"{MODEL}:2"}
+    assert all(one.names[0] == {f"{model}:1"} for one in clients[:num_old])
+    assert clients[num_old].names[0] == {f"{model}:2"}
     assert all(len(names) <= 1 for one in clients for names in one.names)
 
 

@@ -3,51 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
+from placed_cases import cases, place
 
 from raydc import plan, spec
 from raydc.errors import ClusterError
-
-KINDS = [{"CPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 2.0}, {"CPU": 3.0}]
-NEEDS = [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5, "GPU": 0.5}]
-
-
-def place(
-    needs: Mapping[str, float], free: list[dict[str, float]], num_processes: int, first: int = 0
-) -> bool:
-    """Whether some processes can be placed, by trying all nodes for each of them."""
-    if num_processes == 0:
-        return True
-    for number in range(first, len(free)):
-        node = free[number]
-        if all(node.get(name, 0.0) >= amount for name, amount in needs.items()):
-            for name, amount in needs.items():
-                node[name] -= amount
-            # Processes are alike, so that the next one need not try the nodes before.
-            if place(needs, free, num_processes - 1, number):
-                return True
-            for name, amount in needs.items():
-                node[name] += amount
-    return False
-
-
-def cases() -> list[tuple[list[dict[str, float]], dict[str, float], int, int]]:
-    """30 cases of a cluster, the needs of a worker, the workers of a trial and trials."""
-    generator = random.Random(14)
-    drawn = [
-        (
-            [dict(generator.choice(KINDS)) for _ in range(generator.randint(1, 3))],
-            generator.choice(NEEDS),
-            generator.choice([1, 1, 2, 3]),
-            generator.choice([1, 2, 3, 4]),
-        )
-        for _ in range(30)
-    ]
-    assert len({str(case) for case in drawn}) == 30
-    return drawn
 
 
 @pytest.mark.parametrize(("nodes", "needs", "workers", "trials"), cases())
@@ -92,14 +54,28 @@ def test_sweep_counts_trials_node_by_node() -> None:
     assert " samples by tpe over " in made([{"CPU": 6}], "sweep.search_alg=tpe").lines[1]
 
 
-@pytest.mark.parametrize(("workers", "what"), [(0, "sweep: 1 trial"), (1, r"train: 1 worker\(s\)")])
-def test_trial_that_fits_no_node_is_refused_with_the_numbers(workers: int, what: str) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_trial_that_fits_no_node_is_refused_with_the_numbers(workers: int) -> None:
     nodes = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0}, {"CPU": 3.0}]
-    each = r" of 4 CPU each do not fit into 3 nodes, 2 of 2 CPU; 1 of 3 CPU"
-    with pytest.raises(ClusterError, match=what + each):
+    each = r"sweep: 1 trial of 4 CPU each do not fit into 3 nodes, 2 of 2 CPU; 1 of 3 CPU"
+    with pytest.raises(ClusterError, match=each):
         made(
             nodes,
             f"scaling.num_workers={workers}",
             "scaling.resources_per_worker={CPU: 4}",
             "scaling.use_gpu=false",
         )
+
+
+def test_trials_of_several_workers_are_counted_as_a_whole_and_refused_with_the_numbers() -> None:
+    nodes = [{"CPU": 3.0}, {"CPU": 2.0}]
+    two = made(nodes, "scaling.num_workers=2")
+    assert two.num_concurrent_trials == 2
+    assert two.lines[2] == "          a trial has 2 workers of 1 CPU"
+    some = made(nodes, "scaling.num_workers={min: 1, max: 4}")
+    assert some.num_concurrent_trials == 5
+    text = "a trial begins with 1 worker of 1 CPU, and up to 4 train it where others are idle"
+    assert some.lines[2].strip() == text
+    message = r"sweep: 6 workers of 1 trial, of 1 CPU each do not fit into 2 nodes, .*: 5 fit"
+    with pytest.raises(ClusterError, match=message):
+        made(nodes, "scaling.num_workers=6")

@@ -12,10 +12,10 @@ from ray.exceptions import OutOfMemoryError
 from training import event_kinds, training_spec, write_pictures
 
 from raydc import spec as specs
-from raydc import sweep
 from raydc.checkpoint.store import CheckpointStore
-from raydc.elastic import mailbox, trial_worker
+from raydc.elastic import mailbox, trial_worker, tune_settings
 from raydc.elastic.mailbox import Mailbox
+from raydc.elastic.trial_worker import SweepPlace
 from raydc.errors import TrainError
 from raydc.loop import planned_stop
 from raydc.storage import Storage
@@ -49,7 +49,7 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     told: list[int] = []
     training: list[int] = []
 
-    def stop_reason() -> str | None:
+    def stop_reason(trial: str) -> str | None:
         # The driver is interrupted in the middle of the second epoch.
         training.append(actor.num_training())
         if len(training) == 10:
@@ -59,7 +59,7 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
                     num_training=SimpleNamespace(remote=lambda: 0),
                 )
             )
-        return actor.stop_reason()
+        return actor.stop_reason(trial)
 
     handle.stop_reason = SimpleNamespace(remote=stop_reason)
     monkeypatch.setattr(tune, "report", lambda record: told.append(record["epoch"]))
@@ -67,7 +67,8 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     def run_trial(handle: Any) -> None:
         segment = {"key": key, "all_values": values, "epochs": None}
         config = {"segment": segment}
-        trial_worker.run_trial(config, specs.to_dict(spec), data.uri, folder.uri, handle)
+        place = SweepPlace(specs.to_dict(spec), data.uri, folder.uri, "/none")
+        trial_worker.run_trial(config, place, handle)
 
     run_trial(handle)
     assert set(training) == {1}
@@ -83,7 +84,7 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
 
 def test_process_that_ray_ends_for_its_memory_is_one_line_and_other_errors_stay() -> None:
     def fail(cause: Exception) -> None:
-        with sweep._lost_to_ray():
+        with tune_settings.losses_named():
             # As Tune raises it for what it does not expect.
             raise RuntimeError(f"Caught unexpected exception: {cause}") from cause
 

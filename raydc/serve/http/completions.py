@@ -13,8 +13,8 @@ from raydc.features import PromptTexts
 from raydc.serve.http.embeddings import EmbeddingHandler
 from raydc.serve.http.named_version import (
     find_adapter,
-    find_named,
     require_json,
+    require_named,
     require_path,
 )
 from raydc.serve.http.request import OPENAI, Request, json_response
@@ -65,7 +65,7 @@ class CompletionHandler:
                 return json_response({"object": "list", "data": models})
             case ["models", name]:
                 request.require_method("GET")
-                find_named(self._service, request, loaded, name)
+                await require_named(self._service, request, loaded, name)
                 created = _created(loaded)
                 return json_response(completion_answer.describe_models([name], created)[0])
             case ["chat", "completions"]:
@@ -94,7 +94,7 @@ class CompletionHandler:
             held.callback(slot.release)
             content = await slot.read(request, loaded.settings.max_request_bytes)
             body = parse(content)
-            found = await find_adapter(self._service, request, loaded, body.model)
+            found = await find_adapter(self._service, request, loaded, body.model, slot.aside)
             assert found.engine is not None
             answer = await self._begin(request, found, found.engine, body, slot)
             held.callback(answer.close)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from raydc.bundle.shared_base import BASE
 from raydc.errors import RaydcError
 from raydc.serve.http.authentication import require_right
 from raydc.serve.http.request import JSON, OPENAI, Request
 from raydc.serve.protocol.interface import RequestError
+from raydc.serve.replica.loaded_adapters import Aside
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
 
@@ -19,7 +22,11 @@ _OF_ENCODERS = ("models", "embeddings")
 
 
 async def find_adapter(
-    service: Service, request: Request, loaded: LoadedVersion, name: str
+    service: Service,
+    request: Request,
+    loaded: LoadedVersion,
+    name: str,
+    aside: Aside = nullcontext,
 ) -> LoadedVersion:
     """The version that a name means, as `find_named` does; adapters are loaded if need be.
 
@@ -28,6 +35,7 @@ async def find_adapter(
         request: Request that names it; notes it if it is another one.
         loaded: Version that was chosen for the request.
         name: What the body says.
+        aside: Makes a context for the wait; see `LoadedAdapters.load`.
 
     Raises:
         RequestError: 404 if it does not answer or cannot be loaded; 403 without the right to a
@@ -36,15 +44,45 @@ async def find_adapter(
     model, _, version = name.partition(":")
     if model != loaded.settings.model or not version:
         return find_named(service, request, loaded, name)
+    with _as_answers(model, version):
+        found = await service.find_adapter(version, aside)
+    return _require_allowed(service, request, loaded, name, found)
+
+
+async def require_named(
+    service: Service, request: Request, loaded: LoadedVersion, name: str
+) -> None:
+    """Refuses a name that no request may give; loads nothing.
+
+    Args:
+        service: Holds the versions.
+        request: Request that asks for the name.
+        loaded: Version that was chosen for the request.
+        name: A model, or `model:version`.
+
+    Raises:
+        RequestError: As `find_adapter`.
+    """
+    model, _, version = name.partition(":")
+    is_version = model == loaded.settings.model and version.isdecimal() and len(version) <= 18
+    if is_version and service.find(version) is None:
+        with _as_answers(model, version):
+            if await service.adapters.is_loadable(int(version)):
+                return
+    find_named(service, request, loaded, name)
+
+
+@contextmanager
+def _as_answers(model: str, version: str) -> Iterator[None]:
+    """Turns errors of a version that cannot be loaded into those of a request."""
     try:
-        found = await service.find_adapter(version)
+        yield
     except RaydcError as error:
         raise RequestError(404, error.message, param="model", code="model_not_found") from error
     except OSError as error:
         logger.error("version %s of %s cannot be read: %s", version, model, error)
         message = f"version {version} cannot be loaded: the storage does not answer; try again"
         raise RequestError(503, message, {"retry-after": "5"}) from error
-    return _require_allowed(service, request, loaded, name, found)
 
 
 def find_named(

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 from raydc.serve.protocol.interface import RequestError
@@ -180,6 +181,19 @@ class Slot:
         if self._task is not None:
             self._task.cancel()
 
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Holds no place inside the block, while a request waits for something but its turn.
+
+        Its body has been read. It takes a place again behind the block, even if that is one too
+        many; who waits in so many blocks has to be limited elsewhere.
+        """
+        self._bodies.release()
+        try:
+            yield
+        finally:
+            self._bodies.take()
+
     async def start_computing(self) -> None:
         """Waits for the request's turn to be computed.
 
@@ -234,6 +248,9 @@ class _Level:
             else:
                 self.release()
             raise
+
+    def take(self) -> None:
+        self.num_held += 1
 
     def release(self) -> None:
         self.num_held -= 1

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from raydc.features.record import largest_value
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import AdmissionQueue
 from raydc.serve.replica.batching import Batcher
-from raydc.serve.replica.loaded_adapters import LoadedAdapters
+from raydc.serve.replica.loaded_adapters import Aside, LoadedAdapters
 from raydc.serve.replica.loaded_version import (
     Array,
     LoadedVersion,
@@ -76,12 +77,12 @@ class Service:
         self.tallies: defaultdict[int, Tally] = defaultdict(Tally)
         self.shadow_runner = ShadowRunner()
         self.admission = AdmissionQueue()
-        self.adapters = LoadedAdapters()
         self._now_s = now_s
         self._unload_delay_s = unload_delay_s
         self._configuring = asyncio.Lock()
         # One thread: forward passes of several would share the same cores.
         self._forward_thread = ThreadPoolExecutor(1, "forward")
+        self.adapters = LoadedAdapters(self._in_force, self._forward_thread)
         self._feature_threads = ThreadPoolExecutor(2, "features")
         self._long_thread = ThreadPoolExecutor(1, "large-images")
 
@@ -121,11 +122,12 @@ class Service:
         held = self.loaded.get(int(version)) if int(version) in traffic.versions else None
         return held or self.adapters.find(int(version))
 
-    async def find_adapter(self, version: str) -> LoadedVersion | None:
+    async def find_adapter(self, version: str, aside: Aside = nullcontext) -> LoadedVersion | None:
         """Finds a version as `find` does, or loads it beside the stable one, whose base it shares.
 
         Args:
             version: Its number as in a path.
+            aside: Makes a context for the wait; see `LoadedAdapters.load`.
 
         Raises:
             RaydcError: The version does not verify, or is no adapter of that base.
@@ -136,15 +138,11 @@ class Service:
         is_number = version.isdecimal() and len(version) <= 18
         if found is not None or settings is None or not settings.num_adapters or not is_number:
             return found
-        return await self.adapters.wait(int(version), lambda: self._load_adapter(version))
+        return await self.adapters.load(int(version), aside)
 
-    async def _load_adapter(self, version: str) -> LoadedVersion | None:
-        async with self._configuring:
-            # The settings may have changed since it was asked for, and the stable version with it.
-            settings, stable, found = self.settings, self.current, self.find(version)
-            if found is not None or settings is None or stable is None or not settings.num_adapters:
-                return found
-            return await self.adapters.load(settings, int(version), stable, self._forward_thread)
+    def _in_force(self) -> tuple[Settings, LoadedVersion] | None:
+        settings, stable = self.settings, self.current
+        return None if settings is None or stable is None else (settings, stable)
 
     async def configure(self, settings: Settings) -> None:
         """Loads new versions while the old ones answer, then changes over in one assignment.

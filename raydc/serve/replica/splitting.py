@@ -10,17 +10,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from raydc.features import Inputs
 from raydc.features.record import join_rows
+from raydc.models.device import is_out_of_memory
 
 Array = npt.NDArray[Any]
 Forward = Callable[[Inputs], Array]
 Outcome = Array | Exception
-
-# What the allocators of CPUs write into a plain RuntimeError.
-_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def compute_each(
@@ -83,14 +80,6 @@ def compute_alone(forward: Forward, x: Inputs, count_split: Callable[[], None]) 
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tells whether an error means that a smaller batch may have enough memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and any(part in text for part in _MEMORY_MESSAGES)
 
 
 def _rows_of_each(outputs: Array, inputs: Sequence[Inputs]) -> list[Outcome]:

@@ -110,10 +110,7 @@ def test_golden_texts_guard_the_tokens(trained: Trained) -> None:
         loaded.check_golden()
 
 
-def test_what_is_about_rows_of_a_table_is_refused(trained: Trained, tmp_path: Path) -> None:
-    source = trained.section["source"]
-    with pytest.raises(UsageError, match="predicts tokens and no column"):
-        evaluate.predict_file(trained.folder, source, str(tmp_path / "out.csv"))
+def test_what_is_about_rows_of_a_table_is_refused(trained: Trained) -> None:
     with pytest.raises(UsageError, match="raydc inspect is for rows of a table"):
         inspection.run(trained.spec, lambda _: None)
 

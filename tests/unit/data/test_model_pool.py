@@ -85,6 +85,7 @@ def test_small_work_is_done_here_where_no_gpu_is(
     expected: bool,
 ) -> None:
     monkeypatch.setattr(model_pool, "_has_gpu", lambda: has_gpu)
+    monkeypatch.setattr(small_jobs, "num_cpus", lambda: 3)
     spec = training_spec("store")
     features = replace(record_features(), signature=replace(SIGNATURE, kind=kind))
     assert model_pool.fits_here(spec, features, num_bytes, num_batches) is expected
@@ -92,6 +93,16 @@ def test_small_work_is_done_here_where_no_gpu_is(
     assert model_pool.fits_here(without, features, 1_000, 1)
     monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
     assert not model_pool.fits_here(without, features, 1_000, 1)
+
+
+@pytest.mark.parametrize("num_cpus", [1, 2])
+def test_no_pool_of_one_process_is_started(monkeypatch: pytest.MonkeyPatch, num_cpus: int) -> None:
+    monkeypatch.setattr(small_jobs, "num_cpus", lambda: num_cpus)
+    spec, features = training_spec("store", scaling={"use_gpu": False}), record_features()
+    assert model_pool.fits_here(spec, features, 10**12, MANY)
+    # What a user has set counts.
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "64")
+    assert not model_pool.fits_here(spec, features, 10**12, MANY)
 
 
 def test_a_batch_has_more_rows_of_a_table_than_of_others() -> None:

@@ -51,7 +51,7 @@ def test_few_cpus_of_ray_catch_up_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, num_cpus: int, megabytes: int
 ) -> None:
     monkeypatch.delenv(small_jobs.SMALL_VARIABLE, raising=False)
-    monkeypatch.setattr(small_jobs, "_num_cpus", lambda: num_cpus)
+    monkeypatch.setattr(small_jobs, "num_cpus", lambda: num_cpus)
     path = tmp_path / "rows.csv"
     data = data_of(path)
     for more, expected in ((0, True), (1, False)):

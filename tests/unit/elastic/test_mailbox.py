@@ -30,11 +30,11 @@ def test_numbers_of_attempts_grow_even_if_the_mailbox_is_made_again() -> None:
 
 def test_trials_are_asked_to_stop_and_counted_until_they_have_kept_their_state() -> None:
     mailbox = Mailbox()
-    assert mailbox.stop_reason() is None
+    assert mailbox.stop_reason("a") is None
     mailbox.enter("a")
     mailbox.enter("b")
     mailbox.request_stop("interrupt")
-    assert (mailbox.stop_reason(), mailbox.num_training()) == ("interrupt", 2)
+    assert (mailbox.stop_reason("a"), mailbox.num_training()) == ("interrupt", 2)
     mailbox.leave("a")
     mailbox.leave("a")
     mailbox.leave("b")

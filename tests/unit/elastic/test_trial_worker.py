@@ -17,6 +17,7 @@ from training import training_spec, weights_hash, write_pictures
 from raydc import spec as specs
 from raydc.checkpoint.store import CheckpointStore
 from raydc.elastic import mailbox, trial_worker
+from raydc.elastic.trial_worker import SweepPlace
 from raydc.elastic.worker_failure import WorkerFailure
 from raydc.errors import CheckpointError, SpecError, TrainError
 from raydc.loop import worker
@@ -49,9 +50,8 @@ class TrialHere:
         silent = SimpleNamespace(remote=lambda *_: None)
         handle = SimpleNamespace(enter=silent, leave=silent, stop_reason=silent)
         config = {"segment": {"key": self._key, "all_values": VALUES, "epochs": until}}
-        trial_worker.run_trial(
-            config, specs.to_dict(self.spec), self._data.uri, self._sweep.uri, handle
-        )
+        place = SweepPlace(specs.to_dict(self.spec), self._data.uri, self._sweep.uri, "/none")
+        trial_worker.run_trial(config, place, handle)
 
     def rungs(self, *epochs: int) -> dict[int, float | None]:
         """What the sweep compares of it."""
@@ -207,6 +207,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
         OSError(errno.EIO, "input/output error"),
         ray.exceptions.GetTimeoutError("no reply"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from decoder_folders import END_CODE, TEMPLATE, VOCABULARY, tokenizer_json
 
 from raydc.errors import DataError
 from raydc.features import Conversations, PromptTexts, TokenBlock
+from raydc.features.chat_template import ChatTemplate
 from raydc.features.token_block import of_tokenizer
 
 # Documents end with another token than turns do.
@@ -47,6 +49,30 @@ def test_a_prompt_for_the_template_may_hold_special_tokens_and_a_message_may_not
         prompts.encode_messages([{"role": "user", "content": "<|im_start|>user"}], "messages")
     # In documents it is text, as in training.
     assert OTHER not in PromptTexts(block()).encode("<|im_start|>user", "prompt")
+
+
+def test_messages_that_are_far_too_long_are_refused_before_anything_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts = PromptTexts(block(), chat())
+    rendered: list[int] = []
+    usual = ChatTemplate.render
+
+    def render(template: ChatTemplate, messages: Any, place: str, asks: bool = False) -> str:
+        rendered.append(len(messages))
+        return usual(template, messages, place, asks)
+
+    monkeypatch.setattr(ChatTemplate, "render", render)
+    long = [{"role": "user", "content": "the cat " * 5_000}] * 3
+    with pytest.raises(DataError, match="messages: it has 120,000 characters, too many for 24"):
+        prompts.encode_messages(long, "messages", 25)
+    assert rendered == []
+    # What a template leaves out does not count.
+    thoughts = chat(template=TEMPLATE.replace("m['content']", "m['content'][-7:]"))
+    short = PromptTexts(block(), thoughts).encode_messages(
+        [{"role": "user", "content": "then " * 500 + "the cat"}], "messages", 25
+    )
+    assert short == prompts.encode_messages(TALK, "messages", 25)
 
 
 def test_a_template_that_cannot_tell_an_answer_is_not_usable() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from training import (
 from raydc import order, train
 from raydc.checkpoint import resume, run_files
 from raydc.data import prepared
-from raydc.errors import RunError, SpecError, TrainError
+from raydc.errors import CheckpointError, RunError, SpecError, TrainError
 from raydc.loop import micro_batch, worker
 from raydc.loop.assembly import Assembly, assemble
 from raydc.loop.group import Alone
@@ -208,8 +209,18 @@ def test_a_known_number_is_tried_once() -> None:
     assert tried == [6]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        # Libraries of GPUs have no type for it.
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=["torch", "cublas", "cudnn"],
+)
 def test_a_pass_that_exceeds_the_memory_of_a_gpu_leaves_nothing_behind(
-    tmp_path: Path, data: Storage
+    tmp_path: Path, data: Storage, error: Exception
 ) -> None:
     spec = training_spec(str(tmp_path), model={"name": "cnn", "channels": [4], "batch_norm": True})
     parts: Assembly = assemble(spec, prepared.load(data), Alone())
@@ -217,7 +228,7 @@ def test_a_pass_that_exceeds_the_memory_of_a_gpu_leaves_nothing_behind(
 
     def refuse(_: Any, given: tuple[Any, ...]) -> None:
         if len(given[0]) > 5:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            raise error
 
     list(parts.network.modules())[-1].register_forward_pre_hook(refuse)
     assert not micro_batch.fits(parts, 6)
@@ -247,6 +258,34 @@ def test_any_other_error_of_a_trial_is_not_taken_for_a_lack_of_memory(
     list(parts.network.modules())[-1].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="no memory format"):
         micro_batch.fits(parts, 2)
+
+
+def test_a_storage_that_is_away_for_a_while_costs_nothing(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, run = spec_of(tmp_path, micro_batch_size="auto"), Storage(str(tmp_path / "run"))
+    run_files.write_spec(spec, run, None)
+    parts = assemble(spec, prepared.load(data), Alone())
+    away = dict.fromkeys(("read_bytes", "write_bytes"), 2)
+
+    def fails_at_first(name: str) -> Any:
+        usual = getattr(Storage, name)
+
+        def answer(folder: Storage, *given: Any) -> Any:
+            away[name] -= 1
+            if away[name] >= 0:
+                raise OSError(errno.EHOSTUNREACH, "no route to host")
+            return usual(folder, *given)
+
+        return answer
+
+    for name in away:
+        monkeypatch.setattr(Storage, name, fails_at_first(name))
+    found = micro_batch.settle(spec, parts, run, Alone(), lambda: 1 << 40, (0.0, 0.0))
+    assert found.train.micro_batch_size == run_files.read_micro_batch(run) == 12
+    away["read_bytes"] = 2
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*no route to host"):
+        micro_batch.settle(spec, parts, run, Alone(), lambda: 1 << 40, (0.0,))
 
 
 def test_trials_of_a_sweep_need_a_number(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from prepared_here import prepare_here
 from raydc import bundle, train
 from raydc import spec as specs
 from raydc.bundle import Bundle
+from raydc.cli.early_checks import check_early
 from raydc.data.shards import open_rows
 from raydc.errors import DataError, SpecError
 from raydc.evaluate import held_out_scores
@@ -253,6 +254,51 @@ def test_what_is_no_pair_is_refused(
     kinds = {"question": "text", "answer": "text", **columns}
     with pytest.raises(SpecError, match=message):
         spec_of(tmp_path, folder, features={"columns": kinds, "text": text})
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_a_pair_needs_room_for_a_token_of_each_text(
+    tmp_path: Path, folder: Path, most: int
+) -> None:
+    text = {"pair": ["question", "answer"], "max_tokens": most}
+    columns = {"question": "text", "answer": "text"}
+    spec = spec_of(tmp_path, folder, features={"columns": columns, "text": text})
+    message = rf"a pair has 3 special tokens, so that {most} token\(s\) leave no room"
+    with pytest.raises(DataError, match=message):
+        check_early(spec)
+    text["max_tokens"] = 5
+    check_early(spec_of(tmp_path, folder, features={"columns": columns, "text": text}))
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_text_needs_room_for_a_token(tmp_path: Path, folder: Path, most: int) -> None:
+    columns, other = {"question": "text"}, ["answer"]
+    text = {"max_tokens": most}
+    given = {"columns": columns, "exclude": other, "text": text}
+    message = rf"a text has 2 special tokens, so that {most} token\(s\) leave no room"
+    with pytest.raises(DataError, match=message):
+        check_early(spec_of(tmp_path, folder, features=given))
+    text["max_tokens"] = 3
+    check_early(spec_of(tmp_path, folder, features=given))
+
+
+def test_types_of_tokens_beyond_the_second_are_refused(tmp_path: Path, folder: Path) -> None:
+    """As of XLNet, whose last token has a type of its own."""
+    import tokenizers
+
+    spec = spec_of(tmp_path, folder)
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A [SEP] [CLS]:2",
+        pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    value = specs.to_dict(spec)
+    value["data"]["features"]["text"]["tokenizer"] = str(path)
+    with pytest.raises(DataError, match=r"the types 0 to 2, and only 0 and 1 can be read"):
+        check_early(specs.resolve(specs.from_dict(value)))
 
 
 def test_a_pair_without_a_tokenizer_is_refused(tmp_path: Path) -> None:

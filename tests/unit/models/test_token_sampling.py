@@ -50,6 +50,23 @@ def test_a_draw_is_a_function_of_seed_and_position() -> None:
     assert forwards != [TokenSampling(1.3, 0.95, 1).choose(SCORES, one) for one in range(50)]
 
 
+def test_a_large_vocabulary_gives_the_tokens_of_a_stable_sort_of_all_codes() -> None:
+    """So that an answer with a seed stays the same from one version of raydc to the next."""
+    random = np.random.default_rng(0)
+    # Rounded, so that many codes have equal scores.
+    scores_V = random.normal(0, 3, 50_000).astype(np.float16).astype(np.float32)
+    for position in range(100):
+        sampling = TokenSampling(1.0 + position / 100, (0.3, 0.9, 0.999)[position % 3], seed=7)
+        scaled_V = (scores_V.astype(np.float64) - scores_V.max()) / sampling.temperature
+        chances_V = np.exp(scaled_V)
+        order_V = np.argsort(-chances_V, kind="stable")
+        reached_V = np.cumsum(chances_V[order_V])
+        count = int(np.searchsorted(reached_V, sampling.top_p * reached_V[-1])) + 1
+        draw = np.random.Generator(np.random.Philox(key=7, counter=position)).random()
+        place = np.searchsorted(reached_V[:count], draw * reached_V[count - 1], side="right")
+        assert sampling.choose(scores_V, position) == order_V[min(place, count - 1)]
+
+
 @pytest.mark.parametrize("temperature", [1e-310, 1e-6])
 def test_a_tiny_temperature_is_greedy_without_a_warning(temperature: float) -> None:
     with warnings.catch_warnings():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from raydc.errors import CheckpointError
 from raydc.serve.http import named_version
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica import loaded_adapters
+from raydc.serve.replica.loaded_adapters import Aside
 from raydc.serve.replica.loaded_version import LoadedVersion, load_version
 from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings, Traffic, TrafficShare
@@ -71,10 +73,10 @@ async def wait_for(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def ask(service: Service, name: str) -> LoadedVersion:
+async def ask(service: Service, name: str, aside: Aside = nullcontext) -> LoadedVersion:
     request: Any = SimpleNamespace(access=READER, answered_by=None)
     assert service.current is not None
-    return await named_version.find_adapter(service, request, service.current, name)
+    return await named_version.find_adapter(service, request, service.current, name, aside)
 
 
 def test_a_request_that_is_given_up_does_not_end_the_load_for_others(
@@ -99,20 +101,79 @@ def test_a_request_that_is_given_up_does_not_end_the_load_for_others(
     asyncio.run(run())
 
 
-def test_a_load_that_waits_for_a_change_follows_the_new_settings(store: PretrainedStore) -> None:
+def test_a_load_waits_for_no_change_of_versions(store: PretrainedStore) -> None:
     async def run() -> None:
         service = Service()
         await service.configure(settings_of(store))
-        async with service._configuring:
-            waiting = asyncio.create_task(ask(service, f"{NAME}:2"))
-            await asyncio.sleep(0.05)
-            service.settings = settings_of(store, max_tokens=7)
+        # A change may take minutes.
+        async with service._configuring, asyncio.timeout(60):
+            assert (await ask(service, f"{NAME}:2")).number == 2
+
+    asyncio.run(run())
+
+
+def test_a_load_follows_a_change_that_ends_before_it(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads = Service(), Loads(monkeypatch)
+        await service.configure(settings_of(store))
+        waiting = asyncio.create_task(ask(service, f"{NAME}:2"))
+        await wait_for(lambda: loads.versions == [2])
+        await service.configure(settings_of(store, max_tokens=7))
+        loads.gate.set()
         found = await waiting
-        assert (found.number, found.settings.max_tokens) == (2, 7)
+        assert (found.number, found.settings.max_tokens, loads.versions) == (2, 7, [2, 2])
         # And adapters that are loaded follow later ones.
         await service.configure(settings_of(store, max_tokens=5))
         again = await ask(service, f"{NAME}:2")
         assert (again.settings.max_tokens, again.engine) == (5, found.engine)
+
+    asyncio.run(run())
+
+
+def test_requests_that_wait_for_a_load_hold_no_place_of_others(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads = Service(), Loads(monkeypatch)
+        await service.configure(settings_of(store))
+        monkeypatch.setattr(loaded_adapters, "_MOST_WAITING", 3)
+        slots = [await service.admission.admit() for _ in range(3)]
+        waiting = [asyncio.create_task(ask(service, f"{NAME}:2", slot.aside)) for slot in slots]
+        await wait_for(lambda: bool(loads.versions))
+        assert service.admission.num_inside == 0
+        with pytest.raises(RequestError) as refused:
+            await ask(service, f"{NAME}:2")
+        assert refused.value.status == 429
+        waiting.pop().cancel()
+        await wait_for(lambda: service.admission.num_inside == 1)
+        loads.gate.set()
+        await asyncio.gather(*waiting)
+        assert service.admission.num_inside == 3
+        for slot in slots:
+            slot.release()
+        assert service.admission.num_inside == 0
+        assert (await ask(service, f"{NAME}:2")).number == 2
+
+    asyncio.run(run())
+
+
+def test_a_version_that_was_refused_is_tried_again_a_minute_later(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads, clock = Service(), Loads(monkeypatch), [100.0]
+        service.adapters._now_s = lambda: clock[0]
+        loads.gate.set()
+        await service.configure(settings_of(store))
+        loads.errors = [CheckpointError("adapter.safetensors: expected sha256 1, found sha256 2")]
+        for clock[0] in (100.0, 159.0):
+            with pytest.raises(RequestError, match=r"adapter\.safetensors: expected sha256"):
+                await ask(service, f"{NAME}:2")
+            assert loads.versions == [2]
+        clock[0] = 160.0
+        assert (await ask(service, f"{NAME}:2")).number == 2
 
     asyncio.run(run())
 

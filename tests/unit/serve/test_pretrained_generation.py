@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from decoder_folders import END_CODE
 from pretrained_models import LENGTH, LORA, PretrainedStore
 
 from raydc.bundle.completion import complete, find_prompts
@@ -69,6 +70,22 @@ def test_each_text_is_the_offline_text_in_any_company(store: PretrainedStore) ->
     assert len(set(found)) > 4
     assert loaded.engine is not None
     assert max(loaded.engine.pass_sizes) == 3
+
+
+def test_an_answer_ends_where_the_generation_config_says(tmp_path: Path) -> None:
+    """As of Llama 3, whose turns end with another token than its texts."""
+    options = AnswerOptions(20)
+    whole = complete(PretrainedStore(tmp_path / "one", num_versions=1).bundle(), TEXTS[0], options)
+    end = whole.codes[3]
+    generation = {"eos_token_id": [END_CODE, end], "temperature": 0.1}
+    other = PretrainedStore(tmp_path / "two", num_versions=1, generation=generation)
+    expected = whole.codes[: whole.codes.index(end) + 1]
+    assert len(expected) < len(whole.codes)
+    found = complete(other.bundle(), TEXTS[0], options)
+    assert (found.codes, found.finish_reason) == (expected, "stop")
+    loaded = load(other)
+    codes = find_prompts(other.bundle()).encode(TEXTS[0], "prompt")
+    assert asyncio.run(answer_all(loaded, [codes], [options])) == [found.text]
 
 
 def test_a_version_whose_golden_prompts_differ_is_refused(store: PretrainedStore) -> None:

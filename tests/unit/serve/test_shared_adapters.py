@@ -208,6 +208,22 @@ def test_versions_that_cannot_be_loaded_are_named_and_not_tried_again(
     assert not server.replica.service.adapters.loaded
 
 
+def test_a_name_that_a_request_may_give_is_there_before_it_is_loaded(
+    server: LanguageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = server.replica.service
+    for version, status in ((2, 200), (8, 200), (BAD, 200), (OTHER, 404), (99, 404), (1, 200)):
+        answer = httpx.get(f"{server.url}/v1/models/{NAME}:{version}")
+        assert answer.status_code == status, version
+        assert status == 404 or answer.json()["id"] == f"{NAME}:{version}"
+    assert service.adapters.loaded == []
+    # What was refused when it was loaded is refused here.
+    assert ask(server, f"{NAME}:{BAD}").status_code == 404
+    answer = httpx.get(f"{server.url}/v1/models/{NAME}:{BAD}")
+    assert (answer.status_code, "golden" in answer.json()["error"]["message"]) == (404, True)
+    assert httpx.get(f"{server.url}/v1/models/other:2").status_code == 404
+
+
 def test_without_the_field_only_versions_of_the_traffic_answer(store: PretrainedStore) -> None:
     with LanguageServer(store.settings(1, auth="none")).running() as server:
         assert ask(server, f"{NAME}:2").status_code == 404

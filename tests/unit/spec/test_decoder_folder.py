@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from decoder_folders import END, TEMPLATE, decoder_spec, write_decoder
+from decoder_folders import END, END_CODE, TEMPLATE, decoder_spec, write_decoder
 from encoder_folders import change_config
 
 from raydc import spec as specs
+from raydc.checkpoint import resume
 from raydc.errors import SpecError
 from raydc.spec import ResolvedSpec
 
@@ -48,6 +49,34 @@ def test_the_end_is_the_first_token_that_ends_a_text(tmp_path: Path, given: Any)
 
 
 @pytest.mark.parametrize(
+    ("config", "generation", "further"),
+    [
+        # As of Llama 3: a turn ends with another token than a text.
+        ({}, {"eos_token_id": [END_CODE, 4], "temperature": 0.6, "do_sample": True}, [4]),
+        ({}, {"eos_token_id": 3}, [3]),
+        ({}, {"eos_token_id": END_CODE}, []),
+        ({"eos_token_id": [END_CODE, 4]}, {"eos_token_id": [4, END_CODE]}, []),
+        ({}, {}, []),
+        ({"eos_token_id": None}, {"eos_token_id": [END_CODE, 4]}, [END_CODE, 4]),
+    ],
+    ids=str,
+)
+def test_further_ends_are_those_of_the_generation_config(
+    tmp_path: Path, config: dict[str, Any], generation: dict[str, Any], further: list[int]
+) -> None:
+    folder = change_config(write_decoder(tmp_path / "d"), **config)
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    found = resolved(folder)
+    assert found.data.blocks.end_token == END
+    assert found.model.content is not None  # type: ignore[union-attr]
+    assert found.model.content.end_codes == further  # type: ignore[union-attr]
+    # A run of an older raydc, which did not note them, goes on.
+    before = specs.to_dict(found)
+    before["model"]["content"].pop("end_codes")
+    resume.refuse_other_spec(found, before)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"model_type": "bert"}, "model_type 'bert' is not a decoder that can be trained here"),
@@ -71,6 +100,7 @@ def test_configs_that_do_not_fit_are_refused(
     tmp_path: Path, values: dict[str, Any], message: str
 ) -> None:
     folder = change_config(write_decoder(tmp_path / "d"), **values)
+    (folder / "generation_config.json").unlink()
     with pytest.raises(SpecError, match=re.escape(message)):
         resolved(folder)
 

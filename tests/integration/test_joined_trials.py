@@ -1,0 +1,188 @@
+"""Idle workers join the trials of a sweep, and leave, and die: the sweep stays the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import training_spec, write_pictures
+
+from raydc import engine, sweep
+from raydc.data import prepared
+from raydc.elastic import join_gain, slot_queue
+from raydc.spec import ResolvedSpec
+from raydc.storage import Storage, sha256
+from raydc.sweep import SweepResult
+from raydc.tracking import events
+from raydc.tracking.phase_timer import read_account
+
+_SHARDS = 4
+
+
+def spec_of(folder: Path, hurry: Path, workers: Any) -> ResolvedSpec:
+    """Two trials that wait in their steps until the file `hurry` exists."""
+    arguments = {"width": 8, "file": str(hurry)}
+    space = {"model.arguments.width": {"grid": [8, 16]}}
+    return training_spec(
+        str(folder),
+        model={"builder": "waiting_network:network", "arguments": arguments},
+        train={"epochs": 12, "logical_shards": _SHARDS, "log_every_steps": 1},
+        scaling={"num_workers": workers},
+        sweep={"space": space, "num_samples": 2, "search_alg": "grid", "scheduler": "fifo"},
+        checkpoint={"every_steps": 1000},
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _eager() -> Iterator[None]:
+    """Whoever is idle joins: these trials are short, and nothing would be gained."""
+    patch = pytest.MonkeyPatch()
+    # Trials import their network from where the driver was started.
+    patch.chdir(Path(__file__).parent.parent)
+    choose = join_gain.choose_joins
+    patch.setattr(
+        slot_queue,
+        "choose_joins",
+        lambda running, free, most, shards, _: choose(running, free, most, shards, 0.0),
+    )
+    yield
+    patch.undo()
+
+
+class WatchedSweep:
+    """A sweep in this process, and what its trials record meanwhile."""
+
+    def __init__(self, spec: ResolvedSpec, data: prepared.Prepared, folder: Path) -> None:
+        self.folder, self.lines = Storage(str(folder)), [""]
+        self._spec, self._data = spec, data
+        self._stop = threading.Event()
+
+    def run(self, disturb: Callable[[], None]) -> SweepResult:
+        """Runs it, while a thread disturbs it."""
+        thread = threading.Thread(target=disturb, daemon=True)
+        thread.start()
+        result = sweep.run(self._spec, self._data, self.folder, self.lines.append)
+        self._stop.set()
+        thread.join()
+        return result
+
+    def wait(self, is_true: Callable[[], Any]) -> Any:
+        while not (found := is_true()) and not self._stop.is_set():
+            time.sleep(0.02)
+        return found
+
+    def events(self) -> dict[str, list[dict[str, Any]]]:
+        """Events of each trial that has begun, by its key."""
+        return {
+            key: list(events.read(self.folder / "sweep" / "trials" / key, "events"))
+            for key in self.folder.names("sweep/trials")
+        }
+
+    def kinds(self, kind: str) -> list[dict[str, Any]]:
+        return [one for log in self.events().values() for one in log if one["kind"] == kind]
+
+    def trains_together(self) -> list[list[int]]:
+        """Processes of each trial that trains with several workers now."""
+        found = []
+        for log in self.events().values():
+            starts = [one for one in log if one["kind"] == "attempt_started"]
+            changes = ("resize", "run_finished", "workers_left")
+            ends = [one for one in log if one["kind"] in changes]
+            is_newer = starts and (not ends or starts[-1]["time_s"] > ends[-1]["time_s"])
+            if is_newer and starts[-1]["world_size"] > 1:
+                found.append(starts[-1]["pids"])
+        return found
+
+    def journal(self) -> list[bytes]:
+        names = [name for name in self.folder.names("sweep/journal") if name.endswith(".json")]
+        return [self.folder.read_bytes(f"sweep/journal/{name}") for name in names]
+
+    def model(self) -> str:
+        return sha256(self.folder.read_bytes("model/model.safetensors"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the sweeps of this module are, and the one whose trials have one worker each."""
+
+    folder: Path
+    hurry: Path
+    data: prepared.Prepared
+    alone: WatchedSweep
+    expected: SweepResult
+
+    def sweep(self, workers: Any, name: str) -> WatchedSweep:
+        """A sweep of the same trials, which wait until it is disturbed."""
+        self.hurry.unlink()
+        given = spec_of(self.folder, self.hurry, workers)
+        return WatchedSweep(given, self.data, self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def place(ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("joined")
+    hurry = folder / "hurry"
+    hurry.touch()
+    data = prepared.load(write_pictures(Storage(str(folder / "data"))))
+    alone = WatchedSweep(spec_of(folder, hurry, 1), data, folder / "alone")
+    expected = alone.run(lambda: None)
+    assert not alone.kinds("workers_joined")
+    return Place(folder, hurry, data, alone, expected)
+
+
+def test_sweep_is_the_same_with_workers_that_join_and_die(place: Place) -> None:
+    joined = place.sweep({"min": 1, "max": _SHARDS}, "joined")
+
+    def disturb() -> None:
+        # A helper of one trial dies, then the leader of one.
+        (pids, *_) = joined.wait(joined.trains_together)
+        os.kill(pids[1], signal.SIGKILL)
+        joined.wait(lambda: [e for e in joined.kinds("workers_left") if e["reason"] == "lost"])
+        (pids, *_) = joined.wait(joined.trains_together)
+        os.kill(pids[0], signal.SIGKILL)
+        joined.wait(lambda: any("is tried again" in line for line in joined.lines))
+        place.hurry.touch()
+
+    result = joined.run(disturb)
+    assert result.trials == place.expected.trials
+    assert joined.journal() == place.alone.journal()
+    assert joined.model() == place.alone.model()
+    assert len(joined.kinds("workers_joined")) >= 2
+    for key, log in joined.events().items():
+        # Every second between the first record and the last is accounted for.
+        account = read_account(joined.folder / "sweep" / "trials" / key)
+        until_s = max(one["until_s"] for one in log if one["kind"] == "time")
+        assert account.wall_s == pytest.approx(until_s - log[0]["since_s"], abs=0.1)
+        # Few steps are done again, though there was no checkpoint for most of them.
+        assert account.recomputed_steps <= 16
+    assert sum("is tried again" in line for line in joined.lines) == 1
+    assert sum("has lost a worker" in line for line in joined.lines) == 1
+
+
+def test_trials_of_two_workers_train_together_from_the_start_and_after_a_loss(
+    place: Place,
+) -> None:
+    both = place.sweep(2, "both")
+
+    def disturb() -> None:
+        (pids, *_) = both.wait(both.trains_together)
+        os.kill(pids[1], signal.SIGKILL)
+        both.wait(lambda: any("is tried again" in line for line in both.lines))
+        place.hurry.touch()
+
+    result = both.run(disturb)
+    assert result.trials == place.expected.trials
+    assert both.journal() == place.alone.journal()
+    assert both.model() == place.alone.model()
+    starts = both.kinds("attempt_started")
+    assert {one["world_size"] for one in starts} == {2}
+    # One of two trials has begun again.
+    assert len(starts) == 3
+    assert len({pid for one in starts for pid in one["pids"]}) >= 4
