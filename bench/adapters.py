@@ -41,6 +41,7 @@ from raydc.bundle.growing_answer import AnswerOptions
 from raydc.bundle.many_completions import Question, complete_many
 from raydc.data.tokenizer_file import check_blocks
 from raydc.features import Features, Signature
+from raydc.models.cached_slots import SlotModel
 from raydc.models.decoder_slots import make_slots
 from raydc.models.pretrained_slots import PretrainedSlots
 from raydc.registry import Registry
@@ -277,21 +278,22 @@ async def rate(loaded: Sequence[LoadedVersion], options: argparse.Namespace) -> 
 
 def offline(loaded: Bundle, options: argparse.Namespace) -> list[str]:
     """Greedy texts of a version by itself."""
-    return complete_texts(loaded, options.texts, options.tokens, options.slots)
+    slots = make_slots(loaded.model, options.slots)
+    return complete_texts(loaded, slots, options.texts, options.tokens)
 
 
 def complete_texts(
-    loaded: Bundle, texts: Sequence[str], num_tokens: int, num_slots: int
+    loaded: Bundle, slots: SlotModel, texts: Sequence[str], num_tokens: int
 ) -> list[str]:
     """Greedy texts of a version, without an endpoint.
 
     Args:
         loaded: The version.
+        slots: Slots of its network.
         texts: Prompts.
         num_tokens: Most tokens of an answer.
-        num_slots: Slots of a pass.
     """
-    prompts, slots = find_prompts(loaded), make_slots(loaded.model, num_slots)
+    prompts = find_prompts(loaded)
     asked = AnswerOptions(num_tokens)
     questions = [Question(text, prompts.encode(text, "prompt"), asked) for text in texts]
     return [one.text for one in complete_many(prompts, slots, questions)]

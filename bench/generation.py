@@ -36,6 +36,7 @@ from raydc.errors import ServeError
 from raydc.features import Features, Signature, TokenBlock
 from raydc.features.byte_pairs import words_of
 from raydc.features.token_block import learn
+from raydc.models.decoder_slots import make_slots
 from raydc.registry import Registry
 from raydc.serve.control import rollout
 from raydc.spec import ResolvedSpec
@@ -186,7 +187,8 @@ def offline_texts(
     found = {}
     for version in (1, 2):
         loaded = bundle.load(Registry(store).folder(NAME, version))
-        texts = adapters.complete_texts(loaded, prompts, options.tokens, options.slots)
+        slots = make_slots(loaded.model, options.slots)
+        texts = adapters.complete_texts(loaded, slots, prompts, options.tokens)
         found |= {(str(version), number): text for number, text in enumerate(texts)}
     return found
 

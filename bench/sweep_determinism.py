@@ -1,10 +1,15 @@
-"""Sweeps whose journals must be the same byte for byte: at 1, 2 and 4 trials at a time, and killed.
+"""Sweeps whose journals must be the same byte for byte: at 1, 2 and 4 trials at a time, with
+workers that join, and killed.
 
 Runs `raydc sweep` of bench/fashion_sweep.py on a Ray of four logical CPUs, twice at each number of
-trials at a time, and once with four kills -9: the driver, two trials in the next driver, and that
-driver. Steps are counted by the lines of metrics.jsonl, one for each. A process that was killed may
-have computed more before their lines, at most as many as there are between two checkpoints: all of
-those are counted too.
+trials at a time; twice with up to four workers for each of two trials at a time; and once like that
+with four kills -9: the driver, a worker that a trial began with and one that has joined in the next
+driver, and that driver. These trials take seconds, for which no worker would join; here each idle
+one does, whether it pays or not.
+
+Steps are counted by the lines of metrics.jsonl, one for each. A process that was killed may have
+computed more before their lines, at most as many as there are between two checkpoints: all of those
+are counted too.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from raydc.tracking import events
 
 ROOT = Path(__file__).resolve().parent.parent
 CONCURRENT, NUM_ROUNDS = (1, 2, 4), 2
+NUM_SHARDS = 4
 MOST_STEPS = 1.05
 _TIMEOUT_S = 900.0
 # Decisions after which the first driver, and the second one, are killed; before, two trials are.
@@ -38,6 +44,11 @@ _KILL_AT = (8, 36)
 _TRIALS_AT = (12, 20)
 _CHECKPOINT_STEPS = 10
 _CALL = "import sys; from raydc.cli import main; sys.exit(main())"
+# A change of workers counts as free.
+_EAGER = (
+    "from raydc.elastic import join_gain, slot_queue; choose = join_gain.choose_joins; "
+    "slot_queue.choose_joins = lambda *known: choose(*known[:-1], 0.0); "
+)
 
 
 def measure_determinism(data: Path, keep: Path | None) -> dict[str, Any]:
@@ -66,6 +77,8 @@ def measure_determinism(data: Path, keep: Path | None) -> dict[str, Any]:
                 rows.append(
                     _once(folder, name, lambda n=name, c=concurrent: _run(folder, n, c, address))
                 )
+            name = f"joined-{number}"
+            rows.append(_once(folder, name, lambda n=name: _run(folder, n, 2, address, joins=True)))
         rows.append(_once(folder, "killed", lambda: _run_killed(folder, "killed", address)))
     return {"rows": rows, "num_rows": fashion_sweep.NUM_TRAIN, "checks": check(rows)}
 
@@ -79,11 +92,13 @@ def check(rows: list[dict[str, Any]]) -> dict[str, Any]:
     undisturbed = rows[:-1]
     most = max(row["steps"] for row in undisturbed)
     ratio = rows[-1]["steps"] / most
+    joins = [row for row in rows if row["joins"]]
     same = {name: len({row[name] for row in rows}) == 1 for name in ("journal", "draws", "model")}
     return {
         **{f"same {name}": is_same for name, is_same in same.items()},
+        "all joined": all(row["joined"] for row in joins),
         "steps": round(ratio, 4),
-        "holds": all(same.values()) and ratio <= MOST_STEPS,
+        "holds": all(same.values()) and all(row["joined"] for row in joins) and ratio <= MOST_STEPS,
     }
 
 
@@ -98,49 +113,57 @@ def _once(folder: Path, name: str, run: Callable[[], dict[str, Any]]) -> dict[st
 
 
 def _command(
-    folder: Path, name: str, concurrent: int, address: str, *arguments: str
+    folder: Path, name: str, concurrent: int, address: str, *arguments: str, joins: bool = False
 ) -> subprocess.Popen[bytes]:
-    """Starts a command of raydc with the spec of a sweep."""
+    """Starts a command of raydc with the spec of a sweep, in which idle workers may join."""
     path = folder / f"{name}.yaml"
     given = fashion_sweep.make_spec(folder, name, folder / "rows", max_concurrent_trials=concurrent)
     # Steps are counted by their lines, and few are lost with a process.
-    given["train"]["log_every_steps"] = 1
+    given["train"] |= {"log_every_steps": 1, "logical_shards": NUM_SHARDS}
+    if joins:
+        given["scaling"] = {"num_workers": {"min": 1, "max": NUM_SHARDS}}
     given["checkpoint"] = {"every_steps": _CHECKPOINT_STEPS}
     fashion_sweep.write_spec(path, given)
     # `sweep SPEC --resume`: the spec comes after the name of the command.
     command = [arguments[0], str(path), "--address", address, *arguments[1:]]
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-c", _CALL, *command],
+            [sys.executable, "-c", f"{_EAGER if joins else ''}{_CALL}", *command],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
 
 
-def _run(folder: Path, name: str, concurrent: int, address: str) -> dict[str, Any]:
+def _run(
+    folder: Path, name: str, concurrent: int, address: str, joins: bool = False
+) -> dict[str, Any]:
     started_s = time.monotonic()
-    process = _command(folder, name, concurrent, address, "sweep", "--new")
+    process = _command(folder, name, concurrent, address, "sweep", "--new", joins=joins)
     _require_success(process, folder, name)
     return _result(folder, name, concurrent, 0, time.monotonic() - started_s)
 
 
 def _run_killed(folder: Path, name: str, address: str) -> dict[str, Any]:
-    """A sweep of two trials at a time with two kills of the driver and two of trials."""
+    """A sweep of two trials at a time with two kills of the driver and two of their workers."""
     started_s = time.monotonic()
     place = Storage(str(folder / "store" / "runs" / name))
-    with _killed_after(_KILL_AT[0], place, _command(folder, name, 2, address, "sweep", "--new")):
+
+    def command(how: str) -> subprocess.Popen[bytes]:
+        return _command(folder, name, 2, address, "sweep", how, joins=True)
+
+    with _killed_after(_KILL_AT[0], place, command("--new")):
         pass
-    second = _command(folder, name, 2, address, "sweep", "--resume")
+    second = command("--resume")
     with _killed_after(_KILL_AT[1], place, second):
-        for num_decisions in _TRIALS_AT:
+        for joined, num_decisions in zip((False, True), _TRIALS_AT, strict=True):
             wait_for(
                 lambda n=num_decisions: _num_decisions(place) >= n or second.poll() is not None,
                 f"{num_decisions} decisions",
                 _TIMEOUT_S,
             )
-            _kill_a_trial(place)
-    _require_success(_command(folder, name, 2, address, "sweep", "--resume"), folder, name)
+            _kill_a_worker(place, joined)
+    _require_success(command("--resume"), folder, name)
     return _result(folder, name, 2, 4, time.monotonic() - started_s)
 
 
@@ -164,23 +187,28 @@ def _num_decisions(place: Storage) -> int:
     return sum(name.endswith(".json") for name in place.names("sweep/journal"))
 
 
-def _kill_a_trial(place: Storage) -> None:
-    """Kills the process of a trial that trains."""
-    found: list[int] = []
-    wait_for(lambda: bool(found.extend(_training(place)) or found), "a trial that trains")
-    os.kill(found[0], signal.SIGKILL)
+def _kill_a_worker(place: Storage, joined: bool) -> None:
+    """Kills a process that trains a trial: the first one, or one that has joined it."""
+    found: list[list[int]] = []
+
+    def is_there() -> bool:
+        found[:] = [pids for pids in _training(place) if len(pids) > joined]
+        return bool(found)
+
+    wait_for(is_there, "a trial that trains", _TIMEOUT_S)
+    os.kill(found[0][-1 if joined else 0], signal.SIGKILL)
 
 
-def _training(place: Storage) -> Iterator[int]:
-    """Processes that train a trial now, and have computed a step of it."""
+def _training(place: Storage) -> Iterator[list[int]]:
+    """Processes of each trial that trains now, and has computed a step."""
     for key in place.names("sweep/trials"):
         folder = place / "sweep" / "trials" / key
-        kinds = ("attempt_started", "attempt_ended")
+        kinds = ("attempt_started", "resize", "workers_left", "run_finished")
         marks = [one for one in events.read(folder, "events") if one["kind"] in kinds]
         lines = list(events.read(folder, "metrics"))
         trains = bool(marks and lines) and marks[-1]["kind"] == kinds[0]
         if trains and lines[-1]["kind"] == "step" and _is_of_ray(marks[-1]["pids"][0]):
-            yield marks[-1]["pids"][0]
+            yield marks[-1]["pids"]
 
 
 def _is_of_ray(pid: int) -> bool:
@@ -207,12 +235,20 @@ def _result(
     # A driver ends with its trials.
     num_unseen = _CHECKPOINT_STEPS * (len(_TRIALS_AT) + concurrent * len(_KILL_AT))
     num_unseen = num_unseen if num_kills else 0
+    joined = sum(
+        record["number"]
+        for folder_of in place.names("sweep/trials")
+        for record in events.read(place / "sweep" / "trials" / folder_of, "events")
+        if record["kind"] == "workers_joined"
+    )
     ended = place.read_json("sweep/trials.json")
     log = (folder / f"{name}.log").read_text()
     return {
         "name": name,
         "concurrent": concurrent,
         "kills": num_kills,
+        "joins": bool(joined) or num_kills > 0 or name.startswith("joined"),
+        "joined": joined,
         "tried_again": log.count("a trial is tried again"),
         "wall_s": wall_s,
         "decisions": _num_decisions(place),
@@ -235,11 +271,12 @@ def _hash(place: Storage, folder: str) -> str:
 def show_determinism(found: dict[str, Any]) -> None:
     """Prints the table."""
     print(
-        f"{'sweep':10}{'at a time':>10}{'kills':>7}{'wall s':>8}{'decisions':>11}{'epochs':>8}"
-        f"{'steps':>8}  {'journal':10}{'draws':10}{'model':10}"
+        f"{'sweep':10}{'at a time':>10}{'joined':>8}{'kills':>7}{'wall s':>8}{'decisions':>11}"
+        f"{'epochs':>8}{'steps':>8}  {'journal':10}{'draws':10}{'model':10}"
     )
     for row in found["rows"]:
-        numbers = f"{row['concurrent']:10}{row['kills']:7}{row['wall_s']:8.0f}{row['decisions']:11}"
+        numbers = f"{row['concurrent']:10}{row['joined']:8}{row['kills']:7}{row['wall_s']:8.0f}"
+        numbers += f"{row['decisions']:11}"
         hashes = "".join(f"{row[name][:8]:10}" for name in ("journal", "draws", "model"))
         print(f"{row['name']:10}{numbers}{row['epochs']:8}{row['steps']:8}  {hashes}")
     checks = found["checks"]

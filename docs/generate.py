@@ -44,8 +44,7 @@ OWN = {
         "that of preparing for predictions, and evaluations have none. Parquet counts half, JSON "
         "Lines 2.5 times, pictures and compressed files four times, a source with a column of "
         "texts eight times, and each further file 5 KB, or 500 KB in an object store. 0 gives "
-        "everything to Ray. Rows beyond 256 MB are files below TMPDIR, "
-        "unless that is memory.",
+        "everything to Ray. Rows beyond 256 MB are files below TMPDIR, unless that is memory.",
     ),
     "RAYDC_WINDOW_MB": (
         "raydc/data/cold_rows.py",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raydc.errors import DataError
 from raydc.features import Conversations, TokenBlock, text_column, token_block
+from raydc.features.given_tokenizer import GivenTokenizer
 from raydc.spec.data import Data
 from raydc.spec.feature_options import TextOptions
 
@@ -38,7 +39,7 @@ def check_tokenizer(options: TextOptions) -> text_column.Text:
     path = options.tokenizer or ""
     content = read(path)
     try:
-        tokenizer = text_column.GivenTokenizer(content, options.max_tokens)
+        tokenizer = GivenTokenizer(content, options.max_tokens)
         tokenizer.check_rows(options.max_tokens, options.pair is not None)
         return text_column.of_tokenizer(content, options.max_tokens, options.normalisation)
     except DataError as error:

@@ -18,7 +18,8 @@ from raydc.bundle.completion import find_prompts
 from raydc.errors import CheckpointError, UsageError
 from raydc.export import huggingface_folder
 from raydc.features import Conversations, TokenBlock
-from raydc.features.text_column import GivenTokenizer, to_bytes
+from raydc.features.given_tokenizer import GivenTokenizer
+from raydc.features.text_column import to_bytes
 from raydc.models import adapters, text_encoders
 from raydc.models.pretrained_decoders import PretrainedDecoder
 from raydc.models.pretrained_part import HEAD, part_of

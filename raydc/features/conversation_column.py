@@ -23,9 +23,10 @@ import numpy.typing as npt
 
 from raydc.errors import DataError, shown
 from raydc.features.chat_template import ChatTemplate, read_messages
+from raydc.features.given_tokenizer import GivenTokenizer
 from raydc.features.signature import Field
 from raydc.features.table_layout import smallest_type
-from raydc.features.text_column import GivenTokenizer, is_missing
+from raydc.features.text_column import is_missing
 from raydc.features.token_text import CodeTexts, TokenizerTexts
 
 Codes = npt.NDArray[Any]
@@ -146,14 +147,13 @@ class Conversations:
             max_codes: Most codes to return; by default all of them.
 
         Raises:
-            DataError: They are no messages, a text holds a special token, or the template refuses
-                them.
+            DataError: They are no messages, a text holds a special token, they are far too long,
+                or the template refuses them.
         """
         messages = read_messages(cell, place)
-        num_characters = sum(len(message["content"]) for message in messages)
         try:
-            # Before anything else looks at them.
-            self._encoder.refuse_long(num_characters, max_codes, _LEAST_KEPT)
+            size = sum(len(message["content"]) for message in messages)
+            self._encoder.refuse_long(size, max_codes, _LEAST_KEPT)
         except ValueError as error:
             raise DataError(f"{place}: {error}") from error
         self._refuse_special(messages, place)

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from raydc.errors import DataError, did_you_mean, shown
 from raydc.features.byte_pairs import NUM_BYTES, BytePairs, learn_merges
+from raydc.features.given_tokenizer import GivenTokenizer
 from raydc.features.signature import Field
 from raydc.features.table_layout import smallest_type
-from raydc.features.text_column import GivenTokenizer, Normalisation, is_missing, to_bytes
+from raydc.features.text_column import Normalisation, is_missing, to_bytes
 from raydc.features.token_text import ByteTexts, CodeTexts, TokenizerTexts, bytes_of_codes
 
 Codes = npt.NDArray[Any]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
@@ -13,13 +15,16 @@ from in_process import spoil_golden
 from language_models import TEXTS, language_spec, write_language_bundle
 from served_language import events_of
 
-from raydc import bundle, client, engine, serve
+from raydc import bundle, client, engine, evaluate, serve
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
+from raydc.data import small_jobs
 from raydc.errors import RefusedError, ServeError
+from raydc.evaluate import CompletionOptions
 from raydc.models.token_sampling import TokenSampling
 from raydc.registry import Registry
 from raydc.serve.control import rollout
+from raydc.spec.language import Generation
 from raydc.storage import Storage
 
 MODEL = "texts"
@@ -175,3 +180,23 @@ def test_the_client_of_raydc_completes_and_says_what_is_refused(
     with pytest.raises(RefusedError, match="is a language model; it answers at /v1/completions"):
         client.predict(endpoint.url, rows=[{"text": "a"}])
     assert client.metadata(endpoint.url, MODEL)["inputs"] == []
+
+
+def test_a_pool_completes_a_file_of_prompts_in_its_order(
+    ray_engine: engine.Engine, store: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "0")
+    folder = Registry(store).folder(MODEL, 1)
+    prompts = [f"{TEXTS[row % 4][:9]}{row % 7}" for row in range(90)]
+    source, output = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in prompts))
+    # Batches of 32 rows, so that several are under way.
+    asked = CompletionOptions(max_tokens=8, temperature=0.7, seed=3, generation=Generation(slots=2))
+    assert evaluate.predict_file(folder, str(source), str(output), completions=asked) == 90
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["text"] for row in rows] == prompts
+    assert [row["seed"] for row in rows] == list(range(3, 93))
+    loaded = bundle.load(folder)
+    for row in rows[::9]:
+        options = AnswerOptions(8, TokenSampling(0.7, seed=row["seed"]))
+        assert row["completion"] == complete(loaded, row["text"], options).text
