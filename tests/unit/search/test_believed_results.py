@@ -155,9 +155,7 @@ def test_believed_points_leave_what_is_expected_of_others() -> None:
     for one in others:
         in_turn.believe(one[None])
     candidates = generator.random((50, 3))
-    for first, second in zip(
-        at_once.predict(candidates), in_turn.predict(candidates), strict=True
-    ):
+    for first, second in zip(at_once.predict(candidates), in_turn.predict(candidates), strict=True):
         assert np.allclose(first, second)
 
 

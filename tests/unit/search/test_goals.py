@@ -174,3 +174,11 @@ def test_front_is_what_nothing_dominates(rows: list[tuple[float | None, float, f
     ]
     assert sorted(found) == expected
     assert found == sorted(found, key=lambda n: points[n])
+
+
+@pytest.mark.filterwarnings("error")
+def test_results_above_a_constraint_print_no_warnings() -> None:
+    points = LearnedPoints("cmaes", SPACE, 5, "max", goals=Goals((), {"parameters": 10}))
+    for number in range(3):
+        points.draw()
+        points.tell(number, None, {"parameters": 20.0})

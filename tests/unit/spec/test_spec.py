@@ -213,6 +213,11 @@ WRONG = [
     ),
     (
         "  epochs: 3",
+        "  epochs: 3\nsweep: {space: {train.learning_rate: {uniform: [0.1, .inf]}}}",
+        "both ends of a range, and the distance between them, are finite numbers",
+    ),
+    (
+        "  epochs: 3",
         "  epochs: 3\nsweep: {space: {model.depth: {choice: [1, 0]}}}",
         "sweep.space.model.depth: 0 is not allowed there",
     ),
