@@ -218,7 +218,7 @@ def imports_of(spec: ResolvedSpec, sweeps: bool = False, serves: bool = False) -
         sweeps: Whether it takes the section `sweep`, if there is one.
         serves: Whether it takes the section `serve`.
     """
-    names = _OF_TRAINING
+    names: tuple[str, ...] = _OF_TRAINING
     if sweeps and spec.sweep is not None:
         draws = _OF_DRAWS.get(spec.sweep.search_alg)
         names += _OF_SWEEP if draws is None else (*_OF_SWEEP, draws)

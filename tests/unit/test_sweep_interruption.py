@@ -12,6 +12,7 @@ from ray.exceptions import OutOfMemoryError
 from training import event_kinds, training_spec, write_pictures
 
 from raydc import spec as specs
+from raydc import sweep
 from raydc.checkpoint.store import CheckpointStore
 from raydc.elastic import mailbox, trial_worker, tune_settings
 from raydc.elastic.mailbox import Mailbox
