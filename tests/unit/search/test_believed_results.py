@@ -111,26 +111,23 @@ def test_logarithm_of_the_improvement_is_right_near_and_far() -> None:
     assert np.isfinite(found).all()
 
 
-def test_draw_goes_where_no_sample_runs() -> None:
+def test_draws_that_see_the_same_results_are_far_from_each_other() -> None:
     fractions = Fractions(PLANE)
     generator = np.random.default_rng(3)
     seen = [
-        ({"x": float(x), "y": float(y)}, -((x - 0.7) ** 2) - (y - 0.3) ** 2)
-        for x, y in generator.random((40, 2))
+        ({"x": float(x), "y": float(y)}, math.sin(9 * x) * math.cos(7 * y))
+        for x, y in generator.random((10, 2))
     ]
+    running: list[dict[str, Any]] = []
 
-    def draw(running: list[dict[str, float]]) -> dict[str, float]:
-        return make_point(PLANE, believed_results.draw_row(fractions, seen, running, len(running)))
+    def draw(seed: int) -> dict[str, Any]:
+        return make_point(PLANE, believed_results.draw_row(fractions, seen, running, seed))
 
-    first = draw([])
-    assert math.dist(first.values(), (0.7, 0.3)) < 0.15
-    running = [first]
-    for _ in range(4):
-        running.append(draw(running))
-    pairs = [(a, b) for place, a in enumerate(running) for b in running[:place]]
-    assert min(math.dist(a.values(), b.values()) for a, b in pairs) > 0.002
-    again = draw(running[:1])
-    assert again == running[1], "the same results and seed draw the same point"
+    for number in range(6):
+        drawn = draw(number)
+        assert drawn == draw(number), "the same results and seed draw the same point"
+        assert all(math.dist(drawn.values(), other.values()) > 0.1 for other in running)
+        running.append(drawn)
 
 
 @pytest.mark.parametrize(
