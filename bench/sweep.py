@@ -3,6 +3,7 @@
     python -m bench.sweep --simulate [--tasks 34] [--seeds 3]
     python -m bench.sweep --samplers [--tasks 34] [--seeds 3] [--gp]
     python -m bench.sweep --determinism [--keep FOLDER]
+    python -m bench.sweep --join [--network cnn] [--slots 2 4 8] [--work-s 900] [--keep FOLDER]
     python -m bench.sweep --peers [--rounds 3] [--contenders raydc loop optuna-2] [--trials 1000]
 
 Simulates sweeps over the learning curves of LCBench (bench/lcbench.py), whose epochs take as long
@@ -24,6 +25,8 @@ Prints one table and writes bench/results/sweep.json. `--samplers` measures sear
 instead (bench/sampling.py) and writes bench/results/samplers.json. Both need `onnxruntime` and the
 data of LCBench: `--data FOLDER`. `--determinism` runs whole sweeps of Fashion-MNIST on a Ray and
 compares their journals (bench/sweep_determinism.py), for bench/results/sweep_determinism.json.
+`--join` runs raydc with and without workers that join, and ASHA, with trials that wait instead of
+computing (bench/sweep_waiting.py), for bench/results/sweep_waiting.json.
 `--peers` runs the same trials with Optuna and Ray Tune, and as many short ones as `--trials` says
 for the CPU time of the driver (bench/sweep_peers.py), for bench/results/sweep_peers.json.
 """
@@ -42,7 +45,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench import sampling, sweep_determinism, sweep_peers
+from bench import sampling, sweep_determinism, sweep_peers, sweep_waiting
 from bench.lcbench import Floats, Surrogate, draw
 from raydc.search import DecisionFold, Method
 
@@ -356,14 +359,17 @@ def main() -> None:
     kind.add_argument(
         "--determinism", action="store_true", help="journals of real sweeps, also of killed ones"
     )
+    kind.add_argument("--join", action="store_true", help="real sweeps of trials that wait")
     kind.add_argument("--peers", action="store_true", help="raydc, Optuna and Ray Tune")
     parser.add_argument("--gp", action="store_true", help="with Gaussian processes: an hour more")
     parser.add_argument("--tasks", type=int, default=34, help="data sets of LCBench")
     parser.add_argument("--seeds", type=int, default=3, help="sweeps of each data set")
+    parser.add_argument("--network", choices=list(SHARD_COSTS), default="cnn", help="for --join")
     parser.add_argument("--join-s", type=float, default=2.7)
     parser.add_argument("--data", type=Path, help="folder of LCBench, or of Fashion-MNIST")
     sweep_determinism.add_options(parser)
     sweep_peers.add_options(parser)
+    sweep_waiting.add_options(parser)
     options = parser.parse_args()
     if options.determinism:
         source = options.data or data / "fashion_mnist"
@@ -381,6 +387,11 @@ def main() -> None:
         write("sweep_peers", found)
         return
     options.data = options.data or data / "lcbench"
+    if options.join:
+        found = sweep_waiting.measure_waiting(options, SHARD_COSTS[options.network])
+        sweep_waiting.show_waiting(found, GOALS)
+        write("sweep_waiting", found)
+        return
     surrogate = Surrogate(options.data)
     if options.samplers:
         sampling.show_header()

@@ -11,11 +11,10 @@ to the registry as it is.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from raydc import spec as specs
 from raydc.checkpoint import run_files
 from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
-from raydc.elastic import mailbox, trial_worker
+from raydc.elastic import mailbox, trial_worker, tune_settings
 from raydc.elastic.slot_queue import SlotQueue
 from raydc.elastic.sweep_table import SweepTable
 from raydc.elastic.trial_costs import TrialCosts
@@ -137,13 +136,7 @@ def _fit(
 ) -> None:
     import ray
 
-    # Read by Tune when it is imported. Its new console output prints tables whatever `verbose`
-    # says.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    # Tune's handler would end the sweep as if it were complete, with the trials that there are.
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    # The queue knows how many trials may wait for a slot, and that a helper waits for none.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
+    tune_settings.set_environment()
     from ray import tune
 
     assert spec.sweep is not None
@@ -193,7 +186,7 @@ def _fit(
                 failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
             ),
         )
-        with _silent_tune():
+        with tune_settings.silenced(), tune_settings.losses_named():
             tuner.fit()
         interruption.raise_received()
     except KeyboardInterrupt:
@@ -238,18 +231,6 @@ def _searcher(queue: SlotQueue, show: Callable[[], None]) -> Any:
             """As `save`."""
 
     return QueueSearcher()
-
-
-@contextlib.contextmanager
-def _silent_tune() -> Iterator[None]:
-    """Silences Tune's log, which has a traceback for each attempt: raydc shows a line for each."""
-    logger = logging.getLogger("ray.tune")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _callback(queue: SlotQueue, show: Callable[[], None]) -> Any:

@@ -20,9 +20,15 @@ if TYPE_CHECKING:
 
 # Key in the context of click for the spec file of this command and its overrides.
 _LOADED = "raydc.loaded"
-# What a training needs of torch, and what Ray Serve needs of others. Nothing of Ray, which starts
-# beside their import: see `quick_imports.beside`.
-OF_TRAINING = ("raydc.models.networks", "raydc.loop.worker", "pandas", "fastapi")
+# What a training needs, what draws the points of a sweep, and what Ray Serve needs. Nothing of Ray,
+# which starts beside their import: see `quick_imports.beside`.
+_OF_TRAINING = ("raydc.models.networks", "raydc.loop.worker", "pandas")
+_OF_SWEEP = ("raydc.elastic.trial_sizes",)
+_OF_DRAWS = {
+    "quasi_random": "scipy.stats",
+    **dict.fromkeys(("tpe", "gp", "cmaes", "nsga2"), "optuna"),
+}
+_OF_SERVE = ("fastapi",)
 # Ray's start imports for about so long, and then waits for processes.
 _RAY_WORKS_S = 0.6
 SPEC = click.argument("spec", metavar="SPEC", type=click.Path(dir_okay=False))
@@ -202,6 +208,21 @@ def resolve(path: str, overrides: tuple[str, ...]) -> ResolvedSpec:
     from raydc import spec
 
     return spec.resolve(load(path, overrides))
+
+
+def imports_of(spec: ResolvedSpec, sweeps: bool = False, serves: bool = False) -> tuple[str, ...]:
+    """Modules that a command needs which trains, for `open_context`.
+
+    Args:
+        spec: Resolved spec of the command.
+        sweeps: Whether it takes the section `sweep`, if there is one.
+        serves: Whether it takes the section `serve`.
+    """
+    names: tuple[str, ...] = _OF_TRAINING
+    if sweeps and spec.sweep is not None:
+        draws = _OF_DRAWS.get(spec.sweep.search_alg)
+        names += _OF_SWEEP if draws is None else (*_OF_SWEEP, draws)
+    return names + _OF_SERVE if serves and spec.serve is not None else names
 
 
 def open_context(

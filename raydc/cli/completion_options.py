@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from raydc.errors import UsageError
+
+
+class _NumberRange(click.FloatRange):
+    """A number of a range; `click.FloatRange` takes NaN, which is in none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Reads an option. See `click.ParamType.convert`."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
 
 _OPTIONS = (
     click.option(
@@ -31,12 +46,12 @@ _OPTIONS = (
     ),
     click.option(
         "--temperature",
-        type=click.FloatRange(0.0, 2.0),
+        type=_NumberRange(0.0, 2.0),
         help="How much chance decides. Default: 0, always the likeliest token.",
     ),
     click.option(
         "--top-p",
-        type=click.FloatRange(0.0, 1.0, min_open=True),
+        type=_NumberRange(0.0, 1.0, min_open=True),
         help="Only the likeliest tokens that together have this chance. Default: 1, all.",
     ),
     click.option(

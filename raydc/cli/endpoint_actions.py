@@ -67,7 +67,7 @@ def predict_file(context: RunContext, source: str, output: str, asked: Mapping[s
         source: A csv, parquet or jsonl file, or a folder of them.
         output: A file that ends with .csv, .parquet or .jsonl.
         asked: Fields of `evaluate.CompletionOptions` that were given; those that are not are the
-            defaults, with the slots and limits of the endpoint.
+            defaults, with the slots, threads and limits of the endpoint.
     """
     from raydc import evaluate
 
@@ -77,7 +77,9 @@ def predict_file(context: RunContext, source: str, output: str, asked: Mapping[s
     completions = None
     if asked or context.spec.data.task == LANGUAGE:
         section = context.spec.serve or Serve()
-        completions = evaluate.CompletionOptions(generation=section.generation, **asked)
+        completions = evaluate.CompletionOptions(
+            generation=section.generation, num_threads=section.num_threads, **asked
+        )
     num_rows = evaluate.predict_file(
         folder, source, output, context.report, context.connect, completions
     )

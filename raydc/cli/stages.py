@@ -13,10 +13,10 @@ from raydc.cli.app import (
     DASHBOARD,
     FORK,
     NEW,
-    OF_TRAINING,
     RESUME,
     SET,
     SPEC,
+    imports_of,
     load,
     open_context,
     report,
@@ -73,13 +73,13 @@ def run(
             "Use raydc train, which ignores the sweep.",
         )
     check_run(resolved, resume, new)
-    check_points(resolved, resume)
     check_port(resolved, address)
     # Training in this process and no endpoint leave nothing for Ray to do.
     needs_ray = resolved.scaling.max_workers or resolved.sweep or resolved.serve
-    context = open_context(
-        spec, overrides, address, dashboard, deferred=not needs_ray, imports=OF_TRAINING
-    )
+    imports = imports_of(resolved, sweeps=True, serves=True)
+    context = open_context(spec, overrides, address, dashboard, not needs_ray, imports)
+    # Beside the start of Ray, torch was imported, which takes longer than the check itself.
+    check_points(resolved, resume)
     with own_endpoint(context):
         # The text as the user wrote it goes into the run folder, with comments.
         served = pipeline.run(context, Path(spec).read_text(), resume, new, fork)
@@ -156,9 +156,8 @@ def train(
     resolved = resolve(spec, overrides)
     check_run(resolved, resume, new)
     trains_here = resolved.scaling.max_workers == 0
-    context = open_context(
-        spec, overrides, address, dashboard, deferred=trains_here, imports=OF_TRAINING
-    )
+    imports = imports_of(resolved)
+    context = open_context(spec, overrides, address, dashboard, trains_here, imports)
     data = _prepare_checked(context)
     weights = pipeline.load_fork(context, data, fork)
     resumed = pipeline.begin_run(context, Path(spec).read_text(), resume, new)
@@ -195,8 +194,9 @@ def sweep(
             f"{spec} has no section `sweep`", "Add one with a `space`, or use raydc train."
         )
     check_run(resolved, resume, new)
+    imports = imports_of(resolved, sweeps=True)
+    context = open_context(spec, overrides, address, dashboard, imports=imports)
     check_points(resolved, resume)
-    context = open_context(spec, overrides, address, dashboard, imports=OF_TRAINING)
     data = _prepare_checked(context)
     pipeline.begin_run(context, Path(spec).read_text(), resume, new)
     folder = pipeline.search(context, data)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import secrets
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import sleep
 from typing import Any
 
@@ -20,8 +20,10 @@ from raydc.client import operations, transport
 from raydc.client.retry import CONNECT_TIMEOUT_S, MAX_RETRIES, Call
 from raydc.errors import ServeError
 
-_DATA, _DONE = "data: ", "data: [DONE]"
+_DATA, _DONE = "data:", "[DONE]"
+_STREAM = "text/event-stream"
 _NUM_SEEDS = 2**63
+_MOST_SHOWN = 200
 
 
 class StreamedText:
@@ -59,7 +61,9 @@ class StreamedText:
         limits = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S))
         self._limits = limits.as_dict()
         self._prompt = prompt
-        self._options = {"seed": secrets.randbelow(_NUM_SEEDS), **options, "stream": True}
+        self._options = {**options, "stream": True}
+        if self._options.get("seed") is None:
+            self._options["seed"] = secrets.randbelow(_NUM_SEEDS)
         self._id = uuid.uuid4().hex
         self._is_done = False
         self.text = ""
@@ -68,6 +72,7 @@ class StreamedText:
         self._operation = self._ask(model)
 
     def _ask(self, model: str) -> operations.Operation[Any]:
+        self._asked_model = model
         if isinstance(self._prompt, str):
             return operations.complete(model, self._prompt, self._options)
         return operations.chat(model, self._prompt, self._options)
@@ -82,7 +87,8 @@ class StreamedText:
             RefusedError: The endpoint refuses the request; or a stream broke off, and its version
                 does not answer any more. `text` is what came before.
             UnavailableError: Nothing came in time.
-            ServeError: The model failed, or gave another text the second time.
+            ServeError: The model failed, or gave another text the second time; or what answers is
+                no stream of texts.
         """
         call = self._start_call()
         with httpx.Client(**self._target.http_options()) as http:
@@ -97,15 +103,18 @@ class StreamedText:
                     with contextlib.closing(response):
                         if response.status_code == 200:
                             for part in self._new_parts(response):
-                                # The next part has all the time and all attempts again.
+                                yield part
+                                # The next part has all the time and all attempts, whatever the
+                                # reader took for this one.
                                 call = self._start_call()
                                 call.start_attempt()
-                                yield part
                         else:
                             reply = transport.make_reply(response, response.read(), call)
                             sleep(call.delay_after_refusal(reply))
                             continue
                 except _OtherVersionError:
+                    if self._asked_model == self.model:
+                        raise self._other_text() from None
                     # The name alone means another one by now.
                     self._operation = self._ask(self.model)
                 except httpx.RequestError as error:
@@ -122,30 +131,49 @@ class StreamedText:
 
     def _new_parts(self, response: httpx.Response) -> Iterator[str]:
         """Parts of a stream behind those that have come."""
+        kind = response.headers.get("content-type", _STREAM)
+        if not kind.startswith(_STREAM):
+            raise ServeError(
+                f"{self._target.url} answers with {kind} and no stream",
+                "Is it the address of an endpoint of a language model?",
+            )
         known = self.text
-        for line in response.iter_lines():
-            if line == _DONE:
-                self._is_done = True
-                break
+        for line in whole_lines(response.iter_bytes()):
             if not line.startswith(_DATA):
                 continue
-            event = json.loads(line.removeprefix(_DATA))
-            if "error" in event:
-                raise ServeError(f"{self._target.url}: {event['error']['message']}")
-            if self.text and event["model"] != self.model:
+            data = line.removeprefix(_DATA).strip()
+            if data == _DONE:
+                self._is_done = True
+                break
+            model, parts = self._read(data)
+            if self.text and model != self.model:
                 raise _OtherVersionError
-            self.model = event["model"]
-            for choice in event["choices"]:
-                part = choice["text"] if "text" in choice else choice["delta"].get("content", "")
+            self.model = model
+            for part in parts:
                 size = min(len(part), len(known))
                 if part[:size] != known[:size]:
                     raise self._other_text()
-                part, known = part[size:], known[size:]
-                if part:
-                    self.text += part
-                    yield part
+                new, known = part[size:], known[size:]
+                if new:
+                    self.text += new
+                    yield new
         if self._is_done and known:
             raise self._other_text()
+
+    def _read(self, data: str) -> tuple[str, list[str]]:
+        """The model that an event names, and its parts of the text."""
+        try:
+            event = json.loads(data)
+            if "error" in event:
+                error = event["error"]
+                # OpenAI's format has an object there.
+                message = error["message"] if isinstance(error, dict) else error
+                raise ServeError(f"{self._target.url}: {message}")
+            return str(event["model"]), [_text_of(choice) for choice in event["choices"]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ServeError(
+                f"{self._target.url}: a part of the stream cannot be read: {data[:_MOST_SHOWN]}"
+            ) from error
 
     def _other_text(self) -> ServeError:
         return ServeError(
@@ -153,6 +181,31 @@ class StreamedText:
             "was asked for again",
             "Replicas on machines of several kinds give texts that differ; ask for it anew.",
         )
+
+
+def whole_lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """Lines of a stream, without their ends.
+
+    Only a line feed ends one: others, such as U+2028, may be parts of a text. What has no end has
+    broken off and is left out, but for the mark of the end.
+
+    Args:
+        pieces: Bytes as they come, cut anywhere.
+    """
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode(errors="replace")
+    if rest.startswith(_DATA.encode()) and rest.endswith(_DONE.encode()):
+        yield rest.decode(errors="replace")
+
+
+def _text_of(choice: dict[str, Any]) -> str:
+    text = choice["text"] if "text" in choice else choice["delta"].get("content")
+    if not isinstance(text, str | None):
+        raise TypeError
+    return text or ""
 
 
 class _OtherVersionError(Exception):

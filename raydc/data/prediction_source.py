@@ -5,6 +5,7 @@ Runs in the driver.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from raydc.data.layout import Layout
@@ -35,16 +36,17 @@ def section(data: Data, source: str) -> Data:
     return data.model_copy(update={**update, "image_storage": "decoded"})
 
 
-def reader(features: Features, layout: Layout, data: Data) -> Reader:
+def reader(features: Features, layout: Layout, data: Data, texts: Collection[str] = ()) -> Reader:
     """Reads rows to predict; columns that are no inputs may hold anything, as in a request.
 
     Args:
         features: Features of the model, with its inputs.
         layout: Files of the source.
         data: What `section` returns.
+        texts: Further columns that are inputs, in which a list or an object is a fault.
     """
     found = Reader.for_layout(layout, data, as_shown=features.shows_images)
     # Past steps and messages are lists or objects, which the column itself reads.
     kinds = ("window", "tokens", "conversations")
     inputs = [name for name, column in features.columns.items() if column.kind not in kinds]
-    return replace(found, nested=NestedCells(inputs=frozenset(inputs)))
+    return replace(found, nested=NestedCells(inputs=frozenset((*inputs, *texts))))

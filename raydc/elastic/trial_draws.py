@@ -19,7 +19,7 @@ from raydc.elastic import earlier_studies
 from raydc.errors import RaydcError, Say, TrainError, UsageError, first_line
 from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import Draws, LearnedDraws
-from raydc.search.goals import goals_of
+from raydc.search.goals import Goals, goals_of
 from raydc.search.learned_points import Draw, LearnedPoints, Observation
 from raydc.search.point import (
     SpreadPoints,
@@ -204,6 +204,7 @@ def first_draws(spec: ResolvedSpec, known: Sequence[Observation]) -> Sequence[Dr
         "seed": spec.seed,
         "mode": spec.train.mode,
         "known": [[dict(one.numbers), one.metric] for one in known],
+        "goals": goals_of(sweep).to_dict(),
         "lag": sweep.lag,
         "count": min(sweep.num_samples, sweep.lag),
     }
@@ -211,13 +212,15 @@ def first_draws(spec: ResolvedSpec, known: Sequence[Observation]) -> Sequence[Dr
 
 
 @functools.lru_cache(maxsize=1)
-def _draw_first(given: bytes) -> tuple[Draw, ...]:
-    fields = json.loads(given)
+def _draw_first(content: bytes) -> tuple[Draw, ...]:
+    fields = json.loads(content)
     space = {path: Domain.model_validate(one) for path, one in fields["space"]}
     known = [Observation(*one) for one in fields["known"]]
     with single_thread(fields["name"]):
         name, seed, mode = fields["name"], fields["seed"], fields["mode"]
-        points = LearnedPoints(name, space, seed, mode, known, lag=fields["lag"])
+        given = fields["goals"]
+        goals = Goals(tuple(given.get("objectives", ())), given.get("constraints", {}))
+        points = LearnedPoints(name, space, seed, mode, known, goals, fields["lag"])
         return tuple(points.draw() for _ in range(fields["count"]))
 
 

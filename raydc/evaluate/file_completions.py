@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydc.bundle import Bundle
+from raydc.bundle import NUM_THREADS, Bundle
 from raydc.bundle.completion import check_length, find_prompts
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.bundle.many_completions import Question, complete_many
@@ -46,6 +46,7 @@ class CompletionOptions:
         seed: Seed of the first row. That of another one is its place in the file further on.
         stop: Strings that end an answer.
         generation: Section `serve.generation`: slots, and limits of tokens.
+        num_threads: Threads of a pass on a CPU: those of a replica, for the same bits.
     """
 
     prompts: str | None = None
@@ -56,6 +57,7 @@ class CompletionOptions:
     seed: int = 0
     stop: tuple[str, ...] = ()
     generation: Generation = field(default_factory=Generation)
+    num_threads: int = NUM_THREADS
 
     def is_talk_of(self, loaded: Bundle) -> bool:
         """Whether a model answers messages.
@@ -64,6 +66,27 @@ class CompletionOptions:
             loaded: A language model.
         """
         return loaded.spec.data.chat is not None if self.is_talk is None else self.is_talk
+
+    def column_of(self, loaded: Bundle) -> str:
+        """Name of the column of the prompts.
+
+        Args:
+            loaded: A language model.
+        """
+        chat, target = loaded.spec.data.chat, loaded.spec.data.target
+        trained = chat.prompt if chat is not None and chat.prompt is not None else target
+        return trained if self.prompts is None else self.prompts
+
+    def holds_messages(self, loaded: Bundle) -> bool:
+        """Whether that column holds whole conversations; otherwise it holds texts.
+
+        Args:
+            loaded: A language model.
+        """
+        chat, target = loaded.spec.data.chat, loaded.spec.data.target
+        # Elsewhere a text is what a user says, even if it looks like messages.
+        of_training = target if chat is not None and chat.prompt is None else MESSAGES
+        return self.is_talk_of(loaded) and self.column_of(loaded) in (MESSAGES, of_training)
 
 
 def check_options(loaded: Bundle, options: CompletionOptions) -> None:
@@ -74,7 +97,9 @@ def check_options(loaded: Bundle, options: CompletionOptions) -> None:
         options: What is asked for.
 
     Raises:
-        UsageError: It has no chat template, or is of a kind that continues no texts.
+        UsageError: It has no chat template, or is of a kind that continues no texts; or a text
+            that ends answers is empty.
+        SpecError: Its network has fewer positions than `generation.length`.
     """
     if not has_slots(loaded.model):
         raise UsageError(
@@ -85,6 +110,11 @@ def check_options(loaded: Bundle, options: CompletionOptions) -> None:
         raise UsageError(
             f"{loaded.spec.name} has no chat template: it continues texts", "Leave --chat out."
         )
+    if "" in options.stop:
+        raise UsageError("--stop: an empty text would end each completion at once", "Leave it out.")
+    if options.generation.length is not None:
+        # Here, because an error of a process of a pool is hard to read.
+        make_slots(loaded.model, 1, loaded.num_threads, options.generation.length)
 
 
 class CompletionPredictor(TablePredictor):
@@ -102,16 +132,12 @@ class CompletionPredictor(TablePredictor):
     def __init__(self, loaded: Bundle, layout: Layout, options: CompletionOptions) -> None:
         super().__init__(loaded, layout)
         self.options = options
-        section, chat = options.generation, loaded.spec.data.chat
+        section = options.generation
         self._prompts = find_prompts(loaded)
         self._slots = make_slots(loaded.model, section.slots, loaded.num_threads, section.length)
         self._is_talk = options.is_talk_of(loaded)
-        target = loaded.spec.data.target
-        trained = chat.prompt if chat is not None and chat.prompt is not None else target
-        self._column = trained if options.prompts is None else options.prompts
-        # Elsewhere a text is what a user says, even if it looks like messages.
-        of_training = target if chat is not None and chat.prompt is None else MESSAGES
-        self._holds_messages = self._is_talk and self._column in (MESSAGES, of_training)
+        self._column = options.column_of(loaded)
+        self._holds_messages = options.holds_messages(loaded)
 
     def names(self) -> list[str]:
         """Names of the columns. See `TablePredictor.names`."""
@@ -148,18 +174,26 @@ class CompletionPredictor(TablePredictor):
     def _question(self, cell: Any, place: str, seed: int) -> Question:
         if cell is None:
             raise DataError(f"{place}: there is no prompt", "Remove the row, or give it one.")
+        length = self._slots.max_tokens
+        # More need not be cut into tokens, which takes minutes for a whole book.
         if self._is_talk:
             given = cell if self._holds_messages else _said(cell, place)
-            codes = self._prompts.encode_messages(given, place)
+            codes = self._prompts.encode_messages(given, place, length + 1)
         else:
-            codes = self._prompts.encode(cell, place)
+            codes = self._prompts.encode(cell, place, length + 1)
+        if len(codes) > length:
+            raise DataError(
+                f"{place}: the prompt has more than {length} tokens, and the model takes {length}, "
+                "of prompt and answer together",
+                "Shorten the prompt.",
+            )
         asked, most = self.options.max_tokens, self.options.generation.max_tokens
         try:
             # Where it is left open, at least one token must fit.
-            check_length(len(codes), asked or 1, self._slots.max_tokens)
+            check_length(len(codes), asked or 1, length)
         except DataError as error:
             raise DataError(f"{place}: {error.message}", error.hint) from error
-        num_tokens = asked or min(most, self._slots.max_tokens - len(codes))
+        num_tokens = asked or min(most, length - len(codes))
         sampling = TokenSampling(self.options.temperature, self.options.top_p, seed)
         options = AnswerOptions(num_tokens, sampling, self.options.stop)
         return Question(place, codes, options, self._is_talk)

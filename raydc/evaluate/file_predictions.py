@@ -84,28 +84,28 @@ def predict_file(
     Raises:
         UsageError: The name of the output has no known format; or the model does not answer what
             is asked for.
+        SpecError: Its network has fewer positions than are asked for.
         CheckpointError: The bundle does not verify.
         DataError: A source or a row cannot be used; the message names its place.
         ClusterError: No CPU became free.
     """
-    loaded = bundle.load(bundle_folder)
+    threads = bundle.NUM_THREADS if completions is None else completions.num_threads
+    loaded = bundle.load(bundle_folder, num_threads=threads)
+    options = _options_of(loaded, completions)
     writer = TableWriter(output)
     data = prediction_source.section(loaded.spec.data, source)
     layout = sources.locate(data)
     for note in layout.notes:
         say(note)
-    reader = prediction_source.reader(loaded.features, layout, data)
+    texts = [] if options is None or options.holds_messages(loaded) else [options.column_of(loaded)]
+    reader = prediction_source.reader(loaded.features, layout, data, texts)
     calls = reader.pieces(layout.files)
     num_bytes = small_jobs.weighted_bytes([layout])
-    if loaded.features.signature.task == LANGUAGE:
-        options = completions or CompletionOptions()
-        check_options(loaded, options)
-        work = _with_prompts(layout, options, num_bytes)
-    elif completions is None:
-        work = _with_rows(layout, loaded, len(calls), num_bytes)
-    else:
-        message = f"{loaded.spec.name} predicts rows and continues no texts"
-        raise UsageError(message, "Leave out the options of completions.")
+    work = (
+        _with_rows(layout, loaded, len(calls), num_bytes)
+        if options is None
+        else _with_prompts(layout, options, num_bytes)
+    )
     if small_jobs.is_small(layout, data) and model_pool.fits_here(
         loaded.spec, loaded.features, work.num_bytes, work.num_batches
     ):
@@ -118,6 +118,20 @@ def predict_file(
         if not num_rows:
             raise DataError(f"{layout.files[0].path}: there are no rows in it")
         return num_rows
+
+
+def _options_of(
+    loaded: bundle.Bundle, completions: CompletionOptions | None
+) -> CompletionOptions | None:
+    """What is asked for behind prompts; None of a model that predicts rows."""
+    if loaded.features.signature.task != LANGUAGE:
+        if completions is None:
+            return None
+        message = f"{loaded.spec.name} predicts rows and continues no texts"
+        raise UsageError(message, "Leave out the options of completions.")
+    options = completions or CompletionOptions()
+    check_options(loaded, options)
+    return options
 
 
 class _Work(NamedTuple):
@@ -188,7 +202,11 @@ def _predict_in_pool(
     with model_pool.preserve_order():
         predicted = ray_tasks.stream_tables(calls, "Read").map_batches(
             _PoolPredictor,
-            fn_constructor_args=(pool.device, bundle_folder, work.kind, work.arguments),
+            fn_constructor_args=(
+                (bundle_folder, pool.device, loaded.num_threads),
+                work.kind,
+                work.arguments,
+            ),
             batch_size=work.batch_rows,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -230,17 +248,22 @@ class _Predictor(TablePredictor):
 
 
 class _PoolPredictor:
-    """A predictor that loads the bundle in its own process."""
+    """A predictor that loads the bundle in its own process.
+
+    Args:
+        source: Arguments of `bundle.load`.
+        kind: Class of the predictor.
+        arguments: Arguments of that class behind the bundle.
+    """
 
     def __init__(
         self,
-        device: str,
-        bundle_folder: Storage,
+        source: tuple[Storage, str, int],
         kind: type[TablePredictor],
         arguments: tuple[Any, ...],
     ) -> None:
         begin_work()
-        self._predictor = kind(bundle.load(bundle_folder, device), *arguments)
+        self._predictor = kind(bundle.load(*source), *arguments)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return self._predictor(table)

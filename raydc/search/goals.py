@@ -35,9 +35,13 @@ class Goals:
         """What of a point is above its limit, by cost.
 
         Args:
-            costs: What the point costs.
+            costs: What the point costs. What is not known is above no limit.
         """
-        return {name: costs[name] for name, most in self.constraints.items() if costs[name] > most}
+        return {
+            name: costs[name]
+            for name, most in self.constraints.items()
+            if name in costs and costs[name] > most
+        }
 
 
 NO_GOALS = Goals()

@@ -14,10 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.search import optuna_samplers
+from raydc.search import believed_results, optuna_samplers
+from raydc.search.fractions import Fractions
 from raydc.search.goals import NO_GOALS, Goals
 from raydc.search.optuna_samplers import FEWEST_RESULTS, FEWEST_SAMPLES, POPULATION
-from raydc.search.point import Choose, Space, SpreadPoints, all_domains, derive_seed, make_point
+from raydc.search.point import (
+    Choose,
+    Space,
+    SpreadPoints,
+    all_domains,
+    derive_seed,
+    is_ordered,
+    make_point,
+)
 from raydc.spec.space import Domain
 
 # These keep their state in the trials of the study, also in those whose point is given.
@@ -102,8 +111,11 @@ class LearnedPoints:
         self._spread = SpreadPoints(space, seed)
         domains = all_domains(space)
         self._asked: list[Any] = []
+        self._numbers: list[dict[str, Any]] = []
+        self._told: set[int] = set()
+        # What was drawn for each result, and its metric: higher is better.
+        self._results: list[tuple[Mapping[str, Any], float]] = []
         self._num_known = len(known)
-        self._num_told = 0
         for one in known:
             trial = optuna.trial.create_trial(
                 params=dict(one.numbers),
@@ -111,7 +123,7 @@ class LearnedPoints:
                 value=self._worst if one.metric is None else one.metric,
             )
             self._study.add_trial(trial)
-            self._num_told += 1
+            self._note(one.numbers, one.metric)
 
     def draw(self) -> Draw:
         """Draws the next point."""
@@ -120,10 +132,12 @@ class LearnedPoints:
         if self._name == "nsga2":
             # Whatever is known: parents are taken from a whole generation.
             is_early = number < POPULATION
-        if is_early or self._num_told < FEWEST_RESULTS[self._name]:
+        if is_early or len(self._results) < FEWEST_RESULTS[self._name]:
             return self._take(self._spread.choice(number))
         if self._name in _WITH_STATE:
             return self._take(None)
+        if self._believes(number):
+            return self._take(self._draw_believing(number))
         import optuna
 
         # What a sampler notes in a trial that runs would not be there when the draw is replayed.
@@ -131,6 +145,20 @@ class LearnedPoints:
         numbers = self._suggest(scratch).numbers
         self._study.tell(scratch, state=optuna.trial.TrialState.FAIL)
         return self.replay(numbers)
+
+    def _believes(self, number: int) -> bool:
+        """Whether a draw of TPE takes what it believes of samples that run as their results.
+
+        Every other one does, which finds better points than all or none of them.
+        """
+        is_possible = self._has_lag and not self._goals.costs
+        few = len(self._results) <= believed_results.MOST_RESULTS
+        return self._name == "tpe" and is_possible and few and number % 2 == 0
+
+    def _draw_believing(self, number: int) -> Choose:
+        running = [one for place, one in enumerate(self._numbers) if place not in self._told]
+        seed = derive_seed(self._seed, f"believed {number}")
+        return believed_results.draw_row(Fractions(self._space), self._results, running, seed)
 
     def replay(self, numbers: Mapping[str, Any]) -> Draw:
         """Takes a draw that was made before, whatever would be drawn now.
@@ -149,7 +177,8 @@ class LearnedPoints:
             number: Number of a sample that was drawn.
             metric: Its metric; None for the worst of all.
             costs: What the point costs, as far as there are goals; empty for one whose network
-                cannot be built, which counts as the most costly.
+                cannot be built, which counts as the most costly. Of one that is above a limit
+                some may be missing.
         """
         if metric is not None:
             self._metrics.append(metric)
@@ -176,11 +205,19 @@ class LearnedPoints:
         # A network that cannot be built has no costs.
         costs = costs or self._most
         for name, most in self._goals.constraints.items():
-            trial.set_constraint(name, costs[name] - most)
+            # How far a point is above its limits, those say that are known.
+            trial.set_constraint(name, costs.get(name, most) - most)
         worst = self._worst_finite() if self._goals.objectives else self._worst
         value = worst if metric is None else metric
-        self._study.tell(trial, [value, *(costs[name] for name in self._goals.objectives)])
-        self._num_told += 1
+        # Points above a limit are compared by that alone: any number will do where none is known.
+        others = [costs.get(name, self._most.get(name, 0.0)) for name in self._goals.objectives]
+        self._study.tell(trial, [value, *others])
+        self._told.add(number)
+        self._note(self._numbers[number], metric)
+
+    def _note(self, numbers: Mapping[str, Any], metric: float | None) -> None:
+        sign = 1.0 if self._mode == "max" else -1.0
+        self._results.append((numbers, -math.inf if metric is None else sign * metric))
 
     def _worst_finite(self) -> float:
         """A metric that is as much worse than the worst so far as that is than the best.
@@ -202,7 +239,9 @@ class LearnedPoints:
         if self._name in _WITH_STATE:
             _ = trial.relative_params
         self._asked.append(trial)
-        return self._suggest(trial)
+        draw = self._suggest(trial)
+        self._numbers.append(draw.numbers)
+        return draw
 
     def _ask(self) -> Any:
         number = len(self._asked)
@@ -236,7 +275,7 @@ def _record(choose: Choose, numbers: dict[str, Any]) -> Choose:
 
 
 def _suggest(trial: Any, name: str, domain: Domain) -> Any:
-    if domain.values is not None and not _is_ordered(domain):
+    if domain.values is not None and not is_ordered(domain):
         return trial.suggest_categorical(name, range(len(domain.values)))
     if domain.values is not None:
         return trial.suggest_int(name, 0, len(domain.values) - 1)
@@ -248,7 +287,7 @@ def distribution(domain: Domain) -> Any:
     """The distribution that `_suggest` asks for."""
     from optuna import distributions
 
-    if domain.values is not None and not _is_ordered(domain):
+    if domain.values is not None and not is_ordered(domain):
         return distributions.CategoricalDistribution(range(len(domain.values)))
     if domain.values is not None:
         return distributions.IntDistribution(0, len(domain.values) - 1)
@@ -256,10 +295,3 @@ def distribution(domain: Domain) -> Any:
     if domain.is_whole:
         kind = distributions.IntDistribution
     return kind(*domain.bounds, log=domain.is_logarithmic)
-
-
-def _is_ordered(domain: Domain) -> bool:
-    """Whether a list has rising numbers: then values beside each other are alike."""
-    values = domain.values or []
-    numbers = [one for one in values if type(one) in (int, float)]
-    return len(numbers) == len(values) and numbers == sorted({*numbers}) and len(values) > 1

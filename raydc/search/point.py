@@ -65,6 +65,13 @@ def all_domains(space: Space) -> dict[str, Domain]:
     return {name: one for path, domain in space.items() for name, one in walk(path, domain)}
 
 
+def is_ordered(domain: Domain) -> bool:
+    """Whether a list has rising numbers: then values beside each other are alike."""
+    values = domain.values or []
+    numbers = [one for one in values if type(one) in (int, float)]
+    return len(numbers) == len(values) and numbers == sorted({*numbers}) and len(values) > 1
+
+
 def has_inner_domains(space: Space) -> bool:
     """Whether there are domains inside sections."""
     return len(all_domains(space)) > len(space)

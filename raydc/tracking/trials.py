@@ -300,5 +300,9 @@ def shorten(value: Any) -> str:
     if isinstance(value, dict):
         # A section: `sgd(momentum=0.9)`.
         rest = ", ".join(f"{key}={shorten(one)}" for key, one in value.items() if key != "name")
-        return f"{value.get('name', '')}({rest})" if rest else str(value.get("name", value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        name = shorten(value.get("name", "" if rest else str(value)))
+        return f"{name}({rest})" if rest else name
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    # A line break would end the line of a table: as in Python's own spelling of a text.
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in str(value))

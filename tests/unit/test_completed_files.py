@@ -25,9 +25,11 @@ from raydc.bundle.completion import complete, find_prompts
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.bundle.many_completions import Question, complete_many
 from raydc.cli import main
-from raydc.errors import DataError, UsageError
+from raydc.errors import DataError, SpecError, UsageError
 from raydc.evaluate import CompletionOptions
-from raydc.models.decoder_slots import make_slots
+from raydc.evaluate.file_completions import check_options
+from raydc.models import decoder_slots
+from raydc.models.decoder_slots import DecoderSlots, make_slots
 from raydc.models.token_sampling import TokenSampling
 from raydc.spec.language import Generation
 from raydc.storage import Storage
@@ -201,6 +203,17 @@ def test_what_a_user_says_may_have_a_column_of_its_own(
             {},
             "line 2: messages: the prompt has 48 tokens and the answer up to 4, 52 together",
         ),
+        (
+            [{"messages": [{"role": "user", "content": "the cat " * 200_000}]}],
+            {},
+            "line 2: messages: it has 1,600,000 characters, too many for 48 tokens",
+        ),
+        (
+            [{"messages": [{"role": "user", "content": "the cat " * 25}]}],
+            {},
+            "line 2: messages: the prompt has more than 48 tokens, and the model takes 48",
+        ),
+        ([{"messages": "the cat"}], {"is_talk": False}, r"line 1: messages: not a list of numbers"),
         ([], {"prompts": "ask"}, "there is no column 'ask'; there are messages"),
         ([{"messages": TALKS[0][:1], "completion": 5}], {}, "has a column 'completion' already"),
     ],
@@ -220,12 +233,32 @@ def test_a_bad_row_is_named_and_nothing_is_written(
     assert [one.name for one in tmp_path.iterdir()] == ["asked.jsonl"]
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["text", "ask"])
+@pytest.mark.parametrize("cell", [["the", "cat"], [1, 2], {"role": "user"}])
+def test_a_list_or_an_object_is_no_text(
+    texts: LanguageStore, tmp_path: Path, form: str, column: str, cell: Any
+) -> None:
+    source = tmp_path / f"asked.{form}"
+    if form == "jsonl":
+        source.write_text(json.dumps({column: cell}))
+    else:
+        pq.write_table(pa.table({column: [cell]}), source)
+    with pytest.raises(DataError, match=rf"{column}: .*(not text|not a number, text|not a list)"):
+        predict(texts, source, max_tokens=4, prompts=column)
+
+
 def test_options_that_do_not_fit_the_model_are_refused(
-    texts: LanguageStore, tmp_path: Path
+    texts: LanguageStore, talks: PretrainedStore, tmp_path: Path
 ) -> None:
     source = write_prompts(tmp_path, ["the"])
     with pytest.raises(UsageError, match="small has no chat template"):
         predict(texts, source, is_talk=True)
+    with pytest.raises(UsageError, match="--stop: an empty text"):
+        predict(texts, source, stop=("a", ""))
+    # Before a pool of processes would start.
+    with pytest.raises(SpecError, match=r"generation\.length"):
+        check_options(talks.bundle(), CompletionOptions(generation=Generation(length=5000)))
     folder = Storage(str(tmp_path / "table"))
     write_bundle(folder, table_features())
     output = str(tmp_path / "out.csv")
@@ -253,3 +286,32 @@ def test_the_command_takes_the_limits_of_the_endpoint(texts: LanguageStore, tmp_
     done = CliRunner().invoke(main, ["predict", str(spec), "--row", "{}", "--max-tokens", "3"])
     assert done.exit_code != 0
     assert "--max-tokens is for --input" in done.output
+    for option in ("--temperature", "--top-p"):
+        done = CliRunner().invoke(main, [*command, str(tmp_path / "no.jsonl"), option, "nan"])
+        assert done.exit_code == 2
+        assert "nan is not a number" in done.output
+    assert not (tmp_path / "no.jsonl").exists()
+
+
+def test_passes_have_the_threads_of_the_endpoint(
+    texts: LanguageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums may be split among them, and then scores have other last bits."""
+    spec, source = tmp_path / "spec.yaml", write_prompts(tmp_path, [TEXTS[0][:9]])
+    value = specs.to_dict(texts.bundle().spec)
+    value["storage"] = texts.storage.uri
+    value["serve"]["ray_actor_options"] = {"num_cpus": 3}
+    spec.write_text(yaml.safe_dump(value))
+    threads: set[int] = set()
+
+    class Watched(DecoderSlots):
+        def step(self, codes: Any) -> Any:
+            threads.add(self._num_threads)
+            return super().step(codes)
+
+    monkeypatch.setattr(decoder_slots, "DecoderSlots", Watched)
+    output = str(tmp_path / "out.jsonl")
+    command = ["predict", str(spec), "--input", str(source), "--output", output]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert threads == {3}

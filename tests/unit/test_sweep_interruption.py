@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from training import event_kinds, training_spec, write_pictures
 
 from raydc import spec as specs
 from raydc import sweep
 from raydc.checkpoint.store import CheckpointStore
-from raydc.elastic import mailbox, trial_worker
+from raydc.elastic import mailbox, trial_worker, tune_settings
 from raydc.elastic.mailbox import Mailbox
 from raydc.elastic.trial_worker import SweepPlace
+from raydc.errors import TrainError
 from raydc.loop import planned_stop
 from raydc.storage import Storage
 from raydc.tracking import trials
@@ -79,3 +81,17 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     assert "resize" in event_kinds(own)
     run_trial(handle_of(Mailbox()))
     assert own.exists(trials.FINISHED_FILE)
+
+
+def test_process_that_ray_ends_for_its_memory_is_one_line_and_other_errors_stay() -> None:
+    def fail(cause: Exception) -> None:
+        with tune_settings.losses_named():
+            # As Tune raises it for what it does not expect.
+            raise RuntimeError(f"Caught unexpected exception: {cause}") from cause
+
+    text = "3 workers were killed due to the node running low on memory.\nMemory on the node"
+    with pytest.raises(TrainError, match="lost: 3 workers were killed due to") as found:
+        fail(OutOfMemoryError(text))
+    assert "--resume continues all trials" in str(found.value)
+    with pytest.raises(RuntimeError, match="Caught unexpected exception: odd"):
+        fail(ValueError("odd"))

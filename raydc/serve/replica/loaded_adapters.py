@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from raydc import checksummed_folder
 from raydc.bundle import shared_base
 from raydc.errors import CheckpointError, RaydcError
 from raydc.registry import Registry
@@ -106,6 +107,7 @@ class LoadedAdapters:
             RaydcError: It does not verify, or has another base than the stable version.
             OSError: The storage does not answer.
         """
+        self._raise_refusal(version)
         if self._num_waiting >= _MOST_WAITING:
             raise _too_many("too many requests wait for versions that are being loaded")
         task = self._loading.get(version)
@@ -128,6 +130,10 @@ class LoadedAdapters:
             task.exception()
 
     async def _load(self, version: int) -> LoadedVersion | None:
+        known = self._in_force()
+        # Who asks for what is not there waits for no load of others.
+        if known is None or not await asyncio.to_thread(_has_version, known[0], version):
+            return None
         async with self._turn:
             for _ in range(_MOST_TRIES):
                 before = self._in_force()
@@ -153,8 +159,8 @@ class LoadedAdapters:
             return await asyncio.to_thread(load_adapter, settings, version, others, self._executor)
         except RaydcError as error:
             # That says nothing of the version, which may be loaded the next time.
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__ from None
+            if isinstance(cause := error.__cause__, OSError) and not _is_fault_of_files(cause):
+                raise cause from None
             return error
 
     def _keep_outcome(
@@ -218,7 +224,7 @@ def load_adapter(
     Raises:
         RaydcError: It does not verify, or has another base.
     """
-    if version not in _registry(settings).versions(settings.model):
+    if not _has_version(settings, version):
         return None
     if not has_adapter(settings, version, others[0]):
         raise CheckpointError(
@@ -239,12 +245,20 @@ def has_adapter(settings: Settings, version: int, stable: LoadedVersion) -> bool
     Raises:
         RaydcError: Its folder does not verify.
     """
-    registry = _registry(settings)
-    if version not in registry.versions(settings.model):
+    if not _has_version(settings, version):
         return False
-    folder = registry.folder(settings.model, version)
+    folder = _registry(settings).folder(settings.model, version)
     where = stable.bundle.device, stable.bundle.num_threads
     return shared_base.find_base(folder, [stable.bundle], *where) is not None
+
+
+def _has_version(settings: Settings, version: int) -> bool:
+    return version in _registry(settings).versions(settings.model)
+
+
+def _is_fault_of_files(error: OSError) -> bool:
+    """Whether the storage answers, and has no such file."""
+    return isinstance(error, FileNotFoundError) or checksummed_folder.is_damage(error)
 
 
 def _registry(settings: Settings) -> Registry:

@@ -92,6 +92,15 @@ def test_a_stream_goes_on_with_its_version(endpoint: Scripted) -> None:
     assert list(client.stream(endpoint.url, "texts", "Once")) == ["b"]
 
 
+def test_an_endpoint_that_always_gives_another_version_is_not_asked_for_ever(
+    endpoint: Scripted,
+) -> None:
+    endpoint.answers = [broken("a"), whole("b", version=2)]
+    with pytest.raises(ServeError, match="was another text"):
+        list(client.stream(endpoint.url, "texts", "Once"))
+    assert len(endpoint.requests) == 3
+
+
 def test_a_version_that_has_gone_and_another_text_are_said(endpoint: Scripted) -> None:
     endpoint.answers = [broken("a"), whole("b", version=2), error(404, "no model 'texts:1'")]
     found = client.stream(endpoint.url, "texts", "Once")
@@ -117,6 +126,80 @@ def test_refusals_and_errors_of_the_model_are_raised(endpoint: Scripted, clock: 
         list(client.stream(endpoint.url, "texts", "Once"))
     with pytest.raises(UsageError, match="cannot be sent as JSON"):
         client.stream(endpoint.url, "texts", "Once", temperature=float("nan"))
+
+
+def test_whatever_unicode_calls_a_line_break_is_a_part_of_a_text(endpoint: Scripted) -> None:
+    # Servers write such characters as they are; only a line feed ends a line of a stream.
+    texts = ["a\u2028b", "c\u0085\u2029", "Grüße 🙂", "d\r\n"]
+    lines = [json.dumps({"model": "m:1", "choices": [{"text": one}]}) for one in texts]
+    written = [json.dumps(json.loads(one), ensure_ascii=False) for one in lines]
+    body = "".join(f": a comment\r\ndata: {one}\r\n\r\n" for one in written) + DONE
+    endpoint.answers = [(200, {"content-type": "text/event-stream"}, body.encode())]
+    assert list(client.stream(endpoint.url, "m", "Once")) == texts
+
+
+def test_lines_are_read_whatever_their_pieces() -> None:
+    content = "data: é🙂\r\n\ndata: b\n\ndata: half".encode()
+    pieces = [bytes([one]) for one in content]
+    expected = ["data: é🙂", "", "data: b", ""]
+    assert list(streamed_text.whole_lines(pieces)) == expected
+    assert list(streamed_text.whole_lines([content])) == expected
+    assert list(streamed_text.whole_lines([b"data: [DONE]"])) == ["data: [DONE]"]
+
+
+def test_half_an_event_at_the_end_is_none(endpoint: Scripted) -> None:
+    """A proxy may end a body that broke off as if it were whole."""
+    for size in (3, 30, len(events("b").rstrip())):
+        cut = events("a") + events("b")[:size]
+        endpoint.answers = [(200, {}, cut.encode()), whole("a", "b")]
+        found = client.stream(endpoint.url, "texts", "Once")
+        assert (list(found), found.num_resumed) == (["a", "b"], 1)
+
+
+def test_a_reader_takes_its_time(endpoint: Scripted, clock: Clock) -> None:
+    endpoint.answers = [broken("a", "b"), whole("a", "b", "c")]
+    found = []
+    for part in client.stream(endpoint.url, "texts", "Once", timeout_s=30):
+        found.append(part)
+        # The endpoint may have ended the stream of whoever reads nothing.
+        clock.now_s += 100.0
+    assert found == ["a", "b", "c"]
+
+
+def test_a_stream_without_a_seed_gets_one(endpoint: Scripted) -> None:
+    endpoint.answers = [whole("a")]
+    list(client.stream(endpoint.url, "texts", "Once", seed=None))
+    assert isinstance(asked(endpoint)[0]["seed"], int)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (b"<html>hello</html>", "text/html", "answers with text/html and no stream"),
+        (b'{"choices": []}', "application/json", "answers with application/json and no stream"),
+        (b"data: hello\n\n", "text/event-stream", "cannot be read: hello"),
+        (b"data: [1]\n\n", "text/event-stream; charset=utf-8", r"cannot be read: \[1\]"),
+        (b'data: {"model": "m", "choices": [5]}\n\n', "text/event-stream", "cannot be read"),
+        (b'data: {"model": "m", "choices": [{"text": 5}]}\n\n', "text/event-stream", "be read"),
+        (b'data: {"model": "m"}\n\n', "text/event-stream", "cannot be read"),
+        (b"data: \xff\n\n", "text/event-stream", "cannot be read"),
+        (b'data: {"error": "no room"}\n\n', "text/event-stream", "no room"),
+    ],
+)
+def test_what_is_no_stream_of_texts_is_said(
+    endpoint: Scripted, content: bytes, kind: str, message: str
+) -> None:
+    endpoint.answers = [(200, {"content-type": kind}, content)]
+    with pytest.raises(ServeError, match=message):
+        list(client.stream(endpoint.url, "texts", "Once"))
+    assert len(endpoint.requests) == 1
+
+
+def test_a_part_without_text_is_none(endpoint: Scripted) -> None:
+    opening = {"model": "m:1", "choices": [{"delta": {"role": "assistant", "content": None}}]}
+    body = f"data: {json.dumps(opening)}\n\n{events('a', is_chat=True)}{DONE}"
+    endpoint.answers = [(200, {}, body.encode())]
+    assert list(client.stream(endpoint.url, "m", [{"role": "user", "content": "Hi"}])) == ["a"]
 
 
 def test_a_stream_without_a_new_part_ends_at_its_time_limit(

@@ -158,6 +158,29 @@ def test_latency_is_measured_once_for_each_network(
     assert len(timed) == len(set(timed)), "kept for another driver"
 
 
+def test_latency_of_a_network_with_too_many_parameters_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+
+    def count(_: TrialCosts, __: Any, own: Any) -> float:
+        timed.append(own.model.width)
+        return 0.5
+
+    monkeypatch.setattr(TrialCosts, "_time", count)
+    limit = CostlySweep(tmp_path / "first").num_parameters(8)
+    limits = {"latency_ms": 1000.0, "parameters": limit}
+    goals = {"constraints": limits, "objectives": ["latency_ms"]}
+    sweep = CostlySweep(tmp_path / "it", **goals)
+    assert set(sweep.run()) == {4, 8}
+    assert set(timed) == {4, 8}
+    wide = sweep.costs.of({WIDTH: 32, RATE: 0.01})
+    assert wide == {"parameters": sweep.num_parameters(32)}
+    again = CostlySweep(tmp_path / "again", **goals)
+    again.run(restarts=True)
+    assert again.journals() == sweep.journals()
+
+
 def test_latency_is_measured_with_the_threads_of_a_replica(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,29 @@ def test_points_without_costs_count_as_the_worst(name: str) -> None:
     points.draw()
 
 
+@pytest.mark.parametrize(("name", "most"), [("nsga2", 6), ("tpe", 3)])
+def test_points_above_a_limit_are_learned_from_without_their_other_costs(
+    name: str, most: int
+) -> None:
+    goals = Goals(("latency_ms",), {"latency_ms": 4.0, "parameters": 9_000})
+    points = LearnedPoints(name, SPACE, 5, "max", goals=goals, lag=LAG)
+    widths: list[int] = []
+    for number in range(NUM_SAMPLES):
+        if (seen := number - LAG) >= 0:
+            parameters = 100.0 * widths[seen]
+            is_above = parameters > 9_000
+            costs = {"parameters": parameters}
+            if not is_above:
+                costs["latency_ms"] = 0.01 * widths[seen]
+            points.tell(seen, None if is_above else math.log(widths[seen]), costs)
+        widths.append(points.draw().point[WIDTH])
+    assert not points._untold, "a point above a limit says so at once"
+    told = [trial for trial in points._study.trials if trial.values]
+    assert any(trial.constraints["parameters"] > 0 for trial in told)
+    # Half of the range is allowed, in its logarithm.
+    assert sum(width > 90 for width in widths[-15:]) <= most
+
+
 @pytest.mark.parametrize(("mode", "metric"), [("min", 2.3), ("max", -3.0)])
 def test_trial_that_fails_first_is_not_the_best_of_a_study(mode: str, metric: float) -> None:
     points = LearnedPoints("nsga2", SPACE, 5, mode, goals=Goals(("parameters",)))

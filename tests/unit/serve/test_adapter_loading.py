@@ -178,6 +178,50 @@ def test_a_version_that_was_refused_is_tried_again_a_minute_later(
     asyncio.run(run())
 
 
+def test_what_cannot_be_loaded_waits_for_no_load_of_others(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads = Service(), Loads(monkeypatch)
+        await service.configure(settings_of(store))
+        with pytest.raises(RequestError, match="no adapters of the base"):
+            await ask(service, f"{NAME}:{OTHER}")
+        waiting = asyncio.create_task(ask(service, f"{NAME}:2"))
+        await wait_for(lambda: loads.versions == [2])
+        async with asyncio.timeout(60):
+            for name, message in ((f"{NAME}:77", "no model"), (f"{NAME}:{OTHER}", "the base")):
+                with pytest.raises(RequestError, match=message) as refused:
+                    await ask(service, name)
+                assert refused.value.status == 404
+            # So that many of them keep nobody out.
+            await wait_for(lambda: list(service.adapters._loading) == [2])
+        loads.gate.set()
+        assert (await waiting).number == 2
+
+    asyncio.run(run())
+
+
+def test_a_version_without_one_of_its_files_is_refused(store: PretrainedStore) -> None:
+    """Its storage answers: that the file is not there."""
+
+    async def run() -> None:
+        service, folder = Service(), store.registry.folder(NAME, 2)
+        await service.configure(settings_of(store))
+        for name in ("facts.json", "adapter.safetensors"):
+            content = folder.read_bytes(name)
+            folder.delete(name)
+            try:
+                with pytest.raises(RequestError, match=f"{name} is missing") as refused:
+                    await ask(service, f"{NAME}:2")
+            finally:
+                folder.write_bytes(name, content)
+            assert refused.value.status == 404
+            service.adapters._refused.clear()
+        assert (await ask(service, f"{NAME}:2")).number == 2
+
+    asyncio.run(run())
+
+
 def test_a_storage_that_does_not_answer_refuses_no_version_for_good(
     store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

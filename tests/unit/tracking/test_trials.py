@@ -185,6 +185,11 @@ def test_sections_that_were_drawn_are_written_short() -> None:
     )
 
 
+def test_text_with_line_breaks_stays_on_one_line() -> None:
+    values = {"data.text": "one\ntwo\r\u2028é", "data.chat": {"name": "a\tb", "end": "\n"}}
+    assert trials.format_values(values) == (r"data.text=one\ntwo\r\u2028é, data.chat=a\tb(end=\n)")
+
+
 def test_format_table_marks_the_winner() -> None:
     sampled = (trial(0, 0.25), trial(1, None))
     lines = trial_table.format_table(sampled, sampled[0], "accuracy")

@@ -1,0 +1,195 @@
+"""Draws while earlier samples run: rows of points, the Gaussian process, and where a draw goes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+from raydc.search import believed_results, gaussian_process
+from raydc.search.fractions import Fractions
+from raydc.search.gaussian_process import GaussianProcess
+from raydc.search.learned_points import LearnedPoints
+from raydc.search.point import all_domains, make_point, random_point
+from raydc.spec.space import Domain
+
+SGD = {"name": "sgd", "momentum": {"uniform": [0.5, 0.95]}}
+SPACE = {
+    "optimizer": Domain(choice=["adamw", SGD, {"name": "lion", "beta": {"choice": [0.9, 0.99]}}]),
+    "rate": Domain(loguniform=[1e-4, 1e-1]),
+    "width": Domain(lograndint=[8, 257]),
+    "depth": Domain(randint=[1, 6]),
+    "batch": Domain(choice=[16, 32, 128]),
+}
+PLANE = {"x": Domain(uniform=[0, 1]), "y": Domain(uniform=[0, 1])}
+
+
+def numbers_of(choice: Any) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+
+    def choose(name: str, domain: Domain) -> Any:
+        numbers[name] = choice(name, domain)
+        return numbers[name]
+
+    make_point(SPACE, choose)
+    return numbers
+
+
+def test_row_of_a_point_makes_the_same_point() -> None:
+    fractions = Fractions(SPACE)
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        numbers = numbers_of(fractions.choice(generator.random(fractions.num_domains).tolist()))
+        again = numbers_of(fractions.choice(fractions.row(numbers)))
+        rate = again.pop("rate")
+        assert rate == pytest.approx(numbers.pop("rate"))
+        if "optimizer[1].momentum" in numbers:
+            momentum = again.pop("optimizer[1].momentum")
+            assert momentum == pytest.approx(numbers.pop("optimizer[1].momentum"))
+        assert again == numbers
+
+
+def test_rows_of_the_same_point_have_the_same_coordinates() -> None:
+    fractions, generator = Fractions(SPACE), np.random.default_rng(1)
+    rows = generator.random((200, fractions.num_domains))
+    snapped = [fractions.row(numbers_of(fractions.choice(row.tolist()))) for row in rows]
+    coordinates = fractions.encode(rows)
+    assert np.allclose(coordinates, fractions.encode(np.array(snapped)))
+    assert coordinates.min() >= 0
+    assert coordinates.max() <= 1
+
+
+def test_what_a_point_does_not_have_makes_no_difference() -> None:
+    fractions = Fractions(SPACE)
+    names = list(all_domains(SPACE))
+    first = np.full((1, len(names)), 0.1)
+    second = first.copy()
+    second[0, names.index("optimizer[1].momentum")] = 0.9
+    # The first value of three is adamw, which has no momentum.
+    assert np.array_equal(fractions.encode(first), fractions.encode(second))
+    first[0, names.index("optimizer")] = second[0, names.index("optimizer")] = 0.5
+    assert not np.array_equal(fractions.encode(first), fractions.encode(second))
+
+
+def test_derivatives_of_the_fit_are_those_of_its_loss() -> None:
+    generator = np.random.default_rng(2)
+    points, metrics = generator.random((9, 3)), generator.normal(size=9)
+    squares = (points[:, None] - points[None]) ** 2
+    logs = np.array([-1.0, 0.2, 0.7, -3.0])
+    _, slopes = gaussian_process._loss(logs, squares, metrics)
+    numeric = optimize.approx_fprime(
+        logs, lambda at: gaussian_process._loss(at, squares, metrics)[0], 1e-6
+    )
+    assert np.allclose(slopes, numeric, rtol=1e-3, atol=1e-4)
+
+
+def test_process_knows_its_results_and_little_far_from_them() -> None:
+    grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 5)] * 2), axis=-1).reshape(-1, 2)
+    metrics = np.sin(4 * grid[:, 0])
+    metrics = (metrics - metrics.mean()) / metrics.std()
+    process = GaussianProcess(grid, metrics)
+    mean, deviation = process.predict(grid)
+    assert np.allclose(mean, metrics, atol=0.1)
+    assert process.predict(np.array([[3.0, 3.0]]))[1][0] > 5 * deviation.max()
+    # The second coordinate changes nothing, so its length is longer.
+    assert process._lengths[1] > process._lengths[0]
+
+
+def test_logarithm_of_the_improvement_is_right_near_and_far() -> None:
+    process = GaussianProcess(np.array([[0.1], [0.9]]), np.array([1.0, -1.0]))
+    points = np.linspace(-0.5, 1.5, 40)[:, None]
+    mean, deviation = process.predict(points)
+    above = (mean - process.best) / deviation
+    expected = np.log(deviation * (above * stats.norm.cdf(above) + stats.norm.pdf(above)))
+    found = process.log_expected_improvement(points)
+    near = above > -5
+    assert np.allclose(found[near], expected[near], atol=1e-6)
+    assert np.isfinite(found).all()
+
+
+def test_draws_that_see_the_same_results_are_far_from_each_other() -> None:
+    fractions = Fractions(PLANE)
+    generator = np.random.default_rng(3)
+    seen = [
+        ({"x": float(x), "y": float(y)}, math.sin(9 * x) * math.cos(7 * y))
+        for x, y in generator.random((10, 2))
+    ]
+    running: list[dict[str, Any]] = []
+
+    def draw(seed: int) -> dict[str, Any]:
+        return make_point(PLANE, believed_results.draw_row(fractions, seen, running, seed))
+
+    for number in range(6):
+        drawn = draw(number)
+        assert drawn == draw(number), "the same results and seed draw the same point"
+        assert all(math.dist(drawn.values(), other.values()) > 0.1 for other in running)
+        running.append(drawn)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [-math.inf] * 5,
+        [0.5] * 5,
+        [-math.inf, 0.1, 0.2, -1e12, 0.3],
+        [-math.inf, 1.0, 1.0, 1.0, 0.5],
+    ],
+)
+def test_bad_and_equal_results_are_no_error(metrics: list[float]) -> None:
+    found = believed_results._normalise(metrics)
+    assert np.isfinite(found).all()
+    assert found.mean() == pytest.approx(0.0, abs=1e-9)
+    rows = [({"x": 0.2 * place, "y": 0.5}, metric) for place, metric in enumerate(metrics)]
+    make_point(PLANE, believed_results.draw_row(Fractions(PLANE), rows, [{"x": 0.5, "y": 0.5}], 1))
+
+
+def test_diverged_trials_do_not_hide_how_good_ones_differ() -> None:
+    found = believed_results._normalise([-1e12, -math.inf, 0.80, 0.81, 0.82])
+    assert found[4] - found[2] > 0.3
+    assert found[0] == found[1] == found.min()
+
+
+def test_points_of_a_small_space_are_not_drawn_again() -> None:
+    space = {"a": Domain(choice=[1, 2, 3]), "b": Domain(choice=["x", "y", "z"])}
+    fractions = Fractions(space)
+    seen = [({"a": a, "b": b}, float(a - b)) for a in range(3) for b in range(3)]
+    for left in ({"a": 0, "b": 2}, {"a": 1, "b": 0}):
+        others = [one for one in seen if one[0] != left]
+        drawn = believed_results.draw_row(fractions, others[:5], [one for one, _ in others[5:]], 3)
+        assert {name: drawn(name, domain) for name, domain in space.items()} == left
+    # All are known: then one of them is drawn.
+    make_point(space, believed_results.draw_row(fractions, seen, [], 3))
+
+
+def test_every_other_draw_with_a_lag_believes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    draw_row = believed_results.draw_row
+
+    def note(fractions: Any, results: Any, running: Any, seed: int) -> Any:
+        seen.append((len(results), len(running)))
+        return draw_row(fractions, results, running, seed)
+
+    monkeypatch.setattr(believed_results, "draw_row", note)
+    monkeypatch.setattr(believed_results, "MOST_RESULTS", 8)
+    for lag in (1, 4):
+        points = LearnedPoints("tpe", SPACE, 5, "min", lag=lag)
+        for number in range(20):
+            if number >= lag:
+                points.tell(number - lag, None if number % 5 == 0 else 0.1 * (number % 3))
+            points.draw()
+    # Sample 6 sees 3 results, up to sample 10, which sees 7; then there are too many.
+    assert seen == [(3, 3), (5, 3), (7, 3)]
+
+
+def test_draws_of_a_mixed_space_are_points_of_it() -> None:
+    points = LearnedPoints("tpe", SPACE, 5, "max", lag=4)
+    for number in range(40):
+        if number >= 4:
+            points.tell(number - 4, math.sin(number))
+        point = points.draw().point
+        assert json.dumps(point)
+        assert list(point) == list(random_point(SPACE, 5, 0))
