@@ -260,6 +260,8 @@ class Saver:
         """Lets a copy arrive; an error here would hide the one that ends the run."""
         with contextlib.suppress(Exception):
             self._to_storage.wait_until_idle(self._timing.exit_timeout_s)
+        for thread in (self._to_storage, self._to_memory):
+            thread.end()
 
     # All that follows runs in the threads.
 
