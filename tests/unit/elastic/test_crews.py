@@ -137,11 +137,11 @@ def lose_groups(crews: Crews, *helpers: str) -> None:
 def test_trial_that_loses_group_after_group_takes_only_those_it_began_with(crews: Crews) -> None:
     crews.need("trial", ["gang"])
     lose_groups(crews, "gang", "a")
-    crews.tell_left("trial", 100.0)
     assert not crews.offer("trial", "a", size=3)
     assert crews.offer("trial", "gang", size=2)
     assert crews.is_mustered("trial", ["gang"])
     assert form(crews) == ["gang"]
+    crews.tell_left("trial", 100.0)
     # Nobody else is sent to it.
     assert crews.standing()[1]["trial"].left_s is None
 
