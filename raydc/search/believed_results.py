@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 MOST_RESULTS = 100
 # Points are the same whose coordinates differ by no more.
 _SAME = 1e-9
+# Logarithms of two improvements that differ by no more are equal: threads and processors add in
+# another order, and values of a choice that were never tried promise the same.
+_EQUAL = 1e-6
+# Metrics that differ by no more are the same: what is divided by it is no infinity.
+_SMALLEST = 1e-300
 # How far below the median metrics differ, by the distance from there to the best.
 _MOST_BELOW = 2.0
 # Candidates: random ones, and changes of the best points. A change is a normal number for each
@@ -60,8 +65,7 @@ def draw_row(
     process = GaussianProcess(known, metrics)
     if running:
         others = fractions.encode(np.array([fractions.row(numbers) for numbers in running]))
-        # In the order in which they were drawn.
-        process.believe(list(others))
+        process.believe(others)
         known = np.vstack([known, others])
     best = rows[np.argsort(-metrics, kind="stable")[:_NUM_BEST]]
     candidates = _candidates(best, fractions.num_domains, generator)
@@ -70,7 +74,8 @@ def draw_row(
     # A point that is drawn again brings nothing new; of a small space all may be known.
     is_new = [bool(np.abs(known - one).max(axis=1).min() > _SAME) for one in coordinates]
     values[~np.array(is_new)] = -np.inf
-    return fractions.choice(candidates[int(np.argmax(values))].tolist())
+    first = int(np.argmax(values >= values.max() - _EQUAL))
+    return fractions.choice(candidates[first].tolist())
 
 
 def _normalise(metrics: Sequence[float]) -> Floats:
@@ -86,7 +91,10 @@ def _normalise(metrics: Sequence[float]) -> Floats:
     best, middle, least = max(known), statistics.median(known), min(known)
     if best > middle:
         least = max(least, middle - _MOST_BELOW * (best - middle))
-    found = np.maximum(metrics, least)
+    # Halves, because the whole range of floats is wider than the largest of them. Between 0 and 1,
+    # no square and no sum is too large for a float.
+    found = np.maximum(metrics, least) / 2 - least / 2
+    found /= max(float(found.max()), _SMALLEST)
     return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
 
 

@@ -104,7 +104,9 @@ def _fraction(domain: Domain, number: Any) -> float:
     end = high + 1 if domain.is_whole else high
     middle = number + 0.5 if domain.is_whole else number
     if domain.is_logarithmic:
-        found = math.log(middle / low) / math.log(end / low) if end > low else 0.5
+        # No quotient of both ends, which may be larger than any float.
+        width = math.log(end) - math.log(low)
+        found = (math.log(middle) - math.log(low)) / width if end > low else 0.5
     else:
         found = (middle - low) / (end - low) if end > low else 0.5
     return min(max(found, 0.0), _LAST)
@@ -117,7 +119,7 @@ def _snap(domain: Domain, fractions: Floats) -> Floats:
     if domain.values is not None:
         return (np.floor(fractions * len(domain.values)) + 0.5) / len(domain.values)
     low, high = domain.bounds
-    if not domain.is_whole or high == low:
+    if not domain.is_whole:
         return fractions
     if not domain.is_logarithmic:
         size = high + 1 - low

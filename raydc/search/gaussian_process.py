@@ -7,7 +7,6 @@ that are most probable. Small numbers of points only: a fit takes milliseconds f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,19 +62,19 @@ class GaussianProcess:
         """The best metric so far, also of points whose results are only believed."""
         return float(self._metrics.max())
 
-    def believe(self, points: Sequence[Floats]) -> None:
+    def believe(self, points: Floats) -> None:
         """Takes what is expected of points for their results (Ginsbourger et al., 2010).
 
-        So what is drawn next is not near them: they promise nothing more.
+        So what is drawn next is not near them: they promise nothing more. What is expected of one
+        is the same before and after others are believed, so all are taken at once.
 
         Args:
-            points: Points without a result.
+            points: Coordinates of points without a result.
         """
         import numpy as np
 
-        for point in points:
-            mean, _ = self.predict(point[None])
-            self._set(np.vstack([self._points, point]), np.append(self._metrics, mean))
+        mean, _ = self.predict(points)
+        self._set(np.vstack([self._points, points]), np.append(self._metrics, mean))
 
     def predict(self, points: Floats) -> tuple[Floats, Floats]:
         """Means and standard deviations of the metrics of some points."""

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 def _check_range(bounds: list[float]) -> list[float]:
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise ValueError("give [low, high] with low < high")
+    # Draws take the width, which is infinite for the whole range of floats too.
+    if not math.isfinite(bounds[1] - bounds[0]):
+        raise ValueError("both ends of a range, and the distance between them, are finite numbers")
     return bounds
 
 

@@ -63,6 +63,19 @@ def test_rows_of_the_same_point_have_the_same_coordinates() -> None:
     assert coordinates.max() <= 1
 
 
+def test_range_of_one_number_tells_no_points_apart() -> None:
+    for domain in (Domain(randint=[3, 4]), Domain(lograndint=[3, 4])):
+        fractions = Fractions({"layers": domain})
+        coordinates = fractions.encode(np.array([[0.1], [0.9], fractions.row({"layers": 3})]))
+        assert np.ptp(coordinates) < 1e-9
+
+
+def test_range_from_almost_nothing_has_fractions() -> None:
+    fractions = Fractions({"rate": Domain(loguniform=[1e-310, 1e300])})
+    found = [fractions.row({"rate": rate})[0] for rate in (1e-310, 1e-5, 1e300)]
+    assert found == pytest.approx([0.0, 0.5, 1.0], abs=1e-9)
+
+
 def test_what_a_point_does_not_have_makes_no_difference() -> None:
     fractions = Fractions(SPACE)
     names = list(all_domains(SPACE))
@@ -136,6 +149,54 @@ def test_draws_that_see_the_same_results_are_far_from_each_other() -> None:
         running.append(drawn)
 
 
+def test_believed_points_leave_what_is_expected_of_others() -> None:
+    generator = np.random.default_rng(4)
+    points, others = generator.random((12, 3)), generator.random((9, 3))
+    metrics = generator.normal(size=12)
+    at_once, in_turn = GaussianProcess(points, metrics), GaussianProcess(points, metrics)
+    at_once.believe(others)
+    for one in others:
+        in_turn.believe(one[None])
+    candidates = generator.random((50, 3))
+    for first, second in zip(
+        at_once.predict(candidates), in_turn.predict(candidates), strict=True
+    ):
+        assert np.allclose(first, second)
+
+
+def test_process_is_solved_once_however_many_samples_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    solve = GaussianProcess._set
+
+    def note(process: GaussianProcess, points: Any, metrics: Any) -> None:
+        sizes.append(len(points))
+        solve(process, points, metrics)
+
+    monkeypatch.setattr(GaussianProcess, "_set", note)
+    seen = [({"x": 0.1 * place, "y": 0.5}, math.sin(place)) for place in range(6)]
+    running = [{"x": 0.5, "y": 0.01 * place} for place in range(40)]
+    believed_results.draw_row(Fractions(PLANE), seen, running, 1)
+    assert sizes == [6, 46]
+
+
+def test_draw_does_not_depend_on_how_numbers_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    # All values that were never tried promise the same.
+    space = {"kind": Domain(choice=list("abcdefgh"))}
+    seen = [({"kind": 0}, 0.1), ({"kind": 1}, 0.2)]
+    exact = GaussianProcess.log_expected_improvement
+    drawn = set()
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+
+        def rounded(process: GaussianProcess, points: Any, generator: Any = generator) -> Any:
+            found = exact(process, points)
+            return found + generator.normal(0.0, 1e-12, len(found))
+
+        monkeypatch.setattr(GaussianProcess, "log_expected_improvement", rounded)
+        drawn.add(believed_results.draw_row(Fractions(space), seen, [], 1)("kind", space["kind"]))
+    assert len(drawn) == 1
+
+
 @pytest.mark.parametrize(
     "metrics",
     [
@@ -143,14 +204,24 @@ def test_draws_that_see_the_same_results_are_far_from_each_other() -> None:
         [0.5] * 5,
         [-math.inf, 0.1, 0.2, -1e12, 0.3],
         [-math.inf, 1.0, 1.0, 1.0, 0.5],
+        [1.7e308] * 5,
+        [-1.7e308, 1.7e308, 0.0, -1e307, -math.inf],
+        [-0.5, -1e200, -1e300, -1e301, -1e302],
+        [1e-320, 2e-320, 0.0, 0.0, 0.0],
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_bad_and_equal_results_are_no_error(metrics: list[float]) -> None:
     found = believed_results._normalise(metrics)
     assert np.isfinite(found).all()
     assert found.mean() == pytest.approx(0.0, abs=1e-9)
     rows = [({"x": 0.2 * place, "y": 0.5}, metric) for place, metric in enumerate(metrics)]
     make_point(PLANE, believed_results.draw_row(Fractions(PLANE), rows, [{"x": 0.5, "y": 0.5}], 1))
+
+
+def test_two_results_are_told_apart_however_large_they_are() -> None:
+    for worse in (-1.0, -1e200, -1.7e308):
+        assert believed_results._normalise([1.0, worse]) == pytest.approx([1.0, -1.0])
 
 
 def test_diverged_trials_do_not_hide_how_good_ones_differ() -> None:
