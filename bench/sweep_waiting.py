@@ -137,9 +137,9 @@ def write_spec(folder: Path, joins: bool) -> Path:
     """Writes rows that are prepared already, and the spec of a sweep over the curves."""
     rows = folder / "rows.csv"
     count = waiting.STEPS_PER_EPOCH * waiting.ROWS_PER_STEP
-    numbers = [*range(count), *range(8)]
-    lines = [f"{one % 7},{'yes' if one % 2 else 'no'}" for one in numbers]
-    rows.write_text("\n".join(["x,y", *lines]) + "\n")
+    parts = ["train"] * count + ["validation"] * 8
+    lines = [f"{one % 7},{'yes' if one % 2 else 'no'},{part}" for one, part in enumerate(parts)]
+    rows.write_text("\n".join(["x,y,part", *lines]) + "\n")
     arguments = {"trial": 0, "file": str(folder / "curves.json")}
     spec = {
         "name": "waiting",
@@ -147,7 +147,7 @@ def write_spec(folder: Path, joins: bool) -> Path:
         "data": {
             "source": str(rows),
             "target": "y",
-            "split": {"validation_fraction": 8 / len(numbers), "test_fraction": 0.0},
+            "split": {"by": "column", "column": "part", "test_fraction": 0.0},
         },
         "model": {"builder": "bench.waiting:network", "arguments": arguments},
         "train": {

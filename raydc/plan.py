@@ -60,8 +60,10 @@ def crew_size(spec: ResolvedSpec) -> CrewSize:
         spec: The resolved spec of the sweep.
     """
     shards, least = spec.train.logical_shards, max(1, spec.scaling.min_workers)
-    # Without exact sums each number of workers has results of its own.
-    most = max(least, min(spec.scaling.max_workers, shards)) if spec.train.exact else least
+    # Without exact sums each number of workers has results of its own. NCCL refuses two workers
+    # on one GPU.
+    may_join = spec.train.exact and spec.scaling.worker_resources.get("GPU", 1.0) >= 1.0
+    most = max(least, min(spec.scaling.max_workers, shards)) if may_join else least
     return CrewSize(least, most, shards)
 
 

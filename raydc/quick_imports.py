@@ -27,16 +27,17 @@ def begin() -> None:
 def end() -> None:
     """Collects garbage as usual again, but leaves out what there is now; it will hardly go.
 
-    Call it when a process begins its real work: garbage may then hold a step's tensors. Only the
-    first call does something, because later there may be more than imports.
+    Call it when a process begins its real work: garbage may then hold a step's tensors. Later
+    calls leave out nothing more, and collect what the work before has left: it may be as large as
+    a model, which Python's counts of objects do not tell.
     """
     global _has_ended
     if gc.get_threshold() == (_IMPORTING, *_normal[1:]):
         gc.set_threshold(*_normal)
+    # What is garbage now would stay for ever if it were left out.
+    gc.collect()
     if not _has_ended:
         _has_ended = True
-        # What is garbage now would stay for ever.
-        gc.collect()
         gc.freeze()
 
 

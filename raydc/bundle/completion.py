@@ -63,7 +63,7 @@ def _further_ends(column: TokenBlock | Conversations, model: object) -> tuple[in
     given = model.content.config.get("eos_token_id")
     codes = given if isinstance(given, list) else [given]
     named = column.code_of(model.content.special_tokens.get("eos_token", ""))
-    further = (*codes, named, *model.content.end_codes)
+    further = (*codes, named, *(model.content.end_codes or ()))
     return tuple(code for code in further if isinstance(code, int))
 
 

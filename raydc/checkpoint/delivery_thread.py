@@ -45,7 +45,7 @@ class DeliveryThread:
         self._waiting: list[HostCopy] = []
         # The best state, after all attempts have failed; it is tried again with the next copy.
         self._kept: HostCopy | None = None
-        self._is_refused = False
+        self._is_refused = self._is_ended = False
         self._crash: Exception | None = None
         self._thread: threading.Thread | None = None
 
@@ -106,11 +106,26 @@ class DeliveryThread:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 
+    def end(self) -> None:
+        """Ends the thread when nothing is left to deliver; there is nothing to submit any more.
+
+        A thread that waits for ever would keep the copies, the size of the model and more, for as
+        long as its process lives, which may train many runs.
+        """
+        with self._changed:
+            self._is_ended = True
+            if self._kept is not None:
+                self._kept.release()
+                self._kept = None
+            self._changed.notify_all()
+
     def _run(self) -> None:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._current is not None)
+                    self._changed.wait_for(lambda: self._current is not None or self._is_ended)
+                    if self._current is None:
+                        return
                 self._finish_current(has_arrived=self._deliver_current())
         except Exception as error:  # noqa: BLE001 - raised again by a `wait`, in the thread that trains
             with self._changed:

@@ -35,7 +35,7 @@ FILE = "fork.json"
 _INPUT = "input."
 # Where the weights of a run started from, and which of them it trained, is not part of its model.
 _MAY_DIFFER = ("weights", "weights_sha256", "freeze", "initialisation", "path")
-_MAY_DIFFER_INSIDE = ("content.files", "content.revision")
+_MAY_DIFFER_INSIDE = ("content.files", "content.revision", "content.end_codes")
 
 
 @dataclass(frozen=True)

@@ -226,20 +226,23 @@ class Saver:
         return place
 
     def finish(self, parts: Parts) -> None:
-        """Returns when the last state is in storage; tries once more if it is not.
+        """Returns when the last state is in storage, and ends the threads; tries once more.
 
         Raises:
             CheckpointError: Storage refuses it.
         """
-        # Storage may have come back since it refused the last state, so that one is sent again.
-        for is_last in (False, True):
-            arrived = self._to_storage.wait_until_idle(self._timing.finish_timeout_s)
-            has_all = self._step_in_storage == parts.state.step
-            if arrived and has_all and not self._to_storage.holds_refused:
-                return
-            if arrived and not is_last:
-                self.save(parts, force=True)
-        raise self._refusal(f"the last checkpoint, of step {parts.state.step},")
+        try:
+            # Storage may have come back since it refused the last state, so that is sent again.
+            for is_last in (False, True):
+                arrived = self._to_storage.wait_until_idle(self._timing.finish_timeout_s)
+                has_all = self._step_in_storage == parts.state.step
+                if arrived and has_all and not self._to_storage.holds_refused:
+                    return
+                if arrived and not is_last:
+                    self.save(parts, force=True)
+            raise self._refusal(f"the last checkpoint, of step {parts.state.step},")
+        finally:
+            self._end_threads()
 
     def _refusal(self, what: str) -> CheckpointError:
         kept = self._store.steps()
@@ -260,6 +263,12 @@ class Saver:
         """Lets a copy arrive; an error here would hide the one that ends the run."""
         with contextlib.suppress(Exception):
             self._to_storage.wait_until_idle(self._timing.exit_timeout_s)
+        if error[0] is not None:  # Otherwise `finish` ends them.
+            self._end_threads()
+
+    def _end_threads(self) -> None:
+        for thread in (self._to_storage, self._to_memory):
+            thread.end()
 
     # All that follows runs in the threads.
 

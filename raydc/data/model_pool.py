@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydc.data import small_jobs
+from raydc.engine import internals
 from raydc.errors import ClusterError, Say
 from raydc.features import Features
 from raydc.spec.sections import Spec
@@ -107,8 +108,7 @@ def fits_here(spec: Spec, features: Features, num_bytes: float, num_batches: int
         num_bytes: Bytes of the rows.
         num_batches: Approximate number of batches of the data set.
     """
-    has_one = small_jobs.num_cpus() <= _CPUS_OF_ONE
-    small_bytes = small_jobs.small_bytes(math.inf if has_one else _SMALL_BYTES)
+    small_bytes = small_jobs.small_bytes(math.inf if _has_one_process() else _SMALL_BYTES)
     weight = 1 if features.signature.kind == "vector" else _WEIGHT
     is_little = num_bytes * weight <= small_bytes
     # A pool for fewer batches would have one process, which would be no faster.
@@ -116,6 +116,18 @@ def fits_here(spec: Spec, features: Features, num_bytes: float, num_batches: int
     if not small_bytes or not is_for_one:
         return False
     return not spec.scaling.use_gpu or not _has_gpu()
+
+
+def _has_one_process() -> bool:
+    """Whether a pool would have one process, now and later: a cluster may grow."""
+    return small_jobs.num_cpus() <= _CPUS_OF_ONE and not _is_on_cluster()
+
+
+def _is_on_cluster() -> bool:
+    """Whether this process is connected to a Ray that it has not started."""
+    # Not imported for this: whoever is connected has imported it.
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and not internals.is_own_ray()
 
 
 def _has_gpu() -> bool:

@@ -21,13 +21,13 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from raydc.elastic import mailbox
 from raydc.elastic.crews import LEAVE
 from raydc.elastic.own_memory import OwnMemory
-from raydc.errors import RaydcError
 from raydc.loop import planned_stop
 from raydc.loop.group import Alone, Group, Workers, peers
 from raydc.loop.lost_peer import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
 from raydc.storage import Storage
 from raydc.tracking import events
+from raydc.tracking.attempt_fence import ReplacedError
 
 # Reasons of a planned stop after which a trial goes on with other workers.
 CHANGES = (planned_stop.GROW, planned_stop.SHRINK)
@@ -43,6 +43,10 @@ _MUSTER_EVERY_S = 0.02
 _GRACE_S = 0.3
 # Groups in a row that were lost before a step; then the helper cannot reach the leader.
 _MOST_FAILED = 2
+# Groups of only those that a trial needs which may be lost, though all of these are there.
+_MOST_LOST = 3
+# How long a trial that could not keep its state goes on as it is, before it is stopped again.
+_STAY_S = 30.0
 _GO, _STAY = "1", "0"
 
 # Trains with a group; the second is memory for recent states, if there is any.
@@ -60,6 +64,7 @@ class Leader:
         device: Device on which this worker computes.
         needed: Helpers without which the trial does not train.
         start_timeout_s: How long it waits for them at its start.
+        keeps_states: Whether recent states are kept, with which it outlives the loss of a helper.
     """
 
     def __init__(
@@ -70,14 +75,19 @@ class Leader:
         device: torch.device,
         needed: Sequence[str] = (),
         start_timeout_s: float = 0.0,
+        keeps_states: bool = True,
     ) -> None:
         self._handle, self._key, self._device = handle, key, device
         self._needed, self._start_timeout_s = list(needed), start_timeout_s
+        self._keeps_states = keeps_states
         self._log = events.EventLog(folder, "events", patient=True)
         self._members: list[str] = []
+        self._num_lost = 0
         self._why_left = "released"
-        # When the steps stopped for a change of the workers.
+        # When the steps were to stop for a change of the workers, and whether they did.
         self._stopped_s: float | None = None
+        self._has_met = False
+        self._stays_until_s = 0.0
 
     def fit(self, fit: FitAsLeader) -> None:
         """Trains to the end, with whoever is there at a time.
@@ -86,16 +96,23 @@ class Leader:
             fit: Trains with a group from the newest state.
 
         Raises:
-            PeerLostError: A helper was lost without which the trial does not train.
+            PeerLostError: A helper was lost without which the trial does not train, or the two
+                cannot train together.
+            ReplacedError: The trial has begun again elsewhere.
         """
         memory: OwnMemory | None = None
         timeout_s = self._start_timeout_s
+        if self._needed:
+            self._ask("need", self._needed)
         while True:
             self._muster(timeout_s)
+            # No other process can read these states. Those who wait join right before the first
+            # step, by a planned stop that brings the state to storage.
+            is_alone = memory is not None and memory.newest() is not None
             try:
-                with self._meet() as group:
+                with self._alone() if is_alone else self._meet() as group:
                     # Kept after a loss, because its states are newer than those in storage.
-                    if group.world.world_size > 1 and memory is None:
+                    if self._keeps_states and group.world.world_size > 1 and memory is None:
                         memory = OwnMemory()
                     fit(group, memory)
                 return
@@ -105,19 +122,38 @@ class Leader:
                 # The state is in storage, where helpers read it.
                 memory, self._why_left = None, "released"
             except PeerLostError:
+                self._num_lost += bool(self._members) and {*self._members} <= {*self._needed}
+                if self._num_lost == _MOST_LOST:
+                    raise
                 self._ask("disband")
                 self._why_left = "lost"
                 time.sleep(_GRACE_S)
+            except ReplacedError:
+                raise
+            except Exception:
+                # It may be the fault of a helper, such as one with too little memory, which is
+                # none of the trial. If not, the trial meets it again without helpers.
+                if not {*self._members} - {*self._needed}:
+                    raise
+                self._ask("close")
+                self._why_left = "failed"
             timeout_s = _MUSTER_TIMEOUT_S
 
     def stop_reason(self) -> str | None:
         """Why the trial should stop before its next step; None to go on."""
+        now_s = time.monotonic()
         if self._stopped_s is not None:
-            # The first look of a group comes right before its first step.
-            seconds, self._stopped_s = time.monotonic() - self._stopped_s, None
-            self._handle.of_crews.remote("tell_join", seconds)
+            if self._has_met:
+                # The first look of a group comes right before its first step.
+                self._handle.of_crews.remote("tell_join", now_s - self._stopped_s)
+            else:
+                # Storage has refused the state. To try at each look would hold up all steps.
+                self._stays_until_s = now_s + _STAY_S
+        self._stopped_s, self._has_met = None, False
         reason: str | None = mailbox.get_reply(self._handle.stop_reason.remote(self._key))
         if reason in CHANGES:
+            if now_s < self._stays_until_s:
+                return None
             self._stopped_s = time.monotonic()
         return reason
 
@@ -143,12 +179,19 @@ class Leader:
             return
 
     @contextlib.contextmanager
+    def _alone(self) -> Iterator[Group]:
+        self._record([])
+        yield Alone(self._device)
+
+    @contextlib.contextmanager
     def _meet(self) -> Iterator[Group]:
         """Forms a group with the helpers that wait; without any, this process is alone."""
         host = str(ray.util.get_node_ip_address())
         store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=_MEETING_TIMEOUT)
         members: list[str] = self._ask("form", host, store.port)
         self._record(members)
+        if not {*self._needed} <= {*members}:
+            raise PeerLostError("a worker without which this trial does not train does not answer")
         if not members:
             del store
             yield Alone(self._device)
@@ -167,6 +210,7 @@ class Leader:
 
     def _record(self, members: list[str]) -> None:
         """Records who has come and gone since the last group."""
+        self._has_met = True
         came = [one for one in members if one not in self._members]
         gone = [one for one in self._members if one not in members]
         now = {"workers": 1 + len(members)}
@@ -199,6 +243,7 @@ def help_trial(
 
     Raises:
         PeerLostError: It cannot reach the leader.
+        RaydcError: This worker or the whole group has been refused.
     """
     num_failed = 0
     while (place := _wait_for_call(handle, key, helper, size)) is not None:
@@ -215,9 +260,6 @@ def help_trial(
             num_failed = 0 if has_met else num_failed + 1
             if num_failed == _MOST_FAILED:
                 raise
-        # The leader refuses the same, or goes on without this worker.
-        except RaydcError:
-            return
 
 
 def _wait_for_call(handle: Any, key: str, helper: str, size: int) -> dict[str, Any] | None:

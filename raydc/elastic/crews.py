@@ -35,7 +35,7 @@ class Standing:
 
     Attributes:
         left_s: Seconds of work until its segment ends, with the workers that it has; None if it
-            has not said so yet.
+            has not said so yet, or takes no more helpers.
         members: Helpers that train with its leader.
     """
 
@@ -51,6 +51,8 @@ class _Crew:
     came_s: dict[str, float] = field(default_factory=dict)
     asked_s: dict[str, float] = field(default_factory=dict)
     members: list[str] = field(default_factory=list)
+    # Helpers that the trial began with. They come back however many groups were lost.
+    needed: frozenset[str] = frozenset()
     size: int = 0
     num_lost: int = 0
     place: dict[str, Any] | None = None
@@ -70,6 +72,8 @@ class Crews:
         self._crews: dict[str, _Crew] = {}
         self._released: set[str] = set()
         self._tasks: dict[str, dict[str, Any]] = {}
+        # Those who have asked for a task since they got the last one.
+        self._idle: set[str] = set()
         self._join_s: deque[float] = deque(maxlen=_NUM_MEASURED)
 
     def begin(self, trial: str) -> None:
@@ -88,10 +92,21 @@ class Crews:
             task: What it takes: `key`, `all_values` and `epochs` of a trial, and `size`.
         """
         self._tasks[helper] = task
+        self._idle.discard(helper)
 
     def take_task(self, helper: str) -> dict[str, Any] | str | None:
         """What a helper does next: a task, once; LEAVE; or None to ask again."""
-        return LEAVE if helper in self._released else self._tasks.pop(helper, None)
+        task = LEAVE if helper in self._released else self._tasks.pop(helper, None)
+        if task is None:
+            self._idle.add(helper)
+        else:
+            self._idle.discard(helper)
+        return task
+
+    def need(self, trial: str, helpers: Sequence[str]) -> None:
+        """Notes the helpers without which a trial does not train."""
+        if (crew := self._crews.get(trial)) is not None:
+            crew.needed = frozenset(helpers)
 
     def offer(self, trial: str, helper: str, size: int) -> bool:
         """Takes the offer of a helper to train.
@@ -105,7 +120,7 @@ class Crews:
             Whether the helper shall wait for a call; otherwise it is not needed.
         """
         crew = self._crews.get(trial)
-        if crew is None or helper in self._released or crew.num_lost >= _MOST_LOST:
+        if crew is None or not self._is_welcome(crew, helper):
             return False
         crew.came_s.setdefault(helper, self._now_s())
         crew.asked_s[helper] = self._now_s()
@@ -123,7 +138,7 @@ class Crews:
         if crew is None:
             return LEAVE
         if helper in crew.came_s:
-            if helper in self._released:
+            if not self._is_welcome(crew, helper):
                 self.withdraw(helper)
                 return LEAVE
             crew.asked_s[helper] = self._now_s()
@@ -169,9 +184,10 @@ class Crews:
         """
         crew = self._crews.get(trial)
         if crew is None:
-            return True
-        staying = [member for member in crew.members if member not in self._released]
-        return all(helper in crew.came_s for helper in (*staying, *needed))
+            return not needed
+        staying = [member for member in crew.members if self._is_welcome(crew, member)]
+        ready = self._ready(crew)
+        return all(one in crew.came_s for one in staying) and all(one in ready for one in needed)
 
     def form(self, trial: str, host: str, port: int) -> list[str]:
         """Calls the helpers that wait into a group.
@@ -204,6 +220,12 @@ class Crews:
             crew.members, crew.place, crew.left_s = [], None, None
             crew.num_lost += 1
 
+    def close(self, trial: str) -> None:
+        """Notes that only the helpers that a trial began with train with it from now on."""
+        self.disband(trial)
+        if (crew := self._crews.get(trial)) is not None:
+            crew.num_lost = _MOST_LOST
+
     def tell_left(self, trial: str, left_s: float) -> None:
         """Notes how many seconds of work a trial has until its segment ends."""
         if (crew := self._crews.get(trial)) is not None:
@@ -213,23 +235,35 @@ class Crews:
         """Notes for how long a trial has stood still because its workers changed."""
         self._join_s.append(seconds)
 
-    def standing(self) -> tuple[float, dict[str, Standing]]:
-        """Seconds that a change of workers costs, and how each trial stands that trains."""
+    def standing(self) -> tuple[float, dict[str, Standing], list[str]]:
+        """How the trials and their helpers stand.
+
+        Returns:
+            Seconds that a change of workers costs, how each trial stands that trains, and the
+            helpers that ask for a task.
+        """
         measured = self._join_s
         join_s = sum(measured) / len(measured) if measured else _FIRST_JOIN_S
-        return join_s, {key: self._stands(crew) for key, crew in self._crews.items()}
+        trials = {key: self._stands(crew) for key, crew in self._crews.items()}
+        return join_s, trials, sorted(self._idle)
 
     def _stands(self, crew: _Crew) -> Standing:
         left_s = crew.left_s
         if left_s is not None:
             left_s = max(0.0, left_s - (self._now_s() - crew.told_s))
+        if crew.num_lost >= _MOST_LOST:
+            left_s = None
         return Standing(left_s, tuple(crew.members))
 
     def _ready(self, crew: _Crew) -> list[str]:
-        """The helpers that wait, and whose processes are there."""
+        """The helpers that wait and may join, and whose processes are there."""
         since_s = self._now_s() - _SILENT_S
         return [
             helper
             for helper in crew.came_s
-            if helper not in self._released and crew.asked_s[helper] >= since_s
+            if self._is_welcome(crew, helper) and crew.asked_s[helper] >= since_s
         ]
+
+    def _is_welcome(self, crew: _Crew, helper: str) -> bool:
+        is_open = crew.num_lost < _MOST_LOST or helper in crew.needed
+        return is_open and helper not in self._released

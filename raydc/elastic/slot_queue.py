@@ -9,14 +9,14 @@ result, so this may use clocks; `trial_queue` decides what runs, and never sees 
 from __future__ import annotations
 
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from raydc.elastic.crews import Standing
 from raydc.elastic.join_gain import RunningTrial, choose_joins
+from raydc.elastic.slot_helpers import CrewBox, SlotHelpers
 from raydc.elastic.sweep_table import SweepStanding
 from raydc.elastic.trial_queue import TrialQueue
 from raydc.errors import Say
@@ -30,27 +30,9 @@ _MOST_LOSSES = 3
 _IDLE_S = 10.0
 # How long the end of a sweep waits for its helpers, which take a tenth of a second.
 _END_S = 5.0
-
-
-class CrewBox(Protocol):
-    """What the driver tells the mailbox of a sweep about its helpers, as `Crews` has it."""
-
-    def standing(self) -> tuple[float, dict[str, Standing]]: ...
-
-    def assign(self, helper: str, task: dict[str, Any]) -> None: ...
-
-    def release(self, helpers: Iterable[str]) -> None: ...
-
-    def withdraw(self, helper: str) -> None: ...
-
-
-@dataclass
-class _Helper:
-    """A helper, and the trial that it trains; None between two, and since when."""
-
-    key: str | None
-    idle_since_s: float = 0.0
-    is_released: bool = False
+# A trial that waits for so long, though there should be room for it soon, gets a helper's slot:
+# other jobs may have the rest of them, or whoever should leave hangs.
+_WAIT_S = 20.0
 
 
 class SlotQueue:
@@ -79,14 +61,16 @@ class SlotQueue:
         self._queue, self._size, self._num_slots = queue, size, num_slots
         self._box, self._most_trials, self._report = box, most_trials, report
         self._now_s = now_s
+        self._helpers = SlotHelpers(box, now_s)
         # Segments that Tune has, by the key of the trial; those that have got a slot are started.
         self._trials: dict[str, dict[str, Any]] = {}
         self._started: set[str] = set()
-        self._helpers: dict[str, _Helper] = {}
         # Helpers that were decided on with others, and are not with Tune yet.
         self._planned: list[dict[str, Any]] = []
         self._losses: Counter[str] = Counter()
         self._looked_s = -_LOOK_EVERY_S
+        # Since when a trial waits for a slot, or for the next helper to leave.
+        self._waits_since_s: float | None = None
         self._over_s: float | None = None
         self._standing: tuple[float, dict[str, Standing]] = (0.0, {})
 
@@ -97,7 +81,8 @@ class SlotQueue:
 
     def is_held_up(self) -> bool:
         """Whether helpers hang, of a sweep that is over: nobody has to wait for them."""
-        if not self._queue.is_over or self._trials or not self._helpers:
+        # Asked ten times a second; what the queue says takes longest.
+        if not len(self._helpers) or self._trials or not self._queue.is_over:
             self._over_s = None
             return False
         self._over_s = self._over_s or self._now_s()
@@ -113,11 +98,14 @@ class SlotQueue:
             return segment
         if self._size.most == self._size.least:
             return None
-        self._release_idle()
+        self._helpers.remind()
+        # Other jobs may need what helpers hold without a trial.
+        self._helpers.release_idle(0.0 if self._queue.is_over else _IDLE_S)
         # A trial that waits for a slot comes before those that help.
         if self._trials.keys() > self._started:
             self._make_room()
             return None
+        self._waits_since_s = None
         return self._next_helper()
 
     def _may_begin(self) -> bool:
@@ -133,18 +121,11 @@ class SlotQueue:
             task = self._planned.pop(0)
             if task["key"] not in self._trials:
                 continue
-            if (idle := self._first_idle()) is not None:
-                self._helpers[idle].key = task["key"]
-                self._box.assign(idle, task)
+            if idle := self._helpers.idle():
+                self._helpers.assign(idle[0], task)
             elif self._num_used() < self._num_slots():
-                name = uuid.uuid4().hex
-                self._helpers[name] = _Helper(task["key"])
-                return {"helper": name, "task": task}
+                return {"helper": self._helpers.add(task["key"]), "task": task}
         return None
-
-    def _first_idle(self) -> str | None:
-        idle = (name for name, one in self._helpers.items() if not (one.key or one.is_released))
-        return next(idle, None)
 
     def _num_used(self) -> int:
         return len(self._trials) * self._size.least + len(self._helpers)
@@ -154,17 +135,19 @@ class SlotQueue:
         if self._now_s() - self._looked_s < _LOOK_EVERY_S or not self._trials:
             return False
         self._looked_s = self._now_s()
-        self._standing = self._box.standing()
+        join_s, trials, idle = self._box.standing()
+        self._standing = join_s, trials
+        # The trials of these go on without them.
+        self._helpers.free(idle)
         return True
 
     def _plan(self) -> list[dict[str, Any]]:
         """What helpers in idle slots should do: join the trials that are done last."""
-        num_idle = sum(not (one.key or one.is_released) for one in self._helpers.values())
-        free = self._num_slots() - self._num_used() + num_idle
+        free = self._num_slots() - self._num_used() + len(self._helpers.idle())
         join_s, standing = self._standing
         running = []
         for key in self._trials:
-            one, num_helpers = standing.get(key), len(self._helpers_of(key))
+            one, num_helpers = standing.get(key), len(self._helpers.of(key))
             # A trial whose workers change now says next how long it takes with them.
             is_settled = one is not None and len(one.members) == self._size.least - 1 + num_helpers
             if one is None or one.left_s is None or not is_settled:
@@ -175,55 +158,50 @@ class SlotQueue:
         return [
             self._make_task(key, workers)
             for key, workers in found.items()
-            for _ in range(workers - self._size.least - len(self._helpers_of(key)))
+            for _ in range(workers - self._size.least - len(self._helpers.of(key)))
         ]
 
     def _make_task(self, key: str, workers: int) -> dict[str, Any]:
         fields = {name: self._trials[key][name] for name in ("key", "all_values", "epochs")}
         return {**fields, "size": workers}
 
-    def _helpers_of(self, key: str) -> list[str]:
-        """Helpers of a trial that stay, the first one first."""
-        found = self._helpers.items()
-        return [name for name, one in found if one.key == key and not one.is_released]
-
     def _make_room(self) -> None:
         """Sends helpers away whose slots a trial waits for."""
-        staying = [name for name, one in self._helpers.items() if not one.is_released]
+        staying = self._helpers.staying()
+        if not staying:
+            return
         num_leaving = len(self._helpers) - len(staying)
         excess = self._num_used() - self._num_slots() - num_leaving
-        if excess <= 0 or not staying:
+        if is_late := self._has_waited():
+            # Those that were to leave may hang.
+            excess = max(excess + num_leaving, self._size.least)
+        if excess <= 0:
             return
         self._look()
         join_s, standing = self._standing
 
         def rank(name: str) -> tuple[bool, float, int]:
-            one = standing.get(self._helpers[name].key or "", Standing(None, ()))
+            one = standing.get(self._helpers.key_of(name) or "", Standing(None, ()))
             # It costs nothing to send away who does not train yet, or trains no more.
             left_s = float("inf") if one.left_s is None else one.left_s
             return name in one.members, left_s, -staying.index(name)
 
         # Of those that train, the trial that is done first loses least; the last to come goes.
         chosen = sorted(staying, key=rank)[:excess]
-        # Who is done sooner than a change of workers takes is free by itself.
-        self._release([name for name in chosen if not rank(name)[0] or rank(name)[1] >= join_s])
-
-    def _release_idle(self) -> None:
-        """Gives slots back that helpers hold without a trial: other jobs may need them."""
-        before_s = self._now_s() - (0.0 if self._queue.is_over else _IDLE_S)
-        self._release(
-            [
-                name
-                for name, one in self._helpers.items()
-                if not (one.key or one.is_released) and one.idle_since_s <= before_s
-            ]
+        # Who is done sooner than a change of workers takes is free by itself, unless it hangs.
+        self._helpers.release(
+            [name for name in chosen if is_late or not rank(name)[0] or rank(name)[1] >= join_s]
         )
 
-    def _release(self, helpers: list[str]) -> None:
-        if helpers:
-            for name in helpers:
-                self._helpers[name].is_released = True
-            self._box.release(helpers)
+    def _has_waited(self) -> bool:
+        """Whether a trial has waited for long, since it came or since a helper has left for it."""
+        now_s = self._now_s()
+        if self._waits_since_s is None:
+            self._waits_since_s = now_s
+        if now_s - self._waits_since_s < _WAIT_S:
+            return False
+        self._waits_since_s = now_s
+        return True
 
     def start(self, segment: dict[str, Any]) -> None:
         """Notes that a segment has got its slot.
@@ -241,7 +219,7 @@ class SlotQueue:
             segment: As `next_segment` gave it.
         """
         if "helper" in segment:
-            self._helpers.pop(segment["helper"], None)
+            self._helpers.remove(segment["helper"])
             return
         self._forget_trial(segment["key"])
         self._queue.end(segment)
@@ -255,8 +233,10 @@ class SlotQueue:
         """
         if "helper" in segment:
             self._lose_helper(segment["helper"])
-            self._helpers.pop(segment["helper"], None)
+            self._helpers.remove(segment["helper"])
             return
+        # Its leader cannot tell them that it is over.
+        self._helpers.release(self._helpers.of(segment["key"]))
         self._forget_trial(segment["key"])
         self._queue.lose(segment, error)
 
@@ -272,32 +252,31 @@ class SlotQueue:
             return
         self._started.discard(segment["key"])
         # It may need their slots to start again.
-        self._release(self._helpers_of(segment["key"]))
+        self._helpers.release(self._helpers.of(segment["key"]))
         self._queue.retry(segment, error)
 
     def _forget_trial(self, key: str) -> None:
         self._trials.pop(key, None)
         self._started.discard(key)
-        for name in self._helpers_of(key):
-            self._helpers[name].key, self._helpers[name].idle_since_s = None, self._now_s()
+        self._helpers.free(self._helpers.of(key))
 
     def _lose_helper(self, name: str) -> None:
         self._box.withdraw(name)
-        one = self._helpers.get(name)
-        if one is None or one.is_released:
+        if name not in self._helpers.staying():
             return
         # What Tune starts in its place ends at once; another one may join.
-        self._release([name])
-        if one.key in self._trials:
-            self._losses[one.key] += 1
-            number = self._trials[one.key]["number"]
+        self._helpers.release([name])
+        key = self._helpers.key_of(name)
+        if key is not None and key in self._trials:
+            self._losses[key] += 1
+            number = self._trials[key]["number"]
             self._report(f"sweep     trial {number} has lost a worker that had joined, and goes on")
 
     def standing(self) -> SweepStanding:
         """How the sweep stands, for its live table."""
         standing = self._queue.standing()
         workers = {
-            one["number"]: self._size.least + len(self._helpers_of(key))
+            one["number"]: self._size.least + len(self._helpers.of(key))
             for key, one in self._trials.items()
         }
         return replace(

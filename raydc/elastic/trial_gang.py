@@ -20,9 +20,9 @@ _kept: dict[str, list[Any]] = {}
 class GangWorker:
     """State of the actor: nothing; it trains with the leader of one trial after the other."""
 
-    def run(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Calls a function in this process."""
-        work(*arguments)
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function in this process, and returns its result."""
+        return work(*arguments)
 
 
 def start(number: int) -> list[Any]:

@@ -68,14 +68,14 @@ class CrewMailbox:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    def standing(self) -> tuple[float, dict[str, Standing]]:
+    def standing(self) -> tuple[float, dict[str, Standing], list[str]]:
         """As `Crews.standing`; nothing is known if the mailbox does not answer."""
         try:
-            found: tuple[float, dict[str, Standing]] = mailbox.get_reply(
+            found: tuple[float, dict[str, Standing], list[str]] = mailbox.get_reply(
                 self._handle.of_crews.remote("standing")
             )
         except ray.exceptions.RayError:
-            return 0.0, {}
+            return 0.0, {}, []
         return found
 
     def assign(self, helper: str, task: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ began a trial: the same function, in other actors.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable
@@ -14,33 +15,33 @@ from functools import partial
 from typing import Any
 
 from raydc import spec as specs
+from raydc.checkpoint.resume import retry_reads
+from raydc.checkpoint.timing import Timing
 from raydc.data.prepared import load
 from raydc.elastic import mailbox, worker_failure
 from raydc.elastic.builder_import import add_import_folder
 from raydc.elastic.crew_group import Leader, help_trial
 from raydc.elastic.crews import LEAVE
+from raydc.elastic.lasting_error import GangError, LastingError, describe_lasting, may_pass
 from raydc.elastic.own_memory import OwnMemory
 from raydc.elastic.worker_failure import WorkerFailure
-from raydc.errors import RaydcError, describe
+from raydc.errors import RaydcError
 from raydc.loop import planned_stop, worker
 from raydc.loop.group import Group
 from raydc.loop.hooks import Hooks, OnEpoch
+from raydc.loop.lost_peer import PeerLostError
 from raydc.loop.planned_stop import PlannedStopError
 from raydc.loop.state_proof import prove_state
 from raydc.models import device as devices
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import trials
+from raydc.tracking.attempt_fence import AttemptFence, ReplacedError
 
 _ASK_EVERY_S = 0.1
-# Errors of the operating system that another attempt meets again: a path is wrong.
-_LASTING = (
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-)
+_RESULT_TIMEOUT_S = 2.0
+# Other workers wait for the leader no longer than a minute, and no stop for them is urgent.
+_TIMING = Timing(arrival_timeout_s=30.0, stop_timeout_s=15.0)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _help_trials(segment: dict[str, Any], place: SweepPlace, handle: Any) -> Non
     tune.report({"epoch": 0, "metric": 0.0})
 
 
-def help_train(task: dict[str, Any], place: SweepPlace, handle: Any) -> None:
+def help_train(task: dict[str, Any], place: SweepPlace, handle: Any) -> LastingError | None:
     """Trains with the worker that runs a trial, until the trial needs this one no more.
 
     Args:
@@ -125,6 +126,9 @@ def help_train(task: dict[str, Any], place: SweepPlace, handle: Any) -> None:
             name of this worker, and `size`, the number of workers that the trial is to have.
         place: The sweep.
         handle: Mailbox, which says where the workers of the trial meet.
+
+    Returns:
+        An error that a worker alone would meet as well; None without one.
 
     Raises:
         WorkerFailure: An error that the trial itself does not meet.
@@ -142,25 +146,46 @@ def help_train(task: dict[str, Any], place: SweepPlace, handle: Any) -> None:
 
     try:
         worker_failure.guard(1, work)
+    except RaydcError as error:
+        # The leader refuses the same, or goes on without this worker.
+        return None if may_pass(error) else describe_lasting(error)
     except WorkerFailure as error:
-        # An error of the model comes up in the other worker as well, which records it.
-        if _may_pass(error):
+        # The leader meets an error of the model itself, at the latest when it has these rows.
+        if may_pass(error):
             raise
+        return describe_lasting(error)
+    return None
 
 
-def _start_gang(segment: dict[str, Any], place: SweepPlace, handle: Any) -> list[str]:
-    """Starts the other workers that the trial always has; returns their names."""
+def _start_gang(segment: dict[str, Any], place: SweepPlace, handle: Any) -> dict[str, Any]:
+    """Starts the other workers that the trial always has; returns their results by their names."""
     number = segment.get("least", 1) - 1
     if not number:
-        return []
+        return {}
     from raydc.elastic import trial_gang
 
     # A trial that is tried again has others.
-    names = [f"gang-{uuid.uuid4().hex}" for _ in range(number)]
-    for actor, name in zip(trial_gang.start(number), names, strict=True):
+    found = {}
+    for actor in trial_gang.start(number):
+        name = f"gang-{uuid.uuid4().hex}"
         task = {**segment, "helper": name, "size": 1 + number}
-        actor.run.remote(help_train, task, place, handle)
-    return names
+        found[name] = actor.run.remote(help_train, task, place, handle)
+    return found
+
+
+def _raise_lasting(results: list[Any]) -> None:
+    """Raises GangError if one of the other workers has met an error that would come again.
+
+    Args:
+        results: What they return.
+    """
+    import ray
+
+    for result in ray.wait(results, num_returns=len(results), timeout=_RESULT_TIMEOUT_S)[0]:
+        # One that was killed has none.
+        with contextlib.suppress(ray.exceptions.RayError):
+            if (found := ray.get(result)) is not None:
+                raise GangError(found)
 
 
 def _tell_tune(own: ResolvedSpec, folder: Storage) -> None:
@@ -202,7 +227,14 @@ def _train(
             return
         gang = _start_gang(segment, place, handle)
         device = devices.choose(own.scaling.use_gpu)
-        leader = Leader(handle, key, folder, device, gang, own.scaling.start_timeout_s)
+        is_wanted = own.fault_tolerance.max_recomputed_steps > 0
+        keeps_states = is_wanted and segment["most"] > segment["least"]
+        leader = Leader(
+            handle, key, folder, device, [*gang], own.scaling.start_timeout_s, keeps_states
+        )
+        # The same each time: if the trial was begun again elsewhere, this one must not go on.
+        next_number = AttemptFence(folder).next_number
+        attempt = retry_reads(next_number, folder, _TIMING.retry_pauses_s)
 
         def publish(record: dict[str, Any]) -> None:
             if record["kind"] == "progress" and record["rows_per_s"]:
@@ -210,11 +242,22 @@ def _train(
 
         def fit(group: Group, memory: OwnMemory | None) -> None:
             own_hooks = replace(
-                hooks, stop_request=leader.stop_reason, publish=publish, peer_memory=memory
+                hooks,
+                stop_request=leader.stop_reason,
+                publish=publish,
+                peer_memory=memory,
+                next_attempt=lambda: attempt,
             )
-            worker.fit(own, folder, data.folder, group=group, hooks=own_hooks)
+            worker.fit(own, folder, data.folder, group, own_hooks, _TIMING)
 
-        leader.fit(fit)
+        lost: PeerLostError | None = None
+        try:
+            leader.fit(fit)
+        except PeerLostError as error:
+            lost = error
+        if lost is not None:
+            _raise_lasting([*gang.values()])
+            raise lost
     finally:
         handle.leave.remote(key)
 
@@ -232,27 +275,8 @@ def _keep_failure(train: Callable[[], None], folder: Storage, values: dict[str, 
     try:
         worker_failure.guard(0, train)
     except (RaydcError, WorkerFailure) as error:
-        if _may_pass(error):
+        # Who was replaced knows nothing of the trial, which goes on elsewhere.
+        if isinstance(error, ReplacedError) or may_pass(error):
             raise
-        cause = error.__cause__ if isinstance(error, WorkerFailure) else error
-        trials.mark_failed(folder, values, describe(cause or error), str(error))
-
-
-def _may_pass(error: BaseException | None) -> bool:
-    """Whether the same trial may do better in another process: its machine was at fault."""
-    import ray
-    import torch
-
-    from raydc.models.device import is_out_of_memory
-
-    passing = (torch.AcceleratorError, ray.exceptions.RayError)
-    seen: list[BaseException] = []
-    # An error of storage is often the cause of one that says more.
-    while error is not None and error not in seen:
-        if isinstance(error, passing) or is_out_of_memory(error):
-            return True
-        if isinstance(error, OSError) and not isinstance(error, _LASTING):
-            return True
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return False
+        found = describe_lasting(error)
+        trials.mark_failed(folder, values, found.line, found.page)

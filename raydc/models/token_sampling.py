@@ -48,7 +48,7 @@ class TokenSampling:
         draw = np.random.Generator(np.random.Philox(key=self.seed, counter=position)).random()
         if self.top_p >= 1:
             return _find(chances_V, draw)
-        # Sorting the numbers alone takes a tenth of the time of sorting codes by them.
+        # Sorting the numbers alone takes a third of the time of sorting codes by them.
         sorted_V = np.sort(chances_V)[::-1]
         reached_V = np.cumsum(sorted_V)
         count = int(np.searchsorted(reached_V, self.top_p * reached_V[-1])) + 1

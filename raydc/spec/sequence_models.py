@@ -101,8 +101,9 @@ class FolderContent(Section):
     special_tokens: dict[str, str] = Field(
         default_factory=dict, description="Tokens that its template may name, such as `eos_token`."
     )
-    end_codes: list[int] = Field(
-        default_factory=list,
+    # Not an empty list: without any, the hash of a spec is that of an older raydc.
+    end_codes: list[int] | None = Field(
+        None,
         description="Codes that end an answer, of `generation_config.json`, beside those of "
         "`config.json`.",
     )

@@ -34,6 +34,10 @@ class Attempt:
     driver: str | None
 
 
+class ReplacedError(RunError):
+    """A newer attempt has claimed the run. It says nothing about the run itself."""
+
+
 class AttemptFence:
     """The claim of one attempt.
 
@@ -55,11 +59,11 @@ class AttemptFence:
                 which is cut off cannot ask; None counts in the file.
 
         Raises:
-            RunError: A newer attempt of this driver has claimed the run already.
+            ReplacedError: A newer attempt of this driver has claimed the run already.
         """
         newest = self._read()
         if number is None:
-            number = newest.number + 1 if newest else 1
+            number = _next_number(newest)
         # A worker that was suspended at its start must not end the attempt that replaced it.
         elif newest and newest.driver == self._driver and newest.number > number:
             raise self._replaced()
@@ -67,15 +71,24 @@ class AttemptFence:
         self._folder.write_json(FILE, asdict(mine))
         self._mine = mine
 
+    def next_number(self) -> int:
+        """A number that is larger than that of the newest claim. Raises OSError."""
+        return _next_number(self._read())
+
     def check(self) -> None:
-        """Raises RunError once a newer attempt, or another driver, has taken over the run."""
+        """Checks that this attempt may write.
+
+        Raises:
+            ReplacedError: A newer attempt has taken over the run.
+            RunError: Another driver has.
+        """
         self._assert_same_driver()
         # A file that is gone or damaged is nobody's claim.
         if self._mine is not None and self._read() not in (self._mine, None):
             raise self._replaced()
 
-    def _replaced(self) -> RunError:
-        return RunError(
+    def _replaced(self) -> ReplacedError:
+        return ReplacedError(
             f"a newer attempt of the run at {self._folder.uri} has started while this worker did "
             "not respond",
             _HINT,
@@ -87,3 +100,7 @@ class AttemptFence:
             return Attempt(int(claim["number"]), str(claim["token"]), claim["driver"])
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
+
+
+def _next_number(newest: Attempt | None) -> int:
+    return newest.number + 1 if newest else 1

@@ -26,7 +26,9 @@ from raydc.tracking.phase_timer import read_account
 _SHARDS = 4
 
 
-def spec_of(folder: Path, hurry: Path, workers: Any) -> ResolvedSpec:
+def spec_of(
+    folder: Path, hurry: Path, workers: Any, trials_at_once: int | None = None
+) -> ResolvedSpec:
     """Two trials that wait in their steps until the file `hurry` exists."""
     arguments = {"width": 8, "file": str(hurry)}
     space = {"model.arguments.width": {"grid": [8, 16]}}
@@ -35,8 +37,15 @@ def spec_of(folder: Path, hurry: Path, workers: Any) -> ResolvedSpec:
         model={"builder": "waiting_network:network", "arguments": arguments},
         train={"epochs": 12, "logical_shards": _SHARDS, "log_every_steps": 1},
         scaling={"num_workers": workers},
-        sweep={"space": space, "num_samples": 2, "search_alg": "grid", "scheduler": "fifo"},
+        sweep={
+            "space": space,
+            "num_samples": 2,
+            "search_alg": "grid",
+            "scheduler": "fifo",
+            "max_concurrent_trials": trials_at_once,
+        },
         checkpoint={"every_steps": 1000},
+        fault_tolerance={"max_recomputed_steps": 1},
     )
 
 
@@ -88,6 +97,12 @@ class WatchedSweep:
     def kinds(self, kind: str) -> list[dict[str, Any]]:
         return [one for log in self.events().values() for one in log if one["kind"] == kind]
 
+    def num_steps(self) -> int:
+        """Records of steps of all trials, those that are done again included."""
+        places = [self.folder / "sweep" / "trials" / key for key in self.events()]
+        logs = (events.read(place, "metrics") for place in places)
+        return sum(one["kind"] == "step" for log in logs for one in log)
+
     def trains_together(self) -> list[list[int]]:
         """Processes of each trial that trains with several workers now."""
         found = []
@@ -118,10 +133,10 @@ class Place:
     alone: WatchedSweep
     expected: SweepResult
 
-    def sweep(self, workers: Any, name: str) -> WatchedSweep:
+    def sweep(self, workers: Any, name: str, trials_at_once: int | None = None) -> WatchedSweep:
         """A sweep of the same trials, which wait until it is disturbed."""
         self.hurry.unlink()
-        given = spec_of(self.folder, self.hurry, workers)
+        given = spec_of(self.folder, self.hurry, workers, trials_at_once)
         return WatchedSweep(given, self.data, self.folder / name)
 
 
@@ -186,3 +201,48 @@ def test_trials_of_two_workers_train_together_from_the_start_and_after_a_loss(
     # One of two trials has begun again.
     assert len(starts) == 3
     assert len({pid for one in starts for pid in one["pids"]}) >= 4
+
+
+def test_helpers_that_are_left_after_a_loss_train_on_and_an_error_of_a_group_is_none_of_the_trial(
+    place: Place,
+) -> None:
+    one = place.sweep({"min": 1, "max": _SHARDS}, "one", trials_at_once=1)
+    refusal = place.hurry.with_name("hurry.together")
+    left: list[int] = []
+    after: list[int] = []
+
+    def disturb() -> None:
+        (pids,) = one.wait(lambda: [pids for pids in one.trains_together() if len(pids) == _SHARDS])
+        # The leader has states in its memory then that no helper can read.
+        before = one.num_steps()
+        one.wait(lambda: one.num_steps() > before + 3)
+        os.kill(pids[-1], signal.SIGKILL)
+        one.wait(lambda: [e for e in one.kinds("workers_left") if e["reason"] == "lost"])
+        after.extend(*one.wait(one.trains_together))
+        left.extend(pids[:-1])
+        refusal.touch()
+        one.wait(lambda: [e for e in one.kinds("workers_left") if e["reason"] == "failed"])
+        place.hurry.touch()
+
+    result = one.run(disturb)
+    refusal.unlink()
+    assert result.trials == place.expected.trials
+    assert one.journal() == place.alone.journal()
+    assert one.model() == place.alone.model()
+    assert {*left} <= {*after}
+    # It needed no second attempt.
+    assert not any("is tried again" in line for line in one.lines)
+
+
+def test_error_in_one_of_two_workers_is_the_result_of_the_trial(place: Place) -> None:
+    failure = place.hurry.with_name("hurry.wide")
+    failure.touch()
+    found = []
+    for workers, name in ((1, "failing"), (2, "failing-both")):
+        watched = place.sweep(workers, name)
+        place.hurry.touch()
+        found.append((watched.run(lambda: None).trials, watched.journal(), watched.model()))
+    failure.unlink()
+    assert found[0] == found[1]
+    errors = {trial.error for trial in found[0][0]}
+    assert errors == {None, "ValueError: these rows do not fit"}

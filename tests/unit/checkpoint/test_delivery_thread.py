@@ -177,3 +177,36 @@ def test_unexpected_error_is_raised_in_the_waiting_thread() -> None:
     for wait in (thread.wait_until_accepting, thread.wait_until_idle):
         with pytest.raises(ZeroDivisionError, match="a bug"):
             wait(LONG_S)
+
+
+def test_a_thread_that_is_ended_delivers_what_it_has_and_holds_nothing() -> None:
+    place = GatedPlace()
+    delivery, copy = make(place), CountedCopy(1)
+    delivery.submit(copy)
+    assert place.started.acquire(timeout=LONG_S)
+    thread = delivery._thread
+    delivery.end()
+    assert thread.is_alive()
+    place.permit()
+    thread.join(LONG_S)
+    assert (thread.is_alive(), place.taken, copy.users) == (False, [1], 0)
+    # One that waits for more ends at once, and one that never began has no thread.
+    delivery = make(place)
+    place.permit()
+    delivery.submit(CountedCopy(2))
+    assert delivery.wait_until_idle(LONG_S)
+    delivery.end()
+    delivery._thread.join(LONG_S)
+    assert not delivery._thread.is_alive()
+    make(place).end()
+
+
+def test_the_best_state_that_was_refused_is_let_go_at_the_end() -> None:
+    place = GatedPlace(num_refusals=1)
+    delivery, best = make(place), CountedCopy(1, best_step=1)
+    place.permit()
+    delivery.submit(best)
+    assert delivery.wait_until_idle(LONG_S)
+    assert (delivery.holds_refused, best.users) == (True, 1)
+    delivery.end()
+    assert best.users == 0

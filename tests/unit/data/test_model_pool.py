@@ -100,6 +100,9 @@ def test_no_pool_of_one_process_is_started(monkeypatch: pytest.MonkeyPatch, num_
     monkeypatch.setattr(small_jobs, "num_cpus", lambda: num_cpus)
     spec, features = training_spec("store", scaling={"use_gpu": False}), record_features()
     assert model_pool.fits_here(spec, features, 10**12, MANY)
+    with monkeypatch.context() as on_cluster:
+        on_cluster.setattr(model_pool, "_is_on_cluster", lambda: True)
+        assert not model_pool.fits_here(spec, features, 10**12, MANY)
     # What a user has set counts.
     monkeypatch.setenv(small_jobs.SMALL_VARIABLE, "64")
     assert not model_pool.fits_here(spec, features, 10**12, MANY)

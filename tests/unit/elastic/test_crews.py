@@ -126,6 +126,56 @@ def test_trial_that_starts_again_has_no_helpers_and_one_that_is_over_needs_none(
     assert crews.standing()[1] == {}
 
 
+def lose_groups(crews: Crews, *helpers: str) -> None:
+    for _ in range(5):
+        for helper in helpers:
+            crews.offer("trial", helper, size=2)
+        form(crews)
+        crews.disband("trial")
+
+
+def test_trial_that_loses_group_after_group_takes_only_those_it_began_with(crews: Crews) -> None:
+    crews.need("trial", ["gang"])
+    lose_groups(crews, "gang", "a")
+    assert not crews.offer("trial", "a", size=3)
+    assert crews.offer("trial", "gang", size=2)
+    assert crews.is_mustered("trial", ["gang"])
+    assert form(crews) == ["gang"]
+    crews.tell_left("trial", 100.0)
+    # Nobody else is sent to it.
+    assert crews.standing()[1]["trial"].left_s is None
+
+
+def test_trial_that_is_closed_sends_back_who_waits(crews: Crews) -> None:
+    crews.need("trial", ["gang"])
+    for helper in ("gang", "a"):
+        crews.offer("trial", helper, size=3)
+    crews.close("trial")
+    assert crews.call("trial", "a") == LEAVE
+    assert crews.call("trial", "gang") is None
+    assert form(crews) == ["gang"]
+
+
+def test_helper_that_is_needed_and_silent_is_waited_for(crews: Crews, clock: Clock) -> None:
+    crews.offer("trial", "gang", size=2)
+    clock.now_s += 3.0
+    assert not crews.is_mustered("trial", ["gang"])
+    crews.call("trial", "gang")
+    assert crews.is_mustered("trial", ["gang"])
+    # A mailbox that was made again knows nobody.
+    assert not Crews(clock).is_mustered("trial", ["gang"])
+    assert Crews(clock).is_mustered("trial")
+
+
+def test_helper_without_a_task_is_known(crews: Crews) -> None:
+    assert crews.take_task("a") is None
+    assert crews.standing()[2] == ["a"]
+    crews.assign("a", {"key": "trial"})
+    assert crews.standing()[2] == []
+    assert crews.take_task("a") == {"key": "trial"}
+    assert crews.standing()[2] == []
+
+
 def test_work_that_is_left_passes_with_time_and_is_told_again_by_a_new_group(
     crews: Crews, clock: Clock
 ) -> None:

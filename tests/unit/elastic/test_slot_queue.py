@@ -56,12 +56,13 @@ class ScriptedBox:
     assigned: list[tuple[str, str]] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     join_s: float = 1.0
+    idle: list[str] = field(default_factory=list)
 
-    def standing(self) -> tuple[float, dict[str, Standing]]:
+    def standing(self) -> tuple[float, dict[str, Standing], list[str]]:
         found = {
             key: Standing(left_s, self.members.get(key, ())) for key, left_s in self.left_s.items()
         }
-        return self.join_s, found
+        return self.join_s, found, self.idle
 
     def assign(self, helper: str, task: dict[str, Any]) -> None:
         self.assigned.append((helper, task["key"]))
@@ -107,6 +108,11 @@ class Slots:
         """Asks once more, half a second later."""
         self.now_s += 0.5
         return self.queue.next_segment()
+
+    def wait(self) -> None:
+        """Asks for twenty seconds, in which nothing may run."""
+        for _ in range(41):
+            assert self.ask() is None
 
     def helpers(self, number: int) -> list[str]:
         """As many helpers as are wanted, all in their slots; they have joined."""
@@ -304,6 +310,79 @@ def test_trial_that_is_tried_again_gets_the_slots_of_its_helpers() -> None:
     assert sweep.trials.told[-1] == ("lose", "t0")
 
 
+def test_helper_of_a_trial_that_is_given_up_waits_for_nobody() -> None:
+    sweep = Slots(2)
+    (trial,) = sweep.begin(0, left_s=500.0)
+    (helper,) = sweep.helpers(1)
+    # Its leader was killed, and cannot say that it is over.
+    sweep.queue.lose(trial, "its process has died")
+    assert sweep.box.released == [helper]
+
+
+def test_helper_that_its_trial_has_sent_back_may_join_another_one() -> None:
+    sweep = Slots(3)
+    sweep.begin(0, 1, left_s=500.0)
+    (helper,) = sweep.helpers(1)
+    (key,) = sweep.box.members
+    # The trial has lost a group, and takes no more helpers.
+    sweep.box.members[key] = ()
+    del sweep.box.left_s[key]
+    sweep.box.idle = [helper]
+    assert sweep.ask() is None
+    (other,) = {"t0", "t1"} - {key}
+    assert sweep.box.assigned == [(helper, other)]
+
+
+def test_helper_is_told_again_to_leave_because_a_mailbox_that_dies_forgets() -> None:
+    sweep = Slots(2)
+    sweep.begin(0, left_s=50.0)
+    (helper,) = sweep.helpers(1)
+    sweep.trials.open = [1]
+    assert sweep.ask() is not None
+    assert sweep.box.released == [helper]
+    for _ in range(20):
+        assert sweep.ask() is None
+    assert sweep.box.released == [helper] * 3
+
+
+def test_trial_that_waits_for_long_gets_the_slot_of_a_helper_though_there_seems_to_be_room() -> (
+    None
+):
+    # Another job has four of these slots.
+    sweep = Slots(8)
+    sweep.begin(0, left_s=500.0)
+    helpers = sweep.helpers(3)
+    sweep.trials.open = [1]
+    segment = sweep.ask()
+    assert segment is not None
+    assert sweep.box.released == []
+    sweep.wait()
+    assert sweep.box.released == helpers[-1:]
+    sweep.queue.end({"helper": helpers[-1]})
+    sweep.queue.start(segment)
+    # It does not count for the next one.
+    sweep.trials.open = [2]
+    assert sweep.ask() is not None
+    assert sweep.ask() is None
+    assert sweep.box.released == helpers[-1:]
+
+
+def test_trial_waits_neither_for_a_leader_that_hangs_nor_for_a_helper_that_does() -> None:
+    sweep = Slots(4)
+    sweep.begin(0, left_s=500.0)
+    _, second, third = sweep.helpers(3)
+    # The leader has said that it is done in a moment, and never is.
+    sweep.box.left_s["t0"] = 0.0
+    sweep.trials.open = [1]
+    assert sweep.ask() is not None
+    assert sweep.box.released == []
+    sweep.wait()
+    assert {*sweep.box.released} == {third}
+    # This one never leaves.
+    sweep.wait()
+    assert {*sweep.box.released} == {second, third}
+
+
 def test_trials_of_two_workers_begin_together_and_idle_ones_join_in_twos() -> None:
     sweep = Slots(4, least=2)
     segment = sweep.begin(0, left_s=500.0)[0]
@@ -329,3 +408,8 @@ def test_workers_of_a_trial_follow_from_the_spec(
 ) -> None:
     spec = training_spec("store", scaling={"num_workers": workers}, train=sections)
     assert crew_size(spec) == expected
+
+
+def test_nobody_joins_on_the_same_gpu() -> None:
+    shared = {"num_workers": {"min": 1, "max": 4}, "resources_per_worker": {"GPU": 0.5}}
+    assert crew_size(training_spec("store", scaling=shared)) == CrewSize(1, 1, 4)

@@ -21,8 +21,10 @@ from raydc.elastic.trial_worker import SweepPlace
 from raydc.elastic.worker_failure import WorkerFailure
 from raydc.errors import CheckpointError, SpecError, TrainError
 from raydc.loop import worker
+from raydc.loop.validation import compute_scores
 from raydc.storage import Storage
 from raydc.tracking import events, trials
+from raydc.tracking.attempt_fence import AttemptFence, ReplacedError
 
 VALUES = {"train.learning_rate": 0.02}
 
@@ -195,6 +197,24 @@ def test_error_that_would_come_again_is_recorded_and_tune_tries_no_more(
     trial.run()
     assert trials.is_failed(trial.folder)
     assert trials.read_epochs(trial.folder) == []
+
+
+def test_trial_that_has_begun_again_elsewhere_is_no_failure(
+    make_trial: Callable[..., TrialHere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(train={"epochs": 2})
+    elsewhere = AttemptFence(trial.folder)
+
+    def lose_the_trial(*arguments: Any) -> Any:
+        elsewhere.claim()
+        return compute_scores(*arguments)
+
+    # This process did not respond for a while.
+    monkeypatch.setattr("raydc.loop.worker.compute_scores", lose_the_trial)
+    with pytest.raises(ReplacedError):
+        trial.run()
+    assert not trials.is_failed(trial.folder)
+    assert trial.rungs(1, 2) == {}
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

@@ -12,7 +12,7 @@ from decoder_folders import END, END_CODE, TEMPLATE, decoder_spec, write_decoder
 from encoder_folders import change_config
 
 from raydc import spec as specs
-from raydc.checkpoint import resume
+from raydc.checkpoint import fork, resume
 from raydc.errors import SpecError
 from raydc.spec import ResolvedSpec
 
@@ -69,11 +69,14 @@ def test_further_ends_are_those_of_the_generation_config(
     found = resolved(folder)
     assert found.data.blocks.end_token == END
     assert found.model.content is not None  # type: ignore[union-attr]
-    assert found.model.content.end_codes == further  # type: ignore[union-attr]
-    # A run of an older raydc, which did not note them, goes on.
+    assert (found.model.content.end_codes or []) == further  # type: ignore[union-attr]
+    # A run of an older raydc, which did not note them, goes on and is forked; without any, hashes
+    # of its spec stay.
     before = specs.to_dict(found)
-    before["model"]["content"].pop("end_codes")
+    assert before["model"]["content"].pop("end_codes", []) == further
+    assert further or before == specs.to_dict(found)
     resume.refuse_other_spec(found, before)
+    fork._refuse_other_model(found, before)
 
 
 @pytest.mark.parametrize(

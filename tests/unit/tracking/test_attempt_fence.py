@@ -9,7 +9,7 @@ import pytest
 from raydc.errors import RunError
 from raydc.storage import Storage
 from raydc.tracking import attempt_fence, events, lease
-from raydc.tracking.attempt_fence import AttemptFence
+from raydc.tracking.attempt_fence import AttemptFence, ReplacedError
 
 
 @pytest.fixture
@@ -43,6 +43,19 @@ def test_late_claim_does_not_end_the_attempt_that_replaced_it(run: Storage) -> N
     new.claim(8)
     with pytest.raises(RunError, match="newer attempt"):
         late.claim(7)
+    new.check()
+
+
+def test_worker_that_claims_with_its_own_number_does_not_take_back_what_was_begun_elsewhere(
+    run: Storage,
+) -> None:
+    number = AttemptFence(run).next_number()
+    for _ in range(2):
+        AttemptFence(run).claim(number)
+    new = AttemptFence(run)
+    new.claim(AttemptFence(run).next_number())
+    with pytest.raises(ReplacedError):
+        AttemptFence(run).claim(number)
     new.check()
 
 
