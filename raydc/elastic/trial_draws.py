@@ -188,8 +188,8 @@ def _distinct(
 def first_draws(spec: ResolvedSpec, known: Sequence[Observation]) -> Sequence[Draw]:
     """The draws of a sweep that learns before its first result; the last ones are kept.
 
-    They are asked for twice, by the checks before a run begins and by the sweep itself, and a draw of
-    a Gaussian process takes a second.
+    They are asked for twice, by the checks before a run begins and by the sweep itself, and a draw
+    of a Gaussian process takes a second.
 
     Args:
         spec: The resolved spec of the sweep.

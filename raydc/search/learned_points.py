@@ -212,7 +212,7 @@ class LearnedPoints:
         # Points above a limit are compared by that alone: any number will do where none is known.
         others = [costs.get(name, self._most.get(name, 0.0)) for name in self._goals.objectives]
         with warnings.catch_warnings():
-            # That CMA-ES sees no constraints, for each result. What is above one is the worst for it.
+            # That CMA-ES sees no constraints: what is above one is the worst for it.
             warnings.simplefilter("ignore")
             self._study.tell(trial, [value, *others])
         self._told.add(number)
