@@ -181,7 +181,7 @@ def _fail(error: RaydcError) -> None:
     lines = str(error).splitlines()
     if isinstance(error, SpecError):
         # The count comes last, after a line for each problem.
-        lines.append(f"  {len(error.problems)} problem(s) in the spec; nothing was started.")
+        lines.append(f"  {len(error.problems)} problem(s) in the spec; no run was begun.")
     click.echo(click.style("error: ", fg="red", bold=True, reset=True) + "\n".join(lines), err=True)
     sys.exit(error.exit_code)
 

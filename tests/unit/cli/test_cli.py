@@ -122,7 +122,7 @@ def test_validate_shows_valid_or_every_problem(good: Path) -> None:
         main, ["validate", str(good), "--set", "seed=x", "--set", "train.epochs=0"]
     )
     assert result.exit_code == 2
-    assert "2 problem(s) in the spec; nothing was started." in result.output
+    assert "2 problem(s) in the spec; no run was begun." in result.output
 
 
 @pytest.mark.parametrize(
