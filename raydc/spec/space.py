@@ -26,7 +26,7 @@ def _check_log_range(bounds: list[float]) -> list[float]:
 
 
 def _check_whole(bounds: list[float]) -> list[float]:
-    if any(not math.isfinite(bound) or bound != int(bound) for bound in bounds):
+    if any(bound != int(bound) for bound in bounds):
         raise ValueError("both ends of a range of whole numbers are whole numbers")
     return bounds
 

@@ -77,6 +77,11 @@ def test_sections_with_domains_inside_are_valid(search_alg: str) -> None:
         (
             {"space": {"model.depth": {"randint": [1, float("inf")]}}},
             "space.model.depth.randint",
+            "both ends of a range, and the distance between them, are finite numbers",
+        ),
+        (
+            {"space": {"model.depth": {"randint": [1, 2.5]}}},
+            "space.model.depth.randint",
             "both ends of a range of whole numbers are whole numbers",
         ),
         (
