@@ -8,10 +8,11 @@ import json
 import threading
 import time
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import small_models
@@ -133,8 +134,42 @@ def serve_logs(model: str) -> list[str]:
     ]
 
 
+class ClientThreads(ABC):
+    """Clients that run in threads inside a `with` block, which begins when some have answers."""
+
+    num_clients: int
+
+    @abstractmethod
+    def run_client(self, number: int) -> None:
+        """What one client does until `is_over`."""
+
+    @abstractmethod
+    def grow(self) -> None:
+        """Waits for some more answers."""
+
+    @property
+    def is_over(self) -> bool:
+        return self._stop.is_set()
+
+    def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self.run_client, args=(number,), daemon=True)
+            for number in range(self.num_clients)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self.grow()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+
+
 @dataclass
-class Load:
+class Load(ClientThreads):
     """A steady load: every answer is counted, none is tried again.
 
     `sequences` has the versions that each client saw, in its order, each once for as long as it
@@ -145,31 +180,16 @@ class Load:
     versions: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     sequences: list[str] = field(default_factory=lambda: [""] * _NUM_CLIENTS)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Load:
-        self._threads = [
-            threading.Thread(target=self._run, args=(seed,), daemon=True)
-            for seed in range(_NUM_CLIENTS)
-        ]
-        for thread in self._threads:
-            thread.start()
-        self.grow()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=WAIT_S)
+    num_clients = _NUM_CLIENTS
 
     def grow(self) -> None:
         """Waits for some more answers."""
         wanted = len(self.versions) + 30
         wait_for(lambda: bool(self.failures) or len(self.versions) >= wanted, "answers under load")
 
-    def _run(self, seed: int) -> None:
-        body = json.dumps(small_models.table_rows(1, seed)).encode()
-        while not self._stop.is_set():
+    def run_client(self, number: int) -> None:
+        body = json.dumps(small_models.table_rows(1, number)).encode()
+        while not self.is_over:
             try:
                 status, _, answer = ask(
                     self.url,
@@ -177,14 +197,14 @@ class Load:
                     "/predict",
                     body,
                     content_type="application/json",
-                    x_raydc_key=f"client-{seed}",
+                    x_raydc_key=f"client-{number}",
                 )
             except (OSError, http.client.HTTPException, ValueError) as error:
                 self.failures.append(repr(error))
                 continue
             if status == 200:
                 self.versions.append(answer["version"])
-                if not self.sequences[seed].endswith(answer["version"]):
-                    self.sequences[seed] += answer["version"]
+                if not self.sequences[number].endswith(answer["version"]):
+                    self.sequences[number] += answer["version"]
             else:
                 self.failures.append(f"{status}: {answer}")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
-from endpoints import SMALL, WAIT_S, choose_port, take_down, wait_for, wait_for_replicas
+from endpoints import (
+    SMALL,
+    WAIT_S,
+    ClientThreads,
+    choose_port,
+    take_down,
+    wait_for,
+    wait_for_replicas,
+)
 from in_process import spoil_golden
 from language_models import TEXTS, language_spec, write_language_bundle
 from served_language import events_of
@@ -80,38 +87,24 @@ def endpoint(
 
 
 @dataclass
-class Streams:
+class Streams(ClientThreads):
     """Clients that stream without a pause: every text is compared, none is asked for again."""
 
     url: str
     offline: dict[tuple[int, int, int], str]
     versions: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Streams:
-        self._threads = [
-            threading.Thread(target=self._run, args=(number,)) for number in range(NUM_CLIENTS)
-        ]
-        for thread in self._threads:
-            thread.start()
-        self.grow()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(WAIT_S)
+    num_clients = NUM_CLIENTS
 
     def grow(self) -> None:
         """Waits for as many answers as there are clients, and one more of each."""
         target = len(self.versions) + 2 * NUM_CLIENTS
         wait_for(lambda: len(self.versions) >= target or bool(self.failures), "more streams")
 
-    def _run(self, number: int) -> None:
+    def run_client(self, number: int) -> None:
         with httpx.Client(timeout=WAIT_S) as http:
             turn = number
-            while not self._stop.is_set():
+            while not self.is_over:
                 turn += 1
                 try:
                     self._ask(http, turn % len(TEXTS), turn % 2)

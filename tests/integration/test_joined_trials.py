@@ -139,6 +139,12 @@ class Place:
         given = spec_of(self.folder, self.hurry, workers, trials_at_once)
         return WatchedSweep(given, self.data, self.folder / name)
 
+    def expect_same(self, watched: WatchedSweep, result: SweepResult) -> None:
+        """Fails unless a sweep has the trials, decisions and model of the one without joining."""
+        assert result.trials == self.expected.trials
+        assert watched.journal() == self.alone.journal()
+        assert watched.model() == self.alone.model()
+
 
 @pytest.fixture(scope="module")
 def place(ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory) -> Place:
@@ -166,9 +172,7 @@ def test_sweep_is_the_same_with_workers_that_join_and_die(place: Place) -> None:
         place.hurry.touch()
 
     result = joined.run(disturb)
-    assert result.trials == place.expected.trials
-    assert joined.journal() == place.alone.journal()
-    assert joined.model() == place.alone.model()
+    place.expect_same(joined, result)
     assert len(joined.kinds("workers_joined")) >= 2
     for key, log in joined.events().items():
         # Every second between the first record and the last is accounted for.
@@ -193,9 +197,7 @@ def test_trials_of_two_workers_train_together_from_the_start_and_after_a_loss(
         place.hurry.touch()
 
     result = both.run(disturb)
-    assert result.trials == place.expected.trials
-    assert both.journal() == place.alone.journal()
-    assert both.model() == place.alone.model()
+    place.expect_same(both, result)
     starts = both.kinds("attempt_started")
     assert {one["world_size"] for one in starts} == {2}
     # One of two trials has begun again.
@@ -226,9 +228,7 @@ def test_helpers_that_are_left_after_a_loss_train_on_and_an_error_of_a_group_is_
 
     result = one.run(disturb)
     refusal.unlink()
-    assert result.trials == place.expected.trials
-    assert one.journal() == place.alone.journal()
-    assert one.model() == place.alone.model()
+    place.expect_same(one, result)
     assert {*left} <= {*after}
     # It needed no second attempt.
     assert not any("is tried again" in line for line in one.lines)

@@ -11,7 +11,15 @@ from typing import Any
 import httpx
 import pytest
 import ray
-from endpoints import SMALL, WAIT_S, choose_port, take_down, wait_for, wait_for_replicas
+from endpoints import (
+    SMALL,
+    WAIT_S,
+    ClientThreads,
+    choose_port,
+    take_down,
+    wait_for,
+    wait_for_replicas,
+)
 from pretrained_models import NAME, TALKS, PretrainedStore
 from served_language import events_of
 
@@ -28,7 +36,7 @@ Offline = dict[tuple[int, int], str]
 
 
 @dataclass
-class CountedStreams:
+class CountedStreams(ClientThreads):
     """Clients that stream without a pause; every text is compared with that of its version.
 
     Attributes:
@@ -47,29 +55,16 @@ class CountedStreams:
     num_resumed: int = 0
     versions: list[int] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> CountedStreams:
-        self._threads = [
-            threading.Thread(target=self._run, args=(number,)) for number in range(NUM_CLIENTS)
-        ]
-        for thread in self._threads:
-            thread.start()
-        self.grow()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(WAIT_S)
+    num_clients = NUM_CLIENTS
 
     def grow(self, most: int = 2 * NUM_CLIENTS) -> None:
         """Waits for some more streams."""
         target = self.outcomes.total() + most
         wait_for(lambda: self.outcomes.total() >= target, "more streams")
 
-    def _run(self, turn: int) -> None:
-        while not self._stop.is_set():
+    def run_client(self, number: int) -> None:
+        turn = number
+        while not self.is_over:
             prompt, turn = turn % len(PROMPTS), turn + 1
             try:
                 outcome = (self._resume if self.resumes else self._read)(prompt)
