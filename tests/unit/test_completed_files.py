@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,22 @@ def test_conversations_are_answered(talks: PretrainedStore, tmp_path: Path, form
     options = AnswerOptions(12)
     expected = [complete(talks.bundle(), one, options).text for one in asked]
     assert [row["completion"] for row in predict(talks, source, max_tokens=12)] == expected
+
+
+def test_the_column_of_the_training_holds_conversations_whatever_its_name(
+    talks: PretrainedStore,
+) -> None:
+    loaded = talks.bundle()
+    data = loaded.spec.data.model_copy(update={"target": "talk"})
+    named = replace(loaded, spec=loaded.spec.model_copy(update={"data": data}))
+    assert CompletionOptions().column_of(named) == "talk"
+    holding = [
+        column
+        for column in (None, "talk", "messages", "question")
+        if CompletionOptions(prompts=column).holds_messages(named)
+    ]
+    assert holding == [None, "talk", "messages"]
+    assert not CompletionOptions(is_talk=False).holds_messages(named)
 
 
 def test_what_a_user_says_may_have_a_column_of_its_own(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -29,6 +29,12 @@ def test_pack_state_of_a_long_run_is_small_and_exact(num_rows: int) -> None:
     assert len(content) < 1024
     assert State(**json.loads(content)) == state
     assert unpack_state(Found(step, {}, {"state.json": content})) == state
+
+
+def test_a_step_changes_the_step_and_the_rows_of_a_state_alone() -> None:
+    state = State(3, 0.5, 8, 0.25, 2, 1, METRICS, None, 0.75)
+    assert state.after_step(4) == replace(state, step=4, loss_rows=12)
+    assert state == State(3, 0.5, 8, 0.25, 2, 1, METRICS, None, 0.75)
 
 
 def test_unpack_state_with_unknown_field_is_refused() -> None:

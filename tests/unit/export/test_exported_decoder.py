@@ -21,6 +21,7 @@ from decoder_folders import (
     write_decoder,
 )
 from prepared_here import prepare_here
+from pretrained_models import PretrainedStore
 from training import training_spec
 
 from raydc import bundle, models, train
@@ -184,6 +185,14 @@ def test_a_model_of_conversations_is_exported_with_its_template(
     found = network.generate(**given, max_new_tokens=10, do_sample=False)
     # It has learnt the answer, and to stop behind it.
     assert tokenizer.decode(found[0, given["input_ids"].shape[1] :]) == f"sees a dog {END}"
+
+
+def test_ends_of_the_generation_config_are_exported(tmp_path: Path) -> None:
+    generation = {"eos_token_id": [END_CODE, VOCABULARY.index("ok")]}
+    store = PretrainedStore(tmp_path, num_versions=1, generation=generation)
+    exported_folder.write(store.bundle(), "huggingface", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {*generation["eos_token_id"]} <= {*found["eos_token_id"]}
 
 
 def test_a_folder_that_computes_something_else_is_not_written(

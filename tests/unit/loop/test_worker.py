@@ -84,6 +84,12 @@ def test_fit_learns_and_uses_each_row_once_per_epoch(tmp_path: Path, data: Stora
     lines = [r for r in events.read(folder(tmp_path), "metrics") if r["kind"] == "epoch"]
     assert [line["epoch"] for line in lines] == list(range(1, 9))
     assert {"accuracy", "f1", "loss", "train_loss", "split"} <= lines[0].keys()
+    steps = step_records(folder(tmp_path))
+    for line in lines:
+        # The mean over the rows of its steps, of which the last has fewer.
+        own = [(one["loss"], one["rows"]) for one in steps if one["epoch"] == line["epoch"]]
+        mean = sum(loss * rows for loss, rows in own) / sum(rows for _, rows in own)
+        assert line["train_loss"] == pytest.approx(mean, rel=1e-6)
 
 
 def test_fit_of_a_regression_scores_in_units_of_the_target(tmp_path: Path) -> None:
