@@ -126,7 +126,7 @@ class _Run:
         self.faults = hooks.faults or FaultInjector(run_folder, rank, world_size, stop)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
         self.store.reached = self._reached
-        self.fence = AttemptFence(run_folder)
+        self.fence = AttemptFence(run_folder, hooks.claim)
         self.journal = Journal(run_folder, rank == 0, hooks.publish, self.fence.check)
         self.clock = PhaseTimer(run_folder, rank == 0, self.journal.record_event)
         record_event = self.journal.record_event if rank == 0 else hooks.post_event
