@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
+from raydc.checkpoint.peer_checkpoints import NUM_COPIES, PeerCheckpoints
 from raydc.data import cold_rows
 from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.planned_stop import StopRequest
@@ -51,3 +51,8 @@ class Hooks:
     stop_request: StopRequest = _no_stop
     available_bytes: Callable[[], int] = cold_rows.available_bytes
     faults: FaultInjector | None = None
+
+    @property
+    def num_copies(self) -> int:
+        """Copies of the state in the memory of this machine, that of a checkpoint included."""
+        return 1 if self.peer_memory is None else 1 + NUM_COPIES

@@ -117,8 +117,8 @@ class _Run:
         self.data = prepared.load(data_folder)
         self.state = State()
         self.parts = parts = assemble(spec, self.data, group)
-        pauses_s = self.timing.retry_pauses_s
-        self.spec = spec = settle(spec, parts, run_folder, group, hooks.available_bytes, pauses_s)
+        room, pauses_s = hooks.available_bytes, self.timing.retry_pauses_s
+        self.spec = spec = settle(spec, parts, run_folder, group, room, pauses_s, hooks.num_copies)
         self.feed, self.validation_rows = parts.feed, parts.validation_rows
         self.network, self.step, self.length = parts.network, parts.step, parts.length
         rank, world_size, stop = group.world.rank, group.world.world_size, hooks.stop_request
