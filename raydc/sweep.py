@@ -26,6 +26,7 @@ from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker, tune_settings
 from raydc.elastic.slot_queue import SlotQueue
+from raydc.elastic.standing_file import StandingFile
 from raydc.elastic.sweep_table import SweepTable
 from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import make_draws
@@ -90,11 +91,13 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
             ends = TrialEnds(spec, folder, draws, report, table.say_end)
             queue = TrialQueue(spec, folder, draws, ends, costs, claim.check)
             if not queue.is_over:
-                _fit(spec, data, folder, queue, table, claim)
+                standing_file = StandingFile(folder, draws, ends, claim.check)
+                _fit(spec, data, folder, queue, table, claim, standing_file)
         queue.raise_failed()
         claim.check()
         ended = tuple(replace(one, costs=costs.of(one.values)) for one in ends.all())
         folder.write_json("trials.json", [asdict(trial) for trial in ended])
+        folder.delete(trials.STANDING_FILE)
         winner = trials.pick_winner(ended, spec.train.mode)
         front = _write_front(spec, ended, costs.goals, folder)
         for line in trial_table.format_table(ended, winner, spec.train.metric, front):
@@ -141,6 +144,7 @@ def _fit(
     trial_queue: TrialQueue,
     table: SweepTable,
     claim: Claim,
+    standing_file: StandingFile,
 ) -> None:
     import ray
 
@@ -167,6 +171,7 @@ def _fit(
 
     def show() -> None:
         table.show(queue.standing)
+        standing_file.write_if_due(queue.standing)
 
     trainable = tune.with_parameters(
         trial_worker.run_trial,
@@ -201,6 +206,7 @@ def _fit(
         _keep_states(handle)
         raise
     finally:
+        standing_file.write(queue.standing())
         ray.kill(handle)
         with contextlib.suppress(OSError):
             (folder / name).delete()
