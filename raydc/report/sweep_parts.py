@@ -21,6 +21,8 @@ from raydc.search.point import all_domains
 from raydc.tracking.trials import format_values
 
 _NUM_NAMED = 5
+# The year 10,000.
+_NO_TIME_S = 253_402_300_800.0
 _MOST_LINES, _MOST_ROWS = 500, 500
 # With more than this many rows a table is behind a line that opens it.
 _NUM_OPEN = 60
@@ -61,13 +63,16 @@ def _summary(sweep: SweepRecord) -> Markup:
     score = "" if best.metric is None else score
     trials = f"{len(states)} trials"
     if sweep.num_samples is not None:
-        when = "" if sweep.time_s is None else f" at {_clock(sweep.time_s)}"
-        trials = f"The sweep has not ended{when}. {len(states)} of {sweep.num_samples} trials"
+        trials = f"{len(states)} of {sweep.num_samples} trials"
+        trials = f"The sweep has not ended{_when(sweep.time_s)}. {trials}"
     return tag("p", f"{trials}: {', '.join(said)}.{score}")
 
 
-def _clock(time_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_s))
+def _when(time_s: float | None) -> str:
+    # A number of a damaged file may be no time.
+    if time_s is None or not 0 <= time_s < _NO_TIME_S:
+        return ""
+    return time.strftime(" at %Y-%m-%d %H:%M:%S UTC", time.gmtime(time_s))
 
 
 def _result(sweep: SweepRecord, trial: TrialRecord) -> str:

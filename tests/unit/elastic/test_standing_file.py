@@ -83,6 +83,18 @@ def test_sweep_of_another_driver_or_without_space_is_left_alone(
     assert not begun.folder.exists(STANDING_FILE)
 
 
+def test_time_that_is_none_is_left_out(tmp_path: Path) -> None:
+    begun = begin_sweep(tmp_path)
+    trial = {"values": {}, "state": "running", "number": 0}
+    for time_s in (1e300, -5, "x", None):
+        standing = {"num_samples": 3, "time_s": time_s, "trials": [trial]}
+        begun.folder.write_json(STANDING_FILE, standing)
+        record = run_record.read(begun.run, "searched")
+        assert record.sweep is not None
+        body = str(sweep_parts(record.sweep)[0].body)
+        assert "The sweep has not ended. 1 of 3 trials: 0 trained" in body
+
+
 @pytest.mark.parametrize("damaged", [b"", b"[]", b'{"trials": {}}', b'{"trials": ["x"]}'])
 def test_damaged_file_stops_no_reader(tmp_path: Path, damaged: bytes) -> None:
     begun = begin_sweep(tmp_path)
