@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import ray
 from endpoints import (
     SMALL,
     WAIT_S,
@@ -29,8 +30,11 @@ from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.errors import RefusedError, ServeError
 from raydc.serve.control import rollout
+from raydc.serve.control.readiness import fetch_replica_states
 
 NUM_TOKENS, NUM_CLIENTS, NUM_SLOTS = 16, 4, 32
+# A pass of many slots takes longer, so that a kill finds streams that have begun.
+MANY_SLOTS = 256
 PROMPTS = [talk[0]["content"] for talk in TALKS]
 Offline = dict[tuple[int, int], str]
 
@@ -106,7 +110,9 @@ class CountedStreams(ClientThreads):
         return "equal" if text == self.offline[version, prompt] else "different"
 
 
-def deploy(folder: Path, kind: str, num_replicas: int) -> tuple[PretrainedStore, str, Offline]:
+def deploy(
+    folder: Path, kind: str, num_replicas: int, num_slots: int = NUM_SLOTS
+) -> tuple[PretrainedStore, str, Offline]:
     """Serves version 1 of two; version 3 has wrong golden prompts."""
     store = PretrainedStore(folder, is_chat=False, num_versions=2, kind=kind)
     offline = {
@@ -120,8 +126,7 @@ def deploy(folder: Path, kind: str, num_replicas: int) -> tuple[PretrainedStore,
         "port": choose_port(),
         "ray_actor_options": SMALL,
         "autoscaling_config": {"min_replicas": num_replicas, "max_replicas": num_replicas},
-        # A pass of many slots takes longer, so that a kill finds streams that have begun.
-        "generation": {"slots": NUM_SLOTS},
+        "generation": {"slots": num_slots},
     }
     url = serve.deploy(specs.resolve(specs.from_dict(value)), store.storage, 1).url
     wait_for_replicas(NAME, num_replicas)
@@ -147,21 +152,27 @@ def change_all(store: PretrainedStore, streams: CountedStreams) -> None:
 
 
 def kill_replica() -> None:
-    """Kills one replica; Ray Serve starts another."""
-    found = ray.util.list_named_actors(all_namespaces=True)
-    actor = next(one for one in found if f"{NAME}#" in one["name"])
-    ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
+    """Kills one of two replicas that have streams; Ray Serve starts another."""
+    working: list[int] = []
+
+    def have_streams() -> bool:
+        states = fetch_replica_states(NAME)
+        working[:] = [state["pid"] for state in states if state["in_work"] > 0]
+        return len(working) == 2
+
+    # HAProxy learns of a new replica after Ray Serve does.
+    wait_for(have_streams, "streams on both replicas")
+    os.kill(working[0], signal.SIGKILL)
 
 
-def kill_until_resumed(streams: CountedStreams, num_kills: int) -> None:
-    """Kills replicas until so many streams have broken off and gone on."""
-    # A replica may be killed between two streams.
-    for _ in range(5 * num_kills):
+def kill_replicas(streams: CountedStreams, num_kills: int, most_kills: int) -> None:
+    """Kills replicas, at least some, and until as many streams have broken off and gone on."""
+    for number in range(1, most_kills + 1):
         kill_replica()
         streams.grow()
-        if streams.num_resumed >= num_kills:
+        # A stream may end, or have no token yet, while its replica is killed.
+        if number >= num_kills and streams.num_resumed >= num_kills:
             break
-        wait_for_replicas(NAME, 2)
     assert streams.num_resumed >= num_kills
 
 
@@ -176,7 +187,7 @@ def test_streams_through_changes_and_a_killed_replica(
         # Nothing broken, of mixed versions or different.
         assert streams.outcomes.keys() == {"equal"}, streams.outcomes
         with CountedStreams(url, offline, resumes=True) as streams:
-            kill_until_resumed(streams, 1)
+            kill_replicas(streams, 1, most_kills=5)
         assert streams.outcomes.keys() == {"equal"}, streams.outcomes
     finally:
         take_down()
@@ -205,13 +216,12 @@ def test_streams_of_killed_replicas_go_on_or_are_counted(
 ) -> None:
     take_down()
     try:
-        store, url, offline = deploy(tmp_path, "gpt2", 2)
+        store, url, offline = deploy(tmp_path, "gpt2", 2, MANY_SLOTS)
         with CountedStreams(url, offline, resumes=True) as streams:
-            kill_until_resumed(streams, 10)
+            kill_replicas(streams, 8, most_kills=16)
             assert streams.outcomes.keys() == {"equal"}, streams.outcomes
             # With changes besides, a version may be gone before its stream goes on.
             for version in (2, 1, 2, 1):
-                wait_for_replicas(NAME, 2)
                 kill_replica()
                 serve.promote(store.storage, NAME, "production", version)
                 streams.grow()
