@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from raydc.errors import RunError
@@ -37,6 +37,9 @@ STILL_TIMEOUT_S = 15.0
 _LOCK_TIMEOUT_S = 10.0
 # Some filesystems replace a file in two moves, between which there is none.
 _ABSENT_PAUSES_S = (0.1, 0.5)
+# A host may believe for a minute that a file is not there, because it was not when somebody looked
+# (`lookupcache` and `acdirmax` of NFS): in a process that has not seen its claim yet.
+_UNSEEN_PAUSES_S = (*_ABSENT_PAUSES_S, 5.0, 25.0, 35.0)
 # On an object store: how long after a write another driver's write may still replace it.
 _SETTLE_S = 2.0
 
@@ -97,11 +100,13 @@ class Claim:
             TakenOverError: Another driver does, or did and has ended since.
             OSError: The storage does not answer.
         """
-        now = _read_patiently(self.folder)
+        is_seen = self.token in _seen
+        now = _read_patiently(self.folder, _ABSENT_PAUSES_S if is_seen else _UNSEEN_PAUSES_S)
         # Without its heartbeat a claim that is still there is as good as lost.
         is_mine = now is not None and now.token == self.token
         if self.is_lost or not is_mine:
             raise _taken_over(self.folder, None if is_mine else now)
+        _seen.add(self.token)
 
     @contextlib.contextmanager
     def explain_errors(self) -> Iterator[None]:
@@ -125,6 +130,8 @@ class Claim:
 
 # Claims of this process, by URI of the run folder: `hold` may be nested.
 _held: dict[str, Claim] = {}
+# Tokens of claims that this process has made, or found in their files.
+_seen: set[str] = set()
 # Tokens of claims that heartbeats of this process no longer found in their files.
 _lost: set[str] = set()
 
@@ -141,6 +148,7 @@ def hold(folder: Storage) -> Iterator[Claim]:
         return
     driver = _claim(folder)
     claim = _held[folder.uri] = Claim(folder, driver.token)
+    _seen.add(claim.token)
     is_over = threading.Event()
     beating = threading.Thread(
         target=_beat, args=(folder, driver, is_over), name="raydc-lease", daemon=True
@@ -182,7 +190,8 @@ def owner_check(folder: Storage) -> Callable[[], None]:
 
 
 def _taken_over(folder: Storage, now: Driver | None) -> TakenOverError:
-    who = f"was taken over by {now}" if now else "was taken over, and its new driver has ended,"
+    ended = f"was taken over, and its new driver has ended or {FILE} was removed,"
+    who = f"was taken over by {now}" if now else ended
     return TakenOverError(
         f"the run at {folder.uri} {who} while this process did not respond",
         "This process writes nothing more. Follow the run there.",
@@ -204,10 +213,10 @@ def read_driver(folder: Storage) -> Driver | None:
         return None
 
 
-def _read_patiently(folder: Storage) -> Driver | None:
-    """As `read_driver`, but a claim that is not there for a moment only is there."""
+def _read_patiently(folder: Storage, pauses_s: Sequence[float]) -> Driver | None:
+    """As `read_driver`, but a claim that is not there is looked for again after some pauses."""
     now = read_driver(folder)
-    for pause_s in _ABSENT_PAUSES_S:
+    for pause_s in pauses_s:
         if now is not None:
             break
         time.sleep(pause_s)
@@ -315,7 +324,7 @@ def _beat(folder: Storage, driver: Driver, is_over: threading.Event) -> None:
         # Storage may be unavailable for a moment; the next beat may succeed.
         with contextlib.suppress(OSError), _locked(folder):
             # Another driver owns the run, or it was moved aside: writing would steal it back.
-            now = _read_patiently(folder)
+            now = _read_patiently(folder, _ABSENT_PAUSES_S)
             if now is None or now.token != driver.token:
                 _lost.add(driver.token)
                 return

@@ -207,6 +207,32 @@ def test_claim_that_is_not_there_for_a_moment_is_not_lost(
             claim.check()
 
 
+def test_worker_that_starts_waits_until_its_host_sees_the_claim(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease.hold(folder) as claim:
+        content, waited_s = folder.read_json(lease.FILE), [0.0]
+
+        def sleep(seconds: float) -> None:
+            waited_s.append(waited_s[-1] + seconds)
+            if waited_s[-1] > 60.0:
+                folder.write_json(lease.FILE, content)
+
+        with lease._locked(folder):
+            monkeypatch.setattr(lease.time, "sleep", sleep)
+            monkeypatch.setattr(lease, "_seen", set())  # As in another process.
+            folder.delete(lease.FILE)
+            claim.check()
+            assert waited_s[-1] > 60.0
+            # From now on it knows that the file was there.
+            folder.delete(lease.FILE)
+            waited_s.append(0.0)
+            with pytest.raises(lease.TakenOverError, match=r"or driver\.json was removed"):
+                claim.check()
+            assert waited_s[-1] < 1.0
+            folder.write_json(lease.FILE, content)
+
+
 def test_lock_that_is_never_released_times_out_without_a_claim(
     folder: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
