@@ -206,10 +206,10 @@ def _fit(
         _keep_states(handle)
         raise
     finally:
-        standing_file.write(queue.standing())
         ray.kill(handle)
         with contextlib.suppress(OSError):
             (folder / name).delete()
+        standing_file.write(queue.standing())
 
 
 def _keep_states(handle: Any) -> None:

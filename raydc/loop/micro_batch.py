@@ -106,9 +106,14 @@ def settle(
     if world.device.type == "cuda":
         limit, why = find_by_trial(known or most, bool(known), partial(fits, parts))
     else:
-        # Copies for a restart that loses less are no reason to refuse a run that has begun.
-        memory = measure(parts, spec, available_bytes(), 1 if known else num_copies)
-        limit = memory.most_rows(1.0 if known else _FIRST_FRACTION)
+        fraction, room = 1.0 if known else _FIRST_FRACTION, available_bytes()
+        memory = measure(parts, spec, room, 1 if known else num_copies)
+        limit = memory.most_rows(fraction)
+        # Copies for a restart that loses less are no reason to refuse a run: not each worker of a
+        # machine has them.
+        if limit == 0 and not known and num_copies > 1:
+            memory = measure(parts, spec, room)
+            limit = min(1, memory.most_rows(fraction))
         asked = known or _halved(most, limit)
         why = (
             f"a pass of {asked} row(s) takes about {memory.needs(asked) / 1e9:.3g} GB, and "

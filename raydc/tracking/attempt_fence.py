@@ -92,11 +92,18 @@ class AttemptFence:
         # A file that is gone or damaged is nobody's claim.
         if self._mine is None or (newest := self._read()) in (self._mine, None):
             return
-        if self._has_claim and newest is not None and newest.driver != self._driver:
-            # Written by an attempt of a driver that lost the run between its look and its claim.
+        if self._is_late(newest):
             self._folder.write_json(FILE, asdict(self._mine))
             return
         raise self._replaced()
+
+    def _is_late(self, newest: Attempt) -> bool:
+        """Whether the claim in the file was written over this one by who must not write any more."""
+        if newest.driver != self._driver:
+            # An attempt of a driver that lost the run between its look and its claim.
+            return self._has_claim
+        # An older attempt of this driver, which has found such a claim.
+        return self._mine is not None and newest.number < self._mine.number
 
     def _replaced(self) -> ReplacedError:
         return ReplacedError(

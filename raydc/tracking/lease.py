@@ -97,14 +97,11 @@ class Claim:
             TakenOverError: Another driver does, or did and has ended since.
             OSError: The storage does not answer.
         """
-        now = read_driver(self.folder)
-        for pause_s in _ABSENT_PAUSES_S:
-            if now is not None:
-                break
-            time.sleep(pause_s)
-            now = read_driver(self.folder)
-        if now is None or now.token != self.token:
-            raise _taken_over(self.folder, now)
+        now = _read_patiently(self.folder)
+        # Without its heartbeat a claim that is still there is as good as lost.
+        is_mine = now is not None and now.token == self.token
+        if self.is_lost or not is_mine:
+            raise _taken_over(self.folder, None if is_mine else now)
 
     @contextlib.contextmanager
     def explain_errors(self) -> Iterator[None]:
@@ -207,6 +204,17 @@ def read_driver(folder: Storage) -> Driver | None:
         return None
 
 
+def _read_patiently(folder: Storage) -> Driver | None:
+    """As `read_driver`, but a claim that is not there for a moment only is there."""
+    now = read_driver(folder)
+    for pause_s in _ABSENT_PAUSES_S:
+        if now is not None:
+            break
+        time.sleep(pause_s)
+        now = read_driver(folder)
+    return now
+
+
 def seems_alive(driver: Driver) -> bool:
     """Whether a driver is alive, without waiting.
 
@@ -307,7 +315,8 @@ def _beat(folder: Storage, driver: Driver, is_over: threading.Event) -> None:
         # Storage may be unavailable for a moment; the next beat may succeed.
         with contextlib.suppress(OSError), _locked(folder):
             # Another driver owns the run, or it was moved aside: writing would steal it back.
-            if owner_token(folder) != driver.token:
+            now = _read_patiently(folder)
+            if now is None or now.token != driver.token:
                 _lost.add(driver.token)
                 return
             folder.write_json(FILE, asdict(replace(driver, beat_s=time.time())))

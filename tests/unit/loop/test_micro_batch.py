@@ -306,6 +306,12 @@ def test_copies_of_recent_states_count_before_the_run_has_a_number(
     # Less memory than that of the copies does not refuse what has begun.
     again = micro_batch.settle(spec, parts, run, Alone(), lambda: one.needs(3), (), 5)
     assert again.train.micro_batch_size == 3
+    # Nor is it a reason to begin nothing: passes are as small as can be.
+    tight = Storage(str(tmp_path / "tight"))
+    run_files.write_spec(spec, tight, None)
+    least = int(one.needs(3) / 0.8) + 100
+    found = micro_batch.settle(spec, parts, tight, Alone(), lambda: least, (), 5)
+    assert found.train.micro_batch_size == 1
     other = Storage(str(tmp_path / "other"))
     run_files.write_spec(spec, other, None)
     assert micro_batch.settle(spec, parts, other, Alone(), lambda: room).train.micro_batch_size != 3

@@ -106,6 +106,21 @@ def test_claim_that_a_lost_driver_writes_too_late_does_not_end_the_attempt_of_th
             new.check()
 
 
+def test_older_attempt_that_finds_a_late_claim_does_not_replace_the_newer_one(
+    run: Storage,
+) -> None:
+    with lease.hold(run) as owner:
+        old, new = AttemptFence(run, owner), AttemptFence(run, owner)
+        old.claim(3)
+        new.claim(4)
+        run.write_json(attempt_fence.FILE, {"number": 9, "token": "late", "driver": "lost"})
+        # A worker that was cut off looks first, and cannot know that it was replaced.
+        old.check()
+        new.check()
+        with pytest.raises(ReplacedError):
+            old.check()
+
+
 @pytest.mark.parametrize("damaged", [b"", b"[]", b'{"number": "x"}', None])
 def test_damaged_claim_is_nobodys(run: Storage, damaged: bytes | None) -> None:
     fence = AttemptFence(run)

@@ -177,6 +177,36 @@ def test_claim_of_a_driver_that_lost_its_run_explains_all_errors(
     assert pickle.loads(pickle.dumps(claim)).token == claim.token  # noqa: S301
 
 
+def test_claim_that_is_not_there_for_a_moment_is_not_lost(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.01)
+    monkeypatch.setattr(lease, "_ABSENT_PAUSES_S", (0.01, LONG_S))
+    driver: lease.Driver | None = None
+    missed: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        missed.append(seconds)
+        if seconds == LONG_S and driver is not None:
+            folder.write_json(lease.FILE, asdict(driver))
+
+    with lease.hold(folder) as claim:
+        monkeypatch.setattr(lease.time, "sleep", sleep)
+        driver = lease.read_driver(folder)
+        with lease._locked(folder):
+            folder.delete(lease.FILE)
+        deadline_s = time.monotonic() + LONG_S
+        while (now := lease.read_driver(folder)) is None or now == driver:
+            assert time.monotonic() < deadline_s
+        assert not claim.is_lost
+        assert LONG_S in missed
+        claim.check()
+        # Its heartbeat has seen another driver, which has not been in the way of a later look.
+        monkeypatch.setattr(lease, "_lost", {claim.token})
+        with pytest.raises(lease.TakenOverError):
+            claim.check()
+
+
 def test_lock_that_is_never_released_times_out_without_a_claim(
     folder: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
