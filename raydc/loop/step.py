@@ -26,14 +26,14 @@ from raydc.loop.buffers import ShardBuffers
 from raydc.loop.group import Group
 from raydc.loop.length import Length
 from raydc.loop.mixing import Mixed, Mixer
-from raydc.loop.optimizer import make_optimizer, make_scheduler, names_without_decay
+from raydc.loop.optimizer import make_optimizer, make_scheduler, make_update, names_without_decay
 from raydc.loop.reduction import Reduction
 from raydc.loop.shard_state import running_statistics, seed_shard
 from raydc.loop.weight_average import WeightAverage
 from raydc.models.frozen_body import FrozenBody
 from raydc.models.losses import LossSum
 from raydc.models.network_parts import Network
-from raydc.models.row_tensors import RowTensors, network_inputs
+from raydc.models.row_tensors import RowTensors, network_inputs, take
 from raydc.spec.resolved import ResolvedTrain
 
 # Index of a logical shard, and its slice of the rows of a worker.
@@ -84,6 +84,7 @@ class Step:
         self.network = network
         self.optimizer = make_optimizer(train, network)
         self.scheduler = make_scheduler(train, self.optimizer, length)
+        self._update = make_update(self.optimizer, self.scheduler)
         self.average = None if train.ema_decay is None else WeightAverage(network, train.ema_decay)
         self._loss_sum = loss_sum
         self._divisor = divisor
@@ -135,7 +136,7 @@ class Step:
             The loss of the step, the mean over the rows or tokens of all workers; a scalar on the
             device.
         """
-        # As `zero_grad` of the optimiser, without its hooks and records for a profiler.
+        # As `zero_grad` of the optimiser, without its hooks.
         for parameter in self._parameters:
             parameter.grad = None
         self._buffers.start_step()
@@ -143,10 +144,9 @@ class Step:
         rows_of = dict(shards) if self._exact else {self._rank: slice(0, len(x))}
         for shard in self._reduction.shards:
             rows = rows_of.get(shard, slice(0, 0))
-            has_rows = rows.stop > rows.start
-            extras = (
-                self.compute_shard(step, shard, num_rows, x[rows], y_B[rows]) if has_rows else None
-            )
+            extras: list[Tensor] | None = None
+            if rows.stop > rows.start:
+                extras = self.compute_shard(step, shard, num_rows, *take(rows, x, y_B))
             self._reduction.finish_shard(shard, extras)
         *changes, loss = self._finish_reduction(num_rows)
         # With fewer rows than shards, some of the shards are empty and changed nothing.
@@ -157,7 +157,7 @@ class Step:
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
         self.before_update()
-        self.optimizer.step()
+        self._update()
         if self.scheduler is not None:
             self.scheduler.step()
         if self.average is not None:
@@ -219,11 +219,11 @@ class Step:
             else:
                 self._reduction.hold()
             with running_statistics(self.network) if rows.stop - rows.start == 1 else _AS_IT_IS:
-                loss = (
-                    self._loss_sum(self.forward(x[rows], self._is_tight), y_B[rows])
-                    if mixed is None
-                    else self._mixed_loss(mixed, rows)
-                )
+                if mixed is None:
+                    x_pass, y_pass = take(rows, x, y_B)
+                    loss = self._loss_sum(self.forward(x_pass, self._is_tight), y_pass)
+                else:
+                    loss = self._mixed_loss(mixed, rows)
             # Dividing the one number divides all gradients without a pass over them. A gradient
             # passed to `backward` would make torch import sympy, at the first step of a worker.
             (loss * (1.0 / num_rows)).backward()  # type: ignore[no-untyped-call]

@@ -47,6 +47,10 @@ class WeightAverage:
             else:
                 self._kept[name].copy_(tensor)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yields the averages; none before the first step."""
+        yield from self._kept.values()
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Puts the averaged state into the network; on exit its own state is put back."""

@@ -38,6 +38,7 @@ from raydc.loop.hooks import Hooks
 from raydc.loop.micro_batch import settle
 from raydc.loop.planned_stop import PlannedStopError, StopAgreement
 from raydc.loop.restart import agree_on_state
+from raydc.loop.step_memory import StepMemory
 from raydc.loop.validation import compute_scores
 from raydc.models import device as devices
 from raydc.models import user_models
@@ -130,6 +131,7 @@ class _Run:
         self.journal = Journal(run_folder, rank == 0, hooks.publish, self.fence.check)
         self.clock = PhaseTimer(run_folder, rank == 0, self.journal.record_event)
         record_event = self.journal.record_event if rank == 0 else hooks.post_event
+        self.memory = StepMemory(self.step, group.world.device.type == "cpu", self.clock)
         self.watch = StandstillWatch(rank, record_event)
         self.constants = constants_of(spec, self.data, world_size=world_size)
         # All ranks hold the same state, so one of them saves it.
@@ -239,6 +241,7 @@ class _Run:
         done = self.state.step
         self.journal.record_step(done, epoch, loss, rate, batch.ids_G)
         self.clock.count_step(done, num_rows)
+        self.memory.count_step()
         if done % self.spec.train.log_every_steps == 0:
             self._flush(may_wait=True)
 
@@ -296,20 +299,18 @@ class _Run:
         self.journal.restart_rate()
 
     def _validate(self) -> dict[str, Any]:
-        loss, rows = self.state.mean_loss, self.validation_rows
+        loss, rows, train = self.state.mean_loss, self.validation_rows, self.spec.train
         scores = {"split": "train", "loss": loss}
         if len(rows):
-            features, train = self.data.features, self.spec.train
-            scores = compute_scores(self.step, rows, features, self.group, train)
+            scores = compute_scores(self.step, rows, self.data.features, self.group, train)
         epoch = self.length.epochs_begun(self.state.step)
         return {"step": self.state.step, "epoch": epoch, "train_loss": loss, **scores}
 
     def describe_place(self) -> list[str]:
         """Notes for an unexpected error: the step, and the rows that this worker had to compute."""
-        notes = [f"after step {self.state.step}"]
-        if self.state.step < self.length.total_steps:
-            place = divmod(self.state.step, self.length.steps_per_epoch)
-            notes.append(self.feed.describe_rows(*place))
+        step, notes = self.state.step, [f"after step {self.state.step}"]
+        if step < self.length.total_steps:
+            notes.append(self.feed.describe_rows(*divmod(step, self.length.steps_per_epoch)))
         return notes
 
     def finish(self) -> None:

@@ -13,7 +13,7 @@ from raydc import models
 from raydc.errors import SpecError
 from raydc.features import Signature
 from raydc.loop.length import Length
-from raydc.loop.optimizer import make_optimizer, make_scheduler
+from raydc.loop.optimizer import make_optimizer, make_scheduler, make_update
 from raydc.spec.model import Mlp
 from raydc.spec.resolved import ResolvedTrain
 
@@ -156,3 +156,31 @@ def test_optimizer_computes_the_bits_of_torchs_own_and_calls_hooks(name: str) ->
     state = ours.state_dict()
     ours.load_state_dict(state)
     assert str(ours.state_dict()) == str(state) == str(plain.state_dict())
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_update_computes_the_bits_of_a_step(
+    schedule: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    train = resolved_train(lr_scheduler={"name": schedule})
+    networks = [nn.Linear(5, 3), nn.Linear(5, 3)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimizers = [make_optimizer(train, network) for network in networks]
+    schedules = [make_scheduler(train, one, Length(8, 4)) for one in optimizers]
+    called: list[str] = []
+    optimizers[0].register_step_post_hook(lambda *_: called.append("post"))
+    updates = [make_update(optimizers[0], schedules[0]), optimizers[1].step]
+    for step in range(8):
+        rows = torch.randn(4, 5, generator=torch.Generator().manual_seed(step))
+        for network, update, one in zip(networks, updates, schedules, strict=True):
+            network.zero_grad()
+            network(rows).square().sum().backward()
+            update()
+            if one is not None:
+                one.step()
+    for mine, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(mine, other)
+        assert not mine.grad_fn
+    # Hooks take time, and only a schedule needs them: torch warns if it misses its own.
+    assert called == ["post"] * (0 if schedule == "constant" else 8)
+    assert not recwarn.list
