@@ -42,7 +42,7 @@ class SamplingParams:
     max_tokens: int = 16
     stop_token_ids: list[int] | None = None
     ignore_eos: bool = False
-    prompt_logprobs: int | None = None
+    logprobs: int | None = None
     detokenize: bool = True
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
 
@@ -94,6 +94,7 @@ class Found:
     """One answer of an output."""
 
     token_ids: list[int]
+    logprobs: list[dict[int, Score]] | None = None
 
 
 @dataclass
@@ -101,7 +102,6 @@ class RequestOutput:
     """What a pass gave a request."""
 
     outputs: list[Found]
-    prompt_logprobs: list[dict[int, Score] | None] | None = None
     finished: bool = False
 
 
@@ -199,20 +199,20 @@ class AsyncLLMEngine:
             generator = torch.Generator()
             if sampling.seed is not None:
                 generator.manual_seed(sampling.seed)
-            scored = None
-            if sampling.prompt_logprobs:
-                scored = _score_prompt(self._scores(network, codes), codes)
             for number in range(1, sampling.max_tokens + 1):
                 while not _state.gate.is_set() and not self.is_dead:
                     await asyncio.sleep(0.001)
                 if self.is_dead:
                     raise RuntimeError("the engine is dead")
-                code = _choose(self._scores(network, codes)[-1], sampling, generator)
+                scores = self._scores(network, codes)
+                code = _choose(scores, sampling, generator)
+                found = scores.topk(min(sampling.logprobs or 0, len(scores)))
+                logged = {int(k): Score(float(v)) for v, k in zip(*found, strict=True)}
                 codes.append(code)
                 is_end = code in (sampling.stop_token_ids or ())
                 is_full = len(codes) >= self.arguments.max_model_len
                 is_last = is_end or is_full or number == sampling.max_tokens
-                yield RequestOutput([Found([code])], scored, is_last)
+                yield RequestOutput([Found([code], [logged])], is_last)
                 await asyncio.sleep(0)
                 if is_last:
                     return
@@ -224,17 +224,9 @@ class AsyncLLMEngine:
 
     def _scores(self, network: Any, codes: list[int]) -> Any:
         with torch.inference_mode(), fixed_threads(1):
-            scores = network(torch.tensor([codes])).logits[0].float()
-            scores[:, 0] += _state.spoiled
+            scores = network(torch.tensor([codes])).logits[0, -1].float()
+            scores[0] += _state.spoiled
             return scores
-
-
-def _score_prompt(scores: Any, codes: list[int]) -> list[dict[int, Score] | None]:
-    found: list[dict[int, Score] | None] = [None]
-    for row, code in zip(scores[:-1], codes[1:], strict=True):
-        best = int(row.argmax())
-        found.append({one: Score(float(row[one])) for one in (best, code)})
-    return found
 
 
 def _choose(scores: Any, sampling: SamplingParams, generator: torch.Generator) -> int:

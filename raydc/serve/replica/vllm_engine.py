@@ -7,8 +7,11 @@ last answer of the last of its versions has ended.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,6 +32,8 @@ from raydc.spec.sequence_models import HuggingFace
 
 logger = logging.getLogger("ray.serve")
 
+# As many as vLLM gives unless it is told to give more.
+_NUM_SCORES = 20
 # vLLM knows adapters by number; one that is loaded again gets a new one, so that nothing that was
 # cached for another one of the same name is ever used.
 _adapter_numbers = itertools.count(1)
@@ -128,27 +133,42 @@ class VllmEngine:
         """
         for number, one in enumerate(bundle.golden.get(golden_prompts.PROMPTS, ())):
             document = self.prompts.put_beginning(one["prompt"])
-            # A document that fills its row leaves vLLM no place for the token that it must give.
-            codes = [*document, *one["answer"]][: self._process.max_tokens - 1]
-            scores = self._process.call(self._score(codes))
-            for position, found in enumerate(scores[len(document) :]):
-                code = one["answer"][position]
-                # The score of the stored token is there whether it is the greatest or not.
+            # Behind a document that fills all places there is none for a token.
+            most = self._process.max_tokens - len(document)
+            codes = one["answer"][:most]
+            scores = self._process.call(self._score(document, codes))
+            for position, (code, found) in enumerate(zip(codes, scores, strict=True)):
                 best = max(found, key=lambda key: found[key].logprob)
-                pairs = (best, found[best].logprob), (code, found[code].logprob)
+                # One that is not among the greatest is too far below them.
+                given = found[code].logprob if code in found else -math.inf
+                pairs = (best, found[best].logprob), (code, given)
                 golden_prompts.require_likeliest(number, position, *pairs, tolerance)
 
-    async def _score(self, codes: Sequence[int]) -> Any:
-        """By place the scores of a token and of the likeliest one, each given those before it."""
+    async def _score(self, document: Sequence[int], codes: Sequence[int]) -> list[Any]:
+        """The greatest scores in the place of each code, given the document and those before it.
+
+        vLLM also scores the tokens of a prompt, but not beside adapters: with other answers in the
+        same pass its process ends.
+        """
         from vllm import SamplingParams
 
         sampling = SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=1, ignore_eos=True, detokenize=False
+            temperature=0.0, max_tokens=1, logprobs=_NUM_SCORES, ignore_eos=True, detokenize=False
         )
-        scores = None
-        async for output in self._process.generate(codes, sampling, self._adapter):
-            scores = output.prompt_logprobs or scores
-        return scores
+
+        async def score(number: int) -> Any:
+            outputs = self._process.generate([*document, *codes[:number]], sampling, self._adapter)
+            async for output in outputs:
+                found = output.outputs[0].logprobs[0]
+            return found
+
+        return await asyncio.gather(*(score(number) for number in range(len(codes))))
+
+
+@functools.cache
+def _sockets() -> vllm_folder.VllmFolder:
+    """One folder for all engines of this process, which goes when it ends."""
+    return vllm_folder.VllmFolder()
 
 
 def load_engine(
@@ -178,7 +198,7 @@ def load_engine(
             "vLLM computes adapters on GPUs with half precision only",
             "Set serve.generation.precision: bf16, or leave serve.engine out.",
         )
-    vllm_options.set_environment(settings)
+    vllm_options.set_environment(settings, _sockets().path)
     adapter = vllm_folder.write_adapter(bundle)
     process = shared or _start(settings, bundle, model, prompts, length)
     # Networks of adapters of the same base are made of this one; no numbers are needed for that.

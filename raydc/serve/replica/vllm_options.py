@@ -49,8 +49,14 @@ def require_vllm() -> str:
     return "vllm of an unknown version"
 
 
-def set_environment(settings: Settings) -> None:
-    """Sets what vLLM reads from the environment of this process, and of those that it starts."""
+def set_environment(settings: Settings, sockets: Path) -> None:
+    """Sets what vLLM reads from the environment of this process, and of those that it starts.
+
+    Args:
+        settings: Settings of the replica.
+        sockets: Folder for the sockets between its processes, which it leaves there.
+    """
+    os.environ["VLLM_RPC_BASE_PATH"] = str(sockets)
     # It would send the versions and sizes of this machine to its makers.
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
