@@ -98,7 +98,7 @@ class Generation(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",
         description="Numbers with which `serve.engine: vllm` computes; weights are rounded to them "
-        "when it loads them. Engine raydc has fp32.",
+        "when they are loaded. Engine raydc has fp32.",
     )
     # HAProxy ends what is older when its configuration changes: `engine.serve_environment`.
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from raydc.bundle import Bundle, golden_prompts
 from raydc.bundle.completion import find_prompts
 from raydc.bundle.growing_answer import AnswerOptions, GrowingAnswer
@@ -224,7 +226,8 @@ def _start(
     # vLLM counts the token that begins a document, and the last one, which nobody reads.
     total = length + len(prompts.put_beginning(()))
     require_positions(config, total, "serve.generation.length, with the token before a text,")
-    folder = vllm_folder.write_decoder(bundle)
+    dtype = getattr(torch, vllm_options.DTYPES[settings.precision])
+    folder = vllm_folder.write_decoder(bundle, dtype)
     arguments = vllm_options.make_arguments(settings, model, config, folder.path, total)
     try:
         return VllmProcess(arguments)

@@ -1,7 +1,8 @@
 """The files of a language model as vLLM reads them, made of a verified bundle. In the replica.
 
     config.json           config of transformers
-    model.safetensors     the weights of the bundle, bit for bit, in the names of transformers
+    model.safetensors     the weights of the bundle in the names of transformers; in single
+                          precision bit for bit
     adapter_config.json   of a model with adapters, with their file, in peft's format, in a folder
                           of their own
 
@@ -16,6 +17,8 @@ import weakref
 from pathlib import Path
 
 import safetensors.torch
+import torch
+from safetensors import SafetensorError
 
 from raydc.bundle import Bundle
 from raydc.errors import ServeError
@@ -45,11 +48,12 @@ class VllmFolder:
         self._finalizer()
 
 
-def write_decoder(bundle: Bundle) -> VllmFolder:
+def write_decoder(bundle: Bundle, dtype: torch.dtype) -> VllmFolder:
     """Writes config and weights of a decoder, without adapters.
 
     Args:
         bundle: A verified language model, whose section is one of `huggingface`.
+        dtype: Type to which the weights, of single precision, are rounded.
 
     Raises:
         CheckpointError: transformers has other names.
@@ -62,10 +66,10 @@ def write_decoder(bundle: Bundle) -> VllmFolder:
     config.architectures = [type(made).__name__]
     try:
         config.save_pretrained(folder.path)
-        safetensors.torch.save_file(
-            weights_of_decoder(bundle.model), folder.path / _WEIGHTS, metadata={"format": "pt"}
-        )
-    except OSError as error:
+        weights = {k: one.to(dtype) for k, one in weights_of_decoder(bundle.model).items()}
+        safetensors.torch.save_file(weights, folder.path / _WEIGHTS, metadata={"format": "pt"})
+    # A disk that is full is either of them.
+    except (OSError, SafetensorError) as error:
         raise _no_space(error) from error
     return folder
 
@@ -85,12 +89,12 @@ def write_adapter(bundle: Bundle) -> VllmFolder | None:
     folder = VllmFolder()
     try:
         adapters.write_files(bundle.model, folder.path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise _no_space(error) from error
     return folder
 
 
-def _no_space(error: OSError) -> ServeError:
+def _no_space(error: Exception) -> ServeError:
     return ServeError(
         f"the files for vLLM cannot be written to {tempfile.gettempdir()}: {error}",
         "It needs room for the weights while vLLM loads them; TMPDIR of the replicas names "

@@ -21,7 +21,8 @@ INSTALL = "pip install 'raydc[language,vllm]'"
 # Tokens of a block of vLLM's cache, the larger one of CPUs and GPUs.
 _BLOCK_TOKENS = 128
 _NUM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+# Names of torch, which vLLM takes as well.
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # vLLM's own list: others are rounded up to the next.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # Versions of the traffic that one replica may hold: stable, canary, and two that are staged.
@@ -91,7 +92,7 @@ def make_arguments(
         "load_format": "safetensors",
         # Not the temperature and ends that a folder may name: a request says what it wants.
         "generation_config": "vllm",
-        "dtype": _DTYPES[settings.precision],
+        "dtype": DTYPES[settings.precision],
         "max_model_len": length,
         "max_num_seqs": settings.num_slots,
         "kv_cache_memory_bytes": count_cache_bytes(settings, config, length),

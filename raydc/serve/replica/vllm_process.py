@@ -25,6 +25,10 @@ logger = logging.getLogger("ray.serve")
 
 Result = TypeVar("Result")
 
+# vLLM gives up after ten minutes itself, unless VLLM_ENGINE_READY_TIMEOUT_S says otherwise.
+_START_TIMEOUT_S = 900.0
+# Golden prompts and adapters, beside answers that grow.
+_CALL_TIMEOUT_S = 120.0
 # A process that does not end by then is killed.
 _SHUTDOWN_TIMEOUT_S = 10.0
 
@@ -85,7 +89,7 @@ class VllmProcess:
         self._thread = threading.Thread(target=self._run, name="vllm", daemon=True)
         self._thread.start()
         try:
-            self.call(self._start(arguments))
+            self.call(self._start(arguments), _START_TIMEOUT_S)
         except BaseException:
             self._loop.call_soon_threadsafe(self._loop.stop)
             raise
@@ -104,9 +108,13 @@ class VllmProcess:
 
         self._engine = AsyncLLMEngine.from_engine_args(AsyncEngineArgs(**arguments))
 
-    def call(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Runs a coroutine in the loop of the engine and waits for it; for threads without one."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    def call(self, work: Coroutine[Any, Any, Result], timeout_s: float = _CALL_TIMEOUT_S) -> Result:
+        """Runs a coroutine in the loop of the engine and waits for it; for threads without one.
+
+        Raises:
+            TimeoutError: It has not ended in time.
+        """
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     def hold(
         self, user: object, let_go: Callable[[Any], Coroutine[Any, Any, object]]

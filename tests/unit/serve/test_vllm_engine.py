@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,12 @@ MOST = 63
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVllm]:
+    before = dict(os.environ)
     yield fake_vllm.install(monkeypatch)
     gc.collect()
+    # What is set for vLLM must not reach processes of other tests.
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,7 @@ def test_arguments_are_those_of_the_spec_and_load_no_code(
     arguments = fake.engines[0].arguments
     assert (arguments.max_num_seqs, arguments.max_model_len) == (5, 41)
     assert arguments.dtype == "bfloat16"
+    assert {one.dtype for one in fake.engines[0].state.values()} == {torch.bfloat16}
     assert arguments.load_format == "safetensors"
     assert not arguments.trust_remote_code
     assert arguments.skip_tokenizer_init
