@@ -197,12 +197,14 @@ def test_a_client_that_goes_ends_the_work(fake: FakeVllm, store: PretrainedStore
 def test_a_version_that_computes_something_else_is_refused_and_its_process_ends(
     fake: FakeVllm, store: PretrainedStore
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"golden prompts\[0\]: token 0"):
+    # Errors that are kept refer to the engine.
+    with pytest.raises(CheckpointError, match=r"golden prompts\[0\]: token 0") as first:
         load(store, 3)
     fake.spoiled = 50.0
-    with pytest.raises(CheckpointError, match="of the answer is 0 with a score of"):
+    with pytest.raises(CheckpointError, match="of the answer is 0 with a score of") as second:
         load(store)
     wait_until(lambda: [one.is_shut_down for one in fake.engines] == [True, True])
+    del first, second
 
 
 def test_a_process_lives_until_the_last_answer_of_its_version(
