@@ -60,9 +60,8 @@ def crew_size(spec: ResolvedSpec) -> CrewSize:
         spec: The resolved spec of the sweep.
     """
     shards, least = spec.train.logical_shards, max(1, spec.scaling.min_workers)
-    # Without exact sums each number of workers has results of its own. NCCL refuses two workers
-    # on one GPU.
-    may_join = spec.train.exact and spec.scaling.worker_resources.get("GPU", 1.0) >= 1.0
+    # Without exact sums each number of workers has results of its own.
+    may_join = spec.train.exact and not spec.scaling.shares_gpus
     most = max(least, min(spec.scaling.max_workers, shards)) if may_join else least
     return CrewSize(least, most, shards)
 
@@ -71,11 +70,15 @@ def uses_gpu(spec: ResolvedSpec, resources: Mapping[str, float]) -> bool:
     """Whether each worker takes a GPU.
 
     Args:
-        spec: A resolved spec. `use_gpu: auto` means yes if every worker can have one.
+        spec: A resolved spec. `use_gpu: auto` means yes if every worker can have one, and if
+            `resources_per_worker` says how much of one.
         resources: Totals of the cluster by Ray's names (`CPU`, `GPU`, ...).
     """
     if spec.scaling.use_gpu != "auto":
         return bool(spec.scaling.use_gpu)
+    # A worker that reserves a part of a GPU runs nowhere else.
+    if "GPU" in spec.scaling.worker_resources:
+        return True
     return resources.get("GPU", 0.0) >= max(1, spec.scaling.min_workers)
 
 
@@ -116,14 +119,17 @@ def how_many(needs: Mapping[str, float], resources: Mapping[str, float]) -> int:
         needs: Ray resources of one process, by name.
         resources: Totals of the cluster, by the same names.
     """
-    # The small addend keeps a ratio such as 1.2 / 0.4 from falling just below 3.
-    fits = [
-        int(resources.get(name, 0.0) / amount + 1e-9)
-        for name, amount in needs.items()
-        if amount > 0
-    ]
+    given = ((name, amount) for name, amount in needs.items() if amount > 0)
+    fits = [_num_parts(amount, resources.get(name, 0.0), name) for name, amount in given]
     # A process that needs no resources always fits.
     return min(fits, default=1_000_000)
+
+
+def _num_parts(amount: float, total: float, name: str) -> int:
+    # The small addend keeps a ratio such as 1.2 / 0.4 from falling just below 3.
+    if name == "GPU" and amount < 1:  # A part of a GPU is on a single one.
+        return int(total) * int(1 / amount + 1e-9) + int(total % 1 / amount + 1e-9)
+    return int(total / amount + 1e-9)
 
 
 def count_placeable(

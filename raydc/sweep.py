@@ -26,6 +26,7 @@ from raydc.checksummed_folder import read_manifest
 from raydc.data.prepared import Prepared
 from raydc.elastic import mailbox, trial_worker, tune_settings
 from raydc.elastic.slot_queue import SlotQueue
+from raydc.elastic.standing_file import StandingFile
 from raydc.elastic.sweep_table import SweepTable
 from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import make_draws
@@ -40,6 +41,7 @@ from raydc.search.goals import Goals, pareto_front
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import events, lease, trial_table, trials, winner_spec
+from raydc.tracking.lease import Claim
 from raydc.tracking.trials import Trial
 
 _FRONT = "front"
@@ -74,20 +76,28 @@ def run(spec: ResolvedSpec, data: Prepared, run_folder: Storage, report: Say) ->
         TrainError: No trial produced a model.
         RunError: Another process drives this run, or another version of raydc has begun trials
             that this one does not know.
+        TakenOverError: Another process continues the sweep, while this one did not respond.
     """
     folder, bundle_folder = run_folder / "sweep", run_folder / "model"
-    with interruption.resumable(), lease.hold(run_folder):
+    with (
+        interruption.resumable(),
+        lease.hold(run_folder) as claim,
+        claim.explain_errors(),
+    ):
         recorded = run_files.read_resolved(run_folder) or specs.to_dict(spec)
         costs = TrialCosts(spec, data, folder)
         draws = make_draws(spec, recorded, folder, report, costs.of)
         with SweepTable(spec.train.metric, spec.train.mode, report) as table:
             ends = TrialEnds(spec, folder, draws, report, table.say_end)
-            queue = TrialQueue(spec, folder, draws, ends, costs)
+            queue = TrialQueue(spec, folder, draws, ends, costs, claim.check)
             if not queue.is_over:
-                _fit(spec, data, folder, queue, table)
+                standing_file = StandingFile(folder, draws, ends, claim.check)
+                _fit(spec, data, folder, queue, table, claim, standing_file)
         queue.raise_failed()
+        claim.check()
         ended = tuple(replace(one, costs=costs.of(one.values)) for one in ends.all())
         folder.write_json("trials.json", [asdict(trial) for trial in ended])
+        folder.delete(trials.STANDING_FILE)
         winner = trials.pick_winner(ended, spec.train.mode)
         front = _write_front(spec, ended, costs.goals, folder)
         for line in trial_table.format_table(ended, winner, spec.train.metric, front):
@@ -133,6 +143,8 @@ def _fit(
     folder: Storage,
     trial_queue: TrialQueue,
     table: SweepTable,
+    claim: Claim,
+    standing_file: StandingFile,
 ) -> None:
     import ray
 
@@ -159,10 +171,11 @@ def _fit(
 
     def show() -> None:
         table.show(queue.standing)
+        standing_file.write_if_due(queue.standing)
 
     trainable = tune.with_parameters(
         trial_worker.run_trial,
-        place=SweepPlace(specs.to_dict(spec), data.folder.uri, folder.uri, os.getcwd()),
+        place=SweepPlace(specs.to_dict(spec), data.folder.uri, folder.uri, os.getcwd(), claim),
         handle=handle,
     )
     try:
@@ -182,7 +195,7 @@ def _fit(
                 storage_path=folder.uri,
                 verbose=0,
                 callbacks=[_callback(queue, show)],
-                stop=_stopper(queue),
+                stop=_stopper(queue, claim),
                 failure_config=tune.FailureConfig(max_failures=spec.fault_tolerance.max_failures),
             ),
         )
@@ -193,6 +206,7 @@ def _fit(
         _keep_states(handle)
         raise
     finally:
+        standing_file.write(queue.standing())
         ray.kill(handle)
         with contextlib.suppress(OSError):
             (folder / name).delete()
@@ -257,17 +271,17 @@ def _callback(queue: SlotQueue, show: Callable[[], None]) -> Any:
     return TrialCallback()
 
 
-def _stopper(queue: SlotQueue) -> Any:
+def _stopper(queue: SlotQueue, claim: Claim) -> Any:
     from ray import tune
 
     class QueueStopper(tune.Stopper):  # type: ignore[misc]
-        """Ends what hangs when nothing is left to do."""
+        """Ends what hangs when nothing is left to do, and all if another driver has the sweep."""
 
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
             return False
 
         def stop_all(self) -> bool:
-            return queue.is_held_up()
+            return claim.is_lost or queue.is_held_up()
 
     return QueueStopper()
 

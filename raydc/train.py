@@ -101,8 +101,9 @@ def run(
     facts = {"spec_hash": spec_hash(spec), "data_hash": data.data_hash, "resume": resume}
     with (
         interruption.resumable(),
-        lease.hold(run_folder),
-        _driver_log(run_folder, **facts) as log,
+        lease.hold(run_folder) as claim,
+        claim.explain_errors(),
+        _driver_log(run_folder, claim, **facts) as log,
     ):
         if resume:
             _refuse_early(spec, data, store, run_folder, report)
@@ -129,12 +130,14 @@ def run(
 
         with Progress(report, spec.train.global_batch_size, pass_on) as progress:
             if spec.scaling.max_workers == 0:
-                _fit_here(spec, run_folder, data, progress)
+                _fit_here(spec, run_folder, data, progress, claim)
             else:
                 # Ray Train takes a second to import, which a run in this process does not need.
                 from raydc.elastic import trainer
 
-                trainer.fit(spec, data.folder, run_folder, progress, log)
+                trainer.fit(spec, data.folder, run_folder, progress, log, claim)
+        # A driver that was suspended must not write a model beside that of the other.
+        claim.check()
         with timed_record(log, CHECKPOINT):
             found = export(spec, data, run_folder, run_folder / "model", report)
     # The model is the best checkpoint; the last checkpoint says how the run ended.
@@ -151,7 +154,13 @@ def run(
     return result
 
 
-def _fit_here(spec: ResolvedSpec, run_folder: Storage, data: Prepared, progress: Progress) -> None:
+def _fit_here(
+    spec: ResolvedSpec,
+    run_folder: Storage,
+    data: Prepared,
+    progress: Progress,
+    claim: lease.Claim,
+) -> None:
     """Trains in this process, with the same page for an unexpected error as from a worker.
 
     A signal ends it between two steps, with a checkpoint.
@@ -160,7 +169,7 @@ def _fit_here(spec: ResolvedSpec, run_folder: Storage, data: Prepared, progress:
     def stop_request() -> str | None:
         return None if interruption.received() is None else planned_stop.INTERRUPT
 
-    hooks = Hooks(publish=progress.show, stop_request=stop_request)
+    hooks = Hooks(publish=progress.show, stop_request=stop_request, claim=claim)
     try:
         with interruption.deferred(), contextlib.suppress(planned_stop.PlannedStopError):
             guard(0, lambda: worker.fit(spec, run_folder, data.folder, hooks=hooks))
@@ -203,7 +212,7 @@ def _refuse_early(
 
 
 @contextlib.contextmanager
-def _driver_log(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
+def _driver_log(run_folder: Storage, claim: lease.Claim, **facts: Any) -> Iterator[events.EventLog]:
     """Records the life of a driver in the events of the run: `run_started` and `driver_ended`."""
     # A disk that is full for a moment must not end the run for the sake of an event.
     log = events.EventLog(run_folder, "events", patient=True)
@@ -213,9 +222,11 @@ def _driver_log(run_folder: Storage, **facts: Any) -> Iterator[events.EventLog]:
     try:
         yield log
     finally:
-        log.write(kind="driver_ended")
-        # Without this line the run counts as idle from its last event on.
-        with contextlib.suppress(OSError):
+        # Without this line the run counts as idle from its last event on, so that it must not be
+        # written where another driver goes on.
+        with contextlib.suppress(OSError, lease.TakenOverError):
+            claim.check()
+            log.write(kind="driver_ended")
             log.flush()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decoder_folders import decoder_spec, write_decoder
+from decoder_folders import END_CODE, decoder_spec, write_decoder
 from in_process import spoil_golden
 
 from raydc import bundle, models
@@ -55,13 +55,16 @@ def pretrained_spec(
     return specs.resolve(specs.from_dict({**value, "storage": storage, "serve": section}))
 
 
-def write_pretrained_bundle(folder: Storage, made: ResolvedSpec, seed: int = 0) -> None:
+def write_pretrained_bundle(
+    folder: Storage, made: ResolvedSpec, seed: int = 0, is_endless: bool = False
+) -> None:
     """Writes a bundle whose trained weights are random, and its other ones those of the folder.
 
     Args:
         folder: Folder of the new bundle.
         made: Spec of the model.
         seed: Seed of the trained weights; different seeds write different texts.
+        is_endless: Whether the end is never the likeliest token.
     """
     is_chat = made.data.chat is not None
     column = check_conversations(made.data) if is_chat else check_blocks(made.data)
@@ -78,6 +81,9 @@ def write_pretrained_bundle(folder: Storage, made: ResolvedSpec, seed: int = 0) 
                 noise = torch.randn_like(weights)
                 # A matrix is loud, and biases and normalisations stay near what they are.
                 weights.add_(noise * (_LOUDER if weights.ndim > 1 else 0.05))
+        if is_endless:
+            # Its score is zero then, and one of the others is greater.
+            network.get_submodule("body.decoder.head").get_parameter("weight")[END_CODE] = 0.0
     golden = [{target: json.dumps(one) if is_chat else one[0]["content"]} for one in TALKS]
     bundle.write(folder, made, features, network.state_dict(), golden, {"run": NAME})
 
@@ -93,6 +99,7 @@ class PretrainedStore:
         template: Chat template of its folder; None for the usual one.
         generation: Values of `generation_config.json`; None for what transformers writes.
         sizes: Further values of the config of its folder.
+        is_endless: Whether no greedy text ends by itself.
         model: Fields of section `model`.
     """
 
@@ -105,6 +112,7 @@ class PretrainedStore:
         template: str | None = None,
         generation: dict[str, Any] | None = None,
         sizes: dict[str, Any] | None = None,
+        is_endless: bool = False,
         **model: Any,
     ) -> None:
         self.storage = Storage(str(folder / "store"))
@@ -119,7 +127,7 @@ class PretrainedStore:
         self.spec = pretrained_spec(decoder, self.storage.uri, is_chat, **model)
         for seed in range(num_versions + 1):
             made = Storage(str(folder / f"bundle-{seed}"))
-            write_pretrained_bundle(made, self.spec, seed)
+            write_pretrained_bundle(made, self.spec, seed, is_endless)
             if seed == num_versions:
                 spoil_golden(made)
             self.registry.register(NAME, made, {"run": NAME})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from raydc import spec as specs
 from raydc.elastic.trial_draws import make_draws
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.elastic.trial_queue import TrialQueue
+from raydc.search.draws import Draws
 from raydc.search.goals import Goals, goals_of
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
@@ -44,6 +45,42 @@ def accuracy(values: dict[str, Any], epoch: int) -> float | None:
     return round((0.95 - 0.2 * off) * (1 - 0.5**epoch), 4)
 
 
+@dataclass(frozen=True)
+class BegunSweep:
+    """A sweep in this process; its folder is `sweep/` in `run`."""
+
+    run: Storage
+    folder: Storage
+    spec: ResolvedSpec
+    draws: Draws
+    ends: TrialEnds
+    queue: TrialQueue
+
+
+def begin_sweep(
+    folder: Path,
+    name: str = "searched",
+    tell: Callable[[str], None] = lambda line: None,
+    **sweep: Any,
+) -> BegunSweep:
+    """Begins a sweep of which nothing is trained. The arguments are those of `finish_sweep`."""
+    section = {"space": SPACE, "num_samples": 24, "search_alg": "quasi_random", **sweep}
+    given = training_spec(
+        str(folder / "store"),
+        name=name,
+        sweep=section,
+        model={"name": "mlp"},
+        train={"epochs": 9, "metric": "accuracy"},
+    )
+    run = Storage(given.storage) / "runs" / name
+    run.write_bytes("resolved.yaml", yaml.safe_dump(specs.to_dict(given)).encode())
+    draws = make_draws(given, specs.to_dict(given), run / "sweep", tell)
+    ends = TrialEnds(given, run / "sweep", draws, tell)
+    return BegunSweep(
+        run, run / "sweep", given, draws, ends, TrialQueue(given, run / "sweep", draws, ends)
+    )
+
+
 def finish_sweep(
     folder: Path,
     name: str = "searched",
@@ -60,19 +97,8 @@ def finish_sweep(
         tell: Takes what a terminal shows.
         **sweep: Fields of the section that differ.
     """
-    section = {"space": SPACE, "num_samples": 24, "search_alg": "quasi_random", **sweep}
-    given = training_spec(
-        str(folder / "store"),
-        name=name,
-        sweep=section,
-        model={"name": "mlp"},
-        train={"epochs": 9, "metric": "accuracy"},
-    )
-    run = Storage(given.storage) / "runs" / name
-    run.write_bytes("resolved.yaml", yaml.safe_dump(specs.to_dict(given)).encode())
-    draws = make_draws(given, specs.to_dict(given), run / "sweep", tell)
-    ends = TrialEnds(given, run / "sweep", draws, tell)
-    queue = TrialQueue(given, run / "sweep", draws, ends)
+    begun = begin_sweep(folder, name, tell, **sweep)
+    run, given, queue, ends = begun.run, begun.spec, begun.queue, begun.ends
     goals = goals_of(given.sweep)
     while (segment := queue.next_segment()) is not None:
         train_part(given, run / "sweep" / "trials" / segment["key"], segment, score)

@@ -5,10 +5,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from raydc.checkpoint.snapshot import HostCopy
 from raydc.checkpoint.store import Found
+
+if TYPE_CHECKING:
+    # The mailbox uses this module too, and loads no torch.
+    from raydc.checkpoint.snapshot import HostCopy
+
+# The state before the newest is the fallback if the newest does not verify.
+NUM_KEPT = 2
+# Copies of a state on one machine at most: those that are kept, the one on its way there, and one
+# whose memory is used again.
+NUM_COPIES = NUM_KEPT + 2
 
 
 class PeerCheckpoints(Protocol):

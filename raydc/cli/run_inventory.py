@@ -17,6 +17,7 @@ from raydc.spec.metric import ALL_SCORES
 from raydc.storage import split_query
 from raydc.tracking import last_records, lease
 from raydc.tracking.last_records import LastRecords
+from raydc.tracking.trials import STANDING_FILE
 
 # The name in a resolved spec, whose fields are at the left margin.
 _NAME = re.compile(rb"^name: ([A-Za-z][\w.-]*)$", re.MULTILINE)
@@ -41,7 +42,8 @@ class Run:
         held_out: Scores on the held-out rows; empty before `raydc evaluate`.
         data_set: Name of its data set; None if nothing in the folder says so.
         forked_from: `run:step` that its first weights come from; None for other runs.
-        num_trials: Trials of its sweep; 0 without one.
+        num_trials: Trials of its sweep that have begun; 0 without one.
+        standing: How its sweep stands that has not ended; empty if nothing says so.
         has_scalars: Whether it wrote TensorBoard files.
     """
 
@@ -57,6 +59,7 @@ class Run:
     data_set: str | None
     forked_from: str | None
     num_trials: int
+    standing: str
     has_scalars: bool
 
     @property
@@ -156,8 +159,20 @@ def _read(listing: StoreListing, name: str) -> Run:
         data_set=data_set_name(listing, spec_name, data_hash) if data_hash else None,
         forked_from=f"{fork['run']}:{fork['step']}" if {"run", "step"} <= set(fork) else None,
         num_trials=len(trials),
+        standing=_standing(listing, name) if f"sweep/{STANDING_FILE}" in files else "",
         has_scalars=any("tensorboard/" in path for path in files),
     )
+
+
+def _standing(listing: StoreListing, name: str) -> str:
+    """How a sweep stands: `5 of 24 trials have ended`."""
+    found = listing.read_json(f"runs/{name}/sweep/{STANDING_FILE}")
+    begun = found.get("trials")
+    if not isinstance(begun, list) or not isinstance(found.get("num_samples"), int):
+        return ""
+    states = [one.get("state") for one in begun if isinstance(one, dict)]
+    ended = sum(state not in ("running", "waiting") for state in states)
+    return f"{ended} of {found['num_samples']} trials have ended"
 
 
 def _spec_name(listing: StoreListing, name: str) -> str:

@@ -112,7 +112,7 @@ def print_run(
             ("data set", data_set),
             ("forked from", run.forked_from or ""),
             ("forks", _listed(forks)),
-            ("sweep", f"{run.num_trials} trials" if run.num_trials else ""),
+            ("sweep", run.standing or (f"{run.num_trials} trials" if run.num_trials else "")),
             ("registered", f"{run.spec_name} {_listed(registered)}" if registered else ""),
             ("TensorBoard", tensorboard_command(listing, run)),
             *[("" if number else "time", line) for number, line in enumerate(time_lines)],

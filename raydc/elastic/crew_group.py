@@ -28,6 +28,7 @@ from raydc.loop.planned_stop import PlannedStopError
 from raydc.storage import Storage
 from raydc.tracking import events
 from raydc.tracking.attempt_fence import ReplacedError
+from raydc.tracking.lease import TakenOverError
 
 # Reasons of a planned stop after which a trial goes on with other workers.
 CHANGES = (planned_stop.GROW, planned_stop.SHRINK)
@@ -99,6 +100,7 @@ class Leader:
             PeerLostError: A helper was lost without which the trial does not train, or the two
                 cannot train together.
             ReplacedError: The trial has begun again elsewhere.
+            TakenOverError: Another driver continues the sweep.
         """
         memory: OwnMemory | None = None
         timeout_s = self._start_timeout_s
@@ -128,7 +130,7 @@ class Leader:
                 self._ask("disband")
                 self._why_left = "lost"
                 time.sleep(_GRACE_S)
-            except ReplacedError:
+            except (ReplacedError, TakenOverError):
                 raise
             except Exception:
                 # It may be the fault of a helper, such as one with too little memory, which is

@@ -6,12 +6,10 @@ in Tune's actors.
 
 from __future__ import annotations
 
+from raydc.checkpoint.peer_checkpoints import NUM_KEPT
 from raydc.checkpoint.snapshot import HostCopy
 from raydc.checkpoint.store import Found
 from raydc.errors import CheckpointError
-
-# The state before the newest is the fallback, as in the memory of other processes.
-_NUM_KEPT = 2
 
 
 class OwnMemory:
@@ -24,7 +22,7 @@ class OwnMemory:
         """Keeps a state; False, because it does not survive this process."""
         files = {name: bytes(content) for name, content in copy.files.items()}
         self._states[copy.step] = Found(copy.step, copy.meta, files)
-        while len(self._states) > _NUM_KEPT:
+        while len(self._states) > NUM_KEPT:
             del self._states[min(self._states)]
         return False
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from raydc.checkpoint.peer_checkpoints import NUM_KEPT
 from raydc.checkpoint.store import Found
 from raydc.errors import CheckpointError
 from raydc.storage import sha256
@@ -31,8 +32,6 @@ _START_TIMEOUT_S = 60.0
 _REPLY_TIMEOUT_S = 3.0
 _READ_TIMEOUT_S = 60.0
 _SELECT_EVERY_S = 10.0
-# The state before the newest is the fallback if the newest does not verify.
-_NUM_KEPT = 2
 
 # Bytes of files by name. Ray moves arrays through shared memory, and would copy `bytes`.
 Files = dict[str, npt.NDArray[np.uint8]]
@@ -90,7 +89,7 @@ class MemoryHolder:
             )
             np.copyto(copied[name], content)
         self._states[step] = (meta, hashes, copied)
-        while len(self._states) > _NUM_KEPT:
+        while len(self._states) > NUM_KEPT:
             self._spare = self._states.pop(min(self._states))[2]
         return True
 

@@ -44,6 +44,7 @@ from raydc.spec.model import Builder
 from raydc.spec.train import WorkerRange
 from raydc.storage import Storage
 from raydc.tracking import events
+from raydc.tracking.lease import Claim
 from raydc.tracking.progress import Progress
 
 # How long a rank waits for its peers: longer than a checkpoint or a slow storage holds one up.
@@ -59,6 +60,7 @@ def fit(
     run_folder: Storage,
     progress: Progress,
     log: events.EventLog,
+    claim: Claim,
 ) -> None:
     """Trains on the Ray that this process is connected to.
 
@@ -68,6 +70,7 @@ def fit(
         run_folder: Takes checkpoints and logs; every worker must reach it.
         progress: Shows what workers and controller publish.
         log: Event log of the run; takes the events of the controller.
+        claim: Claim of this driver on the run; workers that start after its loss write nothing.
 
     Raises:
         RaydcError: A worker refused to train.
@@ -88,7 +91,7 @@ def fit(
             "of each host"
         )
     handle = mailbox.create()
-    trainer = _trainer(spec, data_folder, run_folder, handle)
+    trainer = _trainer(spec, data_folder, run_folder, handle, claim)
     try:
         with _watch(handle, progress, log):
             trainer.fit()
@@ -183,7 +186,7 @@ def _starts_unused_process(callback: Any) -> bool:
 
 
 def _trainer(
-    spec: ResolvedSpec, data_folder: Storage, run_folder: Storage, handle: Any
+    spec: ResolvedSpec, data_folder: Storage, run_folder: Storage, handle: Any, claim: Claim
 ) -> _Trainer:
     resources = ray.cluster_resources()
     workers, tolerance = spec.scaling.num_workers, spec.fault_tolerance
@@ -201,6 +204,7 @@ def _trainer(
             # A builder of the user's own is usually imported from where the driver was started.
             "import_from": os.getcwd(),
             "mailbox": handle,
+            "claim": claim,
         },
         scaling_config=ScalingConfig(
             num_workers=(workers.min, workers.max) if isinstance(workers, WorkerRange) else workers,
@@ -244,6 +248,7 @@ def _work(config: dict[str, Any]) -> None:
                 post_event=lambda kind, **fields: handle.post_event.remote(
                     {"kind": kind, "time_s": round(time.time(), 3), **fields}
                 ),
+                claim=config["claim"],
                 next_attempt=lambda: int(mailbox.get_reply(handle.next_attempt.remote())),
                 peer_memory=peer_memory.PeerMemory(handle)
                 if spec.fault_tolerance.max_recomputed_steps

@@ -8,18 +8,18 @@ places and retries, and decides nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
-from raydc import spec as specs
 from raydc.elastic import sweep_table
+from raydc.elastic.decision_method import make_method, plain_space
 from raydc.elastic.sweep_table import SweepStanding, TrialStanding
 from raydc.elastic.trial_costs import TrialCosts
 from raydc.elastic.trial_draws import single_thread
 from raydc.elastic.trial_ends import TrialEnds
 from raydc.engine import interruption
 from raydc.errors import RaydcError, RunError, TrainError
-from raydc.search import DecisionFold, Method, rung_epochs
+from raydc.search import DecisionFold, Method
 from raydc.search.decision_log import DecisionLog
 from raydc.search.draws import Draws
 from raydc.spec import ResolvedSpec
@@ -37,6 +37,8 @@ class TrialQueue:
         ends: Takes the trials that are over.
         costs: What trials cost; one that costs more than the spec allows is not trained. None lets
             all train.
+        assert_owner: Called before anything is begun, read or recorded; raises TakenOverError once
+            another driver continues the sweep.
 
     Raises:
         RunError: The journal is damaged, has other decisions than the trials give, or is of more
@@ -50,11 +52,12 @@ class TrialQueue:
         draws: Draws,
         ends: TrialEnds,
         costs: TrialCosts | None = None,
+        assert_owner: Callable[[], None] = lambda: None,
     ) -> None:
         self._spec, self._folder, self._draws, self._ends = spec, folder, draws, ends
-        self._costs = costs
+        self._costs, self._assert_owner = costs, assert_owner
         self._log = DecisionLog(folder / "journal")
-        self._fold = DecisionFold(spec.seed, _plain_space(spec), self._method(), draws.head())
+        self._fold = DecisionFold(spec.seed, plain_space(spec), self._method(), draws.head())
         # A point that was drawn twice has one folder, in which one process trains.
         # Each key has the epoch to which its trial runs.
         self._running: dict[str, int] = {}
@@ -107,6 +110,20 @@ class TrialQueue:
                 break
         return segment
 
+    def _owns_sweep(self) -> bool:
+        """Whether this driver may go on; if it may not, `raise_failed` says why."""
+        try:
+            self._assert_owner()
+        except RaydcError as error:
+            self._error = self._error or error
+            return False
+        except OSError as error:
+            # Asked again when something ends, and Tune asks all the time while something runs.
+            if not self._running:
+                self._error = self._error or error
+            return False
+        return True
+
     def _refuse(self, segment: dict[str, Any]) -> bool:
         """Ends a trial that costs too much, before it trains; says whether it did."""
         if self._costs is None or segment["rung"]:
@@ -130,6 +147,8 @@ class TrialQueue:
             drawn = self._draws.trials[number]
             if drawn["key"] in self._running or drawn["key"] in self._lost:
                 continue
+            if not self._owns_sweep():
+                return None
             self._running[drawn["key"]] = self._fold.method.epochs[rung]
             is_last = rung == len(self._fold.method.epochs) - 1
             epochs = None if is_last else self._fold.method.epochs[rung]
@@ -157,6 +176,7 @@ class TrialQueue:
         """
         self._running.pop(segment["key"], None)
         try:
+            self._assert_owner()
             self._read(segment["key"])
             self._refuse_missing(segment)
             self._draw()
@@ -173,6 +193,9 @@ class TrialQueue:
             error: Text of the error.
         """
         self._running.pop(segment["key"], None)
+        # The other driver has the trial now, whatever has become of this process.
+        if not self._owns_sweep():
+            return
         self._ends.add(self._draws.trials[segment["number"]], error)
         self._lost.add(segment["key"])
 
@@ -223,6 +246,7 @@ class TrialQueue:
 
         Raises:
             RaydcError: The journal or the records of a trial could not be read or written.
+            TakenOverError: Another driver continues the sweep.
             TrainError: Trials were lost, on which decisions depend.
         """
         if self._error is not None:
@@ -278,33 +302,3 @@ class TrialQueue:
             return True
         # It has trained to its end, whatever is decided about it.
         return self._fold.has_result((number, len(self._fold.method.epochs) - 1))
-
-
-def make_method(spec: ResolvedSpec, samples: Sequence[int]) -> Method:
-    """The method of a sweep.
-
-    Args:
-        spec: The resolved spec of the sweep.
-        samples: Numbers of trials with which it has ended or ends, in any order.
-    """
-    assert spec.sweep is not None
-    scheduler, train = spec.sweep.scheduler, spec.train
-    # An epoch has one step at least.
-    longest = train.epochs or train.max_steps or 1
-    rungs = rung_epochs(longest, scheduler.grace_period, scheduler.reduction_factor)
-    return Method(
-        type=scheduler.type,
-        epochs=rungs if scheduler.name == "asha" else (longest,),
-        factor=scheduler.reduction_factor,
-        mode=train.mode,
-        samples=tuple(sorted({*samples})),
-    )
-
-
-def _plain_space(spec: ResolvedSpec) -> dict[str, Any]:
-    """The search space without the kinds of domains that it does not use."""
-    space = (specs.to_dict(spec)["sweep"] or {})["space"]
-    return {
-        path: {kind: value for kind, value in domain.items() if value is not None}
-        for path, domain in space.items()
-    }

@@ -20,6 +20,7 @@ from raydc.checkpoint.timing import Timing
 from raydc.data.prepared import load
 from raydc.elastic import mailbox, worker_failure
 from raydc.elastic.builder_import import add_import_folder
+from raydc.elastic.claim_watch import watch_claim
 from raydc.elastic.crew_group import Leader, help_trial
 from raydc.elastic.crews import LEAVE
 from raydc.elastic.lasting_error import GangError, LastingError, describe_lasting, may_pass
@@ -37,6 +38,7 @@ from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 from raydc.tracking import trials
 from raydc.tracking.attempt_fence import AttemptFence, ReplacedError
+from raydc.tracking.lease import Claim, TakenOverError
 
 _ASK_EVERY_S = 0.1
 _RESULT_TIMEOUT_S = 2.0
@@ -53,12 +55,15 @@ class SweepPlace:
         data_uri: URI of the folder of the prepared data set.
         folder_uri: URI of the folder of the sweep.
         import_from: Folder in which the driver was started: a user's own builder is usually there.
+        claim: Claim of the driver on the run. A trial that Tune starts after its loss would take
+            the trial back from the driver that continues the sweep.
     """
 
     spec: dict[str, Any]
     data_uri: str
     folder_uri: str
     import_from: str
+    claim: Claim
 
     def open(self, segment: dict[str, Any]) -> tuple[ResolvedSpec, Storage]:
         """The resolved spec and the folder of a trial; its builder can be imported from now on."""
@@ -87,20 +92,37 @@ def run_trial(config: dict[str, Any], place: SweepPlace, handle: Any) -> None:
     if "helper" in segment:
         _help_trials(segment, place, handle)
         return
-    values = segment["all_values"]
     own, folder = place.open(segment)
+    # The driver has noticed it, or will; another one trains this trial now.
+    with contextlib.suppress(TakenOverError):
+        if not _run_segment(own, folder, segment, place, handle):
+            return
+    _tell_tune(own, folder)
+
+
+def _run_segment(
+    own: ResolvedSpec, folder: Storage, segment: dict[str, Any], place: SweepPlace, handle: Any
+) -> bool:
+    """Trains up to a rung; returns False if the trial has stopped before, because the driver ends.
+
+    Raises:
+        TakenOverError: Another driver continues the sweep.
+    """
+    values = segment["all_values"]
+    place.claim.check()
     # A sweep that is widened may let a trial go on that did not before.
     folder.delete(trials.PRUNED_FILE)
     if not trials.is_failed(folder) and not folder.exists(trials.FINISHED_FILE):
         try:
-            _keep_failure(partial(_train, own, folder, segment, place, handle), folder, values)
+            work = partial(_train, own, folder, segment, place, handle)
+            _keep_failure(work, folder, values, place.claim)
             if not trials.is_failed(folder):
+                place.claim.check()
                 trials.mark_ended(folder, own, values, trials.FINISHED_FILE)
         except PlannedStopError as stop:
             # The driver ends, and the next one continues from the checkpoint.
-            if stop.reason != planned_stop.RUNG:
-                return
-    _tell_tune(own, folder)
+            return stop.reason == planned_stop.RUNG
+    return True
 
 
 def _help_trials(segment: dict[str, Any], place: SweepPlace, handle: Any) -> None:
@@ -218,7 +240,10 @@ def _train(
     mailbox.get_reply(handle.enter.remote(key))
     hooks = Hooks(
         on_epoch=_stop_at(until),
-        stop_request=lambda: mailbox.get_reply(handle.stop_reason.remote(key)),
+        stop_request=watch_claim(
+            lambda: mailbox.get_reply(handle.stop_reason.remote(key)), place.claim
+        ),
+        claim=place.claim,
     )
     try:
         # Another way of a single worker would be the same, and ask the mailbox more often.
@@ -243,7 +268,7 @@ def _train(
         def fit(group: Group, memory: OwnMemory | None) -> None:
             own_hooks = replace(
                 hooks,
-                stop_request=leader.stop_reason,
+                stop_request=watch_claim(leader.stop_reason, place.claim),
                 publish=publish,
                 peer_memory=memory,
                 next_attempt=lambda: attempt,
@@ -270,13 +295,17 @@ def _left_s(record: dict[str, Any], until: int | None, batch_size: int) -> float
     return float(max(0, steps - record["step"]) * batch_size / record["rows_per_s"])
 
 
-def _keep_failure(train: Callable[[], None], folder: Storage, values: dict[str, Any]) -> None:
+def _keep_failure(
+    train: Callable[[], None], folder: Storage, values: dict[str, Any], claim: Claim
+) -> None:
     """Trains, and records an error that another attempt would meet again."""
     try:
         worker_failure.guard(0, train)
     except (RaydcError, WorkerFailure) as error:
         # Who was replaced knows nothing of the trial, which goes on elsewhere.
-        if isinstance(error, ReplacedError) or may_pass(error):
+        if isinstance(error, (ReplacedError, TakenOverError)) or may_pass(error):
             raise
         found = describe_lasting(error)
+        # Another driver may have moved the files of the trial, which is no failure of it.
+        claim.check()
         trials.mark_failed(folder, values, found.line, found.page)

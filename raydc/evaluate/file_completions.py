@@ -6,8 +6,8 @@ are used: a row that is done makes room for the next one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from raydc.bundle.growing_answer import AnswerOptions
 from raydc.bundle.many_completions import Question, complete_many
 from raydc.data import values
 from raydc.data.layout import Layout
+from raydc.data.tasks import ReadCall, named_faults
 from raydc.errors import DataError, UsageError
 from raydc.evaluate.table_predictor import TablePredictor
 from raydc.models.decoder_slots import has_slots, make_slots
@@ -144,22 +145,18 @@ class CompletionPredictor(TablePredictor):
         seeds = [_SEED] if self.options.temperature else []
         return [_TEXT, _REASON, _NUM_PROMPT, _NUM_ANSWER, *seeds]
 
+    def check(self, table: pa.Table) -> None:
+        """Refuses prompts that cannot be answered. See `TablePredictor.check`."""
+        try:
+            self._questions(table)
+        except DataError as error:
+            raise self._named(error, table) from error
+
     def answer(self, table: pa.Table, shown: pa.Table) -> pa.Table:
         """Adds the columns. See `TablePredictor.answer`."""
-        if self._column not in table.column_names:
-            names = ", ".join(name for name in table.column_names if not values.is_internal(name))
-            raise DataError(
-                f"{self.layout.files[0].path}: there is no column {self._column!r}; there are "
-                f"{names}",
-                "Name the column of the prompts with --prompts.",
-            )
-        cells = values.column_of(table, self._column).to_pylist()
-        seeds = [(self.options.seed + int(row)) % _NUM_SEEDS for row in values.row_ids(table)]
-        questions = [
-            self._question(cell, f"rows[{row}].{self._column}", seeds[row])
-            for row, cell in enumerate(cells)
-        ]
+        questions = self._questions(table)
         found = complete_many(self._prompts, self._slots, questions)
+        seeds = [one.options.sampling.seed for one in questions]
         columns: Mapping[str, pa.Array] = {
             _TEXT: pa.array([one.text for one in found], pa.string()),
             _REASON: pa.array([one.finish_reason for one in found], pa.string()),
@@ -170,6 +167,22 @@ class CompletionPredictor(TablePredictor):
         for name in self.names():
             shown = shown.append_column(name, columns[name])
         return shown
+
+    def _questions(self, table: pa.Table) -> list[Question]:
+        """What is asked of the model. Raises DataError."""
+        if self._column not in table.column_names:
+            names = ", ".join(name for name in table.column_names if not values.is_internal(name))
+            raise DataError(
+                f"{self.layout.files[0].path}: there is no column {self._column!r}; there are "
+                f"{names}",
+                "Name the column of the prompts with --prompts.",
+            )
+        cells = values.column_of(table, self._column).to_pylist()
+        seeds = [(self.options.seed + int(row)) % _NUM_SEEDS for row in values.row_ids(table)]
+        return [
+            self._question(cell, f"rows[{row}].{self._column}", seeds[row])
+            for row, cell in enumerate(cells)
+        ]
 
     def _question(self, cell: Any, place: str, seed: int) -> Question:
         if cell is None:
@@ -204,3 +217,26 @@ def _said(cell: Any, place: str) -> list[dict[str, str]]:
     if not isinstance(cell, str):
         raise DataError(f"{place}: {cell!r} is not text", "Give a string.")
     return [{"role": "user", "content": cell}]
+
+
+def check_prompts(
+    loaded: Bundle, layout: Layout, options: CompletionOptions, calls: Sequence[ReadCall]
+) -> None:
+    """Reads all prompts before the first is answered: a bad row at the end would waste hours.
+
+    Args:
+        loaded: A language model.
+        layout: Files of the source, for messages.
+        options: What is asked for, as `check_options` allows it.
+        calls: Each reads a part of the source.
+
+    Raises:
+        DataError: A row cannot be used; the message names its place.
+    """
+    # One slot has the length of several, and less memory.
+    generation = options.generation.model_copy(update={"slots": 1})
+    checker = CompletionPredictor(loaded, layout, replace(options, generation=generation))
+    with named_faults("predict"):
+        for call in calls:
+            for table in call():
+                checker.check(table)

@@ -35,6 +35,7 @@ from raydc.evaluate.file_completions import (
     CompletionOptions,
     CompletionPredictor,
     check_options,
+    check_prompts,
 )
 from raydc.evaluate.table_predictor import TablePredictor, raise_error
 from raydc.features import Numeric
@@ -100,6 +101,8 @@ def predict_file(
     texts = [] if options is None or options.holds_messages(loaded) else [options.column_of(loaded)]
     reader = prediction_source.reader(loaded.features, layout, data, texts)
     calls = reader.pieces(layout.files)
+    if options is not None:
+        check_prompts(loaded, layout, options, calls)
     num_bytes = small_jobs.weighted_bytes([layout])
     work = (
         _with_rows(layout, loaded, len(calls), num_bytes)

@@ -49,6 +49,20 @@ class TablePredictor(ABC):
             DataError: A row cannot be used; its message begins with `rows[NUMBER]`.
         """
 
+    def check(self, table: pa.Table) -> None:
+        """Refuses rows for which `answer` would raise, as far as that is found without computing.
+
+        Args:
+            table: Raw rows.
+
+        Raises:
+            DataError: A row cannot be used; the message names its place.
+        """
+        del table
+
+    def _named(self, error: DataError, table: pa.Table) -> DataError:
+        return _with_place(error, self.layout, values.row_ids(table))
+
     def __call__(self, table: pa.Table) -> pa.Table:
         """Answers a table; an error travels as a table, which `raise_error` knows."""
         # Ray Data passes on only the text of an exception.
@@ -69,7 +83,7 @@ class TablePredictor(ABC):
         try:
             return self.answer(table, list_values.as_json_texts(result))
         except DataError as error:
-            raise _with_place(error, self.layout, values.row_ids(table)) from error
+            raise self._named(error, table) from error
 
 
 def raise_error(table: pa.Table) -> None:

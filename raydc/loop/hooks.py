@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from raydc.checkpoint.peer_checkpoints import PeerCheckpoints
+from raydc.checkpoint.peer_checkpoints import NUM_COPIES, PeerCheckpoints
 from raydc.data import cold_rows
 from raydc.loop.fault_injection import FaultInjector
 from raydc.loop.planned_stop import StopRequest
 from raydc.tracking.journal import Publish
+from raydc.tracking.lease import Claim
 
 # Takes the record of an epoch.
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -30,6 +31,8 @@ class Hooks:
         publish: Called by rank 0 with events and progress.
         post_event: Called by other ranks with the kind and fields of an event, which they do not
             write themselves.
+        claim: Claim of the driver on the run, without which nothing is written. Default: whoever
+            drives the run when the worker starts is its driver.
         next_attempt: Returns a number that grows with each attempt of the driver; called by rank 0.
         peer_memory: Memory that outlives the workers, for recent states.
         stop_request: Returns the reason of a planned stop that was requested in rank 0.
@@ -42,8 +45,14 @@ class Hooks:
     on_epoch: OnEpoch | None = None
     publish: Publish | None = None
     post_event: Callable[..., None] | None = None
+    claim: Claim | None = None
     next_attempt: Callable[[], int] | None = None
     peer_memory: PeerCheckpoints | None = None
     stop_request: StopRequest = _no_stop
     available_bytes: Callable[[], int] = cold_rows.available_bytes
     faults: FaultInjector | None = None
+
+    @property
+    def num_copies(self) -> int:
+        """Copies of the state in the memory of this machine, that of a checkpoint included."""
+        return 1 if self.peer_memory is None else 1 + NUM_COPIES

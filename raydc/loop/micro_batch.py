@@ -71,6 +71,7 @@ def settle(
     group: Group,
     available_bytes: Callable[[], int],
     retry_pauses_s: Sequence[float] = (),
+    num_copies: int = 1,
 ) -> ResolvedSpec:
     """Puts a number in the place of `auto`; every rank must call this.
 
@@ -81,6 +82,8 @@ def settle(
         group: The workers.
         available_bytes: Returns the memory that this process may fill; asked on CPUs only.
         retry_pauses_s: Seconds between attempts to read and write the file.
+        num_copies: Copies of the state in the memory of this machine while a run trains. A number
+            that the run has already does not depend on it.
 
     Returns:
         The spec with the number, the same on every rank.
@@ -103,7 +106,8 @@ def settle(
     if world.device.type == "cuda":
         limit, why = find_by_trial(known or most, bool(known), partial(fits, parts))
     else:
-        memory = measure(parts, spec, available_bytes())
+        # Copies for a restart that loses less are no reason to refuse a run that has begun.
+        memory = measure(parts, spec, available_bytes(), 1 if known else num_copies)
         limit = memory.most_rows(1.0 if known else _FIRST_FRACTION)
         asked = known or _halved(most, limit)
         why = (
@@ -148,13 +152,16 @@ def _refusal(number: int, least: int, rank: int, why: str | None, is_known: bool
     return TrainError(message + more, hint)
 
 
-def measure(parts: Assembly, spec: ResolvedSpec, available_bytes: int) -> PassMemory:
+def measure(
+    parts: Assembly, spec: ResolvedSpec, available_bytes: int, num_copies: int = 1
+) -> PassMemory:
     """Estimates the memory of a pass from what autograd keeps for a few rows.
 
     Args:
         parts: What this worker trains with.
         spec: Resolved spec, whose optimiser has a state.
         available_bytes: Memory that this worker may fill.
+        num_copies: Copies of the state, those in the memory of other processes included.
     """
     few, more = (_kept_bytes_of_layers(parts, num_rows) for num_rows in _NUM_TRIED)
     row_bytes = max(1, more - few) // (_NUM_TRIED[1] - _NUM_TRIED[0])
@@ -164,9 +171,9 @@ def measure(parts: Assembly, spec: ResolvedSpec, available_bytes: int) -> PassMe
     optimizer = spec.train.optimizer
     num_moments = int(optimizer.momentum > 0) if optimizer.name == "sgd" else 2
     # Gradients of a shard, and their sums over shards and over workers; the state of the optimiser;
-    # and the copy of a checkpoint, which is made while the next steps are computed.
+    # and copies of a checkpoint, of which one is made while the next steps are computed.
     copied = sum(one.nbytes for one in parameters) + num_moments * trained
-    held = 3 * trained + num_moments * trained + copied + constant
+    held = 3 * trained + num_moments * trained + num_copies * copied + constant
     return PassMemory(available_bytes, held, int(_MORE * row_bytes))
 
 

@@ -118,8 +118,8 @@ class _Run:
         self.data = prepared.load(data_folder)
         self.state = State()
         self.parts = parts = assemble(spec, self.data, group)
-        pauses_s = self.timing.retry_pauses_s
-        self.spec = spec = settle(spec, parts, run_folder, group, hooks.available_bytes, pauses_s)
+        room, pauses_s = hooks.available_bytes, self.timing.retry_pauses_s
+        self.spec = spec = settle(spec, parts, run_folder, group, room, pauses_s, hooks.num_copies)
         self.feed, self.validation_rows = parts.feed, parts.validation_rows
         self.network, self.step, self.length = parts.network, parts.step, parts.length
         rank, world_size, stop = group.world.rank, group.world.world_size, hooks.stop_request
@@ -127,7 +127,7 @@ class _Run:
         self.faults = hooks.faults or FaultInjector(run_folder, rank, world_size, stop)
         self.store = CheckpointStore(run_folder / "checkpoints", spec.checkpoint.num_to_keep)
         self.store.reached = self._reached
-        self.fence = AttemptFence(run_folder)
+        self.fence = AttemptFence(run_folder, hooks.claim)
         self.journal = Journal(run_folder, rank == 0, hooks.publish, self.fence.check)
         self.clock = PhaseTimer(run_folder, rank == 0, self.journal.record_event)
         record_event = self.journal.record_event if rank == 0 else hooks.post_event

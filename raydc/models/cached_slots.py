@@ -3,7 +3,8 @@
 A slot holds one document: what begins it, a prompt, and the tokens that follow. `prefill` reads a
 prompt in chunks of a fixed size, one slot at a time; `step` reads one more token of each slot that
 goes on, in a pass that always has all slots. No shape depends on how many slots are used, so the
-scores of a document do not depend on what else is computed with it.
+scores of a document do not depend on what else is computed with it. Only the places that a pass
+looks at are as many as its longest document needs, where it is proven that this changes no bit.
 
 Shape suffixes: S slots, R slots of a pass, C tokens of a chunk, T places of a slot, D width,
 H heads, E width of a head, V codes.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +29,7 @@ from raydc.models.device import fixed_threads
 logger = logging.getLogger("ray.serve")
 
 Scores = npt.NDArray[np.float32]
-# Stores what new tokens gave, and returns what they may look at.
+# Stores what new tokens gave, and returns the places that they may look at.
 Keep = Callable[[Tensor, Tensor], Tensor]
 # Enough rows for matrices to be multiplied fast, and few enough that others wait for milliseconds.
 CHUNK_TOKENS = 64
@@ -35,6 +37,24 @@ CHUNK_TOKENS = 64
 _LEAST_CHUNK = 8
 # Steps of the proof that no slot depends on its number.
 _NUM_PROVED = 3
+# Places without a token at the end of the document of a proof, so that some are masked.
+_NUM_FREE = 3
+
+
+@dataclass(frozen=True)
+class SlotPass:
+    """What a pass computes.
+
+    Attributes:
+        rows: Slots of the pass.
+        num_places: Places of a slot that it looks at, the first ones; they hold all tokens.
+        keep: Stores keys or values of the new tokens in a cache [S, H, T, E]; returns what the
+            slots of the pass hold in these places.
+    """
+
+    rows: slice
+    num_places: int
+    keep: Keep
 
 
 class SlotModel(Protocol):
@@ -132,13 +152,17 @@ class CachedSlots(ABC):
         # At least one place more than tokens, where slots write that have no token in a step.
         num_places = (max_tokens // self.chunk_tokens + 1) * self.chunk_tokens
         self._places_T = torch.arange(num_places, device=weights_VD.device)
+        # Few sizes, so that there are few shapes.
+        self._sizes = [num_places]
+        while (size := self.chunk_tokens << (len(self._sizes) - 1)) < num_places:
+            self._sizes.insert(-1, size)
         self._lengths = [0] * num_slots
         self._weights_VD = weights_VD
         self._filler = filler
         self._num_threads = num_threads
 
     @abstractmethod
-    def _run(self, tokens_BL: Tensor, positions_BL: Tensor, rows: slice, keep: Keep) -> Tensor:
+    def _run(self, tokens_BL: Tensor, positions_BL: Tensor, given: SlotPass) -> Tensor:
         """Runs all layers for new tokens of some slots; returns their last vectors [B, L, D]."""
 
     @abstractmethod
@@ -156,12 +180,14 @@ class CachedSlots(ABC):
             tokens_1C = torch.tensor([padded], device=self._places_T.device)
             positions_1C = self._places_T[start : start + size][None]
             rows, places = slice(slot, slot + 1), slice(start, start + size)
+            # A function of the prompt alone, too.
+            num_places = self._size_for(start + size)
 
             def keep(caches: Tensor, found_1HCE: Tensor) -> Tensor:
                 caches[rows, :, places] = found_1HCE
-                return caches[rows]
+                return caches[rows, :, :num_places]
 
-            x_1CD = self._run(tokens_1C, positions_1C, rows, keep)
+            x_1CD = self._run(tokens_1C, positions_1C, SlotPass(rows, num_places, keep))
             scores_V: Scores = self.score(x_1CD[:, count - 1])[0]
             return scores_V
 
@@ -177,19 +203,30 @@ class CachedSlots(ABC):
         with torch.inference_mode(), fixed_threads(self._num_threads):
             tokens_S1 = torch.tensor(tokens, device=self._places_T.device)[:, None]
             positions_S1 = torch.tensor(positions, device=self._places_T.device)[:, None]
-            starts = range(0, self.num_slots, self.rows_per_pass)
-            return np.concatenate([self._step_rows(tokens_S1, positions_S1, one) for one in starts])
+            found = []
+            for start in range(0, self.num_slots, self.rows_per_pass):
+                rows = slice(start, start + self.rows_per_pass)
+                used = [self._lengths[slot] for slot in codes if rows.start <= slot < rows.stop]
+                num_places = self._size_for(max(used, default=0))
+                found.append(self._step_rows(tokens_S1, positions_S1, rows, num_places))
+            return np.concatenate(found)
 
-    def _step_rows(self, tokens_S1: Tensor, positions_S1: Tensor, start: int) -> Scores:
-        rows = slice(start, start + self.rows_per_pass)
+    def _step_rows(
+        self, tokens_S1: Tensor, positions_S1: Tensor, rows: slice, num_places: int
+    ) -> Scores:
         slots_R = torch.arange(self.num_slots, device=tokens_S1.device)[rows]
         places_R = positions_S1[rows, 0]
 
         def keep(caches: Tensor, found_RH1E: Tensor) -> Tensor:
             caches[slots_R, :, places_R] = found_RH1E[:, :, 0]
-            return caches[rows]
+            return caches[rows, :, :num_places]
 
-        return self.score(self._run(tokens_S1[rows], positions_S1[rows], rows, keep)[:, 0])
+        given = SlotPass(rows, num_places, keep)
+        return self.score(self._run(tokens_S1[rows], positions_S1[rows], given)[:, 0])
+
+    def _size_for(self, count: int) -> int:
+        """Places that a pass looks at for documents of so many tokens."""
+        return next(size for size in self._sizes if size >= count)
 
     def clear(self, slot: int) -> None:
         """Removes all traces of a slot. See `SlotModel.clear`."""
@@ -204,16 +241,20 @@ class CachedSlots(ABC):
             f"slot {slot} of {type(self).__name__} cannot have an adapter of {len(adapter)} tensors"
         )
 
-    def _may_see(self, positions_BL: Tensor) -> Tensor:
+    def _may_see(self, positions_BL: Tensor, num_places: int) -> Tensor:
         """Whether a token may look at a place of its slot, bool [B, 1, L, T]."""
-        return (self._places_T <= positions_BL[:, :, None])[:, None]
+        return (self._places_T[:num_places] <= positions_BL[:, :, None])[:, None]
 
     def score(self, x_BD: Tensor) -> Scores:
         scores: Scores = functional.linear(x_BD, self._weights_VD).float().cpu().numpy()
         return scores
 
     def _prove_independence(self) -> None:
-        """Computes each slot alone if its number would change its bits. Is a warm-up, too."""
+        """Leaves out what would change bits of a document in other company. Is a warm-up, too.
+
+        Each slot is computed alone if its number would change them. Passes of several slots do not
+        look at a number of places at which they would differ from those with all places.
+        """
         num_codes = len(self._weights_VD)
         # Half a chunk, so that some steps fit behind it.
         count = max(1, min(num_codes, self.chunk_tokens) // 2)
@@ -224,7 +265,52 @@ class CachedSlots(ABC):
         for code in range(min(_NUM_PROVED, self.max_tokens - len(codes))):
             scores_SV = self.step(dict.fromkeys(range(self.num_slots), code % num_codes))
             is_equal = is_equal and bool((scores_SV == scores_SV[0]).all())
+        if self.num_slots > 1:
+            self._fill_caches()
+            is_equal = is_equal and all(self._is_equal_in_all_slots(one) for one in self._sizes)
+            if is_equal:
+                *smaller, largest = self._sizes
+                self._sizes = [*filter(self._is_enough, smaller), largest]
+            for slot in range(self.num_slots):
+                self.clear(slot)
         self._lengths = [0] * self.num_slots
         if not is_equal:
             logger.warning("each slot is computed alone: its number would change its scores")
             self.rows_per_pass = 1
+
+    def _fill_caches(self) -> None:
+        """Fills all slots with the same random numbers, as if they had read a long document."""
+        with torch.inference_mode():
+            for number, caches in enumerate(self._caches()):
+                caches[0].normal_(generator=torch.Generator(caches.device).manual_seed(number))
+                caches[1:] = caches[0]
+
+    def _is_equal_in_all_slots(self, size: int) -> bool:
+        """Whether the same document has the same scores in all slots, in a pass of so many places.
+
+        Args:
+            size: One of the numbers of places.
+        """
+        self._lengths = [self._proof_length(size)] * self.num_slots
+        scores_SV = self.step(dict.fromkeys(range(self.num_slots), self._filler))
+        return bool((scores_SV == scores_SV[0]).all())
+
+    def _is_enough(self, size: int) -> bool:
+        """Whether documents that fit into so many places have the scores that all places give.
+
+        Args:
+            size: One of the numbers of places.
+        """
+        sizes = self._sizes
+        lengths = [self._proof_length(sizes[slot % len(sizes)]) for slot in range(self.num_slots)]
+        codes = {slot: self._filler for slot, length in enumerate(lengths) if length < size}
+        found = []
+        for num_places in (size, sizes[-1]):
+            self._lengths, self._sizes = list(lengths), [num_places]
+            found.append(self.step(codes)[list(codes)])
+        self._sizes = sizes
+        return bool((found[0] == found[1]).all())
+
+    def _proof_length(self, size: int) -> int:
+        """Tokens of a document that needs a number of places, some of which are free."""
+        return max(0, min(size, self.max_tokens) - _NUM_FREE)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raydc.models.cached_slots import CachedSlots, Keep, Scores, SlotModel, score_weights
+from raydc.models.cached_slots import CachedSlots, Scores, SlotModel, SlotPass, score_weights
 from raydc.models.decoders import CausalDecoder, DecoderLayer, TokenLosses, Turn
 from raydc.models.network_parts import Network
 from raydc.models.pretrained_decoders import DocumentLosses
@@ -82,18 +82,17 @@ class DecoderSlots(CachedSlots):
         )
         self._prove_independence()
 
-    def _run(self, tokens_BL: Tensor, positions_BL: Tensor, rows: slice, keep: Keep) -> Tensor:
-        del rows
+    def _run(self, tokens_BL: Tensor, positions_BL: Tensor, given: SlotPass) -> Tensor:
         last = len(self._cosine_LE) - 1
         # Places behind the last token hold no token; they only need some angle.
         angles_BL = positions_BL.clamp(max=last)
         turn: Turn = self._cosine_LE[angles_BL][:, None], self._sine_LE[angles_BL][:, None]
-        mask_B1LT = self._may_see(positions_BL)
+        mask_B1LT = self._may_see(positions_BL, given.num_places)
         x_BLD: Tensor = self._decoder.tokens(tokens_BL)
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             query, key, value = layer.project(x_BLD, turn)
             read_BHLE = functional.scaled_dot_product_attention(
-                query, keep(keys, key), keep(values, value), attn_mask=mask_B1LT
+                query, given.keep(keys, key), given.keep(values, value), attn_mask=mask_B1LT
             )
             x_BLD = layer.add_parts(x_BLD, read_BHLE)
         return x_BLD

@@ -17,17 +17,21 @@ from torch import Tensor
 # Of <sys/mman.h> on Linux. The second one came with Linux 6.1.
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
 _PAGE_SIZE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+_SETTING_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MAPPINGS_FILE = Path("/proc/self/maps")
-# To move a huge page takes the kernel one to three milliseconds. What is beyond is left to its own
-# thread, which needs minutes for it and no time of this process.
-_MAX_MOVED_BYTES = 256 << 20
+# To move a huge page takes the kernel one to three milliseconds, and a refusal takes it longer. What
+# is beyond is left to its own thread, which needs minutes for it and no time of this process.
+_MAX_TRIED_BYTES = 256 << 20
+# With ordinary pages of 64 KiB a huge one has 512 MiB, which a small tensor would fill with nothing.
+_LARGEST_PAGE = 32 << 20
 
 
 def use_huge_pages(tensors: Iterable[Tensor]) -> int:
     """Moves tensors on a CPU into huge pages, where they are in memory of this process's own.
 
-    Their addresses and values stay. Nothing happens if the kernel is not Linux, or refuses huge
-    pages (`transparent_hugepage/enabled` is `never`), or has no memory for them.
+    Their addresses and values stay. Nothing happens if the kernel is not Linux, or shall not use
+    huge pages (`transparent_hugepage/enabled` is `never`), or has no memory for them, or if they
+    are larger than 32 MiB.
 
     Args:
         tensors: Tensors that are used again and again; those of other devices are left out.
@@ -38,17 +42,21 @@ def use_huge_pages(tensors: Iterable[Tensor]) -> int:
     """
     try:
         size = int(_PAGE_SIZE_FILE.read_text())
+        # Advice to move at once would be followed in spite of it.
+        if "[never]" in _SETTING_FILE.read_text() or size > _LARGEST_PAGE:
+            return 0
         madvise = _find_madvise()
         mappings = list(_anonymous_mappings())
     # Other systems have none of these.
     except (AttributeError, OSError, TypeError, ValueError):
         return 0
-    moved = 0
+    moved = tried = 0
     for page in sorted(_pages_of(tensors, mappings, size)):
         if madvise(page * size, size, _MADV_HUGEPAGE) != 0:
             return moved
-        if moved < _MAX_MOVED_BYTES and madvise(page * size, size, _MADV_COLLAPSE) == 0:
-            moved += size
+        if tried < _MAX_TRIED_BYTES:
+            tried += size
+            moved += size if madvise(page * size, size, _MADV_COLLAPSE) == 0 else 0
     return moved
 
 
@@ -87,9 +95,12 @@ def _pages_of(
     for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.numel() == 0:
             continue
-        # Of a tensor that is a view, all that it is a view of.
-        storage = tensor.untyped_storage()
-        start = storage.data_ptr()
+        try:
+            # Of a tensor that is a view, all that it is a view of.
+            storage = tensor.untyped_storage()
+            start = storage.data_ptr()
+        except RuntimeError:
+            continue  # Sparse ones and other kinds have no memory of their own.
         with contextlib.suppress(StopIteration):
             first, end = next(one for one in mappings if one[0] <= start < one[1])
             stop = min(end, start + storage.nbytes())

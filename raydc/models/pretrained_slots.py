@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydc.models.cached_slots import CachedSlots, Keep, score_weights
+from raydc.models.cached_slots import CachedSlots, Keep, SlotPass, score_weights
 from raydc.models.pretrained_decoders import (
     PretrainedDecoder,
     added_mask,
@@ -63,11 +63,11 @@ class PretrainedSlots(CachedSlots):
         self._cache = {"cache" if is_new else "past_key_values": Cache(layers=self._layers)}
         self._prove_independence()
 
-    def _run(self, tokens_BL: Tensor, positions_BL: Tensor, rows: slice, keep: Keep) -> Tensor:
-        self.adapters.run(rows)
+    def _run(self, tokens_BL: Tensor, positions_BL: Tensor, given: SlotPass) -> Tensor:
+        self.adapters.run(given.rows)
         for layer in self._layers:
-            layer.keep = keep
-        mask_B1LT = self._may_see(positions_BL)
+            layer.keep = given.keep
+        mask_B1LT = self._may_see(positions_BL, given.num_places)
         found = self._base(
             input_ids=tokens_BL,
             attention_mask=mask_B1LT if self._is_fused else added_mask(mask_B1LT),

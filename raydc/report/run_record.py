@@ -15,6 +15,7 @@ from raydc.storage import Storage
 from raydc.tracking import events
 from raydc.tracking.phase_timer import read_account
 from raydc.tracking.time_account import Account
+from raydc.tracking.trials import STANDING_FILE
 
 # Kinds of events that a reader of a report should see; the others are many and matter little.
 _TOLD = (
@@ -52,7 +53,7 @@ class RunRecord:
         diagnosis: Content of `diagnosis.json`; empty without one.
         facts: `facts.json` of its model; empty without a model.
         classes: Names of its classes in the order of the outputs; empty for a regression.
-        sweep: Content of the files of its sweep; None without one that has ended.
+        sweep: Content of the files of its sweep; None without one that has begun.
         damaged: Names of the files that could not be read.
     """
 
@@ -83,11 +84,13 @@ def read(folder: Storage, name: str) -> RunRecord:
         name: Name of the run, for the report.
     """
     reader = _Reader(folder)
-    trials = reader.json("sweep/trials.json")
-    trials = [one for one in trials if isinstance(one, dict)] if isinstance(trials, list) else []
     happened = list(events.read(folder, "events"))
     spec = reader.yaml(run_name.RESOLVED)
-    sweep = sweep_record.read(folder / "sweep", spec, trials) if trials else None
+    # One that has not ended, or is being widened: it has ended once its file is gone.
+    standing = reader.mapping(f"sweep/{STANDING_FILE}")
+    trials = standing.get("trials") or reader.json("sweep/trials.json")
+    trials = [one for one in trials if isinstance(one, dict)] if isinstance(trials, list) else []
+    sweep = sweep_record.read(folder / "sweep", spec, trials, standing) if trials else None
     return RunRecord(
         name,
         spec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from raydc.search.point import all_domains
 from raydc.tracking.trials import format_values
 
 _NUM_NAMED = 5
+# The year 10,000.
+_NO_TIME_S = 253_402_300_800.0
 _MOST_LINES, _MOST_ROWS = 500, 500
 # With more than this many rows a table is behind a line that opens it.
 _NUM_OPEN = 60
@@ -48,12 +51,28 @@ def _summary(sweep: SweepRecord) -> Markup:
         f"{states.count('pruned')} stopped before",
         *([f"{states.count('failed')} failed"] if "failed" in states else []),
     ]
+    said += [
+        f"{states.count(state)} {word}"
+        for state, word in (("running", "running"), ("waiting", "waiting for the others"))
+        if state in states
+    ]
     if again := sum(trial.twin is not None for trial in sweep.trials):
         said.append(f"{again} drawn again and run once")
     best = sweep.ranked()[0]
     score = f" The best is trial {best.number}: {_result(sweep, best)}."
     score = "" if best.metric is None else score
-    return tag("p", f"{len(states)} trials: {', '.join(said)}.{score}")
+    trials = f"{len(states)} trials"
+    if sweep.num_samples is not None:
+        trials = f"{len(states)} of {sweep.num_samples} trials"
+        trials = f"The sweep has not ended{_when(sweep.time_s)}. {trials}"
+    return tag("p", f"{trials}: {', '.join(said)}.{score}")
+
+
+def _when(time_s: float | None) -> str:
+    # A number of a damaged file may be no time.
+    if time_s is None or not 0 <= time_s < _NO_TIME_S:
+        return ""
+    return time.strftime(" at %Y-%m-%d %H:%M:%S UTC", time.gmtime(time_s))
 
 
 def _result(sweep: SweepRecord, trial: TrialRecord) -> str:
@@ -184,7 +203,14 @@ def _parallel(sweep: SweepRecord) -> Markup:
 
 
 def _importances(sweep: SweepRecord) -> Markup:
-    compared = [one for one in sweep.trials if one.numbers and one.twin is None]
+    # What has no result yet is not the worst of all.
+    compared = [
+        one
+        for one in sweep.trials
+        if one.numbers
+        and one.twin is None
+        and (one.state not in ("running", "waiting") or one.first_metric is not None)
+    ]
     # All have trained as long as this, whatever was decided later.
     is_first = sweep.method is not None
     results = [

@@ -33,7 +33,8 @@ class TrialRecord:
         epochs: Epochs that it has done.
         metric: Its best metric; None without one.
         first_metric: Its metric at the first rung; None for the worst of all.
-        state: `finished`, `pruned` or `failed`.
+        state: `finished`, `pruned` or `failed`; `running` or `waiting` in a sweep that has not
+            ended.
         why: Why it has not trained to its end; empty if it has.
         twin: Number of the trial with the same point that was run for both; None for the first.
         curve: Its metric by epoch; None where it is no number.
@@ -66,6 +67,8 @@ class SweepRecord:
         method: What has decided; None without a journal.
         damaged: What could not be read, each with the reason.
         goals: What the sweep wants beside a good metric.
+        num_samples: Number of trials that it will have; None for one that has ended.
+        time_s: Unix time of what is known of one that has not.
     """
 
     metric: str
@@ -76,6 +79,8 @@ class SweepRecord:
     method: Method | None = None
     damaged: tuple[str, ...] = ()
     goals: Goals = NO_GOALS
+    num_samples: int | None = None
+    time_s: float | None = None
 
     def ranked(self) -> list[TrialRecord]:
         """The trials, the best first; those without a metric come last."""
@@ -97,14 +102,23 @@ class SweepRecord:
         }
 
 
-def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) -> SweepRecord:
+def read(
+    folder: Storage,
+    spec: Mapping[str, Any],
+    begun: list[dict[str, Any]],
+    standing: Mapping[str, Any] | None = None,
+) -> SweepRecord:
     """Reads the files of a sweep; what is damaged is left out and named.
 
     Args:
         folder: Folder of the sweep, `runs/<name>/sweep`.
         spec: Resolved spec of the run, as plain values.
-        ended: Content of its `trials.json`.
+        begun: Its trials, from `trials.json` or from `standing`.
+        standing: Content of its `standing.json`; None or empty if it has ended.
     """
+    standing = standing or {}
+    told = standing.get("num_samples")
+    num_samples = told if isinstance(told, int) else None
     train, sweep = section(spec, "train"), section(spec, "sweep")
     metric, mode = str(train.get("metric", "loss")), str(train.get("mode", "min"))
     damaged: list[str] = []
@@ -113,7 +127,7 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
     try:
         log = DecisionLog(folder / "journal")
         lines = log.records()
-        fold = _fold(log, lines, len(ended))
+        fold = _fold(log, lines, num_samples or len(begun))
     except (RaydcError, OSError, ValueError, KeyError, TypeError) as error:
         damaged.append(f"sweep/journal ({first_line(error)})")
     # The journal has the order in which the space was drawn.
@@ -126,12 +140,22 @@ def read(folder: Storage, spec: Mapping[str, Any], ended: list[dict[str, Any]]) 
         metric,
         mode,
         space,
-        [_trial(number, one, folder, metric, space, fold) for number, one in enumerate(ended)],
+        [_trial(number, one, folder, metric, space, fold) for number, one in _numbered(begun)],
         [line for line in lines if line.get("kind") == "entry"],
         fold.method if fold else None,
         tuple(damaged),
         _goals(sweep),
+        num_samples,
+        _number(standing.get("time_s")),
     )
+
+
+def _numbered(begun: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """Trials by their numbers: all of them, unless each says its own."""
+    return [
+        (number if isinstance(number := one.get("number", place), int) else place, one)
+        for place, one in enumerate(begun)
+    ]
 
 
 def section(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -187,7 +211,8 @@ def _trial(
     state = str(one.get("state", ""))
     why = str(one.get("error") or "")
     if fold is not None and state == "pruned":
-        why = fold.describe_stop(number)
+        # The journal of a sweep that has not ended is behind its decisions.
+        why = fold.describe_stop(number) or str(one.get("why") or "")
     epochs, twin = one.get("epochs"), one.get("twin")
     return TrialRecord(
         number,
@@ -195,13 +220,25 @@ def _trial(
         located if isinstance(located, dict) else {},
         epochs if isinstance(epochs, int) else len(curve),
         _number(one.get("metric")),
-        fold.first_metrics().get(number) if fold else None,
+        _first_metric(number, fold, curve) if fold else None,
         state,
         why,
         twin if isinstance(twin, int) else None,
         curve,
         _numbers(section(one, "costs")),
     )
+
+
+def _first_metric(
+    number: int, fold: DecisionFold, curve: Mapping[int, float | None]
+) -> float | None:
+    """The metric of a trial at the first rung, by the decisions or by its epochs."""
+    if fold.has_result((number, 0)):
+        return fold.first_metrics()[number]
+    first = fold.method.epochs[0]
+    there = [value for epoch, value in curve.items() if epoch <= first and value is not None]
+    best = max if fold.method.mode == "max" else min
+    return best(there) if there and max(curve) >= first else None
 
 
 def _number(value: Any) -> float | None:

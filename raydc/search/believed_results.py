@@ -62,7 +62,7 @@ def draw_row(
     rows = np.array([fractions.row(numbers) for numbers, _ in results])
     metrics = _normalise([metric for _, metric in results])
     known = fractions.encode(rows)
-    process = GaussianProcess(known, metrics)
+    process = GaussianProcess(known, metrics, fractions.squares)
     if running:
         others = fractions.encode(np.array([fractions.row(numbers) for numbers in running]))
         process.believe(others)

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 # The largest fraction below 1.
 _LAST = 1.0 - 2.0**-53
+# Most coordinates of lists without an order, one for each value. Beyond them the longest lists have
+# one coordinate each, whose values are all as far from each other.
+_MOST_COLUMNS = 64
+# The code of a list that a point does not have.
+_ABSENT = -1.0
 
 
 class Fractions:
@@ -31,6 +36,7 @@ class Fractions:
 
     Attributes:
         num_domains: Numbers of a row.
+        is_code: For each coordinate whether it is a code: two of them are the same or not.
     """
 
     def __init__(self, space: Space) -> None:
@@ -38,6 +44,11 @@ class Fractions:
         self.num_domains = len(self._domains)
         self._places = {name: place for place, name in enumerate(self._domains)}
         self._parents = {name: _parent(name, self._domains) for name in self._domains}
+        self._coded = _coded(self._domains)
+        self.is_code: list[bool] = []
+        for name, domain in self._domains.items():
+            size = 1 if name in self._coded or not _is_unordered(domain) else _size(domain)
+            self.is_code += [name in self._coded] * size
 
     def row(self, numbers: Mapping[str, Any]) -> list[float]:
         """The row of a point; `choice` makes the same point of it.
@@ -55,10 +66,11 @@ class Fractions:
         return lambda name, domain: spread(domain, row[self._places[name]])
 
     def encode(self, rows: Floats) -> Floats:
-        """Coordinates of points, between 0 and 1.
+        """Coordinates of points, between 0 and 1 unless they are codes.
 
         A number has one, by its place in the range, with the logarithm where the domain has it. A
-        list without an order has one for each value. What a point does not have is in the middle.
+        list without an order has one for each value, and a long one the place of the value as a
+        code. What a point does not have is in the middle.
 
         Args:
             rows: Fractions by point and domain.
@@ -78,14 +90,54 @@ class Fractions:
                 size = len(self._domains[above].values or ())
                 drawn = (rows[:, self._places[above]] * size).astype(int)
                 has[name] = has[above] & (drawn == place)
-            if domain.values is not None and not is_ordered(domain):
-                size = len(domain.values)
+            if name in self._coded:
+                places = np.floor(fractions * _size(domain))
+                columns.append(np.where(has[name], places, _ABSENT))
+            elif _is_unordered(domain):
+                size = _size(domain)
                 one_hot = np.eye(size)[(fractions * size).astype(int)]
                 # Two values are as far from each other as the two ends of a range.
                 columns += [column / math.sqrt(2) for column in (one_hot * has[name][:, None]).T]
             else:
                 columns.append(np.where(has[name], _snap(domain, fractions), 0.5))
         return np.stack(columns, axis=1)
+
+    def squares(self, points: Floats, others: Floats) -> Floats:
+        """Squared differences of the coordinates of points, by point, other point and coordinate.
+
+        Args:
+            points: Coordinates as `encode` gives them.
+            others: The same of other points.
+        """
+        import numpy as np
+
+        found: Floats = (points[:, None] - others[None]) ** 2
+        for place in np.flatnonzero(self.is_code):
+            one, other = points[:, None, place], others[None, :, place]
+            # As far as two values with a coordinate each; what is not there is half as far.
+            is_absent = (one == _ABSENT) | (other == _ABSENT)
+            found[:, :, place] = np.where(one == other, 0.0, np.where(is_absent, 0.5, 1.0))
+        return found
+
+
+def _is_unordered(domain: Domain) -> bool:
+    return domain.values is not None and not is_ordered(domain)
+
+
+def _size(domain: Domain) -> int:
+    return len(domain.values or ())
+
+
+def _coded(domains: Mapping[str, Domain]) -> frozenset[str]:
+    """Names of the lists without an order that have a code: the longest, as far as need be."""
+    sizes = {name: _size(one) for name, one in domains.items() if _is_unordered(one)}
+    num_columns, coded = sum(sizes.values()), []
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if num_columns <= _MOST_COLUMNS:
+            break
+        num_columns -= sizes[name]
+        coded.append(name)
+    return frozenset(coded)
 
 
 def _parent(name: str, domains: Mapping[str, Domain]) -> tuple[str, int] | None:

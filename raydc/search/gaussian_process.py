@@ -7,6 +7,7 @@ that are most probable. Small numbers of points only: a fit takes milliseconds f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Squares = Callable[[Floats, Floats], Floats]
 
 # Medians and spreads of the priors, which are log-normal: of a length, and of the variance of the
 # noise, which is small because training is exact.
@@ -29,16 +31,19 @@ class GaussianProcess:
     Args:
         points: Coordinates by point.
         metrics: Metric of each, higher is better, with a mean of 0 and a variance of 1.
+        squares: Squared differences of points, by point, other point and coordinate; None for those
+            of numbers.
     """
 
-    def __init__(self, points: Floats, metrics: Floats) -> None:
+    def __init__(self, points: Floats, metrics: Floats, squares: Squares | None = None) -> None:
         import numpy as np
         from scipy import optimize
 
-        squares = (points[:, None] - points[None]) ** 2
+        self._squares = squares or _squares
+        between = self._squares(points, points)
         start = np.append(np.full(points.shape[1], _LENGTH), _NOISE)
         found = optimize.minimize(
-            lambda logs: _loss(logs, squares, metrics),
+            lambda logs: _loss(logs, between, metrics),
             start,
             jac=True,
             method="L-BFGS-B",
@@ -106,8 +111,12 @@ class GaussianProcess:
         return found
 
     def _covariance(self, points: Floats) -> Floats:
-        squares = (points[:, None] - self._points[None]) ** 2
-        return _matern(squares, self._lengths)[0]
+        return _matern(self._squares(points, self._points), self._lengths)[0]
+
+
+def _squares(points: Floats, others: Floats) -> Floats:
+    found: Floats = (points[:, None] - others[None]) ** 2
+    return found
 
 
 def _matern(squares: Floats, lengths: Floats) -> tuple[Floats, Floats]:

@@ -16,6 +16,9 @@ DEFAULT_EPOCHS = 10
 DEFAULT_EVERY_SECONDS = 60.0
 # One CPU also means one thread, so the bits of a run do not depend on the machine.
 DEFAULT_WORKER_RESOURCES = {"CPU": 1.0}
+# Ray fills one GPU before it takes the next (ray-project/ray #48012), so two workers with up to
+# this part of a GPU are on the same one.
+_SHARED_GPU = 0.5
 
 
 class Optimizer(Section):
@@ -235,7 +238,8 @@ class Scaling(Section):
     resources_per_worker: dict[str, Positive] | None = Field(
         None,
         description="Ray resources of a worker. Default: 1 CPU, and 1 GPU with use_gpu. The "
-        "number of CPUs is also the number of its threads.",
+        "number of CPUs is also the number of its threads. Several workers of a run, or of a "
+        "trial, need more than half a GPU each, if any.",
     )
     start_timeout_s: Positive = Field(
         600.0,
@@ -246,6 +250,14 @@ class Scaling(Section):
     def worker_resources(self) -> dict[str, float]:
         """Ray resources of one worker, without the GPU that `use_gpu` may add."""
         return dict(self.resources_per_worker or DEFAULT_WORKER_RESOURCES)
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether Ray puts several workers on one GPU, where NCCL joins no two of them.
+
+        With more than half a GPU each has one of its own.
+        """
+        return self.worker_resources.get("GPU", 1.0) <= _SHARED_GPU
 
     @property
     def max_workers(self) -> int:

@@ -1,4 +1,4 @@
-"""Checks of a spec as a user writes it: options that nothing would read, and passwords. Pure.
+"""Checks of a spec as a user writes it: what nothing would read, passwords, shared GPUs. Pure.
 
 A stored spec is read without them: a model that was trained beside such an option is served as
 before.
@@ -37,7 +37,7 @@ _SCHEDULES = {"final_fraction": ("cosine", "linear"), "step_epochs": ("step",), 
 
 
 def written_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Problem]:
-    """Yields the passwords, and the options that change nothing, each with the reason.
+    """Yields passwords, workers that cannot start, and options that change nothing, with reasons.
 
     Args:
         spec: A spec whose fields are valid.
@@ -54,12 +54,35 @@ def written_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Probl
     if sweep and LATENCY not in sweep.costs and _is_given(sweep, "latency_rows"):
         message = f"neither objectives nor constraints name {LATENCY}"
         yield Problem(where(("sweep", "latency_rows")), "sweep.latency_rows", message)
+    for path, message in _of_gpus(spec):
+        yield Problem(where(path), ".".join(map(str, path)), message)
     searched = tuple(spec.sweep.space) if spec.sweep else ()
     for path, message in (*_of_model(spec), *_of_train(spec), *_of_data(spec.data)):
         section = ".".join(map(str, path[:1] if path[0] == "model" else path[:2]))
         # A trial of a sweep may read what the spec alone would not.
         if not any(name == section or name.startswith(f"{section}.") for name in searched):
             yield Problem(where(path), ".".join(map(str, path)), message)
+
+
+def _of_gpus(spec: Spec) -> _Found:
+    """Yields what Ray or NCCL would refuse once the workers have started."""
+    scaling = spec.scaling
+    amount = scaling.worker_resources.get("GPU")
+    # Workers join a trial only where each has a GPU of its own.
+    workers = scaling.min_workers if spec.sweep else scaling.max_workers
+    if amount is None or workers < 1:
+        return
+    message = None
+    if scaling.use_gpu is False and not spec.sweep:
+        message = f"{amount:g} GPU for each worker, and use_gpu: false; leave one of them out"
+    elif workers > 1 and scaling.shares_gpus:
+        message = (
+            f"{amount:g} GPU for each of {workers} workers puts "
+            f"{min(workers, int(1 / amount + 1e-9))} of them on one GPU, and NCCL refuses a GPU "
+            "that has two workers of a group; give each more than 0.5, or have 1 worker"
+        )
+    if message is not None:
+        yield ("scaling", "resources_per_worker", "GPU"), message
 
 
 def _passwords(data: Data) -> Iterator[Path]:

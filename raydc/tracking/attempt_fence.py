@@ -3,7 +3,8 @@
 A worker whose host is cut from the network may still reach storage, and goes on while the driver
 starts the next attempt elsewhere. Each attempt therefore claims the run with a number, in
 `attempt.json`, and every commit of a checkpoint, of metrics and of events is preceded by a look
-whether a newer attempt has claimed it since.
+whether a newer attempt has claimed it since. A driver that has lost the run may start attempts too;
+the claim of their driver tells them that they must not write.
 """
 
 from __future__ import annotations
@@ -42,13 +43,16 @@ class AttemptFence:
     """The claim of one attempt.
 
     Args:
-        folder: Folder of the run, which holds the claim.
+        folder: Folder of the run or trial, which holds the claim.
+        claim: The claim of its driver; None takes whoever drives the run at this moment for it.
     """
 
-    def __init__(self, folder: Storage) -> None:
+    def __init__(self, folder: Storage, claim: lease.Claim | None = None) -> None:
         self._folder = folder
-        self._driver = lease.owner_token(folder)
-        self._assert_same_driver = lease.owner_check(folder)
+        self._driver = claim.token if claim else lease.owner_token(folder)
+        self._assert_same_driver = claim.check if claim else lease.owner_check(folder)
+        # With a claim the owner of the run is known, and not only that it has not changed.
+        self._has_claim = claim is not None
         self._mine: Attempt | None = None
 
     def claim(self, number: int | None = None) -> None:
@@ -60,7 +64,9 @@ class AttemptFence:
 
         Raises:
             ReplacedError: A newer attempt of this driver has claimed the run already.
+            TakenOverError: Another driver owns the run.
         """
+        self._assert_same_driver()
         newest = self._read()
         if number is None:
             number = _next_number(newest)
@@ -80,12 +86,17 @@ class AttemptFence:
 
         Raises:
             ReplacedError: A newer attempt has taken over the run.
-            RunError: Another driver has.
+            TakenOverError: Another driver has.
         """
         self._assert_same_driver()
         # A file that is gone or damaged is nobody's claim.
-        if self._mine is not None and self._read() not in (self._mine, None):
-            raise self._replaced()
+        if self._mine is None or (newest := self._read()) in (self._mine, None):
+            return
+        if self._has_claim and newest is not None and newest.driver != self._driver:
+            # Written by an attempt of a driver that lost the run between its look and its claim.
+            self._folder.write_json(FILE, asdict(self._mine))
+            return
+        raise self._replaced()
 
     def _replaced(self) -> ReplacedError:
         return ReplacedError(

@@ -6,8 +6,9 @@ on its own machine, by its process id; on other machines by a heartbeat that no 
 
 Two drivers cannot both start. On a local or network filesystem a file lock decides; an object store
 has no locks, so there the last writer wins, and each writer reads the file again after a pause. A
-driver that was suspended may have lost its run meanwhile: its owner token differs from the one in
-the file.
+driver that was suspended may have lost its run meanwhile: the token of its claim differs from the
+one in the file. It gives its claim to its workers: one that starts late would take the token in the
+file for that of its own driver.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 
 from raydc.errors import RunError
 from raydc.storage import Storage
+from raydc.tracking.process_identity import machine_scope, process_start
 
 FILE = "driver.json"
 LOCK_FILE = "driver.lock"
@@ -34,6 +35,8 @@ BEAT_EVERY_S = 3.0
 # storage does not kill a living one.
 STILL_TIMEOUT_S = 15.0
 _LOCK_TIMEOUT_S = 10.0
+# Some filesystems replace a file in two moves, between which there is none.
+_ABSENT_PAUSES_S = (0.1, 0.5)
 # On an object store: how long after a write another driver's write may still replace it.
 _SETTLE_S = 2.0
 
@@ -66,33 +69,93 @@ class Driver:
         return f"process {self.pid} on {self.host}, since {since}"
 
 
+class TakenOverError(RunError):
+    """Another driver owns the run now. It says nothing about the run itself."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The claim of a driver on a run, for the driver itself and for its workers.
+
+    Attributes:
+        folder: Folder of the run.
+        token: Random name of the claim, as in `Driver`.
+    """
+
+    folder: Storage
+    token: str
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the driver's heartbeat has found another owner; reads nothing."""
+        return self.token in _lost
+
+    def check(self) -> None:
+        """Checks that the driver still owns the run.
+
+        Raises:
+            TakenOverError: Another driver does, or did and has ended since.
+            OSError: The storage does not answer.
+        """
+        now = read_driver(self.folder)
+        for pause_s in _ABSENT_PAUSES_S:
+            if now is not None:
+                break
+            time.sleep(pause_s)
+            now = read_driver(self.folder)
+        if now is None or now.token != self.token:
+            raise _taken_over(self.folder, now)
+
+    @contextlib.contextmanager
+    def explain_errors(self) -> Iterator[None]:
+        """Turns any error in the block into TakenOverError, once the run has another owner.
+
+        What its files are then is no business of this process, nor are errors about them.
+        """
+        try:
+            yield
+        except TakenOverError:
+            raise
+        except Exception as error:
+            try:
+                self.check()
+            except TakenOverError as lost:
+                raise lost from error
+            except OSError:
+                pass  # Nobody can say who owns it.
+            raise
+
+
 # Claims of this process, by URI of the run folder: `hold` may be nested.
-_held: dict[str, Driver] = {}
+_held: dict[str, Claim] = {}
+# Tokens of claims that heartbeats of this process no longer found in their files.
+_lost: set[str] = set()
 
 
 @contextlib.contextmanager
-def hold(folder: Storage) -> Iterator[None]:
+def hold(folder: Storage) -> Iterator[Claim]:
     """Holds the lease of a run folder inside the block; blocks of one process may be nested.
 
     Raises:
         RunError: Another process drives the run.
     """
     if folder.uri in _held:
-        yield
+        yield _held[folder.uri]
         return
     driver = _claim(folder)
-    _held[folder.uri] = driver
+    claim = _held[folder.uri] = Claim(folder, driver.token)
     is_over = threading.Event()
     beating = threading.Thread(
         target=_beat, args=(folder, driver, is_over), name="raydc-lease", daemon=True
     )
     beating.start()
     try:
-        yield
+        yield claim
     finally:
         is_over.set()
         beating.join(STILL_TIMEOUT_S)
         del _held[folder.uri]
+        _lost.discard(claim.token)
         # A file that cannot be removed expires by its heartbeat.
         with contextlib.suppress(OSError), _locked(folder):
             if owner_token(folder) == driver.token:
@@ -106,20 +169,27 @@ def owner_token(folder: Storage) -> str | None:
 
 
 def owner_check(folder: Storage) -> Callable[[], None]:
-    """Returns a check for writers, which raises RunError once a new process owns the run."""
+    """Returns a check for writers that were given no claim: the owner of now must stay the owner.
+
+    The check raises TakenOverError.
+    """
     token = owner_token(folder)
 
     def check() -> None:
         now = read_driver(folder)
         # Without a claim, then or now, there is no other driver to give way to.
         if token is not None and now is not None and now.token != token:
-            raise RunError(
-                f"the run at {folder.uri} was taken over by {now} while this process did not "
-                "respond",
-                "This process writes nothing more. Follow the run there.",
-            )
+            raise _taken_over(folder, now)
 
     return check
+
+
+def _taken_over(folder: Storage, now: Driver | None) -> TakenOverError:
+    who = f"was taken over by {now}" if now else "was taken over, and its new driver has ended,"
+    return TakenOverError(
+        f"the run at {folder.uri} {who} while this process did not respond",
+        "This process writes nothing more. Follow the run there.",
+    )
 
 
 def read_driver(folder: Storage) -> Driver | None:
@@ -143,8 +213,8 @@ def seems_alive(driver: Driver) -> bool:
     A driver of this machine is judged by its process, another one by the age of its heartbeat,
     which is only as reliable as the clocks of the two machines.
     """
-    if driver.machine == _machine():
-        return _process_start(driver.pid) == driver.process_start
+    if driver.machine == machine_scope():
+        return process_start(driver.pid) == driver.process_start
     return abs(time.time() - driver.beat_s) < STILL_TIMEOUT_S
 
 
@@ -154,8 +224,8 @@ def _claim(folder: Storage) -> Driver:
         uuid.uuid4().hex,
         socket.gethostname(),
         os.getpid(),
-        _machine(),
-        _process_start(os.getpid()),
+        machine_scope(),
+        process_start(os.getpid()),
         now_s,
         now_s,
     )
@@ -193,7 +263,7 @@ def _is_alive(folder: Storage, driver: Driver) -> bool:
 
     Watching takes up to `STILL_TIMEOUT_S`, but needs no common clock.
     """
-    if driver.machine == _machine():
+    if driver.machine == machine_scope():
         return seems_alive(driver)
     deadline_s = time.monotonic() + STILL_TIMEOUT_S
     while time.monotonic() < deadline_s:
@@ -238,27 +308,6 @@ def _beat(folder: Storage, driver: Driver, is_over: threading.Event) -> None:
         with contextlib.suppress(OSError), _locked(folder):
             # Another driver owns the run, or it was moved aside: writing would steal it back.
             if owner_token(folder) != driver.token:
+                _lost.add(driver.token)
                 return
             folder.write_json(FILE, asdict(replace(driver, beat_s=time.time())))
-
-
-def _machine() -> str:
-    """The scope in which a process id is valid: this boot of this machine, and this namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        # Without /proc no process can be looked up: a unique scope matches no other process, so
-        # that only the heartbeat counts.
-        return f"{socket.gethostname()} {os.getpid()}"
-
-
-def _process_start(pid: int) -> str:
-    """Start time of a process in clock ticks; empty if there is none, or only a zombie."""
-    try:
-        # The second field, the name in parentheses, may itself contain spaces and parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    # Fields 3 (state) and 22 (starttime) of proc(5), counted from the one after the name.
-    return "" if fields[0] in "ZX" else fields[19]

@@ -22,6 +22,8 @@ from raydc.tracking import events
 FINISHED_FILE = "finished.json"
 PRUNED_FILE = "pruned.json"
 FAILED_FILE = "failed.json"
+# How a sweep stands that has not ended; its `trials.json` comes with its end.
+STANDING_FILE = "standing.json"
 # How the error of a trial begins that was above a limit of `sweep.constraints`.
 INFEASIBLE = "infeasible"
 _KEY = re.compile(r"[0-9a-f]{16}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import ray
 from endpoints import SMALL, WAIT_S, ClientThreads, choose_port, wait_for, wait_for_replicas
 from pretrained_models import NAME, TALKS, PretrainedStore
 from served_language import events_of
@@ -21,8 +22,11 @@ from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.errors import RefusedError, ServeError
 from raydc.serve.control import rollout
+from raydc.serve.control.readiness import fetch_replica_states
 
 NUM_TOKENS, NUM_CLIENTS, NUM_SLOTS = 16, 4, 32
+# A pass of many slots takes longer, so that a kill finds streams that have begun.
+MANY_SLOTS = 256
 PROMPTS = [talk[0]["content"] for talk in TALKS]
 Offline = dict[tuple[int, int], str]
 
@@ -102,6 +106,7 @@ def deploy(
     folder: Path,
     kind: str,
     num_replicas: int,
+    num_slots: int = NUM_SLOTS,
     fields: dict[str, Any] | None = None,
     **model: Any,
 ) -> tuple[PretrainedStore, str, Offline]:
@@ -111,6 +116,7 @@ def deploy(
         folder: Folder for all files.
         kind: Architecture.
         num_replicas: Number of replicas.
+        num_slots: Slots of each.
         fields: Further fields of section `serve`.
         model: Further arguments of `PretrainedStore`.
     """
@@ -126,8 +132,7 @@ def deploy(
         "port": choose_port(),
         "ray_actor_options": SMALL,
         "autoscaling_config": {"min_replicas": num_replicas, "max_replicas": num_replicas},
-        # A pass of many slots takes longer, so that a kill finds streams that have begun.
-        "generation": {"slots": NUM_SLOTS},
+        "generation": {"slots": num_slots},
         **(fields or {}),
     }
     url = serve.deploy(specs.resolve(specs.from_dict(value)), store.storage, 1).url
@@ -154,7 +159,14 @@ def change_all(store: PretrainedStore, streams: CountedStreams) -> None:
 
 
 def kill_replica() -> None:
-    """Kills one replica; Ray Serve starts another."""
-    found = ray.util.list_named_actors(all_namespaces=True)
-    actor = next(one for one in found if f"{NAME}#" in one["name"])
-    ray.kill(ray.get_actor(actor["name"], actor["namespace"]), no_restart=True)
+    """Kills one of two replicas that have streams; Ray Serve starts another."""
+    working: list[int] = []
+
+    def have_streams() -> bool:
+        states = fetch_replica_states(NAME)
+        working[:] = [state["pid"] for state in states if state["in_work"] > 0]
+        return len(working) == 2
+
+    # HAProxy learns of a new replica after Ray Serve does.
+    wait_for(have_streams, "streams on both replicas")
+    os.kill(working[0], signal.SIGKILL)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ import pytest
 from training import training_spec, write_pictures
 
 from raydc import engine, sweep
+from raydc import spec as specs
 from raydc.data import prepared
 from raydc.elastic import join_gain, slot_queue
 from raydc.spec import ResolvedSpec
@@ -24,6 +28,7 @@ from raydc.tracking import events
 from raydc.tracking.phase_timer import read_account
 
 _SHARDS = 4
+_END_TIMEOUT_S = 60
 
 
 def spec_of(
@@ -118,6 +123,11 @@ class WatchedSweep:
     def journal(self) -> list[bytes]:
         names = [name for name in self.folder.names("sweep/journal") if name.endswith(".json")]
         return [self.folder.read_bytes(f"sweep/journal/{name}") for name in names]
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Trials of a sweep that has not ended."""
+        found: list[dict[str, Any]] = self.folder.read_json("sweep/standing.json")["trials"]
+        return found
 
     def model(self) -> str:
         return sha256(self.folder.read_bytes("model/model.safetensors"))
@@ -246,3 +256,54 @@ def test_error_in_one_of_two_workers_is_the_result_of_the_trial(place: Place) ->
     assert found[0] == found[1]
     errors = {trial.error for trial in found[0][0]}
     assert errors == {None, "ValueError: these rows do not fit"}
+
+
+# What a command does, so that it can be interrupted; its workers join as in this process.
+DRIVER = """
+import json, sys
+from raydc import engine, spec, sweep
+from raydc.cli import process
+from raydc.data import prepared
+from raydc.elastic import join_gain, slot_queue
+from raydc.storage import Storage
+address, given, data, folder = json.loads(sys.argv[1])
+choose = join_gain.choose_joins
+slot_queue.choose_joins = lambda running, free, most, shards, _: choose(
+    running, free, most, shards, 0.0
+)
+def command():
+    engine.connect(address)
+    place = prepared.load(Storage(data))
+    sweep.run(spec.resolve(spec.from_dict(given)), place, Storage(folder), print)
+process.run(command)
+"""
+
+
+def test_interrupted_driver_of_joined_trials_exports_nothing_and_is_continued(
+    place: Place, ray_engine: engine.Engine
+) -> None:
+    signalled = place.sweep({"min": 1, "max": _SHARDS}, "signalled")
+    given = spec_of(place.folder, place.hurry, {"min": 1, "max": _SHARDS})
+    sources = place.data.folder.uri, signalled.folder.uri
+    arguments = json.dumps([ray_engine.address, specs.to_dict(given), *sources])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, arguments], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        signalled.wait(lambda: signalled.trains_together() or driver.poll() is not None)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(_END_TIMEOUT_S) == 130
+    finally:
+        driver.kill()
+    assert signalled.kinds("workers_joined")
+    # Nothing of it became a model, and no trial is over that only stopped with its driver.
+    assert not signalled.folder.exists("model")
+    assert not signalled.folder.exists("sweep/trials.json")
+    assert [one["state"] for one in signalled.standing()] == ["running"] * 2
+    before = signalled.num_steps()
+    assert before
+    place.hurry.touch()
+    result = signalled.run(lambda: None)
+    place.expect_same(signalled, result)
+    # It went on from where it was stopped, with a checkpoint of each trial.
+    assert signalled.num_steps() == place.alone.num_steps()

@@ -15,7 +15,6 @@ import pytest
 import ray
 import yaml
 from click.testing import CliRunner
-from decoder_folders import WORDS
 from endpoints import SMALL, WAIT_S, choose_port, take_down, wait_for, wait_for_replicas
 from language_models import block_of, language_spec, write_language_bundle
 from pretrained_models import NAME, PretrainedStore
@@ -25,14 +24,13 @@ from raydc import spec as specs
 from raydc.bundle.completion import complete
 from raydc.bundle.growing_answer import AnswerOptions
 from raydc.cli import main
-from raydc.models.decoder_slots import make_slots
 from raydc.registry import Registry
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 MODEL = "texts"
 # Many slots of many tokens: a step takes so long that a stream takes a minute.
-LONG_LENGTH, LONG_TOKENS, LONG_SLOTS = 2048, 1900, 128
+LONG_LENGTH, LONG_TOKENS, LONG_SLOTS = 2048, 1900, 200
 LONG_S = 60.0
 MOST_CLIENTS = 8
 
@@ -40,10 +38,10 @@ MOST_CLIENTS = 8
 class LongStreams(threading.Thread):
     """A client that reads one long stream after the other until it is told to go."""
 
-    def __init__(self, url: str, model: str = MODEL, prompt: str = "the") -> None:
+    def __init__(self, url: str, model: str = MODEL) -> None:
         super().__init__(daemon=True)
         self.url = url
-        self.asked = {"model": model, "prompt": prompt, "max_tokens": LONG_TOKENS}
+        self.asked = {"model": model, "prompt": "the", "max_tokens": LONG_TOKENS}
         self.asked |= {"temperature": 0, "stream": True}
         self.num_events = 0
         # Of each stream.
@@ -60,7 +58,7 @@ class LongStreams(threading.Thread):
             self.failure = repr(error)
 
     def _read(self) -> None:
-        last = ""
+        last, reason = "", None
         names: set[str] = set()
         self.names.append(names)
         with httpx.stream(
@@ -71,44 +69,34 @@ class LongStreams(threading.Thread):
                 last = line or last
                 if line.startswith("data: {"):
                     self.num_events += 1
-                    names.add(json.loads(line.removeprefix("data: "))["model"])
+                    event = json.loads(line.removeprefix("data: "))
+                    names.add(event["model"])
+                    reason = event["choices"][0]["finish_reason"]
                 if self.go.is_set():
                     return
-        if last != "data: [DONE]":
-            raise ValueError(f"a stream ended with {last!r}")
+        # One that has fewer tokens would not take long.
+        if (last, reason) != ("data: [DONE]", "length"):
+            raise ValueError(f"a stream ended with {last!r}: {reason}")
 
 
 Deploy = Callable[[int, int], serve.Endpoint]
 
 
-def from_scratch(folder: Path) -> tuple[Storage, str, str, Deploy]:
-    """Two versions of a decoder from scratch: storage, model, a prompt, and how it is deployed."""
+def from_scratch(folder: Path) -> tuple[Storage, str, Deploy]:
+    """Two versions of a decoder from scratch: storage, model, and how it is deployed."""
     store = Storage(str(folder / "store"))
     for seed in range(2):
         write_language_bundle(store / f"made-{seed}", seed, LONG_LENGTH)
         Registry(store).register(MODEL, store / f"made-{seed}", {"run": MODEL})
     given = language_spec(store.uri, LONG_LENGTH, MODEL)
-    return store, MODEL, "the", partial(deploy_long, given, store)
+    return store, MODEL, partial(deploy_long, given, store)
 
 
-def pretrained(folder: Path) -> tuple[Storage, str, str, Deploy]:
+def pretrained(folder: Path) -> tuple[Storage, str, Deploy]:
     """Two versions of a pretrained decoder; see `from_scratch`."""
-    made = PretrainedStore(
-        folder, is_chat=False, num_versions=2, sizes={"max_position_embeddings": LONG_LENGTH}
-    )
-    # A greedy text that has not ended by then goes round and round.
-    asked = AnswerOptions(300)
-    loaded = [made.bundle(version) for version in (1, 2)]
-    slots = [make_slots(one.model, 1, 1, LONG_LENGTH) for one in loaded]
-    prompt = next(
-        word
-        for word in WORDS
-        if all(
-            complete(one, word, asked, its).finish_reason == "length"
-            for one, its in zip(loaded, slots, strict=True)
-        )
-    )
-    return made.storage, NAME, prompt, partial(deploy_long, made.spec, made.storage)
+    sizes = {"max_position_embeddings": LONG_LENGTH}
+    made = PretrainedStore(folder, is_chat=False, num_versions=2, sizes=sizes, is_endless=True)
+    return made.storage, NAME, partial(deploy_long, made.spec, made.storage)
 
 
 def deploy_long(
@@ -130,9 +118,9 @@ def deploy_long(
 def test_long_streams_live_through_a_promote_and_changes_of_replicas(
     ray_engine: engine.Engine,
     tmp_path: Path,
-    kind: Callable[[Path], tuple[Storage, str, str, Deploy]],
+    kind: Callable[[Path], tuple[Storage, str, Deploy]],
 ) -> None:
-    store, model, prompt, deploy = kind(tmp_path)
+    store, model, deploy = kind(tmp_path)
     endpoint = deploy(1, 2)
     clients: list[LongStreams] = []
     try:
@@ -140,7 +128,7 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
         def all_work() -> bool:
             """Whether both replicas have streams; HAProxy learns of the second one later."""
             if len(clients) < MOST_CLIENTS and all(one.num_events > 3 for one in clients):
-                clients.append(LongStreams(endpoint.url, model, prompt))
+                clients.append(LongStreams(endpoint.url, model))
             states = wait_for_replicas(model, 2)
             return len(clients) > 2 and all(state["in_work"] > 0 for state in states)
 
@@ -151,7 +139,7 @@ def test_long_streams_live_through_a_promote_and_changes_of_replicas(
         deploy(2, 1)
         deploy(2, 2)
         changed_s = time.monotonic()
-        clients.append(LongStreams(endpoint.url, model, prompt))
+        clients.append(LongStreams(endpoint.url, model))
         while time.monotonic() < changed_s + LONG_S:
             time.sleep(1.0)
             assert not any(one.failure for one in clients)

@@ -5,22 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from counted_streams import NUM_CLIENTS, CountedStreams, change_all, deploy, kill_replica
-from endpoints import take_down, wait_for_replicas
+from counted_streams import (
+    MANY_SLOTS,
+    NUM_CLIENTS,
+    CountedStreams,
+    change_all,
+    deploy,
+    kill_replica,
+)
+from endpoints import take_down
 from pretrained_models import NAME
 
 from raydc import engine, serve
 
 
-def kill_until_resumed(streams: CountedStreams, num_kills: int) -> None:
-    """Kills replicas until so many streams have broken off and gone on."""
-    # A replica may be killed between two streams.
-    for _ in range(5 * num_kills):
+def kill_replicas(streams: CountedStreams, num_kills: int, most_kills: int) -> None:
+    """Kills replicas, at least some, and until as many streams have broken off and gone on."""
+    for number in range(1, most_kills + 1):
         kill_replica()
         streams.grow()
-        if streams.num_resumed >= num_kills:
+        # A stream may end, or have no token yet, while its replica is killed.
+        if number >= num_kills and streams.num_resumed >= num_kills:
             break
-        wait_for_replicas(NAME, 2)
     assert streams.num_resumed >= num_kills
 
 
@@ -35,7 +41,7 @@ def test_streams_through_changes_and_a_killed_replica(
         # Nothing broken, of mixed versions or different.
         assert streams.outcomes.keys() == {"equal"}, streams.outcomes
         with CountedStreams(url, offline, resumes=True) as streams:
-            kill_until_resumed(streams, 1)
+            kill_replicas(streams, 1, most_kills=5)
         assert streams.outcomes.keys() == {"equal"}, streams.outcomes
     finally:
         take_down()
@@ -64,13 +70,12 @@ def test_streams_of_killed_replicas_go_on_or_are_counted(
 ) -> None:
     take_down()
     try:
-        store, url, offline = deploy(tmp_path, "gpt2", 2)
+        store, url, offline = deploy(tmp_path, "gpt2", 2, MANY_SLOTS)
         with CountedStreams(url, offline, resumes=True) as streams:
-            kill_until_resumed(streams, 10)
+            kill_replicas(streams, 8, most_kills=16)
             assert streams.outcomes.keys() == {"equal"}, streams.outcomes
             # With changes besides, a version may be gone before its stream goes on.
             for version in (2, 1, 2, 1):
-                wait_for_replicas(NAME, 2)
                 kill_replica()
                 serve.promote(store.storage, NAME, "production", version)
                 streams.grow()

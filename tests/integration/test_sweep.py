@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,47 @@ def test_sweep_of_which_every_trial_fails_says_the_first_error(
     given = rate_spec(tmp_path, [INFINITE_RATE, 2 * INFINITE_RATE])
     with pytest.raises(TrainError, match=r"none of the 2 trials .*first error: .*the loss is "):
         sweep.run(given, data, Storage(str(tmp_path / "run")), lambda line: None)
+
+
+def test_driver_that_loses_the_sweep_ends_with_one_message_and_the_other_goes_on(
+    ray_engine: engine.Engine,
+    tmp_path: Path,
+    data: prepared.Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.1)
+    given = sweep_spec(tmp_path, num_samples=6, max_concurrent_trials=2)
+    folder, undisturbed = Storage(str(tmp_path / "run")), Storage(str(tmp_path / "undisturbed"))
+    at_loss: list[Any] = []
+
+    def lose(line: str) -> None:
+        # Another host takes the run over, while others of its trials run.
+        if "1 of 6 ended" not in line:
+            return
+        driver = lease.read_driver(folder)
+        assert driver is not None
+        taken = {**asdict(driver), "token": "another", "host": "far", "machine": "another boot"}
+        with lease._locked(folder):
+            folder.write_json(lease.FILE, taken)
+        at_loss.append(folder.names("sweep/trials"))
+
+    with pytest.raises(lease.TakenOverError, match=r"was taken over by process .* on far") as found:
+        sweep.run(given, data, folder, lose)
+    assert found.value.exit_code == 5
+    assert not folder.exists("model")
+    assert not folder.exists("sweep/trials.json")
+    # Nothing was begun since, and what ran is not taken for a failure.
+    assert folder.names("sweep/trials") == at_loss[0]
+    for key in at_loss[0]:
+        assert not trials.is_failed(folder / "sweep/trials" / key)
+    assert lease.owner_token(folder) == "another"
+    # The other driver, which has died since, is followed by a third one.
+    folder.delete(lease.FILE)
+    result = sweep.run(given, data, folder, lambda line: None)
+    expected = sweep.run(given, data, undisturbed, lambda line: None)
+    assert result.trials == expected.trials
+    assert journal(folder) == journal(undisturbed)
+    assert weights(folder) == weights(undisturbed)
 
 
 def test_sweep_of_a_live_driver_is_left_alone(

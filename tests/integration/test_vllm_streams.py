@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 
 import fake_vllm
 import pytest
-from counted_streams import CountedStreams, change_all, deploy, kill_replica
+from counted_streams import CountedStreams, change_all, deploy
 from endpoints import WAIT_S, take_down, wait_for_replicas
-from pretrained_models import LORA
+from pretrained_models import LORA, NAME
 
 from raydc import engine
+from raydc.serve.control.readiness import fetch_replica_states
 
 pytestmark = pytest.mark.soak
 
@@ -65,7 +67,7 @@ def test_streams_end_on_their_version_through_all_changes(
     ray_engine: engine.Engine, tmp_path: Path, model: dict[str, Any]
 ) -> None:
     others = len(engines())
-    store, url, offline = deploy(tmp_path, "llama", 1, SERVE, sizes=SIZES, **model)
+    store, url, offline = deploy(tmp_path, "llama", 1, fields=SERVE, sizes=SIZES, **model)
     with CountedStreams(url, offline) as streams:
         change_all(store, streams)
     # In single precision vLLM's greedy texts are the offline ones here, whatever runs beside them.
@@ -79,14 +81,15 @@ def test_a_killed_replica_leaves_no_process_of_vllm(
     ray_engine: engine.Engine, tmp_path: Path
 ) -> None:
     others = len(engines())
-    _, url, offline = deploy(tmp_path, "llama", 1, SERVE, sizes=SIZES)
+    _, url, offline = deploy(tmp_path, "llama", 1, fields=SERVE, sizes=SIZES)
     before = engines()
-    kill_replica()
-    wait_for_replicas("words", 1)
+    (state,) = fetch_replica_states(NAME)
+    os.kill(state["pid"], signal.SIGKILL)
     deadline = time.monotonic() + WAIT_S
     while before & engines():
         assert time.monotonic() < deadline
         time.sleep(0.5)
+    wait_for_replicas(NAME, 1)
     assert len(engines()) > others
     with CountedStreams(url, offline) as streams:
         streams.grow()

@@ -27,7 +27,7 @@ from raydc.bundle.growing_answer import AnswerOptions
 from raydc.bundle.many_completions import Question, complete_many
 from raydc.cli import main
 from raydc.errors import DataError, SpecError, UsageError
-from raydc.evaluate import CompletionOptions
+from raydc.evaluate import CompletionOptions, file_completions
 from raydc.evaluate.file_completions import check_options
 from raydc.models import decoder_slots
 from raydc.models.decoder_slots import DecoderSlots, make_slots
@@ -248,6 +248,25 @@ def test_a_bad_row_is_named_and_nothing_is_written(
     with pytest.raises(DataError, match=message):
         predict(talks, source, max_tokens=4, **options)
     assert [one.name for one in tmp_path.iterdir()] == ["asked.jsonl"]
+
+
+def test_bad_row_at_the_end_is_found_before_anything_is_answered(
+    texts: LanguageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[int] = []
+    usual = file_completions.complete_many
+
+    def complete_many(prompts: Any, slots: Any, questions: list[Question]) -> Any:
+        answered.append(len(questions))
+        return usual(prompts, slots, questions)
+
+    monkeypatch.setattr(file_completions, "complete_many", complete_many)
+    source = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"text": TEXTS[0][:9]})] * 3000
+    source.write_text("\n".join([*lines, json.dumps({"text": "a" * 100})]))
+    with pytest.raises(DataError, match="line 3001: text: the prompt has more than 48 tokens"):
+        predict(texts, source, max_tokens=1)
+    assert answered == []
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])

@@ -32,6 +32,25 @@ def test_use_gpu_auto_needs_a_gpu_for_every_worker() -> None:
     assert made({"CPU": 8, "GPU": 4}, "scaling.use_gpu=false").worker == {"CPU": 1.0}
 
 
+def test_use_gpu_auto_means_a_gpu_where_workers_reserve_a_part_of_one() -> None:
+    workers, part = "scaling.num_workers=2", "scaling.resources_per_worker={CPU: 1, GPU: 0.6}"
+    resolved = spec.resolve(spec.loads(BASE, overrides=(workers, part)))
+    # Ray Train would refuse such workers without use_gpu.
+    assert plan.uses_gpu(resolved, {"CPU": 8, "GPU": 1})
+    with pytest.raises(ClusterError, match=r"2 worker\(s\) of 1 CPU, 0.6 GPU each do not fit"):
+        made({"CPU": 8, "GPU": 1}, workers, part)
+    assert made({"CPU": 8, "GPU": 2}, workers, part).num_workers == 2
+
+
+def test_part_of_a_gpu_is_on_a_single_one() -> None:
+    cases = ((0.6, 2, 2), (0.6, 5, 5), (0.3, 2, 6), (0.5, 1.5, 3), (0.2, 1, 5), (0.6, 0.5, 0))
+    for amount, total, number in cases:
+        assert plan.how_many({"GPU": amount}, {"GPU": total}) == number
+    # Whole ones may be any, and other resources are one amount.
+    assert plan.how_many({"GPU": 2}, {"GPU": 5}) == 2
+    assert plan.how_many({"slot": 0.6}, {"slot": 2}) == 3
+
+
 @pytest.mark.parametrize(
     ("resources", "override", "message"),
     [

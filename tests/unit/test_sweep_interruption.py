@@ -20,7 +20,7 @@ from raydc.elastic.trial_worker import SweepPlace
 from raydc.errors import TrainError
 from raydc.loop import planned_stop
 from raydc.storage import Storage
-from raydc.tracking import trials
+from raydc.tracking import lease, trials
 
 
 def handle_of(actor: Mailbox) -> Any:
@@ -68,8 +68,9 @@ def test_trial_that_is_asked_to_stop_keeps_its_state_and_is_continued(
     def run_trial(handle: Any) -> None:
         segment = {"key": key, "all_values": values, "epochs": None}
         config = {"segment": segment}
-        place = SweepPlace(specs.to_dict(spec), data.uri, folder.uri, "/none")
-        trial_worker.run_trial(config, place, handle)
+        with lease.hold(folder) as claim:
+            place = SweepPlace(specs.to_dict(spec), data.uri, folder.uri, "/none", claim)
+            trial_worker.run_trial(config, place, handle)
 
     run_trial(handle)
     assert set(training) == {1}

@@ -11,7 +11,7 @@ from raydc.errors import RaydcError
 from raydc.serve.http.authentication import require_right
 from raydc.serve.http.request import JSON, OPENAI, Request
 from raydc.serve.protocol.interface import RequestError
-from raydc.serve.replica.loaded_adapters import Aside
+from raydc.serve.replica.adapter_lookup import Aside
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
 

@@ -7,17 +7,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 from raydc import checksummed_folder
-from raydc.bundle import shared_base
 from raydc.errors import CheckpointError, RaydcError
-from raydc.registry import Registry
 from raydc.serve.protocol.interface import RequestError
+from raydc.serve.replica.adapter_lookup import (
+    AdapterLookup,
+    Aside,
+    InForce,
+    check_adapter,
+    has_base,
+    keep_task,
+    too_many,
+)
 from raydc.serve.replica.loaded_version import LoadedVersion, load_version
 from raydc.serve.settings import Settings
-from raydc.storage import Storage
 
 _AGAIN = {"retry-after": "1"}
 _MOST_REFUSED = 256
@@ -29,9 +35,6 @@ _MOST_LOADING = 64
 _MOST_WAITING = 256
 # Settings do not change as often as that while one version is loaded.
 _MOST_TRIES = 4
-
-InForce = Callable[[], tuple[Settings, LoadedVersion] | None]
-Aside = Callable[[], AbstractContextManager[object]]
 
 
 class LoadedAdapters:
@@ -55,6 +58,7 @@ class LoadedAdapters:
         self._refused: OrderedDict[int, tuple[float, str]] = OrderedDict()
         self._loading: dict[int, asyncio.Task[LoadedVersion | None]] = {}
         self._num_waiting = 0
+        self._lookup = AdapterLookup(in_force)
         # One at a time: each reads files and computes golden prompts.
         self._turn = asyncio.Lock()
 
@@ -78,6 +82,7 @@ class LoadedAdapters:
             current: The stable version.
         """
         self._refused.clear()
+        self._lookup.forget()
         shared = current.engine.loop if current is not None and current.engine else None
         for version, one in list(self._loaded.items()):
             if one.engine is None or one.engine.loop is not shared:
@@ -108,14 +113,21 @@ class LoadedAdapters:
             OSError: The storage does not answer.
         """
         self._raise_refusal(version)
+        if version not in self._loading and not self._lookup.knows(version):
+            # What is no adapter takes no place of those that are.
+            if not await self._is_adapter(version, aside):
+                return None
+            # Another request may have loaded it meanwhile.
+            if (found := self.find(version)) is not None:
+                return found
         if self._num_waiting >= _MOST_WAITING:
-            raise _too_many("too many requests wait for versions that are being loaded")
+            raise too_many("too many requests wait for versions that are being loaded")
         task = self._loading.get(version)
         if task is None:
             if len(self._loading) >= _MOST_LOADING:
-                raise _too_many("too many versions are being loaded")
-            task = self._loading[version] = asyncio.create_task(self._load(version))
-            task.add_done_callback(lambda done: self._end_loading(version, done))
+                raise too_many("too many versions are being loaded")
+            task = asyncio.create_task(self._load(version))
+            keep_task(self._loading, version, task)
         self._num_waiting += 1
         try:
             with aside():
@@ -123,17 +135,15 @@ class LoadedAdapters:
         finally:
             self._num_waiting -= 1
 
-    def _end_loading(self, version: int, task: asyncio.Task[LoadedVersion | None]) -> None:
-        del self._loading[version]
-        # Otherwise asyncio would complain of an error that nobody waited for.
-        if not task.cancelled():
-            task.exception()
+    async def _is_adapter(self, version: int, aside: Aside) -> bool:
+        try:
+            return await self._lookup.find(version, aside)
+        except RaydcError as error:
+            _raise_passing(error)
+            self._note_refusal(version, error)
+            raise
 
     async def _load(self, version: int) -> LoadedVersion | None:
-        known = self._in_force()
-        # Who asks for what is not there waits for no load of others.
-        if known is None or not await asyncio.to_thread(_has_version, known[0], version):
-            return None
         async with self._turn:
             for _ in range(_MOST_TRIES):
                 before = self._in_force()
@@ -158,23 +168,25 @@ class LoadedAdapters:
         try:
             return await asyncio.to_thread(load_adapter, settings, version, others, self._executor)
         except RaydcError as error:
-            # That says nothing of the version, which may be loaded the next time.
-            if isinstance(cause := error.__cause__, OSError) and not _is_fault_of_files(cause):
-                raise cause from None
+            _raise_passing(error)
             return error
 
     def _keep_outcome(
         self, settings: Settings, version: int, outcome: LoadedVersion | RaydcError | None
     ) -> LoadedVersion | None:
         if isinstance(outcome, RaydcError):
-            self._refused[version] = self._now_s(), outcome.message
-            while len(self._refused) > _MOST_REFUSED:
-                self._refused.popitem(last=False)
+            self._note_refusal(version, outcome)
             raise outcome
         if outcome is not None:
             self._loaded[version] = outcome
             self._drop(settings.num_adapters)
         return outcome
+
+    def _note_refusal(self, version: int, error: RaydcError) -> None:
+        self._lookup.forget(version)
+        self._refused[version] = self._now_s(), error.message
+        while len(self._refused) > _MOST_REFUSED:
+            self._refused.popitem(last=False)
 
     def _raise_refusal(self, version: int) -> None:
         since_s, message = self._refused.get(version, (0.0, ""))
@@ -199,7 +211,9 @@ class LoadedAdapters:
             return False
         self._raise_refusal(version)
         settings, stable = now
-        return await asyncio.to_thread(has_adapter, settings, version, stable)
+        if version not in await self._lookup.versions(settings):
+            return False
+        return await asyncio.to_thread(has_base, settings, version, stable)
 
     def _drop(self, most: int) -> None:
         # Answers that have begun keep theirs.
@@ -224,46 +238,17 @@ def load_adapter(
     Raises:
         RaydcError: It does not verify, or has another base.
     """
-    if not _has_version(settings, version):
+    if not check_adapter(settings, version, others[0]):
         return None
-    if not has_adapter(settings, version, others[0]):
-        raise CheckpointError(
-            f"version {version} of {settings.model} has no adapters of the base of version "
-            f"{others[0].version}, which is loaded"
-        )
     return load_version(settings, version, None, executor, others)
 
 
-def has_adapter(settings: Settings, version: int, stable: LoadedVersion) -> bool:
-    """Whether the registry has a version with the base of a loaded one; reads two small files.
-
-    Args:
-        settings: Settings of the replica.
-        version: Number of the version in the registry.
-        stable: The loaded one.
-
-    Raises:
-        RaydcError: Its folder does not verify.
-    """
-    if not _has_version(settings, version):
-        return False
-    folder = _registry(settings).folder(settings.model, version)
-    where = stable.bundle.device, stable.bundle.num_threads
-    return shared_base.find_base(folder, [stable.bundle], *where) is not None
-
-
-def _has_version(settings: Settings, version: int) -> bool:
-    return version in _registry(settings).versions(settings.model)
+def _raise_passing(error: RaydcError) -> None:
+    """Raises the cause of an error that says nothing of the version: it may load the next time."""
+    if isinstance(cause := error.__cause__, OSError) and not _is_fault_of_files(cause):
+        raise cause from None
 
 
 def _is_fault_of_files(error: OSError) -> bool:
     """Whether the storage answers, and has no such file."""
     return isinstance(error, FileNotFoundError) or checksummed_folder.is_damage(error)
-
-
-def _registry(settings: Settings) -> Registry:
-    return Registry(Storage(settings.storage))
-
-
-def _too_many(reason: str) -> RequestError:
-    return RequestError(429, f"{reason}; try again", _AGAIN)

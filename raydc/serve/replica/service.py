@@ -21,9 +21,10 @@ from raydc.errors import RaydcError
 from raydc.features import Inputs
 from raydc.features.record import largest_value
 from raydc.serve.protocol.interface import RequestError
+from raydc.serve.replica.adapter_lookup import Aside
 from raydc.serve.replica.admission import AdmissionQueue
 from raydc.serve.replica.batching import Batcher
-from raydc.serve.replica.loaded_adapters import Aside, LoadedAdapters
+from raydc.serve.replica.loaded_adapters import LoadedAdapters
 from raydc.serve.replica.loaded_version import (
     Array,
     LoadedVersion,

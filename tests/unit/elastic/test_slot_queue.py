@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import yaml
 from training import training_spec
 
+from raydc import spec as specs
 from raydc.elastic.crews import Standing
 from raydc.elastic.slot_queue import SlotQueue
 from raydc.elastic.sweep_table import RUNS, SweepStanding, TrialStanding
+from raydc.errors import SpecError
 from raydc.plan import CrewSize, crew_size
 
 
@@ -412,4 +415,20 @@ def test_workers_of_a_trial_follow_from_the_spec(
 
 def test_nobody_joins_on_the_same_gpu() -> None:
     shared = {"num_workers": {"min": 1, "max": 4}, "resources_per_worker": {"GPU": 0.5}}
-    assert crew_size(training_spec("store", scaling=shared)) == CrewSize(1, 1, 4)
+    space = {"train.learning_rate": {"choice": [0.1, 0.2]}}
+    trial = training_spec("store", scaling=shared, sweep={"space": space})
+    assert crew_size(trial) == CrewSize(1, 1, 4)
+    # Two of these have no room on one GPU.
+    shared["resources_per_worker"] = {"GPU": 0.6}
+    assert crew_size(training_spec("store", scaling=shared)) == CrewSize(1, 4, 4)
+
+
+def test_trial_of_two_workers_on_one_gpu_is_refused() -> None:
+    shared = {"num_workers": {"min": 2, "max": 4}, "resources_per_worker": {"GPU": 0.5}}
+    space = {"train.learning_rate": {"choice": [0.1, 0.2]}}
+    made = training_spec("store", scaling=shared, sweep={"space": space})
+    text = yaml.safe_dump(specs.to_dict(made))
+    with pytest.raises(SpecError, match=r"0.5 GPU for each of 2 workers puts 2 of them on one GPU"):
+        specs.loads(text)
+    # One worker each, which no other one joins.
+    specs.loads(text.replace("min: 2", "min: 1"))

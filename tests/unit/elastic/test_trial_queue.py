@@ -15,6 +15,7 @@ from raydc.errors import RunError, TrainError
 from raydc.search.draws import Draws
 from raydc.storage import Storage
 from raydc.tracking import events, trials
+from raydc.tracking.lease import TakenOverError
 
 PATH = "train.learning_rate"
 SCHEDULER = {"name": "asha", "type": "promotion", "reduction_factor": 2}
@@ -31,6 +32,8 @@ class RecordedSweep:
         self.curves = curves
         self.lines: list[str] = []
         self.ran: list[tuple[int, int | None]] = []
+        # Why this driver may not go on.
+        self.lost: Exception | None = None
         self.begin()
 
     def begin(self, num_trials: int | None = None) -> None:
@@ -42,7 +45,11 @@ class RecordedSweep:
             self.drawn.append({"key": key, "all_values": values})
         draws = Draws(self.drawn)
         ends = TrialEnds(self.spec, self.folder, draws, self.lines.append)
-        self.queue = TrialQueue(self.spec, self.folder, draws, ends)
+        self.queue = TrialQueue(self.spec, self.folder, draws, ends, None, self.assert_owner)
+
+    def assert_owner(self) -> None:
+        if self.lost is not None:
+            raise self.lost
 
     def place(self, number: int) -> Storage:
         return self.folder / "trials" / str(self.drawn[number]["key"])
@@ -124,6 +131,41 @@ def test_next_driver_replays_what_is_recorded_and_runs_the_rest(tmp_path: Path) 
     sweep.begin()
     assert sweep.queue.is_over
     assert len(sweep.lines) == 4
+
+
+def test_driver_that_lost_the_sweep_begins_nothing_and_records_nothing(tmp_path: Path) -> None:
+    sweep = RecordedSweep(tmp_path, *CURVES)
+    segments = [sweep.queue.next_segment() or {} for _ in range(3)]
+    for segment in segments:
+        sweep.train(segment)
+    sweep.queue.end(segments[0])
+    before, lines = sweep.journal(), list(sweep.lines)
+    sweep.lost = TakenOverError("the run was taken over by another process")
+    # One that has ended, one that died, and the next one.
+    sweep.queue.end(segments[1])
+    sweep.queue.lose(segments[2], "the process died")
+    assert sweep.queue.next_segment() is None
+    assert sweep.queue.is_over
+    with pytest.raises(TakenOverError):
+        sweep.queue.raise_failed()
+    assert sweep.journal() == before
+    assert sweep.lines == lines
+    assert not any(sweep.place(number).exists(trials.PRUNED_FILE) for number in range(4))
+
+
+def test_next_segment_waits_for_a_storage_that_answers_as_long_as_a_trial_runs(
+    tmp_path: Path,
+) -> None:
+    sweep = RecordedSweep(tmp_path, *CURVES)
+    first = sweep.queue.next_segment() or {}
+    sweep.lost = OSError(5, "input/output error")
+    assert sweep.queue.next_segment() is None
+    sweep.lost = None
+    second = sweep.queue.next_segment() or {}
+    for segment in (first, second):
+        sweep.train(segment)
+        sweep.queue.end(segment)
+    sweep.run()
 
 
 def test_trial_that_is_lost_for_good_ends_the_sweep_and_is_tried_by_the_next(

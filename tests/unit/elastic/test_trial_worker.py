@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from raydc.errors import CheckpointError, SpecError, TrainError
 from raydc.loop import worker
 from raydc.loop.validation import compute_scores
 from raydc.storage import Storage
-from raydc.tracking import events, trials
+from raydc.tracking import events, lease, trials
 from raydc.tracking.attempt_fence import AttemptFence, ReplacedError
 
 VALUES = {"train.learning_rate": 0.02}
@@ -35,9 +36,11 @@ class TrialHere:
     def __init__(self, folder: Path, **sections: Any) -> None:
         self._data = write_pictures(Storage(str(folder / "data")))
         self.spec = training_spec(str(folder), **sections)
-        self._sweep = Storage(str(folder / "sweep"))
+        self.sweep = Storage(str(folder / "sweep"))
         self._key = trials.trial_key(specs.to_dict(self.spec), VALUES)
-        self.folder = self._sweep / "trials" / self._key
+        self.folder = self.sweep / "trials" / self._key
+        # Of its driver; None for one that owns the run.
+        self.claim: lease.Claim | None = None
         self.told: list[int] = []
         # Whether the trial had its record when Tune was told.
         self.had_ended: list[bool] = []
@@ -52,8 +55,10 @@ class TrialHere:
         silent = SimpleNamespace(remote=lambda *_: None)
         handle = SimpleNamespace(enter=silent, leave=silent, stop_reason=silent)
         config = {"segment": {"key": self._key, "all_values": VALUES, "epochs": until}}
-        place = SweepPlace(specs.to_dict(self.spec), self._data.uri, self._sweep.uri, "/none")
-        trial_worker.run_trial(config, place, handle)
+        plain, data, sweep = specs.to_dict(self.spec), self._data.uri, self.sweep.uri
+        with lease.hold(self.sweep) as claim:
+            place = SweepPlace(plain, data, sweep, "/none", self.claim or claim)
+            trial_worker.run_trial(config, place, handle)
 
     def rungs(self, *epochs: int) -> dict[int, float | None]:
         """What the sweep compares of it."""
@@ -203,10 +208,11 @@ def test_trial_that_has_begun_again_elsewhere_is_no_failure(
     make_trial: Callable[..., TrialHere], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial(train={"epochs": 2})
-    elsewhere = AttemptFence(trial.folder)
 
     def lose_the_trial(*arguments: Any) -> Any:
-        elsewhere.claim()
+        # Its own driver has begun it again.
+        with lease.hold(trial.sweep) as claim:
+            AttemptFence(trial.folder, claim).claim()
         return compute_scores(*arguments)
 
     # This process did not respond for a while.
@@ -215,6 +221,51 @@ def test_trial_that_has_begun_again_elsewhere_is_no_failure(
         trial.run()
     assert not trials.is_failed(trial.folder)
     assert trial.rungs(1, 2) == {}
+
+
+def contents(folder: Storage) -> dict[str, bytes]:
+    """The files of a folder and their contents, but for those of the time account."""
+    root = folder.local_path
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def test_trial_that_starts_after_its_driver_lost_the_sweep_writes_nothing(
+    make_trial: Callable[..., TrialHere],
+) -> None:
+    trial = make_trial(train={"epochs": 3})
+    trial.run(until=1)
+    trials.mark_ended(trial.folder, trial.spec, VALUES, trials.PRUNED_FILE)
+    before = contents(trial.folder)
+    trial.claim = lease.Claim(trial.sweep, "of a driver that was suspended")
+    trial.run()
+    assert contents(trial.folder) == before
+    # Tune is content, and tries it no more.
+    assert trial.told == [1, 1]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_trial_whose_driver_loses_the_sweep_stops_without_a_record_of_it(
+    make_trial: Callable[..., TrialHere], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    trial = make_trial(train={"epochs": 3})
+    before: list[dict[str, bytes]] = []
+
+    def lose_the_sweep(*arguments: Any) -> Any:
+        if not before:
+            driver = lease.read_driver(trial.sweep)
+            assert driver is not None
+            trial.sweep.write_json(lease.FILE, asdict(replace(driver, token="another")))
+            before.append(contents(trial.folder))
+            if fails:
+                # The other driver has moved a file.
+                raise FileNotFoundError(errno.ENOENT, "no such file", "events.jsonl")
+        return compute_scores(*arguments)
+
+    monkeypatch.setattr("raydc.loop.worker.compute_scores", lose_the_sweep)
+    trial.run()
+    assert contents(trial.folder) == before[0]
+    assert len(trial.told) == 1
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

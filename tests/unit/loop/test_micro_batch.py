@@ -22,7 +22,9 @@ from training import (
 
 from raydc import order, train
 from raydc.checkpoint import resume, run_files
+from raydc.checkpoint.peer_checkpoints import NUM_COPIES
 from raydc.data import prepared
+from raydc.elastic.own_memory import OwnMemory
 from raydc.errors import CheckpointError, RunError, SpecError, TrainError
 from raydc.loop import micro_batch, worker
 from raydc.loop.assembly import Assembly, assemble
@@ -286,6 +288,47 @@ def test_a_storage_that_is_away_for_a_while_costs_nothing(
     away["read_bytes"] = 2
     with pytest.raises(CheckpointError, match=r"cannot be read: .*no route to host"):
         micro_batch.settle(spec, parts, run, Alone(), lambda: 1 << 40, (0.0,))
+
+
+def test_copies_of_recent_states_count_before_the_run_has_a_number(
+    tmp_path: Path, data: Storage
+) -> None:
+    spec, run = spec_of(tmp_path, micro_batch_size="auto"), Storage(str(tmp_path / "run"))
+    parts = assemble(spec, prepared.load(data), Alone())
+    one, five = (micro_batch.measure(parts, spec, 0, number) for number in (1, 5))
+    # Weights and both moments of Adam.
+    state = 3 * sum(weight.nbytes for weight in parts.network.parameters())
+    assert five.needs(3) - one.needs(3) == 4 * state
+    room = int(five.needs(3) / 0.8) + 100
+    run_files.write_spec(spec, run, None)
+    found = micro_batch.settle(spec, parts, run, Alone(), lambda: room, (), 5)
+    assert found.train.micro_batch_size == 3
+    # Less memory than that of the copies does not refuse what has begun.
+    again = micro_batch.settle(spec, parts, run, Alone(), lambda: one.needs(3), (), 5)
+    assert again.train.micro_batch_size == 3
+    other = Storage(str(tmp_path / "other"))
+    run_files.write_spec(spec, other, None)
+    assert micro_batch.settle(spec, parts, other, Alone(), lambda: room).train.micro_batch_size != 3
+
+
+def test_worker_with_peer_memory_counts_its_copies(
+    tmp_path: Path, data: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers: list[int] = []
+    usual = micro_batch.measure
+
+    def measure(parts: Assembly, spec: ResolvedSpec, room: int, num_copies: int) -> PassMemory:
+        numbers.append(num_copies)
+        return usual(parts, spec, room, num_copies)
+
+    monkeypatch.setattr(micro_batch, "measure", measure)
+    spec = spec_of(tmp_path, micro_batch_size="auto")
+    for name, memory in (("plain", None), ("kept", OwnMemory())):
+        run = Storage(str(tmp_path / name))
+        run_files.write_spec(spec, run, None)
+        hooks = Hooks(available_bytes=lambda: 1 << 40, peer_memory=memory)
+        worker.fit(spec, run, data, hooks=hooks)
+    assert numbers == [1, 1 + NUM_COPIES]
 
 
 def test_trials_of_a_sweep_need_a_number(tmp_path: Path) -> None:

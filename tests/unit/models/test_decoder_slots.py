@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from token_rows import END, MODEL, token_features
 
 from raydc import models
-from raydc.models.cached_slots import CHUNK_TOKENS, prefill_all
+from raydc.models.cached_slots import CHUNK_TOKENS, SlotPass, prefill_all
 from raydc.models.decoder_slots import DecoderSlots, has_slots, make_slots
 from raydc.models.decoders import TokenLosses
 from raydc.models.network_parts import Network
@@ -38,6 +39,32 @@ def slots_of(network: Network, num_slots: int) -> DecoderSlots:
     made = make_slots(network, num_slots)
     assert isinstance(made, DecoderSlots)
     return made
+
+
+Change = Callable[[SlotPass, torch.Tensor], torch.Tensor]
+
+
+class WatchedSlots(DecoderSlots):
+    """Two slots that note how many places each pass looks at, and may change what it gives.
+
+    Args:
+        network: Network of the slots.
+        change: Gets a pass and what its layers return, and returns other numbers.
+    """
+
+    def __init__(self, network: Network, change: Change | None = None) -> None:
+        assert isinstance(network.body, TokenLosses)
+        self.seen: list[int] = []
+        self._change = change
+        super().__init__(network.body.decoder, 2)
+        self.seen.clear()
+
+    def _run(
+        self, tokens_BL: torch.Tensor, positions_BL: torch.Tensor, given: SlotPass
+    ) -> torch.Tensor:
+        self.seen.append(given.num_places)
+        x_BLD = super()._run(tokens_BL, positions_BL, given)
+        return x_BLD if self._change is None else self._change(given, x_BLD)
 
 
 def codes_of(count: int, seed: int) -> list[int]:
@@ -72,14 +99,55 @@ def test_bits_do_not_depend_on_the_slot_or_on_others(form: dict[str, Any]) -> No
     # The same document in another slot, that held others; these come and go meanwhile.
     prefill_all(slots, 3, codes_of(LENGTH, 2))
     prefill_all(slots, 1, codes_of(9, 3))
+    # A pass looks at as many places as its longest document needs.
+    prefill_all(slots, 2, codes_of(LENGTH - 20, 5))
     found = [prefill_all(slots, 3, codes[:start])]
     for number, code in enumerate(codes[start:]):
         if number == 4:
             slots.prefill(0, codes_of(30, 4), 0)
         others = {1: number % END} if number % 3 else {}
+        if number % 4 > 1:
+            others[2] = number % END
         found.append(slots.step({3: code, **others})[3])
     for first, second in zip(alone, found, strict=True):
         assert first.tobytes() == second.tobytes()
+
+
+def test_a_pass_looks_at_the_places_that_its_longest_document_needs() -> None:
+    slots = WatchedSlots(build())
+    all_places = LENGTH // CHUNK_TOKENS * CHUNK_TOKENS + CHUNK_TOKENS
+    prefill_all(slots, 0, codes_of(9, 1))
+    prefill_all(slots, 1, codes_of(CHUNK_TOKENS + 9, 1))
+    slots.step({0: 1})
+    slots.step({0: 1, 1: 1})
+    prefill_all(slots, 1, codes_of(2 * CHUNK_TOKENS, 1))
+    slots.step({1: 1})
+    slots.step({0: 1})
+    short, middle = CHUNK_TOKENS, 2 * CHUNK_TOKENS
+    prefills = [short, short, middle]
+    assert slots.seen == [*prefills, short, middle, short, middle, all_places, short]
+
+
+def test_passes_look_at_all_places_where_fewer_change_bits() -> None:
+    slots = WatchedSlots(build(), lambda given, x_BLD: x_BLD + 1e-3 * given.num_places)
+    codes = codes_of(9, 1)
+    prefill_all(slots, 0, codes)
+    alone = slots.step({0: 1})[0]
+    prefill_all(slots, 0, codes)
+    prefill_all(slots, 1, codes_of(CHUNK_TOKENS + 9, 1))
+    assert slots.step({0: 1, 1: 1})[0].tobytes() == alone.tobytes()
+    assert len(set(slots.seen)) == 1
+
+
+def test_each_slot_is_computed_alone_where_its_number_changes_bits() -> None:
+    def add_number(given: SlotPass, x_BLD: torch.Tensor) -> torch.Tensor:
+        # As a kernel for long documents might.
+        is_long = given.num_places > CHUNK_TOKENS
+        return x_BLD + 1e-3 * is_long * torch.arange(len(x_BLD))[:, None, None]
+
+    slots = WatchedSlots(build(), add_number)
+    assert slots.rows_per_pass == 1
+    assert slots_of(build(), 2).rows_per_pass == 2
 
 
 def test_a_slot_that_pauses_keeps_what_it_has_read() -> None:

@@ -55,7 +55,7 @@ def test_what_the_kernel_moves_at_once_counts(
     size_file = tmp_path / "hpage_pmd_size"
     size_file.write_text(f"{2 * MB}\n")
     monkeypatch.setattr(huge_pages, "_PAGE_SIZE_FILE", size_file)
-    monkeypatch.setattr(huge_pages, "_MAX_MOVED_BYTES", 4 * MB)
+    monkeypatch.setattr(huge_pages, "_MAX_TRIED_BYTES", 6 * MB)
     assert use_huge_pages([tensor]) == 4 * MB
     pages = [page for page, advice in calls if advice == 14]
     assert set(range(first, first + 9)) <= set(pages)
@@ -64,6 +64,35 @@ def test_what_the_kernel_moves_at_once_counts(
     assert [advice for _, advice in calls[:6]] == [14, 25, 14, 25, 14, 25]
     monkeypatch.setattr(huge_pages, "_find_madvise", lambda: lambda *_: -1)
     assert use_huge_pages([tensor]) == 0
+
+
+def test_kernel_without_memory_is_not_asked_for_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = torch.zeros(20 * MB, dtype=torch.uint8)
+    advised: list[int] = []
+
+    def madvise(address: int, size: int, advice: int) -> int:  # noqa: ARG001
+        advised.append(advice)
+        return -(advice == 25)
+
+    monkeypatch.setattr(huge_pages, "_find_madvise", lambda: madvise)
+    monkeypatch.setattr(huge_pages, "_MAX_TRIED_BYTES", 4 * MB)
+    assert use_huge_pages([tensor]) == 0
+    assert (advised.count(25), advised.count(14) >= 9) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "size"), [("always madvise [never]", 2 * MB), ("always [madvise] never", 512 * MB)]
+)
+def test_no_page_moves_against_the_setting_or_if_it_is_larger_than_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, size: int
+) -> None:
+    (tmp_path / "enabled").write_text(f"{setting}\n")
+    (tmp_path / "size").write_text(f"{size}\n")
+    monkeypatch.setattr(huge_pages, "_SETTING_FILE", tmp_path / "enabled")
+    monkeypatch.setattr(huge_pages, "_PAGE_SIZE_FILE", tmp_path / "size")
+    monkeypatch.setattr(huge_pages, "_anonymous_mappings", lambda: [(0, 1 << 48)])
+    monkeypatch.setattr(huge_pages, "_find_madvise", lambda: lambda *_: pytest.fail("moved"))
+    assert use_huge_pages([torch.zeros(4 << 20)]) == 0
 
 
 def test_pages_are_those_of_tensors_inside_one_mapping() -> None:
@@ -80,6 +109,7 @@ def test_pages_are_those_of_tensors_inside_one_mapping() -> None:
     assert sorted(huge_pages._pages_of([tensor], cut, size)) == [*range(first + 1, last)]
     assert list(huge_pages._pages_of([tensor], [], size)) == []
     others = [torch.empty(0), torch.empty(5_000, device="meta")]
+    others.append(torch.eye(3).to_sparse())  # It has no storage to ask for.
     assert list(huge_pages._pages_of(others, [(0, 1 << 48)], size)) == []
 
 
@@ -101,7 +131,7 @@ def test_only_own_memory_without_a_file_counts(
     assert list(huge_pages._anonymous_mappings()) == [(0x1000, 0x3000), (0x4000, 0x6000)]
 
 
-@pytest.mark.parametrize("name", ["_PAGE_SIZE_FILE", "_MAPPINGS_FILE"])
+@pytest.mark.parametrize("name", ["_PAGE_SIZE_FILE", "_SETTING_FILE", "_MAPPINGS_FILE"])
 def test_other_systems_move_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -96,11 +96,15 @@ def test_scores_are_those_of_the_whole_text_in_any_company(
     # The same document in another slot, that held others; these come and go meanwhile.
     prefill_all(slots, 3, codes_of(POSITIONS, 2))
     prefill_all(slots, 1, codes_of(9, 3))
+    prefill_all(slots, 2, codes_of(POSITIONS - 4, 5))
     found = [prefill_all(slots, 3, codes[:num_prompt])]
     for number, code in enumerate(codes[num_prompt:]):
         if number == 4:
             slots.prefill(0, codes_of(30, 4), 0)
         others = {1: 7 + number % 5} if number % 3 else {}
+        # It needs more places than the document.
+        if number in (1, 2):
+            others[2] = 7
         found.append(slots.step({3: code, **others})[3])
     assert [one.tobytes() for one in found] == [one.tobytes() for one in alone]
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -192,6 +196,116 @@ def test_draw_does_not_depend_on_how_numbers_are_rounded(monkeypatch: pytest.Mon
 
         monkeypatch.setattr(GaussianProcess, "log_expected_improvement", rounded)
         drawn.add(believed_results.draw_row(Fractions(space), seen, [], 1)("kind", space["kind"]))
+    assert len(drawn) == 1
+
+
+LONG = {
+    "kind": Domain(choice=[f"kind {number}" for number in range(5000)]),
+    "model": Domain(choice=["linear", {"name": "mlp", "act": {"choice": list("abcdefgh") * 9}}]),
+    "short": Domain(choice=["a", "b", "c"]),
+    "rate": Domain(loguniform=[1e-4, 1e-1]),
+}
+
+
+def test_long_lists_have_one_coordinate_and_short_ones_one_for_each_value() -> None:
+    fractions = Fractions(LONG)
+    # The list inside a section is long, too; those of 2 and 3 values are not.
+    assert fractions.is_code == [True, False, False, True, False, False, False, False]
+    points = [
+        {"kind": kind, "model": model, "short": 0, "rate": 1e-2, **act}
+        for kind, model, act in (
+            (7, 1, {"model[1].act": 3}),
+            (7, 1, {"model[1].act": 3}),
+            (4000, 1, {"model[1].act": 70}),
+            (4000, 0, {}),
+        )
+    ]
+    coordinates = fractions.encode(np.array([fractions.row(one) for one in points]))
+    assert coordinates.shape == (4, len(fractions.is_code))
+    between = fractions.squares(coordinates, coordinates)
+    assert not between[0, 1].any()
+    # Two values are as far from each other as with a coordinate each: 1/2 and 1/2.
+    assert between[0, 2].sum() == pytest.approx(2.0)
+    # What a point does not have is in the middle between all values.
+    assert between[2, 3].tolist() == pytest.approx([0, 0.5, 0.5, 0.5, 0, 0, 0, 0])
+    assert np.array_equal(between, between.transpose(1, 0, 2))
+
+
+def test_draw_from_a_long_list_takes_little_memory_and_learns_which_values_are_good() -> None:
+    fractions, generator = Fractions(LONG), np.random.default_rng(0)
+    good, seen = {3, 2500, 4711}, []
+    for place in range(100):
+        kind = sorted(good)[place % 3] if place % 4 == 0 else int(generator.integers(5000))
+        numbers = {"kind": kind, "model": 0, "short": place % 3, "rate": 1e-2}
+        seen.append((numbers, 1.0 if kind in good else 0.01 * float(generator.random())))
+    tracemalloc.start()
+    try:
+        drawn = [believed_results.draw_row(fractions, seen, [], seed) for seed in range(3)]
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+    assert {choose("kind", LONG["kind"]) for choose in drawn} <= good
+
+
+def test_draw_does_not_depend_on_the_last_bits_of_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads, processors and libraries add in other orders."""
+    fractions, cases = Fractions(SPACE), []
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        seen = []
+        for _ in range(20):
+            numbers = numbers_of(fractions.choice(generator.random(fractions.num_domains).tolist()))
+            seen.append((numbers, math.sin(5 * float(np.sum(fractions.row(numbers))))))
+        cases.append((seen[:15], [one for one, _ in seen[15:]], seed))
+
+    def draws() -> list[dict[str, Any]]:
+        return [numbers_of(believed_results.draw_row(fractions, *case)) for case in cases]
+
+    expected, exact, noise = draws(), gaussian_process._matern, np.random.default_rng(1)
+
+    def rounded(squares: Any, lengths: Any) -> Any:
+        covariance, slope = exact(squares, lengths)
+        factor = 1.0 + noise.normal(0.0, 1e-15, covariance.shape)
+        return covariance * factor, slope * factor
+
+    monkeypatch.setattr(gaussian_process, "_matern", rounded)
+    for _ in range(3):
+        assert draws() == expected
+
+
+# Three draws, as a sweep on another machine would make them.
+DRAWS = """
+import json, math
+import numpy as np
+from raydc.search import believed_results
+from raydc.search.fractions import Fractions
+from raydc.spec.space import Domain
+space = {f"x{number}": Domain(uniform=[0, 1]) for number in range(4)}
+fractions, found = Fractions(space), []
+for size in (5, 30, 100):
+    rows = np.random.default_rng(size).random((size + 7, 4)).tolist()
+    points = [dict(zip(space, row)) for row in rows]
+    seen = [(point, math.sin(5 * sum(point.values()))) for point in points[:size]]
+    choose = believed_results.draw_row(fractions, seen, points[size:], size)
+    found.append([choose(name, domain) for name, domain in space.items()])
+print(json.dumps(found))
+"""
+
+
+def test_draws_are_the_same_with_other_threads_and_kernels_of_other_processors() -> None:
+    machines = [
+        {"OPENBLAS_NUM_THREADS": "1"},
+        {"OPENBLAS_NUM_THREADS": "2"},
+        {"OPENBLAS_CORETYPE": "Haswell"},
+        {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V4 X86_V3"},
+    ]
+    drawn = set()
+    for machine in machines:
+        command = [sys.executable, "-W", "ignore", "-c", DRAWS]
+        run = subprocess.run(
+            command, env={**os.environ, **machine}, capture_output=True, text=True, check=True
+        )
+        drawn.add(run.stdout)
     assert len(drawn) == 1
 
 

@@ -13,16 +13,19 @@ import pytest
 from pretrained_models import LORA, NAME, PretrainedStore, write_pretrained_bundle
 
 from raydc.errors import CheckpointError
+from raydc.registry import Registry
 from raydc.serve.http import named_version
 from raydc.serve.protocol.interface import RequestError
-from raydc.serve.replica import loaded_adapters
-from raydc.serve.replica.loaded_adapters import Aside
+from raydc.serve.replica import adapter_lookup, loaded_adapters
+from raydc.serve.replica.adapter_lookup import Aside
 from raydc.serve.replica.loaded_version import LoadedVersion, load_version
 from raydc.serve.replica.service import Service
 from raydc.serve.settings import Settings, Traffic, TrafficShare
 from raydc.storage import Storage
 from raydc.tokens import Token
 
+# Its golden prompts do not come out.
+SPOILED = 3
 # Its layers have adapters of another rank.
 OTHER = 4
 READER = Token("", "", "reader", ("read",), 0.0, None, "")
@@ -90,10 +93,11 @@ def test_a_request_that_is_given_up_does_not_end_the_load_for_others(
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(ask(service, f"{NAME}:2"), 0.05)
         await wait_for(lambda: bool(loads.versions))
-        # A load for each of many numbers would pile up.
-        with pytest.raises(RequestError) as refused:
-            await ask(service, f"{NAME}:77")
-        assert refused.value.status == 429
+        # A load for each of many versions would pile up.
+        for number, status in ((SPOILED, 429), (77, 404)):
+            with pytest.raises(RequestError) as refused:
+                await ask(service, f"{NAME}:{number}")
+            assert refused.value.status == status
         loads.gate.set()
         assert (await ask(service, f"{NAME}:2")).number == 2
         assert loads.versions == [2]
@@ -197,6 +201,103 @@ def test_what_cannot_be_loaded_waits_for_no_load_of_others(
             await wait_for(lambda: list(service.adapters._loading) == [2])
         loads.gate.set()
         assert (await waiting).number == 2
+
+    asyncio.run(run())
+
+
+class Looks:
+    """Looks into the registry, which wait until the test lets them go; `number` counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.number, self.gate = 0, threading.Event()
+        usual = Registry.versions
+
+        def versions(registry: Registry, model: str) -> Any:
+            self.number += 1
+            assert self.gate.wait(60)
+            return usual(registry, model)
+
+        monkeypatch.setattr(Registry, "versions", versions)
+
+
+def test_flood_of_unknown_numbers_takes_no_place_of_an_adapter(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads = Service(), Loads(monkeypatch)
+        await service.configure(settings_of(store))
+        monkeypatch.setattr(loaded_adapters, "_MOST_LOADING", 1)
+        monkeypatch.setattr(loaded_adapters, "_MOST_WAITING", 1)
+        looks = Looks(monkeypatch)
+        names = [f"{NAME}:{number}" for number in range(100, 300)]
+        flood = [asyncio.create_task(ask(service, name)) for name in names]
+        await wait_for(lambda: looks.number == 1)
+        valid = asyncio.create_task(ask(service, f"{NAME}:2"))
+        await asyncio.sleep(0)
+        looks.gate.set()
+        for one in await asyncio.gather(*flood, return_exceptions=True):
+            assert isinstance(one, RequestError)
+            assert one.status == 404
+        loads.gate.set()
+        assert (await valid).number == 2
+        # One look for all of the flood, one for those who came during it, and a few of the load.
+        assert looks.number < 20
+
+    asyncio.run(run())
+
+
+def test_adapter_that_is_known_waits_for_no_look_that_others_wait_for(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service, loads = Service(), Loads(monkeypatch)
+        await service.configure(settings_of(store))
+        loads.gate.set()
+        assert (await ask(service, f"{NAME}:2")).number == 2
+        # Others were used since.
+        service.adapters._loaded.clear()
+        monkeypatch.setattr(adapter_lookup, "_MOST_ASKING", 1)
+        looks = Looks(monkeypatch)
+        unknown = asyncio.create_task(ask(service, f"{NAME}:77"))
+        await wait_for(lambda: looks.number == 1)
+        with pytest.raises(RequestError) as refused:
+            await ask(service, f"{NAME}:78")
+        assert refused.value.status == 429
+        known = asyncio.create_task(ask(service, f"{NAME}:2"))
+        await wait_for(lambda: list(service.adapters._loading) == [2])
+        looks.gate.set()
+        assert (await known).number == 2
+        with pytest.raises(RequestError):
+            await unknown
+
+    asyncio.run(run())
+
+
+def test_version_that_is_registered_during_a_look_is_found_by_the_next(
+    store: PretrainedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        service = Service()
+        await service.configure(settings_of(store))
+        found, gate = [[1], [1, 2]], threading.Event()
+        begun: list[int] = []
+
+        def versions(*_: object) -> list[int]:
+            begun.append(0)
+            # What a look sees is what there was when it began.
+            seen = found[min(len(begun), len(found)) - 1]
+            assert gate.wait(60)
+            return seen
+
+        monkeypatch.setattr(Registry, "versions", versions)
+        early = asyncio.create_task(ask(service, f"{NAME}:2"))
+        await wait_for(lambda: len(begun) == 1)
+        late = asyncio.create_task(ask(service, f"{NAME}:2"))
+        await asyncio.sleep(0)
+        gate.set()
+        assert (await late).number == 2
+        with pytest.raises(RequestError, match="no model"):
+            await early
 
     asyncio.run(run())
 

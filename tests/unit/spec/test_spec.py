@@ -193,6 +193,21 @@ WRONG = [
     ),
     (
         "  epochs: 3",
+        "  epochs: 3\nscaling: {num_workers: 3, resources_per_worker: {GPU: 0.5}}",
+        "scaling.resources_per_worker.GPU: 0.5 GPU for each of 3 workers puts 2 of them on one GPU",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nscaling: {num_workers: {min: 1, max: 2}, resources_per_worker: {GPU: 0.3}}",
+        "puts 2 of them on one GPU, and NCCL refuses a GPU that has two workers",
+    ),
+    (
+        "  epochs: 3",
+        "  epochs: 3\nscaling: {use_gpu: false, resources_per_worker: {GPU: 1}}",
+        "1 GPU for each worker, and use_gpu: false; leave one of them out",
+    ),
+    (
+        "  epochs: 3",
         "  epochs: 3\ncheckpoint: {every_steps: 5, every_seconds: 5}",
         "give every_steps or every_seconds, not both",
     ),

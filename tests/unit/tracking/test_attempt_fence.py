@@ -68,6 +68,44 @@ def test_numbers_of_another_driver_do_not_count(run: Storage) -> None:
         fence.check()
 
 
+def test_attempt_of_a_driver_that_lost_the_run_does_not_take_it_back(run: Storage) -> None:
+    trial = run / "sweep/trials/a"
+    with lease.hold(run) as lost:
+        early = AttemptFence(trial, lost)
+        early.claim()
+    with lease.hold(run) as owner:
+        new = AttemptFence(trial, owner)
+        new.claim()
+        before = trial.read_bytes(attempt_fence.FILE)
+        # One that goes on, and one that the old driver starts only now.
+        with pytest.raises(lease.TakenOverError, match="was taken over by process"):
+            early.check()
+        with pytest.raises(lease.TakenOverError):
+            AttemptFence(trial, lost).claim()
+        assert trial.read_bytes(attempt_fence.FILE) == before
+        new.check()
+    # The other driver has ended since; that makes the run no more its own.
+    with pytest.raises(lease.TakenOverError, match="its new driver has ended"):
+        AttemptFence(trial, lost).claim()
+
+
+def test_claim_that_a_lost_driver_writes_too_late_does_not_end_the_attempt_of_the_owner(
+    run: Storage,
+) -> None:
+    with lease.hold(run) as owner:
+        new = AttemptFence(run, owner)
+        new.claim(3)
+        # It has looked at the lease before, and was suspended right before it wrote.
+        late = {"number": 2**70, "token": "late", "driver": "lost"}
+        run.write_json(attempt_fence.FILE, late)
+        new.check()
+        assert run.read_json(attempt_fence.FILE)["number"] == 3
+        # A newer attempt of the same driver still replaces it.
+        AttemptFence(run, owner).claim(4)
+        with pytest.raises(ReplacedError):
+            new.check()
+
+
 @pytest.mark.parametrize("damaged", [b"", b"[]", b'{"number": "x"}', None])
 def test_damaged_claim_is_nobodys(run: Storage, damaged: bytes | None) -> None:
     fence = AttemptFence(run)

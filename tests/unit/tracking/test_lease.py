@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from raydc.errors import RunError
 from raydc.storage import Storage
 from raydc.tracking import lease
+from raydc.tracking.process_identity import process_start
 
 LONG_S = 30.0
 HOLD = (
@@ -75,7 +77,7 @@ def test_killed_driver_does_not_block_the_next(
     else:
         deadline_s = time.monotonic() + LONG_S
         # Its parent does not wait for it, so it stays in the process table as a zombie.
-        while lease._process_start(other.pid):
+        while process_start(other.pid):
             assert time.monotonic() < deadline_s
         assert Path(f"/proc/{other.pid}").exists()
     assert lease.owner_token(folder) is not None
@@ -146,6 +148,33 @@ def test_driver_that_lost_its_run_does_not_write_to_it(
                     write_foreign_claim(folder)
     assert taken.is_set()
     assert lease.owner_token(folder) == "t"
+
+
+def test_claim_of_a_driver_that_lost_its_run_explains_all_errors(
+    folder: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.01)
+    with lease.hold(folder) as claim:
+        with lease.hold(folder) as nested:
+            assert nested == claim
+        claim.check()
+        # As long as it owns the run, an error is its own.
+        with pytest.raises(KeyError), claim.explain_errors():
+            raise KeyError
+        assert not claim.is_lost
+        with lease._locked(folder):
+            write_foreign_claim(folder)
+        with pytest.raises(lease.TakenOverError, match="taken over by process 7 on far") as found:
+            claim.check()
+        assert found.value.exit_code == 5
+        with pytest.raises(lease.TakenOverError), claim.explain_errors():
+            raise FileNotFoundError("a file that the other driver has removed")
+        # The heartbeat notices it without anybody who asks, and ends.
+        deadline_s = time.monotonic() + LONG_S
+        while not claim.is_lost:
+            assert time.monotonic() < deadline_s
+    # Ray pickles it for the workers.
+    assert pickle.loads(pickle.dumps(claim)).token == claim.token  # noqa: S301
 
 
 def test_lock_that_is_never_released_times_out_without_a_claim(
