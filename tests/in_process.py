@@ -67,6 +67,10 @@ def spoil_golden(folder: Storage) -> None:
     meta, files = checksummed_folder.read_checksummed(folder)
     golden = json.loads(files["golden.json"])
     golden["outputs"][0][0] += 1.0
+    # What vLLM computes is compared with golden prompts only.
+    for one in golden.get("prompts", [])[:1]:
+        first = one["answer"][0]
+        one["answer"][0] = first - 1 if first else 1
     folder.delete()
     checksummed_folder.write_checksummed(
         folder, {**files, "golden.json": json.dumps(golden).encode()}, meta

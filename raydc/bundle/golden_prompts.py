@@ -27,7 +27,7 @@ _MAX_PROMPT_TOKENS = 16
 _NUM_ANSWER_TOKENS = 8
 # How far below the greatest score a token may be, as a fraction of that or of 1: other CPUs round
 # differently, and two tokens may be as likely.
-_TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
 
 
 def compute(
@@ -108,15 +108,34 @@ def check(
     for number, one in enumerate(prompts):
         scores_V = prefill_all(slots, 0, texts.put_beginning(one["prompt"]))
         for position, code in enumerate(one["answer"]):
-            greatest = float(scores_V.max())
-            lowest = greatest - _TOLERANCE[device] * max(1.0, abs(greatest))
-            # `not >=`, so that NaN counts as different.
-            if not float(scores_V[code]) >= lowest:
-                raise CheckpointError(
-                    f"golden prompts[{number}]: token {position} of the answer is "
-                    f"{int(scores_V.argmax())} with a score of {greatest:.6g}, expected {code}, "
-                    f"which has {float(scores_V[code]):.6g}",
-                    "The weights or the model's code are not those that were trained.",
-                )
+            best = int(scores_V.argmax())
+            likeliest, given = (best, float(scores_V.max())), (code, float(scores_V[code]))
+            require_likeliest(number, position, likeliest, given, TOLERANCE[device])
             if position < len(one["answer"]) - 1:
                 scores_V = slots.step({0: code})[0]
+
+
+def require_likeliest(
+    number: int,
+    position: int,
+    likeliest: tuple[int, float],
+    given: tuple[int, float],
+    tolerance: float,
+) -> None:
+    """Raises CheckpointError if the stored token of a golden prompt is not the likeliest.
+
+    Args:
+        number: Number of the golden prompt.
+        position: Position in its answer.
+        likeliest: Code of the greatest score, and the score.
+        given: The stored code, and its score.
+        tolerance: How far below the greatest score it may be, as a fraction of that or of 1.
+    """
+    (best, greatest), (code, score) = likeliest, given
+    # `not >=`, so that NaN counts as different.
+    if not score >= greatest - tolerance * max(1.0, abs(greatest)):
+        raise CheckpointError(
+            f"golden prompts[{number}]: token {position} of the answer is {best} with a score of "
+            f"{greatest:.6g}, expected {code}, which has {score:.6g}",
+            "The weights or the model's code are not those that were trained.",
+        )

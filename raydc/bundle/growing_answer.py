@@ -73,7 +73,10 @@ class GrowingAnswer:
             NotFiniteError: The scores are no finite numbers.
         """
         require_finite(scores_V)
-        code = self._options.sampling.choose(scores_V, len(self.codes))
+        return self.add_code(self._options.sampling.choose(scores_V, len(self.codes)))
+
+    def add_code(self, code: int) -> str:
+        """Adds a token that an engine of its own has chosen; returns the text to pass on now."""
         self.codes.append(code)
         if code in self._end_codes:
             self.finish_reason = "stop"

@@ -94,23 +94,29 @@ def check_points(spec: ResolvedSpec, resume: bool) -> None:
         describe_points(spec, read_results(spec, lambda _: None))
 
 
-def check_port(spec: ResolvedSpec, address: str | None) -> None:
-    """Refuses an endpoint whose port another process has.
+def check_endpoint(spec: ResolvedSpec, address: str | None) -> None:
+    """Refuses an endpoint that cannot start on this machine, if its Ray is going to.
 
-    On a Ray that runs already, it may be an endpoint of the same Serve.
+    On a Ray that runs already, the port may be that of an endpoint of the same Serve, and vLLM on
+    other nodes only.
 
     Args:
-        spec: The resolved spec; its section `serve` names the port.
+        spec: The resolved spec; its section `serve` names port and engine.
         address: Ray cluster; None takes RAY_ADDRESS, else a local Ray is going to start.
 
     Raises:
-        ServeError: Something listens there.
+        ServeError: Something listens at the port, or vLLM is wanted and not there.
     """
     from raydc.engine import serve_client
+    from raydc.serve.replica import vllm_options
 
     is_own_ray = not (address or os.environ.get("RAY_ADDRESS"))
-    if spec.serve is not None and spec.serve.port and is_own_ray:
+    if spec.serve is None or not is_own_ray:
+        return
+    if spec.serve.port:
         serve_client.require_free_port(spec.serve.host, spec.serve.port)
+    if spec.serve.engine == "vllm":
+        vllm_options.require_vllm()
 
 
 def require_serve(spec: ResolvedSpec, path: str) -> None:

@@ -59,13 +59,13 @@ def serve(
     """
     from raydc import pipeline
     from raydc.cli import endpoint_actions
-    from raydc.cli.early_checks import check_port, require_serve
+    from raydc.cli.early_checks import check_endpoint, require_serve
     from raydc.registry import Registry
     from raydc.storage import Storage
 
     resolved = resolve(spec, overrides)
     require_serve(resolved, spec)
-    check_port(resolved, address)
+    check_endpoint(resolved, address)
     registry = Registry(Storage(resolved.storage))
     # All of this before Ray starts, which takes twenty seconds.
     chosen = (

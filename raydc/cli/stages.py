@@ -62,7 +62,7 @@ def run(
     """Run all stages of a spec, from data to endpoint."""
     _one_of(resume, new, fork)
     from raydc import pipeline
-    from raydc.cli.early_checks import check_points, check_port, check_run
+    from raydc.cli.early_checks import check_endpoint, check_points, check_run
     from raydc.cli.endpoint_actions import own_endpoint
 
     resolved = resolve(spec, overrides)
@@ -73,7 +73,7 @@ def run(
             "Use raydc train, which ignores the sweep.",
         )
     check_run(resolved, resume, new)
-    check_port(resolved, address)
+    check_endpoint(resolved, address)
     # Training in this process and no endpoint leave nothing for Ray to do.
     needs_ray = resolved.scaling.max_workers or resolved.sweep or resolved.serve
     imports = imports_of(resolved, sweeps=True, serves=True)

@@ -21,8 +21,9 @@ from raydc.features import Conversations, TokenBlock
 from raydc.features.given_tokenizer import GivenTokenizer
 from raydc.features.text_column import to_bytes
 from raydc.models import adapters, text_encoders
+from raydc.models.causal_network import make_causal_network, weights_of_decoder
 from raydc.models.pretrained_decoders import PretrainedDecoder
-from raydc.models.pretrained_part import HEAD, part_of
+from raydc.models.pretrained_part import part_of
 from raydc.spec.sequence_models import HuggingFace
 
 BASE = "base"
@@ -70,13 +71,13 @@ def write(loaded: Bundle, folder: Path, with_base: bool) -> list[str]:
         adapters.write_files(loaded.model, folder)
         lines = ["adapters in peft's format, without their decoder"]
         if with_base:
-            base = huggingface_folder.as_in_folder(_make_network(loaded, model), model)
+            base = huggingface_folder.as_in_folder(make_causal_network(loaded.model, model), model)
             base.save_pretrained(folder / BASE)
             lines = [f"adapters in peft's format; their decoder in {BASE}"]
         imports = "from peft import PeftModel\n"
         network = "PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), FOLDER)"
     else:
-        network_of_folder = _make_network(loaded, model)
+        network_of_folder = make_causal_network(loaded.model, model)
         # A model of conversations has learnt to stop at the end of a turn.
         ends = _column(loaded).end_codes
         others = find_prompts(loaded).end_codes.difference(ends)
@@ -137,54 +138,23 @@ def _load(loaded: Bundle, folder: Path) -> Any:
     options = {"local_files_only": True, "trust_remote_code": False, "dtype": torch.float32}
     if model.lora is None:
         network = AutoModelForCausalLM.from_pretrained(folder, **options)
-        huggingface_folder.require_equal(_state(network), _weights_of(loaded), loaded.spec.name)
+        huggingface_folder.require_equal(
+            _state(network), weights_of_decoder(loaded.model), loaded.spec.name
+        )
         return network.eval()
     from peft import PeftModel
 
-    base = _make_network(loaded, model)
+    base = make_causal_network(loaded.model, model)
     if (folder / BASE).is_dir():
         base = AutoModelForCausalLM.from_pretrained(folder / BASE, **options)
-        huggingface_folder.require_equal(_state(base), _weights_of(loaded), loaded.spec.name)
+        huggingface_folder.require_equal(
+            _state(base), weights_of_decoder(loaded.model), loaded.spec.name
+        )
     return PeftModel.from_pretrained(base, folder).eval()
 
 
 def _state(network: Any) -> dict[str, Tensor]:
     return dict(network.state_dict())
-
-
-def _make_network(loaded: Bundle, model: HuggingFace) -> Any:
-    """A new decoder of transformers with the weights of a model, without adapters."""
-    from transformers import AutoModelForCausalLM
-
-    network: Any = AutoModelForCausalLM.from_config(
-        text_encoders.make_config(model),
-        attn_implementation=model.attention,
-        dtype=torch.float32,
-        trust_remote_code=False,
-    )
-    missing, unexpected = network.load_state_dict(_weights_of(loaded), strict=False)
-    # A last layer that is tied has the weights of the tokens.
-    tied = [f"{HEAD}.weight"] if part_of(loaded.model).head is None else []
-    if unexpected or missing not in ([], tied):
-        raise CheckpointError(
-            f"transformers has other weights for {loaded.spec.name}: "
-            f"{', '.join([*missing, *unexpected][:4])}",
-            "Nothing was written. Report it with the version of transformers.",
-        )
-    return network.eval()
-
-
-def _weights_of(loaded: Bundle) -> dict[str, Tensor]:
-    """Weights under the names of transformers, without adapters."""
-    part = part_of(loaded.model)
-    base: Any = part.base
-    state = {
-        name.replace(".base_layer.", "."): one.detach().cpu().contiguous()
-        for name, one in part.pretrained_state().items()
-        if not adapters.is_added(name)
-    }
-    prefix = f"{base.base_model_prefix}."
-    return {k if k.startswith(f"{HEAD}.") else prefix + k: one for k, one in state.items()}
 
 
 def _column(loaded: Bundle) -> TokenBlock | Conversations:

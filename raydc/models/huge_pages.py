@@ -19,10 +19,10 @@ _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25
 _PAGE_SIZE_FILE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _SETTING_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _MAPPINGS_FILE = Path("/proc/self/maps")
-# To move a huge page takes the kernel one to three milliseconds, and a refusal takes it longer. What
-# is beyond is left to its own thread, which needs minutes for it and no time of this process.
+# To move a huge page takes the kernel one to three milliseconds, and a refusal takes it longer.
+# What is beyond is left to its own thread, which needs minutes for it and no time of this process.
 _MAX_TRIED_BYTES = 256 << 20
-# With ordinary pages of 64 KiB a huge one has 512 MiB, which a small tensor would fill with nothing.
+# With ordinary pages of 64 KiB a huge one has 512 MiB, which a small tensor fills with nothing.
 _LARGEST_PAGE = 32 << 20
 
 

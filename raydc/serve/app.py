@@ -112,6 +112,16 @@ class Replica:
         if self._decision is None and self._selection is not None:
             await self._decide(self._selection)
 
+    async def check_health(self) -> None:
+        """Called by Ray Serve again and again; a replica whose health check fails is replaced.
+
+        Raises:
+            RuntimeError: What computes the answers has ended, and does not come back.
+        """
+        fault = self.service.fault
+        if fault is not None:
+            raise RuntimeError(fault)
+
     async def _decide(self, selection: PathSelection) -> None:
         """Checks the direct path once: the server listens, and no proxy knows the replica yet."""
         self._respond = selection.answer_probe

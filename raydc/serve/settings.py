@@ -75,7 +75,10 @@ class Settings(BaseModel):
     device: str = "cpu"
     num_threads: int = 1
     optimize: str = "none"
-    # Of a language model: `serve.generation` of the spec.
+    # Of a language model: `serve.engine` and `serve.generation` of the spec.
+    engine: str = "raydc"
+    precision: str = "fp32"
+    num_gpus: float = 0.0
     num_slots: int = 8
     max_tokens: int = 1024
     length: int | None = None
@@ -99,9 +102,12 @@ class Settings(BaseModel):
     @property
     def identity(self) -> tuple[object, ...]:
         """Settings on which a loaded model depends, besides its version."""
-        return self.storage, self.model, self.device, self.num_threads, self.optimize
+        loaded = self.storage, self.model, self.device, self.num_threads, self.optimize
+        return *loaded, self.engine, self.num_gpus
 
     @property
     def batching(self) -> tuple[object, ...]:
         """Settings on which a batcher or an engine depends, besides its model."""
-        return self.max_batch_size, self.batch_wait_timeout_s, self.num_slots, self.length
+        # vLLM reserves memory for adapters when it starts.
+        own = (self.precision, self.num_adapters) if self.engine == "vllm" else ()
+        return self.max_batch_size, self.batch_wait_timeout_s, self.num_slots, self.length, *own

@@ -15,7 +15,7 @@ from raydc.spec.model_section import BODY
 from raydc.spec.sequence_models import HuggingFace
 
 if TYPE_CHECKING:
-    from raydc.spec.sections import Spec
+    from raydc.spec.sections import Serve, Spec
 
 LANGUAGE: Literal["language_modelling"] = "language_modelling"
 # Column of the documents in files of text, and the default target of the task.
@@ -95,6 +95,11 @@ class Generation(Section):
         "requests name them as `model:version`: adapters (model.lora) of the same base, which is "
         "not loaded again. Whoever may use the endpoint may name them. 0: none.",
     )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="Numbers with which `serve.engine: vllm` computes; weights are rounded to them "
+        "when they are loaded. Engine raydc has fp32.",
+    )
     # HAProxy ends what is older when its configuration changes: `engine.serve_environment`.
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         600.0,
@@ -128,9 +133,11 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
             yield problem(f"blocks are for data.task: {LANGUAGE}", "data", "blocks")
         elif data.format == "text":
             yield problem(f"files of text are for data.task: {LANGUAGE}", "data", "format")
-        if spec.serve is not None and spec.serve.generation != Generation():
-            message = f"generation is for data.task: {LANGUAGE}"
-            yield problem(message, "serve", "generation")
+        if spec.serve is not None:
+            for field in ("engine", "generation"):
+                if getattr(spec.serve, field) != getattr(type(spec.serve)(), field):
+                    message = f"{field} is for data.task: {LANGUAGE}"
+                    yield problem(message, "serve", field)
         return
     if not is_decoder and not is_pretrained:
         message = f"{name or 'a builder'} is not for {LANGUAGE}; set model: {{name: decoder}}"
@@ -179,8 +186,29 @@ def language_problems(spec: Spec, where: Callable[[Path], str]) -> Iterator[Prob
         if is_decoder and spec.serve.generation.length is not None:
             message = "a decoder from scratch knows data.blocks.length positions; leave it out"
             yield problem(message, "serve", "generation", "length")
+        yield from _engine_problems(spec.serve, is_pretrained, problem)
     if is_pretrained:
         yield from _pretrained_problems(spec, problem)
+
+
+def _engine_problems(
+    serve: Serve, is_pretrained: bool, problem: Callable[..., Problem]
+) -> Iterator[Problem]:
+    if serve.engine == "raydc":
+        if serve.generation.precision != "fp32":
+            message = "engine raydc computes with fp32; leave it out, or set serve.engine: vllm"
+            yield problem(message, "serve", "generation", "precision")
+        return
+    if not is_pretrained:
+        message = (
+            "vLLM knows pretrained decoders only (model.name: huggingface); leave it out, and "
+            "raydc serves this one"
+        )
+        yield problem(message, "serve", "engine")
+    num_gpus = serve.ray_actor_options.get("num_gpus", 0)
+    if num_gpus > 1 and num_gpus != int(num_gpus):
+        message = f"{num_gpus} GPUs are no whole number of them, which vLLM needs beyond one"
+        yield problem(message, "serve", "ray_actor_options")
 
 
 def _pretrained_problems(spec: Spec, problem: Callable[..., Problem]) -> Iterator[Problem]:

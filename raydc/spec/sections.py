@@ -197,6 +197,14 @@ class Serve(Section):
         description="Always false: TLS ends in front of the endpoint, see cluster/nginx.conf.",
     )
     canary: CanaryRule = CanaryRule()
+    engine: Literal["raydc", "vllm"] = Field(
+        "raydc",
+        description="What continues texts. raydc: its own slots of a fixed shape, so that no "
+        "answer depends on the others; transformers computes pretrained layers. vllm: vLLM, for "
+        "large pretrained decoders on GPUs; the last bits of its scores may depend on what is "
+        "computed with them. Needs `pip install 'raydc[language,vllm]'` where replicas run "
+        "(docs/howto/serve-with-vllm.md).",
+    )
     generation: Generation = Generation()
     ray_actor_options: dict[str, Any] = Field(
         default_factory=lambda: {"num_cpus": 1}, description="Resources of a replica."

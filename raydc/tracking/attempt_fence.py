@@ -98,7 +98,7 @@ class AttemptFence:
         raise self._replaced()
 
     def _is_late(self, newest: Attempt) -> bool:
-        """Whether the claim in the file was written over this one by who must not write any more."""
+        """Whether the claim in the file is of an attempt that must not write any more."""
         if newest.driver != self._driver:
             # An attempt of a driver that lost the run between its look and its claim.
             return self._has_claim

@@ -110,10 +110,7 @@ class Claim:
 
     @contextlib.contextmanager
     def explain_errors(self) -> Iterator[None]:
-        """Turns any error in the block into TakenOverError, once the run has another owner.
-
-        What its files are then is no business of this process, nor are errors about them.
-        """
+        """Turns any error in the block into TakenOverError, once the run has another owner."""
         try:
             yield
         except TakenOverError:

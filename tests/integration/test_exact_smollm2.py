@@ -39,6 +39,8 @@ from raydc.spec.sections import Serve
 from raydc.storage import Storage
 
 NUM_STEPS, LENGTH, NUM_ROWS = 50, 128, 4
+# A drill has some sixty steps, with those that are repeated.
+DRILL_LENGTH = 32
 # A step of four rows takes seconds on one core.
 _TIMEOUT_S = 3600
 _NUM_TOKENS = 12
@@ -101,7 +103,7 @@ def test_answers_in_the_template_of_smollm2(folder: Path) -> None:
 def test_adapters_of_smollm2_survive_killed_workers_and_drivers_of_ray(
     ray_engine: engine.Engine, folder: Path, tmp_path: Path
 ) -> None:
-    check_drill(ray_engine, *train_spec(folder, tmp_path))
+    check_drill(ray_engine, *train_spec(folder, tmp_path, DRILL_LENGTH))
 
 
 @pytest.mark.soak
@@ -134,8 +136,8 @@ def test_adapters_of_smollm2_survive_a_kill_and_a_resize(
     answers_as_offline(spec, data, weights, tmp_path)
 
 
-def train_spec(folder: Path, tmp_path: Path) -> tuple[ResolvedSpec, Prepared]:
-    """A spec of adapters on lines of text, and the lines as it prepares them."""
+def train_spec(folder: Path, tmp_path: Path, length: int = LENGTH) -> tuple[ResolvedSpec, Prepared]:
+    """A spec of adapters on lines of text in blocks, and the blocks as it prepares them."""
     source = tmp_path / "texts.txt"
     towns, verbs = ["Aachen", "Bern", "Cork", "Dover"], ["leaves", "reaches", "passes"]
     source.write_text(
@@ -150,7 +152,7 @@ def train_spec(folder: Path, tmp_path: Path) -> tuple[ResolvedSpec, Prepared]:
         data={
             "source": str(source),
             "task": "language_modelling",
-            "blocks": {"length": LENGTH, "documents": "line"},
+            "blocks": {"length": length, "documents": "line"},
             "split": {"validation_fraction": 0.05, "test_fraction": 0.05},
         },
         model={"name": "huggingface", "path": str(folder), "lora": {"rank": 8, "dropout": 0.1}},

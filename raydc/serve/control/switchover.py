@@ -26,7 +26,7 @@ from raydc.tracking import endpoint_record
 _LEAD_S = 2.0
 _LEAD_PER_REPLICA_S = 0.3
 
-# `serve.optimize` compiles the network in each replica, which may take minutes.
+# `serve.optimize` and vLLM compile the network in each replica, which may take minutes.
 _COMPILE_TIMEOUT_S = 600.0
 # Settings without a switch: they hold as soon as a replica has them.
 _AT_ONCE = {"staged": (), "before": None, "since_s": 0.0}
@@ -129,7 +129,8 @@ def apply_and_wait(
             change stands.
     """
     deadline = time.monotonic() + ready_timeout_s
-    if application_module.read_settings(application).optimize != "none":
+    asked = application_module.read_settings(application)
+    if asked.optimize != "none" or asked.engine == "vllm":
         deadline += _COMPILE_TIMEOUT_S
     declaration = _Declaration(endpoint, application, deadline)
     old = application_module.read_settings(before) if before is not None else None

@@ -26,9 +26,9 @@ from raydc.serve.protocol.completion_body import CompletionBody, parse_completio
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.admission import Slot
 from raydc.serve.replica.answer_stream import Piece
-from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
+from raydc.serve.replica.text_engine import TextEngine
 
 PATHS = ("models", "completions", "chat/completions", "embeddings")
 # Longer prompts are cut into tokens in a thread, so that the event loop stays free.
@@ -111,7 +111,7 @@ class CompletionHandler:
         self,
         request: Request,
         loaded: LoadedVersion,
-        engine: GenerationEngine,
+        engine: TextEngine,
         body: CompletionBody,
         slot: Slot,
     ) -> RunningAnswer:

@@ -28,9 +28,9 @@ from raydc.serve.http.request import (
 from raydc.serve.protocol import binary, model_facts, open_inference, openapi
 from raydc.serve.protocol.interface import RequestError
 from raydc.serve.replica.alias_reader import AliasReader
-from raydc.serve.replica.generation_engine import GenerationEngine
 from raydc.serve.replica.loaded_version import LoadedVersion
 from raydc.serve.replica.service import Service
+from raydc.serve.replica.text_engine import TextEngine
 
 logger = logging.getLogger("ray.serve")
 
@@ -249,7 +249,7 @@ def _metadata(
     return {**metadata, "inputs": inputs}
 
 
-def _describe_engine(engine: GenerationEngine) -> dict[str, Any]:
+def _describe_engine(engine: TextEngine) -> dict[str, Any]:
     return {"max_tokens": engine.max_tokens, "chat": engine.prompts.talk is not None}
 
 

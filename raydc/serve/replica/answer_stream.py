@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 from raydc.bundle.growing_answer import FinishReason
@@ -42,6 +43,7 @@ class AnswerStream:
         # As many pieces as tokens at most, so a client that reads slowly costs little memory.
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         self._is_cancelled = False
+        self._on_cancel: Callable[[], None] | None = None
 
     @property
     def is_cancelled(self) -> bool:
@@ -51,6 +53,14 @@ class AnswerStream:
     def cancel(self) -> None:
         """Ends the work for it before the next token. May be called at any time."""
         self._is_cancelled = True
+        if self._on_cancel is not None:
+            self._on_cancel()
+
+    def when_cancelled(self, call: Callable[[], None]) -> None:
+        """Calls a function, in any thread and perhaps twice, when it is cancelled or if it is."""
+        self._on_cancel = call
+        if self._is_cancelled:
+            call()
 
     def put(self, piece: Piece) -> None:
         """Adds a part; called in the event loop."""

@@ -1,4 +1,4 @@
-"""Slots, prompts and adapter of one loaded language model. Runs in the replica."""
+"""raydc's own engine of one loaded language model: slots, prompts, adapter. Runs in the replica."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raydc.serve.replica.slot_loop import SlotLoop, Work
 
 
 class GenerationEngine:
-    """Answers of one loaded language model.
+    """A `TextEngine` whose answers raydc computes. See `TextEngine`.
 
     Args:
         slots: Slots of its network; or those of another one, with their thread, whose base it
@@ -54,6 +54,11 @@ class GenerationEngine:
         if self.loop.slots.rows_per_pass == 1:
             return "independent of others; each answer is computed alone"
         return f"independent of others; each pass has all {self.num_slots} slots"
+
+    @property
+    def fault(self) -> str | None:
+        """Always None: a pass that fails ends its answers, and the next one may work."""
+        return None
 
     def submit(
         self, prompt: Sequence[int], options: AnswerOptions, is_talk: bool = False

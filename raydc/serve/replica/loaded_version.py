@@ -30,7 +30,8 @@ from raydc.serve.protocol.interface import Interface
 from raydc.serve.replica import batch_size
 from raydc.serve.replica.batching import Batcher
 from raydc.serve.replica.generation_engine import GenerationEngine
-from raydc.serve.replica.slot_loop import SlotLoop
+from raydc.serve.replica.text_engine import TextEngine
+from raydc.serve.replica.vllm_engine import load_engine
 from raydc.serve.settings import Settings
 from raydc.spec.language import LANGUAGE
 from raydc.storage import Storage
@@ -63,7 +64,7 @@ class LoadedVersion:
     source: dict[str, Any]
     interface: Interface
     batcher: Batcher
-    engine: GenerationEngine | None = None
+    engine: TextEngine | None = None
     embedder: Embedder | None = None
     embedding_batcher: Batcher | None = None
 
@@ -115,9 +116,11 @@ def load_version(
         RaydcError: The version does not exist, does not verify or does not work.
     """
     embedder = None
-    if known is not None and known.settings.identity == settings.identity:
-        if known.settings.batching == settings.batching:
-            return replace(known, settings=settings)
+    is_same = known is not None and known.settings.identity == settings.identity
+    if known is not None and is_same and known.settings.batching == settings.batching:
+        return replace(known, settings=settings)
+    # With vLLM the weights are in its process only.
+    if known is not None and is_same and settings.engine == "raydc":
         bundle, source, embedder = known.bundle, known.source, known.embedder
         if bundle.max_rows != settings.max_batch_size:
             bundle = replace(bundle, max_rows=settings.max_batch_size)
@@ -175,23 +178,28 @@ def _with_engine(
             "served yet",
             "raydc evaluate gives its perplexity.",
         )
-    shared = _find_slots(settings, bundle, others)
-    slots = shared or make_slots(
-        bundle.model, settings.num_slots, bundle.num_threads, settings.length
-    )
-    batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
+    shared = _find_shared(settings, bundle, others)
     prompts = find_prompts(bundle)
     # The first use of a chat template takes a second, which no request should wait for.
     logger.info("answers of version %s end with the codes %s", version, sorted(prompts.end_codes))
-    engine = GenerationEngine(slots, prompts, find_adapter(bundle.model))
+    engine: TextEngine
+    if settings.engine == "vllm":
+        if shared is None and any(one.is_meta for one in bundle.model.parameters()):
+            # Its base is in the vLLM of another version only, which has other limits.
+            bundle, _ = load_bundle(settings, version)
+        engine, bundle = load_engine(settings, version, bundle, shared)
+    else:
+        slots = shared or make_slots(
+            bundle.model, settings.num_slots, bundle.num_threads, settings.length
+        )
+        engine = GenerationEngine(slots, prompts, find_adapter(bundle.model))
+    batcher = Batcher(partial(compute_values, bundle), settings.max_batch_size)
     interface = Interface(bundle.features)
     return LoadedVersion(version, settings, bundle, source, interface, batcher, engine)
 
 
-def _find_slots(
-    settings: Settings, bundle: Bundle, others: Sequence[LoadedVersion]
-) -> SlotLoop | None:
-    """Slots of another version with adapters of the same base; None if there are none."""
+def _find_shared(settings: Settings, bundle: Bundle, others: Sequence[LoadedVersion]) -> Any:
+    """What computes another version with adapters of the same base; None if there is none."""
     base, column = bundle.facts.get(BASE), bundle.features.token_column
     for one in others:
         is_same = (one.settings.identity, one.settings.batching, one.bundle.facts.get(BASE)) == (
@@ -221,16 +229,21 @@ def load_bundle(
     Raises:
         RaydcError: The version does not exist or does not verify. A builder of the user, a
             filesystem or a compiler may raise anything else.
+
+    What runs is checked: for vLLM that is what it has loaded, see `vllm_engine`.
     """
     registry = Registry(Storage(settings.storage))
+    is_own = settings.engine == "raydc"
     loaded = bundles.load(
         registry.folder(settings.model, version),
-        settings.device,
+        # vLLM gets the weights from there, and needs the memory of the GPU itself.
+        settings.device if is_own else "cpu",
         settings.num_threads,
         [one.bundle for one in others if one.settings.identity == settings.identity],
     )
     bundle = replace(loaded, max_rows=settings.max_batch_size)
-    bundle.check_golden()
+    if is_own:
+        bundle.check_golden()
     return bundle, registry.source(settings.model, version)
 
 

@@ -205,6 +205,12 @@ class Service:
             self.loaded = {version: one for version, one in self.loaded.items() if version in kept}
             self.adapters.keep(self.settings, self.current)
 
+    @property
+    def fault(self) -> str | None:
+        """Why the stable version cannot answer any more; None while it can."""
+        current = self.current
+        return None if current is None or current.engine is None else current.engine.fault
+
     def state(self) -> dict[str, Any]:
         """Describes this replica: settings, versions, refusals with reasons, counts of requests."""
         return {

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 from decoder_folders import write_decoder
+from pretrained_models import pretrained_spec
 from test_early_encoders import invoke
+
+from raydc.cli.early_checks import check_endpoint
+from raydc.errors import ServeError
 
 _SPEC = """name: talks
 storage: store
@@ -74,3 +79,26 @@ def test_weights_that_do_not_fit_are_refused(spec: str) -> None:
     code, output = invoke("validate", spec)
     assert code != 0
     assert "do not fit its config.json: missing: norm.weight" in output
+
+
+def test_an_endpoint_with_vllm_needs_it_where_its_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    find_spec, missing = importlib.util.find_spec, {"vllm"}
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name in missing else find_spec(name)
+    )
+    decoder = write_decoder(tmp_path / "decoder")
+    own, asked = (
+        pretrained_spec(decoder, str(tmp_path), serve={"engine": engine})
+        for engine in ("raydc", "vllm")
+    )
+    check_endpoint(own, None)
+    with pytest.raises(ServeError) as caught:
+        check_endpoint(asked, None)
+    assert "pip install 'raydc[language,vllm]'" in str(caught.value)
+    # Other nodes of a cluster may have it.
+    check_endpoint(asked, "10.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_endpoint(asked, None)

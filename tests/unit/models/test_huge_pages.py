@@ -70,7 +70,7 @@ def test_kernel_without_memory_is_not_asked_for_each_page(monkeypatch: pytest.Mo
     tensor = torch.zeros(20 * MB, dtype=torch.uint8)
     advised: list[int] = []
 
-    def madvise(address: int, size: int, advice: int) -> int:  # noqa: ARG001
+    def madvise(address: int, size: int, advice: int) -> int:
         advised.append(advice)
         return -(advice == 25)
 

@@ -31,6 +31,18 @@ def test_a_language_model_gets_its_limits_and_time_for_its_streams(
     assert "graceful_shutdown_timeout_s" not in other
 
 
+def test_the_engine_and_its_gpus_reach_the_replicas() -> None:
+    section = Serve(
+        engine="vllm", generation=Generation(precision="bf16"), ray_actor_options={"num_gpus": 2}
+    )
+    made = application.build_settings("texts", section, Storage("store"), Traffic(version=1))
+    assert (made.engine, made.precision, made.num_gpus) == ("vllm", "bf16", 2)
+    other = application.build_settings("texts", Serve(), Storage("store"), Traffic(version=1))
+    # Another engine loads a version again.
+    assert other.engine == "raydc"
+    assert other.identity != made.identity
+
+
 def test_find_in_returns_the_application_of_the_model() -> None:
     assert application.find_in([{**OURS, "name": "large"}, OURS], "small") == OURS
     assert application.find_in([], "small") is None

@@ -64,6 +64,10 @@ def test_defaults_of_a_language_model() -> None:
         (GOOD, "serve.generation.slots", 0, "serve.generation.slots"),
         (GOOD, "serve.generation.timeout_s", 3601, "serve.generation.timeout_s"),
         (GOOD, "serve.generation.length", 9, "a decoder from scratch knows data.blocks.length"),
+        (GOOD, "serve.engine", "vllm", "vLLM knows pretrained decoders only"),
+        (GOOD, "serve.engine", "transformers", "serve.engine"),
+        (GOOD, "serve.generation.precision", "bf16", "engine raydc computes with fp32"),
+        (TABLE, "serve.engine", "vllm", "engine is for data.task: language_modelling"),
         (TABLE, "serve.generation.slots", 3, "generation is for data.task: language_modelling"),
         (GOOD, "model.freeze", ["body"], "all weights of a decoder train"),
         (GOOD, "model.width", 100, "width 100 is not a multiple of twice the heads, 8"),
@@ -98,6 +102,19 @@ def test_what_does_not_fit_is_named(
         from_dict(changed(base, path, value))
     assert message in str(caught.value)
     assert len(caught.value.problems) == 1
+
+
+def test_vllm_takes_its_precision_and_whole_gpus() -> None:
+    pretrained = {**GOOD, "model": {"name": "huggingface", "path": "base"}}
+    section: dict[str, Any] = {"engine": "vllm", "generation": {"precision": "bf16"}}
+    for num_gpus in (0, 0.5, 1, 2):
+        section["ray_actor_options"] = {"num_gpus": num_gpus}
+        found = from_dict({**pretrained, "serve": section}).serve
+        assert found is not None
+        assert (found.engine, found.generation.precision) == ("vllm", "bf16")
+    section["ray_actor_options"] = {"num_gpus": 1.5}
+    with pytest.raises(SpecError, match=r"1\.5 GPUs are no whole number of them"):
+        from_dict({**pretrained, "serve": section})
 
 
 @pytest.mark.parametrize(
