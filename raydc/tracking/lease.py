@@ -214,10 +214,9 @@ def _read_patiently(folder: Storage, pauses_s: Sequence[float]) -> Driver | None
     """As `read_driver`, but a claim that is not there is looked for again after some pauses."""
     now = read_driver(folder)
     for pause_s in pauses_s:
-        if now is not None:
-            break
-        time.sleep(pause_s)
-        now = read_driver(folder)
+        if now is None:
+            time.sleep(pause_s)
+            now = read_driver(folder)
     return now
 
 
@@ -234,15 +233,8 @@ def seems_alive(driver: Driver) -> bool:
 
 def _claim(folder: Storage) -> Driver:
     now_s = time.time()
-    mine = Driver(
-        uuid.uuid4().hex,
-        socket.gethostname(),
-        os.getpid(),
-        machine_scope(),
-        process_start(os.getpid()),
-        now_s,
-        now_s,
-    )
+    here = socket.gethostname(), os.getpid(), machine_scope(), process_start(os.getpid())
+    mine = Driver(uuid.uuid4().hex, *here, now_s, now_s)
     judged_dead: Driver | None = None
     if folder.is_local:
         os.makedirs(folder.local_path, exist_ok=True)
