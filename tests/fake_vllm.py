@@ -113,12 +113,14 @@ class FakeVllm:
         engines: Those that were made.
         gate: Tokens come while it is set.
         spoiled: Added to the score of code 0.
+        lead: How far the second token is put before the first in scores that are asked for.
         refuses_adapters: Whether adapters are refused.
     """
 
     engines: list[AsyncLLMEngine] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     spoiled: float = 0.0
+    lead: float = 0.0
     refuses_adapters: bool = False
 
 
@@ -205,6 +207,9 @@ class AsyncLLMEngine:
                 if self.is_dead:
                     raise RuntimeError("the engine is dead")
                 scores = self._scores(network, codes)
+                if sampling.logprobs and _state.lead:
+                    first, second = scores.topk(2).indices
+                    scores = scores.index_fill(0, second, float(scores[first]) + _state.lead)
                 code = _choose(scores, sampling, generator)
                 found = scores.topk(min(sampling.logprobs or 0, len(scores)))
                 logged = {int(k): Score(float(v)) for v, k in zip(*found, strict=True)}

@@ -121,7 +121,7 @@ def require_likeliest(
     likeliest: tuple[int, float],
     given: tuple[int, float],
     tolerance: float,
-) -> None:
+) -> float:
     """Raises CheckpointError if the stored token of a golden prompt is not the likeliest.
 
     Args:
@@ -130,6 +130,9 @@ def require_likeliest(
         likeliest: Code of the greatest score, and the score.
         given: The stored code, and its score.
         tolerance: How far below the greatest score it may be, as a fraction of that or of 1.
+
+    Returns:
+        How far below the greatest score it is.
     """
     (best, greatest), (code, score) = likeliest, given
     # `not >=`, so that NaN counts as different.
@@ -139,3 +142,4 @@ def require_likeliest(
             f"{greatest:.6g}, expected {code}, which has {score:.6g}",
             "The weights or the model's code are not those that were trained.",
         )
+    return greatest - score

@@ -302,14 +302,19 @@ class CachedSlots(ABC):
             size: One of the numbers of places.
         """
         sizes = self._sizes
-        lengths = [self._proof_length(sizes[slot % len(sizes)]) for slot in range(self.num_slots)]
-        codes = {slot: self._filler for slot, length in enumerate(lengths) if length < size}
-        found = []
-        for num_places in (size, sizes[-1]):
-            self._lengths, self._sizes = list(lengths), [num_places]
-            found.append(self.step(codes)[list(codes)])
+        fitting = [one for one in sizes if one <= size]
+        is_equal = True
+        # Long documents, too: where there are fewer slots than sizes, in several passes.
+        for first in range(0, len(fitting), self.num_slots):
+            turn = [(first + slot) % len(fitting) for slot in range(self.num_slots)]
+            lengths = [self._proof_length(fitting[number]) for number in turn]
+            found = []
+            for num_places in (size, sizes[-1]):
+                self._lengths, self._sizes = list(lengths), [num_places]
+                found.append(self.step(dict.fromkeys(range(self.num_slots), self._filler)))
+            is_equal = is_equal and bool((found[0] == found[1]).all())
         self._sizes = sizes
-        return bool((found[0] == found[1]).all())
+        return is_equal
 
     def _proof_length(self, size: int) -> int:
         """Tokens of a document that needs a number of places, some of which are free."""

@@ -14,7 +14,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,6 +41,32 @@ _NUM_SCORES = 20
 _adapter_numbers = itertools.count(1)
 
 
+@dataclass(frozen=True)
+class GoldenCount:
+    """What a check of golden prompts found, within its tolerance.
+
+    Attributes:
+        num_tokens: Stored tokens.
+        num_others: Those for which another token comes first.
+        margin: How far the greatest score is above that of a stored token, at most.
+    """
+
+    num_tokens: int = 0
+    num_others: int = 0
+    margin: float = 0.0
+
+    def describe(self, precision: str) -> str:
+        """What it says, for whoever reads the facts of a model; empty without golden prompts."""
+        if not self.num_tokens:
+            return ""
+        if not self.num_others:
+            return f"all {self.num_tokens} tokens of its golden prompts come first in {precision}"
+        return (
+            f"for {self.num_others} of {self.num_tokens} tokens of its golden prompts another one "
+            f"comes first in {precision}, by at most {self.margin:.3g} in its score"
+        )
+
+
 class VllmEngine:
     """A `TextEngine` whose answers vLLM computes. See `TextEngine`.
 
@@ -50,6 +76,7 @@ class VllmEngine:
         length: Most tokens of a prompt and its answer together.
         adapter: Folder of its adapters; None without any.
         name: Name of the version, for adapters.
+        precision: Numbers with which vLLM computes, in the words of the spec.
 
     Attributes:
         release: Gives the process back before the object goes.
@@ -65,10 +92,12 @@ class VllmEngine:
         length: int,
         adapter: vllm_folder.VllmFolder | None = None,
         name: str = "",
+        precision: str = "fp32",
     ) -> None:
         self.prompts = prompts
         self._process = process
-        self._length = length
+        self._length, self._precision = length, precision
+        self._golden = GoldenCount()
         self._ends = sorted(prompts.end_codes)
         # vLLM reads it again when it had to make room for others.
         self._folder = adapter
@@ -103,8 +132,10 @@ class VllmEngine:
 
     @property
     def answer(self) -> str:
-        """Whether an answer depends on others, in words."""
-        return "computed by vLLM; its last bits may depend on what is computed with it"
+        """Whether an answer depends on others, and what golden prompts found, in words."""
+        answer = "computed by vLLM; its last bits may depend on what is computed with it"
+        found = self._golden.describe(self._precision)
+        return f"{answer}; {found}" if found else answer
 
     @property
     def fault(self) -> str | None:
@@ -123,20 +154,24 @@ class VllmEngine:
         )
         return stream
 
-    def check_golden(self, bundle: Bundle, tolerance: float) -> None:
-        """Proves that vLLM computes what the training process computed.
+    def check_golden(self, bundle: Bundle, tolerance: float) -> GoldenCount:
+        """Proves that vLLM computes what the training process computed, and counts where it rounds.
 
         Args:
             bundle: The version, for its golden prompts.
             tolerance: See `golden_prompts.require_likeliest`.
 
+        Returns:
+            The tokens that another one precedes within the tolerance, which `answer` tells.
+
         Raises:
             CheckpointError: A stored token is not the likeliest; the message names the first one.
         """
+        count = GoldenCount()
         for number, one in enumerate(bundle.golden.get(golden_prompts.PROMPTS, ())):
             document = self.prompts.put_beginning(one["prompt"])
-            # Behind a document that fills all places there is none for a token.
-            most = self._process.max_tokens - len(document)
+            # Behind a document that fills all places, or more, there is none for a token.
+            most = max(0, self._process.max_tokens - len(document))
             codes = one["answer"][:most]
             scores = self._process.call(self._score(document, codes))
             for position, (code, found) in enumerate(zip(codes, scores, strict=True)):
@@ -144,7 +179,14 @@ class VllmEngine:
                 # One that is not among the greatest is too far below them.
                 given = found[code].logprob if code in found else -math.inf
                 pairs = (best, found[best].logprob), (code, given)
-                golden_prompts.require_likeliest(number, position, *pairs, tolerance)
+                margin = golden_prompts.require_likeliest(number, position, *pairs, tolerance)
+                count = GoldenCount(
+                    count.num_tokens + 1,
+                    count.num_others + (best != code),
+                    max(count.margin, margin),
+                )
+        self._golden = count
+        return count
 
     async def _score(self, document: Sequence[int], codes: Sequence[int]) -> list[Any]:
         """The greatest scores in the place of each code, given the document and those before it.
@@ -206,7 +248,8 @@ def load_engine(
     # Networks of adapters of the same base are made of this one; no numbers are needed for that.
     bundle = replace(bundle, model=bundle.model.to("meta"), compute=f"{vllm_name}")
     try:
-        engine = VllmEngine(process, prompts, length, adapter, f"{settings.model}:{version}")
+        name = f"{settings.model}:{version}"
+        engine = VllmEngine(process, prompts, length, adapter, name, settings.precision)
     except Exception as error:
         raise _refusal(settings, version, error) from error
     is_exact = settings.device == "cpu" and settings.precision == "fp32"
@@ -216,6 +259,7 @@ def load_engine(
         # The error refers to the engine, and a process that is refused must not keep its memory.
         engine.release()
         raise
+    logger.info("version %s: %s", version, engine.answer)
     return engine, bundle
 
 

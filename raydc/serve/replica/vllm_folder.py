@@ -11,7 +11,6 @@ There is no tokenizer: raydc gives vLLM codes and gets codes. Nothing of it is c
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import weakref
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from raydc.bundle import Bundle
+from raydc.engine.owned_folder import OwnedFolder
 from raydc.errors import ServeError
 from raydc.models import adapters
 from raydc.models.causal_network import make_causal_network, weights_of_decoder
@@ -32,16 +32,22 @@ _WEIGHTS = "model.safetensors"
 class VllmFolder:
     """A folder of this process, which goes with the object.
 
+    A replica that is killed leaves it, with all weights if it was loading them; the next one on the
+    machine removes it.
+
     Attributes:
         path: Where it is.
     """
 
     def __init__(self) -> None:
         try:
-            self.path = Path(tempfile.mkdtemp(prefix="raydc-vllm-"))
+            owned = OwnedFolder("raydc-vllm-", tempfile.gettempdir())
+            # Beside the file that says whose it is, which vLLM need not see.
+            self.path = Path(owned.name) / "vllm"
+            self.path.mkdir()
         except OSError as error:
             raise _no_space(error) from error
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self._finalizer = weakref.finalize(self, owned.cleanup)
 
     def remove(self) -> None:
         """Removes it now."""

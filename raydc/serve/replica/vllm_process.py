@@ -112,9 +112,16 @@ class VllmProcess:
         """Runs a coroutine in the loop of the engine and waits for it; for threads without one.
 
         Raises:
-            TimeoutError: It has not ended in time.
+            TimeoutError: It has not ended in time; it is cancelled.
         """
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError as error:
+            # One of its own is told as it is.
+            if not future.cancel():
+                raise
+            raise TimeoutError(f"vLLM has not answered for {timeout_s:g} seconds") from error
 
     def hold(
         self, user: object, let_go: Callable[[Any], Coroutine[Any, Any, object]]

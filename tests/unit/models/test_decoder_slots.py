@@ -25,9 +25,9 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-def build(**fields: Any) -> Network:
+def build(length: int = LENGTH, **fields: Any) -> Network:
     section = Decoder(**{**MODEL, "dropout": 0.0, **fields})
-    network = models.build(section, token_features(LENGTH).signature, 0).eval()
+    network = models.build(section, token_features(length).signature, 0).eval()
     with torch.no_grad():
         for weights in network.parameters():
             # First weights are so small that scores hardly depend on earlier tokens.
@@ -137,6 +137,26 @@ def test_passes_look_at_all_places_where_fewer_change_bits() -> None:
     prefill_all(slots, 1, codes_of(CHUNK_TOKENS + 9, 1))
     assert slots.step({0: 1, 1: 1})[0].tobytes() == alone.tobytes()
     assert len(set(slots.seen)) == 1
+
+
+def test_places_are_proven_for_long_documents_where_slots_are_fewer_than_sizes() -> None:
+    class LongSlots(WatchedSlots):
+        """As a kernel might that cuts many places into parts; short texts lie in the first."""
+
+        def _run(
+            self, tokens_BL: torch.Tensor, positions_BL: torch.Tensor, given: SlotPass
+        ) -> torch.Tensor:
+            x_BLD = super()._run(tokens_BL, positions_BL, given)
+            is_long_BL1 = (positions_BL > 2 * CHUNK_TOKENS)[..., None]
+            return x_BLD + 1e-3 * given.num_places * is_long_BL1
+
+    slots = LongSlots(build(5 * CHUNK_TOKENS))
+    codes = codes_of(3 * CHUNK_TOKENS, 1)
+    prefill_all(slots, 0, codes)
+    alone = slots.step({0: 1})[0]
+    prefill_all(slots, 0, codes)
+    prefill_all(slots, 1, codes_of(4 * CHUNK_TOKENS + 9, 1))
+    assert slots.step({0: 1, 1: 1})[0].tobytes() == alone.tobytes()
 
 
 def test_each_slot_is_computed_alone_where_its_number_changes_bits() -> None:

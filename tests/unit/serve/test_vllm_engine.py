@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from raydc.serve.replica import vllm_folder
 from raydc.serve.replica.answer_stream import AnswerStream, Piece
 from raydc.serve.replica.loaded_version import LoadedVersion, load_version
 from raydc.serve.replica.service import Service
+from raydc.serve.replica.vllm_engine import VllmEngine
 
 TEXTS = ["the cat sees a dog", "a", "then home again ok müde", "home", "a cat"]
 # A token before a document counts, and the network has 64 positions.
@@ -205,6 +207,68 @@ def test_a_version_that_computes_something_else_is_refused_and_its_process_ends(
         load(store)
     wait_until(lambda: [one.is_shut_down for one in fake.engines] == [True, True])
     del first, second
+
+
+def test_tokens_that_another_one_precedes_are_counted_and_said(
+    fake: FakeVllm, store: PretrainedStore
+) -> None:
+    total = sum(len(one["answer"]) for one in store.bundle().golden["prompts"])
+    exact = load(store)
+    words = "computed by vLLM; its last bits may depend on what is computed with it; "
+    assert exact.answer == f"{words}all {total} tokens of its golden prompts come first in fp32"
+    # As much as a score may miss by rounding: another token precedes each of them a little.
+    fake.lead = 0.0125
+    rounded = load(store, precision="bf16")
+    assert rounded.answer == (
+        f"{words}for {total} of {total} tokens of its golden prompts another one comes first in "
+        "bf16, by at most 0.0125 in its score"
+    )
+    assert isinstance(rounded.engine, VllmEngine)
+    assert rounded.engine.check_golden(store.bundle(), 2e-2).num_others == total
+
+
+def test_a_length_that_golden_prompts_do_not_fit_into_is_served(
+    fake: FakeVllm, store: PretrainedStore
+) -> None:
+    longest = max(len(one["prompt"]) for one in store.bundle().golden["prompts"])
+    for length in range(1, longest + 2):
+        loaded = load(store, length=length, max_tokens=1)
+        assert loaded.engine is not None
+        assert loaded.engine.max_tokens == length
+
+
+def test_what_a_killed_replica_has_left_on_the_disk_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import os, signal; from raydc.serve.replica import vllm_folder as one\n"
+        "folder = one.VllmFolder(); (folder.path / 'model.safetensors').write_text('weights')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 1
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kept, other = vllm_folder.VllmFolder(), vllm_folder.VllmFolder()
+    assert not list(tmp_path.rglob("model.safetensors"))
+    other.remove()
+    assert list(tmp_path.iterdir()) == [kept.path.parent]
+    del kept
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_that_takes_too_long_is_cancelled_and_named(
+    fake: FakeVllm, store: PretrainedStore
+) -> None:
+    loaded = load(store)
+    assert isinstance(loaded.engine, VllmEngine)
+    process = loaded.engine.loop
+    (engine,) = fake.engines
+    fake.gate.clear()
+    with pytest.raises(TimeoutError, match="vLLM has not answered for 0.5 seconds"):
+        process.call(loaded.engine._score([7], [8]), 0.5)
+    wait_until(lambda: not engine.running)
 
 
 def test_a_process_lives_until_the_last_answer_of_its_version(
