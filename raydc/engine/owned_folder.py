@@ -1,7 +1,8 @@
 """A temporary folder that ends with its process; if that is killed, the next one removes it.
 
-Runs in the driver and in replicas. The owner holds a lock on a file in the folder, which the system releases
-however the owner ends. A folder without such a file may belong to anybody, and is left alone.
+Runs in the driver and in replicas. The owner holds a lock on a file in the folder, which the system
+releases however the owner ends. A folder without such a file may belong to anybody, and is left
+alone.
 """
 
 from __future__ import annotations

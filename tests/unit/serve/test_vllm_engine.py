@@ -266,7 +266,7 @@ def test_a_call_that_takes_too_long_is_cancelled_and_named(
     process = loaded.engine.loop
     (engine,) = fake.engines
     fake.gate.clear()
-    with pytest.raises(TimeoutError, match="vLLM has not answered for 0.5 seconds"):
+    with pytest.raises(TimeoutError, match=r"vLLM has not answered for 0\.5 seconds"):
         process.call(loaded.engine._score([7], [8]), 0.5)
     wait_until(lambda: not engine.running)
 
