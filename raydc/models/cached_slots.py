@@ -269,8 +269,7 @@ class CachedSlots(ABC):
             self._fill_caches()
             is_equal = is_equal and all(self._is_equal_in_all_slots(one) for one in self._sizes)
             if is_equal:
-                *smaller, largest = self._sizes
-                self._sizes = [*filter(self._is_enough, smaller), largest]
+                self._sizes = [*filter(self._is_enough, self._sizes[:-1]), self._sizes[-1]]
             for slot in range(self.num_slots):
                 self.clear(slot)
         self._lengths = [0] * self.num_slots
