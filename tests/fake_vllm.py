@@ -112,6 +112,7 @@ class FakeVllm:
     Attributes:
         engines: Those that were made.
         gate: Tokens come while it is set.
+        holds_scores: Whether the gate is for scores as well.
         spoiled: Added to the score of code 0.
         lead: How far the second token is put before the first in scores that are asked for.
         refuses_adapters: Whether adapters are refused.
@@ -119,6 +120,7 @@ class FakeVllm:
 
     engines: list[AsyncLLMEngine] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
+    holds_scores: bool = False
     spoiled: float = 0.0
     lead: float = 0.0
     refuses_adapters: bool = False
@@ -149,6 +151,7 @@ class AsyncLLMEngine:
         self.aborted: set[str] = set()
         # Largest number of requests that grew at a time.
         self.most_running = 0
+        self._places = asyncio.Semaphore(arguments.max_num_seqs)
         _state.engines.append(self)
 
     @classmethod
@@ -195,14 +198,20 @@ class AsyncLLMEngine:
         if not 0 < len(codes) < self.arguments.max_model_len:
             raise ValueError(f"{len(codes)} tokens do not fit")
         network = self.adapters[lora_request.lora_int_id] if lora_request else self.network
+        has_place = False
         self.running.add(request_id)
-        self.most_running = max(self.most_running, len(self.running))
         try:
+            # vLLM reads no more documents at a time; others wait in their order.
+            await self._places.acquire()
+            has_place = True
+            self.most_running = max(self.most_running, len(self.running))
             generator = torch.Generator()
             if sampling.seed is not None:
                 generator.manual_seed(sampling.seed)
             for number in range(1, sampling.max_tokens + 1):
-                while not _state.gate.is_set() and not self.is_dead:
+                # Scores that are asked for come in any case.
+                is_held = not sampling.logprobs or _state.holds_scores
+                while is_held and not _state.gate.is_set() and not self.is_dead:
                     await asyncio.sleep(0.001)
                 if self.is_dead:
                     raise RuntimeError("the engine is dead")
@@ -225,6 +234,8 @@ class AsyncLLMEngine:
             self.aborted.add(request_id)
             raise
         finally:
+            if has_place:
+                self._places.release()
             self.running.discard(request_id)
 
     def _scores(self, network: Any, codes: list[int]) -> Any:

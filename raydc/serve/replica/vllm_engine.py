@@ -274,7 +274,7 @@ def _start(
     folder = vllm_folder.write_decoder(bundle, dtype)
     arguments = vllm_options.make_arguments(settings, model, config, folder.path, total)
     try:
-        return VllmProcess(arguments)
+        return VllmProcess(arguments, settings.num_slots)
     except RaydcError:
         raise
     except Exception as error:

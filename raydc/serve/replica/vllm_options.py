@@ -25,6 +25,8 @@ _NUM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # vLLM's own list: others are rounded up to the next.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Golden tokens that are scored while answers grow: they must not wait for the end of one.
+_GOLDEN_PLACES = 8
 # Versions of the traffic that one replica may hold: stable, canary, and two that are staged.
 _OWN_ADAPTERS = 4
 
@@ -94,8 +96,8 @@ def make_arguments(
         "generation_config": "vllm",
         "dtype": DTYPES[settings.precision],
         "max_model_len": length,
-        "max_num_seqs": settings.num_slots,
-        "kv_cache_memory_bytes": count_cache_bytes(settings, config, length),
+        "max_num_seqs": count_places(settings, model),
+        "kv_cache_memory_bytes": count_cache_bytes(settings, model, config, length),
         "tensor_parallel_size": max(1, int(settings.num_gpus)),
         "distributed_executor_backend": "mp" if settings.num_gpus > 1 else None,
         # Scores and not their logarithms: golden prompts are compared as for the own engine.
@@ -119,11 +121,22 @@ def make_arguments(
     return arguments
 
 
-def count_cache_bytes(settings: Settings, config: Any, length: int) -> int:
+def count_places(settings: Settings, model: HuggingFace) -> int:
+    """Documents that vLLM reads at a time.
+
+    Args:
+        settings: Number of slots.
+        model: Section `model`. With adapters, a version is checked beside the answers of another.
+    """
+    return settings.num_slots + (0 if model.lora is None else _GOLDEN_PLACES)
+
+
+def count_cache_bytes(settings: Settings, model: HuggingFace, config: Any, length: int) -> int:
     """Bytes of keys and values if all slots are full: no answer ever waits for memory.
 
     Args:
         settings: Number of slots, and the numbers that are stored.
+        model: Section `model`.
         config: Config of transformers.
         length: Most tokens of a slot.
     """
@@ -132,5 +145,7 @@ def count_cache_bytes(settings: Settings, config: Any, length: int) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     per_token = 2 * config.num_hidden_layers * num_heads * width * _NUM_BYTES[settings.precision]
     num_blocks = settings.num_slots * -(-length // _BLOCK_TOKENS)
+    # A golden prompt with its answer fits into one.
+    num_blocks += count_places(settings, model) - settings.num_slots
     # vLLM keeps one block for itself.
     return (num_blocks + 1) * _BLOCK_TOKENS * int(per_token)

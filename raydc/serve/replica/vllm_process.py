@@ -63,6 +63,7 @@ class VllmProcess:
 
     Args:
         arguments: Arguments of `AsyncEngineArgs`.
+        num_slots: Answers that grow at a time.
 
     Attributes:
         pass_sizes: Answers that grew in each of the last passes.
@@ -73,9 +74,9 @@ class VllmProcess:
         Exception: What vLLM raises if it cannot load the model.
     """
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
+    def __init__(self, arguments: dict[str, Any], num_slots: int) -> None:
         self.pass_sizes: deque[int] = deque(maxlen=1024)
-        self.num_slots = int(arguments["max_num_seqs"])
+        self.num_slots = num_slots
         self.max_tokens = int(arguments["max_model_len"])
         self._loop = asyncio.new_event_loop()
         self._numbers = itertools.count(1)

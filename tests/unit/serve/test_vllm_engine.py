@@ -88,7 +88,7 @@ def offline(store: PretrainedStore, version: int, options: AnswerOptions) -> lis
 
 
 def test_each_greedy_text_is_that_of_the_version(fake: FakeVllm, store: PretrainedStore) -> None:
-    loaded, options = load(store, num_slots=3), AnswerOptions(20)
+    loaded, options = load(store, num_slots=len(TEXTS)), AnswerOptions(20)
     (engine,) = fake.engines
     engine.most_running = 0
     assert answer(loaded, TEXTS, options) == offline(store, 1, options)
@@ -265,6 +265,7 @@ def test_a_call_that_takes_too_long_is_cancelled_and_named(
     assert isinstance(loaded.engine, VllmEngine)
     process = loaded.engine.loop
     (engine,) = fake.engines
+    fake.holds_scores = True
     fake.gate.clear()
     with pytest.raises(TimeoutError, match=r"vLLM has not answered for 0\.5 seconds"):
         process.call(loaded.engine._score([7], [8]), 0.5)
@@ -317,6 +318,33 @@ def test_versions_with_adapters_of_one_base_share_a_process(
     assert max(engine.adapters) > max(numbers) + 1
     del first, again
     wait_until(lambda: engine.is_shut_down)
+
+
+def test_a_version_is_checked_while_all_slots_of_its_process_are_taken(
+    fake: FakeVllm, adapted: PretrainedStore
+) -> None:
+    first = load(adapted, num_slots=2)
+    (engine,) = fake.engines
+    assert first.engine is not None
+    assert first.engine.num_slots == 2
+    submit = first.engine.submit
+
+    async def promote() -> LoadedVersion:
+        fake.gate.clear()
+        streams = [submit([7, 8], AnswerOptions(20)) for _ in range(2)]
+        while len(engine.running) < 2:
+            await asyncio.sleep(0.001)
+        try:
+            promoted = asyncio.to_thread(load, adapted, 2, first, num_slots=2)
+            second = await asyncio.wait_for(promoted, 60)
+            assert len(engine.running) == 2
+        finally:
+            fake.gate.set()
+        for stream in streams:
+            await read(stream)
+        return second
+
+    assert asyncio.run(promote()).engine is not None
 
 
 def test_adapters_with_other_limits_get_a_process_of_their_own(
