@@ -25,6 +25,7 @@ PROMPTS = "prompts"
 _NUM_PROMPTS = 4
 _MAX_PROMPT_TOKENS = 16
 _NUM_ANSWER_TOKENS = 8
+_HINT = "The weights or the model's code are not those that were trained."
 # How far below the greatest score a token may be, as a fraction of that or of 1: other CPUs round
 # differently, and two tokens may be as likely.
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
@@ -121,6 +122,7 @@ def require_likeliest(
     likeliest: tuple[int, float],
     given: tuple[int, float],
     tolerance: float,
+    hint: str = _HINT,
 ) -> float:
     """Raises CheckpointError if the stored token of a golden prompt is not the likeliest.
 
@@ -130,6 +132,7 @@ def require_likeliest(
         likeliest: Code of the greatest score, and the score.
         given: The stored code, and its score.
         tolerance: How far below the greatest score it may be, as a fraction of that or of 1.
+        hint: What the error says of the cause.
 
     Returns:
         How far below the greatest score it is.
@@ -140,6 +143,6 @@ def require_likeliest(
         raise CheckpointError(
             f"golden prompts[{number}]: token {position} of the answer is {best} with a score of "
             f"{greatest:.6g}, expected {code}, which has {score:.6g}",
-            "The weights or the model's code are not those that were trained.",
+            hint,
         )
     return greatest - score

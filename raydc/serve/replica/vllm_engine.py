@@ -14,7 +14,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from raydc.models import text_encoders
 from raydc.models.pretrained_decoders import require_positions
 from raydc.serve.replica import vllm_folder, vllm_options
 from raydc.serve.replica.answer_stream import AnswerStream
+from raydc.serve.replica.golden_count import HALF_HINT, GoldenCount
 from raydc.serve.replica.vllm_process import VllmProcess, VllmWork
 from raydc.serve.settings import Settings
 from raydc.spec.sequence_models import HuggingFace
@@ -39,32 +40,6 @@ _NUM_SCORES = 20
 # vLLM knows adapters by number; one that is loaded again gets a new one, so that nothing that was
 # cached for another one of the same name is ever used.
 _adapter_numbers = itertools.count(1)
-
-
-@dataclass(frozen=True)
-class GoldenCount:
-    """What a check of golden prompts found, within its tolerance.
-
-    Attributes:
-        num_tokens: Stored tokens.
-        num_others: Those for which another token comes first.
-        margin: How far the greatest score is above that of a stored token, at most.
-    """
-
-    num_tokens: int = 0
-    num_others: int = 0
-    margin: float = 0.0
-
-    def describe(self, precision: str) -> str:
-        """What it says, for whoever reads the facts of a model; empty without golden prompts."""
-        if not self.num_tokens:
-            return ""
-        if not self.num_others:
-            return f"all {self.num_tokens} tokens of its golden prompts come first in {precision}"
-        return (
-            f"for {self.num_others} of {self.num_tokens} tokens of its golden prompts another one "
-            f"comes first in {precision}, by at most {self.margin:.3g} in its score"
-        )
 
 
 class VllmEngine:
@@ -168,6 +143,7 @@ class VllmEngine:
             CheckpointError: A stored token is not the likeliest; the message names the first one.
         """
         count = GoldenCount()
+        hint = {} if self._precision == "fp32" else {"hint": HALF_HINT % self._precision}
         for number, one in enumerate(bundle.golden.get(golden_prompts.PROMPTS, ())):
             document = self.prompts.put_beginning(one["prompt"])
             # Behind a document that fills all places, or more, there is none for a token.
@@ -179,7 +155,9 @@ class VllmEngine:
                 # One that is not among the greatest is too far below them.
                 given = found[code].logprob if code in found else -math.inf
                 pairs = (best, found[best].logprob), (code, given)
-                margin = golden_prompts.require_likeliest(number, position, *pairs, tolerance)
+                margin = golden_prompts.require_likeliest(
+                    number, position, *pairs, tolerance, **hint
+                )
                 count = GoldenCount(
                     count.num_tokens + 1,
                     count.num_others + (best != code),

@@ -225,6 +225,9 @@ def test_tokens_that_another_one_precedes_are_counted_and_said(
     )
     assert isinstance(rounded.engine, VllmEngine)
     assert rounded.engine.check_golden(store.bundle(), 2e-2).num_others == total
+    fake.lead = 1.0
+    assert "set serve.generation.precision: fp32" in str(refused(store, precision="bf16"))
+    assert "precision" not in str(refused(store))
 
 
 def test_a_length_that_golden_prompts_do_not_fit_into_is_served(
