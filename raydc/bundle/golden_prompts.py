@@ -25,7 +25,8 @@ PROMPTS = "prompts"
 _NUM_PROMPTS = 4
 _MAX_PROMPT_TOKENS = 16
 _NUM_ANSWER_TOKENS = 8
-_HINT = "The weights or the model's code are not those that were trained."
+# What an error says of the cause.
+HINT = "The weights or the model's code are not those that were trained."
 # How far below the greatest score a token may be, as a fraction of that or of 1: other CPUs round
 # differently, and two tokens may be as likely.
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
@@ -122,7 +123,7 @@ def require_likeliest(
     likeliest: tuple[int, float],
     given: tuple[int, float],
     tolerance: float,
-    hint: str = _HINT,
+    hint: str = HINT,
 ) -> float:
     """Raises CheckpointError if the stored token of a golden prompt is not the likeliest.
 

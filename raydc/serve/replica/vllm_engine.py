@@ -143,7 +143,8 @@ class VllmEngine:
             CheckpointError: A stored token is not the likeliest; the message names the first one.
         """
         count = GoldenCount()
-        hint = {} if self._precision == "fp32" else {"hint": HALF_HINT % self._precision}
+        is_half = self._precision != "fp32"
+        hint = HALF_HINT % self._precision if is_half else golden_prompts.HINT
         for number, one in enumerate(bundle.golden.get(golden_prompts.PROMPTS, ())):
             document = self.prompts.put_beginning(one["prompt"])
             # Behind a document that fills all places, or more, there is none for a token.
@@ -155,9 +156,7 @@ class VllmEngine:
                 # One that is not among the greatest is too far below them.
                 given = found[code].logprob if code in found else -math.inf
                 pairs = (best, found[best].logprob), (code, given)
-                margin = golden_prompts.require_likeliest(
-                    number, position, *pairs, tolerance, **hint
-                )
+                margin = golden_prompts.require_likeliest(number, position, *pairs, tolerance, hint)
                 count = GoldenCount(
                     count.num_tokens + 1,
                     count.num_others + (best != code),
