@@ -113,6 +113,30 @@ def test_bits_do_not_depend_on_the_slot_or_on_others(form: dict[str, Any]) -> No
         assert first.tobytes() == second.tobytes()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_bits_at_borders_between_sizes_do_not_depend_on_changing_company(seed: int) -> None:
+    length = 5 * CHUNK_TOKENS
+    slots, random = slots_of(build(length), 3), np.random.default_rng(seed)
+    borders = [n * CHUNK_TOKENS + more for n in (1, 2, 4) for more in (-3, -2, -1, 0, 1)]
+    for number in range(4):
+        count, mine = int(random.choice(borders)), int(random.integers(3))
+        codes = codes_of(count + 5, number)
+        alone = [prefill_all(slots, 0, codes[:count])]
+        alone += [slots.step({0: code})[0] for code in codes[count:]]
+        read = {slot: 0 for slot in range(3) if slot != mine}
+        found = [prefill_all(slots, mine, codes[:count])]
+        for code in codes[count:]:
+            for slot in read:
+                # Documents of all lengths come and go between the steps.
+                if not read[slot] or random.random() < 0.3:
+                    read[slot] = int(random.choice([*borders, 1, length - 9]))
+                    prefill_all(slots, slot, codes_of(read[slot], slot))
+            others = {slot: int(random.integers(END)) for slot in read if random.random() < 0.6}
+            read |= {slot: read[slot] + 1 for slot in others}
+            found.append(slots.step({mine: code, **others})[mine])
+        assert [one.tobytes() for one in found] == [one.tobytes() for one in alone]
+
+
 def test_a_pass_looks_at_the_places_that_its_longest_document_needs() -> None:
     slots = WatchedSlots(build())
     all_places = LENGTH // CHUNK_TOKENS * CHUNK_TOKENS + CHUNK_TOKENS
