@@ -108,6 +108,7 @@ class Settings(BaseModel):
     @property
     def batching(self) -> tuple[object, ...]:
         """Settings on which a batcher or an engine depends, besides its model."""
-        # vLLM reserves memory for adapters when it starts.
-        own = (self.precision, self.num_adapters) if self.engine == "vllm" else ()
-        return self.max_batch_size, self.batch_wait_timeout_s, self.num_slots, self.length, *own
+        if self.engine == "vllm":
+            # It reserves memory for adapters when it starts, and batches of rows do not concern it.
+            return self.num_slots, self.length, self.precision, self.num_adapters
+        return self.max_batch_size, self.batch_wait_timeout_s, self.num_slots, self.length

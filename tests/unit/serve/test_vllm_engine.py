@@ -396,14 +396,15 @@ def test_new_limits_start_another_process_and_the_old_one_ends(
     async def change() -> list[int]:
         service = Service(unload_delay_s=0.0)
         sizes = []
-        for fields in ({}, {"max_tokens": 5}, {"num_slots": 2}):
+        same: tuple[dict[str, Any], ...] = ({}, {"max_tokens": 5}, {"max_batch_size": 3})
+        for fields in (*same, {"num_slots": 2}):
             await service.configure(store.settings(engine="vllm", **fields))
             assert service.current is not None
             assert service.current.engine is not None
             sizes.append(service.current.engine.num_slots)
         return sizes
 
-    assert asyncio.run(change()) == [8, 8, 2]
+    assert asyncio.run(change()) == [8, 8, 8, 2]
     assert len(fake.engines) == 2
     gc.collect()
     wait_until(lambda: fake.engines[0].is_shut_down)
