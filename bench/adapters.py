@@ -51,6 +51,7 @@ from raydc.serve.settings import Traffic
 from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
+RESULTS = Path(__file__).resolve().parent / "results"
 NAME = "adapted"
 TEXTS = ("The sea", "A river is", "In the morning", "Once upon a time")
 NUM_SWITCHES = 40
@@ -71,14 +72,15 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--attention", default="sdpa")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--output", default="adapters.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "adapters.json")
     options = parser.parse_args()
     options.texts, options.asked = TEXTS, NUM_ASKED
     if options.quick:
         options.texts, options.asked, options.tokens = TEXTS[:2], options.adapters, 6
     with tempfile.TemporaryDirectory(prefix="raydc-bench-") as work:
         found = measure(options, Path(work))
-    Path(options.output).write_text(json.dumps(found, indent=2))
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2))
     show(found, options)
 
 

@@ -43,6 +43,7 @@ from raydc.spec import ResolvedSpec
 from raydc.storage import Storage
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
 NAME, ALIAS = "texts", "production"
 NUM_PROMPTS = 24
 NUM_MEASURED = 24
@@ -64,11 +65,12 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--decoder", default=None)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", default="generation.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "generation.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="raydc-bench-") as work:
         found = measure(options, Path(work))
-    Path(options.output).write_text(json.dumps(found, indent=2))
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(found, indent=2))
     show(found, options)
 
 

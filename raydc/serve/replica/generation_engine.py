@@ -63,13 +63,7 @@ class GenerationEngine:
     def submit(
         self, prompt: Sequence[int], options: AnswerOptions, is_talk: bool = False
     ) -> AnswerStream:
-        """Asks for an answer; called in an event loop.
-
-        Args:
-            prompt: Codes of the prompt, which fit together with `options.max_tokens`.
-            options: What is asked for.
-            is_talk: Whether the prompt is made of messages.
-        """
+        """Asks for an answer. See `TextEngine.submit`."""
         stream = AnswerStream(len(prompt))
         answer = GrowingAnswer(self.prompts, prompt, options)
         document = self.prompts.put_beginning(prompt, is_talk)
