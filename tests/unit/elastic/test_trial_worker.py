@@ -248,7 +248,8 @@ def test_trial_that_starts_after_its_driver_lost_the_sweep_writes_nothing(
 def test_trial_whose_driver_loses_the_sweep_stops_without_a_record_of_it(
     make_trial: Callable[..., TrialHere], monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    trial = make_trial(train={"epochs": 3})
+    # No checkpoint is being written in another thread when the sweep is lost.
+    trial = make_trial(train={"epochs": 3}, checkpoint={"every_steps": 100})
     before: list[dict[str, bytes]] = []
 
     def lose_the_sweep(*arguments: Any) -> Any:
