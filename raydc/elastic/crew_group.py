@@ -16,6 +16,11 @@ from typing import Any
 import ray
 import torch
 import torch.distributed
+
+# Its functions keep the group that is there when it is first imported, as a default argument.
+# Imported by another module while a group exists, it would hold that group's connections open, and
+# the others would learn of an error of this worker only after the collective timeout.
+import torch.distributed.nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from raydc.elastic import mailbox

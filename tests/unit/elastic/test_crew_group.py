@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,3 +99,23 @@ def test_trial_gives_up_if_a_worker_that_it_needs_is_never_there(
     here.state = Mailbox()
     with pytest.raises(PeerLostError):
         make_leader(here, tmp_path, "gang").fit(fit)
+
+
+# In a process of its own, which has imported nothing else.
+LEAVING = """
+import weakref
+import torch
+from torch.distributed import TCPStore
+from raydc.elastic import crew_group
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+with crew_group._grouped(store, 0, 1, torch.device("cpu")):
+    # Some networks and optimisers import it at their first use.
+    import torch.distributed.nn.functional
+    left = weakref.ref(torch.distributed.group.WORLD)
+    assert left() is not None
+assert left() is None, "its connections are still open"
+"""
+
+
+def test_worker_that_leaves_a_group_keeps_nothing_of_it() -> None:
+    subprocess.run([sys.executable, "-c", LEAVING], check=True)
