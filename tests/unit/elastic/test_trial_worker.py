@@ -244,6 +244,18 @@ def test_trial_that_starts_after_its_driver_lost_the_sweep_writes_nothing(
     assert trial.told == [1, 1]
 
 
+def take_over(sweep: Storage) -> None:
+    """Takes the place of a driver that has taken over a sweep."""
+    driver = lease.read_driver(sweep)
+    assert driver is not None
+    sweep.write_json(lease.FILE, asdict(replace(driver, token="another")))
+
+
+def moved_file() -> FileNotFoundError:
+    """The error of a trial one of whose files another driver has moved."""
+    return FileNotFoundError(errno.ENOENT, "no such file", "events.jsonl")
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_trial_whose_driver_loses_the_sweep_stops_without_a_record_of_it(
     make_trial: Callable[..., TrialHere], monkeypatch: pytest.MonkeyPatch, fails: bool
@@ -254,18 +266,30 @@ def test_trial_whose_driver_loses_the_sweep_stops_without_a_record_of_it(
 
     def lose_the_sweep(*arguments: Any) -> Any:
         if not before:
-            driver = lease.read_driver(trial.sweep)
-            assert driver is not None
-            trial.sweep.write_json(lease.FILE, asdict(replace(driver, token="another")))
+            take_over(trial.sweep)
             before.append(contents(trial.folder))
             if fails:
-                # The other driver has moved a file.
-                raise FileNotFoundError(errno.ENOENT, "no such file", "events.jsonl")
+                raise moved_file()
         return compute_scores(*arguments)
 
     monkeypatch.setattr("raydc.loop.worker.compute_scores", lose_the_sweep)
     trial.run()
     assert contents(trial.folder) == before[0]
+    assert len(trial.told) == 1
+
+
+def test_trial_that_cannot_start_because_another_driver_moved_its_files_has_not_failed(
+    make_trial: Callable[..., TrialHere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial(train={"epochs": 3})
+
+    def fit(*_: object, **__: object) -> None:
+        take_over(trial.sweep)
+        raise moved_file()
+
+    monkeypatch.setattr(worker, "fit", fit)
+    trial.run()
+    assert not trials.is_failed(trial.folder)
     assert len(trial.told) == 1
 
 
