@@ -118,7 +118,7 @@ def check_model(context: RunContext, data: Prepared) -> None:
     check_loss(train.loss, signature)
     check_scores(train, data.features, data.num_rows["validation"])
 
-    network = models.build(model, signature, resolved.seed, downloads=False)
+    network = models.build_to_check(model, signature, resolved.seed)
     optimizer.check_names(train, network)
     for line in description.describe(model, network, resolved.data, train.cache_frozen):
         context.report(f"model     {line}")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raydc.models.network_parts import Input, Network
-    from raydc.models.networks import build
+    from raydc.models.networks import build, build_to_check
 
-__all__ = ["Input", "Network", "build"]
+__all__ = ["Input", "Network", "build", "build_to_check"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +17,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from raydc.models import network_parts, networks
 
-    return getattr(networks if name == "build" else network_parts, name)
+    return getattr(networks if name.startswith("build") else network_parts, name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from raydc.errors import first_line
 from raydc.features import Signature
 from raydc.models import (
     adapters,
@@ -26,6 +27,7 @@ from raydc.models import (
     tower_networks,
     user_models,
 )
+from raydc.models.device import is_out_of_memory
 from raydc.models.layer_options import initialise, make_activation, pool_and_activate
 from raydc.models.network_parts import (
     Input,
@@ -77,6 +79,28 @@ def build(model: Model, signature: Signature, seed: int, downloads: bool = True)
     frozen_layers.freeze(network, model.freeze)
     adapters.require_trained(network)
     return network
+
+
+def build_to_check(model: Model, signature: Signature, seed: int) -> Network:
+    """Makes a network to look at it, without weights that would be downloaded.
+
+    Args:
+        model: Section `model` of a spec. See `build`.
+        signature: Shapes of a row and of the outputs.
+        seed: Seed from which the first weights are drawn.
+
+    Raises:
+        SpecError: As from `build`; or the network is too large for the memory of this machine.
+    """
+    try:
+        return build(model, signature, seed, downloads=False)
+    except (RuntimeError, TypeError, MemoryError) as error:
+        text = first_line(error)
+        # Sizes with more digits than torch counts are no shortage of memory to it.
+        if is_out_of_memory(error) or "overflow" in text.lower():
+            message = "its weights do not fit the memory of this machine; give smaller sizes"
+            raise model_problem("model", f"{message} ({text})") from error
+        raise
 
 
 def _add_adapters(network: Network, model: HuggingFace, seed: int) -> None:

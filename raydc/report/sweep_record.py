@@ -15,8 +15,10 @@ from raydc.search.decision_log import DecisionLog
 from raydc.search.goals import NO_GOALS, Goals
 from raydc.search.point import Space, all_domains, locate
 from raydc.spec.space import Domain
+from raydc.spec.sweep_section import MOST_SAMPLES
 from raydc.storage import Storage
 from raydc.tracking import trials
+from raydc.tracking.trials import STANDING_FILE
 
 # A name of a domain inside a section: what is before, the place of the section, what is after.
 _INNER = re.compile(r"(.*)\[(\d+)\](?:\.(.+))?")
@@ -117,11 +119,14 @@ def read(
         standing: Content of its `standing.json`; None or empty if it has ended.
     """
     standing = standing or {}
-    told = standing.get("num_samples")
-    num_samples = told if isinstance(told, int) else None
     train, sweep = section(spec, "train"), section(spec, "sweep")
     metric, mode = str(train.get("metric", "loss")), str(train.get("mode", "min"))
     damaged: list[str] = []
+    num_samples: int | None = standing.get("num_samples")
+    # The decisions keep places for all of them.
+    if standing and not (isinstance(num_samples, int) and 1 <= num_samples <= MOST_SAMPLES):
+        damaged.append(f"sweep/{STANDING_FILE} (num_samples is {num_samples!r:.40})")
+        num_samples = None
     lines: list[dict[str, Any]] = []
     fold: DecisionFold | None = None
     try:

@@ -11,6 +11,8 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+# Layers are built one by one: a slip of the keyboard would build them for hours.
+Depth = Annotated[int, Field(ge=1, le=10_000)]
 
 # A function of the user's own package, `my_package.my_module:function`.
 FunctionPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]

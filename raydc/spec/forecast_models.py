@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from raydc.spec.base import Count, Fraction
+from raydc.spec.base import Count, Depth, Fraction
 from raydc.spec.model_section import ModelSection
 
 Normalise = Literal["none", "last", "window"]
@@ -51,7 +51,7 @@ class TemporalConvolution(ModelSection):
     name: Literal["tcn"]
     width: Count = Field(32, description="Channels of each block.")
     kernel: Annotated[int, Field(ge=2)] = Field(3, description="Steps of each convolution.")
-    depth: Count | None = Field(
+    depth: Depth | None = Field(
         None, description="Number of blocks. Default: as few as see the whole window."
     )
     dropout: Fraction = Field(0.0, description="Dropout in each block.")

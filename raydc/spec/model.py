@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from raydc.spec.base import Count, Fraction, Section
+from raydc.spec.base import Count, Depth, Fraction, Section
 from raydc.spec.forecast_models import LinearForecaster, TemporalConvolution
 from raydc.spec.model_section import (
     ACTIVATION_TEXT,
@@ -44,7 +44,7 @@ class Mlp(ModelSection):
     hidden: list[Count] | None = Field(
         None, min_length=1, description="Widths of the hidden layers."
     )
-    depth: Count | None = Field(
+    depth: Depth | None = Field(
         None, description=f"Number of hidden layers (default {DEFAULT_DEPTH})."
     )
     width: Count | None = Field(
@@ -71,7 +71,7 @@ class Cnn(ModelSection):
 
     name: Literal["cnn"]
     channels: list[Count] | None = Field(None, min_length=1, description="Channels of each block.")
-    depth: Count | None = Field(None, description=f"Number of blocks (default {DEFAULT_DEPTH}).")
+    depth: Depth | None = Field(None, description=f"Number of blocks (default {DEFAULT_DEPTH}).")
     width: Count | None = Field(
         None,
         description="Channels of the first block; each block doubles them (default "

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raydc.spec.base import Count, Fraction, Positive, Section
+from raydc.spec.base import Count, Depth, Fraction, Positive, Section
 from raydc.spec.forecast_models import NORMALISE_TEXT, Normalise
 from raydc.spec.model_section import ModelSection, one_or_more
 
@@ -19,7 +19,7 @@ class Recurrent(ModelSection):
 
     name: Literal["lstm", "gru"]
     width: Count = Field(128, description="Width of the state, and of the vector of an item.")
-    depth: Count = Field(1, description="Number of layers.")
+    depth: Depth = Field(1, description="Number of layers.")
     bidirectional: bool = Field(True, description="Whether lists are read from both ends.")
     dropout: Fraction = Field(0.0, description="Dropout between layers and before the last one.")
     normalise: Normalise = Field("none", description=NORMALISE_TEXT)
@@ -30,7 +30,7 @@ class Transformer(ModelSection):
 
     name: Literal["transformer"]
     width: Count = Field(128, description="Width of the vector of an item.")
-    depth: Count = Field(2, description="Number of layers.")
+    depth: Depth = Field(2, description="Number of layers.")
     heads: Count = Field(4, description="Heads of attention; the width is a multiple of it.")
     positions: Literal["learned", "sinusoidal"] = Field(
         "learned", description="Whether the vectors of positions are learned or given by waves."
@@ -49,7 +49,7 @@ class Decoder(ModelSection):
 
     name: Literal["decoder"]
     width: Count = Field(256, description="Width of the vector of a token.")
-    depth: Count = Field(4, description="Number of layers.")
+    depth: Depth = Field(4, description="Number of layers.")
     heads: Count = Field(
         4, description="Heads of attention; the width is a multiple of twice their number."
     )

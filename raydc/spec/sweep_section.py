@@ -41,6 +41,8 @@ LEARNING = ("tpe", "gp", "cmaes", "nsga2")
 # What a trial costs whoever uses its model; less is better.
 Cost = Literal["parameters", "latency_ms"]
 LATENCY: Cost = "latency_ms"
+# Each trial has a folder of its own, and all of them are drawn before the first one starts.
+MOST_SAMPLES = 100_000
 
 
 class Sweep(Section):
@@ -49,7 +51,7 @@ class Sweep(Section):
     space: dict[str, Domain] = Field(
         min_length=1, description="Search domain of each field, by its path."
     )
-    num_samples: Count = Field(
+    num_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(
         8, description="Number of trials, or repetitions of a grid. --resume may add some."
     )
     max_concurrent_trials: Count | None = Field(

@@ -50,3 +50,12 @@ def test_build_follows_the_sizes_of_the_spec() -> None:
     assert [p.shape[:2] for p in cnn.parameters() if p.dim() == 4] == [(4, 1), (8, 4), (16, 8)]
     with pytest.raises(SpecError, match="4 blocks halve a 8x8 image to nothing; give at most 3"):
         models.build(Cnn(name="cnn", depth=4), TINY, 0)
+
+
+@pytest.mark.parametrize("width", [10**14, 10**18, 10**20])
+def test_network_that_fits_no_memory_is_a_problem_of_the_spec(width: int) -> None:
+    with pytest.raises(SpecError, match="do not fit the memory of this machine; give smaller"):
+        models.build_to_check(Mlp(name="mlp", depth=1, width=width), GREY, 0)
+    # It is not said of other errors, and not by a worker, which another one may replace.
+    with pytest.raises((RuntimeError, TypeError)):
+        models.build(Mlp(name="mlp", depth=1, width=width), GREY, 0)

@@ -214,6 +214,20 @@ def test_damaged_files_are_named_and_the_rest_is_shown(swept: Storage, tmp_path:
     assert run_record.read(run, "searched").sweep is None
 
 
+@pytest.mark.parametrize("wrong", [10**12, -1, None, "8", [8]])
+def test_odd_number_of_samples_takes_no_memory_and_is_named(
+    swept: Storage, tmp_path: Path, wrong: Any
+) -> None:
+    shutil.copytree(swept.local_path, tmp_path / "run")
+    run = Storage(str(tmp_path / "run"))
+    trials = run.read_json("sweep/trials.json")
+    run.write_json("sweep/standing.json", {"num_samples": wrong, "trials": trials})
+    found = record_of(run)
+    assert len(found.trials) == len(trials)
+    assert found.num_samples is None
+    assert any("standing.json (num_samples is" in one for one in found.damaged)
+
+
 @pytest.mark.parametrize("wrong", [None, 1.5, "x", [1], {"a": "x"}])
 def test_odd_sections_of_a_damaged_spec_leave_a_page(
     swept: Storage, tmp_path: Path, wrong: Any

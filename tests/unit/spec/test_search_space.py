@@ -121,6 +121,11 @@ def test_sections_with_domains_inside_are_valid(search_alg: str) -> None:
             "input should be 'random', 'grid', 'quasi_random', 'tpe', 'gp', 'cmaes' or 'nsga2'",
         ),
         (
+            {"num_samples": 10**9, "space": {"model.depth": {"choice": [1]}}},
+            "num_samples",
+            "input should be less than or equal to 100000, not 1000000000",
+        ),
+        (
             {"search_alg": "tpe", "lag": 0, "space": {"model.depth": {"choice": [1]}}},
             "lag",
             "input should be greater than or equal to 1, not 0",
