@@ -53,23 +53,16 @@ class CountedStreams(ClientThreads):
     _lock: threading.Lock = field(default_factory=threading.Lock)
     num_clients = NUM_CLIENTS
 
-    def grow(self, most: int = 2 * NUM_CLIENTS) -> None:
-        """Waits for some more streams."""
-        target = self.outcomes.total() + most
-        wait_for(lambda: self.outcomes.total() >= target, "more streams")
-
-    def run_client(self, number: int) -> None:
-        turn = number
-        while not self.is_over:
-            prompt, turn = turn % len(PROMPTS), turn + 1
-            try:
-                outcome = (self._resume if self.resumes else self._read)(prompt)
-            except RefusedError as error:
-                outcome = f"refused: {error.status}"
-            except (httpx.HTTPError, ServeError, ValueError, KeyError) as error:
-                outcome = f"broken: {error!r}"
-            with self._lock:
-                self.outcomes[outcome] += 1
+    def ask_once(self, number: int, turn: int) -> None:
+        prompt = turn % len(PROMPTS)
+        try:
+            outcome = (self._resume if self.resumes else self._read)(prompt)
+        except RefusedError as error:
+            outcome = f"refused: {error.status}"
+        except (httpx.HTTPError, ServeError, ValueError, KeyError) as error:
+            outcome = f"broken: {error!r}"
+        with self._lock:
+            self.outcomes[outcome] += 1
 
     def _read(self, prompt: int) -> str:
         asked = {"model": NAME, "prompt": PROMPTS[prompt], "max_tokens": NUM_TOKENS}

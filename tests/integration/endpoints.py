@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import operator
 import threading
 import time
 import urllib.parse
@@ -135,26 +136,51 @@ def serve_logs(model: str) -> list[str]:
 
 
 class ClientThreads(ABC):
-    """Clients that run in threads inside a `with` block, which begins when some have answers."""
+    """Clients that run in threads inside a `with` block, which begins when all have answers.
+
+    Attributes:
+        num_ended: Requests of each client that have ended.
+    """
 
     num_clients: int
+    num_ended: list[int]
 
     @abstractmethod
-    def run_client(self, number: int) -> None:
-        """What one client does until `is_over`."""
+    def ask_once(self, number: int, turn: int) -> None:
+        """One request of one client, and what it records of it."""
 
-    @abstractmethod
-    def grow(self) -> None:
-        """Waits for some more answers."""
+    def has_failed(self) -> bool:
+        """Whether it is no use to wait for more."""
+        return False
 
-    @property
-    def is_over(self) -> bool:
-        return self._stop.is_set()
+    def grow(self, num_more: int = 3) -> None:
+        """Waits for more requests of each client.
+
+        The first of them may have begun before this call. Of three, the last two of all clients
+        have begun after it, in whatever order they end.
+        """
+        wanted = [ended + num_more for ended in self.num_ended]
+        wait_for(
+            lambda: self.has_failed() or all(map(operator.ge, self.num_ended, wanted)),
+            "more answers",
+        )
+
+    def _run(self, number: int) -> None:
+        turn = number
+        while not self._stop.is_set():
+            turn += 1
+            self.ask_once(number, turn)
+            self.num_ended[number] += 1
+
+    def stop(self) -> None:
+        """Lets each client end with its current request."""
+        self._stop.set()
 
     def __enter__(self) -> Self:
         self._stop = threading.Event()
+        self.num_ended = [0] * self.num_clients
         self._threads = [
-            threading.Thread(target=self.run_client, args=(number,), daemon=True)
+            threading.Thread(target=self._run, args=(number,), daemon=True)
             for number in range(self.num_clients)
         ]
         for thread in self._threads:
@@ -163,7 +189,7 @@ class ClientThreads(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self.stop()
         for thread in self._threads:
             thread.join(WAIT_S)
 
@@ -182,29 +208,29 @@ class Load(ClientThreads):
     sequences: list[str] = field(default_factory=lambda: [""] * _NUM_CLIENTS)
     num_clients = _NUM_CLIENTS
 
-    def grow(self) -> None:
-        """Waits for some more answers."""
-        wanted = len(self.versions) + 30
-        wait_for(lambda: bool(self.failures) or len(self.versions) >= wanted, "answers under load")
+    def has_failed(self) -> bool:
+        return bool(self.failures)
 
-    def run_client(self, number: int) -> None:
+    def grow(self, num_more: int = 8) -> None:
+        super().grow(num_more)
+
+    def ask_once(self, number: int, turn: int) -> None:
         body = json.dumps(small_models.table_rows(1, number)).encode()
-        while not self.is_over:
-            try:
-                status, _, answer = ask(
-                    self.url,
-                    "POST",
-                    "/predict",
-                    body,
-                    content_type="application/json",
-                    x_raydc_key=f"client-{number}",
-                )
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                self.failures.append(repr(error))
-                continue
-            if status == 200:
-                self.versions.append(answer["version"])
-                if not self.sequences[number].endswith(answer["version"]):
-                    self.sequences[number] += answer["version"]
-            else:
-                self.failures.append(f"{status}: {answer}")
+        try:
+            status, _, answer = ask(
+                self.url,
+                "POST",
+                "/predict",
+                body,
+                content_type="application/json",
+                x_raydc_key=f"client-{number}",
+            )
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.failures.append(repr(error))
+            return
+        if status == 200:
+            self.versions.append(answer["version"])
+            if not self.sequences[number].endswith(answer["version"]):
+                self.sequences[number] += answer["version"]
+        else:
+            self.failures.append(f"{status}: {answer}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -12,7 +12,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from decoder_folders import decoder_spec, write_decoder
-from endpoints import SMALL, WAIT_S, choose_port, take_down, wait_for, wait_for_replicas
+from endpoints import (
+    SMALL,
+    WAIT_S,
+    ClientThreads,
+    choose_port,
+    take_down,
+    wait_for,
+    wait_for_replicas,
+)
 from pretrained_models import LORA, NAME, TALKS, PretrainedStore
 
 from raydc import bundle, client, engine, serve
@@ -61,6 +69,40 @@ def test_from_a_file_of_conversations_to_an_answer(
         take_down()
 
 
+@dataclass
+class TalkStreams(ClientThreads):
+    """Clients that stream answers of conversations; every text is that of its version."""
+
+    url: str
+    expected: dict[tuple[int, int], str]
+    versions: list[int] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    num_clients = NUM_CLIENTS
+
+    def has_failed(self) -> bool:
+        return bool(self.failures)
+
+    def ask_once(self, number: int, turn: int) -> None:
+        talk = turn % len(TALKS)
+        asked = {"model": NAME, "messages": TALKS[talk][:1], "temperature": 0}
+        try:
+            answer = httpx.post(
+                f"{self.url}/v1/chat/completions",
+                json={**asked, "max_tokens": 12, "stream": True},
+                timeout=WAIT_S,
+            )
+            *events, done = (one[6:] for one in answer.text.split("\n\n")[:-1])
+            parts = [json.loads(one) for one in events]
+            version = int(answer.headers["x-raydc-model-version"])
+            text = "".join(one["choices"][0]["delta"].get("content", "") for one in parts)
+            assert {one["model"] for one in parts} == {f"{NAME}:{version}"}
+            assert (done, text) == ("[DONE]", self.expected[version, talk])
+            self.versions.append(version)
+        except Exception as error:  # noqa: BLE001 - each is counted
+            self.failures.append(repr(error))
+            self.stop()
+
+
 def test_adapters_change_under_streams(
     ray_engine: engine.Engine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -76,36 +118,6 @@ def test_adapters_change_under_streams(
         "ray_actor_options": SMALL,
         "generation": {**value["serve"]["generation"], "adapters": 2},
     }
-    versions: list[int] = []
-    failures: list[str] = []
-    stop = threading.Event()
-
-    def stream(url: str, turn: int) -> None:
-        while not stop.is_set():
-            turn += 1
-            talk = turn % len(TALKS)
-            asked = {"model": NAME, "messages": TALKS[talk][:1], "temperature": 0}
-            try:
-                answer = httpx.post(
-                    f"{url}/v1/chat/completions",
-                    json={**asked, "max_tokens": 12, "stream": True},
-                    timeout=WAIT_S,
-                )
-                *events, done = (one[6:] for one in answer.text.split("\n\n")[:-1])
-                parts = [json.loads(one) for one in events]
-                version = int(answer.headers["x-raydc-model-version"])
-                text = "".join(one["choices"][0]["delta"].get("content", "") for one in parts)
-                assert {one["model"] for one in parts} == {f"{NAME}:{version}"}
-                assert (done, text) == ("[DONE]", expected[version, talk])
-                versions.append(version)
-            except Exception as error:  # noqa: BLE001 - each is counted
-                failures.append(repr(error))
-                return
-
-    def grow() -> None:
-        target = len(versions) + 2 * NUM_CLIENTS
-        wait_for(lambda: len(versions) >= target or bool(failures), "more streams")
-
     take_down()
     try:
         url = serve.deploy(specs.resolve(specs.from_dict(value)), store.storage, 1).url
@@ -116,23 +128,19 @@ def test_adapters_change_under_streams(
                 url, f"{NAME}:{version}", TALKS[0][:1], temperature=0, max_tokens=12
             )
             assert found["choices"][0]["message"]["content"] == expected[version, 0]
-        threads = [threading.Thread(target=stream, args=(url, one)) for one in range(NUM_CLIENTS)]
-        for thread in threads:
-            thread.start()
-        grow()
-        serve.promote(store.storage, NAME, "production", 2)
-        grow()
-        assert versions[-1] == 2
-        with pytest.raises(ServeError, match="version 3 is refused"):
-            serve.promote(store.storage, NAME, "production", 3)
-        serve.rollback(store.storage, NAME, "production")
-        rollout.start(store.storage, NAME, "production", "canary", 2, 0.5)
-        begun = len(versions)
-        wait_for(lambda: set(versions[begun:]) == {1, 2} or bool(failures), "answers of both")
-        stop.set()
-        for thread in threads:
-            thread.join(WAIT_S)
-        assert failures == []
+        with TalkStreams(url, expected) as streams:
+            serve.promote(store.storage, NAME, "production", 2)
+            streams.grow()
+            assert streams.versions[-1] == 2
+            with pytest.raises(ServeError, match="version 3 is refused"):
+                serve.promote(store.storage, NAME, "production", 3)
+            serve.rollback(store.storage, NAME, "production")
+            rollout.start(store.storage, NAME, "production", "canary", 2, 0.5)
+            begun = len(streams.versions)
+            wait_for(
+                lambda: set(streams.versions[begun:]) == {1, 2} or streams.has_failed(),
+                "answers of both",
+            )
+        assert streams.failures == []
     finally:
-        stop.set()
         take_down()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import httpx
 import pytest
@@ -96,21 +97,25 @@ class Streams(ClientThreads):
     failures: list[str] = field(default_factory=list)
     num_clients = NUM_CLIENTS
 
-    def grow(self) -> None:
-        """Waits for as many answers as there are clients, and one more of each."""
-        target = len(self.versions) + 2 * NUM_CLIENTS
-        wait_for(lambda: len(self.versions) >= target or bool(self.failures), "more streams")
+    def __enter__(self) -> Self:
+        # Each client keeps its connection.
+        self._connections = [httpx.Client(timeout=WAIT_S) for _ in range(NUM_CLIENTS)]
+        return super().__enter__()
 
-    def run_client(self, number: int) -> None:
-        with httpx.Client(timeout=WAIT_S) as http:
-            turn = number
-            while not self.is_over:
-                turn += 1
-                try:
-                    self._ask(http, turn % len(TEXTS), turn % 2)
-                except Exception as error:  # noqa: BLE001 - each is counted
-                    self.failures.append(repr(error))
-                    return
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        for connection in self._connections:
+            connection.close()
+
+    def has_failed(self) -> bool:
+        return bool(self.failures)
+
+    def ask_once(self, number: int, turn: int) -> None:
+        try:
+            self._ask(self._connections[number], turn % len(TEXTS), turn % 2)
+        except Exception as error:  # noqa: BLE001 - each is counted
+            self.failures.append(repr(error))
+            self.stop()
 
     def _ask(self, http: httpx.Client, prompt: int, seed: int) -> None:
         asked = {"model": MODEL, "prompt": TEXTS[prompt][:9], "max_tokens": NUM_TOKENS - 10}

@@ -57,8 +57,8 @@ class FrontHandler:
         Returns:
             Status of the response; `CLIENT_CLOSED` if the client did not get it.
         """
-        # The first is a date for the log, the second a duration that no clock change disturbs.
-        time_s, started = time.time(), time.perf_counter()
+        # A date for the log. The duration is of a clock that no change of the date disturbs.
+        time_s = time.time()
         token = ANYONE
         response: Response | None = None
         status = CLIENT_CLOSED
@@ -78,7 +78,8 @@ class FrontHandler:
             if isinstance(response, StreamedResponse):
                 # Nobody sent it if the task was cancelled before.
                 response.close()
-            seconds = time.perf_counter() - started
+            # From where the times of its tokens begin.
+            seconds = time.perf_counter() - request.began_s
             self._record(self._make_record(request, token, response, status, time_s, seconds))
         return status
 

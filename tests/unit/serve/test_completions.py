@@ -31,9 +31,11 @@ def server(request: pytest.FixtureRequest, store: LanguageStore) -> Iterator[Lan
         yield made
 
 
-def ask(server: LanguageServer, **fields: Any) -> httpx.Response:
+def ask(
+    server: LanguageServer, headers: dict[str, str] | None = None, **fields: Any
+) -> httpx.Response:
     body = {"model": NAME, "prompt": "the cat", **fields}
-    return httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+    return httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=60)
 
 
 def offline(store: LanguageStore, prompt: str, options: AnswerOptions, version: int = 1) -> Any:
@@ -286,11 +288,12 @@ def test_the_access_log_counts_what_was_sent(server: LanguageServer) -> None:
     gate = server.replica.gate
     before, gate._record = gate._record, records.append
     try:
-        answer = ask(server, max_tokens=9, stream=True)
-        wait_until(lambda: records)
+        answer = ask(server, {"x-request-id": "counted"}, max_tokens=9, stream=True)
+        # Requests of other tests may end only now.
+        wait_until(lambda: any(one.request_id == "counted" for one in records))
     finally:
         gate._record = before
-    (record,) = records
+    (record,) = (one for one in records if one.request_id == "counted")
     assert record.status == 200
     assert record.tokens is not None
     assert record.tokens.num_answer == 9
