@@ -287,7 +287,11 @@ def test_interrupted_driver_of_joined_trials_exports_nothing_and_is_continued(
     sources = place.data.folder.uri, signalled.folder.uri
     arguments = json.dumps([ray_engine.address, specs.to_dict(given), *sources])
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, arguments], stdout=subprocess.DEVNULL, start_new_session=True
+        [sys.executable, "-c", DRIVER, arguments],
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        # A job in the background ignores it, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         signalled.wait(lambda: signalled.trains_together() or driver.poll() is not None)
