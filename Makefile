@@ -9,6 +9,8 @@ INSTALLED_DOCS := $(VENV)/.installed-docs
 INSTALLED_BENCH := $(VENV)/.installed-bench
 # Unit tests beside all others, which come first because they take longer.
 TWO_AT_ONCE := --numprocesses=2 --dist=loadscope --no-loadscope-reorder
+# Other threads are late each time.
+SEED ?= $(shell date +%s)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
@@ -51,7 +53,8 @@ docs: $(INSTALLED_DOCS) ## Write the generated reference, then build the site in
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-soak: $(INSTALLED_DEV) ## The long tests.
+soak: $(INSTALLED_DEV) ## The long tests, and unit tests with late threads.
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) --delay-threads=$(SEED) tests/unit
 	$(BIN)/python -m pytest --soak -m soak
 
 clean: ## Remove .venv, caches and build output; runs and data stay.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from thread_delays import ThreadDelays
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("unit", "integration", "faults", "cluster", "browser")
@@ -14,6 +15,15 @@ KINDS = ("unit", "integration", "faults", "cluster", "browser")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="also run the long tests")
+    parser.addoption(
+        "--delay-threads", type=int, metavar="SEED", help="make threads late at random"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (seed := config.getoption("--delay-threads")) is not None:
+        # Before any test module: some keep a function that they import.
+        ThreadDelays(seed).install(pytest.MonkeyPatch())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -23,6 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(kind)
         if item.get_closest_marker("soak") and not config.getoption("--soak"):
             item.add_marker(pytest.mark.skip(reason="long; run it with `make soak`"))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    seed = config.getoption("--delay-threads")
+    return None if seed is None else f"threads are late at random: --delay-threads={seed}"
 
 
 @pytest.hookimpl(optionalhook=True)
