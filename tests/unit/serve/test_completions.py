@@ -64,7 +64,13 @@ def test_an_answer_is_the_offline_text(server: LanguageServer, store: LanguageSt
 def test_the_events_of_a_stream_are_the_answer(server: LanguageServer) -> None:
     asked = {"max_tokens": 20, "temperature": 1, "top_p": 0.9, "seed": 7}
     expected = ask(server, **asked).json()
-    answer = ask(server, **asked, stream=True, stream_options={"include_usage": True})
+    body = {"model": NAME, "prompt": "the cat", **asked, "stream": True}
+    body["stream_options"] = {"include_usage": True}
+    slots = server.hold()
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as answer:
+        # It has begun with the first token; a slow client may get all others in one event.
+        slots.gate.set()
+        answer.read()
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     *parts, usage, done = events_of(answer.text)
     assert done == "[DONE]"
