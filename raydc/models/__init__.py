@@ -15,6 +15,7 @@ def __getattr__(name: str) -> Any:
     """Imports torch at the first use: modules of this folder that check a spec need none."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from raydc.models import network_parts, networks
+    # It imports the others.
+    from raydc.models import networks
 
-    return getattr(networks if name.startswith("build") else network_parts, name)
+    return getattr(networks, name)

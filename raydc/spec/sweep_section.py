@@ -52,7 +52,7 @@ class Sweep(Section):
         min_length=1, description="Search domain of each field, by its path."
     )
     num_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(
-        8, description="Number of trials, or repetitions of a grid. --resume may add some."
+        8, description="Number of trials, at most as many as a grid has. --resume may add some."
     )
     max_concurrent_trials: Count | None = Field(
         None, description="Most trials at a time. Default: as many as fit the cluster."
